@@ -1,0 +1,240 @@
+//! The command line: every command, flag and help text, in one table.
+//!
+//! Nothing here acts. `main` turns what is parsed into requests, and the help, the completions
+//! and the documentation all follow from these definitions.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: the message says what happened, why, and what to do
+  2  the command line itself is wrong
+  3  refused: a signature, a digest, a history or a grant does not hold
+  4  a limit of the run was reached; the message names it
+  5  not found: no such package, model, key or file
+  6  busy: another process or the node's owner holds what is needed; try again later
+
+The home folder holds keys, packages, blobs and the configuration. It is --home, or SKEP_HOME, or
+~/.skep.";
+
+/// Publish a component once; run it anywhere on the swarm, with nothing it was not granted.
+#[derive(Debug, Parser)]
+#[command(name = "skep", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// The folder that holds keys, packages and blobs.
+    #[arg(long, global = true, env = "SKEP_HOME", value_hint = ValueHint::DirPath)]
+    pub home: Option<PathBuf>,
+
+    /// Print the result as one JSON object on the last line of standard output.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Say more on standard error; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a new workload, ready to build, into a folder of its own.
+    New(New),
+    /// Build the workload in a folder into a component, and check it against its manifest.
+    Build(Build),
+    /// Run a component in the sandbox, over an input.
+    Run(Run),
+    /// Sign a package and offer it to the swarm.
+    Publish(Publish),
+    /// Fetch a package, verify it and keep it.
+    Install(Install),
+    /// Show what a package is, wants and imports.
+    Inspect(Inspect),
+    /// List what is installed and published here.
+    List,
+    /// Make and list publisher keys.
+    #[command(subcommand)]
+    Key(Key),
+    /// Add and list models.
+    #[command(subcommand)]
+    Model(Model),
+    /// Serve what is installed here to the swarm, until interrupted.
+    Node(Node),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct New {
+    /// The name of the workload and of its folder: lower-case letters, digits and hyphens.
+    pub name: String,
+    /// What to start from.
+    #[arg(long, value_enum, default_value_t = Template::BatchClassifierRust)]
+    pub template: Template,
+}
+
+/// What `skep new` can start from.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Template {
+    /// A task in Rust: bytes in, bytes out.
+    TaskRust,
+    /// A batch classifier in Rust.
+    BatchClassifierRust,
+    /// A batch classifier in Python.
+    BatchClassifierPython,
+    /// A batch classifier in JavaScript.
+    BatchClassifierJs,
+}
+
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The folder with the skep.toml.
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// A folder with a skep.toml, a .wasm file, an installed name, a digest or a ticket.
+    pub package: String,
+    /// The input; `-` is standard input.
+    #[arg(short, long, value_hint = ValueHint::FilePath)]
+    pub input: Option<PathBuf>,
+    /// Where the output goes; `-` is standard output.
+    #[arg(short, long, default_value = "-", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The form of a batch classifier's input; by default its file's ending says.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// The labels of a batch classifier, as JSON.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub labels: Option<PathBuf>,
+    /// The model that the component gets under the name `default`: an installed model, or a
+    /// folder. Without it, the small encoder that comes with skep.
+    #[arg(short, long)]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub limits: Limits,
+    /// Arguments for a task.
+    #[arg(last = true)]
+    pub arguments: Vec<String>,
+}
+
+/// The form of a batch classifier's input.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Format {
+    /// One JSON object a line, with `text` and perhaps `id`.
+    Jsonl,
+    /// A header row, with a column `text` and perhaps `id`.
+    Csv,
+}
+
+/// Limits of one run. Each can only lower what the manifest asks and the node's owner allows.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// The guest's linear memory, such as `256 MiB`.
+    #[arg(long)]
+    pub memory: Option<String>,
+    /// Wall time, host calls included, such as `10 min`.
+    #[arg(long)]
+    pub time: Option<String>,
+    /// The guest's own time on the processor, such as `30 s`.
+    #[arg(long)]
+    pub cpu_time: Option<String>,
+    /// Tensors and activations on the device at one moment, such as `1 GiB`.
+    #[arg(long)]
+    pub device_memory: Option<String>,
+    /// Floating-point operations in all, such as `10 TFLOP`.
+    #[arg(long)]
+    pub device_work: Option<String>,
+    /// Bytes of output, such as `1 GiB`.
+    #[arg(long = "max-output")]
+    pub output_size: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The folder with the skep.toml.
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub path: PathBuf,
+    /// The key to sign with.
+    #[arg(long, default_value = "default")]
+    pub key: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Install {
+    /// A ticket, `publisher/name`, `publisher/name@1.2`, or the digest of a release.
+    pub package: String,
+    /// Nodes to ask, as tickets; by default those in the ticket, and those found nearby.
+    #[arg(long)]
+    pub from: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A folder with a skep.toml, a .wasm file, an installed name, or a digest.
+    pub package: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a new publisher key.
+    New {
+        /// What to call it here.
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// List the publisher keys in the home folder.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Model {
+    /// Publish a Hugging Face folder as a model of this node, ready for `skep run --model`.
+    Add {
+        /// The folder with config.json, tokenizer.json and model.safetensors.
+        #[arg(value_hint = ValueHint::DirPath)]
+        path: PathBuf,
+        /// What to call it; by default the folder's name.
+        #[arg(long)]
+        name: Option<String>,
+        /// Its version.
+        #[arg(long, default_value = "0.1.0")]
+        version: String,
+        /// The key to sign with.
+        #[arg(long, default_value = "default")]
+        key: String,
+    },
+    /// List the models that are here.
+    List,
+}
+
+#[derive(Debug, Args)]
+pub struct Node {
+    /// The address to listen on; port 0 takes any free one.
+    #[arg(long, default_value = "0.0.0.0:0")]
+    pub listen: SocketAddr,
+    /// Neither announce this node on the local network nor look for others there.
+    #[arg(long)]
+    pub no_mdns: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

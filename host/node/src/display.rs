@@ -1,0 +1,200 @@
+//! What a person sees: results in words, and progress bars that vanish where nobody looks.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::requests::{Inspected, Installed, Listed, PackageLine, Progress, Published, Ran, Response, Status, Unit};
+
+/// Shows the progress of one command on standard error, if that is a terminal.
+#[derive(Default)]
+pub struct Bars {
+    current: Option<(String, ProgressBar)>,
+}
+
+impl Bars {
+    /// Shows a step; a new stage gets a new bar.
+    pub fn show(&mut self, step: &Progress) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        if self.current.as_ref().is_none_or(|(stage, _)| *stage != step.stage) {
+            self.finish();
+            self.current = Some((step.stage.clone(), bar(step)));
+        }
+        if let Some((_, bar)) = &self.current {
+            if let Some(total) = step.total {
+                bar.set_length(total);
+            }
+            bar.set_position(step.done);
+        }
+    }
+
+    /// Takes the last bar away.
+    pub fn finish(&mut self) {
+        if let Some((_, bar)) = self.current.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(step: &Progress) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(step.total, ProgressDrawTarget::stderr_with_hz(10));
+    let template = match (step.unit, step.total) {
+        (Unit::Bytes, Some(_)) => {
+            "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left"
+        }
+        (Unit::Bytes, None) => "{msg} {spinner} {bytes} {bytes_per_sec}",
+        (Unit::Records, Some(_)) => {
+            "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta} left"
+        }
+        (Unit::Records, None) => "{msg} {spinner} {human_pos} records {per_sec}",
+    };
+    // The templates are constants above, so that a wrong one would show in every run.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(step.stage.clone());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Prints a result for a person.
+pub fn print(response: &Response) {
+    match response {
+        Response::Published(published) => print_published(published),
+        Response::Installed(installed) => print_installed(installed),
+        Response::Ran(ran) => print_ran(ran),
+        Response::Inspected(inspected) => print_inspected(inspected),
+        Response::Listed(listed) => print_listed(listed),
+        Response::Status(status) => print_status(status),
+    }
+}
+
+fn print_published(published: &Published) {
+    let Published {
+        published: line,
+        releases,
+        ticket,
+    } = published;
+    println!("published {} (release {releases})", line.reference);
+    println!("  digest  {}", line.digest);
+    println!("  size    {}", bytes(line.bytes));
+    println!("  ticket  {ticket}");
+    println!("Others install it with: skep install <ticket>, while `skep node` runs here.");
+}
+
+fn print_installed(installed: &Installed) {
+    println!("installed {}", installed.installed.reference);
+    println!("  digest    {}", installed.installed.digest);
+    println!(
+        "  fetched   {} from {} node(s) in {:.2} s; {} were here already",
+        bytes(installed.bytes_fetched),
+        installed.providers.len(),
+        installed.seconds,
+        bytes(installed.bytes_present),
+    );
+    println!(
+        "  verified  {} files, {} chunks",
+        installed.files, installed.chunks_verified
+    );
+}
+
+fn print_ran(ran: &Ran) {
+    let number = |name: &str| ran.report.get(name).and_then(serde_json::Value::as_f64);
+    eprintln!("ran {}", ran.digest);
+    if let Some(records) = number("records") {
+        eprintln!(
+            "  records   {records} ({} with errors), {:.0} records/s, {:.2} s",
+            number("errors").unwrap_or_default(),
+            number("records_per_s").unwrap_or_default(),
+            number("seconds").unwrap_or_default(),
+        );
+    }
+    eprintln!(
+        "  used      {} memory, {} on the device, {:.2} GFLOP, {} host calls",
+        bytes(number("peak_memory_bytes").unwrap_or_default() as u64),
+        bytes(number("device_bytes_peak").unwrap_or_default() as u64),
+        number("flops").unwrap_or_default() / 1e9,
+        number("host_calls").unwrap_or_default(),
+    );
+    if ran.output.as_os_str() != "-" {
+        eprintln!("  output    {}", ran.output.display());
+    }
+    if let Some(log) = ran.report.get("log").and_then(serde_json::Value::as_str)
+        && !log.is_empty()
+    {
+        eprintln!("  log of the guest:\n{log}");
+    }
+}
+
+fn print_inspected(inspected: &Inspected) {
+    if let Some(package) = &inspected.package {
+        println!("{} ({})", package.reference, package.kind);
+        if let Some(description) = &package.description {
+            println!("  {description}");
+        }
+        println!("  digest    {}", package.digest);
+    }
+    println!("  found     {}", inspected.found);
+    if let Some(component) = &inspected.component {
+        println!("  component {component}");
+    }
+    if let Some(world) = &inspected.world {
+        println!("  world     {world}");
+    }
+    list("imports", &inspected.imports);
+    list("exports", &inspected.exports);
+    list("grants", &inspected.grants);
+    if let Some(limits) = inspected.limits.as_object() {
+        let limits: Vec<String> = limits
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect();
+        list("limits", &limits);
+    }
+    for file in &inspected.files {
+        println!("  file      {} {} {}", file.digest, bytes(file.bytes), file.path);
+    }
+    list("history", &inspected.history);
+}
+
+fn list(name: &str, items: &[String]) {
+    for (index, item) in items.iter().enumerate() {
+        println!("  {:<9} {item}", if index == 0 { name } else { "" });
+    }
+}
+
+fn print_listed(listed: &Listed) {
+    if listed.packages.is_empty() {
+        println!("nothing is installed here; `skep install` and `skep publish` change that");
+    }
+    for PackageLine {
+        reference,
+        digest,
+        kind,
+        bytes: size,
+        ..
+    } in &listed.packages
+    {
+        println!("{kind:<9} {reference} {} {}", bytes(*size), short(digest));
+    }
+}
+
+fn print_status(status: &Status) {
+    println!("node {} (process {})", status.node, status.pid);
+    println!("  listens   {}", status.addresses.join(", "));
+    println!("  serves    {} packages", status.packages);
+    println!("  ticket    {}", status.ticket);
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..10).unwrap_or(digest)
+}
+
+/// A size for a person: three significant digits and a binary unit.
+pub fn bytes(size: u64) -> String {
+    indicatif::HumanBytes(size).to_string()
+}

@@ -1,0 +1,234 @@
+//! What a command can ask of a node, how the node says how far it has come, and what it
+//! answers. All of it crosses the control socket as JSON, and the answers are what `--json`
+//! prints: their fields are an interface that scripts rely on.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One thing asked of a node. Paths are absolute.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// Sign the package in a folder and offer it.
+    Publish {
+        /// The folder with the skep.toml.
+        path: PathBuf,
+        /// The name of the key to sign with.
+        key: String,
+    },
+    /// Publish a Hugging Face folder as a model.
+    ModelAdd {
+        /// The folder.
+        path: PathBuf,
+        /// What to call it.
+        name: String,
+        /// Its version.
+        version: String,
+        /// The name of the key to sign with.
+        key: String,
+    },
+    /// Fetch, verify and keep a package.
+    Install {
+        /// A ticket, a reference or a digest.
+        package: String,
+        /// Tickets of nodes to ask.
+        from: Vec<String>,
+    },
+    /// Run a component.
+    Run(Box<RunRequest>),
+    /// Say what a package is.
+    Inspect {
+        /// A path, a reference or a digest.
+        package: String,
+    },
+    /// List what is here.
+    List,
+    /// List the models that are here.
+    ModelList,
+    /// How the node can be reached.
+    Status,
+}
+
+/// A run: of what, over what, within what.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// A path, a reference, a digest or a ticket.
+    pub package: String,
+    /// The input file; none is an empty input.
+    pub input: Option<PathBuf>,
+    /// The output file.
+    pub output: PathBuf,
+    /// `jsonl` or `csv`; none is by the input file's ending.
+    pub format: Option<String>,
+    /// The labels file of a batch classifier.
+    pub labels: Option<PathBuf>,
+    /// What the component gets as `default`.
+    pub model: Option<String>,
+    /// Limits from the command line, in the text form of skep.toml.
+    pub limits: Vec<(String, String)>,
+    /// Arguments of a task.
+    pub arguments: Vec<String>,
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done, in a few words.
+    pub stage: String,
+    /// How much of it is done.
+    pub done: u64,
+    /// How much there is; none if that is not known.
+    pub total: Option<u64>,
+    /// What is counted.
+    pub unit: Unit,
+}
+
+/// What a progress counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Records of a batch.
+    Records,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Response {
+    /// To `Publish` and `ModelAdd`.
+    Published(Published),
+    /// To `Install`.
+    Installed(Installed),
+    /// To `Run`.
+    Ran(Box<Ran>),
+    /// To `Inspect`.
+    Inspected(Box<Inspected>),
+    /// To `List` and `ModelList`.
+    Listed(Listed),
+    /// To `Status`.
+    Status(Status),
+}
+
+/// A package as lists show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackageLine {
+    /// `publisher/name@version`.
+    pub reference: String,
+    /// The digest of the signed release.
+    pub digest: String,
+    /// `component` or `model`.
+    pub kind: String,
+    /// The sizes of its files, added up.
+    pub bytes: u64,
+    /// One line about it.
+    pub description: Option<String>,
+}
+
+/// What was published, and how others get it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Published {
+    /// The package.
+    pub published: PackageLine,
+    /// How many releases of it there are now, this one included.
+    pub releases: u64,
+    /// Text that lets another node find and verify exactly this release.
+    pub ticket: String,
+}
+
+/// What was fetched and verified.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Installed {
+    /// The package.
+    pub installed: PackageLine,
+    /// Files of the package.
+    pub files: u64,
+    /// Bytes that came from other nodes.
+    pub bytes_fetched: u64,
+    /// Bytes that were here already.
+    pub bytes_present: u64,
+    /// Chunks whose place in the BLAKE3 tree was checked on arrival.
+    pub chunks_verified: u64,
+    /// Wall time.
+    pub seconds: f64,
+    /// The nodes that sent something.
+    pub providers: Vec<String>,
+}
+
+/// What a run did, allowed and used.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ran {
+    /// The digest of the component that ran.
+    pub digest: String,
+    /// The model that it got as `default`: a reference or a path.
+    pub model: Option<String>,
+    /// What the sandbox measured; its fields stand beside those of this record.
+    #[serde(flatten)]
+    pub report: serde_json::Value,
+    /// What the run was allowed.
+    pub limits: serde_json::Value,
+    /// What the run was granted.
+    pub grants: Vec<String>,
+    /// Where the output is.
+    pub output: PathBuf,
+}
+
+/// What a package is, wants and imports.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Inspected {
+    /// Where it was found: `folder`, `component`, `installed` or `published`.
+    pub found: String,
+    /// The package, unless it is a bare component.
+    pub package: Option<PackageLine>,
+    /// The digest of the component.
+    pub component: Option<String>,
+    /// The world that its manifest names.
+    pub world: Option<String>,
+    /// The interfaces that it imports.
+    pub imports: Vec<String>,
+    /// The interfaces and functions that it exports.
+    pub exports: Vec<String>,
+    /// What its manifest asks to be granted.
+    pub grants: Vec<String>,
+    /// What its manifest asks for as limits.
+    pub limits: serde_json::Value,
+    /// Its files with sizes and digests.
+    pub files: Vec<FileLine>,
+    /// Its earlier releases, newest first, as digests.
+    pub history: Vec<String>,
+}
+
+/// A file of a package.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FileLine {
+    /// Its path in the package.
+    pub path: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its BLAKE3 digest.
+    pub digest: String,
+}
+
+/// What is here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listed {
+    /// The packages, by reference.
+    pub packages: Vec<PackageLine>,
+}
+
+/// A running node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's identity on the network.
+    pub node: String,
+    /// The addresses that it is bound to.
+    pub addresses: Vec<String>,
+    /// Text by which other nodes can ask this one.
+    pub ticket: String,
+    /// The process.
+    pub pid: u32,
+    /// How many packages it serves.
+    pub packages: u64,
+}

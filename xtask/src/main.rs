@@ -1,0 +1,56 @@
+//! The project's chores, run as `cargo xtask <chore>`: everything that a person or the
+//! continuous integration does with the repository beyond plain cargo.
+//!
+//! A chore installs what it needs. It must never write outside the target folder, but for the
+//! model cache that `fetch-models` is there to fill.
+
+mod bench;
+mod debian;
+mod demo;
+mod environment;
+mod guests;
+mod models;
+mod nodes;
+mod python;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::environment::Environment;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The chores of the skep repository")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run the main job: publish on one node, fetch, verify and run on another.
+    Demo(demo::Options),
+    /// Build what the tests need and run all of them.
+    Test(test::Options),
+    /// Build the guests: Rust, Python and JavaScript components.
+    Guests(guests::Options),
+    /// Check the rules of the house: floors, imports, headers, file lengths.
+    Tidy,
+    /// Run the benchmarks and the side-by-side comparisons.
+    Bench(bench::Options),
+    /// Download all-MiniLM-L6-v2 for comparisons, and check its BLAKE3.
+    FetchModels,
+}
+
+fn main() -> Result<()> {
+    let environment = Environment::find()?;
+    match Arguments::parse().chore {
+        Chore::Demo(options) => demo::run(&environment, &options),
+        Chore::Test(options) => test::run(&environment, &options),
+        Chore::Guests(options) => guests::run(&environment, &options).map(|_| ()),
+        Chore::Tidy => tidy::run(&environment),
+        Chore::Bench(options) => bench::run(&environment, &options),
+        Chore::FetchModels => models::fetch(&environment).map(|_| ()),
+    }
+}
