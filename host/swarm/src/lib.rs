@@ -1,1 +1,70 @@
-//! Placeholder.
+//! The swarm: how packages travel between nodes without a server.
+//!
+//! A node keeps blobs under their BLAKE3 digests, finds other nodes, learns from them which
+//! releases a package has, fetches what is missing from several of them at once, and serves what
+//! it has installed. Whatever arrives is verified before anything acts on it: each group of 16 KiB
+//! against the digest that was asked for, each release against its publisher's signature, each
+//! history against what was seen before.
+//!
+//! # What it must never do
+//!
+//! - Let anything partial be seen: a blob is there or is not, a package is installed or is not.
+//! - Store more than a publisher signed, or wait for a provider for ever.
+//! - Serve what its owner did not offer.
+//! - Believe another node.
+//!
+//! *Architecture invariant:* this is the only crate that knows iroh, and no type of iroh's is in
+//! its interface.
+//!
+//! # Code map
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `node` | [`Swarm`]: opening, closing, blobs |
+//! | `resolve`, `packages` | the rest of [`Swarm`]: from a name to a release; publishing and installing |
+//! | `blobs`, `repair` | the store; mending what the disk damaged |
+//! | `fetch`, `transfer` | many providers; one request |
+//! | `wire`, `serve`, `ask` | the protocol `skep/releases/1` |
+//! | `releases`, `disk` | what is remembered; how it is written |
+//! | `gate` | which blobs others may have |
+//! | `discovery`, `mdns`, `ticket` | finding nodes |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod ask;
+mod blobs;
+mod config;
+mod discovery;
+mod disk;
+mod error;
+mod fetch;
+mod gate;
+mod ids;
+mod mdns;
+mod node;
+mod packages;
+mod releases;
+mod repair;
+mod resolve;
+mod serve;
+#[cfg(test)]
+mod testing;
+mod ticket;
+mod transfer;
+mod wire;
+
+pub use blobs::Presence;
+pub use config::{Limits, SwarmConfig};
+pub use discovery::{Discovery, TicketDiscovery, Want};
+pub use error::{
+    BlobError, ExportError, FaultOf, FetchError, ImportError, InstallError, OpenError,
+    PackageError, ProviderFault, PublishError, ResolveError,
+};
+pub use fetch::{FetchReport, FileRef, Progress, ProgressFn};
+pub use ids::{NodeId, NodeIdError, ProviderAddr};
+pub use mdns::MdnsDiscovery;
+pub use node::{Blob, Swarm};
+pub use packages::Installed;
+pub use releases::Offer;
+pub use resolve::Resolved;
+pub use ticket::{NodeTicket, PackageTicket, Ticket, TicketError};

@@ -1,0 +1,85 @@
+//! How a node is set up, and the limits that protect it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use iroh::endpoint::{AckFrequencyConfig, QuicTransportConfig, VarInt};
+
+/// How to open a [`Swarm`](crate::Swarm).
+#[derive(Clone, Debug)]
+pub struct SwarmConfig {
+    /// The folder that holds the node's key, its blobs and its packages. Made if it is missing.
+    pub dir: PathBuf,
+    /// The UDP address to listen on; port 0 takes a free one. On a loopback address the node
+    /// announces that address and nothing else.
+    pub bind: SocketAddr,
+    /// Whether to find other nodes on the local network, and to be found.
+    pub mdns: bool,
+    /// Limits and patience.
+    pub limits: Limits,
+}
+
+impl SwarmConfig {
+    /// A node in `dir` that listens on a free port of the loopback interface, without mDNS.
+    #[must_use]
+    pub fn loopback(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            mdns: false,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What a node does for others at most, and how long it waits for them.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How long to wait for a connection.
+    pub connect: Duration,
+    /// How long one question about releases may take, answer included.
+    pub request: Duration,
+    /// A provider from which no verified group of 16 KiB arrives for this long is dropped.
+    pub stall: Duration,
+    /// How long to wait for providers that a discovery service may still find.
+    pub discovery: Duration,
+    /// Questions about releases that are answered at one moment.
+    pub answers: usize,
+    /// Connections to which blobs are served at one moment.
+    pub connections: usize,
+    /// The most bytes that one release may make this node store.
+    pub release_bytes: u64,
+    /// Blobs that belong to nothing any more are removed this often.
+    pub sweep: Duration,
+    /// Requests in flight to each provider.
+    pub streams: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            request: Duration::from_secs(15),
+            stall: Duration::from_secs(20),
+            discovery: Duration::from_secs(3),
+            answers: 64,
+            connections: 256,
+            release_bytes: 1 << 40,
+            sweep: Duration::from_secs(3600),
+            streams: 2,
+        }
+    }
+}
+
+/// The QUIC settings, for bulk transfer.
+pub(crate) fn transport() -> QuicTransportConfig {
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(31));
+    QuicTransportConfig::builder()
+        .stream_receive_window(VarInt::from_u32(32 << 20))
+        .receive_window(VarInt::from_u32(64 << 20))
+        .send_window(64 << 20)
+        .ack_frequency_config(Some(acks))
+        .build()
+}

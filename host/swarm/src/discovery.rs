@@ -1,0 +1,207 @@
+//! Finding nodes that may have something.
+//!
+//! A discovery service only ever suggests: what it yields is an address to ask, and everything
+//! that a node at that address says is verified. Services are interchangeable behind one trait,
+//! so that another (a distributed hash table, gossip) is added without touching what uses them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use n0_future::boxed::BoxStream;
+use n0_future::{StreamExt, stream};
+use skep_registry::{Digest, PackageName, PublisherId};
+
+use crate::ids::{NodeId, ProviderAddr};
+use crate::ticket::{NodeTicket, PackageTicket, Ticket};
+
+/// What is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A package, any release.
+    Package {
+        /// Its publisher.
+        publisher: PublisherId,
+        /// Its name.
+        name: PackageName,
+    },
+    /// One release, by its digest.
+    Release(Digest),
+    /// One blob, by its digest.
+    Blob(Digest),
+    /// Any node at all.
+    Anything,
+}
+
+/// A way to find nodes.
+pub trait Discovery: Send + Sync + fmt::Debug {
+    /// What people call it, such as `mdns`.
+    fn name(&self) -> &'static str;
+
+    /// Nodes that may have `want`, as they are found. The stream may never end; whoever reads it
+    /// decides how long to wait. The same node may come more than once.
+    fn providers(&self, want: &Want) -> BoxStream<ProviderAddr>;
+}
+
+/// Nodes that somebody named: in tickets, or in a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct TicketDiscovery {
+    nodes: Arc<Mutex<Vec<ProviderAddr>>>,
+}
+
+impl TicketDiscovery {
+    /// These nodes.
+    #[must_use]
+    pub fn new(nodes: impl IntoIterator<Item = ProviderAddr>) -> Self {
+        let this = Self::default();
+        for node in nodes {
+            this.add(node);
+        }
+        this
+    }
+
+    /// One more node. Addresses of a node that is known already are added to those.
+    pub fn add(&self, node: ProviderAddr) {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        match nodes.iter_mut().find(|known| known.id == node.id) {
+            Some(known) => {
+                for addr in node.addrs {
+                    if !known.addrs.contains(&addr) {
+                        known.addrs.push(addr);
+                    }
+                }
+            }
+            None => nodes.push(node),
+        }
+    }
+}
+
+impl From<Ticket> for TicketDiscovery {
+    fn from(ticket: Ticket) -> Self {
+        Self::new([ticket.node().clone()])
+    }
+}
+
+impl From<NodeTicket> for TicketDiscovery {
+    fn from(ticket: NodeTicket) -> Self {
+        Self::new([ticket.node])
+    }
+}
+
+impl From<PackageTicket> for TicketDiscovery {
+    fn from(ticket: PackageTicket) -> Self {
+        Self::new([ticket.node])
+    }
+}
+
+impl Discovery for TicketDiscovery {
+    fn name(&self) -> &'static str {
+        "ticket"
+    }
+
+    fn providers(&self, _want: &Want) -> BoxStream<ProviderAddr> {
+        let nodes = self
+            .nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        stream::iter(nodes).boxed()
+    }
+}
+
+/// Reads every service until all have ended, `limit` nodes are found, or `wait` has passed.
+/// Addresses of one node are joined; `own` is left out.
+pub(crate) async fn collect(
+    services: &[Arc<dyn Discovery>],
+    want: &Want,
+    own: NodeId,
+    limit: usize,
+    wait: Duration,
+) -> Vec<ProviderAddr> {
+    let mut found: Vec<ProviderAddr> = Vec::new();
+    let mut streams = n0_future::MergeUnbounded::new();
+    for service in services {
+        streams.push(service.providers(want));
+    }
+    let deadline = tokio::time::sleep(wait);
+    tokio::pin!(deadline);
+    while !services.is_empty() && found.len() < limit {
+        let next = tokio::select! {
+            next = streams.next() => next,
+            () = &mut deadline => None,
+        };
+        let Some(node) = next else { break };
+        if node.id == own {
+            continue;
+        }
+        match found.iter_mut().find(|known| known.id == node.id) {
+            Some(known) => {
+                let addrs: BTreeSet<_> = known.addrs.drain(..).chain(node.addrs).collect();
+                known.addrs.extend(addrs);
+            }
+            None => found.push(node),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(seed: u8, port: u16) -> ProviderAddr {
+        ProviderAddr {
+            id: iroh::SecretKey::from_bytes(&[seed; 32]).public().into(),
+            addrs: vec![([127, 0, 0, 1], port).into()],
+        }
+    }
+
+    #[derive(Debug)]
+    struct Endless(ProviderAddr);
+
+    impl Discovery for Endless {
+        fn name(&self) -> &'static str {
+            "endless"
+        }
+
+        fn providers(&self, _want: &Want) -> BoxStream<ProviderAddr> {
+            stream::once(self.0.clone())
+                .chain(stream::pending())
+                .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn services_are_joined_and_an_endless_one_is_left_in_time() {
+        let services: [Arc<dyn Discovery>; 2] = [
+            Arc::new(TicketDiscovery::new([
+                node(1, 10),
+                node(2, 20),
+                node(1, 11),
+            ])),
+            Arc::new(Endless(node(1, 12))),
+        ];
+        let found = collect(
+            &services,
+            &Want::Anything,
+            node(2, 20).id,
+            10,
+            Duration::from_millis(50),
+        )
+        .await;
+        assert_eq!(found.len(), 1, "its own address is left out");
+        assert_eq!(found[0].id, node(1, 10).id);
+        let ports: BTreeSet<_> = found[0].addrs.iter().map(|a| a.port()).collect();
+        assert_eq!(ports, BTreeSet::from([10, 11, 12]));
+    }
+
+    #[tokio::test]
+    async fn enough_is_enough() {
+        let services: [Arc<dyn Discovery>; 1] = [Arc::new(Endless(node(1, 1)))];
+        // Without the limit this would wait for an hour.
+        let wait = Duration::from_secs(3600);
+        let found = collect(&services, &Want::Anything, node(2, 2).id, 1, wait).await;
+        assert_eq!(found, [node(1, 1)]);
+    }
+}

@@ -1,0 +1,374 @@
+//! The node: its endpoint, its store, and what it serves.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use iroh::endpoint::presets;
+use iroh::protocol::Router;
+use iroh::{Endpoint, RelayMode};
+use iroh_blobs::BlobsProtocol;
+use skep_registry::Digest;
+
+use crate::blobs::{Blobs, Presence};
+use crate::config::{Limits, SwarmConfig, transport};
+use crate::discovery::{Discovery, Want, collect};
+use crate::disk::{DirLock, Layout, load_or_create_key};
+use crate::error::{BlobError, ExportError, FetchError, ImportError, OpenError};
+use crate::fetch::{Busy, FetchReport, Fetcher, FileRef, ProgressFn};
+use crate::gate::Gate;
+use crate::ids::{NodeId, ProviderAddr, to_hash};
+use crate::mdns::MdnsDiscovery;
+use crate::releases::Releases;
+use crate::serve::Answers;
+use crate::ticket::NodeTicket;
+use crate::wire;
+
+/// The most nodes that one search yields.
+const MAX_FOUND: usize = 64;
+
+/// A node of the swarm: a store of blobs and packages that fetches from other nodes and serves
+/// them. Cheap to clone; all clones are the same node.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) layout: Layout,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) blobs: Blobs,
+    pub(crate) gate: Gate,
+    pub(crate) releases: Arc<Releases>,
+    busy: Arc<Busy>,
+    router: Router,
+    bound: SocketAddr,
+    services: Mutex<Vec<Arc<dyn Discovery>>>,
+    /// One installation or removal at a time.
+    pub(crate) installing: tokio::sync::Mutex<()>,
+    /// Given back last.
+    _lock: DirLock,
+}
+
+impl Swarm {
+    /// Opens the node in `config.dir`, making it on the first start.
+    ///
+    /// # Errors
+    ///
+    /// When another process has the folder, the disk fails or holds damaged state, or the address
+    /// cannot be listened on.
+    pub async fn open(config: SwarmConfig) -> Result<Self, OpenError> {
+        let layout = Layout::create(&config.dir)?;
+        let lock = DirLock::take(&layout)?;
+        let key = load_or_create_key(&layout)?;
+        let releases = Arc::new(Releases::open(&layout)?);
+        let blobs = Blobs::open(&layout, config.limits.sweep).await?;
+        let bind_error = |reason: String| OpenError::Bind {
+            addr: config.bind,
+            reason,
+        };
+        let endpoint = Endpoint::builder(presets::Minimal)
+            .secret_key(key)
+            .relay_mode(RelayMode::Disabled)
+            .clear_ip_transports()
+            .bind_addr(config.bind)
+            .map_err(|e| bind_error(e.to_string()))?
+            .transport_config(transport())
+            .bind()
+            .await
+            .map_err(|e| bind_error(e.to_string()))?;
+        let bound = endpoint
+            .bound_sockets()
+            .first()
+            .copied()
+            .ok_or_else(|| bind_error("no socket was bound".to_owned()))?;
+        let mut services: Vec<Arc<dyn Discovery>> = Vec::new();
+        if config.mdns {
+            let mdns = MdnsDiscovery::start(&endpoint)
+                .await
+                .map_err(|reason| OpenError::Mdns { reason })?;
+            services.push(Arc::new(mdns));
+        }
+        let gate = Gate::default();
+        let events = gate.guard(config.limits.connections);
+        let limits = Arc::new(config.limits);
+        let router = Router::builder(endpoint.clone())
+            .accept(
+                iroh_blobs::ALPN,
+                BlobsProtocol::new(&blobs.store, Some(events)),
+            )
+            .accept(wire::ALPN, Answers::new(releases.clone(), &limits))
+            .spawn();
+        let swarm = Self {
+            inner: Arc::new(Inner {
+                layout,
+                limits,
+                endpoint,
+                blobs,
+                gate,
+                releases,
+                busy: Arc::default(),
+                router,
+                bound,
+                services: Mutex::new(services),
+                installing: tokio::sync::Mutex::default(),
+                _lock: lock,
+            }),
+        };
+        swarm.restore_packages().await?;
+        Ok(swarm)
+    }
+
+    /// Stops serving, closes every connection and writes everything down. Whatever else is called
+    /// afterwards fails.
+    pub async fn shutdown(&self) {
+        if let Err(e) = self.inner.router.shutdown().await {
+            tracing::warn!("the router did not stop cleanly: {e}");
+        }
+        // The router has closed the store with the blob protocol; a second call does nothing.
+        let _ = self.inner.blobs.store.shutdown().await;
+        self.inner.endpoint.close().await;
+    }
+
+    /// Makes everything that has happened so far survive the end of the process.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn flush(&self) -> Result<(), ImportError> {
+        self.inner
+            .blobs
+            .store
+            .sync_db()
+            .await
+            .map_err(|e| ImportError::Store {
+                reason: e.to_string(),
+            })
+    }
+
+    /// The folder of the node.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.layout.root
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.inner.endpoint.id().into()
+    }
+
+    /// How other nodes reach this one.
+    #[must_use]
+    pub fn addr(&self) -> ProviderAddr {
+        if self.inner.bound.ip().is_unspecified() {
+            return ProviderAddr::from_endpoint_addr(&self.inner.endpoint.addr());
+        }
+        ProviderAddr {
+            id: self.id(),
+            addrs: vec![self.inner.bound],
+        }
+    }
+
+    /// The ticket of this node.
+    #[must_use]
+    pub fn ticket(&self) -> NodeTicket {
+        NodeTicket { node: self.addr() }
+    }
+
+    /// Adds a way to find nodes to those that [`find`](Self::find) asks.
+    pub fn add_discovery(&self, service: Arc<dyn Discovery>) {
+        let mut services = self
+            .inner
+            .services
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        services.push(service);
+    }
+
+    /// Nodes that may have `want`, from every discovery service, waiting no longer than the
+    /// limit for discovery. The search ends early when every service has ended.
+    pub async fn find(&self, want: &Want) -> Vec<ProviderAddr> {
+        let services = {
+            let services = self
+                .inner
+                .services
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            services.clone()
+        };
+        collect(
+            &services,
+            want,
+            self.id(),
+            MAX_FOUND,
+            self.inner.limits.discovery,
+        )
+        .await
+    }
+
+    /// Takes in a copy of a file; returns its digest and its size in bytes. It is kept until
+    /// [`forget`](Self::forget), and served to others only when a release or
+    /// [`share`](Self::share) offers it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or the store fails.
+    pub async fn import_path(&self, path: &Path) -> Result<(Digest, u64), ImportError> {
+        self.inner.blobs.import_path(path).await
+    }
+
+    /// As [`import_path`](Self::import_path), from memory.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn import_bytes(
+        &self,
+        bytes: impl Into<Bytes>,
+    ) -> Result<(Digest, u64), ImportError> {
+        self.inner.blobs.import_bytes(bytes.into()).await
+    }
+
+    /// No longer keeps an imported or shared blob. It goes with the next sweep, unless a release
+    /// needs it.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn forget(&self, digest: &Digest) -> Result<(), ImportError> {
+        let released = self.inner.blobs.release("import", digest).await;
+        released.map_err(|reason| ImportError::Store { reason })
+    }
+
+    /// Serves a blob to whoever knows its digest, until the node closes or
+    /// [`unshare`](Self::unshare) is called as often.
+    ///
+    /// # Errors
+    ///
+    /// When the blob is not wholly here.
+    pub async fn share(&self, digest: &Digest) -> Result<(), BlobError> {
+        self.inner.blobs.size(digest).await?;
+        self.inner.gate.offer(to_hash(digest));
+        Ok(())
+    }
+
+    /// Ends what [`share`](Self::share) began.
+    pub fn unshare(&self, digest: &Digest) {
+        self.inner.gate.withdraw(to_hash(digest));
+    }
+
+    /// How much of a blob is here.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn presence(&self, digest: &Digest) -> Result<Presence, BlobError> {
+        self.inner.blobs.presence(digest).await
+    }
+
+    /// Opens a blob that is wholly here, for reading.
+    ///
+    /// # Errors
+    ///
+    /// When it is not wholly here.
+    pub async fn open_blob(&self, digest: &Digest) -> Result<Blob, BlobError> {
+        let size = self.inner.blobs.size(digest).await?;
+        Ok(Blob {
+            blobs: self.inner.blobs.clone(),
+            digest: *digest,
+            size,
+        })
+    }
+
+    /// Reads a whole blob and compares it with its digest.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Corrupt`] when it is damaged: then [`fetch_files`](Self::fetch_files) or
+    /// `fetch` mends it.
+    pub async fn verify(&self, digest: &Digest) -> Result<(), BlobError> {
+        self.inner.blobs.recheck(digest).await
+    }
+
+    /// Writes a blob to a new file at `path` and checks what was written; returns its size. The
+    /// file is a copy of its own: changing it does not change the store.
+    ///
+    /// # Errors
+    ///
+    /// When the blob is not here or damaged, something is at `path`, or the disk fails.
+    pub async fn export(&self, digest: &Digest, path: &Path) -> Result<u64, ExportError> {
+        self.inner.blobs.export(digest, path).await
+    }
+
+    /// Fetches files from `providers`, all at once; what is here is not fetched again. They are
+    /// kept until [`forget`](Self::forget).
+    ///
+    /// # Errors
+    ///
+    /// When something is still missing and no provider is left; what arrived is kept, and the
+    /// next fetch goes on from it.
+    pub async fn fetch_files(
+        &self,
+        files: &[FileRef],
+        providers: &[ProviderAddr],
+        progress: Option<ProgressFn>,
+    ) -> Result<FetchReport, FetchError> {
+        for file in files {
+            // Before anything arrives, so that no sweep takes a half-fetched blob away.
+            let kept = self.inner.blobs.keep("import", &file.digest).await;
+            kept.map_err(|reason| FetchError::Store { reason })?;
+        }
+        self.fetcher().fetch(files, providers, progress).await
+    }
+
+    pub(crate) fn fetcher(&self) -> Fetcher {
+        Fetcher {
+            endpoint: self.inner.endpoint.clone(),
+            blobs: self.inner.blobs.clone(),
+            limits: self.inner.limits.clone(),
+            busy: self.inner.busy.clone(),
+        }
+    }
+
+    pub(crate) fn packages_dir(&self) -> PathBuf {
+        self.inner.layout.packages.clone()
+    }
+}
+
+/// A blob that is wholly here, open for reading.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    blobs: Blobs,
+    digest: Digest,
+    size: u64,
+}
+
+impl Blob {
+    /// Its digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Its size, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads `len` bytes from `offset` on, verified. All of them are held in memory, so `len` is
+    /// the caller's to bound.
+    ///
+    /// # Errors
+    ///
+    /// When the range is not within the blob, or the blob is damaged.
+    pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, BlobError> {
+        self.blobs
+            .read_at(&self.digest, self.size, offset, len)
+            .await
+    }
+}

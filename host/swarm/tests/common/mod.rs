@@ -1,0 +1,121 @@
+//! What the tests share: nodes on the loopback interface, packages, and content.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use skep_registry::{Content, Digest, Draft, FileEntry, Model, PublisherKey, SignedRelease};
+use skep_swarm::{FileRef, Limits, Swarm, SwarmConfig};
+
+/// Content that is the same for the same seed, and does not compress.
+pub fn content(seed: u64, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    blake3::Hasher::new_derive_key("skep swarm test content")
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut out);
+    out
+}
+
+/// Patience that is short where a test waits for it, and long where a slow machine might.
+pub fn limits() -> Limits {
+    Limits {
+        connect: Duration::from_secs(5),
+        request: Duration::from_secs(10),
+        stall: Duration::from_secs(10),
+        discovery: Duration::from_millis(200),
+        ..Limits::default()
+    }
+}
+
+pub async fn node(dir: &Path) -> Swarm {
+    node_with(dir, limits()).await
+}
+
+pub async fn node_with(dir: &Path, limits: Limits) -> Swarm {
+    let config = SwarmConfig {
+        limits,
+        ..SwarmConfig::loopback(dir)
+    };
+    Swarm::open(config).await.unwrap()
+}
+
+/// A draft of a model package with these files.
+pub fn draft(name: &str, version: &str, files: &[(&str, &[u8])]) -> Draft {
+    Draft {
+        name: name.parse().unwrap(),
+        version: version.parse().unwrap(),
+        description: Some("for a test".to_owned()),
+        license: None,
+        readme: None,
+        content: Content::Model(Model {
+            task: "sentence-encoder".parse().unwrap(),
+        }),
+        files: files
+            .iter()
+            .map(|(path, content)| FileEntry {
+                path: path.parse().unwrap(),
+                digest: Digest::of(content),
+                size: content.len() as u64,
+            })
+            .collect(),
+    }
+}
+
+/// Imports the files into `node` and publishes them from it as the next release.
+pub async fn publish(
+    node: &Swarm,
+    key: &PublisherKey,
+    name: &str,
+    version: &str,
+    files: &[(&str, &[u8])],
+) -> SignedRelease {
+    for (_, content) in files {
+        node.import_bytes(content.to_vec()).await.unwrap();
+    }
+    let history = node.history(&key.id(), &name.parse().unwrap());
+    let release = draft(name, version, files)
+        .sign(key, history.as_ref().map(|h| h.head()))
+        .unwrap();
+    node.publish_release(&release).await.unwrap();
+    release
+}
+
+pub fn file_ref(content: &[u8]) -> FileRef {
+    FileRef {
+        path: "file".to_owned(),
+        digest: Digest::of(content),
+        size: content.len() as u64,
+    }
+}
+
+/// The names in the folder of packages: what anybody who looks there sees.
+pub fn visible(node: &Swarm) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(node.dir().join("packages"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The store's data file of a blob.
+pub fn data_file(node: &Swarm, digest: &Digest) -> std::path::PathBuf {
+    node.dir().join(format!("blobs/data/{digest}.data"))
+}
+
+/// Flips one bit of a file.
+pub fn flip(path: &Path, at: u64) {
+    use std::io::{Read, Seek, SeekFrom, Write};
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&[byte[0] ^ 4]).unwrap();
+}

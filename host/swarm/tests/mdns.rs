@@ -1,0 +1,65 @@
+//! Finding each other on the local network. Where the system lets no multicast through (some
+//! containers), the test says so and checks only that nothing hangs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use common::limits;
+use skep_swarm::{Limits, OpenError, Swarm, SwarmConfig, Want};
+
+async fn open(dir: &std::path::Path) -> Result<Swarm, OpenError> {
+    let mut config = SwarmConfig::loopback(dir);
+    config.mdns = true;
+    config.limits = Limits {
+        discovery: Duration::from_secs(8),
+        ..limits()
+    };
+    Swarm::open(config).await
+}
+
+/// Whether a multicast datagram sent from this machine comes back to it.
+fn multicast_works() -> bool {
+    let attempt = || -> std::io::Result<bool> {
+        let group = "224.0.0.251".parse().unwrap();
+        let receiver = UdpSocket::bind("0.0.0.0:0")?;
+        receiver.join_multicast_v4(&group, &"0.0.0.0".parse().unwrap())?;
+        receiver.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let sender = UdpSocket::bind("0.0.0.0:0")?;
+        sender.set_multicast_loop_v4(true)?;
+        sender.send_to(b"skep", (group, receiver.local_addr()?.port()))?;
+        let mut buffer = [0; 4];
+        Ok(receiver
+            .recv(&mut buffer)
+            .is_ok_and(|n| &buffer[..n] == b"skep"))
+    };
+    attempt().unwrap_or(false)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_on_one_network_find_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let works = multicast_works();
+    let (a, b) = match (
+        open(&dir.path().join("a")).await,
+        open(&dir.path().join("b")).await,
+    ) {
+        (Ok(a), Ok(b)) => (a, b),
+        (Err(e), _) | (_, Err(e)) => {
+            assert!(!works && matches!(e, OpenError::Mdns { .. }), "{e}");
+            eprintln!("no multicast here: {e}");
+            return;
+        }
+    };
+    let found = b.find(&Want::Anything).await;
+    if works {
+        assert!(found.iter().any(|node| node.id == a.id()), "{found:?}");
+    } else {
+        eprintln!("no multicast here: discovery found {} nodes", found.len());
+    }
+    a.shutdown().await;
+    b.shutdown().await;
+}
