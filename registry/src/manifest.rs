@@ -39,6 +39,10 @@ pub struct Manifest {
 }
 
 /// What a package is made from. Paths are relative to the manifest.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per package, and boxes would be in every reader's way"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A component.

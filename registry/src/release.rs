@@ -40,6 +40,10 @@ pub struct FileEntry {
 }
 
 /// What a package contains.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per package, and boxes would be in every reader's way"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Something to run.

@@ -35,7 +35,7 @@ impl Csv {
         labels: bool,
     ) -> Option<(u64, Result<Record, RecordError>)> {
         if self.header.is_none() {
-            let (number, header) = self.next_record(lines, |fields| Header::read(fields))?;
+            let (number, header) = self.next_record(lines, Header::read)?;
             match header {
                 Ok(header) => self.header = Some(header),
                 Err(error @ (RecordError::Io(_) | RecordError::Header { .. })) => {

@@ -122,7 +122,8 @@ fn a_draft_cannot_follow_what_it_does_not_follow() {
 
 #[test]
 fn the_rules_hold_for_drafts_and_for_what_others_signed() {
-    let broken: [(&str, fn(&mut Draft)); 14] = [
+    type Breakage = (&'static str, fn(&mut Draft));
+    let broken: [Breakage; 14] = [
         ("version", |d| d.version = "1.0.0+build".parse().unwrap()),
         ("version", |d| {
             d.version = format!("1.0.0-{}", "a".repeat(59)).parse().unwrap()
@@ -380,7 +381,7 @@ proptest! {
     fn a_flipped_bit_is_refused(draft in any_draft(), position in any::<proptest::sample::Index>(), bit in 0..8) {
         let mut encoding = draft.sign(&key(1), None).unwrap().encode().to_vec();
         let position = position.index(encoding.len());
-        encoding[position] ^= 1 << bit;
+        encoding[position] ^= 1_u8 << bit;
         prop_assert!(SignedRelease::decode(&encoding).is_err());
     }
 
@@ -405,7 +406,7 @@ fn no_bit_of_a_release_can_be_flipped() {
     for position in 0..encoding.len() {
         for bit in 0..8 {
             let mut flipped = encoding.clone();
-            flipped[position] ^= 1 << bit;
+            flipped[position] ^= 1_u8 << bit;
             assert!(
                 SignedRelease::decode(&flipped).is_err(),
                 "byte {position}, bit {bit}"
