@@ -293,6 +293,16 @@ impl MemoryCharge {
         self.bytes = bytes;
         Ok(())
     }
+
+    /// Takes `bytes`, or as many as there are, out of this charge into one of their own.
+    pub fn split(&mut self, bytes: u64) -> MemoryCharge {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        MemoryCharge {
+            account: self.account.clone(),
+            bytes,
+        }
+    }
 }
 
 impl Drop for MemoryCharge {
@@ -355,6 +365,19 @@ mod tests {
         charge.resize(1).unwrap();
         assert_eq!(account.usage().device_bytes, 1);
         drop(charge);
+        assert_eq!(account.usage().device_bytes, 0);
+    }
+
+    #[test]
+    fn a_charge_can_be_split_and_neither_part_is_lost() {
+        let account = account(10, 0, None);
+        let mut charge = account.charge_memory(10).unwrap();
+        let part = charge.split(4);
+        assert_eq!((charge.bytes(), part.bytes()), (6, 4));
+        assert_eq!(account.usage().device_bytes, 10);
+        drop(charge);
+        assert_eq!(account.usage().device_bytes, 4);
+        drop(part);
         assert_eq!(account.usage().device_bytes, 0);
     }
 

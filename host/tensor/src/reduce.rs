@@ -248,41 +248,38 @@ impl Tensor {
             cost::selection((outer * inner) as u64, extent as u64, count as u64),
             self.bytes() + shape.bytes(E::DTYPE) + shape.bytes(DType::I32),
         );
+        let (value_bytes, index_bytes) = (shape.bytes(E::DTYPE), shape.bytes(DType::I32));
         let lane_bytes = (extent * size_of::<(E, u32)>()) as u64;
-        // The indices pay for themselves before anything is computed.
-        let charge = self.account().charge_memory(shape.bytes(DType::I32))?;
+        let mut charge = self
+            .account()
+            .charge(work, value_bytes + index_bytes + lane_bytes)?;
+        let mut values = reserve::<E>("top-k", shape.len())?;
+        values.resize(shape.len(), E::zeroed());
         let mut indices = reserve::<i32>("top-k", shape.len())?;
         indices.resize(shape.len(), 0);
-        let values = Tensor::build_with_scratch::<E>(
-            self.device(),
-            self.account(),
-            shape,
-            work,
-            lane_bytes,
-            |out| {
-                let mut lane = reserve::<(E, u32)>("top-k", extent)?;
-                for block in 0..outer {
-                    for offset in 0..inner {
-                        let source = block * extent * inner + offset;
-                        lane.clear();
-                        lane.extend((0..extent).map(|i| (x[source + i * inner], i as u32)));
-                        let order =
-                            |a: &(E, u32), b: &(E, u32)| a.0.descending(b.0).then(a.1.cmp(&b.1));
-                        if count < extent {
-                            lane.select_nth_unstable_by(count, order);
-                        }
-                        lane[..count].sort_unstable_by(order);
-                        let target = block * count * inner + offset;
-                        for (rank, (value, index)) in lane[..count].iter().enumerate() {
-                            out[target + rank * inner] = *value;
-                            indices[target + rank * inner] = *index as i32;
-                        }
-                    }
+        let mut lane = reserve::<(E, u32)>("top-k", extent)?;
+        let order = |a: &(E, u32), b: &(E, u32)| a.0.descending(b.0).then(a.1.cmp(&b.1));
+        for block in 0..outer {
+            for offset in 0..inner {
+                let source = block * extent * inner + offset;
+                lane.clear();
+                lane.extend((0..extent).map(|i| (x[source + i * inner], i as u32)));
+                if count < extent {
+                    lane.select_nth_unstable_by(count, order);
                 }
-                Ok(())
-            },
-        )?;
-        let indices = Tensor::adopt(self.device(), charge, shape, indices)?;
+                lane[..count].sort_unstable_by(order);
+                let target = block * count * inner + offset;
+                for (rank, (value, index)) in lane[..count].iter().enumerate() {
+                    values[target + rank * inner] = *value;
+                    indices[target + rank * inner] = *index as i32;
+                }
+            }
+        }
+        drop(lane);
+        charge.resize(value_bytes + index_bytes)?;
+        let index_charge = charge.split(index_bytes);
+        let values = Tensor::adopt(self.device(), charge, shape, values)?;
+        let indices = Tensor::adopt(self.device(), index_charge, shape, indices)?;
         Ok((values, indices))
     }
 }

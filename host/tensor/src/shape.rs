@@ -140,7 +140,7 @@ impl Shape {
         let rank = self.rank().max(other.rank());
         let mut extents = [1; MAX_RANK];
         for (distance, slot) in extents[..rank].iter_mut().rev().enumerate() {
-            let (a, b) = (self.from_end(distance), other.from_end(distance));
+            let (a, b) = (self.extent_at(distance), other.extent_at(distance));
             *slot = match (a, b) {
                 (a, b) if a == b => a,
                 (1, b) => b,
@@ -156,7 +156,7 @@ impl Shape {
     }
 
     /// The extent at a distance from the last axis, 1 where there is no such axis.
-    fn from_end(&self, distance: usize) -> u32 {
+    fn extent_at(&self, distance: usize) -> u32 {
         match self.rank().checked_sub(distance + 1) {
             Some(axis) => self.extents[axis],
             None => 1,
@@ -183,7 +183,7 @@ impl Shape {
         let mut strides = [0; MAX_RANK];
         let mut step = 1;
         for distance in 0..self.rank().min(target.rank()) {
-            let extent = self.from_end(distance) as usize;
+            let extent = self.extent_at(distance) as usize;
             if extent != 1 {
                 strides[target.rank() - 1 - distance] = step;
             }
@@ -251,7 +251,8 @@ mod tests {
 
     #[test]
     fn broadcasting_follows_numpy() {
-        let cases: [(&[u32], &[u32], Option<&[u32]>); 7] = [
+        type Case<'a> = (&'a [u32], &'a [u32], Option<&'a [u32]>);
+        let cases: [Case<'_>; 7] = [
             (&[2, 3], &[3], Some(&[2, 3])),
             (&[2, 1, 4], &[3, 1], Some(&[2, 3, 4])),
             (&[], &[5], Some(&[5])),

@@ -341,8 +341,8 @@ impl Tensor {
                 burn_dtype(E::DTYPE),
             )
             .map_err(|error| TensorError::Failed(error.to_string()))?;
-            let device = device.dispatch();
             Storage::Burn(guard("upload", || {
+                let device = device.dispatch();
                 if E::DTYPE.is_float() {
                     Dispatch::float_from_data(data, &device)
                 } else {

@@ -207,7 +207,7 @@ proptest! {
     ) {
         let account = Account::new(Limits {
             device_memory: limit,
-            device_work: 1 << 32,
+            device_work: u64::MAX,
             deadline: Some(Instant::now() + Duration::from_secs(600)),
         });
         let mut held = seed(&account);

@@ -261,7 +261,7 @@ fn quota<T: std::fmt::Debug>(result: Result<T, TensorError>) -> (QuotaKind, u64,
 #[test]
 fn memory_is_charged_before_it_is_allocated() {
     let account = limited(1_000, u64::MAX, None);
-    // An exabyte: had it been tried, this test would not end well.
+    // 128 TiB: had they been tried, this test would not end well.
     let huge = Tensor::zeros(&CPU, &account, &[1 << 24, 1 << 23], DType::U8);
     assert_eq!(quota(huge), (QuotaKind::DeviceMemory, 1_000, 1 << 47));
     let a = Tensor::zeros(&CPU, &account, &[100], DType::F32).unwrap();
