@@ -1,1 +1,53 @@
-//! Placeholder.
+//! The sandbox: WebAssembly components under hard limits, with nothing they were not granted.
+//!
+//! - [`Sandbox::load`] takes a component from anywhere and makes a [`Program`] of it: its size,
+//!   structure and imports are checked, and it is compiled unless this node has done so before.
+//! - [`Sandbox::run_task`] and [`Sandbox::classify`] run a program under a [`RunSpec`], on a
+//!   thread of its own, and return a [`RunReport`] or a [`FailedRun`] that says which limit
+//!   ended it.
+//!
+//! A guest's mistake is a typed error of the contract in `wit/`; a guest's misdeed ends the run
+//! with a typed [`RunError`]; a fault of the host ends that run and not the node.
+//!
+//! This is the only crate that knows wasmtime. What it must never do: run a component whose
+//! imports were not checked against its grants, load a compiled artefact that this node did not
+//! make, let anything of a guest outlive its run, or block on a guest without a clock.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod bindings;
+mod blobs;
+mod cache;
+mod compile;
+mod devices;
+mod engine;
+mod error;
+mod grants;
+mod inspect;
+mod interfaces;
+mod limits;
+mod log;
+mod models;
+mod priority;
+mod program;
+mod run;
+mod sandbox;
+mod state;
+mod task_io;
+mod ticker;
+mod workers;
+
+pub use blobs::{BlobError, Blobs, OpenBlob, OpenWriter, Pending, ReadBlob, WriteBlob};
+pub use compile::{CompileIn, compile_process};
+pub use engine::EngineKind;
+pub use error::{LoadError, Quota, QuotaExcess, RunError};
+pub use grants::Refusal;
+pub use limits::RunLimits;
+pub use models::{EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};
+pub use program::{Origin, Program};
+pub use run::FailedRun;
+pub use run::cancel::Cancel;
+pub use run::records::{OutcomeSink, Progress};
+pub use run::report::RunReport;
+pub use run::spec::RunSpec;
+pub use sandbox::{Sandbox, SandboxConfig};

@@ -1,0 +1,51 @@
+//! The contract in `wit/` as Rust: one trait for each interface that guests import, one type
+//! for each world that they export. Generated; the hand-written side is in `interfaces`.
+
+#![allow(missing_docs, reason = "the contract's own documentation is in wit/")]
+
+/// The world `task`, and every interface that any world imports.
+pub(crate) mod task {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "skep:workload/task",
+        imports: {
+            "skep:model/encoders.[static]encoder.open": async | trappable,
+            "skep:model/encoders.[method]encoder.count-tokens": async | trappable,
+            "skep:model/encoders.[method]encoder.embed": async | trappable,
+            "skep:swarm/blobs.[static]blob.open": async | trappable,
+            "skep:swarm/blobs.[method]blob.read": async | trappable,
+            "skep:swarm/blobs.[static]blob-writer.create": async | trappable,
+            "skep:swarm/blobs.[method]blob-writer.append": async | trappable,
+            "skep:swarm/blobs.[static]blob-writer.finish": async | trappable,
+            "skep:workload/io": async | trappable,
+            default: trappable,
+        },
+        exports: { default: async },
+        with: {
+            "skep:tensor/tensors.tensor": skep_tensor::Tensor,
+            "skep:model/encoders.encoder": crate::models::OpenEncoder,
+            "skep:swarm/blobs.blob": crate::blobs::OpenBlob,
+            "skep:swarm/blobs.blob-writer": crate::blobs::OpenWriter,
+        },
+        trappable_error_type: {
+            "skep:types/types.error" => crate::interfaces::HostError,
+        },
+        require_store_data_send: true,
+    });
+}
+
+/// The world `batch-classifier`.
+pub(crate) mod classifier {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "skep:workload/batch-classifier",
+        imports: { default: trappable },
+        exports: { default: async },
+        with: {
+            "skep:types/types": crate::bindings::task::skep::types::types,
+            "skep:tensor/tensors": crate::bindings::task::skep::tensor::tensors,
+            "skep:model/encoders": crate::bindings::task::skep::model::encoders,
+        },
+        require_store_data_send: true,
+    });
+}

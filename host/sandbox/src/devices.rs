@@ -1,0 +1,105 @@
+//! The threads that device work runs on, so that it does not run on guests' threads.
+//!
+//! Models run at normal priority on threads of their own: whoever spins in a guest cannot take
+//! a processor away from them. A guest's own large operators run below them, on a second set
+//! of threads, because how many of those there are is for the guest to say.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
+
+use tokio::sync::oneshot;
+
+use crate::priority;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The device threads of one sandbox.
+pub(crate) struct DeviceThreads {
+    models: Sender<Job>,
+    operators: rayon::ThreadPool,
+}
+
+/// The host failed in the middle of a job.
+#[derive(Debug)]
+pub(crate) struct Lost;
+
+impl DeviceThreads {
+    pub(crate) fn start() -> std::io::Result<Arc<Self>> {
+        let cores = available_parallelism().map_or(2, usize::from);
+        // The shared pool of the process is made here, by a thread of normal priority: threads
+        // inherit the standing of the thread that makes them, and a guest's is low.
+        rayon::broadcast(|_| ());
+        let (models, jobs) = channel::<Job>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for index in 0..cores {
+            let jobs = Arc::clone(&jobs);
+            std::thread::Builder::new()
+                .name(format!("skep-model-{index}"))
+                .spawn(move || serve(&jobs))?;
+        }
+        let operators = rayon::ThreadPoolBuilder::new()
+            .num_threads(cores)
+            .thread_name(|index| format!("skep-operator-{index}"))
+            .start_handler(|_| priority::lower_this_thread(priority::GUEST))
+            .build()
+            .map_err(std::io::Error::other)?;
+        Ok(Arc::new(DeviceThreads { models, operators }))
+    }
+
+    /// Runs a model's work at normal priority.
+    pub(crate) async fn model<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            // The run may be over by now, and then nobody wants the result.
+            let _ = sender.send(work());
+        });
+        self.models.send(job).map_err(|_| Lost)?;
+        receiver.await.map_err(|_| Lost)
+    }
+
+    /// Runs a guest's operator: where it is called if it is small, else on the threads for it.
+    pub(crate) fn operator<T: Send>(&self, bytes: u64, work: impl FnOnce() -> T + Send) -> T {
+        // Below this an operator takes less time than handing it over.
+        const SMALL: u64 = 64 << 10;
+        if bytes <= SMALL {
+            work()
+        } else {
+            self.operators.install(work)
+        }
+    }
+}
+
+fn serve(jobs: &Mutex<Receiver<Job>>) {
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        // A fault in one job is that job's: its sender is dropped, and its run is told.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_panics_is_lost_alone() {
+        let threads = DeviceThreads::start().unwrap();
+        let many = available_parallelism().map_or(2, usize::from) + 1;
+        for _ in 0..many {
+            assert!(threads.model(|| panic!("a fault")).await.is_err());
+        }
+        assert_eq!(threads.model(|| 7).await.unwrap(), 7);
+    }
+
+    #[test]
+    fn operators_give_their_result_whatever_their_size() {
+        let threads = DeviceThreads::start().unwrap();
+        assert_eq!(threads.operator(1, || 1), 1);
+        assert_eq!(threads.operator(1 << 30, || 2), 2);
+    }
+}

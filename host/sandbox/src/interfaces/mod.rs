@@ -1,0 +1,29 @@
+//! The host's side of the contract: one module for each WIT interface.
+//!
+//! A guest's mistake becomes a typed error of the contract; only the use of a handle that the
+//! guest does not hold, and a call that carries more bytes than a call may, end the run. Each
+//! call is counted. Nothing here keeps state of its own: that is in [`State`].
+
+mod blobs;
+mod encoders;
+mod io;
+mod tensors;
+mod types;
+
+use wasmtime::component::{HasSelf, Linker};
+
+use crate::bindings::task::Task;
+use crate::engine::EngineKind;
+use crate::state::State;
+
+pub(crate) use types::{HostError, reported};
+
+/// Links every interface that this host has. Which of them a component may use is checked
+/// before it is instantiated.
+pub(crate) fn link(linker: &mut Linker<State>, kind: EngineKind) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    if kind == EngineKind::Concurrent {
+        wasmtime_wasi::p3::add_to_linker(linker)?;
+    }
+    Task::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
+}

@@ -1,0 +1,72 @@
+//! The models that guests may open, as the sandbox sees them.
+//!
+//! A node loads a model once and shares it among all runs. Two small traits stand between:
+//! what an encoder does for a run that pays for it, and where encoders are found by name.
+
+use std::sync::Arc;
+
+use skep_tensor::{Account, QuotaError, Tensor};
+use thiserror::Error;
+
+/// What an encoder is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncoderInfo {
+    /// The name under which the node knows it.
+    pub name: String,
+    /// The digest of the model's manifest.
+    pub digest: String,
+    /// The number of elements of an embedding.
+    pub dimensions: u32,
+    /// Longer texts are cut to this many tokens.
+    pub max_tokens: u32,
+}
+
+/// Why a model did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ModelError {
+    /// There is no such model on this node.
+    #[error("there is no model named {0} on this node")]
+    NotFound(String),
+    /// A limit of the run would have been passed.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
+    /// The arguments do not fit the model.
+    #[error("{0}")]
+    Invalid(String),
+    /// The host could not do it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A sentence encoder that runs share.
+pub trait TextEncoder: Send + Sync + 'static {
+    /// What it is.
+    fn info(&self) -> EncoderInfo;
+
+    /// The number of tokens in each text.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    fn count_tokens(&self, texts: &[String], account: &Account) -> Result<Vec<u32>, ModelError>;
+
+    /// The embeddings, an `f32` tensor [texts, dimensions] with rows of length 1. Activations
+    /// and work are charged to the account, which is also asked between pieces of the work
+    /// whether to go on.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    fn embed(&self, texts: &[String], account: &Account) -> Result<Tensor, ModelError>;
+}
+
+/// Where encoders are found.
+pub trait Models: Send + Sync + 'static {
+    /// The encoder that this run knows as `name`: `default`, a name or a digest. May load it,
+    /// and so may take long.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError>;
+}
+
+/// An encoder that a guest has opened.
+pub struct OpenEncoder(pub(crate) Arc<dyn TextEncoder>);

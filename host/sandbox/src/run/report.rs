@@ -1,0 +1,37 @@
+//! What a run did and what it used.
+
+use serde::Serialize;
+
+/// What a run did and what it used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RunReport {
+    /// Records that were given to the guest and answered. None for a task.
+    pub records: u64,
+    /// Records without a result: lines that were no records, and records that the guest could
+    /// not do.
+    pub errors: u64,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// Records of either kind by second.
+    pub records_per_s: f64,
+    /// Time that the guest itself computed, in milliseconds.
+    pub cpu_ms: u64,
+    /// The most bytes of linear memory that the guest had.
+    pub peak_memory_bytes: u64,
+    /// The most bytes that it had on the device at one moment.
+    pub device_bytes_peak: u64,
+    /// Floating-point operations on the device.
+    pub flops: u64,
+    /// Calls from the guest to skep's interfaces.
+    pub host_calls: u64,
+    /// Bytes of result.
+    pub output_bytes: u64,
+    /// Whether some output was refused because of its limit.
+    pub output_truncated: bool,
+    /// Bytes put into the blob store.
+    pub stored_bytes: u64,
+    /// What the guest printed, up to its limit.
+    pub log: String,
+    /// Whether it printed more.
+    pub log_truncated: bool,
+}

@@ -1,0 +1,38 @@
+//! What a run is given.
+
+use std::sync::Arc;
+
+use skep_registry::{Grants, Limits};
+use skep_tensor::Device;
+
+use crate::blobs::Blobs;
+use crate::models::Models;
+
+/// What a run is given: what it may touch, what it may use up, and what is behind the
+/// interfaces that it may touch.
+#[derive(Clone)]
+pub struct RunSpec {
+    /// What its manifest grants it.
+    pub grants: Grants,
+    /// What its manifest asks for; the owner's policy caps it.
+    pub limits: Limits,
+    /// The device that its tensors live on.
+    pub device: Device,
+    /// The node's models.
+    pub models: Option<Arc<dyn Models>>,
+    /// The node's blobs.
+    pub blobs: Option<Arc<dyn Blobs>>,
+}
+
+impl Default for RunSpec {
+    /// Nothing granted, the owner's limits, the processor.
+    fn default() -> Self {
+        RunSpec {
+            grants: Grants::default(),
+            limits: Limits::default(),
+            device: Device::cpu(),
+            models: None,
+            blobs: None,
+        }
+    }
+}

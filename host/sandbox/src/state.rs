@@ -1,0 +1,288 @@
+//! What the host knows of one run: its limits and what it has used of them, its handles, its
+//! grants, its log. One [`State`] is made for each run and dropped with it.
+//!
+//! Making one must stay cheap: whatever only some runs need is made when it is first needed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use skep_tensor::{Account, Device};
+use thiserror::Error;
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, UpdateDeadline};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::devices::DeviceThreads;
+use crate::error::{Quota, QuotaExcess};
+use crate::limits::RunLimits;
+use crate::log::Log;
+use crate::priority;
+use crate::run::spec::RunSpec;
+use crate::task_io::TaskIo;
+use crate::ticker::TICK;
+
+/// The host's side of one run.
+pub(crate) struct State {
+    pub spec: Arc<RunSpec>,
+    pub limits: RunLimits,
+    pub table: ResourceTable,
+    pub memory: MemoryMeter,
+    pub clock: CpuClock,
+    pub account: Account,
+    pub device: Device,
+    pub threads: Arc<DeviceThreads>,
+    pub log: Log,
+    pub io: TaskIo,
+    /// Calls from the guest to skep's interfaces.
+    pub host_calls: u64,
+    /// Bytes that the run has put into the blob store.
+    pub stored: u64,
+    /// The last call that was refused for a limit.
+    pub refused: Option<QuotaExcess>,
+    wasi: Option<Box<WasiCtx>>,
+}
+
+/// Why the host itself stops a guest; found again in the error that wasmtime hands back.
+#[derive(Clone, Copy, Debug, Error)]
+pub(crate) enum Stop {
+    #[error("processor time is over")]
+    CpuTime,
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl State {
+    pub(crate) fn new(
+        spec: Arc<RunSpec>,
+        limits: RunLimits,
+        account: Account,
+        threads: Arc<DeviceThreads>,
+        io: TaskIo,
+    ) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.handles as usize);
+        State {
+            table,
+            memory: MemoryMeter::new(limits.memory),
+            clock: CpuClock::start(),
+            account,
+            device: spec.device.clone(),
+            log: Log::new(limits.log),
+            threads,
+            io,
+            host_calls: 0,
+            stored: 0,
+            refused: None,
+            wasi: None,
+            limits,
+            spec,
+        }
+    }
+
+    /// Notes a refusal, so that a guest that dies of it is told what it died of.
+    pub(crate) fn refuse(&mut self, quota: Quota, limit: u64, asked: u64) -> QuotaExcess {
+        let excess = QuotaExcess {
+            quota,
+            limit,
+            asked,
+        };
+        self.refused = Some(excess);
+        excess
+    }
+
+    /// Comes by at each tick of the clock while the guest computes.
+    pub(crate) fn on_tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        if self.account.is_cancelled() {
+            return Err(Stop::Cancelled.into());
+        }
+        self.clock.tick();
+        if self.clock.used() > self.limits.cpu {
+            return Err(Stop::CpuTime.into());
+        }
+        // Yielding lets the guest's event loop look at the wall clock.
+        Ok(UpdateDeadline::Yield(1))
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let log = &self.log;
+        let ctx = self.wasi.get_or_insert_with(|| {
+            Box::new(
+                WasiCtx::builder()
+                    .stdout(log.clone())
+                    .stderr(log.clone())
+                    .allow_ip_name_lookup(false)
+                    .allow_tcp(false)
+                    .allow_udp(false)
+                    .max_random_size(1 << 20)
+                    .build(),
+            )
+        });
+        WasiCtxView {
+            ctx,
+            table: &mut self.table,
+        }
+    }
+}
+
+/// The time that a guest has computed, on the thread that it runs on.
+pub(crate) struct CpuClock {
+    began: Instant,
+    before: Option<Duration>,
+    ticks: u32,
+    /// Whether the thread was put below the other guests.
+    pub lowered: bool,
+}
+
+impl CpuClock {
+    /// A guest that has computed for longer than this, and for most of the time that it has
+    /// been there, is put below the others.
+    const HOG: Duration = Duration::from_millis(500);
+
+    fn start() -> Self {
+        CpuClock {
+            began: Instant::now(),
+            before: priority::thread_time(),
+            ticks: 0,
+            lowered: false,
+        }
+    }
+
+    /// Processor time since the start. Where the system does not say, whole ticks in which the
+    /// guest was found computing.
+    pub(crate) fn used(&self) -> Duration {
+        match (self.before, priority::thread_time()) {
+            (Some(before), Some(now)) => now.saturating_sub(before),
+            _ => TICK * self.ticks,
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ticks = self.ticks.saturating_add(1);
+        if !self.lowered && self.ticks.is_multiple_of(16) {
+            let used = self.used();
+            if used > Self::HOG && used > self.began.elapsed() / 2 {
+                priority::lower_this_thread(priority::HOG);
+                self.lowered = true;
+            }
+        }
+    }
+}
+
+/// The guest's linear memories and tables, all together.
+pub(crate) struct MemoryMeter {
+    limit: u64,
+    bytes: u64,
+    elements: u64,
+    last: u64,
+    /// The most bytes that the memories had.
+    pub peak: u64,
+    /// What a refused growth of a memory would have come to.
+    pub refused: Option<u64>,
+    /// What a refused growth of a table would have come to.
+    pub refused_elements: Option<u64>,
+}
+
+impl MemoryMeter {
+    fn new(limit: u64) -> Self {
+        MemoryMeter {
+            limit,
+            bytes: 0,
+            elements: 0,
+            last: 0,
+            peak: 0,
+            refused: None,
+            refused_elements: None,
+        }
+    }
+}
+
+impl ResourceLimiter for MemoryMeter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current) as u64;
+        let total = self.bytes.saturating_add(more);
+        if total > self.limit {
+            self.refused = Some(total);
+            return Ok(false);
+        }
+        self.bytes = total;
+        self.last = more;
+        self.peak = self.peak.max(total);
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        // Permitted above, and then not to be had.
+        self.bytes = self.bytes.saturating_sub(std::mem::take(&mut self.last));
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let total = self
+            .elements
+            .saturating_add(desired.saturating_sub(current) as u64);
+        if total > RunLimits::TABLE_ELEMENTS {
+            self.refused_elements = Some(total);
+            return Ok(false);
+        }
+        self.elements = total;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        RunLimits::INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        RunLimits::INSTANCES
+    }
+
+    fn memories(&self) -> usize {
+        RunLimits::INSTANCES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_count_together_and_refusals_are_remembered() {
+        let mut meter = MemoryMeter::new(100);
+        assert!(meter.memory_growing(0, 60, None).unwrap());
+        assert!(meter.memory_growing(0, 40, None).unwrap());
+        assert!(!meter.memory_growing(60, 61, None).unwrap());
+        assert_eq!((meter.refused, meter.peak), (Some(101), 100));
+    }
+
+    #[test]
+    fn a_growth_that_the_system_refuses_is_not_counted() {
+        let mut meter = MemoryMeter::new(100);
+        assert!(meter.memory_growing(0, 60, None).unwrap());
+        assert!(meter.memory_growing(60, 100, None).unwrap());
+        meter
+            .memory_grow_failed(wasmtime::format_err!("no memory"))
+            .unwrap();
+        assert!(meter.memory_growing(0, 40, None).unwrap());
+    }
+
+    #[test]
+    fn tables_have_a_limit_of_their_own() {
+        let mut meter = MemoryMeter::new(0);
+        let most = RunLimits::TABLE_ELEMENTS as usize;
+        assert!(meter.table_growing(0, most, None).unwrap());
+        assert!(!meter.table_growing(0, 1, None).unwrap());
+        assert_eq!(meter.refused_elements, Some(most as u64 + 1));
+    }
+}

@@ -1,0 +1,2 @@
+  (type $stream (stream u8))
+  (core instance $from-concurrent)

@@ -1,0 +1,10 @@
+  (import "skep:workload/io@0.1.0" (instance $io
+    (alias outer 1 $error (type $e'))
+    (export "error" (type $e (eq $e')))
+    (export "read" (func (param "length" u32) (result (result (list u8) (error $e)))))
+    (export "write" (func (param "data" (list u8)) (result (result (error $e)))))))
+  (core func $read (canon lower (func $io "read")
+    (memory $memory "memory") (realloc (func $memory "realloc"))))
+  (core func $write (canon lower (func $io "write")
+    (memory $memory "memory") (realloc (func $memory "realloc"))))
+  (core instance $from-io (export "read" (func $read)) (export "write" (func $write)))

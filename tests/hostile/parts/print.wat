@@ -1,0 +1,20 @@
+  (import "wasi:io/error@0.2.0" (instance $io-error (export "error" (type $x (sub resource)))))
+  (alias export $io-error "error" (type $io-error-type))
+  (import "wasi:io/streams@0.2.0" (instance $streams
+    (alias outer 1 $io-error-type (type $x'))
+    (export "error" (type $x (eq $x')))
+    (type $stream-error' (variant (case "last-operation-failed" (own $x)) (case "closed")))
+    (export "stream-error" (type $stream-error (eq $stream-error')))
+    (export "output-stream" (type $out (sub resource)))
+    (export "[method]output-stream.blocking-write-and-flush" (func
+      (param "self" (borrow $out)) (param "contents" (list u8))
+      (result (result (error $stream-error)))))))
+  (alias export $streams "output-stream" (type $output-stream))
+  (import "wasi:cli/stdout@0.2.0" (instance $stdout
+    (alias outer 1 $output-stream (type $o'))
+    (export "output-stream" (type $o (eq $o')))
+    (export "get-stdout" (func (result (own $o))))))
+  (core func $get-stdout (canon lower (func $stdout "get-stdout")))
+  (core func $print (canon lower (func $streams "[method]output-stream.blocking-write-and-flush")
+    (memory $memory "memory") (realloc (func $memory "realloc"))))
+  (core instance $from-print (export "stdout" (func $get-stdout)) (export "print" (func $print)))
