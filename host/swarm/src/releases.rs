@@ -313,7 +313,7 @@ mod tests {
         let mut releases: Vec<SignedRelease> = Vec::new();
         for version in versions {
             let release = draft("tool", version, &[])
-                .sign(&key(1), releases.last())
+                .sign(key(1), releases.last())
                 .unwrap();
             releases.push(release);
         }
@@ -406,7 +406,7 @@ mod tests {
             assert!(releases.offer(release));
         }
         assert!(!releases.offer(&all[0]));
-        let other = draft("another", "0.1.0", &[]).sign(&key(1), None).unwrap();
+        let other = draft("another", "0.1.0", &[]).sign(key(1), None).unwrap();
         releases.offer(&other);
         let (first, more) = releases.offers(None, 1);
         assert!(more);

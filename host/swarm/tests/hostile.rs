@@ -201,7 +201,12 @@ async fn a_forged_signature_is_refused_by_name_and_the_true_history_is_taken() {
     .concat();
     let liar = Hostile::telling(says).await;
     match b
-        .resolve(&key.id(), release.name(), None, &[liar.addr.clone()])
+        .resolve(
+            &key.id(),
+            release.name(),
+            None,
+            std::slice::from_ref(&liar.addr),
+        )
         .await
     {
         Err(e @ ResolveError::False { .. }) => {
@@ -267,7 +272,10 @@ async fn a_rolled_back_or_forked_history_is_refused_even_after_a_restart() {
     b.shutdown().await;
     drop(b);
     let b = node(&b_dir).await;
-    match b.resolve(&id, &name, None, &[old.addr.clone()]).await {
+    match b
+        .resolve(&id, &name, None, std::slice::from_ref(&old.addr))
+        .await
+    {
         Err(
             e @ ResolveError::Refused {
                 source:
@@ -296,7 +304,10 @@ async fn a_rolled_back_or_forked_history_is_refused_even_after_a_restart() {
         }
         other => panic!("{other:?}"),
     }
-    match b.resolve(&id, &name, None, &[gap.addr.clone()]).await {
+    match b
+        .resolve(&id, &name, None, std::slice::from_ref(&gap.addr))
+        .await
+    {
         Err(e @ ResolveError::False { .. }) => {
             assert!(e.to_string().contains("beginning is missing"), "{e}");
         }
@@ -304,7 +315,7 @@ async fn a_rolled_back_or_forked_history_is_refused_even_after_a_restart() {
     }
     // A release that is signed, but replaced in the history: its digest does not help.
     match b
-        .resolve_digest(&other[3].digest(), &[fork.addr.clone()])
+        .resolve_digest(&other[3].digest(), std::slice::from_ref(&fork.addr))
         .await
     {
         Err(ResolveError::Refused { .. } | ResolveError::NotFound { .. }) => {}
@@ -357,7 +368,7 @@ async fn answers_that_break_the_protocol_end_in_an_error_that_says_so() {
     ] {
         let liar = Hostile::telling(says).await;
         let error = b
-            .resolve(&key.id(), &name, None, &[liar.addr.clone()])
+            .resolve(&key.id(), &name, None, std::slice::from_ref(&liar.addr))
             .await
             .unwrap_err();
         let text = error.to_string();
@@ -427,7 +438,11 @@ async fn a_liar_is_dropped_and_the_next_provider_goes_on() {
         let b = node_with(&dir.path().join(format!("b{i}")), patience.clone()).await;
         // With the liar alone: a typed error, and what was right is kept, but not visible as whole.
         match b
-            .fetch_files(&[file.clone()], &[liar.addr.clone()], None)
+            .fetch_files(
+                std::slice::from_ref(&file),
+                std::slice::from_ref(&liar.addr),
+                None,
+            )
             .await
         {
             Err(FetchError::Exhausted { missing, faults }) => {
@@ -445,7 +460,11 @@ async fn a_liar_is_dropped_and_the_next_provider_goes_on() {
         assert!(b.open_blob(&file.digest).await.is_err());
         // With an honest one beside it: whole, and not from the beginning.
         let report = b
-            .fetch_files(&[file.clone()], &[liar.addr.clone(), a.addr()], None)
+            .fetch_files(
+                std::slice::from_ref(&file),
+                &[liar.addr.clone(), a.addr()],
+                None,
+            )
             .await
             .unwrap();
         if keeps {

@@ -263,7 +263,10 @@ async fn what_is_not_offered_is_not_served() {
     let a = node(&dir.path().join("a")).await;
     a.import_bytes(data).await.unwrap();
     let b = node(&dir.path().join("b")).await;
-    match b.fetch_files(&[file.clone()], &[a.addr()], None).await {
+    match b
+        .fetch_files(std::slice::from_ref(&file), &[a.addr()], None)
+        .await
+    {
         Err(FetchError::Exhausted { missing, faults }) => {
             assert_eq!(missing, file.size);
             assert_eq!(
@@ -277,7 +280,7 @@ async fn what_is_not_offered_is_not_served() {
     }
     assert_eq!(b.presence(&file.digest).await.unwrap(), Presence::Absent);
     a.share(&file.digest).await.unwrap();
-    b.fetch_files(&[file.clone()], &[a.addr()], None)
+    b.fetch_files(std::slice::from_ref(&file), &[a.addr()], None)
         .await
         .unwrap();
     a.unshare(&file.digest);
