@@ -5,10 +5,10 @@
 //! buffer, softmax runs over it, and the values are accumulated with the head's elements across
 //! the lanes. Nothing is larger than one sequence.
 
+use super::Isa;
 use super::isa::dispatch;
 use super::rows::exp;
 use super::simd::Simd;
-use super::Isa;
 
 /// Queries that are handled together.
 const BLOCK: usize = 4;
@@ -49,8 +49,12 @@ pub(crate) unsafe fn attend(isa: Isa, p: &Attention) {
     unsafe fn run<V: Simd>(p: &Attention) {
         for s in 0..p.sequences {
             // SAFETY: `s + 1 <= sequences`.
-            let (start, end) =
-                unsafe { (p.offsets.wrapping_add(s).read_unaligned(), p.offsets.wrapping_add(s + 1).read_unaligned()) };
+            let (start, end) = unsafe {
+                (
+                    p.offsets.wrapping_add(s).read_unaligned(),
+                    p.offsets.wrapping_add(s + 1).read_unaligned(),
+                )
+            };
             for head in 0..p.heads {
                 // SAFETY: tokens `start..end` exist.
                 unsafe { attend_one::<V>(p, start, end - start, head) };
@@ -150,7 +154,11 @@ unsafe fn block<V: Simd, const N: usize>(
             for j in 0..len {
                 let from = v.wrapping_add(j * row + d);
                 let v0 = V::load(from);
-                let v1 = if wide { V::load(from.wrapping_add(V::LANES)) } else { v0 };
+                let v1 = if wide {
+                    V::load(from.wrapping_add(V::LANES))
+                } else {
+                    v0
+                };
                 for i in 0..N {
                     let x = V::splat(scores.wrapping_add(i * keys + j).read_unaligned());
                     acc[i][0] = V::fma(x, v0, acc[i][0]);
@@ -172,7 +180,8 @@ unsafe fn block<V: Simd, const N: usize>(
             for (i, inverse) in inverse.iter().enumerate() {
                 let mut sum = 0.0_f32;
                 for j in 0..len {
-                    sum += scores.wrapping_add(i * keys + j).read_unaligned() * v.wrapping_add(j * row + d).read_unaligned();
+                    sum += scores.wrapping_add(i * keys + j).read_unaligned()
+                        * v.wrapping_add(j * row + d).read_unaligned();
                 }
                 *out.wrapping_add(i * hidden + d) = sum * inverse;
             }

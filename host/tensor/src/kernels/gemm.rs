@@ -8,9 +8,9 @@
 //! Two kinds of number: `f32`, and `i16` with one scale per row and per column whose products are
 //! summed exactly in `i32` (see [`crate::operators::Precision`] for why that cannot overflow).
 
+use super::Isa;
 use super::isa::dispatch;
 use super::simd::Simd;
-use super::Isa;
 
 /// Columns of a packed panel for an instruction set.
 pub(crate) fn panel_width(isa: Isa) -> usize {
@@ -111,11 +111,7 @@ impl<V: Simd> Kind<V> for Float {
         unsafe { V::load(p) }
     }
     #[inline(always)]
-    unsafe fn step<const S: usize>(
-        acc: [V::F; 2],
-        a: *const f32,
-        b: [V::F; 2],
-    ) -> [V::F; 2] {
+    unsafe fn step<const S: usize>(acc: [V::F; 2], a: *const f32, b: [V::F; 2]) -> [V::F; 2] {
         unsafe {
             let x = V::splat(a.wrapping_add(S).read_unaligned());
             [V::fma(x, b[0], acc[0]), V::fma(x, b[1], acc[1])]
@@ -145,11 +141,7 @@ impl<V: Simd> Kind<V> for Fixed {
         unsafe { V::load_i16(p) }
     }
     #[inline(always)]
-    unsafe fn step<const S: usize>(
-        acc: [V::I; 2],
-        a: *const i16,
-        b: [V::I; 2],
-    ) -> [V::I; 2] {
+    unsafe fn step<const S: usize>(acc: [V::I; 2], a: *const i16, b: [V::I; 2]) -> [V::I; 2] {
         unsafe { V::dot_row::<S>(acc, a, b) }
     }
     #[inline(always)]
@@ -217,19 +209,14 @@ unsafe fn tile_of<V: Simd, K: Kind<V>>(p: &Product<K::E>, row: usize, rows: usiz
 }
 
 #[inline(always)]
-unsafe fn tile<V: Simd, K: Kind<V>, const MR: usize>(
-    p: &Product<K::E>,
-    row: usize,
-    column: usize,
-) {
+unsafe fn tile<V: Simd, K: Kind<V>, const MR: usize>(p: &Product<K::E>, row: usize, column: usize) {
     let width = V::LANES * K::STEP;
     // SAFETY: rows `row..row + MR` and the panel at `column` lie inside the caller's extents.
     // `wrapping_add` stands for `add` because the latter is checked in debug builds.
     unsafe {
         let mut acc = [[K::zero(); 2]; MR];
         let mut b = p.w.wrapping_add(column * p.steps * K::STEP);
-        let mut a: [*const K::E; MR] =
-            std::array::from_fn(|r| p.a.wrapping_add((row + r) * p.lda));
+        let mut a: [*const K::E; MR] = std::array::from_fn(|r| p.a.wrapping_add((row + r) * p.lda));
         for _ in 0..p.steps / 4 {
             step::<V, K, MR, 0>(&mut acc, &a, b);
             step::<V, K, MR, 1>(&mut acc, &a, b);

@@ -1,9 +1,9 @@
 //! Kernels that go over one row at a time: activation, quantization to 16 bits, residual with
 //! layer normalisation, and the elementary functions they are made of.
 
+use super::Isa;
 use super::isa::dispatch;
 use super::simd::Simd;
-use super::Isa;
 
 /// What is applied to each element of a linear layer's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +225,11 @@ unsafe fn quantize_row<V: Simd>(x: *const f32, k: usize, to: *mut i16) -> f32 {
             // Infinite: nothing there, or nothing that a float holds to any precision. Zero: the
             // norm is beyond the range of a float.
             zero(to, k);
-            return if scale == f32::INFINITY { 0.0 } else { f32::NAN };
+            return if scale == f32::INFINITY {
+                0.0
+            } else {
+                f32::NAN
+            };
         }
         let by = V::splat(scale);
         let mut i = 0;
@@ -366,7 +370,11 @@ unsafe fn normalize_row<V: Simd>(p: &Normalize, x: *mut f32, offset: usize) {
         let mut i = 0;
         while i < n {
             let d = V::mul(V::sub(load_part::<V>(x, i, n), mean), by);
-            let y = V::fma(d, load_part::<V>(p.gamma, i, n), load_part::<V>(p.beta, i, n));
+            let y = V::fma(
+                d,
+                load_part::<V>(p.gamma, i, n),
+                load_part::<V>(p.beta, i, n),
+            );
             store_part::<V>(x, i, n, y);
             i += V::LANES;
         }

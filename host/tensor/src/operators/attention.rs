@@ -32,8 +32,18 @@ pub fn self_attention(
     let tokens = offsets.last().copied().unwrap_or(0);
     expect_offsets("attention", offsets, tokens)?;
     let width = out.len().checked_div(tokens).unwrap_or(0);
-    expect_len("attention", "the output", out.len(), tokens.checked_mul(width))?;
-    expect_len("attention", "the input", qkv.len(), out.len().checked_mul(3))?;
+    expect_len(
+        "attention",
+        "the output",
+        out.len(),
+        tokens.checked_mul(width),
+    )?;
+    expect_len(
+        "attention",
+        "the input",
+        qkv.len(),
+        out.len().checked_mul(3),
+    )?;
     let dim = width.checked_div(heads).unwrap_or(0);
     expect_len("attention", "a token", width, dim.checked_mul(heads))?;
     let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
@@ -76,8 +86,9 @@ mod tests {
             for i in 0..len {
                 let scores: Vec<f64> = (0..len)
                     .map(|j| {
-                        let dot: f64 =
-                            (0..dim).map(|d| at(i, 0, head, d) * at(j, 1, head, d)).sum();
+                        let dot: f64 = (0..dim)
+                            .map(|d| at(i, 0, head, d) * at(j, 1, head, d))
+                            .sum();
                         (dot / (dim as f64).sqrt()).exp()
                     })
                     .collect();
@@ -92,7 +103,9 @@ mod tests {
     }
 
     fn numbers(n: usize) -> Vec<f32> {
-        (0..n).map(|i| ((i * 7919) % 1013) as f32 / 250.0 - 2.0).collect()
+        (0..n)
+            .map(|i| ((i * 7919) % 1013) as f32 / 250.0 - 2.0)
+            .collect()
     }
 
     proptest! {

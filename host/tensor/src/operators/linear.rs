@@ -170,8 +170,18 @@ impl Linear {
         scratch: &mut LinearScratch,
         out: &mut [f32],
     ) -> Result<(), ShapeError> {
-        expect_len("linear", "the input", x.len(), tokens.checked_mul(self.inputs))?;
-        expect_len("linear", "the output", out.len(), tokens.checked_mul(self.outputs))?;
+        expect_len(
+            "linear",
+            "the input",
+            x.len(),
+            tokens.checked_mul(self.inputs),
+        )?;
+        expect_len(
+            "linear",
+            "the output",
+            out.len(),
+            tokens.checked_mul(self.outputs),
+        )?;
         match &self.weights {
             Weights::F32(panels) => {
                 let w: &[f32] = bytemuck::cast_slice(panels);
@@ -343,7 +353,10 @@ mod tests {
             for scale in [1e-30, 1.0, 1e30] {
                 let out = run(&layer, &vec![scale; k], 1);
                 let want = k as f32 * scale;
-                assert!(out.iter().all(|x| ((x - want) / want).abs() < 1e-3), "{out:?}");
+                assert!(
+                    out.iter().all(|x| ((x - want) / want).abs() < 1e-3),
+                    "{out:?}"
+                );
             }
             let mut one = vec![0.0; k];
             one[7] = 5.0;

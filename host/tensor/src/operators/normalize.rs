@@ -92,6 +92,9 @@ mod tests {
             eps: 1e-5,
         };
         assert!(norm.run(Isa::best(), &mut [0.0; 7], None).is_err());
-        assert!(norm.run(Isa::best(), &mut [0.0; 8], Some(&[0.0; 4])).is_err());
+        assert!(
+            norm.run(Isa::best(), &mut [0.0; 8], Some(&[0.0; 4]))
+                .is_err()
+        );
     }
 }

@@ -29,7 +29,12 @@ pub fn pool(
     expect_len("pooling", "the input", x.len(), tokens.checked_mul(width))?;
     expect_offsets("pooling", offsets, tokens)?;
     let sequences = offsets.len() - 1;
-    expect_len("pooling", "the output", out.len(), sequences.checked_mul(width))?;
+    expect_len(
+        "pooling",
+        "the output",
+        out.len(),
+        sequences.checked_mul(width),
+    )?;
     for (s, to) in out.chunks_exact_mut(width.max(1)).enumerate() {
         let mut rows = x[offsets[s] * width..offsets[s + 1] * width].chunks_exact(width);
         match rows.next() {
@@ -69,7 +74,12 @@ pub fn pool(
 /// When `x` is not whole rows.
 pub fn normalize_rows(x: &mut [f32], width: usize) -> Result<(), ShapeError> {
     let rows = x.len().checked_div(width).unwrap_or(0);
-    expect_len("normalisation", "the input", x.len(), rows.checked_mul(width))?;
+    expect_len(
+        "normalisation",
+        "the input",
+        x.len(),
+        rows.checked_mul(width),
+    )?;
     for row in x.chunks_exact_mut(width.max(1)) {
         // In double precision: no square of an f32 overflows or vanishes, and the order of the
         // sum hardly matters.

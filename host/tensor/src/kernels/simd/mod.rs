@@ -19,7 +19,7 @@ pub(crate) trait Simd: Copy {
     type I: Copy;
     /// Lanes of a vector.
     const LANES: usize;
-    /// Rows of a matrix-product tile (its width is always two vectors); 
+    /// Rows of a matrix-product tile (its width is always two vectors);
     /// chosen so that `2 * ROWS + 4` vectors fit the registers.
     const ROWS: usize;
 

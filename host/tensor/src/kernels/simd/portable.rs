@@ -87,7 +87,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn hmax(a: [f32; N]) -> f32 {
-        a.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+        a.iter()
+            .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
     }
     #[inline(always)]
     unsafe fn store_i16(p: *mut i16, x: [f32; N]) {
