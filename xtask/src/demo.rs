@@ -10,9 +10,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
+use skep_tests::Node;
 
 use crate::environment::Environment;
-use crate::nodes::Node;
 use crate::{debian, guests, models};
 
 /// How many tickets the demo labels.
@@ -184,8 +184,8 @@ fn print(summary: &Value) {
     println!("What the sandbox allowed and used");
     for (name, used, limit, unit) in [
         ("memory", "peak_memory_bytes", "memory", "MiB"),
-        ("on the device", "device_bytes_peak", "device-memory", "MiB"),
-        ("device work", "flops", "device-work", "GFLOP"),
+        ("on the device", "device_bytes_peak", "device_memory", "MiB"),
+        ("device work", "flops", "device_work", "GFLOP"),
     ] {
         let divisor = if unit == "MiB" { 1024.0 * 1024.0 } else { 1e9 };
         println!(

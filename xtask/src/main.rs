@@ -10,7 +10,6 @@ mod demo;
 mod environment;
 mod guests;
 mod models;
-mod nodes;
 mod python;
 mod test;
 mod tidy;

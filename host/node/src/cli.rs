@@ -221,9 +221,9 @@ pub enum Model {
 
 #[derive(Debug, Args)]
 pub struct Node {
-    /// The address to listen on; port 0 takes any free one.
-    #[arg(long, default_value = "0.0.0.0:0")]
-    pub listen: SocketAddr,
+    /// The address to listen on, whatever the configuration says; port 0 takes any free one.
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
     /// Neither announce this node on the local network nor look for others there.
     #[arg(long)]
     pub no_mdns: bool,

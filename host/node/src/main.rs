@@ -1,2 +1,341 @@
-//! Placeholder.
-fn main() {}
+//! The `skep` command: parses, asks the node, prints. All work is behind [`service`].
+
+mod building;
+mod cli;
+mod config;
+mod control;
+mod daemon;
+mod display;
+mod embedded;
+mod failure;
+mod home;
+mod keys;
+mod requests;
+mod service;
+mod templates;
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use config::Config;
+use cli::{Cli, Command, Format, Key, Model};
+use display::Bars;
+use failure::{Failure, FailureKind};
+use home::Home;
+use requests::{Request, Response, RunRequest};
+use service::Service;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    set_up_log(cli.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(json, &Failure::of(FailureKind::Failed, &error)),
+    };
+    match runtime.block_on(act(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(json, &failure),
+    }
+}
+
+/// Tells a failure: in words on standard error, and as an object on standard output if a script
+/// is reading.
+fn fail(json: bool, failure: &Failure) -> ExitCode {
+    if json {
+        print_json(&serde_json::json!({ "error": failure }));
+    }
+    eprintln!("error: {failure}");
+    ExitCode::from(failure.kind.exit_code())
+}
+
+async fn act(cli: Cli) -> Result<(), Failure> {
+    let json = cli.json;
+    let home = cli.home;
+    match cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "skep", &mut io::stdout());
+            Ok(())
+        }
+        Command::New(new) => templates::write(&new).map(|folder| {
+            show(json, &serde_json::json!({ "folder": folder }), || {
+                println!("wrote {}", folder.display());
+                println!("Next: cd {} && skep build && skep run .", folder.display());
+            });
+        }),
+        Command::Build(build) => {
+            let home = Home::open(home)?;
+            let folder = absolute(&build.path)?;
+            let component = building::build(&folder)?;
+            let request = Request::Inspect {
+                package: text_of(&component)?,
+            };
+            ask(home, request, json).await
+        }
+        Command::Key(Key::New { name }) => {
+            let line = keys::create(&Home::open(home)?, &name)?;
+            show(json, &line, || {
+                println!("made the key {}\n  publisher {}", line.name, line.publisher);
+                println!("Whoever has its file can publish in your name; keep a copy of it safe.");
+            });
+            Ok(())
+        }
+        Command::Key(Key::List) => {
+            let lines = keys::list(&Home::open(home)?)?;
+            show(json, &serde_json::json!({ "keys": lines }), || {
+                for line in &lines {
+                    println!("{:<16} {}", line.name, line.publisher);
+                }
+                if lines.is_empty() {
+                    println!("there are no keys here; `skep key new` makes one");
+                }
+            });
+            Ok(())
+        }
+        Command::Node(node) => daemon::run(Home::open(home)?, &node, json).await,
+        Command::Run(run) => {
+            let home = Home::open(home)?;
+            let streams = Streams::new(&home, run.input.as_deref(), &run.output)?;
+            let request = Request::Run(Box::new(RunRequest {
+                package: place_of(&run.package)?,
+                input: streams.input.clone(),
+                output: streams.output.clone(),
+                format: run.format.map(|format| {
+                    match format {
+                        Format::Jsonl => "jsonl",
+                        Format::Csv => "csv",
+                    }
+                    .to_owned()
+                }),
+                labels: run.labels.as_deref().map(absolute).transpose()?,
+                model: run.model.as_deref().map(place_of).transpose()?,
+                limits: limits_of(run.limits),
+                arguments: run.arguments,
+            }));
+            ask(home, request, json && !streams.prints).await?;
+            streams.finish()
+        }
+        Command::Publish(publish) => {
+            let request = Request::Publish {
+                path: absolute(&publish.path)?,
+                key: publish.key,
+            };
+            ask(Home::open(home)?, request, json).await
+        }
+        Command::Model(Model::Add {
+            path,
+            name,
+            version,
+            key,
+        }) => {
+            let path = absolute(&path)?;
+            let name = match name {
+                Some(name) => name,
+                None => path
+                    .file_name()
+                    .map(|name| name.to_string_lossy().to_lowercase())
+                    .unwrap_or_default(),
+            };
+            let request = Request::ModelAdd {
+                path,
+                name,
+                version,
+                key,
+            };
+            ask(Home::open(home)?, request, json).await
+        }
+        Command::Model(Model::List) => ask(Home::open(home)?, Request::ModelList, json).await,
+        Command::Install(install) => {
+            let request = Request::Install {
+                package: install.package,
+                from: install.from,
+            };
+            ask(Home::open(home)?, request, json).await
+        }
+        Command::Inspect(inspect) => {
+            let request = Request::Inspect {
+                package: place_of(&inspect.package)?,
+            };
+            ask(Home::open(home)?, request, json).await
+        }
+        Command::List => ask(Home::open(home)?, Request::List, json).await,
+    }
+}
+
+/// Asks the node that runs in this home, or does the work here if none does.
+async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
+    let mut bars = Bars::default();
+    let outcome = match control::connect(home.path()).await {
+        Some(stream) => {
+            let mut show = |step| bars.show(&step);
+            interruptible(control::ask(stream, &request, &mut show)).await
+        }
+        None => {
+            let config = Config::load(&home)?;
+            let service = Service::new(home, config)?;
+            let (sender, mut steps) = mpsc::channel(64);
+            let work = async {
+                let answer = service.answer(request, sender);
+                tokio::pin!(answer);
+                loop {
+                    tokio::select! {
+                        outcome = &mut answer => break outcome,
+                        Some(step) = steps.recv() => bars.show(&step),
+                    }
+                }
+            };
+            let outcome = interruptible(work).await;
+            service.shutdown().await;
+            outcome
+        }
+    };
+    bars.finish();
+    let response = outcome?;
+    show(json, &response, || display::print(&response));
+    Ok(())
+}
+
+/// Gives up when the person does, so that what was begun is cleaned up.
+async fn interruptible(
+    work: impl Future<Output = Result<Response, Failure>>,
+) -> Result<Response, Failure> {
+    tokio::select! {
+        outcome = work => outcome,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(FailureKind::Failed, "interrupted")),
+    }
+}
+
+fn show(json: bool, value: &impl Serialize, words: impl FnOnce()) {
+    match json {
+        true => print_json(value),
+        false => words(),
+    }
+}
+
+fn print_json(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("error: this result cannot be written as JSON: {error}"),
+    }
+}
+
+fn set_up_log(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SKEP_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}
+
+/// What stands for a package or a model: an absolute path if there is something at it, for the
+/// node may run in another folder; otherwise the text as it is.
+fn place_of(text: &str) -> Result<String, Failure> {
+    match Path::new(text).exists() {
+        true => text_of(&absolute(Path::new(text))?),
+        false => Ok(text.to_owned()),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::of(FailureKind::Usage, &error))
+}
+
+fn text_of(path: &Path) -> Result<String, Failure> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Failure::new(
+            FailureKind::Usage,
+            format!("the path {} is not valid UTF-8", path.display()),
+        )
+    })
+}
+
+fn limits_of(limits: cli::Limits) -> Vec<(String, String)> {
+    [
+        ("memory", limits.memory),
+        ("time", limits.time),
+        ("cpu-time", limits.cpu_time),
+        ("device-memory", limits.device_memory),
+        ("device-work", limits.device_work),
+        ("output", limits.output_size),
+    ]
+    .into_iter()
+    .filter_map(|(key, text)| Some((key.to_owned(), text?)))
+    .collect()
+}
+
+/// The input and output of a run as files, which is what a node can reach. Standard input is
+/// copied to one first, and standard output from one afterwards.
+struct Streams {
+    input: Option<PathBuf>,
+    output: PathBuf,
+    /// Whether the output goes to standard output.
+    prints: bool,
+    _spooled: Option<tempfile::TempDir>,
+}
+
+impl Streams {
+    fn new(home: &Home, input: Option<&Path>, output: &Path) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::of(FailureKind::Failed, &error);
+        let (reads, prints) = (input == Some(Path::new("-")), output == Path::new("-"));
+        let spooled = match reads || prints {
+            true => Some(tempfile::tempdir_in(home.path()).map_err(failed)?),
+            false => None,
+        };
+        let spool = |name: &str| {
+            spooled
+                .as_ref()
+                .map(|folder| folder.path().join(name))
+                .unwrap_or_default()
+        };
+        let input = match input {
+            Some(_) if reads => {
+                let path = spool("input");
+                let mut file = std::fs::File::create(&path).map_err(failed)?;
+                io::copy(&mut io::stdin().lock(), &mut file).map_err(failed)?;
+                Some(path)
+            }
+            Some(path) => Some(absolute(path)?),
+            None => None,
+        };
+        let output = match prints {
+            true => spool("output"),
+            false => absolute(output)?,
+        };
+        Ok(Self {
+            input,
+            output,
+            prints,
+            _spooled: spooled,
+        })
+    }
+
+    /// Prints the output if that is where it goes.
+    fn finish(self) -> Result<(), Failure> {
+        if !self.prints {
+            return Ok(());
+        }
+        let print = || {
+            let mut file = std::fs::File::open(&self.output)?.take(u64::MAX);
+            let mut out = io::stdout().lock();
+            io::copy(&mut file, &mut out)?;
+            out.flush()
+        };
+        match print() {
+            // Whoever was reading has had enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| Failure::of(FailureKind::Failed, &error)),
+        }
+    }
+}

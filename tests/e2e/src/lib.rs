@@ -1,4 +1,6 @@
 //! Runs `skep` the way a person does: nodes as processes of their own, commands as others.
+//!
+//! The end-to-end tests and the demo share this. It knows the binary only by its command line.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,7 +20,12 @@ pub struct Node {
 
 impl Node {
     /// Starts a node on loopback and waits until it says that it is ready.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started, or ends before it is ready.
     pub fn start(skep: &Path, home: &Path) -> Result<Self> {
+        set_up(home)?;
         let mut process = Command::new(skep)
             .arg("--home")
             .arg(home)
@@ -46,6 +53,10 @@ impl Node {
 
     /// Runs a command in this node's home and returns its JSON result. Its standard error, and
     /// so its progress bar, is shown.
+    ///
+    /// # Errors
+    ///
+    /// When the command fails.
     pub fn ask<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> Result<Value> {
         ask(&self.skep, &self.home, arguments)
     }
@@ -53,6 +64,22 @@ impl Node {
     /// The process that this node is.
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// The home folder that it serves.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Ends the process at once, as a crash would.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not let us.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
     }
 }
 
@@ -70,7 +97,101 @@ impl Drop for Node {
     }
 }
 
+/// The built binary and components, as `cargo xtask test` says where they are, or as cargo puts
+/// them.
+pub struct Built;
+
+impl Built {
+    /// The `skep` binary.
+    #[must_use]
+    pub fn skep() -> PathBuf {
+        match std::env::var_os("SKEP_BIN") {
+            Some(path) => path.into(),
+            None => target().join("debug").join("skep"),
+        }
+    }
+
+    /// A built component by its name.
+    #[must_use]
+    pub fn component(name: &str) -> PathBuf {
+        let folder = match std::env::var_os("SKEP_COMPONENTS") {
+            Some(path) => path.into(),
+            None => target().join("components"),
+        };
+        folder.join(format!("{name}.wasm"))
+    }
+
+    /// The root of the repository.
+    #[must_use]
+    pub fn root() -> PathBuf {
+        let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        root.pop();
+        root.pop();
+        root
+    }
+}
+
+fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => folder.into(),
+        None => Built::root().join("target"),
+    }
+}
+
+/// A command that ran to its end.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; -1 if a signal ended it.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it told the person.
+    pub stderr: String,
+}
+
+/// Runs one `skep` command in a home, whatever comes of it. The home is set up for loopback.
+///
+/// # Errors
+///
+/// When the binary cannot be started.
+pub fn run<S: AsRef<std::ffi::OsStr>>(home: &Path, arguments: &[S]) -> Result<Ended> {
+    set_up(home)?;
+    let output = Command::new(Built::skep())
+        .arg("--home")
+        .arg(home)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start skep; `cargo xtask test` builds it")?;
+    Ok(Ended {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// Makes a home that keeps to loopback, unless it is one already.
+///
+/// # Errors
+///
+/// When the folder cannot be written.
+pub fn set_up(home: &Path) -> Result<()> {
+    let configuration = home.join("config.toml");
+    if !configuration.exists() {
+        std::fs::create_dir_all(home)?;
+        std::fs::write(
+            configuration,
+            "[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n",
+        )?;
+    }
+    Ok(())
+}
+
 /// Runs one `skep` command in a home and returns its JSON result.
+///
+/// # Errors
+///
+/// When the command fails, or its result is not JSON.
 pub fn ask<S: AsRef<std::ffi::OsStr>>(skep: &Path, home: &Path, arguments: &[S]) -> Result<Value> {
     let output = Command::new(skep)
         .arg("--home")

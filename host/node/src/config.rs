@@ -1,0 +1,76 @@
+//! What a node's owner sets, in `config.toml` in the home folder. Every field has a default, and
+//! an unknown one is refused, so that a misspelt cap is never silently no cap.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+use skep_registry::Limits;
+use skep_swarm::SwarmConfig;
+
+use crate::failure::{Failure, FailureKind};
+use crate::home::Home;
+
+/// The owner's configuration.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// Caps on every run, in the form of the `[limits]` of a skep.toml.
+    pub limits: Limits,
+    /// How many guests may run at once; by default two for each processor.
+    pub guests: Option<usize>,
+    /// How the node meets others.
+    pub network: Network,
+}
+
+/// How the node meets others.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Network {
+    /// The address to listen on; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Whether to announce the node on the local network, and to look for others there.
+    pub mdns: bool,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            mdns: true,
+        }
+    }
+}
+
+impl Config {
+    /// How the swarm side of the node in this home is opened.
+    pub fn swarm(&self, home: &Home) -> SwarmConfig {
+        SwarmConfig {
+            bind: self.network.listen,
+            mdns: self.network.mdns,
+            ..SwarmConfig::loopback(home.swarm())
+        }
+    }
+
+    /// Reads the home's configuration; a home without one has the defaults.
+    pub fn load(home: &Home) -> Result<Self, Failure> {
+        let path = home.configuration();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => {
+                return Err(Failure::new(
+                    FailureKind::Failed,
+                    format!("cannot read {}: {error}", path.display()),
+                ));
+            }
+        };
+        toml::from_str(&text).map_err(|error| {
+            Failure::new(
+                FailureKind::Usage,
+                format!("{}: {error}", path.display()),
+            )
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! What a node can be asked, in one place: the same work whether a command does it in its own
+//! process or asks the node that is running.
+//!
+//! This wires the floors below together. Each answer is a module of its own; what is right and
+//! wrong is decided further down.
+
+mod blobs;
+mod inspect;
+mod install;
+mod locate;
+mod models;
+mod publish;
+mod run;
+
+use std::sync::{Arc, OnceLock};
+
+use skep_sandbox::{Sandbox, SandboxConfig};
+use skep_swarm::{Swarm, SwarmConfig};
+use skep_tensor::Device;
+use tokio::sync::{OnceCell, mpsc};
+
+use crate::config::Config;
+use crate::failure::{Failure, FailureKind};
+use crate::home::Home;
+use crate::requests::{Listed, Progress, Request, Response, Status};
+
+/// Where an answer reports how far it has come.
+pub type ProgressSender = mpsc::Sender<Progress>;
+
+/// A node: its home, and what of it is open. Parts open when they are first needed, so that a
+/// command pays only for what it uses.
+pub struct Service {
+    home: Home,
+    config: Config,
+    swarm_config: SwarmConfig,
+    swarm: OnceCell<Swarm>,
+    sandbox: OnceLock<Arc<Sandbox>>,
+    models: Arc<models::NodeModels>,
+}
+
+impl Service {
+    /// A node in this home. Nothing is opened yet.
+    pub fn new(home: Home, config: Config) -> Result<Self, Failure> {
+        let swarm_config = config.swarm(&home);
+        let models = Arc::new(models::NodeModels::new(Device::cpu()));
+        Ok(Self {
+            home,
+            config,
+            swarm_config,
+            swarm: OnceCell::new(),
+            sandbox: OnceLock::new(),
+            models,
+        })
+    }
+
+    /// Does what is asked.
+    pub async fn answer(
+        &self,
+        request: Request,
+        progress: ProgressSender,
+    ) -> Result<Response, Failure> {
+        match request {
+            Request::Publish { path, key } => publish::package(self, &path, &key).await,
+            Request::ModelAdd {
+                path,
+                name,
+                version,
+                key,
+            } => publish::model(self, &path, &name, &version, &key).await,
+            Request::Install { package, from } => {
+                install::install(self, &package, &from, progress).await
+            }
+            Request::Run(request) => run::run(self, *request, progress).await,
+            Request::Inspect { package } => inspect::inspect(self, &package).await,
+            Request::List => self.list(None).await,
+            Request::ModelList => self.list(Some("model")).await,
+            Request::Status => self.status().await,
+        }
+    }
+
+    /// The swarm side of the node, opened on first use. Only one process can have it open.
+    pub async fn swarm(&self) -> Result<&Swarm, Failure> {
+        self.swarm
+            .get_or_try_init(|| Swarm::open(self.swarm_config.clone()))
+            .await
+            .map_err(|error| {
+                let kind = match error {
+                    skep_swarm::OpenError::Locked { .. } => FailureKind::Busy,
+                    _ => FailureKind::Failed,
+                };
+                Failure::of(kind, &error)
+            })
+    }
+
+    /// Closes what is open.
+    pub async fn shutdown(&self) {
+        if let Some(swarm) = self.swarm.get() {
+            swarm.shutdown().await;
+        }
+    }
+
+    fn sandbox(&self) -> Result<Arc<Sandbox>, Failure> {
+        if let Some(sandbox) = self.sandbox.get() {
+            return Ok(Arc::clone(sandbox));
+        }
+        let defaults = SandboxConfig::default();
+        let opened = Sandbox::new(SandboxConfig {
+            cache_dir: Some(self.home.compiled()),
+            owner: self.config.limits.clone(),
+            guests: self.config.guests.unwrap_or(defaults.guests),
+            ..defaults
+        })
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+        Ok(Arc::clone(self.sandbox.get_or_init(|| Arc::new(opened))))
+    }
+
+    async fn list(&self, kind: Option<&str>) -> Result<Response, Failure> {
+        let packages = locate::releases(self.swarm().await?)?
+            .iter()
+            .map(inspect::line_of)
+            .filter(|line| kind.is_none_or(|kind| line.kind == kind))
+            .collect();
+        Ok(Response::Listed(Listed { packages }))
+    }
+
+    async fn status(&self) -> Result<Response, Failure> {
+        let swarm = self.swarm().await?;
+        let packages = locate::releases(swarm)?;
+        Ok(Response::Status(Status {
+            node: swarm.id().to_string(),
+            addresses: swarm.addr().addrs.iter().map(ToString::to_string).collect(),
+            ticket: swarm.ticket().to_string(),
+            pid: std::process::id(),
+            packages: packages.len() as u64,
+        }))
+    }
+}

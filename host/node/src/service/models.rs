@@ -1,0 +1,109 @@
+//! The models of a node, as guests see them: loaded once, shared by all runs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use skep_model::{Catalog, CatalogEntry, EncodeError, Encoder, LoadError};
+use skep_registry::Digest;
+use skep_sandbox::{EncoderInfo, ModelError, Models, TextEncoder};
+use skep_tensor::{Account, Device, Tensor};
+
+use crate::failure::{Failure, FailureKind};
+
+/// All models that this node has open.
+pub struct NodeModels {
+    device: Device,
+    catalog: Catalog,
+}
+
+impl NodeModels {
+    /// No models yet, on this device.
+    pub fn new(device: Device) -> Self {
+        Self {
+            catalog: Catalog::new(device.clone()),
+            device,
+        }
+    }
+
+    /// Makes a model's folder known under its name and digest. One that is known stays loaded.
+    pub fn add(&self, name: &str, digest: Digest, folder: &Path) -> Result<(), Failure> {
+        if self
+            .catalog
+            .find(name)
+            .is_ok_and(|entry| entry.digest == digest)
+        {
+            return Ok(());
+        }
+        let name = name
+            .parse()
+            .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+        self.catalog.add(name, digest, folder.to_path_buf());
+        Ok(())
+    }
+
+    /// Loads a folder and forgets it again, to see whether it is a model.
+    pub fn try_load(&self, folder: &Path) -> Result<(), Failure> {
+        Encoder::load(folder, &self.device)
+            .map(|_| ())
+            .map_err(|error| Failure::of(FailureKind::Refused, &error))
+    }
+
+    /// Opens a model by name or digest.
+    fn open(&self, name: &str) -> Result<(CatalogEntry, Encoder), LoadError> {
+        let entry = self.catalog.find(name)?;
+        let (_, encoder) = self.catalog.open(&entry.digest.to_string())?;
+        Ok((entry, encoder))
+    }
+}
+
+/// The models that one run may open: those of the node, and one of them as `default`.
+pub struct RunModels {
+    /// The node's.
+    pub node: Arc<NodeModels>,
+    /// The digest of what `default` means.
+    pub default: String,
+}
+
+impl Models for RunModels {
+    fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
+        let wanted = if name == "default" { &self.default } else { name };
+        let (entry, encoder) = self.node.open(wanted).map_err(|error| match error {
+            LoadError::Unknown { .. } => ModelError::NotFound(name.to_owned()),
+            other => ModelError::Failed(other.to_string()),
+        })?;
+        Ok(Arc::new(Open { entry, encoder }))
+    }
+}
+
+/// An encoder with what the node knows of it.
+struct Open {
+    entry: CatalogEntry,
+    encoder: Encoder,
+}
+
+impl TextEncoder for Open {
+    fn info(&self) -> EncoderInfo {
+        let info = self.encoder.info();
+        EncoderInfo {
+            name: self.entry.name.to_string(),
+            digest: self.entry.digest.to_string(),
+            dimensions: info.dimensions,
+            max_tokens: info.max_tokens,
+        }
+    }
+
+    fn count_tokens(&self, texts: &[String], _: &Account) -> Result<Vec<u32>, ModelError> {
+        self.encoder.count_tokens(texts).map_err(explain)
+    }
+
+    fn embed(&self, texts: &[String], account: &Account) -> Result<Tensor, ModelError> {
+        self.encoder.embed(texts, account).map_err(explain)
+    }
+}
+
+fn explain(error: EncodeError) -> ModelError {
+    match error {
+        EncodeError::Quota(quota) => ModelError::Quota(quota),
+        other => ModelError::Failed(other.to_string()),
+    }
+}

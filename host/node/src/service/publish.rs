@@ -1,0 +1,202 @@
+//! Signs a package and offers it: a component with its manifest, or a model's folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use skep_registry::{
+    Draft, FileEntry, Grants, Manifest, PackagePath, PublisherKey, SignedRelease, Source,
+};
+use skep_swarm::{PackageTicket, PublishError, Swarm};
+
+use super::{Service, inspect};
+use crate::building;
+use crate::failure::{Failure, FailureKind};
+use crate::keys;
+use crate::requests::{Published, Response};
+
+/// Files of a model's folder that are no part of the model.
+const LEFT_OUT: &str = ".";
+
+/// Publishes the package in a folder.
+pub async fn package(service: &Service, folder: &Path, key: &str) -> Result<Response, Failure> {
+    let manifest = building::manifest_of(folder)?;
+    let key = keys::load(&service.home, key)?;
+    let mut files: Vec<(PackagePath, PathBuf)> = Vec::new();
+    if let Some(readme) = &manifest.readme {
+        files.push((readme.clone(), folder.join(readme.as_str())));
+    }
+    let imports = match &manifest.source {
+        Source::Component {
+            path,
+            grants,
+            world,
+            ..
+        } => {
+            let component = folder.join(path.as_str());
+            files.push((path.clone(), component.clone()));
+            check_component(service, component, grants.clone(), &world.to_string()).await?
+        }
+        Source::Model { path, .. } => {
+            for (name, file) in files_below(&folder.join(path.as_str()))? {
+                files.push((name, file));
+            }
+            Vec::new()
+        }
+    };
+    release(service, &key, &manifest, files, imports).await
+}
+
+/// Publishes a Hugging Face folder as a model. It has to load, so that nobody fetches what does
+/// not work.
+pub async fn model(
+    service: &Service,
+    folder: &Path,
+    name: &str,
+    version: &str,
+    key: &str,
+) -> Result<Response, Failure> {
+    let key = keys::load(&service.home, key)?;
+    let manifest = Manifest::parse(&format!(
+        "[package]\nname = {name:?}\nversion = {version:?}\nkind = \"model\"\n\
+         [model]\npath = \"model\"\ntask = \"sentence-encoder\"\n"
+    ))
+    .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    let models = service.models.clone();
+    let trial = folder.to_path_buf();
+    tokio::task::spawn_blocking(move || models.try_load(&trial))
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))??;
+    let files = files_below(folder)?;
+    release(service, &key, &manifest, files, Vec::new()).await
+}
+
+/// Checks that a component is what its manifest says, and returns its imports.
+async fn check_component(
+    service: &Service,
+    component: PathBuf,
+    grants: Grants,
+    world: &str,
+) -> Result<Vec<String>, Failure> {
+    let program = super::run::load(service, component.clone()).await?;
+    program
+        .check(&grants)
+        .map_err(|error| Failure::of(FailureKind::Refused, &error))?;
+    if program.world() != Some(world) {
+        return Err(Failure::new(
+            FailureKind::Refused,
+            format!(
+                "skep.toml says that {} is of the world {world}, but it is of {}",
+                component.display(),
+                program.world().unwrap_or("no world that this host knows"),
+            ),
+        ));
+    }
+    Ok(program.imports().to_vec())
+}
+
+async fn release(
+    service: &Service,
+    key: &PublisherKey,
+    manifest: &Manifest,
+    files: Vec<(PackagePath, PathBuf)>,
+    imports: Vec<String>,
+) -> Result<Response, Failure> {
+    let swarm = service.swarm().await?;
+    let mut entries = Vec::new();
+    for (path, file) in files {
+        let (digest, size) = swarm
+            .import_path(&file)
+            .await
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+        entries.push(FileEntry { path, digest, size });
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    let draft = manifest.draft(entries, imports);
+    let history = swarm.history(&key.id(), &manifest.name);
+    let head = history.as_ref().map(|history| history.head());
+    if let Some(head) = head
+        && is_same(&draft, head)
+    {
+        return answer(swarm, head, head.sequence() + 1);
+    }
+    let release = draft
+        .sign(key, head)
+        .map_err(|error| Failure::of(FailureKind::Refused, &error))?;
+    swarm.publish_release(&release).await.map_err(|error| {
+        let kind = match error {
+            PublishError::Chain(_) => FailureKind::Refused,
+            _ => FailureKind::Failed,
+        };
+        Failure::of(kind, &error)
+    })?;
+    answer(swarm, &release, release.sequence() + 1)
+}
+
+/// Whether publishing the draft would only repeat the newest release.
+fn is_same(draft: &Draft, head: &SignedRelease) -> bool {
+    draft.version == *head.version()
+        && draft.files == head.files()
+        && draft.content == *head.content()
+        && draft.description.as_deref() == head.description()
+        && draft.license.as_deref() == head.license()
+        && draft.readme.as_ref() == head.readme()
+}
+
+fn answer(swarm: &Swarm, release: &SignedRelease, releases: u64) -> Result<Response, Failure> {
+    let ticket = PackageTicket {
+        node: swarm.addr(),
+        publisher: release.publisher(),
+        name: release.name().clone(),
+        release: Some(release.digest()),
+    };
+    Ok(Response::Published(Published {
+        published: inspect::line_of(release),
+        releases,
+        ticket: ticket.to_string(),
+    }))
+}
+
+/// Every regular file below a folder, by its path in the package. Hidden files stay behind, and
+/// links are not followed.
+fn files_below(folder: &Path) -> Result<Vec<(PackagePath, PathBuf)>, Failure> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(current) = open.pop() {
+        let failed = |error: std::io::Error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::NotFound => FailureKind::NotFound,
+                _ => FailureKind::Failed,
+            };
+            Failure::new(kind, format!("cannot read {}: {error}", current.display()))
+        };
+        for entry in fs::read_dir(&current).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().to_string_lossy().starts_with(LEFT_OUT) {
+                continue;
+            }
+            let kind = entry.file_type().map_err(failed)?;
+            if kind.is_dir() {
+                open.push(entry.path());
+            } else if kind.is_file() {
+                let path = entry.path();
+                let inside = path.strip_prefix(folder).unwrap_or(&path);
+                let name = inside
+                    .iter()
+                    .map(|part| part.to_string_lossy())
+                    .collect::<Vec<_>>()
+                    .join("/");
+                let name = name
+                    .parse()
+                    .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+                found.push((name, path));
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(Failure::new(
+            FailureKind::NotFound,
+            format!("{} holds no files", folder.display()),
+        ));
+    }
+    Ok(found)
+}

@@ -1,0 +1,399 @@
+//! Runs a component in the sandbox: finds it, its model and its input, and says what it did.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use skep_records::{Format, Labels, Reader};
+use skep_registry::{Grants, Limits, ModelGrant, Source};
+use skep_sandbox::{Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec};
+use skep_tensor::Device;
+
+use super::blobs::NodeBlobs;
+use super::inspect::{grants_of, reference_of};
+use super::locate::{self, Located};
+use super::models::RunModels;
+use super::{ProgressSender, Service};
+use crate::embedded;
+use crate::failure::{Failure, FailureKind};
+use crate::home::make_private;
+use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
+
+/// A component about to run, with what its manifest says.
+struct Subject {
+    component: PathBuf,
+    grants: Grants,
+    limits: Limits,
+}
+
+/// Loads a component: checks it and compiles it, or finds it in the cache.
+pub async fn load(service: &Service, path: PathBuf) -> Result<Arc<Program>, Failure> {
+    let sandbox = service.sandbox()?;
+    let loaded = tokio::task::spawn_blocking(move || {
+        let bytes = std::fs::read(&path).map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::NotFound => FailureKind::NotFound,
+                _ => FailureKind::Failed,
+            };
+            let advice = match error.kind() {
+                io::ErrorKind::NotFound => "; `skep build` makes it from its sources",
+                _ => "",
+            };
+            Failure::new(kind, format!("cannot read {}: {error}{advice}", path.display()))
+        })?;
+        sandbox.load(bytes).map_err(|error| {
+            let kind = match error {
+                LoadError::Refused(_) => FailureKind::Refused,
+                LoadError::TooLarge { .. } => FailureKind::Limit,
+                _ => FailureKind::Failed,
+            };
+            let failure = Failure::of(kind, &error);
+            Failure::new(kind, format!("{}: {failure}", path.display()))
+        })
+    });
+    let program = loaded
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))??;
+    Ok(Arc::new(program))
+}
+
+/// Runs what is asked.
+pub async fn run(
+    service: &Service,
+    request: RunRequest,
+    progress: ProgressSender,
+) -> Result<Response, Failure> {
+    let mut subject = subject(service, &request.package, &progress).await?;
+    let mut asked = Limits::default();
+    for (key, text) in &request.limits {
+        asked
+            .set(key, text)
+            .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    }
+    subject.limits = subject.limits.capped_by(&asked);
+    let program = load(service, subject.component).await?;
+    let (model, default) = bind_model(service, request.model.as_deref(), &subject.grants).await?;
+    let spec = RunSpec {
+        device: Device::cpu(),
+        models: Some(Arc::new(RunModels {
+            node: Arc::clone(&service.models),
+            default,
+        })),
+        blobs: blobs(service, &subject.grants).await?,
+        grants: subject.grants,
+        limits: subject.limits,
+    };
+    let sandbox = service.sandbox()?;
+    let limits = sandbox.limits_of(&spec);
+    let grants = grants_of(&spec.grants);
+    let digest = program.digest().to_string();
+    let output = request.output.clone();
+
+    // Dropping this future, as a lost connection or Ctrl-C does, calls the run off.
+    let cancel = Cancel::new();
+    let on_drop = CancelOnDrop(cancel.clone());
+    let report = tokio::task::spawn_blocking(move || match program.world() {
+        Some("batch-classifier") => classify(&sandbox, &program, &spec, &request, &progress, &cancel),
+        _ => task(&sandbox, &program, &spec, &request, &cancel),
+    })
+    .await
+    .map_err(|error| Failure::of(FailureKind::Failed, &error))??;
+    drop(on_drop);
+    Ok(Response::Ran(Box::new(Ran {
+        digest,
+        model,
+        report: serde_json::to_value(&report)
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?,
+        limits: serde_json::to_value(limits)
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?,
+        grants,
+        output,
+    })))
+}
+
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+async fn subject(
+    service: &Service,
+    package: &str,
+    progress: &ProgressSender,
+) -> Result<Subject, Failure> {
+    match locate::locate(service, package, progress).await? {
+        Located::Folder { folder, manifest } => match manifest.source {
+            Source::Component {
+                path,
+                grants,
+                limits,
+                ..
+            } => Ok(Subject {
+                component: folder.join(path.as_str()),
+                grants,
+                limits,
+            }),
+            Source::Model { .. } => Err(not_a_component(package)),
+        },
+        // A bare component has no manifest, so whoever runs it by hand grants what does not
+        // reach beyond the run: tensors and the model of their choice.
+        Located::File(component) => Ok(Subject {
+            component,
+            grants: Grants {
+                tensor: true,
+                models: [ModelGrant::Default].into(),
+                ..Grants::default()
+            },
+            limits: Limits::default(),
+        }),
+        Located::Installed(installed) => {
+            let component = installed
+                .release
+                .component()
+                .ok_or_else(|| not_a_component(package))?;
+            let path = installed
+                .path(component.entry.as_str())
+                .ok_or_else(|| not_a_component(package))?;
+            Ok(Subject {
+                component: path,
+                grants: component.grants.clone(),
+                limits: component.limits.clone(),
+            })
+        }
+    }
+}
+
+fn not_a_component(package: &str) -> Failure {
+    Failure::new(
+        FailureKind::Usage,
+        format!("{package} is a model; give it to a component with --model"),
+    )
+}
+
+/// Makes the model that the component gets as `default` known, and with it every installed
+/// model that the grants name. Returns what to call the default, and its digest.
+async fn bind_model(
+    service: &Service,
+    model: Option<&str>,
+    grants: &Grants,
+) -> Result<(Option<String>, String), Failure> {
+    for grant in &grants.models {
+        if *grant == ModelGrant::Default {
+            continue;
+        }
+        let name = grant.to_string();
+        let installed = locate::installed(service, &name).await?;
+        service
+            .models
+            .add(&name, installed.release.digest(), &installed.files)?;
+    }
+    let Some(model) = model else {
+        let folder = embedded::folder(&service.home)
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+        service
+            .models
+            .add(embedded::NAME, embedded::digest(), &folder)?;
+        return Ok((
+            Some(embedded::NAME.to_owned()),
+            embedded::digest().to_string(),
+        ));
+    };
+    let path = Path::new(model);
+    if path.is_dir() {
+        let digest = folder_digest(path)?;
+        let name = path
+            .file_name()
+            .map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+        service.models.add(&name, digest, path)?;
+        return Ok((Some(model.to_owned()), digest.to_string()));
+    }
+    let installed = locate::installed(service, model).await?;
+    if installed.release.model().is_none() {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!("{model} is a component, not a model"),
+        ));
+    }
+    let digest = installed.release.digest();
+    service.models.add(
+        installed.release.name().as_str(),
+        digest,
+        &installed.files,
+    )?;
+    Ok((
+        Some(reference_of(&installed.release)),
+        digest.to_string(),
+    ))
+}
+
+/// The identity of a model in a plain folder: of its weights, which are what matters.
+fn folder_digest(folder: &Path) -> Result<skep_registry::Digest, Failure> {
+    let weights = folder.join("model.safetensors");
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap(&weights).map_err(|error| {
+        Failure::new(
+            FailureKind::NotFound,
+            format!("cannot read {}: {error}", weights.display()),
+        )
+    })?;
+    Ok(skep_registry::Digest::from_bytes(*hasher.finalize().as_bytes()))
+}
+
+/// The blob store, opened only for a component that may use it.
+async fn blobs(
+    service: &Service,
+    grants: &Grants,
+) -> Result<Option<Arc<dyn skep_sandbox::Blobs>>, Failure> {
+    if !grants.swarm_write && grants.swarm_read == skep_registry::SwarmRead::default() {
+        return Ok(None);
+    }
+    let drafts = service.home.path().join("drafts");
+    make_private(&drafts).map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    let swarm = service.swarm().await?.clone();
+    Ok(Some(Arc::new(NodeBlobs { swarm, drafts })))
+}
+
+fn classify(
+    sandbox: &skep_sandbox::Sandbox,
+    program: &Arc<Program>,
+    spec: &RunSpec,
+    request: &RunRequest,
+    progress: &ProgressSender,
+    cancel: &Cancel,
+) -> Result<RunReport, Failure> {
+    let input = request.input.as_deref().ok_or_else(|| {
+        Failure::new(FailureKind::Usage, "a batch classifier needs --input")
+    })?;
+    let labels = request.labels.as_deref().ok_or_else(|| {
+        Failure::new(
+            FailureKind::Usage,
+            "a batch classifier needs --labels: a JSON file such as \
+             {\"labels\": [{\"name\": \"billing\", \"examples\": [\"I was charged twice\"]}]}",
+        )
+    })?;
+    let labels_file = std::fs::read(labels).map_err(|error| cannot_read(labels, &error))?;
+    let labels = Labels::parse(&labels_file).map_err(|error| {
+        Failure::new(
+            FailureKind::Usage,
+            format!("{}: {error}", labels.display()),
+        )
+    })?;
+    let format = format_of(request, input)?;
+    let total = count_lines(input, format).map_err(|error| cannot_read(input, &error))?;
+    let file = File::open(input).map_err(|error| cannot_read(input, &error))?;
+    let lines = Reader::new(BufReader::with_capacity(1 << 18, file), format);
+    let mut sink = create(&request.output)?;
+    let mut watch = |step: skep_sandbox::Progress| {
+        // A full channel means that nobody can keep up with watching; the next step will do.
+        let _ = progress.try_send(Progress {
+            stage: "classifying".to_owned(),
+            done: step.done,
+            total: Some(total),
+            unit: Unit::Records,
+        });
+    };
+    let report = sandbox
+        .classify(program, spec, &labels.labels, lines, &mut sink, &mut watch, cancel)
+        .map_err(explain)?;
+    sink.flush()
+        .map_err(|error| cannot_write(&request.output, &error))?;
+    Ok(report)
+}
+
+fn task(
+    sandbox: &skep_sandbox::Sandbox,
+    program: &Arc<Program>,
+    spec: &RunSpec,
+    request: &RunRequest,
+    cancel: &Cancel,
+) -> Result<RunReport, Failure> {
+    let input: Box<dyn Read> = match request.input.as_deref() {
+        Some(path) => Box::new(BufReader::new(
+            File::open(path).map_err(|error| cannot_read(path, &error))?,
+        )),
+        None => Box::new(io::empty()),
+    };
+    let mut output = create(&request.output)?;
+    let report = sandbox
+        .run_task(program, spec, &request.arguments, input, &mut output, cancel)
+        .map_err(explain)?;
+    output
+        .flush()
+        .map_err(|error| cannot_write(&request.output, &error))?;
+    Ok(report)
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
+    File::create(path)
+        .map(|file| BufWriter::with_capacity(1 << 18, file))
+        .map_err(|error| cannot_write(path, &error))
+}
+
+fn format_of(request: &RunRequest, input: &Path) -> Result<Format, Failure> {
+    match request.format.as_deref() {
+        Some("csv") => Ok(Format::Csv),
+        Some(_) => Ok(Format::Jsonl),
+        None => Format::guess(input).ok_or_else(|| {
+            Failure::new(
+                FailureKind::Usage,
+                format!(
+                    "cannot tell the form of {} from its name; say --format jsonl or --format csv",
+                    input.display()
+                ),
+            )
+        }),
+    }
+}
+
+/// About how many records there are, for the progress bar.
+fn count_lines(path: &Path, format: Format) -> io::Result<u64> {
+    let mut reader = BufReader::with_capacity(1 << 18, File::open(path)?);
+    let mut lines = 0;
+    loop {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            break;
+        }
+        lines += buffer.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        let length = buffer.len();
+        reader.consume(length);
+    }
+    Ok(match format {
+        Format::Csv => lines.saturating_sub(1),
+        Format::Jsonl => lines,
+    })
+}
+
+fn explain(failed: FailedRun) -> Failure {
+    let kind = match &failed.error {
+        error if error.limit().is_some() => FailureKind::Limit,
+        RunError::Busy { .. } => FailureKind::Busy,
+        RunError::Refused(_) | RunError::WrongWorld { .. } => FailureKind::Refused,
+        _ => FailureKind::Failed,
+    };
+    let mut failure = Failure::of(kind, &failed.error);
+    if !failed.report.log.is_empty() {
+        failure.message.push_str("\nThe guest's log:\n");
+        failure.message.push_str(&failed.report.log);
+    }
+    failure
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> Failure {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => FailureKind::NotFound,
+        _ => FailureKind::Failed,
+    };
+    Failure::new(kind, format!("cannot read {}: {error}", path.display()))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(
+        FailureKind::Failed,
+        format!("cannot write {}: {error}", path.display()),
+    )
+}
