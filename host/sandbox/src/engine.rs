@@ -179,7 +179,7 @@ fn pool(guests: u32) -> PoolingAllocationConfig {
         .max_tables_per_module(8)
         .max_component_instance_size(4 << 20)
         .max_core_instance_size(4 << 20)
-        .table_elements(200_000)
+        .table_elements(RunLimits::ONE_TABLE as usize)
         .max_unused_warm_slots(guests)
         .decommit_batch_size(1)
         // What stays resident in a slot between two guests: it is zeroed instead of given

@@ -188,6 +188,11 @@ pub enum RunError {
         /// The guests at work.
         running: usize,
     },
+    /// The pool that guests' memories come from is used up.
+    #[error(
+        "the guests that run now have taken all of the node's pool of memories; try again later"
+    )]
+    PoolEmpty,
     /// The component imports what it was not granted, or exports no such world.
     #[error(transparent)]
     Refused(#[from] Refusal),

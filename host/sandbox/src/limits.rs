@@ -38,6 +38,8 @@ impl RunLimits {
     /// Elements of all of the guest's tables together. Fixed: nothing that a compiler writes
     /// comes near it.
     pub const TABLE_ELEMENTS: u64 = 1 << 20;
+    /// Elements of one table.
+    pub const ONE_TABLE: u64 = 200_000;
     /// Core instances, memories and tables of one run. Fixed, as the one above.
     pub const INSTANCES: usize = 512;
 

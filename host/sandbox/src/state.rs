@@ -66,7 +66,7 @@ impl State {
             memory: MemoryMeter::new(limits.memory),
             clock: CpuClock::start(),
             account,
-            device: spec.device.clone(),
+            device: spec.device,
             log: Log::new(limits.log),
             threads,
             io,
@@ -176,6 +176,7 @@ pub(crate) struct MemoryMeter {
     bytes: u64,
     elements: u64,
     last: u64,
+    last_elements: u64,
     /// The most bytes that the memories had.
     pub peak: u64,
     /// What a refused growth of a memory would have come to.
@@ -191,6 +192,7 @@ impl MemoryMeter {
             bytes: 0,
             elements: 0,
             last: 0,
+            last_elements: 0,
             peak: 0,
             refused: None,
             refused_elements: None,
@@ -229,15 +231,22 @@ impl ResourceLimiter for MemoryMeter {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let total = self
-            .elements
-            .saturating_add(desired.saturating_sub(current) as u64);
-        if total > RunLimits::TABLE_ELEMENTS {
+        let more = desired.saturating_sub(current) as u64;
+        let total = self.elements.saturating_add(more);
+        if total > RunLimits::TABLE_ELEMENTS || desired as u64 > RunLimits::ONE_TABLE {
             self.refused_elements = Some(total);
             return Ok(false);
         }
         self.elements = total;
+        self.last_elements = more;
         Ok(true)
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.elements = self
+            .elements
+            .saturating_sub(std::mem::take(&mut self.last_elements));
+        Ok(())
     }
 
     fn instances(&self) -> usize {
@@ -280,9 +289,16 @@ mod tests {
     #[test]
     fn tables_have_a_limit_of_their_own() {
         let mut meter = MemoryMeter::new(0);
-        let most = RunLimits::TABLE_ELEMENTS as usize;
-        assert!(meter.table_growing(0, most, None).unwrap());
-        assert!(!meter.table_growing(0, 1, None).unwrap());
-        assert_eq!(meter.refused_elements, Some(most as u64 + 1));
+        let one = RunLimits::ONE_TABLE as usize;
+        assert!(!meter.table_growing(0, one + 1, None).unwrap());
+        let mut tables = 0;
+        while meter.table_growing(0, one, None).unwrap() {
+            tables += 1;
+        }
+        assert_eq!(tables, RunLimits::TABLE_ELEMENTS / RunLimits::ONE_TABLE);
+        assert_eq!(
+            meter.refused_elements,
+            Some((tables + 1) * RunLimits::ONE_TABLE)
+        );
     }
 }

@@ -15,9 +15,12 @@ use crate::priority;
 /// How long a thread waits for its next guest.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What a thread does next: given its event loop, and telling whether the thread is as good as
-/// new afterwards. A thread that is not is replaced.
-type Job = Box<dyn FnOnce(&Runtime) -> Fit + Send>;
+/// What a thread does next, given its event loop.
+type Job = Box<dyn FnOnce(&Runtime) -> (Fit, Report) + Send>;
+
+/// Tells whoever waits that the job is over. Called when the thread is free again, so that who
+/// was told finds it free.
+pub(crate) type Report = Box<dyn FnOnce() + Send>;
 
 /// Whether a thread may serve the next guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,7 @@ impl Workers {
     /// Runs a job on a thread of its own.
     pub(crate) fn run(
         &self,
-        job: impl FnOnce(&Runtime) -> Fit + Send + 'static,
+        job: impl FnOnce(&Runtime) -> (Fit, Report) + Send + 'static,
     ) -> Result<(), Full> {
         let mut job: Job = Box::new(job);
         let mut pool = self.0.pool();
@@ -113,18 +116,24 @@ impl Shared {
             .build()
         {
             Ok(runtime) => self.serve_on(&runtime, id, &sender, jobs),
-            Err(error) => tracing::error!(%error, "no event loop for a guest"),
+            Err(error) => {
+                tracing::error!(%error, "no event loop for a guest");
+                self.pool().threads -= 1;
+            }
         }
-        self.pool().threads -= 1;
     }
 
     fn serve_on(&self, runtime: &Runtime, id: u64, sender: &SyncSender<Job>, jobs: &Receiver<Job>) {
         let mut next = jobs.recv().ok();
         while let Some(job) = next {
-            if job(runtime) == Fit::No {
+            let (fit, report) = job(runtime);
+            if fit == Fit::No {
+                self.pool().threads -= 1;
+                report();
                 return;
             }
             self.pool().idle.push((id, sender.clone()));
+            report();
             next = match jobs.recv_timeout(IDLE) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Disconnected) => None,
@@ -132,13 +141,17 @@ impl Shared {
                     let mut pool = self.pool();
                     let before = pool.idle.len();
                     pool.idle.retain(|(other, _)| *other != id);
-                    let was_idle = pool.idle.len() < before;
+                    if pool.idle.len() < before {
+                        pool.threads -= 1;
+                        return;
+                    }
                     drop(pool);
                     // Taken from the list in this moment: its job is on the way.
-                    if was_idle { None } else { jobs.recv().ok() }
+                    jobs.recv().ok()
                 }
             };
         }
+        self.pool().threads -= 1;
     }
 }
 
@@ -147,41 +160,50 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
 
+    /// A job that waits for its gate and sends its thread's name.
+    fn job(
+        gate: std::sync::mpsc::Receiver<()>,
+        done: std::sync::mpsc::Sender<std::thread::ThreadId>,
+        fit: Fit,
+    ) -> impl FnOnce(&Runtime) -> (Fit, Report) + Send {
+        move |_| {
+            let _ = gate.recv();
+            let id = std::thread::current().id();
+            let report: Report = Box::new(move || done.send(id).unwrap());
+            (fit, report)
+        }
+    }
+
     #[test]
     fn there_are_never_more_than_the_limit_and_threads_are_used_again() {
         let workers = Workers::new(2);
         let (done, results) = channel();
         let gates: Vec<_> = (0..2)
             .map(|_| {
-                let (open, gate) = channel::<()>();
-                let done = done.clone();
-                workers
-                    .run(move |_| {
-                        let _ = gate.recv();
-                        done.send(std::thread::current().id()).unwrap();
-                        Fit::Yes
-                    })
-                    .unwrap();
+                let (open, gate) = channel();
+                workers.run(job(gate, done.clone(), Fit::Yes)).unwrap();
                 open
             })
             .collect();
-        assert_eq!(workers.run(|_| Fit::Yes).unwrap_err().running, 2);
+        let full = workers.run(job(channel().1, done.clone(), Fit::Yes));
+        assert_eq!(full.unwrap_err().running, 2);
         drop(gates);
         let first = [results.recv().unwrap(), results.recv().unwrap()];
-        // A thread reports before it is idle, so the first tries may find none.
-        let again = loop {
-            let done = done.clone();
-            if workers
-                .run(move |_| {
-                    done.send(std::thread::current().id()).unwrap();
-                    Fit::No
-                })
-                .is_ok()
-            {
-                break results.recv().unwrap();
-            }
-            std::thread::yield_now();
-        };
-        assert!(first.contains(&again));
+        // Whoever was told finds the thread free.
+        workers.run(job(channel().1, done, Fit::Yes)).unwrap();
+        assert!(first.contains(&results.recv().unwrap()));
+    }
+
+    #[test]
+    fn a_thread_that_is_unfit_is_replaced() {
+        let workers = Workers::new(1);
+        let (done, results) = channel();
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..3 {
+            workers
+                .run(job(channel().1, done.clone(), Fit::No))
+                .unwrap();
+            assert!(seen.insert(results.recv().unwrap()));
+        }
     }
 }

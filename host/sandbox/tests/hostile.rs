@@ -225,7 +225,7 @@ fn many_instances() {
               (export "error" (type $e (eq $e')))))
             (alias export $t "error" (type $error))
             (func $run (param "arguments" (list string)) (result (result (error $error)))
-              (canon lift (core func $f "run") (memory $f "memory") (realloc (func $f "realloc"))))
+              (canon lift (core func $f "run") (memory (core memory $f "memory")) (realloc (core func $f "realloc"))))
             (export "run" (func $run)))"#
     );
     match SANDBOX.load(wat::parse_str(&text).unwrap()) {
@@ -260,7 +260,7 @@ fn a_component_of_200_megabytes() {
 #[test]
 fn a_malformed_component() {
     let whole = component("honest/copy");
-    for length in [0, 4, 8, whole.len() / 2, whole.len() - 1] {
+    for length in [0, 4, 7, 9, whole.len() / 2, whole.len() - 1] {
         let error = SANDBOX.load(whole[..length].to_vec()).unwrap_err();
         assert!(
             matches!(error, LoadError::Malformed { .. }),
@@ -360,17 +360,23 @@ fn no_more_guests_than_the_owner_allows() {
     let cancel = Cancel::new();
     std::thread::scope(|scope| {
         let first = scope.spawn(|| {
-            sandbox.run_task(
-                &program,
-                &spec(tight()),
-                &[],
-                std::io::empty(),
-                std::io::sink(),
-                &cancel,
-            )
+            loop {
+                let ended = sandbox.run_task(
+                    &program,
+                    &spec(tight()),
+                    &[],
+                    std::io::empty(),
+                    std::io::sink(),
+                    &cancel,
+                );
+                // The honest guest below may have been there first.
+                if !matches!(&ended, Err(failed) if matches!(failed.error, RunError::Busy { .. })) {
+                    return ended;
+                }
+            }
         });
         let honest = load(&sandbox, "honest/nothing");
-        // The first guest may not have begun: then this one has, and the first is refused.
+        // It has room until the first guest is there.
         loop {
             match run(&sandbox, &honest, &spec(tight())) {
                 Err(failed) => {

@@ -3,13 +3,16 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{load, run, spec, tight};
 use skep_registry::Limits;
 use skep_sandbox::{Cancel, Program, RunSpec, Sandbox};
+
+/// These tests measure, so they run one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn patient() -> Limits {
     Limits {
@@ -73,6 +76,7 @@ fn share_beside(names: &[&str]) -> f64 {
 
 #[track_caller]
 fn keeps_its_share(names: &[&str]) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let share = share_beside(names);
     println!(
         "beside {names:?}: {:.1} % of the throughput alone",
@@ -107,6 +111,7 @@ fn resident() -> i64 {
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_returns_to_where_it_was() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let sandbox = common::sandbox();
     let names = [
         "memory_bomb",

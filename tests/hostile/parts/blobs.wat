@@ -6,7 +6,7 @@
     (export "[method]blob-writer.append" (func
       (param "self" (borrow $writer)) (param "data" (list u8)) (result (result (error $e)))))))
   (core func $create (canon lower (func $blobs "[static]blob-writer.create")
-    (memory $memory "memory") (realloc (func $memory "realloc"))))
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $append (canon lower (func $blobs "[method]blob-writer.append")
-    (memory $memory "memory") (realloc (func $memory "realloc"))))
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core instance $from-blobs (export "create" (func $create)) (export "append" (func $append)))

@@ -16,5 +16,5 @@
     (export "get-stdout" (func (result (own $o))))))
   (core func $get-stdout (canon lower (func $stdout "get-stdout")))
   (core func $print (canon lower (func $streams "[method]output-stream.blocking-write-and-flush")
-    (memory $memory "memory") (realloc (func $memory "realloc"))))
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core instance $from-print (export "stdout" (func $get-stdout)) (export "print" (func $print)))

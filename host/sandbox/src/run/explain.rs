@@ -42,7 +42,7 @@ pub(crate) fn trap(error: &wasmtime::Error, state: &State) -> RunError {
         return handles();
     }
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
-        return RunError::Busy { running: 0 };
+        return RunError::PoolEmpty;
     }
     // Limits that wasmtime keeps itself and has no type for.
     let text = format!("{error:#}");

@@ -28,7 +28,7 @@ use crate::program::Program;
 use crate::sandbox::Sandbox;
 use crate::state::State;
 use crate::task_io::TaskIo;
-use crate::workers::Fit;
+use crate::workers::{self, Fit};
 use cancel::Cancel;
 use report::RunReport;
 use spec::RunSpec;
@@ -89,8 +89,8 @@ impl Sandbox {
                 let state = state(&spec, limits, &threads, io);
                 let (report, result, fit) =
                     run_guest(&engines, &program, state, &cancels, runtime, work);
-                done(report, result);
-                fit
+                let report: workers::Report = Box::new(move || done(report, result));
+                (fit, report)
             })
             .map_err(|full| RunError::Busy {
                 running: full.running,

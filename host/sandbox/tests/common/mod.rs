@@ -47,11 +47,10 @@ pub fn component(name: &str) -> Vec<u8> {
     assemble(&parts, &module)
 }
 
-/// The component around a core module that uses these parts.
-pub fn assemble(parts: &[&str], module: &str) -> Vec<u8> {
-    let mut text = String::from("(component\n");
-    text += &read("parts/types");
-    text += r#"
+/// What every component begins with: the shared types, and a memory with an allocator that
+/// never frees and can be reset.
+fn beginning() -> String {
+    let memory = r#"
   (core module $memory-module
     (memory (export "memory") 64)
     (global $next (mut i32) (i32.const 65536))
@@ -63,6 +62,12 @@ pub fn assemble(parts: &[&str], module: &str) -> Vec<u8> {
       (local.get $at)))
   (core instance $memory (instantiate $memory-module))
 "#;
+    format!("(component\n{}{memory}", read("parts/types"))
+}
+
+/// The component around a core module that uses these parts.
+pub fn assemble(parts: &[&str], module: &str) -> Vec<u8> {
+    let mut text = beginning();
     for part in parts {
         text += &read(&format!("parts/{part}"));
     }
@@ -73,9 +78,24 @@ pub fn assemble(parts: &[&str], module: &str) -> Vec<u8> {
     }
     text += r#"))
   (func $exported (param "arguments" (list string)) (result (result (error $error)))
-    (canon lift (core func $run "run") (memory $memory "memory") (realloc (func $memory "realloc"))))
+    (canon lift (core func $run "run")
+      (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (export "run" (func $exported)))"#;
-    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    binary(&text)
+}
+
+/// A component of the world `batch-classifier`.
+pub fn classifier(name: &str) -> Vec<u8> {
+    let module = read(&format!("classifiers/{name}"));
+    binary(&format!(
+        "{}{module}{}",
+        beginning(),
+        read("parts/as_classifier")
+    ))
+}
+
+fn binary(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
 /// Everything granted.
