@@ -1,0 +1,47 @@
+//! Charges, invoices and ways to pay.
+
+use super::Category;
+
+pub const CATEGORY: Category = Category {
+    name: "billing",
+    description: "a question or complaint about an invoice, a charge, a price, taxes or a way to pay",
+    cores: &[
+        "My card statement shows {amount} from you {when}, and I cannot tell what it is for.",
+        "You took {amount} from my account two times for order {order}.",
+        "The invoice for {month} lists {item} that I never bought.",
+        "I need a proper invoice with our VAT number on it for order {order}.",
+        "Why did the monthly price go up from what I agreed to?",
+        "My bank says your payment request was declined, although there is enough money there.",
+        "Can we pay by bank transfer rather than by card?",
+        "I would like to replace the card you have on file, the old one expires in {month}.",
+        "The voucher code {code} was accepted, but the total did not change.",
+        "There are two entries of {amount} in my bank app and only one order.",
+        "How is the tax on my bill worked out? The numbers do not add up.",
+        "Could you send the receipt for {month} again? Our accountant needs it.",
+        "We were told {amount} a month, yet {amount} went out of our account.",
+        "Is it possible to get one collected bill at the end of the month for all our purchases?",
+        "The invoice is made out to the wrong company name.",
+        "I still owe you something according to your mail, but I settled everything {when}.",
+        "What is this service fee of {amount} at the bottom?",
+        "Please switch me from monthly to yearly payment.",
+        "When exactly do you debit my account, on the first or in the middle of the month?",
+        "A reminder with a late fee arrived, although I paid on time.",
+        "The student discount is missing from my latest bill.",
+        "I paid in euros and you converted it at a strange rate.",
+        "The direct debit failed and now there is an extra {amount} on top.",
+        "Do you accept {wallet}? It is not among the options when I pay.",
+        "Payment for order {order} has been pending for {days} days.",
+        "I see a charge for {plan} but I am on the free tier.",
+        "Our purchase order number must appear on the bill, otherwise we cannot pay it.",
+        "I was billed for three seats and there are just two of us.",
+    ],
+    details: &[
+        "The amount in question is {amount}.",
+        "It says so on line {digit} of the bill.",
+        "I have attached the statement from my bank.",
+        "My accountant has been asking for this.",
+        "The card ends in {four}.",
+        "Nothing like this happened in {month}.",
+        "I can send you a picture of the transaction.",
+    ],
+};

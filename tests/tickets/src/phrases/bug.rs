@@ -1,0 +1,47 @@
+//! Software that does not do what it should.
+
+use super::Category;
+
+pub const CATEGORY: Category = Category {
+    name: "bug report",
+    description: "something in the app or on the website is broken, crashes, freezes or shows wrong data",
+    cores: &[
+        "The app closes by itself as soon as I open {page}.",
+        "{page} stays blank since the last update.",
+        "When I {action}, nothing happens at all.",
+        "I get 'error {code}' whenever I {action}.",
+        "The filter on {page} shows the same {item} three times.",
+        "Everything freezes for half a minute when I {action}.",
+        "On my {device} the text runs over the edge of the screen.",
+        "The basket empties itself when I {action}.",
+        "{page} counts wrong: it says {digit} where I see two.",
+        "Dates are shown a day early on {page}.",
+        "The buttons on {page} lie on top of one another on a {device}.",
+        "After I {action}, the spinner turns for ever.",
+        "Umlauts in my name come out as question marks.",
+        "I {action}, and the changes are gone when I come back.",
+        "Sorting by price puts the dear ones and the cheap ones in no order whatsoever.",
+        "The notification about the same message pops up again and again.",
+        "Pictures on {page} do not load on my {device}.",
+        "The web page crashes on my {device}, on other machines it does not.",
+        "The search finds nothing, whatever I type.",
+        "Scrolling on {page} jumps back to the top all the time.",
+        "The exported file is empty every time.",
+        "Version {version} drains the battery of my {device} within hours.",
+        "Dark letters on a dark background: {page} cannot be read in night mode.",
+        "A page with a long technical message about a null value appears when I {action}.",
+        "My wish list is showing things that somebody else has put there.",
+        "The map on {page} puts our town into the sea.",
+        "The back button takes me out of the app altogether.",
+        "The keyboard covers the field I am typing in on a {device}.",
+    ],
+    details: &[
+        "It happens every single time.",
+        "This is on a {device}, version {version}.",
+        "It worked before the update {when}.",
+        "I have restarted and installed it anew.",
+        "I can reproduce it at will.",
+        "A screen recording is attached.",
+        "My colleague sees the same on her {device}.",
+    ],
+};

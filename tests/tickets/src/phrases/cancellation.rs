@@ -1,0 +1,47 @@
+//! People who want to leave, and orders that should not go out.
+
+use super::Category;
+
+pub const CATEGORY: Category = Category {
+    name: "cancellation",
+    description: "the customer wants to end a subscription, close the account, or call off an order",
+    cores: &[
+        "I want to end my {plan} at the next possible date.",
+        "Please cancel order {order}, I clicked too fast.",
+        "How do I stop {plan}? I cannot find the button.",
+        "Close my account, please, and confirm it in writing.",
+        "We no longer need your service and give notice as of the end of {month}.",
+        "My trial ends {when}, and I do not wish to go on.",
+        "Do not renew my {plan} again.",
+        "I thought that I had unsubscribed {when}, yet another box is being prepared.",
+        "Call off the {item} before it goes out, I found one nearby.",
+        "What is the notice period for {plan}?",
+        "My mother has passed away, please terminate her contract.",
+        "I am leaving for {place} and will not need {plan} there.",
+        "Is it too late to withdraw from the order I placed {when}?",
+        "Can I pause {plan} for a few months, or do I have to quit?",
+        "Please take me out of the loyalty programme and delete my profile.",
+        "I would like to step down from {plan} to nothing at all.",
+        "We are closing the business, so please shut down all our subscriptions.",
+        "I do not want to be a member any longer.",
+        "If I quit now, can I use {plan} until the end of the period I paid for?",
+        "Stop the {item} order, I meant another one.",
+        "I already asked to be let out of my contract {when}, and nobody reacted.",
+        "You made {plan} too dear for me. I am out.",
+        "The automatic renewal must be switched off, I have told you twice.",
+        "Please drop the second {item} from order {order} and keep the rest.",
+        "I ordered the {item} twice by accident, one of them should be stopped.",
+        "Remove me from every list, I am done with this shop.",
+        "Tell me how to get out of {plan}, your page sends me in circles.",
+        "This is my formal notice of termination for {plan}.",
+    ],
+    details: &[
+        "Please send me a confirmation.",
+        "My customer number is {four}.",
+        "I have found something that suits me better.",
+        "I hardly ever use it.",
+        "There is nothing wrong with it, my situation has changed.",
+        "Do not try to make me stay, please.",
+        "It should not go on past {month}.",
+    ],
+};

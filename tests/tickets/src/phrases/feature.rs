@@ -1,0 +1,47 @@
+//! What people wish the product could do.
+
+use super::Category;
+
+pub const CATEGORY: Category = Category {
+    name: "feature request",
+    description: "a suggestion or wish for something new that the app, website or service should be able to do",
+    cores: &[
+        "It would be lovely if {page} had {wish}.",
+        "Have you ever thought of adding {wish}?",
+        "I miss {wish}. Your competitors have had it for years.",
+        "Any plans to support {wish}?",
+        "My suggestion: let us {ability}.",
+        "I wish I could {ability}.",
+        "Would it be hard to build {wish}?",
+        "An idea for your developers: {wish}.",
+        "Being able to {ability} would save our team hours.",
+        "Is {wish} on your roadmap?",
+        "Could a later version let people {ability}?",
+        "What {page} really lacks is {wish}.",
+        "I would happily pay extra for {wish}.",
+        "Please think about {wish} for those of us who shop every week.",
+        "It should be possible to {ability} without asking support.",
+        "I vote for {wish}.",
+        "As a colour-blind person I would be grateful for {wish}.",
+        "You could make it so much easier by letting customers {ability}.",
+        "At the moment there is no way to {ability}, which is a pity.",
+        "Why not offer {wish}?",
+        "One small improvement that I have in mind: {wish}.",
+        "Our whole office would like to {ability}.",
+        "Feedback from a fan: I would use you even more if I could {ability}.",
+        "Consider opening {wish} to everybody, not to business customers alone.",
+        "A tiny thing that would make me happy: {wish}.",
+        "The old version let me {ability}. Will that come back?",
+        "Who decides what gets built next? I would put {wish} at the top.",
+        "I keep a spreadsheet beside your app, as it does not let me {ability} yet.",
+    ],
+    details: &[
+        "I am sure that others would use it as well.",
+        "It need not be fancy.",
+        "I would be glad to try an early version.",
+        "It would fit well on {page}.",
+        "For us that would be a reason to stay.",
+        "Maybe it exists already and I have not found it.",
+        "Just an idea, no hurry.",
+    ],
+};

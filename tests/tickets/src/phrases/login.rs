@@ -1,0 +1,47 @@
+//! Getting into an account.
+
+use super::Category;
+
+pub const CATEGORY: Category = Category {
+    name: "login",
+    description: "trouble signing in: passwords, verification codes, locked accounts, two-factor authentication",
+    cores: &[
+        "I cannot get into my account any more.",
+        "Your site says the password is wrong, and I am certain that it is not.",
+        "The code for the second step never reaches my phone.",
+        "I tried {digit} times, and now I am locked out.",
+        "The mail to choose a new password does not come, not even to the spam folder.",
+        "I have a new phone, and the authenticator was on the old one.",
+        "The reset link tells me it has expired the moment I open it.",
+        "How do I sign in if I registered with {social} back then?",
+        "Somebody in {place} tried to access my profile. How do I keep them out?",
+        "I no longer have the address I signed up with. Can you let me in another way?",
+        "It does not know my user name, although I get your newsletter.",
+        "After choosing a new password I am sent back to the sign-in form again and again.",
+        "My fingerprint is not accepted by the app since {when}.",
+        "The captcha with the traffic lights never lets me through.",
+        "I am thrown out every few minutes and have to enter my details again.",
+        "Please unlock the profile of my colleague, she mistyped her PIN.",
+        "I used all my backup codes and cannot switch off two-step verification.",
+        "The text message with the digits arrives an hour late, when it is no longer valid.",
+        "Which e-mail address do I use here? I have forgotten what I registered with.",
+        "My new password is refused because it 'does not meet the requirements'. Which ones?",
+        "Signing in through {social} ends on an empty page.",
+        "Our administrator left the company and nobody else has the credentials.",
+        "My account is said to be suspended, and I do not know why.",
+        "I want to use a passkey, but your page only asks for the old password.",
+        "The verification call hangs up before it tells me the number.",
+        "It lets me in on the laptop, but not on the phone, with the same password.",
+        "I believe I have been hacked, my password was changed {when} and not by me.",
+        "How can I recover access? I do not remember the answer to the secret question.",
+    ],
+    details: &[
+        "I have tried it in another browser too.",
+        "The address I use is the one that I write from.",
+        "My user name has not changed in years.",
+        "Caps lock was off, before you ask.",
+        "I have cleared the cookies twice.",
+        "The message reads: access denied.",
+        "I need to get in today because of order {order}.",
+    ],
+};

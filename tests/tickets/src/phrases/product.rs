@@ -1,0 +1,47 @@
+//! What people want to know before they buy, or when they use what they bought.
+
+use super::Category;
+
+pub const CATEGORY: Category = Category {
+    name: "product question",
+    description: "a question about an article: size, material, compatibility, stock, use, care or differences",
+    cores: &[
+        "Does the {item} come in {colour}?",
+        "When will the {item} be back in stock?",
+        "What is the {item} made of? I am allergic to {material}.",
+        "How big is the {item} when it is folded?",
+        "What is the difference between {plan} and the standard one?",
+        "Can the {item} go into the dishwasher?",
+        "Will the {item} work with the {device} that I have?",
+        "Is the {item} suitable for a child of {digit}?",
+        "Which {item} would you recommend for somebody who travels a lot?",
+        "How do I put the {item} together? The booklet is in a language I cannot read.",
+        "How many years of warranty does the {item} have?",
+        "I own the previous model of the {item}. Is the new one worth it?",
+        "Are spare parts for the {item} available?",
+        "Does the {item} need batteries, and which ones?",
+        "How heavy is the {item} without its case?",
+        "Is there {material} in the {item}, or is it something synthetic?",
+        "How do I clean the {item} without ruining it?",
+        "Where are your products manufactured?",
+        "Is the {item} waterproof, or does it just stand a few drops?",
+        "I cannot decide between the {item} in {colour} and the one in {colour}. Which is closer to the photograph?",
+        "What size should I take if I am usually between two?",
+        "Can I use the {item} outdoors in winter?",
+        "Does the {item} fit a standard European socket?",
+        "How loud is the {item} in decibels?",
+        "Is the {item} certified for use in an office?",
+        "What does {plan} include, exactly?",
+        "Can the {item} be engraved with a name?",
+        "How long does the {item} run on one charge?",
+    ],
+    details: &[
+        "The page with the specifications does not say.",
+        "I would order it today if so.",
+        "The one in {colour}, to be precise.",
+        "My sister has the same one and is fond of it.",
+        "I am thinking of buying several.",
+        "The shop in {place} could not tell me.",
+        "It is meant for a small flat.",
+    ],
+};

@@ -1,0 +1,47 @@
+//! Sending things back, and getting money back.
+
+use super::Category;
+
+pub const CATEGORY: Category = Category {
+    name: "refund",
+    description: "the customer wants money back, or to return or exchange something that was bought",
+    cores: &[
+        "The {item} {flaw}, and I want my money back.",
+        "I sent the {item} back {when} and have heard nothing since. When do I see the {amount}?",
+        "How do I return the {item}? It {flaw}.",
+        "Can I swap the {item} for a larger one?",
+        "You credited me {amount}, but I paid more than that.",
+        "It has been {days} days since you confirmed my return, and my account is still waiting.",
+        "The {item} is not what the picture showed, so I will not keep it.",
+        "I changed my mind about the {item}. It is still in its wrapping.",
+        "Where do I find the label to send something back?",
+        "My son ordered the {item} without asking. Can we undo that and get the {amount} back?",
+        "Please reimburse me, the {item} {flaw} after one use.",
+        "Does the {days} day guarantee still apply if the box has been opened?",
+        "The {item} was a gift. Can I give it back without the receipt?",
+        "You promised to give me back {amount} and only store credit arrived.",
+        "I would rather have a working {item} in exchange than the cash.",
+        "The warehouse refuses my return because one part is missing. That part never came.",
+        "I want compensation for the {item}, it {flaw} and ruined my weekend.",
+        "Who pays the postage if I send the {item} back to you?",
+        "What I got {flaw}. Please arrange for someone to pick it up and give me the {amount} back.",
+        "Could you put the money on another card? The one I used is closed.",
+        "I am not satisfied with the {item} and would like to make use of your satisfaction guarantee.",
+        "You sold me {item} that {flaw}; I am entitled to my money.",
+        "I returned two things and only one has been paid back.",
+        "Your colleague on the phone approved the return of the {item}, what is the next step?",
+        "We ordered too many. Will you take back the ones we have not opened?",
+        "The replacement {flaw} as well. I give up, please just pay me back.",
+        "Part of order {order} was sold out. I expected the difference back by now.",
+        "I was told {when} that {amount} is on its way to me, and there is still no sign of it.",
+    ],
+    details: &[
+        "I still have the original box.",
+        "I can send photographs of the damage.",
+        "The return number is {order}.",
+        "I paid {amount} for it.",
+        "It was used once, if that.",
+        "I dropped it off at the shop {when}.",
+        "A replacement would be fine too.",
+    ],
+};

@@ -1,0 +1,47 @@
+//! Parcels on their way, and those that lost it.
+
+use super::Category;
+
+pub const CATEGORY: Category = Category {
+    name: "shipping",
+    description: "where a parcel is, when it will be delivered, delivery addresses, couriers and customs",
+    cores: &[
+        "Where is my {item}? It was meant to be here {when}.",
+        "The tracking page has said 'in transit' for {days} days.",
+        "According to the driver the parcel was left at {spot}, but there is nothing there.",
+        "How long does it take until something gets to {place}?",
+        "I moved house. Can order {order} still go to the new address?",
+        "Half of order {order} came, the {item} did not.",
+        "Do you send things to {place}, and what would that cost?",
+        "The courier did not ring, and now I am supposed to collect it at the other end of town.",
+        "The package arrived soaked and torn open.",
+        "My order is being held by customs and they want papers from you.",
+        "Is next day delivery possible if I order the {item} before noon?",
+        "It says delivered, but neither I nor the neighbours have seen any parcel.",
+        "Please leave the box at {spot}, I am not home during the day.",
+        "I mistyped the street number on order {order}.",
+        "The estimated arrival keeps moving. First it was {when}, now nobody knows.",
+        "Has order {order} left the warehouse yet?",
+        "Can you hold the package back until I return from my holidays in {month}?",
+        "I got somebody else's parcel. Who picks it up?",
+        "The tracking number you gave me is not known to the carrier.",
+        "Could everything be sent together in one box rather than in three?",
+        "Your carrier returned the {item} to you because of a missing house number.",
+        "Which company do you ship with? I would like to avoid the one from last time.",
+        "We need the {item} at our office by the end of the week, will that work?",
+        "I have been sitting at home for {days} days waiting for the van.",
+        "The parcel shop is closed and my package is locked inside.",
+        "Express was paid for, and it still took {days} days.",
+        "Can the driver carry the {item} up to the third floor?",
+        "My delivery slot was between two and four, and no one showed up.",
+    ],
+    details: &[
+        "The number of the shipment is {order}.",
+        "Nobody at the depot picks up the phone.",
+        "The last scan was in {place}.",
+        "It is a present, and the birthday is soon.",
+        "My address is correct, I checked.",
+        "The neighbours have not taken it in either.",
+        "There was no card in the letter box.",
+    ],
+};
