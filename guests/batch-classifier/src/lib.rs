@@ -5,8 +5,8 @@
 //! fitted in a hundred steps on the node's device. See [`head`] for how, [`lesson`] for what it
 //! is fitted on.
 //!
-//! The same workload stands in `sdk/python/examples` and `sdk/js/examples`, with the same
-//! operators in the same order: the three give the same labels.
+//! skep's repository has the same workload in Python and in JavaScript (`sdk/*/examples`), with the
+//! same operators in the same order: the three give the same labels.
 
 mod head;
 mod lesson;

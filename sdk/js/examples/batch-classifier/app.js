@@ -1,7 +1,7 @@
 // Labels records by meaning, from a few examples of each label.
 //
-// The same workload as `guests/batch-classifier`, which says more about the mathematics: the same
-// operators in the same order on the same device, and so the same labels.
+// The same workload as `guests/batch-classifier` in skep's repository, which says more about the
+// mathematics: the same operators in the same order on the same device, and so the same labels.
 //
 // JavaScript does not say when an object is no longer needed, so every tensor made here belongs to
 // a scope, and goes with it.

@@ -1,7 +1,7 @@
 """Labels records by meaning, from a few examples of each label.
 
-The same workload as `guests/batch-classifier`, which says more about the mathematics: the same
-operators in the same order on the same device, and so the same labels.
+The same workload as `guests/batch-classifier` in skep's repository, which says more about the
+mathematics: the same operators in the same order on the same device, and so the same labels.
 """
 
 from math import sqrt
