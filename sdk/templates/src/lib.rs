@@ -110,8 +110,11 @@ fn contract(folder: &str) -> impl Iterator<Item = (String, String)> {
 }
 
 /// A file of the SDK as it stands outside the repository: the contract lies within its own folder,
-/// and its workspace is that of the workload.
+/// its workspace is that of the workload, and its examples stay behind.
 fn vendored(text: &str) -> String {
+    let text = text
+        .split_once("\n# In the repository alone")
+        .map_or(text, |(kept, _)| kept);
     text.replace("\"../../wit\"", "\"wit\"")
         .replace("workspace = \"../../guests\"\n", "")
 }
