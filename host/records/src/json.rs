@@ -260,12 +260,12 @@ mod tests {
     #[test]
     fn the_errors_say_what_is_wrong() {
         insta::assert_snapshot!(error("{"), @"this is not a JSON object (column 1): EOF while parsing an object");
-        insta::assert_snapshot!(error("[1]"), @"");
+        insta::assert_snapshot!(error("[1]"), @r#"this is not a JSON object (column 1): invalid type: sequence, expected an object such as {"text": "…"}"#);
         insta::assert_snapshot!(error(r#"{"text": "a"} {"text": "b"}"#), @"this is not a JSON object (column 15): trailing characters");
         insta::assert_snapshot!(error("{}"), @"there is no field `text`");
         insta::assert_snapshot!(error(r#"{"text": 5}"#), @"the field `text` has to be a text, and is a number");
         insta::assert_snapshot!(error(r#"{"text": null}"#), @"the field `text` has to be a text, and is null");
-        insta::assert_snapshot!(error(r#"{"text": "a", "text": "b"}"#), @"");
+        insta::assert_snapshot!(error(r#"{"text": "a", "text": "b"}"#), @"this is not a JSON object (column 26): the field `text` is there twice");
         insta::assert_snapshot!(error(r#"{"text": "a", "id": 1.5}"#), @"the field `id` has to be a text or a whole number, and is a number that is not whole, or too large (write it in quotes)");
         insta::assert_snapshot!(error(r#"{"text": "a", "id": {}}"#), @"the field `id` has to be a text or a whole number, and is an object");
         insta::assert_snapshot!(parse(b"{\"text\": \"\xff\"}", 1, false).unwrap_err(), @"the text is not UTF-8; convert the file, for example with `iconv -t UTF-8`");

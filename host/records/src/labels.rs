@@ -155,8 +155,8 @@ mod tests {
 
     #[test]
     fn the_errors_say_what_to_do() {
-        insta::assert_snapshot!(error("{\n  \"label\": []\n}"), @"");
-        insta::assert_snapshot!(error(r#"{"labels": [{"name": "a", "example": []}]}"#), @"");
+        insta::assert_snapshot!(error("{\n  \"label\": []\n}"), @r#"line 2, column 9: unknown field `label`, expected `labels`; the form is {"labels": [{"name": "…", "description": "…", "examples": ["…"]}, …]}"#);
+        insta::assert_snapshot!(error(r#"{"labels": [{"name": "a", "example": []}]}"#), @r#"line 1, column 35: unknown field `example`, expected one of `name`, `description`, `examples`; the form is {"labels": [{"name": "…", "description": "…", "examples": ["…"]}, …]}"#);
         insta::assert_snapshot!(error(r#"{"labels": [{"name": "a", "examples": ["x"]}]}"#), @"there have to be at least two labels to choose between, and there are 1");
         insta::assert_snapshot!(error(r#"{"labels": [{"name": "", "examples": ["x"]}, {"name": "b"}]}"#), @"label number 1 has an empty name");
         insta::assert_snapshot!(error(r#"{"labels": [{"name": "a", "examples": ["x"]}, {"name": "a", "examples": ["x"]}]}"#), @"there are two labels `a`; put their examples together, or rename one");
