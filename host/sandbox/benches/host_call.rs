@@ -24,10 +24,14 @@ fn guests(criterion: &mut Criterion) {
     group
         .sample_size(20)
         .measurement_time(Duration::from_secs(3));
-    for (what, name) in [("host call", "honest/calls"), ("tensor add", "honest/adds")] {
+    for (what, name, part) in [
+        ("call without arguments", "honest/numbers", "random"),
+        ("call with a handle", "honest/calls", "tensors"),
+        ("tensor add and drop", "honest/adds", "tensors"),
+    ] {
         for (engine, parts) in [
-            ("plain", &["tensors"][..]),
-            ("concurrent", &["tensors", "concurrent"]),
+            ("plain", &[part][..]),
+            ("concurrent", &[part, "concurrent"]),
         ] {
             let bytes = common::assemble(parts, &common::module(name));
             let program = sandbox.load(bytes).unwrap();

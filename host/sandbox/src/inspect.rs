@@ -6,7 +6,8 @@
 
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentDefinedType, ComponentType,
-    ComponentTypeDeclaration, Encoding, InstanceTypeDeclaration, Parser, Payload,
+    ComponentTypeDeclaration, ComponentTypeRef, Encoding, InstanceTypeDeclaration, Parser,
+    Payload, TypeBounds,
 };
 
 use crate::error::LoadError;
@@ -116,7 +117,10 @@ pub(crate) fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
                 counts.items(section.count())?;
                 for import in section {
                     let import = import.map_err(malformed)?;
-                    if depth == 1 {
+                    // A type that equals another one is only a name for it: nothing that a host
+                    // has to provide, and nothing that a guest can do.
+                    let is_alias = matches!(import.ty, ComponentTypeRef::Type(TypeBounds::Eq(_)));
+                    if depth == 1 && !is_alias {
                         found.imports.push(import.name.name.to_owned());
                     }
                 }
@@ -226,6 +230,16 @@ mod tests {
             (func (export "run") (canon lift (core func $i "f"))))"#)
         .unwrap();
         assert_eq!(found.imports, ["wasi:io/poll@0.2.6"]);
+    }
+
+    #[test]
+    fn a_name_for_a_type_is_no_import_and_a_resource_is() {
+        let found = of(r#"(component
+            (type $e (enum "a"))
+            (import "error" (type (eq $e)))
+            (import "thing" (type (sub resource))))"#)
+        .unwrap();
+        assert_eq!(found.imports, ["thing"]);
         assert_eq!(found.exports, ["run"]);
         assert!(!found.concurrent);
     }
