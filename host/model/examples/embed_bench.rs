@@ -7,7 +7,8 @@
 //! Reads one text a line, embeds all of them `repeat` times after once to warm up, and prints one
 //! JSON object on one line: `texts`, `tokens`, `threads`, `precision`, `isa`, `load_seconds`,
 //! and, for the median repeat, `seconds`, `texts_per_s`, `tokens_per_s` and `gflops` (by the
-//! formula of `skep_model::Cost`); `runs` has the seconds of each repeat. `--out` writes the
+//! formula of `skep_model::Cost`); `runs` has the seconds of each repeat, `cpu_seconds` what all
+//! repeats took of the processor's time on average (on Linux). `--out` writes the
 //! embeddings as little-endian f32, row by row.
 
 use std::error::Error;
@@ -58,11 +59,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let flops = account.usage().flops as f64;
 
     let mut runs = Vec::new();
+    let before = cpu_seconds();
     for _ in 0..repeat.max(1) {
         let begin = Instant::now();
         encoder.embed(&texts, &Account::unlimited())?;
         runs.push(begin.elapsed().as_secs_f64());
     }
+    let cpu = (cpu_seconds() - before) / runs.len() as f64;
     let mut sorted = runs.clone();
     sorted.sort_by(f64::total_cmp);
     let seconds = sorted[sorted.len() / 2];
@@ -74,6 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "isa": Isa::best().name(),
         "load_seconds": load_seconds,
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "texts_per_s": texts.len() as f64 / seconds,
         "tokens_per_s": tokens as f64 / seconds,
         "gflops": flops / seconds / 1e9,
@@ -81,4 +85,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     println!("{result}");
     Ok(())
+}
+
+/// Processor time of this process so far, to the hundredth; 0 where it cannot be read.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // User and system time are fields 14 and 15, the 12th and 13th after the name.
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after.split_whitespace().skip(11).take(2);
+    ticks
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
 }

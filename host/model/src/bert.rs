@@ -78,7 +78,8 @@ impl Bert {
         let mut layers = Vec::new();
         for l in 0..settings.layers {
             let name = |part: &str| format!("encoder.layer.{l}.{part}");
-            let of_attention = ["query", "key", "value"].map(|p| name(&format!("attention.self.{p}")));
+            let of_attention =
+                ["query", "key", "value"].map(|p| name(&format!("attention.self.{p}")));
             layers.push(Layer {
                 qkv: linear(&of_attention, h, h)?,
                 attended: linear(&[name("attention.output.dense")], h, h)?,
@@ -160,14 +161,20 @@ impl Bert {
         self.embed(ids, offsets, x);
         self.embeddings.run(self.isa, x, None)?;
         for layer in &self.layers {
-            layer.qkv.run(x, Activation::Identity, tokens, linear, qkv)?;
+            layer
+                .qkv
+                .run(x, Activation::Identity, tokens, linear, qkv)?;
             self_attention(self.isa, qkv, offsets, self.heads, attention, attended)?;
             layer
                 .attended
                 .run(attended, Activation::Identity, tokens, linear, projected)?;
             layer.attention_norm.run(self.isa, x, Some(projected))?;
-            layer.up.run(x, Activation::Identity, tokens, linear, inner)?;
-            layer.down.run(inner, self.activation, tokens, linear, projected)?;
+            layer
+                .up
+                .run(x, Activation::Identity, tokens, linear, inner)?;
+            layer
+                .down
+                .run(inner, self.activation, tokens, linear, projected)?;
             layer.norm.run(self.isa, x, Some(projected))?;
         }
         pool(self.pooling, x, offsets, h, out)

@@ -42,10 +42,16 @@ impl FromStr for ModelName {
         if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
             return refuse("names start with a letter or a digit");
         }
-        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_./@".contains(c)) {
+        if !name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./@".contains(c))
+        {
             return refuse("names are made of letters, digits, and the characters - _ . / @");
         }
-        if name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        if name
+            .split('/')
+            .any(|part| part.is_empty() || part == "." || part == "..")
+        {
             return refuse("a part between slashes is empty or made of dots");
         }
         Ok(Self(name.to_owned()))
@@ -135,8 +141,7 @@ impl Catalog {
         if let Some(encoder) = place.as_ref() {
             return Ok((name, encoder.clone()));
         }
-        let encoder =
-            Encoder::load_with(&slot.folder, &self.device, EncoderOptions::default())?;
+        let encoder = Encoder::load_with(&slot.folder, &self.device, EncoderOptions::default())?;
         Ok((name, place.insert(encoder).clone()))
     }
 
@@ -181,11 +186,19 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        for good in ["a", "skep-mini-embed", "alice/all-MiniLM-L6-v2@1.0.0", "0x", "a/b/c"] {
+        for good in [
+            "a",
+            "skep-mini-embed",
+            "alice/all-MiniLM-L6-v2@1.0.0",
+            "0x",
+            "a/b/c",
+        ] {
             assert_eq!(good.parse::<ModelName>().unwrap().as_str(), good);
         }
         let long = "a".repeat(129);
-        for bad in ["", ".", "../x", "a/../b", "a//b", "a/", "/a", "-a", "a b", "ä", "a\0", &long] {
+        for bad in [
+            "", ".", "../x", "a/../b", "a//b", "a/", "/a", "-a", "a b", "ä", "a\0", &long,
+        ] {
             let refused = bad.parse::<ModelName>();
             assert!(matches!(refused, Err(LoadError::BadName { .. })), "{bad:?}");
         }
@@ -194,12 +207,22 @@ mod tests {
     #[test]
     fn unknown_models_and_broken_folders_are_told_apart() {
         let catalog = Catalog::new(Device::cpu());
-        assert!(matches!(catalog.open("nothing"), Err(LoadError::Unknown(_))));
+        assert!(matches!(
+            catalog.open("nothing"),
+            Err(LoadError::Unknown(_))
+        ));
         assert!(matches!(catalog.open(".."), Err(LoadError::BadName { .. })));
         let digest = Digest::of(b"model");
-        catalog.add("here".parse().unwrap(), digest, "/nonexistent/folder".into());
+        catalog.add(
+            "here".parse().unwrap(),
+            digest,
+            "/nonexistent/folder".into(),
+        );
         assert!(matches!(catalog.open("here"), Err(LoadError::Io { .. })));
-        assert!(matches!(catalog.open(&digest.to_string()), Err(LoadError::Io { .. })));
+        assert!(matches!(
+            catalog.open(&digest.to_string()),
+            Err(LoadError::Io { .. })
+        ));
         let entry = catalog.find(&digest.to_string()).unwrap();
         assert_eq!((entry.name.as_str(), entry.loaded), ("here", false));
         assert_eq!(catalog.list(), [entry.clone()]);

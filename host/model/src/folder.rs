@@ -146,7 +146,11 @@ impl Settings {
                 range: "at least 0 and below 1".to_owned(),
             });
         }
-        let positions = within("max_position_embeddings", config.max_position_embeddings, 1 << 16)?;
+        let positions = within(
+            "max_position_embeddings",
+            config.max_position_embeddings,
+            1 << 16,
+        )?;
         let sentence_path = modules.transformer.join("sentence_bert_config.json");
         let sentence: SentenceConfig = read_json_if_there(&sentence_path)?.unwrap_or_default();
         let max_tokens = match sentence.max_seq_length {
@@ -240,7 +244,9 @@ fn modules(folder: &Path) -> Result<Modules, LoadError> {
 
 fn pooling(path: &Path, hidden: usize) -> Result<Pooling, LoadError> {
     let config: PoolingConfig = read_json(path)?;
-    if let Some(width) = config.word_embedding_dimension.or(config.embedding_dimension)
+    if let Some(width) = config
+        .word_embedding_dimension
+        .or(config.embedding_dimension)
         && width != hidden as u64
     {
         return Err(LoadError::OutOfRange {

@@ -230,7 +230,10 @@ impl<'a> Batch<'a> {
         if let Some((first, _)) = self.places.first().copied() {
             let model = &first.model;
             let mut out = vec![0.0; self.places.len() * model.dimensions];
-            match model.bert.forward(&self.ids, &self.offsets, arena, &mut out) {
+            match model
+                .bert
+                .forward(&self.ids, &self.offsets, arena, &mut out)
+            {
                 Ok(()) => self.deliver(&out),
                 Err(error) => {
                     let error = EncodeError::from(error);
@@ -251,9 +254,13 @@ impl<'a> Batch<'a> {
         let mut refused = false;
         while start < self.places.len() {
             let job = self.places[start].0;
-            let same = self.places[start..].iter().take_while(|(j, _)| Arc::ptr_eq(j, job));
+            let same = self.places[start..]
+                .iter()
+                .take_while(|(j, _)| Arc::ptr_eq(j, job));
             let end = start + same.count();
-            let lengths = self.offsets[start..=end].windows(2).map(|w| (w[1] - w[0]) as u64);
+            let lengths = self.offsets[start..=end]
+                .windows(2)
+                .map(|w| (w[1] - w[0]) as u64);
             let cost = job.model.bert.cost();
             let tokens = lengths.clone().sum();
             let longest = lengths.clone().max().unwrap_or(0);
@@ -288,13 +295,21 @@ impl<'a> Batch<'a> {
     }
 
     fn deliver(&self, out: &[f32]) {
-        for ((job, text), vector) in self.places.iter().zip(out.chunks_exact(out.len() / self.places.len())) {
+        for ((job, text), vector) in self
+            .places
+            .iter()
+            .zip(out.chunks_exact(out.len() / self.places.len()))
+        {
             if vector.iter().any(|x| !x.is_finite()) {
                 job.fail(EncodeError::NotFinite { text: *text });
                 continue;
             }
             let width = vector.len();
-            if let Some(to) = job.state().vectors.get_mut(text * width..(text + 1) * width) {
+            if let Some(to) = job
+                .state()
+                .vectors
+                .get_mut(text * width..(text + 1) * width)
+            {
                 to.copy_from_slice(vector);
             }
         }

@@ -58,7 +58,9 @@ impl Tokenizer {
             after: Vec::new(),
             lower_case,
         };
-        tokenizer.find_special(vocabulary, max_tokens).map_err(malformed)?;
+        tokenizer
+            .find_special(vocabulary, max_tokens)
+            .map_err(malformed)?;
         Ok(tokenizer)
     }
 
@@ -70,7 +72,9 @@ impl Tokenizer {
             let full = self.inner.encode_fast(probe, true)?;
             Ok((plain.get_ids().to_vec(), full.get_ids().to_vec()))
         })?;
-        let at = full.windows(plain.len().max(1)).position(|part| part == plain);
+        let at = full
+            .windows(plain.len().max(1))
+            .position(|part| part == plain);
         let Some(at) = at.filter(|_| !plain.is_empty()) else {
             return Err("the tokens of a text do not appear between its special tokens".to_owned());
         };
@@ -144,7 +148,9 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
         }
         let from = rest.ceil_char_boundary(PIECE);
         let to = rest.ceil_char_boundary(2 * PIECE);
-        let end = rest[from..to].find(char::is_whitespace).map_or(to, |at| from + at);
+        let end = rest[from..to]
+            .find(char::is_whitespace)
+            .map_or(to, |at| from + at);
         let (piece, after) = rest.split_at(end);
         rest = after;
         Some(piece)

@@ -134,7 +134,10 @@ impl Shared {
             if !claims.is_empty() {
                 return Some(claims);
             }
-            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .wake
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -150,8 +153,13 @@ impl Queue {
                 Some(_) if tokens + LEAST_TOKENS > BATCH_TOKENS => break,
                 Some(_) => BATCH_TOKENS - tokens,
             };
-            let Some(job) = self.jobs.pop_front() else { break };
-            if claims.first().is_some_and(|first| !first.job.same_model(&job)) {
+            let Some(job) = self.jobs.pop_front() else {
+                break;
+            };
+            if claims
+                .first()
+                .is_some_and(|first| !first.job.same_model(&job))
+            {
                 self.jobs.push_back(job);
                 continue;
             }

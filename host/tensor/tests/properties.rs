@@ -103,7 +103,7 @@ fn run(call: &Call, held: &[Tensor], account: &Account) -> Result<Vec<Tensor>, T
     let pick = |n: usize| {
         let alike = held.iter().filter(|x| x.dtype() == a.dtype()).count();
         let mut others = held.iter();
-        if n % 8 == 0 {
+        if n.is_multiple_of(8) {
             others.nth(n / 8 % held.len())
         } else {
             others.filter(|x| x.dtype() == a.dtype()).nth(n / 8 % alike)

@@ -129,17 +129,17 @@ unsafe fn block<V: Simd, const N: usize>(
             for d in 0..p.dim {
                 let k0 = V::load(transposed.wrapping_add(d * keys + j));
                 let k1 = V::load(transposed.wrapping_add(d * keys + j + V::LANES));
-                for i in 0..N {
+                for (i, acc) in acc.iter_mut().enumerate() {
                     let x = V::splat(q.wrapping_add(i * row + d).read_unaligned());
-                    acc[i][0] = V::fma(x, k0, acc[i][0]);
-                    acc[i][1] = V::fma(x, k1, acc[i][1]);
+                    acc[0] = V::fma(x, k0, acc[0]);
+                    acc[1] = V::fma(x, k1, acc[1]);
                 }
             }
             let scale = V::splat(p.scale);
-            for i in 0..N {
+            for (i, acc) in acc.iter().enumerate() {
                 let to = scores.wrapping_add(i * keys + j);
-                V::store(to, V::mul(acc[i][0], scale));
-                V::store(to.wrapping_add(V::LANES), V::mul(acc[i][1], scale));
+                V::store(to, V::mul(acc[0], scale));
+                V::store(to.wrapping_add(V::LANES), V::mul(acc[1], scale));
             }
             j += 2 * V::LANES;
         }
@@ -159,18 +159,18 @@ unsafe fn block<V: Simd, const N: usize>(
                 } else {
                     v0
                 };
-                for i in 0..N {
+                for (i, acc) in acc.iter_mut().enumerate() {
                     let x = V::splat(scores.wrapping_add(i * keys + j).read_unaligned());
-                    acc[i][0] = V::fma(x, v0, acc[i][0]);
-                    acc[i][1] = V::fma(x, v1, acc[i][1]);
+                    acc[0] = V::fma(x, v0, acc[0]);
+                    acc[1] = V::fma(x, v1, acc[1]);
                 }
             }
-            for i in 0..N {
-                let by = V::splat(inverse[i]);
+            for (i, (acc, inverse)) in acc.iter().zip(inverse).enumerate() {
+                let by = V::splat(inverse);
                 let to = out.wrapping_add(i * hidden + d);
-                V::store(to, V::mul(acc[i][0], by));
+                V::store(to, V::mul(acc[0], by));
                 if wide {
-                    V::store(to.wrapping_add(V::LANES), V::mul(acc[i][1], by));
+                    V::store(to.wrapping_add(V::LANES), V::mul(acc[1], by));
                 }
             }
             d += if wide { 2 * V::LANES } else { V::LANES };

@@ -63,7 +63,7 @@ pub(crate) unsafe fn gelu<V: Simd>(x: V::F) -> V::F {
         0.250_317_78,
         0.028_378_67,
         0.001_858_979_6,
-        7.240_005_7e-5,
+        7.240_006e-5,
         1.216_59e-6,
     ];
     // SAFETY: arithmetic only, under the caller's promise of the instruction set.
