@@ -3,7 +3,8 @@
 //! real input.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,14 +12,17 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 use skep_tests::Node;
+use skep_tickets::Format;
 
 use crate::environment::Environment;
-use crate::{debian, guests, models};
+use crate::{debian, guests};
 
 /// How many tickets the demo labels.
 const TICKETS: usize = 4000;
 /// How many examples of each label the classifier learns from.
 const EXAMPLES: usize = 8;
+/// After how many tickets there is a line that is no record, as real files have them.
+const BAD_LINE_EVERY: usize = 500;
 /// The seed of the generated tickets.
 const SEED: u64 = 7;
 
@@ -121,14 +125,20 @@ fn tickets(environment: &Environment, folder: &Path) -> Result<Job> {
     let labels = skep_tickets::labels(SEED, EXAMPLES);
     let input = folder.join("tickets.jsonl");
     let labels_file = folder.join("labels.json");
-    fs::write(&input, skep_tickets::to_jsonl(&tickets))?;
-    fs::write(&labels_file, skep_tickets::labels_to_json(&labels))?;
+    skep_tickets::write_tickets(
+        BufWriter::new(File::create(&input)?),
+        &tickets,
+        Format::Jsonl,
+        false,
+        Some(BAD_LINE_EVERY),
+    )?;
+    skep_tickets::write_labels(BufWriter::new(File::create(&labels_file)?), &labels)?;
     Ok(Job {
         input,
         labels: labels_file,
         truth: tickets
             .into_iter()
-            .map(|ticket| (ticket.id, ticket.label))
+            .map(|ticket| (ticket.id, ticket.label.to_owned()))
             .collect(),
         model: environment.root.join("models").join("skep-mini-embed"),
         model_name: "skep-mini-embed",

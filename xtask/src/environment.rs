@@ -53,10 +53,13 @@ impl Environment {
         command
     }
 
-    /// Builds the host binary with the one profile that demo and tests share.
+    /// Builds the host binary, sharing every dependency with the tests. Cargo chooses the features
+    /// of dependencies by what is built together, so this builds the whole workspace's binaries,
+    /// and with one small test among them, which brings in the features that tests ask for.
     pub fn build_host(&self) -> Result<()> {
         run(
-            self.cargo().args(["build", "--package", "skep-node"]),
+            self.cargo()
+                .args(["build", "--workspace", "--bins", "--test", "golden"]),
             "build the host",
         )
     }

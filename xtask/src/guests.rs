@@ -8,8 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::environment::{Environment, output, run};
-use crate::python;
+use crate::environment::{self, Environment, output};
 
 const TARGET: &str = "wasm32-wasip2";
 
@@ -25,4 +24,114 @@ pub fn run(environment: &Environment, options: &Options) -> Result<PathBuf> {
     let folder = build(environment, options.rust_only)?;
     println!("guests: {}", folder.display());
     Ok(folder)
+}
+
+/// Builds the guests into the folder of components, which it returns.
+pub fn build(environment: &Environment, rust_only: bool) -> Result<PathBuf> {
+    build_rust(environment)?;
+    if !rust_only {
+        build_python(environment)?;
+        build_javascript(environment)?;
+    }
+    Ok(environment.components())
+}
+
+/// Builds the batch classifier as a package, ready to be published, and returns its folder.
+pub fn build_batch_classifier(environment: &Environment) -> Result<PathBuf> {
+    build_rust(environment)?;
+    let source = environment.root.join("guests").join("batch-classifier");
+    let package = environment.components().join("batch-classifier");
+    fs::create_dir_all(&package)?;
+    for file in ["skep.toml", "README.md"] {
+        fs::copy(source.join(file), package.join(file))
+            .with_context(|| format!("cannot copy {file} of the batch classifier"))?;
+    }
+    fs::copy(
+        environment.components().join("batch-classifier.wasm"),
+        package.join("batch-classifier.wasm"),
+    )?;
+    Ok(package)
+}
+
+fn build_rust(environment: &Environment) -> Result<()> {
+    add_target(environment)?;
+    let target = environment.target.join("guests");
+    let mut cargo = environment.cargo();
+    cargo
+        .env("CARGO_TARGET_DIR", &target)
+        .current_dir(environment.root.join("guests"))
+        .args(["build", "--release", "--target", TARGET, "--workspace", "--examples", "--lib"]);
+    environment::run(&mut cargo, "build the Rust guests")?;
+    let built = target.join(TARGET).join("release");
+    collect(&built, environment)?;
+    collect(&built.join("examples"), environment)
+}
+
+/// Copies the components in a folder, under their packages' names.
+fn collect(built: &Path, environment: &Environment) -> Result<()> {
+    fs::create_dir_all(environment.components())?;
+    for entry in fs::read_dir(built)? {
+        let path = entry?.path();
+        // Cargo keeps copies with a hash in their names beside those that it links to.
+        let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else {
+            continue;
+        };
+        if path.extension().is_none_or(|extension| extension != "wasm") || stem.contains('-') {
+            continue;
+        }
+        let name = format!("{}.wasm", stem.replace('_', "-"));
+        fs::copy(&path, environment.components().join(name))?;
+    }
+    Ok(())
+}
+
+/// Installs the target unless it is there. Asking first keeps rustup off the network.
+fn add_target(environment: &Environment) -> Result<()> {
+    let mut list = Command::new("rustup");
+    list.current_dir(&environment.root)
+        .args(["target", "list", "--installed"]);
+    let installed = output(&mut list, "list the installed targets")?;
+    if installed.lines().any(|line| line == TARGET) {
+        return Ok(());
+    }
+    let mut add = Command::new("rustup");
+    add.current_dir(&environment.root)
+        .args(["target", "add", TARGET]);
+    environment::run(&mut add, "install the target wasm32-wasip2")
+}
+
+fn build_python(environment: &Environment) -> Result<()> {
+    let sdk = environment.root.join("sdk").join("python");
+    let mut build = Command::new("python3");
+    build
+        .arg(sdk.join("build.py"))
+        .arg(sdk.join("examples").join("batch_classifier"))
+        .arg("--output")
+        .arg(environment.components().join("batch-classifier-python.wasm"))
+        .arg("--cache")
+        .arg(environment.tools().join("componentize-py"));
+    environment::run(&mut build, "build the Python guest")
+}
+
+/// The tools go into the SDK's own folder, because node looks for them beside the script.
+fn build_javascript(environment: &Environment) -> Result<()> {
+    let sdk = environment.root.join("sdk").join("js");
+    let modules = sdk.join("node_modules");
+    let lock = fs::read(sdk.join("package-lock.json"))?;
+    let receipt = modules.join(".installed-lock.json");
+    if fs::read(&receipt).ok().as_ref() != Some(&lock) {
+        let mut install = Command::new("npm");
+        install
+            .current_dir(&sdk)
+            .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
+        environment::run(&mut install, "install componentize-js")?;
+        fs::write(&receipt, &lock)?;
+    }
+    let mut build = Command::new("node");
+    build
+        .arg(sdk.join("build.mjs"))
+        .arg(sdk.join("examples").join("batch-classifier"))
+        .arg("--output")
+        .arg(environment.components().join("batch-classifier-js.wasm"));
+    environment::run(&mut build, "build the JavaScript guest")
 }

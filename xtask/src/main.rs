@@ -1,8 +1,8 @@
 //! The project's chores, run as `cargo xtask <chore>`: everything that a person or the
 //! continuous integration does with the repository beyond plain cargo.
 //!
-//! A chore installs what it needs. It must never write outside the target folder, but for the
-//! model cache that `fetch-models` is there to fill.
+//! A chore installs what it needs. It must never write outside the target folder and the places
+//! that git ignores for it: the model cache, and the JavaScript SDK's modules.
 
 mod bench;
 mod debian;

@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-registry", 0),
     ("skep-records", 0),
     ("skep-templates", 0),
+    ("skep-templates", 0),
 ];
 
 /// Crates that check or show the house rather than hold it up: they import any floor, and no

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde::Serialize;
-use skep_registry::{PackageName, PublisherKey};
+use skep_registry::{Identifier, PublisherKey};
 
 use crate::failure::{Failure, FailureKind};
 use crate::home::{Home, make_private};
@@ -78,9 +78,9 @@ pub fn list(home: &Home) -> Result<Vec<KeyLine>, Failure> {
         .collect()
 }
 
-/// The file of a key. Names are those of packages, so that none reaches outside the folder.
+/// The file of a key. An identifier cannot reach outside the folder.
 fn path_of(home: &Home, name: &str) -> Result<std::path::PathBuf, Failure> {
-    let name: PackageName = name
+    let name: Identifier = name
         .parse()
         .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
     Ok(home.keys().join(format!("{name}.{ENDING}")))

@@ -30,7 +30,14 @@ use home::Home;
 use requests::{Request, Response, RunRequest};
 use service::Service;
 
+/// The argument that makes this binary a compiler. It is no command for people.
+pub const COMPILER: &str = "compile-component";
+
 fn main() -> ExitCode {
+    // The sandbox compiles strangers' components in a process of this binary, which it can end.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == COMPILER) {
+        return skep_sandbox::compile_process();
+    }
     let cli = Cli::parse();
     let json = cli.json;
     set_up_log(cli.verbose);
@@ -105,6 +112,10 @@ async fn act(cli: Cli) -> Result<(), Failure> {
                 package: place_of(&run.package)?,
                 input: streams.input.clone(),
                 output: streams.output.clone(),
+                output_name: match streams.prints {
+                    true => run.output,
+                    false => streams.output.clone(),
+                },
                 format: run.format.map(|format| {
                     match format {
                         Format::Jsonl => "jsonl",

@@ -59,6 +59,8 @@ pub struct RunRequest {
     pub input: Option<PathBuf>,
     /// The output file.
     pub output: PathBuf,
+    /// What to call the output in the answer: `-` if it is copied to standard output.
+    pub output_name: PathBuf,
     /// `jsonl` or `csv`; none is by the input file's ending.
     pub format: Option<String>,
     /// The labels file of a batch classifier.

@@ -14,7 +14,7 @@ mod run;
 
 use std::sync::{Arc, OnceLock};
 
-use skep_sandbox::{Sandbox, SandboxConfig};
+use skep_sandbox::{CompileIn, Sandbox, SandboxConfig};
 use skep_swarm::{Swarm, SwarmConfig};
 use skep_tensor::Device;
 use tokio::sync::{OnceCell, mpsc};
@@ -104,10 +104,16 @@ impl Service {
             return Ok(Arc::clone(sandbox));
         }
         let defaults = SandboxConfig::default();
+        let program = std::env::current_exe()
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
         let opened = Sandbox::new(SandboxConfig {
             cache_dir: Some(self.home.compiled()),
             owner: self.config.limits.clone(),
             guests: self.config.guests.unwrap_or(defaults.guests),
+            compile_in: CompileIn::Process {
+                program,
+                arguments: vec![crate::COMPILER.to_owned()],
+            },
             ..defaults
         })
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?;

@@ -230,6 +230,8 @@ mod tests {
             (func (export "run") (canon lift (core func $i "f"))))"#)
         .unwrap();
         assert_eq!(found.imports, ["wasi:io/poll@0.2.6"]);
+        assert_eq!(found.exports, ["run"]);
+        assert!(!found.concurrent);
     }
 
     #[test]
@@ -240,8 +242,6 @@ mod tests {
             (import "thing" (type (sub resource))))"#)
         .unwrap();
         assert_eq!(found.imports, ["thing"]);
-        assert_eq!(found.exports, ["run"]);
-        assert!(!found.concurrent);
     }
 
     #[test]

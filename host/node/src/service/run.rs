@@ -88,7 +88,7 @@ pub async fn run(
     let limits = sandbox.limits_of(&spec);
     let grants = grants_of(&spec.grants);
     let digest = program.digest().to_string();
-    let output = request.output.clone();
+    let output = request.output_name.clone();
 
     // Dropping this future, as a lost connection or Ctrl-C does, calls the run off.
     let cancel = Cancel::new();

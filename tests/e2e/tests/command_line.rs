@@ -1,0 +1,110 @@
+//! What the command line says to a person, word for word, and to a script.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::Path;
+
+use skep_tests::{Built, Ended, run};
+
+/// A command's outcome as one text, with what differs from run to run taken out.
+fn shown(home: &Path, arguments: &[&str]) -> String {
+    let Ended {
+        code,
+        stdout,
+        stderr,
+    } = run(home, arguments).unwrap();
+    let text = format!("exit {code}\n--- out\n{stdout}--- err\n{stderr}");
+    text.replace(home.to_str().unwrap(), "HOME")
+}
+
+#[test]
+fn help_names_every_command_and_exit_code() {
+    let home = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(shown(home.path(), &["--help"]));
+    insta::assert_snapshot!(shown(home.path(), &["run", "--help"]));
+}
+
+#[test]
+fn errors_say_what_happened_why_and_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("empty");
+    fs::create_dir(&folder).unwrap();
+    let folder = folder.to_str().unwrap();
+    insta::assert_snapshot!(shown(home.path(), &["run", "nothing-here", "--input", "x.jsonl"]));
+    insta::assert_snapshot!(shown(home.path(), &["run", folder]));
+    insta::assert_snapshot!(shown(home.path(), &["publish", folder]));
+    insta::assert_snapshot!(shown(home.path(), &["install", "Not A Name"]));
+    insta::assert_snapshot!(shown(home.path(), &["install", "some-package"]));
+}
+
+#[test]
+fn a_manifest_with_an_unknown_field_names_the_line() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("package");
+    fs::create_dir(&folder).unwrap();
+    fs::write(
+        folder.join("skep.toml"),
+        "[package]\nname = \"x\"\nversion = \"0.1.0\"\nkind = \"component\"\nautor = \"me\"\n",
+    )
+    .unwrap();
+    insta::assert_snapshot!(shown(home.path(), &["inspect", folder.to_str().unwrap()]));
+}
+
+#[test]
+fn a_failure_is_an_object_for_a_script() {
+    let home = tempfile::tempdir().unwrap();
+    let ended = run(home.path(), &["--json", "inspect", "nothing-here"]).unwrap();
+    let last = ended.stdout.lines().last().unwrap();
+    let value: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(value["error"]["kind"], "not-found");
+    assert_eq!(ended.code, 5);
+}
+
+#[test]
+fn a_key_is_made_once_and_its_file_is_private() {
+    let home = tempfile::tempdir().unwrap();
+    let made = run(home.path(), &["--json", "key", "new", "work"]).unwrap();
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let listed = run(home.path(), &["--json", "key", "list"]).unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+    let made: serde_json::Value = serde_json::from_str(&made.stdout).unwrap();
+    assert_eq!(listed["keys"][0], made);
+    let again = run(home.path(), &["key", "new", "work"]).unwrap();
+    assert_eq!(again.code, 3);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let file = home.path().join("keys/work.key");
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn every_shell_gets_completions() {
+    let home = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let ended = run(home.path(), &["completions", shell]).unwrap();
+        assert_eq!(ended.code, 0);
+        assert!(ended.stdout.contains("publish"), "{shell}");
+    }
+}
+
+#[test]
+fn a_component_is_refused_by_the_name_of_what_it_was_not_granted() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("package");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(Built::component("batch-classifier"), folder.join("c.wasm")).unwrap();
+    fs::write(
+        folder.join("skep.toml"),
+        "[package]\nname = \"x\"\nversion = \"0.1.0\"\nkind = \"component\"\n\
+         [component]\nworld = \"batch-classifier\"\npath = \"c.wasm\"\n",
+    )
+    .unwrap();
+    run(home.path(), &["key", "new"]).unwrap();
+    let ended = run(home.path(), &["publish", folder.to_str().unwrap()]).unwrap();
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains("skep:tensor/tensors"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("skep:model/encoders"), "{}", ended.stderr);
+}
