@@ -14,6 +14,8 @@ mod python;
 mod test;
 mod tidy;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -42,14 +44,24 @@ enum Chore {
     FetchModels,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(&Arguments::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: &Chore) -> Result<()> {
     let environment = Environment::find()?;
-    match Arguments::parse().chore {
-        Chore::Demo(options) => demo::run(&environment, &options),
-        Chore::Test(options) => test::run(&environment, &options),
-        Chore::Guests(options) => guests::run(&environment, &options).map(|_| ()),
+    match chore {
+        Chore::Demo(options) => demo::run(&environment, options),
+        Chore::Test(options) => test::run(&environment, options),
+        Chore::Guests(options) => guests::run(&environment, options).map(|_| ()),
         Chore::Tidy => tidy::run(&environment),
-        Chore::Bench(options) => bench::run(&environment, &options),
+        Chore::Bench(options) => bench::run(&environment, options),
         Chore::FetchModels => models::fetch(&environment).map(|_| ()),
     }
 }

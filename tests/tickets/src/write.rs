@@ -100,12 +100,13 @@ pub fn write_tickets(
     Ok(bad_lines)
 }
 
-/// Writes labels as one JSON array: `[{"name": …, "description": …, "examples": […]}, …]`.
+/// Writes labels in the form that `skep run --labels` reads:
+/// `{"labels": [{"name": …, "description": …, "examples": […]}, …]}`.
 ///
 /// # Errors
 /// Whatever the writer returns.
 pub fn write_labels(mut to: impl Write, labels: &[Label]) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut to, labels)?;
+    serde_json::to_writer_pretty(&mut to, &serde_json::json!({ "labels": labels }))?;
     writeln!(to)
 }
 
