@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use skep_tensor::{Account, DType, Device, Span, Tensor, TensorError};
 
+/// An operator with its arguments, under a name.
+type Named<'a> = (&'a str, Box<dyn Fn() -> Result<(), TensorError> + 'a>);
+
 /// Runs `operator` for a while; returns metered operations and nanoseconds of one call.
 fn rate(
     account: &Account,
@@ -61,7 +64,7 @@ fn main() -> Result<(), TensorError> {
             ];
             let tall = a.reshape(&[rows * columns / 4, 1, 4])?;
             let thin = a.reshape(&[rows * columns / 4, 4, 1])?;
-            let mut operators: Vec<(&str, Box<dyn Fn() -> Result<(), TensorError>>)> = vec![
+            let mut operators: Vec<Named<'_>> = vec![
                 ("add", Box::new(|| a.add(&a).map(drop))),
                 ("add row", Box::new(|| a.add(&row).map(drop))),
                 ("add column", Box::new(|| a.add(&column).map(drop))),
@@ -92,7 +95,7 @@ fn main() -> Result<(), TensorError> {
                 ("to-bytes", Box::new(|| a.to_bytes().map(drop))),
             ];
             if floating {
-                operators.extend::<Vec<(&str, Box<dyn Fn() -> Result<(), TensorError>>)>>(vec![
+                operators.extend::<Vec<Named<'_>>>(vec![
                     ("pow", Box::new(|| a.pow(&a).map(drop))),
                     ("exp", Box::new(|| a.exp().map(drop))),
                     ("log", Box::new(|| a.log().map(drop))),

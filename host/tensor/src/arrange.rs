@@ -160,14 +160,13 @@ impl Tensor {
         }
         let device = *self.device();
         let x = self.burn("transpose")?;
-        self.moving("transpose", shape, cost::TRANSPOSE)
-            .run(self, || {
-                if dtype.is_float() {
-                    own(Dispatch::float_swap_dims(x, a, b), dtype, device)
-                } else {
-                    own(Dispatch::int_swap_dims(x, a, b), dtype, device)
-                }
-            })
+        self.moving("transpose", shape, cost::MOVE).run(self, || {
+            if dtype.is_float() {
+                own(Dispatch::float_swap_dims(x, a, b), dtype, device)
+            } else {
+                own(Dispatch::int_swap_dims(x, a, b), dtype, device)
+            }
+        })
     }
 
     /// A launch that moves each element of its result once.

@@ -74,7 +74,7 @@ impl Tensor {
         }
         let (a, b) = (self.values::<E>(operator)?, other.values::<E>(operator)?);
         let work = cost::work(
-            shape.elements() * cost::weight(cost::CHEAP + cost::MOVE, E::DTYPE),
+            shape.elements() * cost::weight(cost::COMPARISON, E::DTYPE),
             self.bytes() + other.bytes() + shape.bytes(DType::U8),
         );
         Tensor::build::<u8>(self.device(), self.account(), shape, work, |out| {
@@ -113,7 +113,7 @@ impl Tensor {
             on_false.values::<E>("select")?,
         );
         let work = cost::work(
-            shape.elements() * (cost::CHEAP + cost::MOVE),
+            shape.elements() * cost::CHOICE,
             self.bytes() + on_true.bytes() + on_false.bytes() + shape.bytes(E::DTYPE),
         );
         Tensor::build::<E>(self.device(), self.account(), shape, work, |out| {

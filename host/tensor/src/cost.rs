@@ -11,26 +11,28 @@
 //!
 //! | operator | arithmetic |
 //! |---|---|
-//! | add, sub, mul, maximum, minimum, add-scalar, mul-scalar, neg, abs, relu, comparisons, select | 1 an element |
+//! | add, sub, mul, add-scalar, mul-scalar, neg, abs, relu | 1 an element |
+//! | equal, greater, less | 4 an element |
 //! | div, sqrt | 4 an element |
-//! | exp, log, tanh, sigmoid, silu | 16 an element |
-//! | gelu | 24 an element |
-//! | pow | 48 an element |
+//! | maximum, minimum, select | 8 an element |
+//! | exp, log, tanh, sigmoid, silu | 24 an element |
+//! | gelu | 40 an element |
+//! | pow | 64 an element |
 //! | the above in f16 and bf16 | 8 an element more, for the conversions |
 //! | matmul | 2·m·k·n a matrix, and at least 512; f16 and bf16: 8 an element of all three more |
-//! | sum, mean, max, min | 2 an element; f16 and bf16: 8 more |
-//! | argmax | 3 an element; f16 and bf16: 8 more |
-//! | top-k | 16 an element, and 8·log₂(count) for each one returned |
+//! | sum, mean | 4 an element; f16 and bf16: 8 more |
+//! | max, min, argmax | 6 an element; f16 and bf16: 8 more |
+//! | top-k | 20 an element, and 8·log₂(count) for each one returned |
 //! | softmax, log-softmax | 24 an element; f16 and bf16: 16 more |
 //! | layer-norm, rms-norm | 10 an element; f16 and bf16: 16 more |
 //! | gather | 8 an element of the result |
-//! | embedding, slice, concat, transpose, cast | 2 an element of the result; transpose: 4 |
+//! | embedding, slice, concat, transpose, cast | 4 an element of the result; cast from or to f16 and bf16: 8 more |
 //! | random-uniform, random-normal | 16, 96 an element |
 //! | from-…, to-…, zeros, full | traffic alone |
 //! | reshape | 1 |
 //!
-//! The weights make one unit take less than a nanosecond on one core for every operator of more
-//! than a few thousand elements (`benches/rates.rs` measures it): that is the rate at which
+//! The weights make one unit take about a nanosecond or less on one core, for every operator of
+//! more than a few thousand elements (`benches/rates.rs` measures it): that is the rate at which
 //! [`Account::charge_work`](crate::Account::charge_work) holds an operator against the deadline.
 //!
 //! Memory: the result is charged until it is dropped, and the scratch that an operator needs
@@ -70,28 +72,30 @@ pub(crate) fn weight(weight: u64, dtype: DType) -> u64 {
 pub(crate) const HALF: u64 = 8;
 /// One of the cheap operators.
 pub(crate) const CHEAP: u64 = 1;
+/// A comparison.
+pub(crate) const COMPARISON: u64 = 4;
+/// Choosing one of two by a comparison or a condition.
+pub(crate) const CHOICE: u64 = 8;
 /// Division and the square root.
 pub(crate) const DIVISION: u64 = 4;
 /// The exponential and what is made of it.
-pub(crate) const EXPONENTIAL: u64 = 16;
+pub(crate) const EXPONENTIAL: u64 = 24;
 /// The error function and what is made of it.
-pub(crate) const ERROR_FUNCTION: u64 = 24;
+pub(crate) const ERROR_FUNCTION: u64 = 40;
 /// The general power.
-pub(crate) const POWER: u64 = 48;
-/// An element of a sum, a mean or an extremum.
-pub(crate) const REDUCE: u64 = 2;
-/// An element in a search for an index.
-pub(crate) const SEARCH: u64 = 3;
+pub(crate) const POWER: u64 = 64;
+/// An element of a sum or a mean.
+pub(crate) const REDUCE: u64 = 4;
+/// An element in a search for an extremum.
+pub(crate) const SEARCH: u64 = 6;
 /// An element in a selection of the largest.
-pub(crate) const SELECTION: u64 = 16;
+pub(crate) const SELECTION: u64 = 20;
 /// An element of a softmax.
 pub(crate) const SOFTMAX: u64 = 24;
 /// An element of a normalisation.
 pub(crate) const NORMALISATION: u64 = 10;
 /// An element that is moved.
-pub(crate) const MOVE: u64 = 2;
-/// An element that is moved across rows.
-pub(crate) const TRANSPOSE: u64 = 4;
+pub(crate) const MOVE: u64 = 4;
 /// An element that is fetched by an index of its own.
 pub(crate) const GATHER: u64 = 8;
 /// A uniform random number.

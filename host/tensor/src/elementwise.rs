@@ -4,6 +4,8 @@
 //! Integers wrap around on overflow. Floating-point operators follow IEEE 754; f16 and bf16 are
 //! computed in f32 and rounded once.
 
+use std::cmp::Ordering;
+
 use burn::backend::ops::{ActivationOps, FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, Scalar};
 
@@ -11,7 +13,7 @@ use crate::cost;
 use crate::dtype::DType;
 use crate::element::{Element, with_element};
 use crate::error::TensorError;
-use crate::launch::{Launch, guard};
+use crate::launch::Launch;
 use crate::rows::Rows;
 use crate::shape::Shape;
 use crate::tensor::{Owner, Storage, Tensor};
@@ -122,7 +124,7 @@ impl Tensor {
     pub fn maximum(&self, other: &Tensor) -> Result<Tensor, TensorError> {
         let shape = self.check_pair("maximum", other)?;
         with_element!(self.dtype(), E => {
-            self.zip::<E>("maximum", shape, cost::CHEAP, other, |a, b| {
+            self.zip::<E>("maximum", shape, cost::CHOICE, other, |a, b| {
                 Ok(if b.exceeds(a) { b } else { a })
             })
         })
@@ -135,7 +137,7 @@ impl Tensor {
     pub fn minimum(&self, other: &Tensor) -> Result<Tensor, TensorError> {
         let shape = self.check_pair("minimum", other)?;
         with_element!(self.dtype(), E => {
-            self.zip::<E>("minimum", shape, cost::CHEAP, other, |a, b| {
+            self.zip::<E>("minimum", shape, cost::CHOICE, other, |a, b| {
                 Ok(if a.exceeds(b) { b } else { a })
             })
         })
@@ -341,7 +343,7 @@ impl Tensor {
         if shape.is_empty() {
             return self.nothing(shape, dtype);
         }
-        let (a, b) = self.burn_pair(operator, other)?;
+        let (a, b) = (self.as_burn(operator)?, other.as_burn(operator)?);
         Launch {
             operator,
             shape,
@@ -353,6 +355,7 @@ impl Tensor {
             scratch: 0,
         }
         .run(self, || {
+            let (a, b) = self.aligned(a, other, b);
             if dtype.is_float() {
                 float(a, b)
             } else {
@@ -361,28 +364,26 @@ impl Tensor {
         })
     }
 
-    /// The two as burn holds them, with leading extents of 1 where they have fewer axes.
+    /// The two, which burn holds as `a` and `b`, with leading extents of 1 where one has fewer
+    /// axes.
     #[inline]
-    pub(crate) fn burn_pair(
+    pub(crate) fn aligned(
         &self,
-        operator: &'static str,
+        a: &DispatchTensor,
         other: &Tensor,
-    ) -> Result<(DispatchTensor, DispatchTensor), TensorError> {
-        let (a, b) = (self.burn(operator)?, other.burn(operator)?);
-        let rank = self.layout().rank().max(other.layout().rank());
-        if self.layout().rank() == other.layout().rank() {
-            return Ok((a, b));
+        b: &DispatchTensor,
+    ) -> (DispatchTensor, DispatchTensor) {
+        let (a, b) = (a.clone(), b.clone());
+        let (left, right) = (self.layout().rank(), other.layout().rank());
+        match left.cmp(&right) {
+            Ordering::Equal => (a, b),
+            Ordering::Less => (self.with_rank(a, right), b),
+            Ordering::Greater => (a, other.with_rank(b, left)),
         }
-        guard(operator, || {
-            (self.with_rank(a, rank), other.with_rank(b, rank))
-        })
     }
 
     /// `tensor`, which is this one as burn holds it, with leading extents of 1 up to `rank`.
-    pub(crate) fn with_rank(&self, tensor: DispatchTensor, rank: usize) -> DispatchTensor {
-        if self.layout().rank() == rank {
-            return tensor;
-        }
+    fn with_rank(&self, tensor: DispatchTensor, rank: usize) -> DispatchTensor {
         let shape = self.layout().to_burn(rank);
         if self.dtype().is_float() {
             Dispatch::float_reshape(tensor, shape)
@@ -451,7 +452,7 @@ impl Tensor {
         }
         let (a, b) = (self.values::<E>(operator)?, other.values::<E>(operator)?);
         let work = cost::work(
-            shape.elements() * cost::weight(weight + cost::MOVE, E::DTYPE),
+            shape.elements() * cost::weight(weight, E::DTYPE),
             self.bytes() + other.bytes() + shape.bytes(E::DTYPE),
         );
         Tensor::build::<E>(self.device(), self.account(), shape, work, |out| {

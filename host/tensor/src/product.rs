@@ -37,7 +37,7 @@ impl Tensor {
         }
         let elements = self.elements() + other.elements() + shape.elements();
         let half = dtype != DType::F32;
-        let (a, b) = self.burn_pair(OPERATOR, other)?;
+        let (a, b) = (self.as_burn(OPERATOR)?, other.as_burn(OPERATOR)?);
         Launch {
             operator: OPERATOR,
             shape,
@@ -50,10 +50,13 @@ impl Tensor {
             ),
             scratch: if half { elements * 4 } else { 0 },
         }
-        .run(self, || match dtype {
-            DType::F16 => narrow(Dispatch::float_matmul(widen(a), widen(b)), FloatDType::F16),
-            DType::Bf16 => narrow(Dispatch::float_matmul(widen(a), widen(b)), FloatDType::BF16),
-            _ => Dispatch::float_matmul(a, b),
+        .run(self, || {
+            let (a, b) = self.aligned(a, other, b);
+            match dtype {
+                DType::F16 => narrow(Dispatch::float_matmul(widen(a), widen(b)), FloatDType::F16),
+                DType::Bf16 => narrow(Dispatch::float_matmul(widen(a), widen(b)), FloatDType::BF16),
+                _ => Dispatch::float_matmul(a, b),
+            }
         })
     }
 }

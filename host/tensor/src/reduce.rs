@@ -177,7 +177,7 @@ impl Tensor {
         let x = self.values::<E>(operator)?;
         let (_, extent, inner) = self.layout().split(axis);
         let work = cost::work(
-            self.elements() * cost::weight(cost::REDUCE, E::DTYPE),
+            self.elements() * cost::weight(cost::SEARCH, E::DTYPE),
             self.bytes() + shape.bytes(E::DTYPE),
         );
         Tensor::build::<E>(self.device(), self.account(), shape, work, |out| {

@@ -363,13 +363,19 @@ impl Tensor {
     ///
     /// # Errors
     /// [`TensorError::Failed`] if there are no elements, which every caller has ruled out.
-    pub(crate) fn burn(&self, operator: &'static str) -> Result<DispatchTensor, TensorError> {
+    #[inline]
+    pub(crate) fn as_burn(&self, operator: &'static str) -> Result<&DispatchTensor, TensorError> {
         match &self.0.storage {
-            Storage::Burn(tensor) => Ok(tensor.clone()),
+            Storage::Burn(tensor) => Ok(tensor),
             Storage::Empty => Err(TensorError::Failed(format!(
                 "{operator}: there is nothing to compute on"
             ))),
         }
+    }
+
+    /// As [`Self::as_burn`], to be given away.
+    pub(crate) fn burn(&self, operator: &'static str) -> Result<DispatchTensor, TensorError> {
+        self.as_burn(operator).cloned()
     }
 
     /// The elements, which must be of this tensor's dtype: borrowed where the device is the
