@@ -121,7 +121,7 @@ mod tests {
     fn says_what_is_wrong_with_the_labels() {
         let good = label("good", None, &["text"]);
         assert!(refusal(&[]).contains("given 0"));
-        assert!(refusal(&[good.clone()]).contains("given 1"));
+        assert!(refusal(std::slice::from_ref(&good)).contains("given 1"));
         assert!(refusal(&[good.clone(), good.clone()]).contains("two labels are named 'good'"));
         assert!(refusal(&[good.clone(), label(" ", None, &["x"])]).contains("label 2 has no name"));
         let empty = label("empty", Some(""), &[" "]);

@@ -112,11 +112,12 @@ fn ticket_text(category: &Category, rng: &mut ChaCha8Rng) -> String {
         }
     };
     say(common::OPENINGS, 0.35, rng);
-    say(common::MOODS, 0.35, rng);
+    say(common::MOODS, 0.25, rng);
     say(category.cores, 1.0, rng);
-    say(category.details, 0.4, rng);
-    say(common::MOODS, 0.1, rng);
-    if rng.random_bool(0.12) {
+    say(category.details, 0.8, rng);
+    say(category.details, 0.25, rng);
+    say(common::MOODS, 0.05, rng);
+    if rng.random_bool(0.08) {
         let other = &CATEGORIES[rng.random_range(0..CATEGORIES.len())];
         say(common::ASIDES, 1.0, rng);
         say(other.cores, 1.0, rng);

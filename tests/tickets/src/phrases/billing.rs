@@ -39,9 +39,9 @@ pub const CATEGORY: Category = Category {
         "The amount in question is {amount}.",
         "It says so on line {digit} of the bill.",
         "I have attached the statement from my bank.",
-        "My accountant has been asking for this.",
+        "My accountant has been asking for this invoice.",
         "The card ends in {four}.",
-        "Nothing like this happened in {month}.",
+        "The bill for {month} had nothing like this.",
         "I can send you a picture of the transaction.",
     ],
 };

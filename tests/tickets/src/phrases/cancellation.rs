@@ -36,12 +36,12 @@ pub const CATEGORY: Category = Category {
         "This is my formal notice of termination for {plan}.",
     ],
     details: &[
-        "Please send me a confirmation.",
-        "My customer number is {four}.",
+        "Please confirm the cancellation in writing.",
+        "My membership number is {four}.",
         "I have found something that suits me better.",
-        "I hardly ever use it.",
-        "There is nothing wrong with it, my situation has changed.",
-        "Do not try to make me stay, please.",
+        "I hardly ever use it, so I am leaving.",
+        "There is nothing wrong with the subscription, my situation has changed.",
+        "Do not try to make me stay, just end it.",
         "It should not go on past {month}.",
     ],
 };

@@ -217,7 +217,7 @@ pub const SLOTS: &[(&str, &[&str])] = &[
         "item",
         &[
             "kettle",
-            "hiking boots",
+            "walking stick",
             "camping stove",
             "desk lamp",
             "rain jacket",
@@ -239,7 +239,7 @@ pub const SLOTS: &[(&str, &[&str])] = &[
             "watering can",
             "folding table",
             "rucksack",
-            "bath towels",
+            "bath mat",
             "cutting board",
             "wall clock",
             "vacuum cleaner",

@@ -37,10 +37,10 @@ pub const CATEGORY: Category = Category {
     ],
     details: &[
         "I am sure that others would use it as well.",
-        "It need not be fancy.",
+        "The feature need not be fancy.",
         "I would be glad to try an early version.",
         "It would fit well on {page}.",
-        "For us that would be a reason to stay.",
+        "An option like this would be a reason to stay.",
         "Maybe it exists already and I have not found it.",
         "Just an idea, no hurry.",
     ],

@@ -37,11 +37,11 @@ pub const CATEGORY: Category = Category {
     ],
     details: &[
         "I have tried it in another browser too.",
-        "The address I use is the one that I write from.",
+        "My login is the address that I write from.",
         "My user name has not changed in years.",
         "Caps lock was off, before you ask.",
         "I have cleared the cookies twice.",
         "The message reads: access denied.",
-        "I need to get in today because of order {order}.",
+        "I need to sign in today because of order {order}.",
     ],
 };

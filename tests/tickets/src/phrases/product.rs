@@ -40,8 +40,8 @@ pub const CATEGORY: Category = Category {
         "I would order it today if so.",
         "The one in {colour}, to be precise.",
         "My sister has the same one and is fond of it.",
-        "I am thinking of buying several.",
+        "If it does, I am thinking of buying several.",
         "The shop in {place} could not tell me.",
-        "It is meant for a small flat.",
+        "The model is meant for a small flat.",
     ],
 };

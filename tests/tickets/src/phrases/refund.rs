@@ -40,8 +40,8 @@ pub const CATEGORY: Category = Category {
         "I can send photographs of the damage.",
         "The return number is {order}.",
         "I paid {amount} for it.",
-        "It was used once, if that.",
-        "I dropped it off at the shop {when}.",
+        "It was used once, if that, so a refund seems fair.",
+        "I sent the return from the post office {when}.",
         "A replacement would be fine too.",
     ],
 };
