@@ -6,8 +6,8 @@
 
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentDefinedType, ComponentType,
-    ComponentTypeDeclaration, ComponentTypeRef, Encoding, InstanceTypeDeclaration, Parser,
-    Payload, TypeBounds,
+    ComponentTypeDeclaration, ComponentTypeRef, Encoding, InstanceTypeDeclaration, Parser, Payload,
+    TypeBounds,
 };
 
 use crate::error::LoadError;
