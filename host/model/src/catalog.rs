@@ -225,7 +225,7 @@ mod tests {
         ));
         let entry = catalog.find(&digest.to_string()).unwrap();
         assert_eq!((entry.name.as_str(), entry.loaded), ("here", false));
-        assert_eq!(catalog.list(), [entry.clone()]);
+        assert_eq!(catalog.list(), std::slice::from_ref(&entry));
         assert!(catalog.remove(&entry.name) && !catalog.remove(&entry.name));
         assert!(catalog.list().is_empty());
     }

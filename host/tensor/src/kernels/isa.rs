@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Plain Rust on small arrays; whatever the compiler makes of it (NEON on 64-bit Arm).
     Portable,
+    /// Plain Rust in the shape of the AVX-512 kernels, so that tests on any machine go through it.
+    #[cfg(test)]
+    Wide,
     /// x86-64 with AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -29,6 +32,8 @@ impl Isa {
     /// Every instruction set that this machine can run, the plainest first.
     pub fn available() -> Vec<Self> {
         let mut all = vec![Isa::Portable];
+        #[cfg(test)]
+        all.push(Isa::Wide);
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -52,6 +57,8 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
+            #[cfg(test)]
+            Isa::Wide => "wide",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
@@ -72,6 +79,9 @@ macro_rules! dispatch {
         match $isa {
             // SAFETY: the caller of the kernel vouches for its pointers; no feature is needed.
             Isa::Portable => unsafe { $f::<simd::portable::Portable>($($arg),*) },
+            #[cfg(test)]
+            // SAFETY: as above.
+            Isa::Wide => unsafe { $f::<simd::portable::Wide>($($arg),*) },
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
                 #[target_feature(enable = "avx2,fma")]

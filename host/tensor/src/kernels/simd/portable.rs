@@ -1,13 +1,19 @@
-//! Eight lanes in a plain array, for machines without a kernel of their own. The compiler turns
-//! the loops into whatever vector instructions the target has.
+//! Lanes in a plain array, for machines without a kernel of their own. The compiler turns the
+//! loops into whatever vector instructions the target has.
 
 use super::Simd;
 use std::array::from_fn;
 
+/// `N` lanes, a power of two, and `R` rows of a tile.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable;
+pub(crate) struct Arrays<const N: usize, const R: usize>;
 
-const N: usize = 8;
+/// What suits most machines: two vectors of four lanes for each of these.
+pub(crate) type Portable = Arrays<8, 4>;
+
+/// The shape of the AVX-512 kernels, so that tests on any machine go through it.
+#[cfg(test)]
+pub(crate) type Wide = Arrays<16, 12>;
 
 // SAFETY (whole block): only the pointer accesses need care, and the trait's contract gives
 // valid pointers; arrays of f32 and i16 are read and written unaligned.
@@ -15,11 +21,11 @@ const N: usize = 8;
     clippy::undocumented_unsafe_blocks,
     reason = "one comment above covers these one-line wrappers"
 )]
-impl Simd for Portable {
+impl<const N: usize, const R: usize> Simd for Arrays<N, R> {
     type F = [f32; N];
     type I = [i32; N];
     const LANES: usize = N;
-    const ROWS: usize = 4;
+    const ROWS: usize = R;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; N] {
@@ -83,7 +89,15 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn hsum(a: [f32; N]) -> f32 {
-        ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
+        let mut a = a;
+        let mut half = N / 2;
+        while half > 0 {
+            for i in 0..half {
+                a[i] += a[i + half];
+            }
+            half /= 2;
+        }
+        a[0]
     }
     #[inline(always)]
     unsafe fn hmax(a: [f32; N]) -> f32 {
