@@ -114,8 +114,8 @@ fn ticket_text(category: &Category, rng: &mut ChaCha8Rng) -> String {
     say(common::OPENINGS, 0.35, rng);
     say(common::MOODS, 0.25, rng);
     say(category.cores, 1.0, rng);
-    say(category.details, 0.8, rng);
-    say(category.details, 0.25, rng);
+    say(category.details, 0.6, rng);
+    say(category.details, 0.1, rng);
     say(common::MOODS, 0.05, rng);
     if rng.random_bool(0.08) {
         let other = &CATEGORIES[rng.random_range(0..CATEGORIES.len())];
