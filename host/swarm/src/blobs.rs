@@ -389,7 +389,11 @@ impl Blobs {
             Ok(found) => found,
             Err(e) => {
                 let _ = fs::remove_file(&beside);
-                return Err(e);
+                // A data file that was cut short fails here already.
+                return match self.recheck(digest).await {
+                    Err(damage @ BlobError::Corrupt { .. }) => Err(damage.into()),
+                    Ok(()) | Err(_) => Err(e),
+                };
             }
         };
         if found != *digest {

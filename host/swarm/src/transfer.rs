@@ -12,7 +12,7 @@ use bao_tree::io::BaoContentItem;
 use iroh::endpoint::{Connection, VarInt};
 use iroh_blobs::api::Store;
 use iroh_blobs::get::fsm::{
-    self, AtBlobHeaderNextError, BlobContentNext, ConnectedNext, DecodeError, EndBlobNext,
+    self, AtBlobHeaderNextError, BlobContentNext, ConnectedNext, DecodeError,
 };
 use iroh_blobs::protocol::{ChunkRanges, ERR_LIMIT, ERR_PERMISSION, GetRequest};
 use skep_registry::Digest;
@@ -213,11 +213,8 @@ where
     };
     // Also after a fault: what was verified is stored before anybody asks what is missing.
     sink.finish().await.map_err(PieceError::Local)?;
-    if let EndBlobNext::Closing(closing) = outcome?.next() {
-        // Everything asked for is here and verified; how the stream ends changes nothing.
-        let _ = tokio::time::timeout(stall, closing.next()).await;
-    }
-    Ok(())
+    // Everything asked for is here and verified; how and when the stream ends changes nothing.
+    outcome.map(drop)
 }
 
 fn header_fault(digest: Digest, error: &AtBlobHeaderNextError) -> ProviderFault {

@@ -15,7 +15,7 @@ async fn open(dir: &std::path::Path) -> Result<Swarm, OpenError> {
     let mut config = SwarmConfig::loopback(dir);
     config.mdns = true;
     config.limits = Limits {
-        discovery: Duration::from_secs(8),
+        discovery: Duration::from_secs(4),
         ..limits()
     };
     Swarm::open(config).await
