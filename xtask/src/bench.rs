@@ -55,7 +55,12 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         let python = python::with(environment, "embedding", &packages)?;
         let mut compare = Command::new(python);
         compare
-            .arg(environment.root.join("benches").join("embed_side_by_side.py"))
+            .arg(
+                environment
+                    .root
+                    .join("benches")
+                    .join("embed_side_by_side.py"),
+            )
             .arg("--model")
             .arg(model)
             .arg("--binary")
@@ -66,7 +71,12 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         build_examples(environment, &["transfer"])?;
         let mut compare = Command::new("python3");
         compare
-            .arg(environment.root.join("benches").join("swarm_side_by_side.py"))
+            .arg(
+                environment
+                    .root
+                    .join("benches")
+                    .join("swarm_side_by_side.py"),
+            )
             .arg(example(environment, "transfer"));
         environment::run(&mut compare, "compare transfers")?;
     }

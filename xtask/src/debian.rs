@@ -60,13 +60,17 @@ pub fn prepare(environment: &Environment, folder: &Path) -> Result<Job> {
         .collect::<Vec<_>>();
     let chosen: HashMap<&str, &str> = labels
         .iter()
-        .flat_map(|(section, examples)| examples.iter().map(|p| (p.name.as_str(), section.as_str())))
+        .flat_map(|(section, examples)| {
+            examples.iter().map(|p| (p.name.as_str(), section.as_str()))
+        })
         .collect();
     let mut truth = HashMap::new();
     let mut lines = String::new();
     for package in &packages {
         if chosen.contains_key(package.name.as_str())
-            || !labels.iter().any(|(section, _)| *section == package.section)
+            || !labels
+                .iter()
+                .any(|(section, _)| *section == package.section)
         {
             continue;
         }

@@ -60,7 +60,15 @@ fn build_rust(environment: &Environment) -> Result<()> {
     cargo
         .env("CARGO_TARGET_DIR", &target)
         .current_dir(environment.root.join("guests"))
-        .args(["build", "--release", "--target", TARGET, "--workspace", "--examples", "--lib"]);
+        .args([
+            "build",
+            "--release",
+            "--target",
+            TARGET,
+            "--workspace",
+            "--examples",
+            "--lib",
+        ]);
     environment::run(&mut cargo, "build the Rust guests")?;
     let built = target.join(TARGET).join("release");
     collect(&built, environment)?;
@@ -107,7 +115,11 @@ fn build_python(environment: &Environment) -> Result<()> {
         .arg(sdk.join("build.py"))
         .arg(sdk.join("examples").join("batch_classifier"))
         .arg("--output")
-        .arg(environment.components().join("batch-classifier-python.wasm"))
+        .arg(
+            environment
+                .components()
+                .join("batch-classifier-python.wasm"),
+        )
         .arg("--cache")
         .arg(environment.tools().join("componentize-py"));
     environment::run(&mut build, "build the Python guest")

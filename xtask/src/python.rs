@@ -1,9 +1,9 @@
 //! Python environments of the chores' own, one for each set of packages, under the target
 //! folder.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::fs;
 
 use anyhow::Result;
 
@@ -26,7 +26,13 @@ pub fn with(environment: &Environment, name: &str, packages: &[&str]) -> Result<
     )?;
     run(
         Command::new(&interpreter)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
             .args(packages),
         "install Python packages",
     )?;

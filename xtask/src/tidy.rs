@@ -112,12 +112,7 @@ fn check_floors(environment: &Environment, breaches: &mut Vec<String>) -> Result
     Ok(())
 }
 
-fn breach_of(
-    name: &str,
-    floor: u8,
-    imported: &str,
-    floors: &BTreeMap<&str, u8>,
-) -> Option<String> {
+fn breach_of(name: &str, floor: u8, imported: &str, floors: &BTreeMap<&str, u8>) -> Option<String> {
     if OUTSIDE.contains(&imported) {
         return Some(format!(
             "{name}: imports {imported}, which is for tests and chores"
@@ -131,9 +126,9 @@ fn breach_of(
              lower floors, so hand it over as a trait from above"
         ));
     }
-    let (library, allowed) = RESERVED
-        .iter()
-        .find(|(library, _)| imported == *library || imported.starts_with(&format!("{library}-")))?;
+    let (library, allowed) = RESERVED.iter().find(|(library, _)| {
+        imported == *library || imported.starts_with(&format!("{library}-"))
+    })?;
     (!allowed.contains(&name)).then(|| {
         format!(
             "{name}: imports {imported}, but only {} may import {library}",

@@ -32,9 +32,8 @@ pub fn manifest_of(folder: &Path) -> Result<Manifest, Failure> {
             format!("cannot read {}: {error}", path.display()),
         ),
     })?;
-    Manifest::parse(&text).map_err(|error| {
-        Failure::new(FailureKind::Usage, format!("{}: {error}", path.display()))
-    })
+    Manifest::parse(&text)
+        .map_err(|error| Failure::new(FailureKind::Usage, format!("{}: {error}", path.display())))
 }
 
 /// Builds the component of a folder, and returns its path. The tools' own output is shown on
@@ -50,11 +49,20 @@ pub fn build(folder: &Path) -> Result<PathBuf, Failure> {
     let component = folder.join(path.as_str());
     match language_of(folder)? {
         Language::Rust => build_rust(folder, &component)?,
-        Language::JavaScript => run(Command::new("npm").args(["run", "build"]).current_dir(folder))?,
+        Language::JavaScript => run(Command::new("npm")
+            .args(["run", "build"])
+            .current_dir(folder))?,
         Language::Python => {
             let mut command = Command::new("componentize-py");
             command
-                .args(["--wit-path", "wit", "--world", &world.to_string(), "componentize", "app"])
+                .args([
+                    "--wit-path",
+                    "wit",
+                    "--world",
+                    &world.to_string(),
+                    "componentize",
+                    "app",
+                ])
                 .arg("--output")
                 .arg(&component)
                 .current_dir(folder);
@@ -104,7 +112,9 @@ fn build_rust(folder: &Path, component: &Path) -> Result<(), Failure> {
         .current_dir(folder)
         .stdin(std::process::Stdio::null())
         .stderr(std::process::Stdio::inherit());
-    let output = command.output().map_err(|error| not_started(&command, &error))?;
+    let output = command
+        .output()
+        .map_err(|error| not_started(&command, &error))?;
     if !output.status.success() {
         return Err(Failure::new(
             FailureKind::Failed,
@@ -142,7 +152,9 @@ fn build_rust(folder: &Path, component: &Path) -> Result<(), Failure> {
 
 fn run(command: &mut Command) -> Result<(), Failure> {
     command.stdin(std::process::Stdio::null());
-    let status = command.status().map_err(|error| not_started(command, &error))?;
+    let status = command
+        .status()
+        .map_err(|error| not_started(command, &error))?;
     if status.success() {
         return Ok(());
     }

@@ -67,10 +67,7 @@ impl Config {
             }
         };
         toml::from_str(&text).map_err(|error| {
-            Failure::new(
-                FailureKind::Usage,
-                format!("{}: {error}", path.display()),
-            )
+            Failure::new(FailureKind::Usage, format!("{}: {error}", path.display()))
         })
     }
 }

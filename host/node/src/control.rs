@@ -101,7 +101,9 @@ where
         Err(error) => {
             let failure = Failure::new(
                 FailureKind::Usage,
-                format!("the node does not understand this request ({error}); are the command and the node of the same version?"),
+                format!(
+                    "the node does not understand this request ({error}); are the command and the node of the same version?"
+                ),
             );
             return write_line(&mut writer, &Event::Failed(failure)).await;
         }
@@ -133,9 +135,7 @@ async fn write_line<T: Serialize>(
     writer.flush().await
 }
 
-async fn read_line(
-    reader: &mut (impl AsyncBufReadExt + Unpin),
-) -> io::Result<Option<String>> {
+async fn read_line(reader: &mut (impl AsyncBufReadExt + Unpin)) -> io::Result<Option<String>> {
     use tokio::io::AsyncReadExt;
     let mut line = String::new();
     let read = reader.take(LONGEST_LINE).read_line(&mut line).await?;

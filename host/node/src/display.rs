@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::requests::{Inspected, Installed, Listed, PackageLine, Progress, Published, Ran, Response, Status, Unit};
+use crate::requests::{
+    Inspected, Installed, Listed, PackageLine, Progress, Published, Ran, Response, Status, Unit,
+};
 
 /// Shows the progress of one command on standard error, if that is a terminal.
 #[derive(Default)]
@@ -19,7 +21,11 @@ impl Bars {
         if !std::io::stderr().is_terminal() {
             return;
         }
-        if self.current.as_ref().is_none_or(|(stage, _)| *stage != step.stage) {
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|(stage, _)| *stage != step.stage)
+        {
             self.finish();
             self.current = Some((step.stage.clone(), bar(step)));
         }
@@ -46,9 +52,7 @@ fn bar(step: &Progress) -> ProgressBar {
             "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left"
         }
         (Unit::Bytes, None) => "{msg} {spinner} {bytes} {bytes_per_sec}",
-        (Unit::Records, Some(_)) => {
-            "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta} left"
-        }
+        (Unit::Records, Some(_)) => "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta} left",
         (Unit::Records, None) => "{msg} {spinner} {human_pos} records {per_sec}",
     };
     // The templates are constants above, so that a wrong one would show in every run.
@@ -156,7 +160,12 @@ fn print_inspected(inspected: &Inspected) {
         list("limits", &limits);
     }
     for file in &inspected.files {
-        println!("  file      {} {} {}", file.digest, bytes(file.bytes), file.path);
+        println!(
+            "  file      {} {} {}",
+            file.digest,
+            bytes(file.bytes),
+            file.path
+        );
     }
     list("history", &inspected.history);
 }

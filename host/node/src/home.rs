@@ -15,12 +15,14 @@ impl Home {
     pub fn open(given: Option<PathBuf>) -> Result<Self, Failure> {
         let path = match given {
             Some(path) => path,
-            None => std::env::home_dir().map(|user| user.join(".skep")).ok_or_else(|| {
-                Failure::new(
-                    FailureKind::Usage,
-                    "this user has no home folder; say where skep may keep its own with --home",
-                )
-            })?,
+            None => std::env::home_dir()
+                .map(|user| user.join(".skep"))
+                .ok_or_else(|| {
+                    Failure::new(
+                        FailureKind::Usage,
+                        "this user has no home folder; say where skep may keep its own with --home",
+                    )
+                })?,
         };
         let failed = |error: io::Error| {
             Failure::new(

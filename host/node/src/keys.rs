@@ -31,8 +31,7 @@ pub fn create(home: &Home, name: &str) -> Result<KeyLine, Failure> {
             ),
         ));
     }
-    make_private(&home.keys())
-        .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    make_private(&home.keys()).map_err(|error| Failure::of(FailureKind::Failed, &error))?;
     let key = PublisherKey::generate().map_err(|error| Failure::of(FailureKind::Failed, &error))?;
     key.save(&path)
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?;

@@ -22,8 +22,8 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use config::Config;
 use cli::{Cli, Command, Format, Key, Model};
+use config::Config;
 use display::Bars;
 use failure::{Failure, FailureKind};
 use home::Home;
@@ -35,13 +35,19 @@ pub const COMPILER: &str = "compile-component";
 
 fn main() -> ExitCode {
     // The sandbox compiles strangers' components in a process of this binary, which it can end.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == COMPILER) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == COMPILER)
+    {
         return skep_sandbox::compile_process();
     }
     let cli = Cli::parse();
     let json = cli.json;
     set_up_log(cli.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(json, &Failure::of(FailureKind::Failed, &error)),
     };

@@ -104,8 +104,8 @@ impl Service {
             return Ok(Arc::clone(sandbox));
         }
         let defaults = SandboxConfig::default();
-        let program = std::env::current_exe()
-            .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+        let program =
+            std::env::current_exe().map_err(|error| Failure::of(FailureKind::Failed, &error))?;
         let opened = Sandbox::new(SandboxConfig {
             cache_dir: Some(self.home.compiled()),
             owner: self.config.limits.clone(),

@@ -31,7 +31,10 @@ fn errors_say_what_happened_why_and_what_to_do() {
     let folder = home.path().join("empty");
     fs::create_dir(&folder).unwrap();
     let folder = folder.to_str().unwrap();
-    insta::assert_snapshot!(shown(home.path(), &["run", "nothing-here", "--input", "x.jsonl"]));
+    insta::assert_snapshot!(shown(
+        home.path(),
+        &["run", "nothing-here", "--input", "x.jsonl"]
+    ));
     insta::assert_snapshot!(shown(home.path(), &["run", folder]));
     insta::assert_snapshot!(shown(home.path(), &["publish", folder]));
     insta::assert_snapshot!(shown(home.path(), &["install", "Not A Name"]));
@@ -76,7 +79,10 @@ fn a_key_is_made_once_and_its_file_is_private() {
     {
         use std::os::unix::fs::PermissionsExt;
         let file = home.path().join("keys/work.key");
-        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }
 
@@ -105,6 +111,14 @@ fn a_component_is_refused_by_the_name_of_what_it_was_not_granted() {
     run(home.path(), &["key", "new"]).unwrap();
     let ended = run(home.path(), &["publish", folder.to_str().unwrap()]).unwrap();
     assert_eq!(ended.code, 3, "{}", ended.stderr);
-    assert!(ended.stderr.contains("skep:tensor/tensors"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("skep:model/encoders"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("skep:tensor/tensors"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains("skep:model/encoders"),
+        "{}",
+        ended.stderr
+    );
 }

@@ -118,7 +118,10 @@ fn a_package_moves_from_node_to_node_and_does_the_same_everywhere() {
 
     let reference = text(&published, "/published/reference");
     let mut run = job.run(reference, "from-b.jsonl");
-    run.extend(["--model".to_owned(), text(&model, "/published/reference").to_owned()]);
+    run.extend([
+        "--model".to_owned(),
+        text(&model, "/published/reference").to_owned(),
+    ]);
     let report = b.ask(&run).unwrap();
     for field in [
         "records",
@@ -132,17 +135,26 @@ fn a_package_moves_from_node_to_node_and_does_the_same_everywhere() {
     ] {
         assert!(report[field].as_f64().unwrap() > 0.0, "{field} in {report}");
     }
-    assert_eq!(report["errors"].as_u64().unwrap(), job.bad_lines.len() as u64);
+    assert_eq!(
+        report["errors"].as_u64().unwrap(),
+        job.bad_lines.len() as u64
+    );
 
     // One line for each line of the input, in its order; the bad ones say where they stand.
     let out = lines(&job.path("from-b.jsonl"));
     assert_eq!(out.len(), 300 + job.bad_lines.len());
-    let failed: Vec<u64> = out.iter().filter_map(|line| line["line"].as_u64()).collect();
+    let failed: Vec<u64> = out
+        .iter()
+        .filter_map(|line| line["line"].as_u64())
+        .collect();
     assert_eq!(failed, job.bad_lines);
 
     // The publisher gets the same bytes as the node that fetched it.
     let mut run = job.run(reference, "from-a.jsonl");
-    run.extend(["--model".to_owned(), text(&model, "/published/reference").to_owned()]);
+    run.extend([
+        "--model".to_owned(),
+        text(&model, "/published/reference").to_owned(),
+    ]);
     a.ask(&run).unwrap();
     assert_eq!(
         fs::read(job.path("from-a.jsonl")).unwrap(),

@@ -24,9 +24,9 @@ impl Blobs for NodeBlobs {
         Box::pin(async move {
             match swarm.open_blob(&digest).await {
                 Ok(blob) => Ok(Arc::new(Open(blob)) as Arc<dyn ReadBlob>),
-                Err(skep_swarm::BlobError::NotHere { .. } | skep_swarm::BlobError::Partial { .. }) => {
-                    Err(BlobError::NotFound(digest))
-                }
+                Err(
+                    skep_swarm::BlobError::NotHere { .. } | skep_swarm::BlobError::Partial { .. },
+                ) => Err(BlobError::NotFound(digest)),
                 Err(error) => Err(BlobError::Failed(error.to_string())),
             }
         })

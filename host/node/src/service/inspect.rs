@@ -42,7 +42,10 @@ pub fn grants_of(grants: &Grants) -> Vec<String> {
             .map(|digest| format!("swarm-read: {digest}"))
             .collect(),
     };
-    let flags = [("tensor", grants.tensor), ("swarm-write", grants.swarm_write)];
+    let flags = [
+        ("tensor", grants.tensor),
+        ("swarm-write", grants.swarm_write),
+    ];
     flags
         .into_iter()
         .filter(|(_, granted)| *granted)

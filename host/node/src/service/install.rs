@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skep_registry::PackageRef;
 use skep_swarm::{
-    FetchError, FetchReport, Installed as OnDisk, InstallError, NodeTicket, ProviderAddr,
+    FetchError, FetchReport, InstallError, Installed as OnDisk, NodeTicket, ProviderAddr,
     ResolveError, Ticket, Want,
 };
 

@@ -46,7 +46,9 @@ pub async fn locate(
         let (installed, _) = install::fetch(service, package, &[], progress.clone()).await?;
         return Ok(Located::Installed(Box::new(installed)));
     }
-    installed(service, package).await.map(|installed| Located::Installed(Box::new(installed)))
+    installed(service, package)
+        .await
+        .map(|installed| Located::Installed(Box::new(installed)))
 }
 
 /// The installed release that a name or a digest means.
@@ -110,7 +112,11 @@ pub fn releases(swarm: &Swarm) -> Result<Vec<SignedRelease>, Failure> {
         .map(|installed| installed.release)
         .chain(offered)
         .map(|release| {
-            let key = (release.publisher(), release.name().clone(), release.sequence());
+            let key = (
+                release.publisher(),
+                release.name().clone(),
+                release.sequence(),
+            );
             (key, release)
         })
         .collect();

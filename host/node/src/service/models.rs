@@ -66,7 +66,11 @@ pub struct RunModels {
 
 impl Models for RunModels {
     fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
-        let wanted = if name == "default" { &self.default } else { name };
+        let wanted = if name == "default" {
+            &self.default
+        } else {
+            name
+        };
         let (entry, encoder) = self.node.open(wanted).map_err(|error| match error {
             LoadError::Unknown { .. } => ModelError::NotFound(name.to_owned()),
             other => ModelError::Failed(other.to_string()),

@@ -99,7 +99,7 @@ async fn release(
     key: &PublisherKey,
     manifest: &Manifest,
     files: Vec<(PackagePath, PathBuf)>,
-    imports: Vec<String>,
+    mut imports: Vec<String>,
 ) -> Result<Response, Failure> {
     let swarm = service.swarm().await?;
     let mut entries = Vec::new();
@@ -110,7 +110,10 @@ async fn release(
             .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
         entries.push(FileEntry { path, digest, size });
     }
+    // In the order that a signed release has them, so that it can be compared with the newest.
     entries.sort_by(|a, b| a.path.cmp(&b.path));
+    imports.sort_unstable();
+    imports.dedup();
     let draft = manifest.draft(entries, imports);
     let history = swarm.history(&key.id(), &manifest.name);
     let head = history.as_ref().map(|history| history.head());

@@ -40,7 +40,10 @@ pub async fn load(service: &Service, path: PathBuf) -> Result<Arc<Program>, Fail
                 io::ErrorKind::NotFound => "; `skep build` makes it from its sources",
                 _ => "",
             };
-            Failure::new(kind, format!("cannot read {}: {error}{advice}", path.display()))
+            Failure::new(
+                kind,
+                format!("cannot read {}: {error}{advice}", path.display()),
+            )
         })?;
         sandbox.load(bytes).map_err(|error| {
             let kind = match error {
@@ -94,7 +97,9 @@ pub async fn run(
     let cancel = Cancel::new();
     let on_drop = CancelOnDrop(cancel.clone());
     let report = tokio::task::spawn_blocking(move || match program.world() {
-        Some("batch-classifier") => classify(&sandbox, &program, &spec, &request, &progress, &cancel),
+        Some("batch-classifier") => {
+            classify(&sandbox, &program, &spec, &request, &progress, &cancel)
+        }
         _ => task(&sandbox, &program, &spec, &request, &cancel),
     })
     .await
@@ -205,9 +210,10 @@ async fn bind_model(
     let path = Path::new(model);
     if path.is_dir() {
         let digest = folder_digest(path)?;
-        let name = path
-            .file_name()
-            .map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+        let name = path.file_name().map_or_else(
+            || "model".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        );
         service.models.add(&name, digest, path)?;
         return Ok((Some(model.to_owned()), digest.to_string()));
     }
@@ -219,15 +225,10 @@ async fn bind_model(
         ));
     }
     let digest = installed.release.digest();
-    service.models.add(
-        installed.release.name().as_str(),
-        digest,
-        &installed.files,
-    )?;
-    Ok((
-        Some(reference_of(&installed.release)),
-        digest.to_string(),
-    ))
+    service
+        .models
+        .add(installed.release.name().as_str(), digest, &installed.files)?;
+    Ok((Some(reference_of(&installed.release)), digest.to_string()))
 }
 
 /// The identity of a model in a plain folder: of its weights, which are what matters.
@@ -240,7 +241,9 @@ fn folder_digest(folder: &Path) -> Result<skep_registry::Digest, Failure> {
             format!("cannot read {}: {error}", weights.display()),
         )
     })?;
-    Ok(skep_registry::Digest::from_bytes(*hasher.finalize().as_bytes()))
+    Ok(skep_registry::Digest::from_bytes(
+        *hasher.finalize().as_bytes(),
+    ))
 }
 
 /// The blob store, opened only for a component that may use it.
@@ -265,9 +268,10 @@ fn classify(
     progress: &ProgressSender,
     cancel: &Cancel,
 ) -> Result<RunReport, Failure> {
-    let input = request.input.as_deref().ok_or_else(|| {
-        Failure::new(FailureKind::Usage, "a batch classifier needs --input")
-    })?;
+    let input = request
+        .input
+        .as_deref()
+        .ok_or_else(|| Failure::new(FailureKind::Usage, "a batch classifier needs --input"))?;
     let labels = request.labels.as_deref().ok_or_else(|| {
         Failure::new(
             FailureKind::Usage,
@@ -277,10 +281,7 @@ fn classify(
     })?;
     let labels_file = std::fs::read(labels).map_err(|error| cannot_read(labels, &error))?;
     let labels = Labels::parse(&labels_file).map_err(|error| {
-        Failure::new(
-            FailureKind::Usage,
-            format!("{}: {error}", labels.display()),
-        )
+        Failure::new(FailureKind::Usage, format!("{}: {error}", labels.display()))
     })?;
     let format = format_of(request, input)?;
     let total = count_lines(input, format).map_err(|error| cannot_read(input, &error))?;
@@ -297,7 +298,15 @@ fn classify(
         });
     };
     let report = sandbox
-        .classify(program, spec, &labels.labels, lines, &mut sink, &mut watch, cancel)
+        .classify(
+            program,
+            spec,
+            &labels.labels,
+            lines,
+            &mut sink,
+            &mut watch,
+            cancel,
+        )
         .map_err(explain)?;
     sink.flush()
         .map_err(|error| cannot_write(&request.output, &error))?;
@@ -319,7 +328,14 @@ fn task(
     };
     let mut output = create(&request.output)?;
     let report = sandbox
-        .run_task(program, spec, &request.arguments, input, &mut output, cancel)
+        .run_task(
+            program,
+            spec,
+            &request.arguments,
+            input,
+            &mut output,
+            cancel,
+        )
         .map_err(explain)?;
     output
         .flush()
