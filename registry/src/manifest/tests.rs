@@ -1,3 +1,5 @@
+//! What is read from a `skep.toml`, and what is said of a wrong one.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

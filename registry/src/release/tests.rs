@@ -1,3 +1,5 @@
+//! Releases survive encoding, and nothing else passes for one.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,5 +1,5 @@
 //! Builds the Rust templates as a stranger would: in a folder of their own, outside the
-//! repository.
+//! repository. Needs the target wasm32-wasip2, and the packages of crates.io.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -26,7 +26,6 @@ fn build(template: Template) {
 }
 
 #[test]
-#[ignore = "needs the target wasm32-wasip2 and the packages of crates.io"]
 fn the_rust_templates_build_outside_the_repository() {
     build(Template::TaskRust);
     build(Template::BatchClassifierRust);

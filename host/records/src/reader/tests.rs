@@ -1,3 +1,5 @@
+//! What the reader makes of good, bad and arbitrary input.
+
 use std::io::{self, BufReader, Read};
 
 use proptest::prelude::*;

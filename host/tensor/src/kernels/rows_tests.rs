@@ -1,3 +1,5 @@
+//! The row kernels of every instruction set, against plain arithmetic.
+
 use super::*;
 
 /// Runs `act` over `x` with each instruction set.
