@@ -61,6 +61,7 @@ pub fn build(folder: &Path) -> Result<PathBuf, Failure> {
                     "--world",
                     &world.to_string(),
                     "componentize",
+                    "--stub-wasi",
                     "app",
                 ])
                 .arg("--output")
