@@ -133,7 +133,7 @@ fn build_rust(folder: &Path, component: &Path) -> Result<(), Failure> {
                 name.ends_with(".wasm").then(|| PathBuf::from(name))
             })
         })
-        .last()
+        .next_back()
         .ok_or_else(|| {
             Failure::new(
                 FailureKind::Failed,

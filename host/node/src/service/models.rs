@@ -20,7 +20,7 @@ impl NodeModels {
     /// No models yet, on this device.
     pub fn new(device: Device) -> Self {
         Self {
-            catalog: Catalog::new(device.clone()),
+            catalog: Catalog::new(device),
             device,
         }
     }
