@@ -122,14 +122,14 @@ def main() -> None:
                 note("disk write (dd, fdatasync)", seconds)
                 written.unlink()
                 printed = subprocess.run(
-                    [str(options.transfer), "--mebibytes", str(options.mebibytes), "--dir", str(folder)],
+                    [str(options.transfer), "--mib", str(options.mebibytes), "--dir", str(folder)],
                     check=True,
                     capture_output=True,
                     text=True,
                 ).stdout
                 result = json.loads(printed.splitlines()[-1])
-                for key, label in (("import_s", "skep import"), ("fetch_s", "skep fetch, verified and stored")):
-                    note(label, result[key])
+                for key, label in (("import", "skep import"), ("fetch", "skep fetch, verified and stored")):
+                    figures.setdefault(label, []).append(result[key]["median"])
         finally:
             nginx.stop()
     medians = {name: statistics.median(values) for name, values in figures.items()}

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::environment::{self, Environment};
-use crate::{guests, models, python};
+use crate::{models, python};
 
 #[derive(Args)]
 pub struct Options {
@@ -20,8 +20,6 @@ pub struct Options {
 enum Which {
     /// A host call, an instantiation, a small tensor operation.
     Calls,
-    /// The batch classifier as a component and as a native program.
-    Sandbox,
     /// Sentence embedding beside sentence-transformers.
     Embedding,
     /// Fetching a large blob beside nginx, curl and b3sum.
@@ -40,14 +38,6 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             environment::run(&mut cargo, "run the benchmark of calls")?;
         }
     }
-    if wanted(Which::Sandbox) {
-        guests::build_batch_classifier(environment)?;
-        build_examples(environment, &["sandbox_tax"])?;
-        let mut tax = Command::new(example(environment, "sandbox_tax"));
-        tax.arg(environment.components().join("batch-classifier.wasm"))
-            .arg(environment.root.join("models").join("skep-mini-embed"));
-        environment::run(&mut tax, "measure the sandbox's tax")?;
-    }
     if wanted(Which::Embedding) {
         let model = models::fetch(environment)?;
         build_examples(environment, &["embed_bench"])?;
@@ -61,10 +51,8 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
                     .join("benches")
                     .join("embed_side_by_side.py"),
             )
-            .arg("--model")
-            .arg(model)
-            .arg("--binary")
-            .arg(example(environment, "embed_bench"));
+            .arg(example(environment, "embed_bench"))
+            .arg(model);
         environment::run(&mut compare, "compare embeddings")?;
     }
     if wanted(Which::Swarm) {
