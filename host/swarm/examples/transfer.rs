@@ -59,6 +59,17 @@ fn content(len: usize) -> Vec<u8> {
     out
 }
 
+/// Processor time that this process has used, in seconds, where the system says (Linux). Both
+/// nodes are in it. Unlike the rates it hardly depends on what else the machine does.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The fields after the name in parentheses; user and system time are the 12th and 13th of
+    // them, in hundredths of a second.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / 100.0)
+}
+
 struct Rates {
     bytes: usize,
     runs: Vec<f64>,
@@ -105,6 +116,7 @@ async fn main() {
     let mut disk = Rates::new(bytes);
     let mut import = Rates::new(bytes);
     let mut fetch = Rates::new(bytes);
+    let mut cpu = Vec::new();
     let mut verify = Rates::new(bytes);
     let mut export = Rates::new(bytes);
     for _ in 0..options.runs {
@@ -133,9 +145,13 @@ async fn main() {
             digest: imported,
             size,
         };
+        let before = cpu_seconds();
         let started = Instant::now();
         let report = b.fetch_files(&[file], &[a.addr()], None).await.unwrap();
         fetch.add(started);
+        if let (Some(before), Some(after)) = (before, cpu_seconds()) {
+            cpu.push(((after - before) * 100.0).round() / 100.0);
+        }
         assert_eq!(report.bytes_fetched, size);
 
         let started = Instant::now();
@@ -159,6 +175,7 @@ async fn main() {
         "unit": "MB/s",
         "import": import.json(),
         "fetch": fetch.json(),
+        "fetch_cpu_seconds": cpu,
         "verify": verify.json(),
         "export": export.json(),
         "blake3_one_thread": hash.json(),

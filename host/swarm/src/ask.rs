@@ -9,7 +9,7 @@ use iroh::Endpoint;
 use skep_registry::{Digest, PackageName, PublisherId, SignedRelease};
 
 use crate::config::Limits;
-use crate::error::ProviderFault;
+use crate::error::{ProviderFault, explain};
 use crate::ids::ProviderAddr;
 use crate::releases::Offer;
 use crate::wire::{
@@ -128,7 +128,7 @@ async fn ask(
         within(limits.connect, connecting)
             .await?
             .map_err(|e| ProviderFault::Unreachable {
-                reason: e.to_string(),
+                reason: explain(&e),
             })?;
     let answer = within(limits.request, converse(&connection, &frame)).await;
     connection.close(0_u32.into(), b"done");
@@ -149,10 +149,10 @@ async fn converse(
     let (mut send, mut recv) = connection
         .open_bi()
         .await
-        .map_err(|e| closed(e.to_string()))?;
+        .map_err(|e| closed(explain(&e)))?;
     send.write_all(frame)
         .await
-        .map_err(|e| closed(e.to_string()))?;
+        .map_err(|e| closed(explain(&e)))?;
     // A node may answer without reading to the end; what it answers decides.
     let _ = send.finish();
     let mut replies = Vec::new();

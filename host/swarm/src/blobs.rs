@@ -23,7 +23,7 @@ use n0_future::StreamExt;
 use skep_registry::Digest;
 
 use crate::disk::Layout;
-use crate::error::{BlobError, ExportError, ImportError, OpenError};
+use crate::error::{BlobError, ExportError, ImportError, OpenError, explain};
 use crate::ids::to_hash;
 use crate::transfer::GROUP;
 
@@ -73,7 +73,7 @@ impl Blobs {
             .await
             .map_err(|e| OpenError::Store {
                 dir: layout.blobs.clone(),
-                reason: e.to_string(),
+                reason: explain(&e),
             })?;
         let mut damaged = HashSet::new();
         let listing = fs::read_dir(&layout.damaged).map_err(|source| OpenError::Folder {
@@ -115,13 +115,13 @@ impl Blobs {
             .add_path_with_opts(options)
             .temp_tag()
             .await;
-        self.keep_import(tag.map_err(|e| e.to_string())).await
+        self.keep_import(tag.map_err(|e| explain(&e))).await
     }
 
     /// As [`import_path`](Self::import_path), from memory.
     pub(crate) async fn import_bytes(&self, bytes: Bytes) -> Result<(Digest, u64), ImportError> {
         let tag = self.store.blobs().add_bytes(bytes).temp_tag().await;
-        self.keep_import(tag.map_err(|e| e.to_string())).await
+        self.keep_import(tag.map_err(|e| explain(&e))).await
     }
 
     async fn keep_import(
@@ -151,7 +151,7 @@ impl Blobs {
             .tags()
             .set(format!("{owner}/{digest}"), value)
             .await
-            .map_err(|e| e.to_string())
+            .map_err(|e| explain(&e))
     }
 
     /// Ends what [`keep`](Self::keep) began. The next sweep removes a blob that nobody keeps.
@@ -161,7 +161,7 @@ impl Blobs {
             .delete(format!("{owner}/{digest}"))
             .await
             .map(|_| ())
-            .map_err(|e| e.to_string())
+            .map_err(|e| explain(&e))
     }
 
     pub(crate) async fn presence(&self, digest: &Digest) -> Result<Presence, BlobError> {
@@ -171,7 +171,7 @@ impl Blobs {
             Ok(BlobStatus::Complete { size }) => Ok(Presence::Complete { size }),
             Err(e) => Err(BlobError::Store {
                 digest: *digest,
-                reason: e.to_string(),
+                reason: explain(&e),
             }),
         }
     }
@@ -200,7 +200,7 @@ impl Blobs {
         };
         let here = here.map_err(|e| BlobError::Store {
             digest: *digest,
-            reason: e.to_string(),
+            reason: explain(&e),
         })?;
         Ok((&all - &here.ranges, here.total_bytes().min(size)))
     }
@@ -263,7 +263,7 @@ impl Blobs {
             EncodeError::LeafHashMismatch(chunk) => self.damage(digest, chunk.to_bytes()).await,
             EncodeError::Io(e) if !is_short(e) => BlobError::Store {
                 digest: *digest,
-                reason: e.to_string(),
+                reason: explain(&e),
             },
             _ => self.damage(digest, near / GROUP * GROUP).await,
         }
@@ -337,7 +337,7 @@ impl Blobs {
                     EncodedItem::Error(EncodeError::Io(e)) if !is_short(&e) => {
                         return Err(BlobError::Store {
                             digest: *digest,
-                            reason: e.to_string(),
+                            reason: explain(&e),
                         });
                     }
                     EncodedItem::Error(_) => {
@@ -383,7 +383,7 @@ impl Blobs {
                     .unwrap_or_else(|e| Err(io::Error::other(e)))
                     .map_err(write)
             }
-            Err(e) => Err(write(io::Error::other(e.to_string()))),
+            Err(e) => Err(write(io::Error::other(explain(&e)))),
         };
         let found = match checked {
             Ok(found) => found,

@@ -516,6 +516,20 @@ pub enum PackageError {
     },
 }
 
+/// An error of a library with its causes, each said once.
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// A package's name for messages.
 pub(crate) fn package(publisher: &PublisherId, name: &PackageName) -> String {
     format!("{}/{name}", publisher.fmt_short())

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::blobs::{Blobs, Presence};
 use crate::config::Limits;
-use crate::error::{FaultOf, FetchError, ProviderFault, of};
+use crate::error::{FaultOf, FetchError, ProviderFault, explain, of};
 use crate::ids::{NodeId, ProviderAddr};
 use crate::repair::{MendError, mend};
 use crate::transfer::{GROUP, Piece, PieceError, get_piece};
@@ -27,6 +27,9 @@ use crate::transfer::{GROUP, Piece, PieceError, get_piece};
 /// The size of a piece, in bytes: a multiple of the group, large enough that the hash pairs above
 /// it and the round trip do not matter, small enough to share among providers.
 const PIECE: u64 = 32 << 20;
+
+/// How often a connection to one provider is made in one fetch.
+const CONNECTIONS: usize = 4;
 
 /// Progress is reported once for so many bytes.
 const REPORT_EVERY: u64 = 1 << 20;
@@ -318,27 +321,50 @@ impl Job {
         })
     }
 
-    /// All the work of one provider, until there is none left or the provider fails.
+    /// All the work of one provider, until there is none left or the provider fails. A connection
+    /// that was lost after something came over it is made anew.
     async fn serve_from(self: Arc<Self>, provider: ProviderAddr) {
+        let mut before = 0;
+        for _ in 0..CONNECTIONS {
+            let Err(fault) = self.serve_once(&provider).await else {
+                return;
+            };
+            let sent = {
+                let state = self.lock();
+                state
+                    .report
+                    .providers
+                    .get(&provider.id)
+                    .copied()
+                    .unwrap_or(0)
+            };
+            self.fault(&provider, fault.clone());
+            if !matches!(fault, ProviderFault::Closed { .. }) || sent == before || self.finished() {
+                return;
+            }
+            before = sent;
+        }
+    }
+
+    /// The work of one provider over one connection.
+    async fn serve_once(self: &Arc<Self>, provider: &ProviderAddr) -> Result<(), ProviderFault> {
         let limits = &self.fetcher.limits;
-        let connecting = self
-            .fetcher
-            .endpoint
-            .connect(provider.to_endpoint_addr(), iroh_blobs::ALPN);
-        let connection = tokio::select! {
+        let endpoint = &self.fetcher.endpoint;
+        let connecting = endpoint.connect(provider.to_endpoint_addr(), iroh_blobs::ALPN);
+        let connected = tokio::select! {
             connected = tokio::time::timeout(limits.connect, connecting) => connected,
             // Others may finish before this one even answers.
-            () = self.until_finished() => return,
+            () = self.until_finished() => return Ok(()),
         };
-        let connection = match connection {
+        let connection = match connected {
             Ok(Ok(connection)) => connection,
             Ok(Err(e)) => {
-                let reason = e.to_string();
-                return self.fault(&provider, ProviderFault::Unreachable { reason });
+                let reason = explain(&e);
+                return Err(ProviderFault::Unreachable { reason });
             }
             Err(_) => {
                 let after = limits.connect;
-                return self.fault(&provider, ProviderFault::NoAnswer { after });
+                return Err(ProviderFault::NoAnswer { after });
             }
         };
         let mut streams = JoinSet::new();
@@ -346,15 +372,17 @@ impl Job {
             let (job, connection, provider) = (self.clone(), connection.clone(), provider.clone());
             streams.spawn(async move { job.work(&connection, &provider).await });
         }
+        let mut outcome = Ok(());
         while let Some(ended) = streams.join_next().await {
             if let Ok(Err(fault)) = ended {
-                self.fault(&provider, fault);
+                outcome = Err(fault);
                 break;
             }
         }
         // What the other streams were at goes back to the queue when they are dropped.
         streams.shutdown().await;
         connection.close(0_u32.into(), b"done");
+        outcome
     }
 
     fn fault(&self, provider: &ProviderAddr, fault: ProviderFault) {
@@ -471,7 +499,7 @@ impl Task {
                 let (missing, _) = blobs
                     .missing(&piece.digest, piece.size)
                     .await
-                    .map_err(|e| PieceError::Local(e.to_string()))?;
+                    .map_err(|e| PieceError::Local(explain(&e)))?;
                 piece.ranges = &piece.ranges & &missing;
                 if !piece.ranges.is_empty() {
                     let digest = piece.digest;
@@ -491,7 +519,7 @@ impl Task {
                         *state.report.providers.entry(provider.id).or_default() += fetched;
                     }
                     Err(MendError::Piece(e)) => return Err(e),
-                    Err(MendError::Blob(e)) => return Err(PieceError::Local(e.to_string())),
+                    Err(MendError::Blob(e)) => return Err(PieceError::Local(explain(&e))),
                 }
             }
             None => {}

@@ -15,7 +15,7 @@ use crate::blobs::{Blobs, Presence};
 use crate::config::{Limits, SwarmConfig, transport};
 use crate::discovery::{Discovery, Want, collect};
 use crate::disk::{DirLock, Layout, load_or_create_key};
-use crate::error::{BlobError, ExportError, FetchError, ImportError, OpenError};
+use crate::error::{BlobError, ExportError, FetchError, ImportError, OpenError, explain};
 use crate::fetch::{Busy, FetchReport, Fetcher, FileRef, ProgressFn};
 use crate::gate::Gate;
 use crate::ids::{NodeId, ProviderAddr, to_hash};
@@ -75,11 +75,11 @@ impl Swarm {
             .relay_mode(RelayMode::Disabled)
             .clear_ip_transports()
             .bind_addr(config.bind)
-            .map_err(|e| bind_error(e.to_string()))?
+            .map_err(|e| bind_error(explain(&e)))?
             .transport_config(transport())
             .bind()
             .await
-            .map_err(|e| bind_error(e.to_string()))?;
+            .map_err(|e| bind_error(explain(&e)))?;
         let bound = endpoint
             .bound_sockets()
             .first()
@@ -145,7 +145,7 @@ impl Swarm {
             .sync_db()
             .await
             .map_err(|e| ImportError::Store {
-                reason: e.to_string(),
+                reason: explain(&e),
             })
     }
 

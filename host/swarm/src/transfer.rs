@@ -18,7 +18,7 @@ use iroh_blobs::protocol::{ChunkRanges, ERR_LIMIT, ERR_PERMISSION, GetRequest};
 use skep_registry::Digest;
 use tokio::time::Instant;
 
-use crate::error::ProviderFault;
+use crate::error::{ProviderFault, explain};
 use crate::ids::to_hash;
 
 /// The size of the groups in which a blob is verified, in bytes.
@@ -70,21 +70,21 @@ impl StoreSink {
         let handle = store
             .import_bao(to_hash(digest), size, QUEUE)
             .await
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| explain(&e))?;
         Ok(Self { handle })
     }
 }
 
 impl Sink for StoreSink {
     async fn put(&mut self, item: BaoContentItem) -> Result<(), String> {
-        self.handle.tx.send(item).await.map_err(|e| e.to_string())
+        self.handle.tx.send(item).await.map_err(|e| explain(&e))
     }
 
     async fn finish(self) -> Result<(), String> {
         drop(self.handle.tx);
         match self.handle.rx.await {
-            Ok(stored) => stored.map_err(|e| e.to_string()),
-            Err(e) => Err(e.to_string()),
+            Ok(stored) => stored.map_err(|e| explain(&e)),
+            Err(e) => Err(explain(&e)),
         }
     }
 }
@@ -136,10 +136,10 @@ where
             .next()
             .await
             .map_err(|e| ProviderFault::Closed {
-                reason: e.to_string(),
+                reason: explain(&e),
             })?;
         let next = connected.next().await.map_err(|e| ProviderFault::Closed {
-            reason: e.to_string(),
+            reason: explain(&e),
         })?;
         match next {
             ConnectedNext::StartRoot(root) => root
@@ -226,7 +226,7 @@ fn header_fault(digest: Digest, error: &AtBlobHeaderNextError) -> ProviderFault 
             // A provider that cannot read the blob, or has none, resets the stream.
             Some(_) => ProviderFault::NotThere { digest },
             None => ProviderFault::Closed {
-                reason: source.to_string(),
+                reason: explain(source),
             },
         },
     }
@@ -247,12 +247,12 @@ fn content_fault(digest: Digest, received: u64, error: &DecodeError) -> Provider
                 ProviderFault::Truncated { digest, received }
             } else {
                 ProviderFault::Closed {
-                    reason: source.to_string(),
+                    reason: explain(source),
                 }
             }
         }
         other => ProviderFault::Closed {
-            reason: other.to_string(),
+            reason: explain(other),
         },
     }
 }

@@ -127,7 +127,9 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
         Ok(()) => {}
         Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
         Err(ReadExactError::FinishedEarly(_)) => return Err(WireError::Truncated),
-        Err(ReadExactError::ReadError(e)) => return Err(WireError::Connection(e.to_string())),
+        Err(ReadExactError::ReadError(e)) => {
+            return Err(WireError::Connection(crate::error::explain(&e)));
+        }
     }
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if length > limit {
@@ -137,7 +139,9 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
     match stream.read_exact(&mut body).await {
         Ok(()) => {}
         Err(ReadExactError::FinishedEarly(_)) => return Err(WireError::Truncated),
-        Err(ReadExactError::ReadError(e)) => return Err(WireError::Connection(e.to_string())),
+        Err(ReadExactError::ReadError(e)) => {
+            return Err(WireError::Connection(crate::error::explain(&e)));
+        }
     }
     Ok(Some((decode(&body)?, length)))
 }
@@ -151,7 +155,7 @@ pub(crate) async fn write_frame<T: Serialize>(
     stream
         .write_all(&frame)
         .await
-        .map_err(|e| WireError::Connection(e.to_string()))
+        .map_err(|e| WireError::Connection(crate::error::explain(&e)))
 }
 
 /// The frame of a message, its length included.
