@@ -9,7 +9,7 @@ use iroh::Endpoint;
 use skep_registry::{Digest, PackageName, PublisherId, SignedRelease};
 
 use crate::config::Limits;
-use crate::error::{ProviderFault, explain};
+use crate::fault::{ProviderFault, explain};
 use crate::ids::ProviderAddr;
 use crate::releases::Offer;
 use crate::wire::{

@@ -23,7 +23,8 @@ use n0_future::StreamExt;
 use skep_registry::Digest;
 
 use crate::disk::Layout;
-use crate::error::{BlobError, ExportError, ImportError, OpenError, explain};
+use crate::error::{BlobError, ExportError, ImportError, OpenError};
+use crate::fault::explain;
 use crate::ids::to_hash;
 use crate::transfer::GROUP;
 

@@ -7,21 +7,24 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bao_tree::{ChunkNum, ChunkRanges};
 use iroh::Endpoint;
 use iroh::endpoint::Connection;
 use skep_registry::Digest;
-use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::blobs::{Blobs, Presence};
+use crate::busy::Busy;
 use crate::config::Limits;
-use crate::error::{FaultOf, FetchError, ProviderFault, explain, of};
+use crate::error::FetchError;
+use crate::fault::{ProviderFault, explain, of};
 use crate::ids::{NodeId, ProviderAddr};
 use crate::repair::{MendError, mend};
+use crate::report::{FetchReport, FileRef, Progress, ProgressFn};
 use crate::transfer::{GROUP, Piece, PieceError, get_piece};
 
 /// The size of a piece, in bytes: a multiple of the group, large enough that the hash pairs above
@@ -34,54 +37,6 @@ const CONNECTIONS: usize = 4;
 /// Progress is reported once for so many bytes.
 const REPORT_EVERY: u64 = 1 << 20;
 
-/// A file that a release names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileRef {
-    /// Its path within the package.
-    pub path: String,
-    /// Its digest.
-    pub digest: Digest,
-    /// Its signed size, in bytes.
-    pub size: u64,
-}
-
-/// How far a fetch has come.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    /// Bytes that are here and verified, those included that were here before.
-    pub bytes_done: u64,
-    /// Bytes in all, each distinct file counted once.
-    pub bytes_total: u64,
-    /// The path of the file of which something arrived last.
-    pub file: Arc<str>,
-    /// From whom it arrived.
-    pub provider: NodeId,
-}
-
-/// Hears how far a fetch has come; called from several threads, and must not block.
-pub type ProgressFn = Arc<dyn Fn(&Progress) + Send + Sync>;
-
-/// What a fetch did.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct FetchReport {
-    /// Bytes of content that were fetched and verified.
-    pub bytes_fetched: u64,
-    /// Bytes that were here already.
-    pub bytes_present: u64,
-    /// Distinct files.
-    pub files: usize,
-    /// Groups of up to 16 KiB that arrived and were verified.
-    pub chunks_verified: u64,
-    /// How long it took.
-    pub seconds: f64,
-    /// Who sent how many bytes.
-    pub providers: BTreeMap<NodeId, u64>,
-    /// Providers that failed on the way, and how.
-    pub faults: Vec<FaultOf>,
-    /// Blobs that were damaged here and have been mended.
-    pub mended: Vec<Digest>,
-}
-
 /// Everything a fetch needs of its node.
 #[derive(Clone)]
 pub(crate) struct Fetcher {
@@ -89,36 +44,6 @@ pub(crate) struct Fetcher {
     pub(crate) blobs: Blobs,
     pub(crate) limits: Arc<Limits>,
     pub(crate) busy: Arc<Busy>,
-}
-
-/// The blobs that are being fetched, so that two fetches of one blob do not fetch it twice: the
-/// second waits for the first and then finds it here.
-#[derive(Debug, Default)]
-pub(crate) struct Busy(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
-
-impl Busy {
-    /// Takes the blobs, in one order for everybody, so that no two fetches wait for each other.
-    async fn take(&self, digests: impl Iterator<Item = &Digest>) -> Vec<OwnedMutexGuard<()>> {
-        let mut sorted: Vec<_> = digests.copied().collect();
-        sorted.sort_unstable();
-        let mut guards = Vec::with_capacity(sorted.len());
-        for digest in sorted {
-            let lock = {
-                let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                map.retain(|_, lock| lock.strong_count() > 0);
-                match map.get(&digest).and_then(Weak::upgrade) {
-                    Some(lock) => lock,
-                    None => {
-                        let lock = Arc::default();
-                        map.insert(digest, Arc::downgrade(&lock));
-                        lock
-                    }
-                }
-            };
-            guards.push(lock.lock_owned().await);
-        }
-        guards
-    }
 }
 
 /// The queue of one fetch and what its workers report.
@@ -573,20 +498,5 @@ mod tests {
             }
             prop_assert_eq!(union, missing);
         }
-    }
-
-    #[tokio::test]
-    async fn a_second_fetch_of_a_blob_waits_for_the_first() {
-        let busy = Arc::new(Busy::default());
-        let digests = [Digest::of(b"a"), Digest::of(b"b")];
-        let first = busy.take(digests.iter()).await;
-        let second = {
-            let busy = busy.clone();
-            tokio::spawn(async move { busy.take(digests[..1].iter()).await.len() })
-        };
-        tokio::task::yield_now().await;
-        assert!(!second.is_finished());
-        drop(first);
-        assert_eq!(second.await.unwrap(), 1);
     }
 }

@@ -23,9 +23,10 @@
 //! | `node` | [`Swarm`]: opening, closing, blobs |
 //! | `resolve`, `packages` | the rest of [`Swarm`]: from a name to a release; publishing and installing |
 //! | `blobs`, `repair` | the store; mending what the disk damaged |
-//! | `fetch`, `transfer` | many providers; one request |
+//! | `fetch`, `busy`, `transfer`, `report` | many providers; who fetches what; one request; what came of it |
 //! | `wire`, `serve`, `ask` | the protocol `skep/releases/1` |
 //! | `releases`, `disk` | what is remembered; how it is written |
+//! | `error`, `fault` | what goes wrong here; what other nodes do wrong |
 //! | `gate` | which blobs others may have |
 //! | `discovery`, `mdns`, `ticket` | finding nodes |
 
@@ -33,10 +34,12 @@
 
 mod ask;
 mod blobs;
+mod busy;
 mod config;
 mod discovery;
 mod disk;
 mod error;
+mod fault;
 mod fetch;
 mod gate;
 mod ids;
@@ -45,6 +48,7 @@ mod node;
 mod packages;
 mod releases;
 mod repair;
+mod report;
 mod resolve;
 mod serve;
 #[cfg(test)]
@@ -57,14 +61,15 @@ pub use blobs::Presence;
 pub use config::{Limits, SwarmConfig};
 pub use discovery::{Discovery, TicketDiscovery, Want};
 pub use error::{
-    BlobError, ExportError, FaultOf, FetchError, ImportError, InstallError, OpenError,
-    PackageError, ProviderFault, PublishError, ResolveError,
+    BlobError, ExportError, FetchError, ImportError, InstallError, OpenError, PackageError,
+    PublishError, ResolveError,
 };
-pub use fetch::{FetchReport, FileRef, Progress, ProgressFn};
+pub use fault::{FaultOf, ProviderFault};
 pub use ids::{NodeId, NodeIdError, ProviderAddr};
 pub use mdns::MdnsDiscovery;
 pub use node::{Blob, Swarm};
 pub use packages::Installed;
 pub use releases::Offer;
+pub use report::{FetchReport, FileRef, Progress, ProgressFn};
 pub use resolve::Resolved;
 pub use ticket::{NodeTicket, PackageTicket, Ticket, TicketError};

@@ -18,10 +18,10 @@ use crate::disk::{sync_dir, sync_parent};
 use crate::error::{
     BlobError, ExportError, FetchError, InstallError, OpenError, PackageError, PublishError,
 };
-use crate::fetch::{FetchReport, FileRef, ProgressFn};
 use crate::ids::{ProviderAddr, to_hash};
 use crate::node::Swarm;
 use crate::releases::AdoptError;
+use crate::report::{FetchReport, FileRef, ProgressFn};
 
 /// The name of the signed release in an installed package's folder.
 const RELEASE_FILE: &str = "release.skep";

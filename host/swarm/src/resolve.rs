@@ -13,7 +13,8 @@ use skep_registry::{
 };
 
 use crate::ask;
-use crate::error::{FaultOf, ProviderFault, ResolveError, of, package};
+use crate::error::{ResolveError, package};
+use crate::fault::{FaultOf, ProviderFault, of};
 use crate::ids::{NodeId, ProviderAddr};
 use crate::node::Swarm;
 use crate::releases::{AdoptError, Offer};

@@ -75,7 +75,7 @@ impl Answers {
         for reply in bounded(replies)? {
             send.write_all(&reply)
                 .await
-                .map_err(|e| WireError::Connection(crate::error::explain(&e)))?;
+                .map_err(|e| WireError::Connection(crate::fault::explain(&e)))?;
         }
         Ok(())
     }

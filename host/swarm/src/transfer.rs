@@ -18,7 +18,7 @@ use iroh_blobs::protocol::{ChunkRanges, ERR_LIMIT, ERR_PERMISSION, GetRequest};
 use skep_registry::Digest;
 use tokio::time::Instant;
 
-use crate::error::{ProviderFault, explain};
+use crate::fault::{ProviderFault, explain};
 use crate::ids::to_hash;
 
 /// The size of the groups in which a blob is verified, in bytes.

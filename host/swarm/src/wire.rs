@@ -128,7 +128,7 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
         Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
         Err(ReadExactError::FinishedEarly(_)) => return Err(WireError::Truncated),
         Err(ReadExactError::ReadError(e)) => {
-            return Err(WireError::Connection(crate::error::explain(&e)));
+            return Err(WireError::Connection(crate::fault::explain(&e)));
         }
     }
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
@@ -140,7 +140,7 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
         Ok(()) => {}
         Err(ReadExactError::FinishedEarly(_)) => return Err(WireError::Truncated),
         Err(ReadExactError::ReadError(e)) => {
-            return Err(WireError::Connection(crate::error::explain(&e)));
+            return Err(WireError::Connection(crate::fault::explain(&e)));
         }
     }
     Ok(Some((decode(&body)?, length)))
@@ -155,7 +155,7 @@ pub(crate) async fn write_frame<T: Serialize>(
     stream
         .write_all(&frame)
         .await
-        .map_err(|e| WireError::Connection(crate::error::explain(&e)))
+        .map_err(|e| WireError::Connection(crate::fault::explain(&e)))
 }
 
 /// The frame of a message, its length included.

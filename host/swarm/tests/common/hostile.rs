@@ -1,0 +1,158 @@
+//! A node that is not skep's: it speaks the protocols and says what it is told to.
+
+use std::sync::Arc;
+
+use iroh::endpoint::{Connection, presets};
+use iroh::protocol::{AcceptError, ProtocolHandler, Router};
+use iroh::{Endpoint, RelayMode};
+use iroh_blobs::protocol::Request;
+use iroh_blobs::store::mem::MemStore;
+use serde::Serialize;
+use skep_registry::SignedRelease;
+use skep_swarm::ProviderAddr;
+
+use super::content;
+
+/// What a hostile node answers to any question about releases. The same bytes on the wire as the
+/// protocol's own type, written down a second time.
+#[derive(Clone, Debug, Serialize)]
+#[allow(dead_code, reason = "the order of the variants is the protocol")]
+pub enum Reply {
+    Release {
+        signed: Vec<u8>,
+        complete: bool,
+    },
+    Offer {
+        publisher: [u8; 32],
+        name: String,
+        newest: [u8; 32],
+        version: String,
+    },
+    End {
+        cut: bool,
+    },
+}
+
+pub fn frame(reply: &Reply) -> Vec<u8> {
+    let body = postcard::to_stdvec(reply).unwrap();
+    [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+}
+
+pub fn showing(releases: &[SignedRelease]) -> Vec<u8> {
+    let shown = releases.iter().map(|release| Reply::Release {
+        signed: release.encode().to_vec(),
+        complete: true,
+    });
+    shown
+        .chain([Reply::End { cut: false }])
+        .flat_map(|r| frame(&r))
+        .collect()
+}
+
+/// How a hostile node sends blobs.
+#[derive(Clone, Copy, Debug)]
+pub enum Sends {
+    /// The right size, and then something else.
+    Garbage,
+    /// What was asked for, up to so many bytes; then it ends the stream.
+    Half(usize),
+    /// What was asked for, up to so many bytes; then nothing, for ever.
+    Stall(usize),
+    /// A size of 2^62 and endless data.
+    Endless,
+}
+
+#[derive(Clone, Debug)]
+pub struct Teller(Arc<Vec<u8>>);
+
+impl ProtocolHandler for Teller {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        while let Ok((mut send, _recv)) = connection.accept_bi().await {
+            // The other side may turn away before it has read everything.
+            let _ = send.write_all(&self.0).await;
+            let _ = send.finish();
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Sender(MemStore, Sends);
+
+impl ProtocolHandler for Sender {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+            let Self(store, sends) = self.clone();
+            tokio::spawn(async move {
+                let (request, _) = Request::read_async(&mut recv).await.unwrap();
+                let Request::Get(request) = request else {
+                    panic!("{request:?}")
+                };
+                let (_, ranges) = request.ranges.as_single().unwrap();
+                let right = store
+                    .export_bao(request.hash, ranges.clone())
+                    .bao_to_vec()
+                    .await
+                    .unwrap();
+                let bytes = match sends {
+                    Sends::Garbage => [&right[..8], &content(99, 100_000)].concat(),
+                    Sends::Half(n) | Sends::Stall(n) => right[..n.min(right.len())].to_vec(),
+                    Sends::Endless => (1_u64 << 62).to_le_bytes().to_vec(),
+                };
+                let _ = send.write_all(&bytes).await;
+                match sends {
+                    Sends::Garbage | Sends::Half(_) => {}
+                    Sends::Stall(_) => std::future::pending().await,
+                    Sends::Endless => while send.write_all(&[7; 65536]).await.is_ok() {},
+                }
+                let _ = send.finish();
+                let _ = send.stopped().await;
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A node that is not skep's: it says and sends whatever it is told to.
+pub struct Hostile {
+    router: Router,
+    pub addr: ProviderAddr,
+}
+
+impl Hostile {
+    pub async fn start(says: Vec<u8>, sends: Sends, blobs: &[&[u8]]) -> Self {
+        let store = MemStore::new();
+        for blob in blobs {
+            store.add_slice(blob).await.unwrap();
+        }
+        let endpoint = Endpoint::builder(presets::Minimal)
+            .relay_mode(RelayMode::Disabled)
+            .clear_ip_transports()
+            .bind_addr("127.0.0.1:0")
+            .unwrap()
+            .bind()
+            .await
+            .unwrap();
+        let addr = ProviderAddr {
+            id: skep_swarm::NodeId::from_bytes(endpoint.id().as_bytes()).unwrap(),
+            addrs: endpoint.bound_sockets(),
+        };
+        let router = Router::builder(endpoint)
+            .accept(b"skep/releases/1", Teller(Arc::new(says)))
+            .accept(iroh_blobs::ALPN, Sender(store, sends))
+            .spawn();
+        Self { router, addr }
+    }
+
+    pub async fn telling(says: Vec<u8>) -> Self {
+        Self::start(says, Sends::Garbage, &[]).await
+    }
+
+    pub async fn sending(sends: Sends, blob: &[u8]) -> Self {
+        Self::start(Vec::new(), sends, &[blob]).await
+    }
+
+    pub async fn stop(self) {
+        self.router.shutdown().await.unwrap();
+    }
+}
