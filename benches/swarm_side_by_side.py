@@ -50,6 +50,7 @@ class Nginx:
         configuration.write_text(
             f"""
 daemon off;
+{"user root;" if os.geteuid() == 0 else ""}
 worker_processes 1;
 pid {scratch}/nginx.pid;
 error_log {scratch}/error.log;
