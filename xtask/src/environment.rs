@@ -16,9 +16,14 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Finds the repository from where this program was compiled.
+    /// Finds the repository: from what cargo says when it runs this program, because a target
+    /// folder that clones share may hold a binary compiled in another, else from where it was
+    /// compiled.
     pub fn find() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let manifest = env::var_os("CARGO_MANIFEST_DIR");
+        let root = manifest
+            .as_deref()
+            .map_or(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new)
             .parent()
             .context("the xtask crate has no parent folder")?
             .to_path_buf();

@@ -50,8 +50,10 @@ struct State {
 }
 
 impl State {
+    /// Whether nothing of the job is left to do and no worker holds any of it, so that what was
+    /// charged for it has been given back.
     fn over(&self, texts: usize) -> bool {
-        self.failure.is_some() || (self.next == texts && self.open == 0)
+        self.open == 0 && (self.failure.is_some() || self.next == texts)
     }
 }
 
@@ -104,7 +106,8 @@ impl Job {
         (start..end, tokens, end < count)
     }
 
-    /// Waits until all texts are embedded or the job has failed.
+    /// Waits until all texts are embedded, or the job has failed and no worker is at it any more,
+    /// which after a failure takes no longer than a batch.
     pub fn wait(&self) -> Result<Vec<f32>, EncodeError> {
         let mut state = self.state();
         while !state.over(self.ends.len()) {
@@ -116,12 +119,8 @@ impl Job {
                 state.failure.get_or_insert(quota.into());
             }
         }
-        match state.failure.take() {
-            // Left in place for workers that still hold texts of this job.
-            Some(failure) => {
-                state.failure = Some(failure.clone());
-                Err(failure)
-            }
+        match &state.failure {
+            Some(failure) => Err(failure.clone()),
             None => Ok(std::mem::take(&mut state.vectors)),
         }
     }
@@ -140,7 +139,6 @@ impl Job {
 
     fn fail(&self, error: EncodeError) {
         self.state().failure.get_or_insert(error);
-        self.done.notify_all();
     }
 
     fn failed(&self) -> bool {

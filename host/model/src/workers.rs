@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::bert::Arena;
 use crate::job::{Job, run_batch};
@@ -34,7 +35,11 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     workers: usize,
+    others: OnceLock<Others>,
 }
+
+/// Says whether others want the processors.
+type Others = Box<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Queue {
@@ -59,6 +64,7 @@ impl Workers {
             queue: Mutex::default(),
             wake: Condvar::new(),
             workers,
+            others: OnceLock::new(),
         });
         let mut pool = Pool {
             shared: Arc::clone(&shared),
@@ -91,6 +97,13 @@ impl Workers {
         self.0.shared.workers
     }
 
+    /// Leaves others a sixteenth of the processors' time whenever `others` says that they want
+    /// it: those who run below these threads, whom models that are never idle would starve. Only
+    /// the first call counts.
+    pub fn give_way_to(&self, others: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.0.shared.others.set(Box::new(others));
+    }
+
     pub(crate) fn submit(&self, job: Arc<Job>) {
         self.0.shared.lock().jobs.push_back(job);
         self.0.shared.wake.notify_all();
@@ -118,8 +131,14 @@ impl Shared {
 
     fn work(&self) {
         let mut arena = Arena::default();
+        let mut owed = Owed::default();
         while let Some(claims) = self.next() {
+            let began = Instant::now();
             run_batch(&claims, &mut arena);
+            let wanted = self.others.get().is_some_and(|others| others());
+            if let Some(rest) = owed.after(began.elapsed(), wanted) {
+                std::thread::sleep(rest);
+            }
         }
     }
 
@@ -139,6 +158,25 @@ impl Shared {
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// The time that a worker owes to others.
+#[derive(Default)]
+struct Owed(Duration);
+
+impl Owed {
+    /// Shorter rests are saved up: falling asleep and waking up has a price of its own.
+    const LEAST: Duration = Duration::from_millis(1);
+
+    /// What to rest after a batch of this length.
+    fn after(&mut self, worked: Duration, wanted: bool) -> Option<Duration> {
+        if !wanted {
+            self.0 = Duration::ZERO;
+            return None;
+        }
+        self.0 += worked / 15;
+        (self.0 >= Self::LEAST).then(|| std::mem::take(&mut self.0))
     }
 }
 
@@ -173,5 +211,20 @@ impl Queue {
             }
         }
         claims
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_get_a_sixteenth_when_they_want_it() {
+        let mut owed = Owed::default();
+        let batch = Duration::from_millis(3);
+        assert!((0..1000).all(|_| owed.after(batch, false).is_none()));
+        let rested: Duration = (0..1000).filter_map(|_| owed.after(batch, true)).sum();
+        let share = rested.as_secs_f64() / (rested + 1000 * batch).as_secs_f64();
+        assert!((0.062..0.063).contains(&share), "{share}");
     }
 }

@@ -117,7 +117,12 @@ impl Service {
             ..defaults
         })
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
-        Ok(Arc::clone(self.sandbox.get_or_init(|| Arc::new(opened))))
+        let sandbox = self.sandbox.get_or_init(|| Arc::new(opened));
+        let computing = sandbox.guests_computing();
+        skep_model::Workers::shared()
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?
+            .give_way_to(move || computing.any());
+        Ok(Arc::clone(sandbox))
     }
 
     async fn list(&self, kind: Option<&str>) -> Result<Response, Failure> {

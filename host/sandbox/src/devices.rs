@@ -2,8 +2,10 @@
 //!
 //! Models run at normal priority on threads of their own: whoever spins in a guest cannot take
 //! a processor away from them. A guest's own large operators run below them, on a second set
-//! of threads, because how many of those there are is for the guest to say.
+//! of threads, because how many of those there are is for the guest to say. So that models that
+//! are never idle do not starve guests, the number of guests that compute is counted for them.
 
+use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
@@ -18,6 +20,35 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct DeviceThreads {
     models: Sender<Job>,
     operators: rayon::ThreadPool,
+    computing: GuestsComputing,
+}
+
+/// How many guests are running and do not wait for a model. Clones are the same number.
+#[derive(Clone, Debug, Default)]
+pub struct GuestsComputing(Arc<AtomicIsize>);
+
+impl GuestsComputing {
+    /// Whether there are any now.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.0.load(Relaxed) > 0
+    }
+}
+
+/// A guest that computes, or with the other sign one that has ceased to, until this is dropped.
+pub(crate) struct Counted(GuestsComputing, isize);
+
+impl Counted {
+    fn new(computing: &GuestsComputing, guests: isize) -> Self {
+        computing.0.fetch_add(guests, Relaxed);
+        Counted(computing.clone(), guests)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(self.1, Relaxed);
+    }
 }
 
 /// The host failed in the middle of a job.
@@ -41,10 +72,24 @@ impl DeviceThreads {
         let operators = rayon::ThreadPoolBuilder::new()
             .num_threads(cores)
             .thread_name(|index| format!("skep-operator-{index}"))
-            .start_handler(|_| priority::lower_this_thread(priority::GUEST))
+            .start_handler(|_| priority::idle_this_thread())
             .build()
             .map_err(std::io::Error::other)?;
-        Ok(Arc::new(DeviceThreads { models, operators }))
+        Ok(Arc::new(DeviceThreads {
+            models,
+            operators,
+            computing: GuestsComputing::default(),
+        }))
+    }
+
+    /// Counts a guest that computes, until what is returned is dropped.
+    pub(crate) fn computing(&self) -> Counted {
+        Counted::new(&self.computing, 1)
+    }
+
+    /// The number of guests that compute.
+    pub(crate) fn guests_computing(&self) -> GuestsComputing {
+        self.computing.clone()
     }
 
     /// Runs a model's work at normal priority.
@@ -53,9 +98,13 @@ impl DeviceThreads {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Lost> {
         let (sender, receiver) = oneshot::channel();
+        let waiting = Counted::new(&self.computing, -1);
         let job: Job = Box::new(move || {
+            let result = work();
+            // The guest has its result to compute with, whenever its thread comes to it.
+            drop(waiting);
             // The run may be over by now, and then nobody wants the result.
-            let _ = sender.send(work());
+            let _ = sender.send(result);
         });
         self.models.send(job).map_err(|_| Lost)?;
         receiver.await.map_err(|_| Lost)
@@ -94,6 +143,20 @@ mod tests {
             assert!(threads.model(|| panic!("a fault")).await.is_err());
         }
         assert_eq!(threads.model(|| 7).await.unwrap(), 7);
+        assert_eq!(threads.computing.0.load(Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_waits_for_a_model_does_not_compute() {
+        let threads = DeviceThreads::start().unwrap();
+        let counted = threads.guests_computing();
+        let guest = threads.computing();
+        assert!(counted.any());
+        let seen = counted.clone();
+        assert!(!threads.model(move || seen.any()).await.unwrap());
+        assert!(counted.any());
+        drop(guest);
+        assert!(!counted.any());
     }
 
     #[test]

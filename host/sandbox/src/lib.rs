@@ -39,6 +39,7 @@ mod workers;
 
 pub use blobs::{BlobError, Blobs, OpenBlob, OpenWriter, Pending, ReadBlob, WriteBlob};
 pub use compile::{CompileIn, compile_process};
+pub use devices::GuestsComputing;
 pub use engine::EngineKind;
 pub use error::{LoadError, Quota, QuotaExcess, RunError};
 pub use grants::Refusal;

@@ -6,10 +6,6 @@
 
 use std::time::Duration;
 
-/// The niceness of guests' threads.
-pub(crate) const GUEST: i32 = 15;
-/// The niceness of a guest that has computed without pause for long.
-pub(crate) const HOG: i32 = 19;
 /// The niceness of compilers.
 pub(crate) const COMPILER: i32 = 10;
 
@@ -26,6 +22,25 @@ pub(crate) fn lower_this_thread(niceness: i32) {
 /// Lowers the calling thread to the given niceness: not on this system.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn lower_this_thread(_niceness: i32) {}
+
+/// Lets the calling thread run only where nothing else wants to. That is more than the lowest
+/// priority: whatever else wakes takes such a processor for a free one, where otherwise two
+/// threads of a neighbour's model may meet on one processor while a guest that spins keeps
+/// another. It cannot be raised again.
+#[cfg(target_os = "linux")]
+pub(crate) fn idle_this_thread() {
+    lower_this_thread(19);
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` is valid for the length of the call, and 0 names the calling thread.
+    // Failing leaves the standing as it was, which is safe.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters);
+    }
+}
+
+/// Lets the calling thread run only where nothing else wants to: not on this system.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn idle_this_thread() {}
 
 /// The time that the calling thread has had on a processor; none where that is not known.
 #[cfg(unix)]

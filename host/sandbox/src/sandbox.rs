@@ -12,7 +12,7 @@ use crate::bindings::classifier::BatchClassifierPre;
 use crate::bindings::task::TaskPre;
 use crate::cache::{Cache, Lookup};
 use crate::compile::{CompileIn, Compilers};
-use crate::devices::DeviceThreads;
+use crate::devices::{DeviceThreads, GuestsComputing};
 use crate::engine::{EngineKind, Engines, Host};
 use crate::error::LoadError;
 use crate::grants::{self, Refusal};
@@ -94,6 +94,14 @@ impl Sandbox {
             },
             component_bytes: config.component_bytes,
         })
+    }
+
+    /// How many guests compute: what models look at that are to leave guests some time. Guests'
+    /// threads run only where nothing else wants to, so a model that is never idle would starve
+    /// them.
+    #[must_use]
+    pub fn guests_computing(&self) -> GuestsComputing {
+        self.threads.guests_computing()
     }
 
     /// Makes a component ready to run: checks its size, its structure and its imports, and

@@ -4,7 +4,7 @@
 //! Making one must stay cheap: whatever only some runs need is made when it is first needed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use skep_tensor::{Account, Device};
 use thiserror::Error;
@@ -95,7 +95,7 @@ impl State {
         if self.account.is_cancelled() {
             return Err(Stop::Cancelled.into());
         }
-        self.clock.tick();
+        self.clock.ticks = self.clock.ticks.saturating_add(1);
         if self.clock.used() > self.limits.cpu {
             return Err(Stop::CpuTime.into());
         }
@@ -128,24 +128,15 @@ impl WasiView for State {
 
 /// The time that a guest has computed, on the thread that it runs on.
 pub(crate) struct CpuClock {
-    began: Instant,
     before: Option<Duration>,
     ticks: u32,
-    /// Whether the thread was put below the other guests.
-    pub lowered: bool,
 }
 
 impl CpuClock {
-    /// A guest that has computed for longer than this, and for most of the time that it has
-    /// been there, is put below the others.
-    const HOG: Duration = Duration::from_millis(500);
-
     fn start() -> Self {
         CpuClock {
-            began: Instant::now(),
             before: priority::thread_time(),
             ticks: 0,
-            lowered: false,
         }
     }
 
@@ -155,17 +146,6 @@ impl CpuClock {
         match (self.before, priority::thread_time()) {
             (Some(before), Some(now)) => now.saturating_sub(before),
             _ => TICK * self.ticks,
-        }
-    }
-
-    fn tick(&mut self) {
-        self.ticks = self.ticks.saturating_add(1);
-        if !self.lowered && self.ticks.is_multiple_of(16) {
-            let used = self.used();
-            if used > Self::HOG && used > self.began.elapsed() / 2 {
-                priority::lower_this_thread(priority::HOG);
-                self.lowered = true;
-            }
         }
     }
 }

@@ -16,19 +16,11 @@ use crate::priority;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// What a thread does next, given its event loop.
-type Job = Box<dyn FnOnce(&Runtime) -> (Fit, Report) + Send>;
+type Job = Box<dyn FnOnce(&Runtime) -> Report + Send>;
 
 /// Tells whoever waits that the job is over. Called when the thread is free again, so that who
 /// was told finds it free.
 pub(crate) type Report = Box<dyn FnOnce() + Send>;
-
-/// Whether a thread may serve the next guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fit {
-    Yes,
-    /// Its priority was lowered further, which cannot be undone.
-    No,
-}
 
 /// There are as many guests as there may be.
 #[derive(Debug)]
@@ -62,7 +54,7 @@ impl Workers {
     /// Runs a job on a thread of its own.
     pub(crate) fn run(
         &self,
-        job: impl FnOnce(&Runtime) -> (Fit, Report) + Send + 'static,
+        job: impl FnOnce(&Runtime) -> Report + Send + 'static,
     ) -> Result<(), Full> {
         let mut job: Job = Box::new(job);
         let mut pool = self.0.pool();
@@ -110,7 +102,7 @@ impl Shared {
     }
 
     fn serve(&self, id: u64, sender: SyncSender<Job>, jobs: &Receiver<Job>) {
-        priority::lower_this_thread(priority::GUEST);
+        priority::idle_this_thread();
         match tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -126,12 +118,7 @@ impl Shared {
     fn serve_on(&self, runtime: &Runtime, id: u64, sender: &SyncSender<Job>, jobs: &Receiver<Job>) {
         let mut next = jobs.recv().ok();
         while let Some(job) = next {
-            let (fit, report) = job(runtime);
-            if fit == Fit::No {
-                self.pool().threads -= 1;
-                report();
-                return;
-            }
+            let report = job(runtime);
             self.pool().idle.push((id, sender.clone()));
             report();
             next = match jobs.recv_timeout(IDLE) {
@@ -164,13 +151,12 @@ mod tests {
     fn job(
         gate: std::sync::mpsc::Receiver<()>,
         done: std::sync::mpsc::Sender<std::thread::ThreadId>,
-        fit: Fit,
-    ) -> impl FnOnce(&Runtime) -> (Fit, Report) + Send {
+    ) -> impl FnOnce(&Runtime) -> Report + Send {
         move |_| {
             let _ = gate.recv();
             let id = std::thread::current().id();
             let report: Report = Box::new(move || done.send(id).unwrap());
-            (fit, report)
+            report
         }
     }
 
@@ -181,29 +167,16 @@ mod tests {
         let gates: Vec<_> = (0..2)
             .map(|_| {
                 let (open, gate) = channel();
-                workers.run(job(gate, done.clone(), Fit::Yes)).unwrap();
+                workers.run(job(gate, done.clone())).unwrap();
                 open
             })
             .collect();
-        let full = workers.run(job(channel().1, done.clone(), Fit::Yes));
+        let full = workers.run(job(channel().1, done.clone()));
         assert_eq!(full.unwrap_err().running, 2);
         drop(gates);
         let first = [results.recv().unwrap(), results.recv().unwrap()];
         // Whoever was told finds the thread free.
-        workers.run(job(channel().1, done, Fit::Yes)).unwrap();
+        workers.run(job(channel().1, done)).unwrap();
         assert!(first.contains(&results.recv().unwrap()));
-    }
-
-    #[test]
-    fn a_thread_that_is_unfit_is_replaced() {
-        let workers = Workers::new(1);
-        let (done, results) = channel();
-        let mut seen = std::collections::HashSet::new();
-        for _ in 0..3 {
-            workers
-                .run(job(channel().1, done.clone(), Fit::No))
-                .unwrap();
-            assert!(seen.insert(results.recv().unwrap()));
-        }
     }
 }

@@ -28,7 +28,7 @@ use crate::program::Program;
 use crate::sandbox::Sandbox;
 use crate::state::State;
 use crate::task_io::TaskIo;
-use crate::workers::{self, Fit};
+use crate::workers;
 use cancel::Cancel;
 use report::RunReport;
 use spec::RunSpec;
@@ -87,10 +87,10 @@ impl Sandbox {
         self.workers
             .run(move |runtime| {
                 let state = state(&spec, limits, &threads, io);
-                let (report, result, fit) =
+                let (report, result) =
                     run_guest(&engines, &program, state, &cancels, runtime, work);
                 let report: workers::Report = Box::new(move || done(report, result));
-                (fit, report)
+                report
             })
             .map_err(|full| RunError::Busy {
                 running: full.running,
@@ -121,17 +121,18 @@ fn run_guest(
     cancels: &[Cancel],
     runtime: &Runtime,
     work: Work,
-) -> (RunReport, Result<(), RunError>, Fit) {
+) -> (RunReport, Result<(), RunError>) {
     let began = Instant::now();
     let _ticking = engines.ticker.run();
     let host = match engines.get(program.kind) {
         Ok(host) => host,
         Err(reason) => {
             let error = RunError::HostBug(reason);
-            return (RunReport::default(), Err(error), Fit::Yes);
+            return (RunReport::default(), Err(error));
         }
     };
     let account = state.account.clone();
+    let _computing = state.threads.computing();
     let mut store = open(host, state);
     let ended = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(under_the_clock(&mut store, program, cancels, work))
@@ -140,17 +141,12 @@ fn run_guest(
     account.cancel();
     let result = ended.unwrap_or_else(|panic| Err(RunError::HostBug(message(&*panic))));
     let report = report(&store, &account, began.elapsed());
-    let fit = if store.data().clock.lowered {
-        Fit::No
-    } else {
-        Fit::Yes
-    };
     let guard = runtime.enter();
     if catch_unwind(AssertUnwindSafe(|| drop(store))).is_err() {
         tracing::error!("a fault of the host while a guest was cleared away");
     }
     drop(guard);
-    (report, result, fit)
+    (report, result)
 }
 
 async fn under_the_clock(

@@ -111,7 +111,7 @@ impl Sandbox {
         let work = super::Work::Task(Work {
             arguments: Vec::new(),
         });
-        let (report, result, _) = super::run_guest(
+        let (report, result) = super::run_guest(
             &self.engines,
             program,
             super::state(spec, self.limits_of(spec), &self.threads, TaskIo::default()),
