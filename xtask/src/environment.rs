@@ -49,9 +49,17 @@ impl Environment {
         self.target.join("tools")
     }
 
-    /// The cargo that runs this chore.
+    /// The cargo that runs this chore, without what that cargo says of the chore's own package:
+    /// build scripts that look at it, such as ring's, would run again and have half of the
+    /// network's crates compiled anew after each change between `cargo xtask` and plain cargo.
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                command.env_remove(&name);
+            }
+        }
         command
             .current_dir(&self.root)
             .env("CARGO_TARGET_DIR", &self.target);
