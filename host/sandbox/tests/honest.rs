@@ -76,7 +76,7 @@ fn models_are_shared_and_their_work_is_not_the_guests() {
         "{report:?}"
     );
     assert_eq!(report.device_bytes_peak, 8 * 2 * 4);
-    assert_eq!(report.host_calls, 1 + 2 * 100);
+    assert_eq!(report.host_calls, 1 + 2 * 40);
 }
 
 #[test]
