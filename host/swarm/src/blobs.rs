@@ -165,6 +165,13 @@ impl Blobs {
             .map_err(|e| explain(&e))
     }
 
+    /// Keeps a blob, whole or in part, for as long as what this returns is there.
+    pub(crate) async fn hold(&self, digest: &Digest) -> Result<TempTag, String> {
+        let value = HashAndFormat::raw(to_hash(digest));
+        let tag = self.store.tags().temp_tag(value).await;
+        tag.map_err(|e| explain(&e))
+    }
+
     pub(crate) async fn presence(&self, digest: &Digest) -> Result<Presence, BlobError> {
         match self.store.blobs().status(to_hash(digest)).await {
             Ok(BlobStatus::NotFound) => Ok(Presence::Absent),

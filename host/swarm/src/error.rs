@@ -300,6 +300,16 @@ fn join(versions: &[String]) -> String {
     }
 }
 
+/// Why a blob was not found.
+#[derive(Debug, thiserror::Error)]
+#[error("no node that was asked has blob {digest}: {}", list(.faults))]
+pub struct FindError {
+    /// The blob.
+    pub digest: Digest,
+    /// What each of them said or did.
+    pub faults: Vec<FaultOf>,
+}
+
 /// Why a release could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {

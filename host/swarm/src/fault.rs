@@ -63,6 +63,14 @@ pub enum ProviderFault {
         /// The signed size, in bytes.
         signed: u64,
     },
+    /// It says how large the blob is, and cannot prove it.
+    #[error("it says that blob {digest} has {claimed} bytes, and what it sent does not prove it")]
+    FalseSize {
+        /// The blob.
+        digest: Digest,
+        /// The size it claims, in bytes.
+        claimed: u64,
+    },
     /// Nothing arrived for too long.
     #[error("nothing of blob {digest} arrived for {after:?}")]
     Stalled {

@@ -24,6 +24,7 @@
 //! | `resolve`, `packages` | the rest of [`Swarm`]: from a name to a release; publishing and installing |
 //! | `blobs`, `repair` | the store; mending what the disk damaged |
 //! | `fetch`, `busy`, `transfer`, `report` | many providers; who fetches what; one request; what came of it |
+//! | `find`, `size` | a blob of which only the digest is known; the proof of its size |
 //! | `wire`, `serve`, `ask` | the protocol `skep/releases/1` |
 //! | `releases`, `disk` | what is remembered; how it is written |
 //! | `error`, `fault` | what goes wrong here; what other nodes do wrong |
@@ -41,6 +42,7 @@ mod disk;
 mod error;
 mod fault;
 mod fetch;
+mod find;
 mod gate;
 mod ids;
 mod mdns;
@@ -51,6 +53,7 @@ mod repair;
 mod report;
 mod resolve;
 mod serve;
+mod size;
 #[cfg(test)]
 mod testing;
 mod ticket;
@@ -61,10 +64,11 @@ pub use blobs::Presence;
 pub use config::{Limits, SwarmConfig};
 pub use discovery::{Discovery, TicketDiscovery, Want};
 pub use error::{
-    BlobError, ExportError, FetchError, ImportError, InstallError, OpenError, PackageError,
-    PublishError, ResolveError,
+    BlobError, ExportError, FetchError, FindError, ImportError, InstallError, OpenError,
+    PackageError, PublishError, ResolveError,
 };
 pub use fault::{FaultOf, ProviderFault};
+pub use find::FoundBlob;
 pub use ids::{NodeId, NodeIdError, ProviderAddr};
 pub use mdns::MdnsDiscovery;
 pub use node::{Blob, Swarm};

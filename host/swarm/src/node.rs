@@ -9,6 +9,7 @@ use iroh::endpoint::presets;
 use iroh::protocol::Router;
 use iroh::{Endpoint, RelayMode};
 use iroh_blobs::BlobsProtocol;
+use iroh_blobs::api::TempTag;
 use skep_registry::Digest;
 
 use crate::blobs::{Blobs, Presence};
@@ -29,7 +30,7 @@ use crate::ticket::NodeTicket;
 use crate::wire;
 
 /// The most nodes that one search yields.
-const MAX_FOUND: usize = 64;
+pub(crate) const MAX_FOUND: usize = 64;
 
 /// A node of the swarm: a store of blobs and packages that fetches from other nodes and serves
 /// them. Cheap to clone; all clones are the same node.
@@ -192,19 +193,16 @@ impl Swarm {
         services.push(service);
     }
 
+    pub(crate) fn services(&self) -> Vec<Arc<dyn Discovery>> {
+        let services = self.inner.services.lock();
+        services.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Nodes that may have `want`, from every discovery service, waiting no longer than the
     /// limit for discovery. The search ends early when every service has ended.
     pub async fn find(&self, want: &Want) -> Vec<ProviderAddr> {
-        let services = {
-            let services = self
-                .inner
-                .services
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            services.clone()
-        };
         collect(
-            &services,
+            &self.services(),
             want,
             self.id(),
             MAX_FOUND,
@@ -273,18 +271,29 @@ impl Swarm {
         self.inner.blobs.presence(digest).await
     }
 
-    /// Opens a blob that is wholly here, for reading.
+    /// Opens a blob that is wholly here, for reading. No sweep takes it away while the handle, or
+    /// a clone of it, is there.
     ///
     /// # Errors
     ///
     /// When it is not wholly here.
     pub async fn open_blob(&self, digest: &Digest) -> Result<Blob, BlobError> {
-        let size = self.inner.blobs.size(digest).await?;
-        Ok(Blob {
-            blobs: self.inner.blobs.clone(),
+        let held = self.inner.blobs.hold(digest).await;
+        let held = held.map_err(|reason| BlobError::Store {
             digest: *digest,
+            reason,
+        })?;
+        let size = self.inner.blobs.size(digest).await?;
+        Ok(self.blob(*digest, size, Arc::new(held)))
+    }
+
+    pub(crate) fn blob(&self, digest: Digest, size: u64, held: Arc<TempTag>) -> Blob {
+        Blob {
+            blobs: self.inner.blobs.clone(),
+            digest,
             size,
-        })
+            _held: held,
+        }
     }
 
     /// Reads a whole blob and compares it with its digest.
@@ -348,6 +357,7 @@ pub struct Blob {
     blobs: Blobs,
     digest: Digest,
     size: u64,
+    _held: Arc<TempTag>,
 }
 
 impl Blob {

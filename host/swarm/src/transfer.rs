@@ -217,7 +217,7 @@ where
     outcome.map(drop)
 }
 
-fn header_fault(digest: Digest, error: &AtBlobHeaderNextError) -> ProviderFault {
+pub(crate) fn header_fault(digest: Digest, error: &AtBlobHeaderNextError) -> ProviderFault {
     match error {
         AtBlobHeaderNextError::NotFound { .. } => ProviderFault::NotThere { digest },
         AtBlobHeaderNextError::Read { source, .. } => match reset_code(source) {
@@ -232,7 +232,7 @@ fn header_fault(digest: Digest, error: &AtBlobHeaderNextError) -> ProviderFault 
     }
 }
 
-fn content_fault(digest: Digest, received: u64, error: &DecodeError) -> ProviderFault {
+pub(crate) fn content_fault(digest: Digest, received: u64, error: &DecodeError) -> ProviderFault {
     match error {
         DecodeError::ParentHashMismatch { .. } | DecodeError::LeafHashMismatch { .. } => {
             ProviderFault::WrongContent { digest }

@@ -60,6 +60,8 @@ pub enum Sends {
     Stall(usize),
     /// A size of 2^62 and endless data.
     Endless,
+    /// What was asked for, under another size.
+    Size(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -98,10 +100,11 @@ impl ProtocolHandler for Sender {
                     Sends::Garbage => [&right[..8], &content(99, 100_000)].concat(),
                     Sends::Half(n) | Sends::Stall(n) => right[..n.min(right.len())].to_vec(),
                     Sends::Endless => (1_u64 << 62).to_le_bytes().to_vec(),
+                    Sends::Size(size) => [&size.to_le_bytes(), &right[8..]].concat(),
                 };
                 let _ = send.write_all(&bytes).await;
                 match sends {
-                    Sends::Garbage | Sends::Half(_) => {}
+                    Sends::Garbage | Sends::Half(_) | Sends::Size(_) => {}
                     Sends::Stall(_) => std::future::pending().await,
                     Sends::Endless => while send.write_all(&[7; 65536]).await.is_ok() {},
                 }
