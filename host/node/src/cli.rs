@@ -15,7 +15,7 @@ Exit codes:
   2  the command line itself is wrong
   3  refused: a signature, a digest, a history or a grant does not hold
   4  a limit of the run was reached; the message names it
-  5  not found: no such package, model, key or file
+  5  not found: no such package, model, key or file, or no node is running
   6  busy: another process or the node's owner holds what is needed; try again later
 
 The home folder holds keys, packages, blobs and the configuration. It is --home, or SKEP_HOME, or
@@ -63,7 +63,7 @@ pub enum Command {
     /// Add and list models.
     #[command(subcommand)]
     Model(Model),
-    /// Serve what is installed here to the swarm, until interrupted.
+    /// Serve what is installed here to the swarm, until interrupted; or ask the node that does.
     Node(Node),
     /// Print a completion script for a shell.
     Completions {
@@ -121,6 +121,9 @@ pub struct Run {
     /// folder. Without it, the small encoder that comes with skep.
     #[arg(short, long)]
     pub model: Option<String>,
+    /// Nodes to ask for blobs that the component opens, as tickets, beside those found nearby.
+    #[arg(long)]
+    pub from: Vec<String>,
     #[command(flatten)]
     pub limits: Limits,
     /// Arguments for a task.
@@ -220,13 +223,22 @@ pub enum Model {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Node {
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
     /// The address to listen on, whatever the configuration says; port 0 takes any free one.
     #[arg(long)]
     pub listen: Option<SocketAddr>,
     /// Neither announce this node on the local network nor look for others there.
     #[arg(long)]
     pub no_mdns: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Show the node that runs in this home: its identity, addresses, packages and runs.
+    Status,
 }
 
 #[cfg(test)]

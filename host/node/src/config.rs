@@ -32,6 +32,8 @@ pub struct Network {
     pub listen: SocketAddr,
     /// Whether to announce the node on the local network, and to look for others there.
     pub mdns: bool,
+    /// Tickets of nodes to ask for whatever is looked for, wherever they are.
+    pub peers: Vec<String>,
 }
 
 impl Default for Network {
@@ -39,6 +41,7 @@ impl Default for Network {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             mdns: true,
+            peers: Vec::new(),
         }
     }
 }

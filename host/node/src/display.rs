@@ -195,8 +195,21 @@ fn print_listed(listed: &Listed) {
 fn print_status(status: &Status) {
     println!("node {} (process {})", status.node, status.pid);
     println!("  listens   {}", status.addresses.join(", "));
-    println!("  serves    {} packages", status.packages);
+    println!("  since     {:.0} s", status.seconds);
+    println!(
+        "  serves    {} packages, {} of them models",
+        status.packages, status.models
+    );
     println!("  ticket    {}", status.ticket);
+    let running: Vec<String> = status
+        .running
+        .iter()
+        .map(|line| format!("{} for {:.0} s", line.package, line.seconds))
+        .collect();
+    match running.is_empty() {
+        true => println!("  runs      nothing"),
+        false => list("runs", &running),
+    }
 }
 
 fn short(digest: &str) -> &str {

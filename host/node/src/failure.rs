@@ -17,7 +17,7 @@ pub enum FailureKind {
     Refused,
     /// A limit of the run was reached.
     Limit,
-    /// There is no such package, model, key or file.
+    /// There is no such package, model, key or file, or no node is running.
     NotFound,
     /// Another process or the node's owner holds what is needed.
     Busy,

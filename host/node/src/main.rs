@@ -22,7 +22,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use cli::{Cli, Command, Format, Key, Model};
+use cli::{Cli, Command, Format, Key, Model, NodeCommand};
 use config::Config;
 use display::Bars;
 use failure::{Failure, FailureKind};
@@ -110,7 +110,10 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             });
             Ok(())
         }
-        Command::Node(node) => daemon::run(Home::open(home)?, &node, json).await,
+        Command::Node(node) => match node.command {
+            None => daemon::run(Home::open(home)?, &node, json).await,
+            Some(NodeCommand::Status) => status(&Home::open(home)?, json).await,
+        },
         Command::Run(run) => {
             let home = Home::open(home)?;
             let streams = Streams::new(&home, run.input.as_deref(), &run.output)?;
@@ -131,6 +134,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
                 }),
                 labels: run.labels.as_deref().map(absolute).transpose()?,
                 model: run.model.as_deref().map(place_of).transpose()?,
+                from: run.from,
                 limits: limits_of(run.limits),
                 arguments: run.arguments,
             }));
@@ -213,6 +217,22 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
     };
     bars.finish();
     let response = outcome?;
+    show(json, &response, || display::print(&response));
+    Ok(())
+}
+
+/// Shows the node that runs in this home. There has to be one: nothing is opened here instead.
+async fn status(home: &Home, json: bool) -> Result<(), Failure> {
+    let stream = control::connect(home.path()).await.ok_or_else(|| {
+        Failure::new(
+            FailureKind::NotFound,
+            format!(
+                "no node is running in {}; `skep node` starts one",
+                home.path().display()
+            ),
+        )
+    })?;
+    let response = interruptible(control::ask(stream, &Request::Status, &mut |_| {})).await?;
     show(json, &response, || display::print(&response));
     Ok(())
 }

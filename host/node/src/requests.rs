@@ -46,7 +46,7 @@ pub enum Request {
     List,
     /// List the models that are here.
     ModelList,
-    /// How the node can be reached.
+    /// How the node can be reached and what it is doing.
     Status,
 }
 
@@ -67,6 +67,8 @@ pub struct RunRequest {
     pub labels: Option<PathBuf>,
     /// What the component gets as `default`.
     pub model: Option<String>,
+    /// Tickets of nodes to ask for blobs that the component opens.
+    pub from: Vec<String>,
     /// Limits from the command line, in the text form of skep.toml.
     pub limits: Vec<(String, String)>,
     /// Arguments of a task.
@@ -231,6 +233,21 @@ pub struct Status {
     pub ticket: String,
     /// The process.
     pub pid: u32,
-    /// How many packages it serves.
+    /// How long it has been running.
+    pub seconds: f64,
+    /// How many packages it serves, models among them.
     pub packages: u64,
+    /// How many of them are models.
+    pub models: u64,
+    /// What it is running.
+    pub running: Vec<RunningLine>,
+}
+
+/// A run that is not over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunningLine {
+    /// The component, as whoever started the run named it.
+    pub package: String,
+    /// For how long it has been running, from the request on.
+    pub seconds: f64,
 }

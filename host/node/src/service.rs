@@ -11,11 +11,13 @@ mod locate;
 mod models;
 mod publish;
 mod run;
+mod running;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use skep_sandbox::{CompileIn, Sandbox, SandboxConfig};
-use skep_swarm::{Swarm, SwarmConfig};
+use skep_swarm::{Swarm, SwarmConfig, TicketDiscovery};
 use skep_tensor::Device;
 use tokio::sync::{OnceCell, mpsc};
 
@@ -36,6 +38,8 @@ pub struct Service {
     swarm: OnceCell<Swarm>,
     sandbox: OnceLock<Arc<Sandbox>>,
     models: Arc<models::NodeModels>,
+    running: running::Running,
+    since: Instant,
 }
 
 impl Service {
@@ -50,6 +54,8 @@ impl Service {
             swarm: OnceCell::new(),
             sandbox: OnceLock::new(),
             models,
+            running: running::Running::default(),
+            since: Instant::now(),
         })
     }
 
@@ -80,8 +86,12 @@ impl Service {
 
     /// The swarm side of the node, opened on first use. Only one process can have it open.
     pub async fn swarm(&self) -> Result<&Swarm, Failure> {
-        self.swarm
-            .get_or_try_init(|| Swarm::open(self.swarm_config.clone()))
+        self.swarm.get_or_try_init(|| self.open_swarm()).await
+    }
+
+    async fn open_swarm(&self) -> Result<Swarm, Failure> {
+        let peers = install::nodes_of(&self.config.network.peers)?;
+        let swarm = Swarm::open(self.swarm_config.clone())
             .await
             .map_err(|error| {
                 let kind = match error {
@@ -89,7 +99,11 @@ impl Service {
                     _ => FailureKind::Failed,
                 };
                 Failure::of(kind, &error)
-            })
+            })?;
+        if !peers.is_empty() {
+            swarm.add_discovery(Arc::new(TicketDiscovery::new(peers)));
+        }
+        Ok(swarm)
     }
 
     /// Closes what is open.
@@ -142,7 +156,13 @@ impl Service {
             addresses: swarm.addr().addrs.iter().map(ToString::to_string).collect(),
             ticket: swarm.ticket().to_string(),
             pid: std::process::id(),
+            seconds: self.since.elapsed().as_secs_f64(),
             packages: packages.len() as u64,
+            models: packages
+                .iter()
+                .filter(|release| release.model().is_some())
+                .count() as u64,
+            running: self.running.lines(),
         }))
     }
 }

@@ -37,7 +37,7 @@ mod task_io;
 mod ticker;
 mod workers;
 
-pub use blobs::{BlobError, Blobs, OpenBlob, OpenWriter, Pending, ReadBlob, WriteBlob};
+pub use blobs::{Allowance, BlobError, Blobs, OpenBlob, OpenWriter, Pending, ReadBlob, WriteBlob};
 pub use compile::{CompileIn, compile_process};
 pub use devices::GuestsComputing;
 pub use engine::EngineKind;

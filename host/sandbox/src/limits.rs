@@ -28,7 +28,8 @@ pub struct RunLimits {
     pub device_work: u64,
     /// Bytes of result that the run may write in total.
     pub output: u64,
-    /// Bytes that the run may put into the node's blob store in total.
+    /// Bytes that the run may put into the node's blob store in total, those that are fetched
+    /// for it among them.
     pub storage: u64,
     /// Bytes of what the guest prints that are kept. What is beyond it is counted and dropped.
     pub log: u64,

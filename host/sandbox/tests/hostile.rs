@@ -402,6 +402,7 @@ fn a_fault_of_the_host_ends_one_run_only() {
         fn open(
             &self,
             _: skep_registry::Digest,
+            _: Arc<skep_sandbox::Allowance>,
         ) -> skep_sandbox::Pending<Arc<dyn skep_sandbox::ReadBlob>> {
             panic!("a fault in the host")
         }

@@ -19,8 +19,9 @@ impl Blob {
     /// Opens the content with this digest, fetching it from peers where the node lacks it.
     ///
     /// # Errors
-    /// [`Error::Denied`] without the grant `swarm.read`; [`Error::NotFound`] where no peer that
-    /// was asked has it.
+    /// [`Error::Denied`] without the grant `swarm-read`; [`Error::NotFound`] where no peer that
+    /// was asked has it; [`Error::OverQuota`] where it is larger than what the run may still
+    /// store.
     pub fn open(digest: &str) -> Result<Self> {
         Ok(Blob {
             handle: wit::Blob::open(digest)?,
@@ -75,7 +76,7 @@ impl BlobWriter {
     /// Begins a new, empty blob.
     ///
     /// # Errors
-    /// [`Error::Denied`] without the grant `swarm.write`.
+    /// [`Error::Denied`] without the grant `swarm-write`.
     pub fn create() -> Result<Self> {
         Ok(BlobWriter(wit::BlobWriter::create()?))
     }

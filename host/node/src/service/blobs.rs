@@ -1,4 +1,7 @@
-//! The blob store of a node, as guests see it.
+//! The blob store of a node and the peers behind it, as guests see them.
+//!
+//! What a guest opens and the node lacks is fetched by the node's own threads, not by the
+//! guest's, and is kept while somebody has it open. Nobody else is served with it.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,9 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use skep_registry::Digest;
-use skep_sandbox::{BlobError, Blobs, Pending, ReadBlob, WriteBlob};
-use skep_swarm::{Blob, Swarm};
+use skep_sandbox::{Allowance, BlobError, Blobs, Pending, ReadBlob, WriteBlob};
+use skep_swarm::{Blob, ProviderAddr, Swarm};
 use tempfile::NamedTempFile;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 /// The blobs of a node, for one run.
 pub struct NodeBlobs {
@@ -16,19 +21,24 @@ pub struct NodeBlobs {
     pub swarm: Swarm,
     /// Where content lies while it is being written.
     pub drafts: PathBuf,
+    /// Nodes to ask, beside those that are found nearby.
+    pub peers: Vec<ProviderAddr>,
+    /// Where transfers run.
+    pub runtime: Handle,
 }
 
 impl Blobs for NodeBlobs {
-    fn open(&self, digest: Digest) -> Pending<Arc<dyn ReadBlob>> {
-        let swarm = self.swarm.clone();
+    fn open(&self, digest: Digest, allowance: Arc<Allowance>) -> Pending<Arc<dyn ReadBlob>> {
+        let (swarm, peers) = (self.swarm.clone(), self.peers.clone());
+        let opening = self
+            .runtime
+            .spawn(async move { open(&swarm, digest, &peers, &allowance).await });
+        let mut opening = EndsWithCaller(opening);
         Box::pin(async move {
-            match swarm.open_blob(&digest).await {
-                Ok(blob) => Ok(Arc::new(Open(blob)) as Arc<dyn ReadBlob>),
-                Err(
-                    skep_swarm::BlobError::NotHere { .. } | skep_swarm::BlobError::Partial { .. },
-                ) => Err(BlobError::NotFound(digest)),
-                Err(error) => Err(BlobError::Failed(error.to_string())),
-            }
+            let blob = (&mut opening.0)
+                .await
+                .map_err(|error| BlobError::Failed(error.to_string()))??;
+            Ok(Arc::new(Open(blob)) as Arc<dyn ReadBlob>)
         })
     }
 
@@ -43,6 +53,38 @@ impl Blobs for NodeBlobs {
             }) as Box<dyn WriteBlob>)
         })
     }
+}
+
+/// A transfer, which stops when whoever waits for it does.
+struct EndsWithCaller<T>(JoinHandle<T>);
+
+impl<T> Drop for EndsWithCaller<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn open(
+    swarm: &Swarm,
+    digest: Digest,
+    peers: &[ProviderAddr],
+    allowance: &Allowance,
+) -> Result<Blob, BlobError> {
+    match swarm.open_blob(&digest).await {
+        Err(skep_swarm::BlobError::NotHere { .. } | skep_swarm::BlobError::Partial { .. }) => {}
+        here => return here.map_err(|error| BlobError::Failed(error.to_string())),
+    }
+    let found = swarm.find_blob(&digest, peers).await.map_err(|error| {
+        tracing::info!(%error, "a guest asked for a blob that was not found");
+        BlobError::NotFound(digest)
+    })?;
+    allowance.take(found.size)?;
+    let (blob, report) = swarm
+        .fetch_blob(&digest, found.size, &found.providers, None)
+        .await
+        .map_err(|error| BlobError::Failed(error.to_string()))?;
+    tracing::info!(%digest, bytes = report.bytes_fetched, "fetched a blob for a guest");
+    Ok(blob)
 }
 
 struct Open(Blob);

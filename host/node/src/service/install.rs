@@ -39,16 +39,7 @@ pub async fn fetch(
     progress: ProgressSender,
 ) -> Result<(OnDisk, FetchReport), Failure> {
     let swarm = service.swarm().await?;
-    let mut providers = Vec::new();
-    for ticket in from {
-        let ticket: NodeTicket = ticket.parse().map_err(|error| {
-            Failure::new(
-                FailureKind::Usage,
-                format!("--from takes the ticket of a node, as `skep node` prints it: {error}"),
-            )
-        })?;
-        providers.push(ticket.node);
-    }
+    let mut providers = nodes_of(from)?;
     let (reference, in_ticket) = reference_of(package)?;
     providers.extend(in_ticket);
     if providers.is_empty() {
@@ -92,6 +83,22 @@ pub async fn fetch(
         .install(&resolved.release, &sources, Some(report))
         .await
         .map_err(|error| Failure::of(kind_of_install(&error), &error))
+}
+
+/// The nodes that tickets name.
+pub fn nodes_of(tickets: &[String]) -> Result<Vec<ProviderAddr>, Failure> {
+    let node = |ticket: &String| {
+        let parsed: Result<NodeTicket, _> = ticket.parse();
+        parsed.map(|ticket| ticket.node).map_err(|error| {
+            Failure::new(
+                FailureKind::Usage,
+                format!(
+                    "{ticket:?} is not the ticket of a node, as `skep node` prints it: {error}"
+                ),
+            )
+        })
+    };
+    tickets.iter().map(node).collect()
 }
 
 fn reference_of(package: &str) -> Result<(PackageRef, Vec<ProviderAddr>), Failure> {

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Grants, Limits, ModelGrant, Source};
 use skep_sandbox::{Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec};
+use skep_swarm::{ProviderAddr, Ticket};
 use skep_tensor::Device;
 
 use super::blobs::NodeBlobs;
 use super::inspect::{grants_of, reference_of};
 use super::locate::{self, Located};
 use super::models::RunModels;
-use super::{ProgressSender, Service};
+use super::{ProgressSender, Service, install};
 use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::home::make_private;
@@ -67,6 +68,11 @@ pub async fn run(
     request: RunRequest,
     progress: ProgressSender,
 ) -> Result<Response, Failure> {
+    let _listed = service.running.enter(&request.package);
+    let mut peers = install::nodes_of(&request.from)?;
+    if let Ok(ticket) = request.package.parse::<Ticket>() {
+        peers.push(ticket.node().clone());
+    }
     let mut subject = subject(service, &request.package, &progress).await?;
     let mut asked = Limits::default();
     for (key, text) in &request.limits {
@@ -83,7 +89,7 @@ pub async fn run(
             node: Arc::clone(&service.models),
             default,
         })),
-        blobs: blobs(service, &subject.grants).await?,
+        blobs: blobs(service, &subject.grants, peers).await?,
         grants: subject.grants,
         limits: subject.limits,
     };
@@ -250,6 +256,7 @@ fn folder_digest(folder: &Path) -> Result<skep_registry::Digest, Failure> {
 async fn blobs(
     service: &Service,
     grants: &Grants,
+    peers: Vec<ProviderAddr>,
 ) -> Result<Option<Arc<dyn skep_sandbox::Blobs>>, Failure> {
     if !grants.swarm_write && grants.swarm_read == skep_registry::SwarmRead::default() {
         return Ok(None);
@@ -257,7 +264,12 @@ async fn blobs(
     let drafts = service.home.path().join("drafts");
     make_private(&drafts).map_err(|error| Failure::of(FailureKind::Failed, &error))?;
     let swarm = service.swarm().await?.clone();
-    Ok(Some(Arc::new(NodeBlobs { swarm, drafts })))
+    Ok(Some(Arc::new(NodeBlobs {
+        swarm,
+        drafts,
+        peers,
+        runtime: tokio::runtime::Handle::current(),
+    })))
 }
 
 fn classify(

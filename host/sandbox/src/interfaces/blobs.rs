@@ -1,12 +1,14 @@
 //! `skep:swarm/blobs`: content by digest, as far as the run's grants go.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use skep_registry::{Digest, SwarmRead};
 use wasmtime::component::Resource;
 
 use super::types::HostError;
 use crate::bindings::task::skep::swarm::blobs::{Host, HostBlob, HostBlobWriter};
-use crate::blobs::{BlobError, OpenBlob, OpenWriter};
+use crate::blobs::{Allowance, BlobError, OpenBlob, OpenWriter};
 use crate::error::{Quota, QuotaExcess};
 use crate::state::State;
 
@@ -33,8 +35,21 @@ impl HostBlob for State {
         let Some(blobs) = self.spec.blobs.clone() else {
             return Err(BlobError::NotFound(digest).into());
         };
-        let content = blobs.open(digest).await?;
-        Ok(self.table.push(OpenBlob { digest, content })?)
+        let room = self.limits.storage.saturating_sub(self.stored);
+        let allowance = Arc::new(Allowance::new(room));
+        let opened = blobs.open(digest, Arc::clone(&allowance)).await;
+        let before = self.stored;
+        // What was fetched counts, whatever became of it.
+        self.stored = before.saturating_add(allowance.taken());
+        match opened {
+            Ok(content) => Ok(self.table.push(OpenBlob { digest, content })?),
+            Err(BlobError::TooLarge { size, .. }) => Err(HostError::Quota(QuotaExcess {
+                quota: Quota::Storage,
+                limit: self.limits.storage,
+                asked: before.saturating_add(size),
+            })),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn digest(&mut self, this: Resource<OpenBlob>) -> wasmtime::Result<String> {

@@ -126,6 +126,7 @@ impl From<BlobError> for HostError {
     fn from(error: BlobError) -> Self {
         match error {
             BlobError::NotFound(digest) => HostError::Typed(Error::NotFound(digest.to_string())),
+            error @ BlobError::TooLarge { .. } => HostError::failed(error.to_string()),
             BlobError::Failed(reason) => HostError::failed(reason),
         }
     }

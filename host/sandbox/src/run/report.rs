@@ -28,7 +28,7 @@ pub struct RunReport {
     pub output_bytes: u64,
     /// Whether some output was refused because of its limit.
     pub output_truncated: bool,
-    /// Bytes put into the blob store.
+    /// Bytes put into the blob store: those that the guest wrote, and those fetched for it.
     pub stored_bytes: u64,
     /// What the guest printed, up to its limit.
     pub log: String,

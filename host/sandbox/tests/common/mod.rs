@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use skep_registry::{Grants, Limits, SwarmRead};
 use skep_sandbox::{
-    BlobError, Blobs, Cancel, EncoderInfo, FailedRun, ModelError, Models, Pending, Program,
-    ReadBlob, RunReport, RunSpec, Sandbox, SandboxConfig, TextEncoder, WriteBlob,
+    Allowance, BlobError, Blobs, Cancel, EncoderInfo, FailedRun, ModelError, Models, Pending,
+    Program, ReadBlob, RunReport, RunSpec, Sandbox, SandboxConfig, TextEncoder, WriteBlob,
 };
 use skep_tensor::{Account, Device, Tensor};
 
@@ -207,7 +207,7 @@ impl Models for OneModel {
 pub struct Nowhere;
 
 impl Blobs for Nowhere {
-    fn open(&self, digest: skep_registry::Digest) -> Pending<Arc<dyn ReadBlob>> {
+    fn open(&self, digest: skep_registry::Digest, _: Arc<Allowance>) -> Pending<Arc<dyn ReadBlob>> {
         Box::pin(async move { Err(BlobError::NotFound(digest)) })
     }
 
