@@ -195,7 +195,7 @@ fn print_listed(listed: &Listed) {
 fn print_status(status: &Status) {
     println!("node {} (process {})", status.node, status.pid);
     println!("  listens   {}", status.addresses.join(", "));
-    println!("  since     {:.0} s", status.seconds);
+    println!("  up        {:.0} s", status.seconds);
     println!(
         "  serves    {} packages, {} of them models",
         status.packages, status.models

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use skep_tests::{Built, Ended, run};
+use skep_tests::{Built, Ended, Node, run};
 
 /// A command's outcome as one text, with what differs from run to run taken out.
 fn shown(home: &Path, arguments: &[&str]) -> String {
@@ -121,4 +121,36 @@ fn a_component_is_refused_by_the_name_of_what_it_was_not_granted() {
         "{}",
         ended.stderr
     );
+}
+
+#[test]
+fn a_running_node_says_what_it_is_and_none_is_said_to_be_none() {
+    let home = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(shown(home.path(), &["node", "status"]));
+    let script = run(home.path(), &["--json", "node", "status"]).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&script.stdout).unwrap();
+    assert_eq!(
+        (script.code, &value["error"]["kind"]),
+        (5, &"not-found".into())
+    );
+
+    let node = Node::start(&Built::skep(), home.path()).unwrap();
+    let text = |name: &str| node.status[name].as_str().unwrap().to_owned();
+    let mut shown = shown(home.path(), &["node", "status"]);
+    let address = node.status["addresses"][0].as_str().unwrap();
+    for (what, name) in [
+        (text("ticket"), "TICKET"),
+        (text("node"), "NODE"),
+        (address.to_owned(), "ADDRESS"),
+        (format!("process {}", node.pid()), "process PID"),
+    ] {
+        shown = shown.replace(&what, name);
+    }
+    insta::with_settings!({filters => vec![(r"up        \d+ s", "up        SECONDS s")]}, {
+        insta::assert_snapshot!(shown);
+    });
+    let status = node.ask(&["node", "status"]).unwrap();
+    assert_eq!(status["node"], node.status["node"]);
+    assert_eq!(status["running"], serde_json::json!([]));
+    assert_eq!(status["packages"], 0);
 }
