@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::name::Identifier;
-use crate::text::nearest;
+use crate::text::{listed, nearest};
 
 macro_rules! known_words {
     ($(#[$doc:meta])* $name:ident, $what:literal, $error:ident: $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)?) => {
@@ -66,7 +66,7 @@ macro_rules! known_words {
                 write!(f, concat!("`{}` is not a ", $what, " that this version of skep knows; "), self.text)?;
                 match nearest(&self.text, all()) {
                     Some(word) => write!(f, "did you mean `{word}`?"),
-                    None => write!(f, "it knows {}", all().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" and ")),
+                    None => write!(f, "it knows {}", listed(all())),
                 }
             }
         }
@@ -78,6 +78,8 @@ known_words! {
     World, "world", UnknownWorld:
     /// Bytes in, bytes out.
     Task = "task",
+    /// Bytes in, bytes out, waiting for several things at once.
+    AsyncTask = "async-task",
     /// Labels records by meaning.
     BatchClassifier = "batch-classifier",
 }
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn the_errors_say_what_is_known() {
         insta::assert_snapshot!("batch-clasifier".parse::<World>().unwrap_err(), @"`batch-clasifier` is not a world that this version of skep knows; did you mean `batch-classifier`?");
-        insta::assert_snapshot!("space".parse::<World>().unwrap_err(), @"`space` is not a world that this version of skep knows; it knows `task` and `batch-classifier`");
+        insta::assert_snapshot!("space".parse::<World>().unwrap_err(), @"`space` is not a world that this version of skep knows; it knows `task`, `async-task` and `batch-classifier`");
         insta::assert_snapshot!("poet".parse::<ModelTask>().unwrap_err(), @"`poet` is not a model task that this version of skep knows; it knows `sentence-encoder`");
     }
 }

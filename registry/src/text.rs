@@ -36,6 +36,16 @@ macro_rules! serde_as_text {
 
 pub(crate) use serde_as_text;
 
+/// Words in a row, as a sentence has them: `a`, `b` and `c`.
+pub(crate) fn listed<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<_> = words.into_iter().map(|word| format!("`{word}`")).collect();
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => "none".to_owned(),
+    }
+}
+
 /// The known word that `unknown` was probably meant to be, if one is near enough to be worth
 /// saying: at most a third of its letters differ, transpositions counted once.
 pub(crate) fn nearest<'a>(

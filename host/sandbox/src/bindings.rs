@@ -34,6 +34,27 @@ pub(crate) mod task {
     });
 }
 
+/// The world `async-task`, and what only asynchronous components import.
+pub(crate) mod async_task {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "skep:workload/async-task",
+        imports: {
+            "skep:swarm/blob-streams": store | trappable,
+            default: trappable,
+        },
+        exports: { default: async | store },
+        with: {
+            "skep:types/types": crate::bindings::task::skep::types::types,
+            "skep:tensor/tensors": crate::bindings::task::skep::tensor::tensors,
+            "skep:model/encoders": crate::bindings::task::skep::model::encoders,
+            "skep:swarm/blobs": crate::bindings::task::skep::swarm::blobs,
+            "skep:workload/io": crate::bindings::task::skep::workload::io,
+        },
+        require_store_data_send: true,
+    });
+}
+
 /// The world `batch-classifier`.
 pub(crate) mod classifier {
     wasmtime::component::bindgen!({

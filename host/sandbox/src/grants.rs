@@ -42,6 +42,7 @@ const INTERFACES: &[(&str, &str)] = &[
     ("skep:workload/io", "0.1"),
     ("skep:model/encoders", "0.1"),
     ("skep:swarm/blobs", "0.1"),
+    ("skep:swarm/blob-streams", "0.1"),
     ("wasi:cli/environment", "0.2"),
     ("wasi:cli/exit", "0.2"),
     ("wasi:cli/stdin", "0.2"),

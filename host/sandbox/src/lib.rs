@@ -33,6 +33,7 @@ mod program;
 mod run;
 mod sandbox;
 mod state;
+mod streams;
 mod task_io;
 mod ticker;
 mod workers;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use skep_registry::{Digest, Grants};
 
+use crate::bindings::async_task::AsyncTaskPre;
 use crate::bindings::classifier::BatchClassifierPre;
 use crate::bindings::task::TaskPre;
 use crate::engine::EngineKind;
@@ -28,10 +29,19 @@ pub struct Program {
     pub(crate) inspection: Inspection,
     pub(crate) kind: EngineKind,
     pub(crate) task: Option<TaskPre<State>>,
+    pub(crate) async_task: Option<AsyncTaskPre<State>>,
     pub(crate) classifier: Option<BatchClassifierPre<State>>,
     pub(crate) digest: Digest,
     pub(crate) origin: Origin,
     pub(crate) load_time: Duration,
+}
+
+/// A task of either world.
+pub(crate) enum TaskKind<'a> {
+    /// Of the world `task`.
+    Sync(&'a TaskPre<State>),
+    /// Of the world `async-task`.
+    Async(&'a AsyncTaskPre<State>),
 }
 
 impl Program {
@@ -56,6 +66,8 @@ impl Program {
             Some("batch-classifier")
         } else if self.task.is_some() {
             Some("task")
+        } else if self.async_task.is_some() {
+            Some("async-task")
         } else {
             None
         }
@@ -84,8 +96,12 @@ impl Program {
         grants::check(self.imports(), grants)
     }
 
-    pub(crate) fn as_task(&self) -> Result<&TaskPre<State>, RunError> {
-        self.task.as_ref().ok_or_else(|| self.wrong("task", "run"))
+    pub(crate) fn as_task(&self) -> Result<TaskKind<'_>, RunError> {
+        match (&self.task, &self.async_task) {
+            (Some(task), _) => Ok(TaskKind::Sync(task)),
+            (None, Some(task)) => Ok(TaskKind::Async(task)),
+            (None, None) => Err(self.wrong("task", "run")),
+        }
     }
 
     pub(crate) fn as_classifier(&self) -> Result<&BatchClassifierPre<State>, RunError> {

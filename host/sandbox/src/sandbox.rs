@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use skep_registry::{Digest, Limits};
 use wasmtime::component::Component;
 
+use crate::bindings::async_task::AsyncTaskPre;
 use crate::bindings::classifier::BatchClassifierPre;
 use crate::bindings::task::TaskPre;
 use crate::cache::{Cache, Lookup};
@@ -142,6 +143,7 @@ impl Sandbox {
             .map_err(|error| failed(format!("{error:#}")))?;
         Ok(Program {
             task: TaskPre::new(pre.clone()).ok(),
+            async_task: AsyncTaskPre::new(pre.clone()).ok(),
             classifier: BatchClassifierPre::new(pre).ok(),
             inspection,
             kind,

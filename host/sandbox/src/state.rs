@@ -18,6 +18,7 @@ use crate::limits::RunLimits;
 use crate::log::Log;
 use crate::priority;
 use crate::run::spec::RunSpec;
+use crate::streams::Streams;
 use crate::task_io::TaskIo;
 use crate::ticker::TICK;
 
@@ -33,6 +34,7 @@ pub(crate) struct State {
     pub threads: Arc<DeviceThreads>,
     pub log: Log,
     pub io: TaskIo,
+    pub streams: Streams,
     /// Calls from the guest to skep's interfaces.
     pub host_calls: u64,
     /// Bytes that the run has put into the blob store.
@@ -70,6 +72,7 @@ impl State {
             log: Log::new(limits.log),
             threads,
             io,
+            streams: Streams::new(limits.call_bytes),
             host_calls: 0,
             stored: 0,
             refused: None,

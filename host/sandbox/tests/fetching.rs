@@ -124,6 +124,33 @@ fn a_blob_without_the_grant_is_denied_before_anybody_is_asked() {
     assert_eq!(fetched.load(Ordering::Relaxed), 0);
 }
 
+#[test]
+fn streams_count_as_handles_and_go_with_the_run() {
+    let content = Arc::new(Content(1 << 40));
+    struct One(Arc<Content>);
+    impl Blobs for One {
+        fn open(&self, _: Digest, _: Arc<Allowance>) -> Pending<Arc<dyn ReadBlob>> {
+            let content: Arc<dyn ReadBlob> = Arc::clone(&self.0) as Arc<dyn ReadBlob>;
+            Box::pin(async move { Ok(content) })
+        }
+
+        fn create(&self) -> Pending<Box<dyn WriteBlob>> {
+            Box::pin(async { Err(BlobError::Failed("only for reading".to_owned())) })
+        }
+    }
+    let program = load(&SANDBOX, "stream_bomb");
+    let spec = with(One(Arc::clone(&content)), tight());
+    let failed = run(&SANDBOX, &program, &spec).unwrap_err();
+    assert!(
+        matches!(&failed.error, RunError::Quota(e)
+            if e.quota == Quota::Handles && e.limit == 1000 && e.asked == 1002),
+        "{failed}"
+    );
+    // Each of the 500 streams had its hold on the content.
+    drop(spec);
+    assert_eq!(Arc::strong_count(&content), 1);
+}
+
 /// A fetch that never ends, and says when it was stopped.
 struct Endless {
     began: Arc<AtomicBool>,

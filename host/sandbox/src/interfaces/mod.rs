@@ -4,6 +4,7 @@
 //! guest does not hold, and a call that carries more bytes than a call may, end the run. Each
 //! call is counted. Nothing here keeps state of its own: that is in [`State`].
 
+mod blob_streams;
 mod blobs;
 mod encoders;
 mod io;
@@ -12,6 +13,7 @@ mod types;
 
 use wasmtime::component::{HasSelf, Linker};
 
+use crate::bindings::async_task::skep::swarm::blob_streams::add_to_linker as blob_streams_to_linker;
 use crate::bindings::task::Task;
 use crate::engine::EngineKind;
 use crate::state::State;
@@ -24,6 +26,7 @@ pub(crate) fn link(linker: &mut Linker<State>, kind: EngineKind) -> wasmtime::Re
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     if kind == EngineKind::Concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
+        blob_streams_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     }
     Task::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
 }

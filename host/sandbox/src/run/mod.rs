@@ -221,10 +221,12 @@ pub(crate) fn open(host: &Host, state: State) -> Store<State> {
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|mut context| context.data_mut().on_tick());
     store.set_hostcall_fuel(usize::try_from(limits.call_bytes).unwrap_or(usize::MAX));
-    // Somewhat above the table of host resources, which refuses with a typed error.
-    store.set_max_component_handles((limits.handles as usize).saturating_add(64));
+    // Both somewhat above what the host itself refuses with a typed error: as many resources,
+    // and as many ends of streams and futures, for each of which there are two entries more.
+    let handles = limits.handles as usize;
+    store.set_max_component_handles(handles.saturating_mul(2).saturating_add(64));
     if let Some(table) = store.concurrent_resource_table() {
-        table.set_max_capacity(limits.handles as usize);
+        table.set_max_capacity(handles.saturating_mul(3).saturating_add(256));
     }
     store
 }

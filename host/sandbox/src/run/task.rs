@@ -1,4 +1,4 @@
-//! Runs of the world `task`: bytes in, bytes out.
+//! Runs of the worlds `task` and `async-task`: bytes in, bytes out.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::report::RunReport;
 use super::spec::RunSpec;
 use super::{Ending, FailedRun, explain};
 use crate::error::RunError;
-use crate::program::Program;
+use crate::program::{Program, TaskKind};
 use crate::sandbox::Sandbox;
 use crate::state::State;
 use crate::task_io::{Request, TaskIo};
@@ -30,8 +30,19 @@ impl Work {
         store: &mut Store<State>,
         program: &Program,
     ) -> Result<(), Ending> {
-        let task = program.as_task()?.instantiate_async(&mut *store).await?;
-        let result = task.call_run(&mut *store, &self.arguments).await?;
+        let result = match program.as_task()? {
+            TaskKind::Sync(task) => {
+                let task = task.instantiate_async(&mut *store).await?;
+                task.call_run(&mut *store, &self.arguments).await?
+            }
+            TaskKind::Async(task) => {
+                let task = task.instantiate_async(&mut *store).await?;
+                let arguments = self.arguments;
+                store
+                    .run_concurrent(async move |store| task.call_run(store, arguments).await)
+                    .await??
+            }
+        };
         // What the guest wrote before it failed is the caller's all the same.
         let flushed = store.data_mut().io.flush().await;
         result.map_err(explain::returned)?;
