@@ -35,6 +35,9 @@ pub struct Options {
     /// beside scikit-learn's TF-IDF and logistic regression. Needs apt and pip.
     #[arg(long)]
     debian: bool,
+    /// Take the host and the guest as they are built, and build nothing.
+    #[arg(long)]
+    built: bool,
 }
 
 /// What the demo classifies, and with what.
@@ -49,9 +52,12 @@ pub struct Job {
 /// Runs the demo.
 pub fn run(environment: &Environment, options: &Options) -> Result<()> {
     let total = Instant::now();
-    say("building the host and the batch classifier");
-    environment.build_host()?;
-    let package = guests::build_batch_classifier(environment)?;
+    if !options.built {
+        say("building the host and the batch classifier");
+        environment.build_host()?;
+        guests::build_rust(environment)?;
+    }
+    let package = guests::package_batch_classifier(environment)?;
 
     let folder = environment.target.join("demo");
     if folder.exists() {

@@ -36,9 +36,8 @@ pub fn build(environment: &Environment, rust_only: bool) -> Result<PathBuf> {
     Ok(environment.components())
 }
 
-/// Builds the batch classifier as a package, ready to be published, and returns its folder.
-pub fn build_batch_classifier(environment: &Environment) -> Result<PathBuf> {
-    build_rust(environment)?;
+/// Makes the built batch classifier a package, ready to be published, and returns its folder.
+pub fn package_batch_classifier(environment: &Environment) -> Result<PathBuf> {
     let source = environment.root.join("guests").join("batch-classifier");
     let package = environment.components().join("batch-classifier");
     fs::create_dir_all(&package)?;
@@ -49,11 +48,13 @@ pub fn build_batch_classifier(environment: &Environment) -> Result<PathBuf> {
     fs::copy(
         environment.components().join("batch-classifier.wasm"),
         package.join("batch-classifier.wasm"),
-    )?;
+    )
+    .context("the batch classifier is not built; `cargo xtask guests` builds it")?;
     Ok(package)
 }
 
-fn build_rust(environment: &Environment) -> Result<()> {
+/// Builds the guests in Rust.
+pub fn build_rust(environment: &Environment) -> Result<()> {
     add_target(environment)?;
     let target = environment.target.join("guests");
     let mut cargo = environment.cargo();

@@ -9,6 +9,7 @@ mod debian;
 mod demo;
 mod environment;
 mod guests;
+mod links;
 mod models;
 mod python;
 mod test;
@@ -36,7 +37,7 @@ enum Chore {
     Test(test::Options),
     /// Build the guests: Rust, Python and JavaScript components.
     Guests(guests::Options),
-    /// Check the rules of the house: floors, imports, headers, file lengths.
+    /// Check the rules of the house: floors, imports, headers, file lengths, links.
     Tidy,
     /// Run the benchmarks and the side-by-side comparisons.
     Bench(bench::Options),

@@ -11,6 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::environment::{Environment, output};
+use crate::links;
 
 /// The floor of every crate of the host. A crate imports only crates on lower floors.
 const FLOORS: &[(&str, u8)] = &[
@@ -60,6 +61,10 @@ pub fn run(environment: &Environment) -> Result<()> {
             .current_dir(&environment.root),
         "list the repository's files",
     )?;
+    let read = |file: &str| fs::read_to_string(environment.root.join(file)).ok();
+    let exists = |path: &Path| environment.root.join(path).exists();
+    let names: Vec<&str> = files.lines().collect();
+    links::check(&names, read, exists, &mut breaches);
     for file in files.lines() {
         let path = environment.root.join(file);
         // A file that was deleted but is still in the index has nothing to check.

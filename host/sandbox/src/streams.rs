@@ -196,9 +196,7 @@ mod tests {
         });
         // Room for two chunks.
         let streams = Streams::new(2 * u64::from(CHUNK) + 1);
-        let opened: Vec<_> = (0..5)
-            .map(|_| streams.read(content.clone(), 0).0)
-            .collect();
+        let opened: Vec<_> = (0..5).map(|_| streams.read(content.clone(), 0).0).collect();
         assert_eq!(streams.open(), 5);
         let mut chunks: Vec<_> = opened.iter().map(|stream| stream.fetch(CHUNK)).collect();
         let mut context = Context::from_waker(Waker::noop());
