@@ -76,7 +76,7 @@ impl Swarm {
                     }
                 }
                 () = &mut deadline, if searching => searching = false,
-                Some((node, answer)) = asking.next(), if asking.len() > 0 => match answer {
+                Some((node, answer)) = asking.next(), if !asking.is_empty() => match answer {
                     Err(fault) => faults.push(of(&node, fault)),
                     Ok(size) => {
                         nodes.retain(|other| {

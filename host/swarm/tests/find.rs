@@ -266,7 +266,8 @@ async fn a_fetch_that_is_called_off_stops_and_leaves_the_blob_to_others() {
     }
     fetch.abort();
     assert!(fetch.await.unwrap_err().is_cancelled());
-    let again = b.fetch_blob(&digest, 1_000_000, &[honest.addr()], None);
+    let from = [honest.addr()];
+    let again = b.fetch_blob(&digest, 1_000_000, &from, None);
     let (blob, _) = tokio::time::timeout(Duration::from_secs(30), again)
         .await
         .expect("nobody holds the blob any more")

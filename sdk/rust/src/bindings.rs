@@ -43,6 +43,26 @@ pub mod task {
     });
 }
 
+/// The world `async-task`, with the interfaces that only it imports.
+#[cfg(feature = "async")]
+pub mod async_task {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "skep:workload/async-task",
+        pub_export_macro: true,
+        export_macro_name: "export_async_task_world",
+        default_bindings_module: "skep_sdk::bindings::async_task",
+        with: {
+            "skep:types/types@0.1.0": crate::bindings::imports::skep::types::types,
+            "skep:tensor/tensors@0.1.0": crate::bindings::imports::skep::tensor::tensors,
+            "skep:model/encoders@0.1.0": crate::bindings::imports::skep::model::encoders,
+            "skep:swarm/blobs@0.1.0": crate::bindings::imports::skep::swarm::blobs,
+            "skep:workload/io@0.1.0": crate::bindings::imports::skep::workload::io,
+            "skep:swarm/blob-streams@0.1.0": generate,
+        },
+    });
+}
+
 /// The world `batch-classifier`.
 pub mod batch_classifier {
     wit_bindgen::generate!({

@@ -29,6 +29,11 @@ impl Blob {
         })
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn handle(&self) -> &wit::Blob {
+        &self.handle
+    }
+
     /// The digest it was opened by.
     pub fn digest(&self) -> String {
         self.handle.digest()

@@ -35,6 +35,13 @@
 //! # fn main() {}
 //! ```
 //!
+//! # Asynchronous tasks
+//!
+//! With the crate's feature `async`, a task may be an `async fn`, exported by
+//! `export_async_task!`, and read blobs as streams (`Blob::stream`), several at once. Such a task
+//! is of the world `async-task`; the node runs it on an engine where every call costs a little
+//! more.
+//!
 //! # Errors and panics
 //!
 //! Whatever the node refuses comes back as a typed [`Error`] that says what to do. A panic ends
@@ -54,6 +61,8 @@ extern crate self as skep_sdk;
 #[doc(hidden)]
 pub mod bindings;
 mod blob;
+#[cfg(feature = "async")]
+mod blob_stream;
 mod classifier;
 mod encoder;
 mod error;
@@ -61,6 +70,8 @@ mod stream;
 mod tensor;
 
 pub use blob::{Blob, BlobWriter};
+#[cfg(feature = "async")]
+pub use blob_stream::BlobStream;
 pub use classifier::{Classifier, Document, Label, Prediction};
 pub use encoder::{Encoder, EncoderInfo};
 pub use error::{Error, Quota, Result};
@@ -110,6 +121,33 @@ macro_rules! export_task {
         }
 
         $crate::bindings::task::export_task_world!(SkepTask with_types_in $crate::bindings::task);
+    };
+}
+
+/// Makes an asynchronous function the `run` of a component of the world `async-task`. As
+/// [`export_task!`], otherwise.
+#[cfg(feature = "async")]
+#[macro_export]
+macro_rules! export_async_task {
+    ($run:path) => {
+        #[doc(hidden)]
+        struct SkepAsyncTask;
+
+        impl $crate::bindings::async_task::Guest for SkepAsyncTask {
+            async fn run(
+                arguments: ::std::vec::Vec<::std::string::String>,
+            ) -> ::core::result::Result<(), $crate::bindings::imports::skep::types::types::Error>
+            {
+                $run(arguments)
+                    .await
+                    .map_err($crate::Error::from)
+                    .map_err(::core::convert::Into::into)
+            }
+        }
+
+        $crate::bindings::async_task::export_async_task_world!(
+            SkepAsyncTask with_types_in $crate::bindings::async_task
+        );
     };
 }
 

@@ -92,6 +92,10 @@ pub const SDK: &[(&str, &str)] = &[
     ),
     ("src/blob.rs", include_str!("../../../sdk/rust/src/blob.rs")),
     (
+        "src/blob_stream.rs",
+        include_str!("../../../sdk/rust/src/blob_stream.rs"),
+    ),
+    (
         "src/classifier.rs",
         include_str!("../../../sdk/rust/src/classifier.rs"),
     ),

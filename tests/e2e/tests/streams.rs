@@ -82,6 +82,7 @@ impl Setting {
     }
 
     /// The node's memory, in bytes.
+    #[cfg(target_os = "linux")]
     fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.node.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -108,7 +109,20 @@ fn a_guest_streams_a_blob_of_some_megabytes() {
     assert_eq!(setting.printed(), expected);
     let ended = setting.stream("leave", &[]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    assert_eq!(setting.printed(), "10 fine");
+    assert_eq!(setting.printed(), "10000");
+}
+
+#[test]
+fn a_stream_of_damaged_content_ends_in_an_error_that_says_so() {
+    let setting = Setting::new(1_000_000);
+    let data = format!("swarm/blobs/data/{}.data", setting.digest);
+    let data = setting.node.home().join(data);
+    let mut bytes = fs::read(&data).unwrap();
+    bytes[700_000] ^= 1;
+    fs::write(&data, bytes).unwrap();
+    let ended = setting.stream("hash", &[]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("damaged on disk"), "{}", ended.stderr);
 }
 
 #[test]
@@ -122,6 +136,7 @@ fn a_stream_that_is_never_read_ends_with_the_run() {
     assert!(began.elapsed() < Duration::from_secs(20));
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn whoever_hoards_streams_is_told_no_and_leaves_nothing_behind() {
     let setting = Setting::new(8_000_000);

@@ -3,108 +3,85 @@
 //!
 //! - `hash`: streams the blob, and prints its length and BLAKE3;
 //! - `two`: the same through two streams at once, each of one half, read in turns;
-//! - `leave`: reads a little, drops the stream, and prints what the future says;
+//! - `leave`: a thousand times, reads a little and drops the stream;
 //! - `unread`: opens a stream, never reads it, and waits for its end;
 //! - `hoard`: opens streams and keeps them until it is told no.
 
-wit_bindgen::generate!({
-    path: "../../../wit",
-    world: "skep:workload/async-task",
-    generate_all,
-});
+use skep_sdk::bindings::async_task::skep::swarm::blob_streams::read_via_stream;
+use skep_sdk::bindings::imports::skep::swarm::blobs::Blob as RawBlob;
+use skep_sdk::{Blob, Error, Result, output};
+use std::io::Write;
 
-use skep::swarm::blob_streams::read_via_stream;
-use skep::swarm::blobs::Blob;
-use skep::workload::io::write;
-use wit_bindgen::{StreamReader, StreamResult};
-
-struct Component;
-
-export!(Component);
-
-impl Guest for Component {
-    async fn run(arguments: Vec<String>) -> Result<(), Error> {
-        let [what, digest] = arguments.as_slice() else {
-            return Err(Error::Invalid("give two arguments".to_owned()));
-        };
-        let blob = Blob::open(digest)?;
-        match what.as_str() {
-            "hash" => hash(blob).await,
-            "two" => two(&blob).await,
-            "leave" => leave(&blob).await,
-            "unread" => {
-                let (_unread, ended) = read_via_stream(&blob, 0)?;
-                ended.await
-            }
-            "hoard" => {
-                let mut hoard = Vec::new();
-                loop {
-                    hoard.push(read_via_stream(&blob, 0)?);
-                }
-            }
-            _ => Err(Error::Invalid(format!("cannot do {what}"))),
+async fn stream(arguments: Vec<String>) -> Result<()> {
+    let [what, digest] = arguments.as_slice() else {
+        return Err(Error::invalid("give two arguments"));
+    };
+    match what.as_str() {
+        "hash" => hash(digest).await,
+        "two" => two(digest).await,
+        "leave" => leave(digest).await,
+        "unread" => {
+            let (_unread, ended) = read_via_stream(&RawBlob::open(digest)?, 0)?;
+            Ok(ended.await?)
         }
+        "hoard" => {
+            let blob = Blob::open(digest)?;
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(blob.stream(0)?);
+            }
+        }
+        _ => Err(Error::invalid("cannot do that")),
     }
 }
 
-/// The next bytes; none at the end.
-async fn next(stream: &mut StreamReader<u8>, most: usize) -> Vec<u8> {
-    loop {
-        let (result, bytes) = stream.read(Vec::with_capacity(most)).await;
-        if !bytes.is_empty() || !matches!(result, StreamResult::Complete(_)) {
-            return bytes;
-        }
-    }
-}
+skep_sdk::export_async_task!(stream);
 
-async fn hash(blob: Blob) -> Result<(), Error> {
-    let (mut stream, ended) = read_via_stream(&blob, 0)?;
-    // The stream goes on without the handle.
-    drop(blob);
+async fn hash(digest: &str) -> Result<()> {
+    // The stream goes on without the handle of the blob.
+    let mut stream = Blob::open(digest)?.stream(0)?;
     let (mut hasher, mut length) = (blake3::Hasher::new(), 0);
-    loop {
-        let bytes = next(&mut stream, 100_000).await;
-        if bytes.is_empty() {
-            break;
-        }
+    while let Some(bytes) = stream.next(100_000).await? {
         length += bytes.len();
         hasher.update(&bytes);
     }
-    ended.await?;
-    write(format!("{length} {}", hasher.finalize()).as_bytes())
+    print(&format!("{length} {}", hasher.finalize()))
 }
 
-async fn two(blob: &Blob) -> Result<(), Error> {
-    let middle = blob.size() / 2;
-    let (mut low, _) = read_via_stream(blob, 0)?;
-    let (mut high, ended) = read_via_stream(blob, middle)?;
+async fn two(digest: &str) -> Result<()> {
+    let blob = Blob::open(digest)?;
+    let half = blob.size() / 2;
+    let (mut low, mut high) = (blob.stream(0)?, blob.stream(half)?);
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    let half = middle as usize;
     loop {
-        let want = (half - first.len()).min(70_000);
-        if want > 0 {
-            first.extend(next(&mut low, want).await);
+        let missing = half as usize - first.len();
+        if missing > 0 {
+            first.extend(low.next(missing.min(70_000)).await?.unwrap_or_default());
         }
-        let bytes = next(&mut high, 50_000).await;
-        if bytes.is_empty() && first.len() == half {
-            break;
+        match high.next(50_000).await? {
+            Some(bytes) => second.extend(bytes),
+            None if first.len() == half as usize => break,
+            None => {}
         }
-        second.extend(bytes);
     }
-    ended.await?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&first).update(&second);
     let length = first.len() + second.len();
-    write(format!("{length} {}", hasher.finalize()).as_bytes())
+    print(&format!("{length} {}", hasher.finalize()))
 }
 
-async fn leave(blob: &Blob) -> Result<(), Error> {
-    let (mut stream, ended) = read_via_stream(blob, 3)?;
-    let bytes = next(&mut stream, 10).await;
-    drop(stream);
-    let told = match ended.await {
-        Ok(()) => "fine".to_owned(),
-        Err(error) => format!("{error:?}"),
-    };
-    write(format!("{} {told}", bytes.len()).as_bytes())
+async fn leave(digest: &str) -> Result<()> {
+    let blob = Blob::open(digest)?;
+    let mut length = 0;
+    for offset in 0..1000 {
+        let bytes = blob.stream(offset)?.next(10).await?;
+        length += bytes.map_or(0, |bytes| bytes.len());
+    }
+    print(&length.to_string())
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut output = output();
+    output.write_all(text.as_bytes())?;
+    output.finish()
 }
