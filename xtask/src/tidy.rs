@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-model", 2),
     ("skep-tensor", 1),
     ("skep-swarm", 1),
+    ("skep-weights", 1),
     ("skep-registry", 0),
     ("skep-records", 0),
     ("skep-templates", 0),
