@@ -21,11 +21,13 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-train", 3),
     ("skep-market", 3),
     ("skep-model", 2),
+    ("skep-decoder", 2),
     ("skep-tensor", 1),
     ("skep-swarm", 1),
+    ("skep-kernels", 1),
     ("skep-registry", 0),
     ("skep-records", 0),
-    ("skep-templates", 0),
+    ("skep-weights", 0),
     ("skep-templates", 0),
 ];
 

@@ -1,0 +1,28 @@
+//! Language models that read a text and say what comes next.
+//!
+//! One forward pass serves every architecture: what they differ in is a [`Config`], read from a
+//! Hugging Face folder or from the metadata of a GGUF file. Weights stay packed as they are in
+//! the file; keys and values live in pages that the caller hands out, so sequences may share
+//! them; tokens of many sequences, of prompts and of texts being written, go through together.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | what an architecture is made of, and where that is read from |
+//! | [`model`] | a loaded model and its forward pass |
+//!
+//! What this crate must never do: trust a file (whatever it holds ends in a model or in a
+//! [`LoadError`]); expand weights for keeps; let a token's logits depend on the other sequences
+//! of its batch; know anything of guests, accounts or networks.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod config;
+mod error;
+mod layer;
+pub mod model;
+mod names;
+mod project;
+
+pub use config::{Architecture, Config};
+pub use error::{ForwardError, LoadError};
+pub use model::{Batch, Decoder, Part, Workspace};

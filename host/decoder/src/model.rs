@@ -1,0 +1,367 @@
+//! A loaded model and its forward pass.
+
+use std::ops::Range;
+use std::path::Path;
+
+use skep_kernels::attention::{AttentionLayer, Sequence, attention};
+use skep_kernels::kv::{KvFormat, KvPages, KvShape, PAGE_TOKENS};
+use skep_kernels::rows::{Rope, add, gated, rms_norm, rms_norm_in_place};
+use skep_kernels::{Activations, Isa, ShapeError, Team};
+use skep_weights::WeightsFile;
+
+use crate::config::Config;
+use crate::error::{ForwardError, LoadError};
+use crate::layer::{Layer, Loader};
+use crate::names::Names;
+use crate::project::{Linear, project};
+
+/// A language model, ready to run. Its weights stay in the file that they came in.
+#[derive(Debug)]
+pub struct Decoder {
+    config: Config,
+    embedding: Linear,
+    layers: Vec<Layer>,
+    /// The rotary positions of each layer.
+    ropes: Vec<Rope>,
+    final_norm: Vec<f32>,
+    /// The output layer, where it is not the embedding.
+    head: Option<Linear>,
+    isa: Isa,
+}
+
+/// Tokens that go through the model together.
+#[derive(Debug, Clone)]
+pub struct Batch<'a> {
+    /// All tokens, sequence by sequence.
+    pub tokens: &'a [u32],
+    /// Which of them belong to which sequence: one after the other, without gaps.
+    pub parts: &'a [Part<'a>],
+    /// The tokens whose logits are wanted, as places in `tokens`.
+    pub outputs: &'a [usize],
+}
+
+/// The tokens of one sequence in a batch.
+#[derive(Debug, Clone)]
+pub struct Part<'a> {
+    /// How many.
+    pub tokens: usize,
+    /// The position of the first: tokens before it were in earlier batches.
+    pub start: usize,
+    /// The sequence's pages, from its first token on, with room for these tokens. A page may be
+    /// shared by sequences where all of its tokens are, but not one that these tokens go into.
+    pub pages: &'a [u32],
+}
+
+/// Buffers that a forward pass uses and the next one uses again.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    activations: Activations,
+    /// The residual stream, `[tokens, width]`.
+    stream: Vec<f32>,
+    normed: Vec<f32>,
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    attended: Vec<f32>,
+    added: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    positions: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+impl Decoder {
+    /// Loads a model from a Hugging Face folder or a GGUF file. Weights are mapped, not read,
+    /// but for a check of every scale.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is unsound, or holds what is not supported.
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
+        Self::from_weights(&WeightsFile::open(path)?)
+    }
+
+    /// The model in these weights.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn from_weights(weights: &WeightsFile) -> Result<Self, LoadError> {
+        let config = Config::read(weights)?;
+        let names = match weights {
+            WeightsFile::Gguf { .. } => Names::Gguf,
+            // Multimodal models have their text part one level down.
+            _ if weights.tensor("language_model.model.norm.weight").is_some() => {
+                Names::HuggingFace("language_model.model.")
+            }
+            _ => Names::HuggingFace("model."),
+        };
+        let loader = Loader {
+            weights,
+            config: &config,
+            names,
+        };
+        let (vocabulary, width) = (config.vocabulary, config.width);
+        let layers = (0..config.layers.len()).map(|number| loader.layer(number));
+        let layers = layers.collect::<Result<_, _>>()?;
+        let ropes = config
+            .layers
+            .iter()
+            .map(|layer| Rope::new(config.rope_layout, layer.frequencies.clone()))
+            .collect();
+        Ok(Self {
+            embedding: loader.linear(&names.embedding(), vocabulary, width)?,
+            layers,
+            ropes,
+            final_norm: loader.norm(&names.final_norm(), width)?,
+            head: match config.tied {
+                true => None,
+                false => Some(loader.linear(&names.head(), vocabulary, width)?),
+            },
+            isa: Isa::best(),
+            config,
+        })
+    }
+
+    /// What it is made of.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What its pages of keys and values look like.
+    pub fn kv_shape(&self, format: KvFormat) -> KvShape {
+        KvShape {
+            layers: self.layers.len(),
+            kv_heads: self.config.kv_heads,
+            head_dim: self.config.head_dim,
+            format,
+        }
+    }
+
+    /// Runs a batch: keeps the keys and values of its tokens in `pages` and returns the logits
+    /// `[outputs, vocabulary]` of what may follow the tokens in question. A token's logits are
+    /// the same bits whatever else is in the batch.
+    ///
+    /// # Errors
+    /// When a token or a position is none of the model's, or lengths do not fit together. Pages
+    /// of the batch's own tokens may have been written to.
+    pub fn forward<'w>(
+        &self,
+        team: &Team,
+        workspace: &'w mut Workspace,
+        pages: &mut KvPages,
+        batch: &Batch<'_>,
+    ) -> Result<&'w [f32], ForwardError> {
+        let sequences = self.sequences(batch)?;
+        self.embed(batch, workspace)?;
+        workspace.positions.clear();
+        for part in batch.parts {
+            // Positions are below the context, which is far below `u32::MAX`.
+            let positions = part.start..part.start + part.tokens;
+            workspace.positions.extend(positions.map(|p| p as u32));
+        }
+        for (number, layer) in self.layers.iter().enumerate() {
+            self.attend(team, workspace, pages, &sequences, number, layer)?;
+            self.feed_forward(team, workspace, layer)?;
+        }
+        self.logits(team, workspace, batch)
+    }
+
+    /// Checks the batch, and says which tokens belong to which sequence.
+    fn sequences<'a>(&self, batch: &Batch<'a>) -> Result<Vec<Sequence<'a>>, ForwardError> {
+        let (vocabulary, context) = (self.config.vocabulary, self.config.context);
+        if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= vocabulary) {
+            return Err(ForwardError::Token {
+                token: *token,
+                vocabulary,
+            });
+        }
+        let mut next = 0_usize;
+        let mut sequences = Vec::with_capacity(batch.parts.len());
+        for part in batch.parts {
+            let end = part.start.saturating_add(part.tokens);
+            if end > context {
+                return Err(ForwardError::Context {
+                    position: end - 1,
+                    context,
+                });
+            }
+            if end > part.pages.len() * PAGE_TOKENS {
+                return Err(shape(
+                    "the pages of a sequence",
+                    part.pages.len(),
+                    end.div_ceil(PAGE_TOKENS),
+                ));
+            }
+            let tokens: Range<usize> = next..next.saturating_add(part.tokens);
+            next = tokens.end;
+            sequences.push(Sequence {
+                tokens,
+                start: part.start,
+                pages: part.pages,
+            });
+        }
+        if next != batch.tokens.len() {
+            return Err(shape("the batch", batch.tokens.len(), next));
+        }
+        if let Some(output) = batch.outputs.iter().find(|o| **o >= batch.tokens.len()) {
+            return Err(shape(
+                "the batch",
+                batch.tokens.len(),
+                output.saturating_add(1),
+            ));
+        }
+        Ok(sequences)
+    }
+
+    fn embed(&self, batch: &Batch<'_>, workspace: &mut Workspace) -> Result<(), ForwardError> {
+        let width = self.config.width;
+        workspace.stream.resize(batch.tokens.len() * width, 0.0);
+        let rows = workspace.stream.chunks_exact_mut(width);
+        for (row, token) in rows.zip(batch.tokens) {
+            let read = self.embedding.weights.dequantize_row(*token as usize, row);
+            if read.is_err() {
+                return Err(shape(
+                    "a row of the embedding",
+                    width,
+                    self.embedding.weights.columns(),
+                ));
+            }
+            for x in row {
+                *x *= self.config.embedding_scale;
+            }
+        }
+        Ok(())
+    }
+
+    fn attend(
+        &self,
+        team: &Team,
+        workspace: &mut Workspace,
+        pages: &mut KvPages,
+        sequences: &[Sequence<'_>],
+        number: usize,
+        layer: &Layer,
+    ) -> Result<(), ForwardError> {
+        let (isa, config) = (self.isa, &self.config);
+        let Workspace {
+            activations,
+            stream,
+            normed,
+            queries,
+            keys,
+            values,
+            attended,
+            added,
+            positions,
+            ..
+        } = workspace;
+        normed.resize(stream.len(), 0.0);
+        rms_norm(isa, stream, &layer.attention_norm, config.epsilon, normed)?;
+        let mut outputs = [
+            (&layer.query, &mut *queries),
+            (&layer.key, &mut *keys),
+            (&layer.value, &mut *values),
+        ];
+        project(isa, team, normed, activations, &mut outputs)?;
+        if let Some(weight) = &layer.query_norm {
+            rms_norm_in_place(isa, queries, weight, config.epsilon)?;
+        }
+        if let Some(weight) = &layer.key_norm {
+            rms_norm_in_place(isa, keys, weight, config.epsilon)?;
+        }
+        self.ropes[number].apply(queries, positions, config.head_dim)?;
+        self.ropes[number].apply(keys, positions, config.head_dim)?;
+        let kv_width = config.kv_heads * config.head_dim;
+        for sequence in sequences {
+            for token in sequence.tokens.clone() {
+                let position = sequence.start + token - sequence.tokens.start;
+                let page = sequence.pages[position / PAGE_TOKENS] as usize;
+                let row = token * kv_width..(token + 1) * kv_width;
+                let slot = position % PAGE_TOKENS;
+                pages.store(number, page, slot, &keys[row.clone()], &values[row])?;
+            }
+        }
+        attended.resize(queries.len(), 0.0);
+        let what = AttentionLayer {
+            layer: number,
+            heads: config.heads,
+            scale: config.attention_scale,
+            window: config.layers[number].window,
+        };
+        attention(isa, team, &what, pages, sequences, queries, attended)?;
+        let mut outputs = [(&layer.output, &mut *added)];
+        project(isa, team, attended, activations, &mut outputs)?;
+        if let Some(weight) = &layer.post_attention_norm {
+            rms_norm_in_place(isa, added, weight, config.epsilon)?;
+        }
+        Ok(add(stream, added)?)
+    }
+
+    fn feed_forward(
+        &self,
+        team: &Team,
+        workspace: &mut Workspace,
+        layer: &Layer,
+    ) -> Result<(), ForwardError> {
+        let (isa, config) = (self.isa, &self.config);
+        let Workspace {
+            activations,
+            stream,
+            normed,
+            added,
+            gate,
+            up,
+            ..
+        } = workspace;
+        rms_norm(
+            isa,
+            stream,
+            &layer.feed_forward_norm,
+            config.epsilon,
+            normed,
+        )?;
+        let mut outputs = [(&layer.gate, &mut *gate), (&layer.up, &mut *up)];
+        project(isa, team, normed, activations, &mut outputs)?;
+        gated(isa, config.gate, gate, up)?;
+        let mut outputs = [(&layer.down, &mut *added)];
+        project(isa, team, gate, activations, &mut outputs)?;
+        if let Some(weight) = &layer.post_feed_forward_norm {
+            rms_norm_in_place(isa, added, weight, config.epsilon)?;
+        }
+        Ok(add(stream, added)?)
+    }
+
+    fn logits<'w>(
+        &self,
+        team: &Team,
+        workspace: &'w mut Workspace,
+        batch: &Batch<'_>,
+    ) -> Result<&'w [f32], ForwardError> {
+        let (isa, config) = (self.isa, &self.config);
+        let Workspace {
+            activations,
+            stream,
+            normed,
+            added,
+            logits,
+            ..
+        } = workspace;
+        added.clear();
+        for output in batch.outputs {
+            added.extend_from_slice(&stream[output * config.width..(output + 1) * config.width]);
+        }
+        normed.resize(added.len(), 0.0);
+        rms_norm(isa, added, &self.final_norm, config.epsilon, normed)?;
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        project(isa, team, normed, activations, &mut [(head, &mut *logits)])?;
+        Ok(logits)
+    }
+}
+
+fn shape(what: &'static str, got: usize, want: usize) -> ForwardError {
+    ForwardError::Shape(ShapeError {
+        operator: "forward",
+        what,
+        got,
+        want,
+    })
+}

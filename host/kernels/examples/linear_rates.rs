@@ -1,0 +1,46 @@
+//! How fast packed weights are multiplied: `linear_rates [threads]` prints, for each format, the
+//! bytes of weights read in a second by one token, and the multiplications in a second by 64.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::time::Instant;
+
+use skep_kernels::{Activations, Isa, PackedMatrix, Team, linear};
+use skep_weights::PackedFormat;
+
+fn main() {
+    let threads = std::env::args().nth(1).map_or(2, |n| n.parse().unwrap());
+    let team = Team::new(threads).unwrap();
+    let (rows, columns) = (4096, 4096);
+    println!(
+        "{} on {threads} threads, {rows} × {columns}",
+        Isa::best().name()
+    );
+    for format in PackedFormat::ALL {
+        let length = rows * columns / format.block_len() * format.block_bytes();
+        // Small numbers in every place: scales are tiny, nothing overflows.
+        let bytes: Vec<u8> = (0..length).map(|n| (n % 5) as u8).collect();
+        let weights = PackedMatrix::new(format, rows, columns, &bytes).unwrap();
+        let seconds = |tokens: usize| {
+            let mut input = Activations::default();
+            let values: Vec<f32> = (0..tokens * columns).map(|n| (n % 17) as f32).collect();
+            input
+                .fill(Isa::best(), weights.precision(), &values, columns)
+                .unwrap();
+            let mut out = vec![0.0; tokens * rows];
+            let mut best = f64::MAX;
+            for _ in 0..if tokens == 1 { 40 } else { 5 } {
+                let began = Instant::now();
+                linear(Isa::best(), &team, weights, &input, &mut out).unwrap();
+                best = best.min(began.elapsed().as_secs_f64());
+            }
+            best
+        };
+        let products = (rows * columns) as f64;
+        println!(
+            "{format:<6} {:6.1} GB/s ({:5.1} G/s) at one token, {:6.1} G/s at 64",
+            length as f64 / seconds(1) / 1e9,
+            products / seconds(1) / 1e9,
+            64.0 * products / seconds(64) / 1e9,
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! Activations in the form that products with packed weights take.
+//!
+//! Weights of a few bits are multiplied as integers, so activations are rounded to 8 bits with
+//! one scale for as many elements as the weights' blocks have; float weights take them as they
+//! are. One buffer is filled once and used by every product with the same input.
+
+use skep_weights::PackedFormat;
+
+use crate::isa::Isa;
+use crate::{ShapeError, expect_len};
+
+/// Elements that a sum of quantized activations covers: no format has smaller sub-blocks.
+pub(crate) const SUM: usize = 16;
+
+/// How activations are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Not at all.
+    F32,
+    /// To 8 bits, with one scale for 32 elements.
+    Int8By32,
+    /// To 8 bits, with one scale for 256 elements.
+    Int8By256,
+}
+
+impl Precision {
+    /// What weights of this format take.
+    pub fn of(format: PackedFormat) -> Self {
+        match format.block_len() {
+            32 => Precision::Int8By32,
+            256 => Precision::Int8By256,
+            _ => Precision::F32,
+        }
+    }
+
+    /// Elements with one scale; 1 without any.
+    pub fn block_len(self) -> usize {
+        match self {
+            Precision::F32 => 1,
+            Precision::Int8By32 => 32,
+            Precision::Int8By256 => 256,
+        }
+    }
+}
+
+/// Rows of activations, one a token, in one precision. Reused from call to call.
+#[derive(Debug, Default)]
+pub struct Activations {
+    pub(crate) tokens: usize,
+    pub(crate) columns: usize,
+    pub(crate) precision: Option<Precision>,
+    /// `[tokens, columns]`, in [`Precision::F32`].
+    pub(crate) values: Vec<f32>,
+    /// `[tokens, columns]`, from -127 to 127.
+    pub(crate) quants: Vec<i8>,
+    /// `[tokens, columns / block]`: an element is its scale times its integer.
+    pub(crate) scales: Vec<f32>,
+    /// `[tokens, columns / 16]`: sums of 16 integers.
+    pub(crate) sums: Vec<i16>,
+}
+
+impl Activations {
+    /// Takes `values`, `[tokens, columns]`, in this precision. NaN becomes 0 in the 8-bit
+    /// precisions and infinities the largest finite value of their block.
+    ///
+    /// # Errors
+    /// When `values` is no whole number of rows, or a row is no whole number of blocks.
+    pub fn fill(
+        &mut self,
+        isa: Isa,
+        precision: Precision,
+        values: &[f32],
+        columns: usize,
+    ) -> Result<(), ShapeError> {
+        let block = precision.block_len();
+        let tokens = values.len().checked_div(columns).unwrap_or(0);
+        expect_len(
+            "activations",
+            "the input",
+            values.len(),
+            tokens.checked_mul(columns),
+        )?;
+        expect_len(
+            "activations",
+            "a row",
+            columns,
+            Some(columns / block * block),
+        )?;
+        (self.tokens, self.columns) = (tokens, columns);
+        self.precision = Some(precision);
+        if precision == Precision::F32 {
+            self.values.clear();
+            self.values.extend_from_slice(values);
+            return Ok(());
+        }
+        self.quants.resize(values.len(), 0);
+        self.scales.resize(values.len() / block, 0.0);
+        self.sums.resize(values.len() / SUM, 0);
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 if isa.is_available() => {
+                // SAFETY: the machine has these instructions.
+                unsafe { self.quantize_avx2(values, block) }
+            }
+            _ => self.quantize(values, block),
+        }
+        Ok(())
+    }
+
+    /// Rows.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Elements of a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// How the rows are rounded; none while nothing was taken.
+    pub fn precision(&self) -> Option<Precision> {
+        self.precision
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn quantize_avx2(&mut self, values: &[f32], block: usize) {
+        self.quantize(values, block);
+    }
+
+    /// Symmetric rounding to nearest: the largest magnitude of a block becomes 127.
+    #[inline(always)]
+    fn quantize(&mut self, values: &[f32], block: usize) {
+        let blocks = values
+            .chunks_exact(block)
+            .zip(self.quants.chunks_exact_mut(block))
+            .zip(self.sums.chunks_exact_mut(block / SUM))
+            .zip(&mut self.scales);
+        for (((values, quants), sums), scale) in blocks {
+            let mut largest = [0.0_f32; 8];
+            for eight in values.chunks_exact(8) {
+                for (largest, value) in largest.iter_mut().zip(eight) {
+                    let size = value.abs();
+                    *largest = largest.max(if size <= f32::MAX { size } else { 0.0 });
+                }
+            }
+            let largest = largest.into_iter().fold(0.0, f32::max);
+            *scale = largest / 127.0;
+            let inverse = if *scale >= f32::MIN_POSITIVE {
+                127.0 / largest
+            } else {
+                *scale = 0.0;
+                0.0
+            };
+            let parts = values
+                .chunks_exact(SUM)
+                .zip(quants.chunks_exact_mut(SUM))
+                .zip(sums);
+            for ((values, quants), sum) in parts {
+                let mut total = 0_i32;
+                for (value, quant) in values.iter().zip(quants) {
+                    // Saturating, so an infinity becomes 127 and a NaN 0.
+                    let rounded = (value * inverse).round_ties_even() as i32;
+                    let rounded = rounded.clamp(-127, 127);
+                    total += rounded;
+                    *quant = rounded as i8;
+                }
+                *sum = total as i16;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn rounding_is_within_half_a_step(
+            values in prop::collection::vec(-1e3_f32..1e3, 512),
+            by_256 in any::<bool>(),
+        ) {
+            let precision = if by_256 { Precision::Int8By256 } else { Precision::Int8By32 };
+            let block = precision.block_len();
+            for isa in Isa::available() {
+                let mut taken = Activations::default();
+                taken.fill(isa, precision, &values, 256).unwrap();
+                prop_assert_eq!((taken.tokens(), taken.columns()), (2, 256));
+                for (n, value) in values.iter().enumerate() {
+                    let step = taken.scales[n / block];
+                    let got = f32::from(taken.quants[n]) * step;
+                    prop_assert!((got - value).abs() <= step * 0.501, "{value} {got}");
+                }
+                for (sum, sixteen) in taken.sums.iter().zip(taken.quants.chunks_exact(SUM)) {
+                    let total: i32 = sixteen.iter().map(|q| i32::from(*q)).sum();
+                    prop_assert_eq!(i32::from(*sum), total);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_in_range() {
+        let mut values = vec![1.0_f32; 64];
+        values[3] = f32::NAN;
+        values[40] = f32::INFINITY;
+        values[41] = f32::NEG_INFINITY;
+        for isa in Isa::available() {
+            let mut taken = Activations::default();
+            taken.fill(isa, Precision::Int8By32, &values, 64).unwrap();
+            assert_eq!((taken.quants[3], taken.quants[0]), (0, 127));
+            assert_eq!((taken.quants[40], taken.quants[41]), (127, -127));
+            assert!(taken.scales.iter().all(|scale| scale.is_finite()));
+        }
+        let mut taken = Activations::default();
+        taken
+            .fill(Isa::best(), Precision::Int8By32, &[0.0; 32], 32)
+            .unwrap();
+        assert_eq!((taken.scales[0], taken.quants[0]), (0.0, 0));
+    }
+
+    #[test]
+    fn rows_that_are_not_whole_are_refused() {
+        let mut taken = Activations::default();
+        let isa = Isa::best();
+        assert!(
+            taken
+                .fill(isa, Precision::Int8By256, &[0.0; 128], 128)
+                .is_err()
+        );
+        assert!(
+            taken
+                .fill(isa, Precision::Int8By32, &[0.0; 33], 32)
+                .is_err()
+        );
+        assert!(taken.fill(isa, Precision::F32, &[0.0; 3], 3).is_ok());
+    }
+}

@@ -1,0 +1,237 @@
+//! Products of activations with packed weights.
+//!
+//! A weight matrix stays in its packed form; a kernel takes a row's block apart in registers,
+//! uses it for a few tokens, and goes on. Rows are shared out among the team, tokens are taken in
+//! groups whose activations stay in the first cache.
+//!
+//! What this module must never do: sum in an order that depends on the batch.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+
+use skep_weights::PackedFormat;
+
+use crate::activations::{Activations, Precision};
+use crate::isa::Isa;
+use crate::team::Team;
+use crate::{ShapeError, expect_len};
+
+/// Tokens that a block of weights is taken apart for at a time.
+const TILE: usize = 4;
+
+/// Bytes of activations that stay in the first cache beside a few rows of weights.
+const CACHED: usize = 16 << 10;
+
+/// Bytes of weights that a member of the team takes at a time: enough to be worth the taking,
+/// few enough that they stay in the second cache while tokens pass by.
+const TAKEN: usize = 64 << 10;
+
+/// A matrix of packed weights: `rows` output features of `columns` input features.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedMatrix<'a> {
+    format: PackedFormat,
+    rows: usize,
+    columns: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> PackedMatrix<'a> {
+    /// The matrix in these bytes, rows one after the other.
+    ///
+    /// # Errors
+    /// When a row is no whole number of blocks or the bytes are not those of so many rows.
+    pub fn new(
+        format: PackedFormat,
+        rows: usize,
+        columns: usize,
+        bytes: &'a [u8],
+    ) -> Result<Self, ShapeError> {
+        let block = format.block_len();
+        expect_len("weights", "a row", columns, Some(columns / block * block))?;
+        let want = (columns / block)
+            .checked_mul(format.block_bytes())
+            .and_then(|row| row.checked_mul(rows));
+        expect_len("weights", "the matrix", bytes.len(), want)?;
+        Ok(Self {
+            format,
+            rows,
+            columns,
+            bytes,
+        })
+    }
+
+    /// How the weights are packed.
+    pub fn format(&self) -> PackedFormat {
+        self.format
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// What the input has to be rounded to.
+    pub fn precision(&self) -> Precision {
+        Precision::of(self.format)
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.columns / self.format.block_len() * self.format.block_bytes()
+    }
+
+    fn row(&self, row: usize) -> &'a [u8] {
+        let length = self.row_bytes();
+        &self.bytes[row * length..(row + 1) * length]
+    }
+}
+
+/// One product of several with the same input.
+#[derive(Debug)]
+pub struct Product<'w, 'o> {
+    /// The weights.
+    pub weights: PackedMatrix<'w>,
+    /// `[tokens, rows]`.
+    pub out: &'o mut [f32],
+}
+
+/// `out[tokens, rows] = input[tokens, columns] · weightsᵀ`.
+///
+/// # Errors
+/// When lengths do not fit together, or the input is not rounded as the weights need it.
+pub fn linear(
+    isa: Isa,
+    team: &Team,
+    weights: PackedMatrix<'_>,
+    input: &Activations,
+    out: &mut [f32],
+) -> Result<(), ShapeError> {
+    linear_many(isa, team, &mut [Product { weights, out }], input)
+}
+
+/// Several products with one input, shared out among the team together: what a layer has side by
+/// side costs one round and not several.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_many(
+    isa: Isa,
+    team: &Team,
+    products: &mut [Product<'_, '_>],
+    input: &Activations,
+) -> Result<(), ShapeError> {
+    let mut pieces = Vec::new();
+    let mut outputs = Vec::with_capacity(products.len());
+    for (number, product) in products.iter_mut().enumerate() {
+        let weights = &product.weights;
+        expect_len(
+            "linear",
+            "a row of the input",
+            input.columns,
+            Some(weights.columns),
+        )?;
+        if input.precision != Some(weights.precision()) {
+            return Err(ShapeError {
+                operator: "linear",
+                what: "a block of the input",
+                got: input.precision.map_or(0, Precision::block_len),
+                want: weights.precision().block_len(),
+            });
+        }
+        let want = input.tokens.checked_mul(weights.rows);
+        expect_len("linear", "the output", product.out.len(), want)?;
+        let rows = (TAKEN / weights.row_bytes().max(1)).clamp(1, weights.rows.max(1));
+        // At least two pieces a member, so that nobody waits long for another.
+        let rows = rows.min(weights.rows.div_ceil(2 * team.threads()).max(1));
+        let mut start = 0;
+        while start < weights.rows {
+            let end = weights.rows.min(start + rows);
+            pieces.push((number, start..end));
+            start = end;
+        }
+        outputs.push(Output(product.out.as_mut_ptr()));
+    }
+    let isa = if isa.is_available() {
+        isa
+    } else {
+        Isa::Portable
+    };
+    let outputs = &outputs;
+    let products = &*products;
+    team.share(pieces.len(), 1, |range| {
+        for (number, rows) in &pieces[range] {
+            let weights = &products[*number].weights;
+            rows_of(isa, weights, input, rows.clone(), &outputs[*number]);
+        }
+    });
+    Ok(())
+}
+
+/// Where a product's results go. Members write different elements.
+struct Output(*mut f32);
+
+// SAFETY: members of a team write elements of different rows, and nobody reads before all have
+// finished.
+unsafe impl Sync for Output {}
+
+/// Results of some rows for all tokens.
+fn rows_of(
+    isa: Isa,
+    weights: &PackedMatrix<'_>,
+    input: &Activations,
+    rows: std::ops::Range<usize>,
+    out: &Output,
+) {
+    let group = (CACHED / input.columns.max(1)).max(TILE);
+    let mut first = 0;
+    while first < input.tokens {
+        let end = input.tokens.min(first + group);
+        for row in rows.clone() {
+            let bytes = weights.row(row);
+            let mut token = first;
+            while token < end {
+                let count = (end - token).min(TILE);
+                let mut sums = [0.0; TILE];
+                dot(isa, weights.format, bytes, input, token, &mut sums[..count]);
+                for (n, sum) in sums[..count].iter().enumerate() {
+                    // SAFETY: `token + n < tokens` and `row < rows`, and the output has been
+                    // checked to have `tokens * rows` elements.
+                    unsafe { *out.0.add((token + n) * weights.rows + row) = *sum };
+                }
+                token += count;
+            }
+        }
+        first = end;
+    }
+}
+
+/// The products of one row with some tokens from `token` on, as many as `sums` has.
+fn dot(
+    isa: Isa,
+    format: PackedFormat,
+    row: &[u8],
+    input: &Activations,
+    token: usize,
+    sums: &mut [f32],
+) {
+    match isa {
+        Isa::Portable => {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = portable::dot(format, row, input, token + n);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            // SAFETY: the machine has these instructions, or the caller would have chosen others.
+            unsafe { avx2::dot(format, row, input, token, sums) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

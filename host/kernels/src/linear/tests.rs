@@ -1,0 +1,184 @@
+use super::*;
+use proptest::prelude::*;
+use skep_weights::format::dequantize;
+
+/// Blocks of random bits with scales of a size that models have.
+fn weights(format: PackedFormat, rows: usize, columns: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let blocks = rows * columns / format.block_len();
+    let mut bytes: Vec<u8> = (0..blocks * format.block_bytes())
+        .map(|_| next() as u8)
+        .collect();
+    let scale = |next: &mut dyn FnMut() -> u64| {
+        half::f16::from_f32((next() % 1000) as f32 * 1e-5 + 1e-4).to_le_bytes()
+    };
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        let places: &[usize] = match format {
+            PackedFormat::F32 => {
+                let value = (next() % 2001) as f32 * 1e-3 - 1.0;
+                block.copy_from_slice(&value.to_le_bytes());
+                &[]
+            }
+            PackedFormat::F16 => {
+                let value = half::f16::from_f32((next() % 2001) as f32 * 1e-3 - 1.0);
+                block.copy_from_slice(&value.to_le_bytes());
+                &[]
+            }
+            PackedFormat::BF16 => {
+                let value = half::bf16::from_f32((next() % 2001) as f32 * 1e-3 - 1.0);
+                block.copy_from_slice(&value.to_le_bytes());
+                &[]
+            }
+            PackedFormat::Q4_K | PackedFormat::Q5_K => &[0, 2],
+            PackedFormat::Q6_K => &[208],
+            _ => &[0],
+        };
+        for place in places {
+            block[*place..place + 2].copy_from_slice(&scale(&mut next));
+        }
+    }
+    bytes
+}
+
+fn activations(tokens: usize, columns: usize) -> Vec<f32> {
+    (0..tokens * columns)
+        .map(|n| ((n * 7919 + n / columns * 31) % 1013) as f32 / 250.0 - 2.0)
+        .collect()
+}
+
+/// In double precision, from dequantized weights and the rounded input.
+fn expected(matrix: &PackedMatrix<'_>, input: &Activations) -> Vec<(f64, f64)> {
+    let mut all = Vec::new();
+    for token in 0..input.tokens {
+        for row in 0..matrix.rows {
+            let mut weights = vec![0.0; matrix.columns];
+            dequantize(matrix.format, matrix.row(row), &mut weights).unwrap();
+            let (mut sum, mut size) = (0.0, 0.0);
+            for (column, weight) in weights.iter().enumerate() {
+                let at = token * matrix.columns + column;
+                let value = match input.precision.unwrap() {
+                    Precision::F32 => f64::from(input.values[at]),
+                    rounded => {
+                        f64::from(input.quants[at])
+                            * f64::from(input.scales[at / rounded.block_len()])
+                    }
+                };
+                sum += f64::from(*weight) * value;
+                size += (f64::from(*weight) * value).abs();
+            }
+            all.push((sum, size));
+        }
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn products_are_those_of_the_dequantized_weights(
+        format in prop::sample::select(PackedFormat::ALL.to_vec()),
+        rows in 1_usize..9,
+        blocks in 1_usize..4,
+        odd in 0_usize..20,
+        tokens in 1_usize..10,
+        threads in 1_usize..3,
+        seed in any::<u64>(),
+    ) {
+        let columns = match format.block_len() {
+            1 => blocks * 32 + odd,
+            block => blocks * block,
+        };
+        let bytes = weights(format, rows, columns, seed);
+        let matrix = PackedMatrix::new(format, rows, columns, &bytes).unwrap();
+        let values = activations(tokens, columns);
+        let team = Team::new(threads).unwrap();
+        for isa in Isa::available() {
+            let mut input = Activations::default();
+            input.fill(isa, matrix.precision(), &values, columns).unwrap();
+            let mut out = vec![f32::NAN; tokens * rows];
+            linear(isa, &team, matrix, &input, &mut out).unwrap();
+            for (got, (want, size)) in out.iter().zip(expected(&matrix, &input)) {
+                let error = (f64::from(*got) - want).abs();
+                prop_assert!(error <= 1e-5 * size + 1e-6, "{} {format:?}: {got} {want}", isa.name());
+            }
+            // A token's result is the same bits alone.
+            let last = &values[(tokens - 1) * columns..];
+            input.fill(isa, matrix.precision(), last, columns).unwrap();
+            let mut alone = vec![f32::NAN; rows];
+            linear(isa, &team, matrix, &input, &mut alone).unwrap();
+            prop_assert_eq!(&alone, &out[(tokens - 1) * rows..]);
+        }
+    }
+}
+
+#[test]
+fn products_side_by_side_are_the_same() {
+    let (columns, tokens) = (512, 5);
+    let formats = [PackedFormat::Q4_K, PackedFormat::Q6_K, PackedFormat::Q5_K];
+    let bytes: Vec<_> = formats
+        .iter()
+        .zip(1..)
+        .map(|(format, n)| weights(*format, 7 * n, columns, n as u64))
+        .collect();
+    let matrices: Vec<_> = formats
+        .iter()
+        .zip(&bytes)
+        .zip(1..)
+        .map(|((format, bytes), n)| PackedMatrix::new(*format, 7 * n, columns, bytes).unwrap())
+        .collect();
+    let isa = Isa::best();
+    let team = Team::new(2).unwrap();
+    let mut input = Activations::default();
+    let values = activations(tokens, columns);
+    input
+        .fill(isa, Precision::Int8By256, &values, columns)
+        .unwrap();
+    let mut together: Vec<_> = matrices
+        .iter()
+        .map(|m| vec![0.0; tokens * m.rows()])
+        .collect();
+    let mut products: Vec<_> = matrices
+        .iter()
+        .zip(&mut together)
+        .map(|(weights, out)| Product {
+            weights: *weights,
+            out,
+        })
+        .collect();
+    linear_many(isa, &team, &mut products, &input).unwrap();
+    for (matrix, got) in matrices.iter().zip(&together) {
+        let mut alone = vec![0.0; tokens * matrix.rows()];
+        linear(isa, &team, *matrix, &input, &mut alone).unwrap();
+        assert_eq!(&alone, got);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let team = Team::new(1).unwrap();
+    let isa = Isa::best();
+    let bytes = weights(PackedFormat::Q8_0, 2, 64, 1);
+    assert!(PackedMatrix::new(PackedFormat::Q8_0, 2, 64, &bytes[1..]).is_err());
+    assert!(PackedMatrix::new(PackedFormat::Q8_0, 2, 65, &bytes).is_err());
+    assert!(PackedMatrix::new(PackedFormat::Q8_0, usize::MAX, 64, &bytes).is_err());
+    let matrix = PackedMatrix::new(PackedFormat::Q8_0, 2, 64, &bytes).unwrap();
+    let mut input = Activations::default();
+    let mut out = [0.0; 2];
+    assert!(linear(isa, &team, matrix, &input, &mut out).is_err());
+    input
+        .fill(isa, Precision::Int8By256, &[0.0; 256], 256)
+        .unwrap();
+    assert!(linear(isa, &team, matrix, &input, &mut out).is_err());
+    input
+        .fill(isa, Precision::Int8By32, &[0.0; 64], 64)
+        .unwrap();
+    assert!(linear(isa, &team, matrix, &input, &mut out[..1]).is_err());
+    assert!(linear(isa, &team, matrix, &input, &mut out).is_ok());
+}

@@ -1,0 +1,284 @@
+//! The threads that share the work of one product.
+//!
+//! A token of a small model is some hundred products of some ten microseconds each, so handing
+//! work over must take less than one: members wait for the next piece by spinning, and fall
+//! asleep only when none has come for a while.
+//!
+//! A team must never return from [`Team::run`] while a member still works, because what members
+//! work on is borrowed from the caller.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long a member spins before it falls asleep.
+const SPIN: Duration = Duration::from_micros(100);
+
+/// Turns of a spinning loop between two looks at the clock.
+const TURNS: u32 = 64;
+
+/// A number of threads that work on one thing at a time.
+pub struct Team {
+    shared: Arc<Shared>,
+    members: Vec<JoinHandle<()>>,
+    /// Held while the team works: it does one thing at a time.
+    leading: Mutex<()>,
+}
+
+/// Work that is called once by every member, with the member's number.
+type Work<'a> = &'a (dyn Fn(usize) + Sync);
+
+struct Shared {
+    /// Counts pieces of work; a new number is a new piece.
+    piece: AtomicUsize,
+    /// Members that have not finished the piece.
+    busy: AtomicUsize,
+    ended: AtomicBool,
+    failed: AtomicBool,
+    asleep: AtomicUsize,
+    work: Mutex<Option<Work<'static>>>,
+    wake: Condvar,
+}
+
+impl Team {
+    /// A team of this many threads, the caller's included; at least one.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            piece: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            asleep: AtomicUsize::new(0),
+            work: Mutex::new(None),
+            wake: Condvar::new(),
+        });
+        let mut team = Self {
+            shared: Arc::clone(&shared),
+            members: Vec::new(),
+            leading: Mutex::new(()),
+        };
+        for number in 1..threads.max(1) {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name(format!("skep-team-{number}"));
+            team.members
+                .push(thread.spawn(move || shared.serve(number))?);
+        }
+        Ok(team)
+    }
+
+    /// Threads of the team, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.members.len() + 1
+    }
+
+    /// Calls `work` once with each number below [`Team::threads`], each on a thread of its own,
+    /// and returns when all calls have. Panics if one of them has panicked. Calls from several
+    /// threads at once take turns; `work` must not call it again.
+    pub fn run(&self, work: impl Fn(usize) + Sync) {
+        if self.members.is_empty() {
+            return work(0);
+        }
+        let turn = lock(&self.leading);
+        let borrowed: Work<'_> = &work;
+        // SAFETY: the reference does not outlive `work`: it is taken out of `shared` again below,
+        // after every member has finished its call, whatever any call did.
+        let borrowed: Work<'static> = unsafe { std::mem::transmute(borrowed) };
+        self.shared.begin(borrowed, self.members.len());
+        let own = catch_unwind(AssertUnwindSafe(|| work(0)));
+        self.shared.finish();
+        let failed = self.shared.failed.swap(false, Ordering::Relaxed);
+        drop(turn);
+        match own {
+            Err(panic) => resume_unwind(panic),
+            #[expect(clippy::panic, reason = "passes on the panic of another thread's call")]
+            Ok(()) if failed => panic!("a member of a team panicked; its message is in the log"),
+            Ok(()) => {}
+        }
+    }
+
+    /// Shares out `0..items` in ranges of at most `chunk`: `work` is called with each range once.
+    /// Who is held up takes fewer.
+    pub fn share(&self, items: usize, chunk: usize, work: impl Fn(std::ops::Range<usize>) + Sync) {
+        let chunk = chunk.max(1);
+        if items <= chunk {
+            return if items > 0 {
+                work(0..items)
+            };
+        }
+        let next = AtomicUsize::new(0);
+        self.run(|_| {
+            loop {
+                let start = next.fetch_add(chunk, Ordering::Relaxed);
+                if start >= items {
+                    break;
+                }
+                work(start..items.min(start + chunk));
+            }
+        });
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        drop(lock(&self.shared.work));
+        self.shared.wake.notify_all();
+        for member in self.members.drain(..) {
+            drop(member.join());
+        }
+    }
+}
+
+impl Shared {
+    fn begin(&self, work: Work<'static>, members: usize) {
+        *lock(&self.work) = Some(work);
+        self.busy.store(members, Ordering::Relaxed);
+        self.piece.fetch_add(1, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) > 0 {
+            // Whoever is about to fall asleep holds the lock until it sleeps.
+            drop(lock(&self.work));
+            self.wake.notify_all();
+        }
+    }
+
+    /// Waits until no member works, and forgets the work.
+    fn finish(&self) {
+        let mut turns = 0_u32;
+        while self.busy.load(Ordering::Acquire) > 0 {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(1 << 12) {
+                // The member may be waiting for this very processor.
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+        *lock(&self.work) = None;
+    }
+
+    fn serve(&self, number: usize) {
+        let mut seen = 0;
+        while let Some(piece) = self.next(seen) {
+            seen = piece;
+            let work = *lock(&self.work);
+            if let Some(work) = work
+                && catch_unwind(AssertUnwindSafe(|| work(number))).is_err()
+            {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+            self.busy.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Waits for a piece after `seen`. `None` when the team is to end.
+    fn next(&self, seen: usize) -> Option<usize> {
+        let began = Instant::now();
+        loop {
+            for _ in 0..TURNS {
+                let piece = self.piece.load(Ordering::Acquire);
+                if piece != seen {
+                    return Some(piece);
+                }
+                std::hint::spin_loop();
+            }
+            if self.ended.load(Ordering::Relaxed) {
+                return None;
+            }
+            if began.elapsed() > SPIN {
+                break;
+            }
+        }
+        self.asleep.fetch_add(1, Ordering::SeqCst);
+        let mut guard = lock(&self.work);
+        while self.piece.load(Ordering::SeqCst) == seen && !self.ended.load(Ordering::SeqCst) {
+            guard = self
+                .wake
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(guard);
+        self.asleep.fetch_sub(1, Ordering::SeqCst);
+        let piece = self.piece.load(Ordering::SeqCst);
+        (piece != seen).then_some(piece)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_member_is_called_once_a_piece() {
+        for threads in 1..4 {
+            let team = Team::new(threads).unwrap();
+            for round in 0..2000 {
+                let calls: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+                team.run(|member| {
+                    calls[member].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(calls.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+                if round % 500 == 0 {
+                    // Long enough that members have fallen asleep, or nearly.
+                    let until = Instant::now() + SPIN * (round / 500);
+                    while Instant::now() < until {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_item_is_worked_on_once() {
+        let team = Team::new(3).unwrap();
+        for (items, chunk) in [(0, 4), (1, 4), (7, 2), (1000, 1), (1000, 7), (5, 0)] {
+            let seen: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+            team.share(items, chunk, |range| {
+                for item in range {
+                    seen[item].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_goes_on() {
+        let team = Team::new(2).unwrap();
+        for bad in 0..2 {
+            let run = || team.run(|member| assert!(member != bad, "on purpose"));
+            assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+            let calls = AtomicUsize::new(0);
+            team.run(|_| {
+                calls.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(calls.load(Ordering::Relaxed), 2);
+        }
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        let team = Team::new(2).unwrap();
+        let total = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        team.run(|_| {
+                            total.fetch_add(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.load(Ordering::Relaxed), 3 * 500 * 2);
+    }
+}
