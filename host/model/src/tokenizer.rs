@@ -159,7 +159,7 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
 
 /// Runs `f`; a panic inside, which is the tokenizer library's way to refuse some files and texts,
 /// becomes an error like any other.
-fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(crate) fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("the tokenizer library gave up on it".to_owned()),
