@@ -69,7 +69,7 @@ pub struct TextTokenizer {
 }
 
 enum Rule {
-    Pieces(Pieces),
+    Pieces(Box<Pieces>),
     ByteLevel(Box<ByteLevel>),
 }
 
@@ -85,7 +85,11 @@ impl TextTokenizer {
         let (rule, bytes, add_bos) = match description.kind {
             TokenizerKind::Llama => {
                 let bytes = pieces::token_bytes(description);
-                (Rule::Pieces(Pieces::new(description)?), bytes, true)
+                (
+                    Rule::Pieces(Box::new(Pieces::new(description)?)),
+                    bytes,
+                    true,
+                )
             }
             TokenizerKind::Gpt2 => {
                 let rule = ByteLevel::new(description)?;
