@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::environment::{self, Environment};
-use crate::{models, python};
+use crate::{guests, models, python};
 
 #[derive(Args)]
 pub struct Options {
@@ -18,8 +18,10 @@ pub struct Options {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Which {
-    /// A host call, an instantiation, a small tensor operation.
+    /// A host call, an instantiation, a small tensor operation, a process from its start.
     Calls,
+    /// The batch classifier as a component beside the same as a native program.
+    Tax,
     /// Sentence embedding beside sentence-transformers.
     Embedding,
     /// Fetching a large blob beside nginx, curl and b3sum.
@@ -33,10 +35,27 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
     // another profile would be another long build for the same figures.
     if wanted(Which::Calls) {
         for bench in ["small_ops", "host_call", "instantiate"] {
-            let mut cargo = environment.cargo();
-            cargo.args(["bench", "--workspace", "--profile", "dev", "--bench", bench]);
-            environment::run(&mut cargo, "run the benchmark of calls")?;
+            environment::run(
+                &mut bench_of(environment, bench),
+                "run the benchmark of calls",
+            )?;
         }
+        environment.build_host()?;
+        let components = guests::build(environment, false)?;
+        let mut cargo = bench_of(environment, "cold_start");
+        cargo.arg("--skep").arg(environment.skep());
+        cargo.arg("--components").arg(components);
+        environment::run(&mut cargo, "run the benchmark of starts")?;
+    }
+    if wanted(Which::Tax) {
+        let components = guests::build(environment, true)?;
+        let mut cargo = bench_of(environment, "sandbox_tax");
+        cargo
+            .arg("--component")
+            .arg(components.join("batch-classifier.wasm"))
+            .arg("--model")
+            .arg(environment.root.join("models").join("skep-mini-embed"));
+        environment::run(&mut cargo, "compare the component with the native program")?;
     }
     if wanted(Which::Embedding) {
         let model = models::fetch(environment)?;
@@ -69,6 +88,21 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         environment::run(&mut compare, "compare transfers")?;
     }
     Ok(())
+}
+
+/// The command that runs one benchmark; what is added to it goes to the benchmark.
+fn bench_of(environment: &Environment, name: &str) -> Command {
+    let mut cargo = environment.cargo();
+    cargo.args([
+        "bench",
+        "--workspace",
+        "--profile",
+        "dev",
+        "--bench",
+        name,
+        "--",
+    ]);
+    cargo
 }
 
 fn build_examples(environment: &Environment, names: &[&str]) -> Result<()> {

@@ -11,7 +11,7 @@
 //!
 //! Every tensor here stays on the device; only labels and scores are read.
 
-use crate::lesson::Lesson;
+use super::lesson::Lesson;
 use skep_sdk::{DType, Result, Tensor};
 
 /// Steps of gradient descent. At a hundred the accuracy is that of the exact minimum.

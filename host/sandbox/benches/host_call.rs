@@ -11,10 +11,35 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use skep_registry::Limits;
+use skep_sandbox::EngineKind;
 use skep_tensor::{Account, DType, Device, Tensor};
 
 /// Calls that one run of each guest makes.
 const CALLS: u32 = 100_000;
+
+/// A host function that does nothing: what the boundary costs by itself.
+fn empty(criterion: &mut Criterion) {
+    let sandbox = common::sandbox();
+    let runtime = common::runtime();
+    let spec = Arc::new(common::spec(Limits::default()));
+    for (engine, kind) in [
+        ("plain", EngineKind::Plain),
+        ("concurrent", EngineKind::Concurrent),
+    ] {
+        criterion.bench_function(
+            &format!("a call that does nothing/{engine} engine"),
+            |bencher| {
+                bencher.iter_custom(|times| {
+                    let count = u32::try_from(times).unwrap_or(u32::MAX).max(CALLS);
+                    sandbox
+                        .time_empty_calls(kind, count, &spec, &runtime)
+                        .unwrap()
+                        .mul_f64(times as f64 / f64::from(count))
+                });
+            },
+        );
+    }
+}
 
 fn guests(criterion: &mut Criterion) {
     let sandbox = common::sandbox();
@@ -53,13 +78,20 @@ fn guests(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The same addition without a guest, and without skep.
 fn native(criterion: &mut Criterion) {
+    let device = burn::tensor::Device::flex();
+    let a = burn::tensor::Tensor::<1>::zeros([4], &device);
+    let b = burn::tensor::Tensor::<1>::zeros([4], &device);
+    criterion.bench_function("native/burn's add", |bencher| {
+        bencher.iter(|| black_box(black_box(&a).clone() + black_box(&b).clone()));
+    });
     let account = Account::unlimited();
     let a = Tensor::zeros(&Device::cpu(), &account, &[4], DType::F32).unwrap();
-    criterion.bench_function("native/tensor add", |bencher| {
+    criterion.bench_function("native/skep_tensor's add", |bencher| {
         bencher.iter(|| black_box(&a).add(black_box(&a)).unwrap());
     });
 }
 
-criterion_group!(benches, guests, native);
+criterion_group!(benches, empty, guests, native);
 criterion_main!(benches);

@@ -55,15 +55,12 @@ fn load(criterion: &mut Criterion) {
         cache_dir: Some(folder.path().to_owned()),
         ..SandboxConfig::default()
     };
-    let bytes: Arc<[u8]> = common::component("honest/copy").into();
-    Sandbox::new(config())
-        .unwrap()
-        .load(Arc::clone(&bytes))
-        .unwrap();
+    let bytes = bytes::Bytes::from(common::component("honest/copy"));
+    Sandbox::new(config()).unwrap().load(bytes.clone()).unwrap();
     criterion.bench_function("load from the cache, in a new sandbox", |bencher| {
         bencher.iter_with_large_drop(|| {
             let sandbox = Sandbox::new(config()).unwrap();
-            sandbox.load(Arc::clone(&bytes)).unwrap();
+            sandbox.load(bytes.clone()).unwrap();
             sandbox
         });
     });

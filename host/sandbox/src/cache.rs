@@ -4,17 +4,27 @@
 //! only ever made on this node and never taken from a peer. Each file carries the BLAKE3 of
 //! its artefact, which is checked before the artefact is handed to wasmtime; a file that does
 //! not match is deleted and made anew. The folder belongs to the node's user alone.
+//!
+//! A file is mapped and not read, because the artefact of an interpreter has tens of megabytes
+//! of which a run touches few. It appears whole under its name and is never written to again.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-const MAGIC: &[u8; 8] = b"skepc01\n";
-const HEADER: usize = MAGIC.len() + blake3::OUT_LEN;
+use memmap2::Mmap;
+use rayon::prelude::*;
+
+/// What stands behind the artefact: this, and its fingerprint.
+const MAGIC: &[u8; 8] = b"skepc02\n";
+const FOOTER: usize = MAGIC.len() + blake3::OUT_LEN;
+
+/// The bytes that one thread hashes at a time.
+const PIECE: usize = 1 << 20;
 
 /// What the cache had.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Lookup {
     /// The artefact, checked.
     Hit(Artefact),
@@ -24,15 +34,22 @@ pub(crate) enum Lookup {
     Corrupt,
 }
 
-/// A checked artefact, still behind its header: it is too large to be moved for nothing.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Artefact(Vec<u8>);
+/// A checked artefact, where it lies.
+#[derive(Debug)]
+pub(crate) struct Artefact {
+    path: PathBuf,
+    map: Mmap,
+}
 
-impl std::ops::Deref for Artefact {
-    type Target = [u8];
+impl Artefact {
+    /// The file, which begins with the artefact and goes on with what the cache keeps of it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
 
-    fn deref(&self) -> &[u8] {
-        &self.0[HEADER..]
+    /// The artefact alone.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map[..self.map.len() - FOOTER]
     }
 }
 
@@ -67,25 +84,26 @@ impl Cache {
     /// Looks for the artefact of `key`.
     pub(crate) fn get(&self, key: &blake3::Hash) -> Lookup {
         let path = self.path(key);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
+        let (file, map) = match open(&path) {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Lookup::Miss,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "compile cache: cannot read");
                 return Lookup::Miss;
             }
         };
-        if !is_sound(&bytes) {
+        if !map.as_ref().is_some_and(|map| is_sound(map)) {
             tracing::warn!(path = %path.display(), "compile cache: corrupt file, made anew");
             self.forget(key);
             return Lookup::Corrupt;
         }
-        if let Ok(file) = File::open(&path) {
-            // The time of last use decides what is dropped first; failing to set it only makes
-            // that choice worse.
-            let _ = file.set_modified(SystemTime::now());
+        // The time of last use decides what is dropped first; failing to set it only makes
+        // that choice worse.
+        let _ = file.set_modified(SystemTime::now());
+        match map {
+            Some(map) => Lookup::Hit(Artefact { path, map }),
+            None => Lookup::Miss,
         }
-        Lookup::Hit(Artefact(bytes))
     }
 
     /// Deletes the artefact of `key`, if there is one.
@@ -117,9 +135,9 @@ impl Cache {
         ));
         let written = (|| {
             let mut file = File::create_new(&part)?;
-            file.write_all(MAGIC)?;
-            file.write_all(blake3::hash(artefact).as_bytes())?;
             file.write_all(artefact)?;
+            file.write_all(MAGIC)?;
+            file.write_all(fingerprint(artefact).as_bytes())?;
             file.sync_data()?;
             fs::rename(&part, self.path(key))
         })();
@@ -153,12 +171,36 @@ impl Cache {
     }
 }
 
+/// Opens a file of the cache and maps it; no map if the file is empty.
+fn open(path: &Path) -> io::Result<(File, Option<Mmap>)> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok((file, None));
+    }
+    // SAFETY: nobody may change the file while it is mapped. It lies in a folder that only the
+    // node's user can write to, and the cache itself never writes to a file that has its name:
+    // it renames whole ones into place, and deletes.
+    let map = unsafe { Mmap::map(&file)? };
+    Ok((file, Some(map)))
+}
+
 fn is_sound(bytes: &[u8]) -> bool {
-    bytes
-        .split_at_checked(HEADER)
-        .is_some_and(|(header, artefact)| {
-            header.starts_with(MAGIC) && header[MAGIC.len()..] == *blake3::hash(artefact).as_bytes()
-        })
+    let Some(length) = bytes.len().checked_sub(FOOTER) else {
+        return false;
+    };
+    let (artefact, footer) = bytes.split_at(length);
+    footer.starts_with(MAGIC) && footer[MAGIC.len()..] == *fingerprint(artefact).as_bytes()
+}
+
+/// The BLAKE3 of the BLAKE3 of each piece, so that all processors hash at once.
+fn fingerprint(artefact: &[u8]) -> blake3::Hash {
+    let pieces: Vec<blake3::Hash> = artefact.par_chunks(PIECE).map(blake3::hash).collect();
+    let mut whole = blake3::Hasher::new_derive_key("skep compile cache 2: fingerprint");
+    whole.update(&(artefact.len() as u64).to_le_bytes());
+    for piece in &pieces {
+        whole.update(piece.as_bytes());
+    }
+    whole.finalize()
 }
 
 #[cfg(test)]
@@ -173,10 +215,10 @@ mod tests {
     fn what_was_put_is_got() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("deep/er"), 1000).unwrap();
-        assert_eq!(cache.get(&key("a")), Lookup::Miss);
+        assert!(matches!(cache.get(&key("a")), Lookup::Miss));
         cache.put(&key("a"), b"code");
-        assert!(matches!(cache.get(&key("a")), Lookup::Hit(found) if *found == *b"code"));
-        assert_eq!(cache.get(&key("b")), Lookup::Miss);
+        assert!(matches!(cache.get(&key("a")), Lookup::Hit(found) if found.bytes() == b"code"));
+        assert!(matches!(cache.get(&key("b")), Lookup::Miss));
     }
 
     #[test]
@@ -190,19 +232,42 @@ mod tests {
             let mut bad = whole.clone();
             bad[byte] ^= 1;
             fs::write(&path, &bad).unwrap();
-            assert_eq!(cache.get(&key("a")), Lookup::Corrupt, "byte {byte}");
-            assert_eq!(cache.get(&key("a")), Lookup::Miss);
+            let found = cache.get(&key("a"));
+            assert!(matches!(found, Lookup::Corrupt), "byte {byte}");
+            assert!(matches!(cache.get(&key("a")), Lookup::Miss));
         }
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            assert_eq!(cache.get(&key("a")), Lookup::Corrupt, "length {length}");
+            let found = cache.get(&key("a"));
+            assert!(matches!(found, Lookup::Corrupt), "length {length}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed_in_every_piece() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 1 << 30).unwrap();
+        let artefact = vec![7; 3 * PIECE + 5];
+        for byte in [0, PIECE - 1, PIECE, 2 * PIECE + 9, 3 * PIECE + 4] {
+            cache.put(&key("a"), &artefact);
+            assert!(
+                matches!(cache.get(&key("a")), Lookup::Hit(found) if found.bytes() == artefact)
+            );
+            let path = cache.path(&key("a"));
+            let mut bad = fs::read(&path).unwrap();
+            bad[byte] ^= 1;
+            fs::write(&path, &bad).unwrap();
+            assert!(
+                matches!(cache.get(&key("a")), Lookup::Corrupt),
+                "byte {byte}"
+            );
         }
     }
 
     #[test]
     fn what_was_not_used_for_longest_goes_first() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), 2 * (HEADER as u64 + 100)).unwrap();
+        let cache = Cache::open(folder.path(), 2 * (FOOTER as u64 + 100)).unwrap();
         for name in ["a", "b"] {
             cache.put(&key(name), &[0; 100]);
         }
@@ -211,7 +276,7 @@ mod tests {
         file.set_modified(old).unwrap();
         assert!(matches!(cache.get(&key("a")), Lookup::Hit(_)));
         cache.put(&key("c"), &[0; 100]);
-        assert_eq!(cache.get(&key("b")), Lookup::Miss);
+        assert!(matches!(cache.get(&key("b")), Lookup::Miss));
         assert!(matches!(cache.get(&key("a")), Lookup::Hit(_)));
         assert!(matches!(cache.get(&key("c")), Lookup::Hit(_)));
     }

@@ -17,6 +17,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use wasmtime::Engine;
 
 use crate::engine::{self, Allocation, EngineKind, Host};
@@ -75,7 +76,7 @@ impl Compilers {
         &self,
         kind: EngineKind,
         host: &Host,
-        bytes: Arc<[u8]>,
+        bytes: Bytes,
     ) -> Result<Vec<u8>, LoadError> {
         let deadline = Instant::now() + self.limit;
         let slot = self.take(deadline)?;
@@ -108,12 +109,7 @@ impl Compilers {
         Ok(Slot(Arc::clone(&self.free)))
     }
 
-    fn in_thread(
-        &self,
-        slot: Slot,
-        engine: Engine,
-        bytes: Arc<[u8]>,
-    ) -> Result<Vec<u8>, LoadError> {
+    fn in_thread(&self, slot: Slot, engine: Engine, bytes: Bytes) -> Result<Vec<u8>, LoadError> {
         let (sender, receiver) = channel();
         let threads = Arc::clone(&self.threads);
         threads.clone().spawn(move || {
@@ -138,7 +134,7 @@ impl Compilers {
         mut command: Command,
         kind: EngineKind,
         allocation: Allocation,
-        bytes: Arc<[u8]>,
+        bytes: Bytes,
     ) -> Result<Vec<u8>, LoadError> {
         let failed = |reason: String| LoadError::Compile { reason };
         let mut child = command

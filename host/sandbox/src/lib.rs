@@ -27,6 +27,7 @@ mod inspect;
 mod interfaces;
 mod limits;
 mod log;
+mod measure;
 mod models;
 mod priority;
 mod program;

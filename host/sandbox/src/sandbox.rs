@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use skep_registry::{Digest, Limits};
 use wasmtime::component::Component;
 
 use crate::bindings::async_task::AsyncTaskPre;
 use crate::bindings::classifier::BatchClassifierPre;
 use crate::bindings::task::TaskPre;
-use crate::cache::{Cache, Lookup};
+use crate::cache::{Artefact, Cache, Lookup};
 use crate::compile::{CompileIn, Compilers};
 use crate::devices::{DeviceThreads, GuestsComputing};
 use crate::engine::{EngineKind, Engines, Host};
@@ -110,7 +111,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`LoadError`]. Nothing of the component has run.
-    pub fn load(&self, bytes: impl Into<Arc<[u8]>>) -> Result<Program, LoadError> {
+    pub fn load(&self, bytes: impl Into<Bytes>) -> Result<Program, LoadError> {
         let began = Instant::now();
         let bytes = bytes.into();
         let size = bytes.len() as u64;
@@ -120,7 +121,8 @@ impl Sandbox {
                 limit: self.component_bytes,
             });
         }
-        let inspection = inspect::inspect(&bytes)?;
+        let (inspection, digest) = rayon::join(|| inspect::inspect(&bytes), || Digest::of(&bytes));
+        let inspection = inspection?;
         let unknown = grants::unknown(&inspection.imports);
         if !unknown.is_empty() {
             return Err(LoadError::Refused(Refusal {
@@ -135,7 +137,6 @@ impl Sandbox {
         };
         let failed = |reason: String| LoadError::Compile { reason };
         let host = self.engines.get(kind).map_err(failed)?;
-        let digest = Digest::of(&bytes);
         let (component, origin) = self.component(kind, host, &digest, bytes)?;
         let pre = host
             .linker
@@ -158,16 +159,16 @@ impl Sandbox {
         kind: EngineKind,
         host: &Host,
         digest: &Digest,
-        bytes: Arc<[u8]>,
+        bytes: Bytes,
     ) -> Result<(Component, Origin), LoadError> {
-        let key = blake3::Hasher::new_derive_key("skep compile cache 1")
+        let key = blake3::Hasher::new_derive_key("skep compile cache 2")
             .update(digest.as_bytes())
             .update(&host.key)
             .finalize();
         let mut origin = Origin::Compiled;
         if let Some(cache) = &self.cache {
             match cache.get(&key) {
-                Lookup::Hit(artefact) => match deserialize(host, &artefact) {
+                Lookup::Hit(artefact) => match map(host, &artefact) {
                     Ok(component) => return Ok((component, Origin::Cache)),
                     Err(error) => {
                         tracing::warn!(%error, "compile cache: an artefact does not load");
@@ -191,10 +192,23 @@ impl Sandbox {
     }
 }
 
+/// A component from this node's own compiler.
 fn deserialize(host: &Host, artefact: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: an artefact must be one that wasmtime made and nobody has changed. These bytes
-    // are either fresh from this node's own compiler, or from a file of the cache's folder,
-    // which only the node's user can write to, and whose BLAKE3 was checked on these very
-    // bytes. Nothing from a peer comes here.
+    // are fresh from this node's own compiler, or their BLAKE3 was checked on these very bytes.
+    // Nothing from a peer comes here.
     unsafe { Component::deserialize(&host.engine, artefact) }
+}
+
+/// A component from the cache, in place: its code and its memories' first contents are mapped
+/// from the file, page by page as a guest touches them.
+fn map(host: &Host, artefact: &Artefact) -> wasmtime::Result<Component> {
+    // SAFETY: as above, and nobody may change the file as long as the component is there. The
+    // file lies in a folder that only the node's user can write to; the cache never writes to a
+    // file that has its name, and its BLAKE3 has just been checked on these very pages. What
+    // may take its place between the two is another artefact for the same key, which the same
+    // user's node has made.
+    let mapped = unsafe { Component::deserialize_file(&host.engine, artefact.path()) };
+    // Where files must not be executed from, it is copied.
+    mapped.or_else(|_| deserialize(host, artefact.bytes()))
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
@@ -90,7 +90,7 @@ fn tick(shared: &Shared) {
             shared.asleep.store(false, SeqCst);
             idle = 0;
         } else {
-            std::thread::sleep(TICK);
+            wait(shared);
         }
         for engine in shared
             .engines
@@ -100,6 +100,18 @@ fn tick(shared: &Shared) {
         {
             engine.increment_epoch();
         }
+    }
+}
+
+/// Waits for the next tick, or for the end: whoever drops the clock does not wait for a tick.
+fn wait(shared: &Shared) {
+    let next = Instant::now() + TICK;
+    while !shared.ended.load(SeqCst) {
+        let left = next.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(left);
     }
 }
 
@@ -114,7 +126,7 @@ impl Drop for Ticker {
         self.shared.ended.store(true, SeqCst);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // It ends within a tick; a panic in it has no one left to go to.
+            // It ends at once; a panic in it has no one left to go to.
             let _ = thread.join();
         }
     }

@@ -30,6 +30,9 @@ impl Tensor {
     /// # Errors
     /// Those of every operator.
     pub fn add(&self, other: &Tensor) -> Result<Tensor, TensorError> {
+        if let Some(result) = self.combine_few("add", cost::CHEAP, other, |a, b| a + b) {
+            return result;
+        }
         self.binary(
             "add",
             cost::CHEAP,
@@ -44,6 +47,9 @@ impl Tensor {
     /// # Errors
     /// Those of every operator.
     pub fn sub(&self, other: &Tensor) -> Result<Tensor, TensorError> {
+        if let Some(result) = self.combine_few("sub", cost::CHEAP, other, |a, b| a - b) {
+            return result;
+        }
         self.binary(
             "sub",
             cost::CHEAP,
@@ -58,6 +64,9 @@ impl Tensor {
     /// # Errors
     /// Those of every operator.
     pub fn mul(&self, other: &Tensor) -> Result<Tensor, TensorError> {
+        if let Some(result) = self.combine_few("mul", cost::CHEAP, other, |a, b| a * b) {
+            return result;
+        }
         self.binary(
             "mul",
             cost::CHEAP,
@@ -72,6 +81,9 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Invalid`] if an integer is divided by 0.
     pub fn div(&self, other: &Tensor) -> Result<Tensor, TensorError> {
+        if let Some(result) = self.combine_few("div", cost::DIVISION, other, |a, b| a / b) {
+            return result;
+        }
         if self.dtype().is_float() {
             return self.binary(
                 "div",

@@ -20,6 +20,7 @@ mod dtype;
 mod element;
 mod elementwise;
 mod error;
+mod few;
 mod index;
 mod kernels;
 mod launch;

@@ -359,6 +359,15 @@ impl Tensor {
         ))
     }
 
+    /// The tensor as burn holds it, if it has elements.
+    #[inline]
+    pub(crate) fn flat(&self) -> Option<&DispatchTensor> {
+        match &self.0.storage {
+            Storage::Burn(tensor) => Some(tensor),
+            Storage::Empty => None,
+        }
+    }
+
     /// The tensor as burn holds it.
     ///
     /// # Errors

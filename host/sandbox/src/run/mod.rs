@@ -99,7 +99,7 @@ impl Sandbox {
 }
 
 /// The host's side of a run that begins now, on this thread.
-fn state(
+pub(crate) fn state(
     spec: &Arc<RunSpec>,
     limits: RunLimits,
     threads: &Arc<DeviceThreads>,
