@@ -1,27 +1,38 @@
 #!/usr/bin/env python3
-"""Few-shot classification of Debian packages: the student, its teacher, bags of words.
+"""Few-shot classification: the student, its teacher, bags of words.
 
-The text is a package's one-line description, the label its section, among the
-12 largest sections. A classifier is fitted on 20 packages per section and
-tested on all the rest, for 5 seeds. Every method gets a softmax regression
-whose strength of regularisation is chosen by 5-fold cross-validation on the
-240 training texts.
+Two tasks, each for 5 seeds, the same splits for every method:
+
+  Debian   The text is a package's one-line description, the label its section,
+           among the 12 largest sections. A classifier is fitted on 20 packages
+           per section and tested on all the rest.
+  tickets  The project's generator of made-up support tickets (skep-tickets):
+           eight labels, fitted on 8 or 20 examples a label, tested on 4,000.
+
+Every method gets a softmax regression whose strength of regularisation is
+chosen by 5-fold cross-validation on the training texts.
 
 Bag-of-words rows:
-  tfidf word / char / word+char   TF-IDF fitted on the 240 training texts
+  tfidf word / char / word+char   TF-IDF fitted on the training texts
   ... (idf of all texts)          IDF from all texts, unlabelled
   lsa word+char                   the latter reduced to 192 dimensions by SVD
+  tfidf, best of 12               the baseline of benches/tfidf_baseline.py: four
+                                  kinds of TF-IDF with three strengths each, the
+                                  best chosen on the test set, seed by seed (an
+                                  advantage that no real user has)
 
 Sets:
-  all    every package of the 12 sections
-  fold   only the packages that distillation never saw (see distill_encoder.py)
-  long   as `all`, with the one-line and the long description as the text, on
-         --long-per-section packages per section (needs --translation)
+  all        every package of the 12 sections
+  fold       only the packages that distillation never saw (see distill_encoder.py)
+  long       as `all`, with the one-line and the long description as the text, on
+             --long-per-section packages per section (needs --translation)
+  tickets8, tickets20   (need --tickets, the built program skep-tickets)
 """
 
 import argparse
 import json
 import os
+import subprocess
 import time
 import warnings
 from collections import Counter
@@ -44,12 +55,17 @@ SHOTS = 20
 SECTIONS = 12
 SEEDS = [0, 1, 2, 3, 4]
 GRID = [1.0, 10.0, 100.0, 1000.0]
+TICKETS = 4000
+TICKET_SEED = 7
 
 warnings.filterwarnings("ignore")
 
 WORD = dict(analyzer="word", ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
 CHAR = dict(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
 BAGS = {"word": [WORD], "char": [CHAR], "word+char": [WORD, CHAR]}
+# benches/tfidf_baseline.py has the same
+PLAIN = dict(sublinear_tf=True)
+BASELINE = [[PLAIN], [dict(PLAIN, ngram_range=(1, 2))], [CHAR], [PLAIN, CHAR]]
 
 
 def in_span(x, train):
@@ -90,7 +106,7 @@ def score(model, x, y):
     return float(right.mean()), float(balanced)
 
 
-def splits(labels):
+def few_of_each(labels):
     """For every seed: 20 indices per section to fit on, the rest to test on."""
     for seed in SEEDS:
         rng = np.random.default_rng(1000 + seed)
@@ -101,8 +117,21 @@ def splits(labels):
         yield seed, train, test
 
 
-def evaluate(texts, labels, vectors, bags=True):
+def best_baseline(texts, labels, train, test):
+    """The best of twelve by the accuracy on the test set."""
+    results = []
+    for specs in BASELINE:
+        fitted = [TfidfVectorizer(**s).fit(texts[train]) for s in specs]
+        x = in_span(hstack([v.transform(texts) for v in fitted]).tocsr(), train)
+        for c in (1.0, 10.0, 100.0):
+            m = LogisticRegression(C=c, max_iter=2000).fit(x[train], labels[train])
+            results.append(score(m, x[test], labels[test]))
+    return max(results)
+
+
+def evaluate(texts, labels, vectors, bags, splits):
     """{method: [(accuracy, balanced accuracy) per seed]}"""
+    labels = np.asarray(labels)
     texts = np.array(texts, dtype=object)
     out = {}
 
@@ -119,8 +148,9 @@ def evaluate(texts, labels, vectors, bags=True):
             )
         both = fixed["tfidf word+char (idf of all texts)"]
         fixed["lsa word+char"] = normalize(TruncatedSVD(192, random_state=0).fit_transform(both))
-    for seed, train, test in splits(labels):
+    for seed, train, test in splits:
         if bags:
+            out.setdefault("tfidf, best of 12", []).append(best_baseline(texts, labels, train, test))
             for kind, specs in BAGS.items():
                 fitted = [TfidfVectorizer(**s).fit(texts[train]) for s in specs]
                 x = normalize(hstack([v.transform(texts) for v in fitted]).tocsr())
@@ -144,18 +174,23 @@ def summarise(result):
     }
 
 
-def encoder(folder):
+def encoder(folder, engine=None, scratch=None):
+    """A function from texts to vectors; with `engine`, skep's own computes them."""
     import torch
     from transformers import BertModel
 
-    tok = de.bert_tokenizer(folder)
-    model = BertModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    if not engine:
+        tok = de.bert_tokenizer(folder)
+        model = BertModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
 
     def run(texts, log):
         # each different text once
         uniq = sorted(set(texts))
         t0 = time.time()
-        v = de.embed(model, [e.ids for e in tok.encode_batch(uniq)])
+        if engine:
+            v = de.embed_with_engine(engine, folder, uniq, scratch)
+        else:
+            v = de.embed(model, [e.ids for e in tok.encode_batch(uniq)])
         print(f"  {log}: {len(uniq)} texts in {time.time() - t0:.0f}s", flush=True)
         where = {t: i for i, t in enumerate(uniq)}
         return v[[where[t] for t in texts]]
@@ -163,14 +198,38 @@ def encoder(folder):
     return run
 
 
+def read_tickets(program, shots):
+    """(texts, labels, [(seed, train, test)]): the tickets, then each seed's examples."""
+
+    def ask(*arguments):
+        done = subprocess.run([program, *map(str, arguments)], check=True, capture_output=True, text=True)
+        return done.stdout
+
+    lines = ask("tickets", "--count", TICKETS, "--seed", TICKET_SEED, "--with-label").splitlines()
+    tickets = [json.loads(line) for line in lines]
+    texts, names = [t["text"] for t in tickets], [t["label"] for t in tickets]
+    parts = []
+    for seed in SEEDS:
+        begin = len(texts)
+        labels = json.loads(ask("labels", "--examples", shots, "--seed", TICKET_SEED + seed))["labels"]
+        for label in labels:
+            texts += label["examples"]
+            names += [label["name"]] * len(label["examples"])
+        parts.append((seed, np.arange(begin, len(texts)), np.arange(len(tickets))))
+    order = sorted(set(names))
+    return texts, np.array([order.index(n) for n in names]), parts
+
+
 def main():
     p = argparse.ArgumentParser(description="Compare the encoders and bags of words, few-shot.")
-    p.add_argument("--avail", type=Path, required=True, help="output of `apt-cache dumpavail`")
+    p.add_argument("--avail", type=Path, help="output of `apt-cache dumpavail`")
     p.add_argument("--translation", type=Path, help="Debian's Translation-en, plain text")
     p.add_argument("--student", type=Path, default=Path(__file__).parent / "skep-mini-embed")
     p.add_argument("--teacher", help="folder of all-MiniLM-L6-v2")
+    p.add_argument("--tickets", help="the built program skep-tickets")
+    p.add_argument("--engine", help="skep's built example embed_bench: computes the teacher's vectors")
     p.add_argument("--cache", type=Path, help="folder that keeps the teacher's vectors between runs")
-    p.add_argument("--sets", default="all,fold,long")
+    p.add_argument("--sets", default="all,fold,long,tickets8,tickets20")
     p.add_argument("--long-per-section", type=int, default=600)
     p.add_argument("--no-bags", action="store_true", help="leave the bags of words out")
     p.add_argument("--no-teacher", action="store_true")
@@ -181,7 +240,8 @@ def main():
     import torch
 
     torch.set_num_threads(a.threads)
-    packages = de.read_packages(a.avail, a.translation)
+    sets = a.sets.split(",")
+    packages = de.read_packages(a.avail, a.translation) if a.avail else []
     top = [s for s, _ in Counter(q["section"] for q in packages).most_common(SECTIONS)]
     packages = [q for q in packages if q["section"] in top]
     label = np.array([top.index(q["section"]) for q in packages])
@@ -189,7 +249,7 @@ def main():
     short = [q["short"] for q in packages]
     encoders = {}
     if not a.no_teacher:
-        encoders["MiniLM (teacher)"] = encoder(de.teacher_folder(a))
+        encoders["MiniLM (teacher)"] = encoder(de.teacher_folder(a), a.engine, a.cache or Path("."))
     encoders["skep-mini (student)"] = encoder(a.student)
 
     def vectors(texts, tag):
@@ -205,27 +265,37 @@ def main():
                     np.save(kept, out[name])
         return out
 
-    report = {"sections": top, "shots": SHOTS, "seeds": len(SEEDS), "sets": {}}
-    sets = a.sets.split(",")
-    if "all" in sets or "fold" in sets:
+    report = {"sections": top, "seeds": len(SEEDS), "sets": {}}
+
+    def measure(name, texts, labels, v, splits, shots):
+        splits = list(splits)
+        t0 = time.time()
+        methods = summarise(evaluate(texts, labels, v, not a.no_bags, splits))
+        report["sets"][name] = {"tested": len(splits[0][2]), "shots": shots, "methods": methods}
+        print(f"  {name}: {time.time() - t0:.0f}s", flush=True)
+
+    for shots in (8, 20):
+        if f"tickets{shots}" in sets and a.tickets:
+            texts, labels, parts = read_tickets(a.tickets, shots)
+            measure(f"tickets{shots}", texts, labels, vectors(texts, f"tickets{shots}"), parts, shots)
+    if packages and ("all" in sets or "fold" in sets):
         v = vectors(short, "short")
         if "all" in sets:
-            report["sets"]["all"] = {"packages": len(short), "methods": summarise(evaluate(short, label, v, not a.no_bags))}
+            measure("all", short, label, v, few_of_each(label), SHOTS)
         if "fold" in sets:
-            r = evaluate([t for t, f in zip(short, fold) if f], label[fold], {k: x[fold] for k, x in v.items()}, not a.no_bags)
-            report["sets"]["fold"] = {"packages": int(fold.sum()), "methods": summarise(r)}
-    if "long" in sets and a.translation:
+            texts = [t for t, f in zip(short, fold) if f]
+            measure("fold", texts, label[fold], {k: x[fold] for k, x in v.items()}, few_of_each(label[fold]), SHOTS)
+    if packages and "long" in sets and a.translation:
         rng = np.random.default_rng(7)
         pick = np.concatenate(
             [rng.choice(np.flatnonzero(label == k), a.long_per_section, replace=False) for k in range(SECTIONS)]
         )
         texts = [packages[i]["short"] + ". " + " ".join(de.paragraphs(packages[i]["long"])) for i in pick]
-        v = vectors(texts, f"long-{a.long_per_section}")
-        report["sets"]["long"] = {"packages": len(texts), "methods": summarise(evaluate(texts, label[pick], v, not a.no_bags))}
+        measure("long", texts, label[pick], vectors(texts, f"long-{a.long_per_section}"), few_of_each(label[pick]), SHOTS)
 
     print("sections:", ", ".join(top))
     for name, s in report["sets"].items():
-        print(f"\n{name}: {s['packages']} packages, {SHOTS} per section to fit on, {len(SEEDS)} seeds")
+        print(f"\n{name}: fitted on {s['shots']} a label, tested on {s['tested']}, {len(SEEDS)} seeds")
         print(f"  {'method':38s} {'accuracy':>16s} {'balanced':>16s}")
         for method, m in s["methods"].items():
             print(

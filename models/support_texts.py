@@ -141,6 +141,125 @@ TEMPLATES = {
 }
 
 
+# For `messages`: what surrounds the matter in a longer message, and more matters.
+
+AROUND = [
+    "I have tried everything I could think of.", "Nobody has answered my last two emails.", "This is the second time it happens.",
+    "It worked fine until {time}.", "I am losing my patience.", "I need this solved before {day}.", "We depend on it for our work.",
+    "I am new here, so forgive me if this is obvious.", "My {device} is only {n} months old.", "I have the {plan} plan.",
+    "I attached a screenshot.", "I read the manual and found nothing.", "A friend recommended you to me.", "I bought it as a present.",
+    "I am travelling at the moment and cannot call.", "Somebody on the phone told me to write to you.", "It is not the first complaint.",
+    "I do not understand what I did wrong.", "The reference is {id}.", "I run a small company with {n} employees.", "I am writing for my mother.",
+    "Honestly I expected better.", "No hurry, whenever you find the time.", "You were very kind the last time I wrote.",
+    "I use {browser} on {os}.", "It says the same thing on every {device}.", "Maybe I am just looking in the wrong place.",
+    "{person} could not tell me either.", "The chat closed before I got an answer.", "I paid {money} for this.",
+]
+
+MATTERS = {
+    "billing": [
+        "The bill is higher than what we agreed on.", "A debit of {money} that I cannot place appeared on my bank statement.", "You took the money twice in the same week.",
+        "I never got a bill for the {thing}.", "The voucher I was given is refused at checkout.", "Could the bill be split between {n} people?",
+        "Our bookkeeping needs the invoices as one file.", "The direct debit bounced and now you want a late fee.", "Why did the price go up without notice?",
+    ],
+    "login": [
+        "The page does not accept the {secret} I have used for years.", "I get no text message with the code.", "My profile was suspended and nobody says why.",
+        "I am stuck in a loop between the start page and the sign-in form.", "It wants a {secret} that I never set.", "My son changed the {secret} and forgot it.",
+        "The authenticator shows a number that is refused.", "Please unlock my user, I mistyped too often.",
+    ],
+    "shipping": [
+        "The van drove past without stopping.", "My delivery has been on its way for {n} weeks.", "Somebody else signed for my {thing}.",
+        "The box was left in the rain.", "The carrier lost it, according to their website.", "May I collect the {thing} myself?", "Half of what I ordered is missing from the carton.",
+        "Could you hold the dispatch until I am back?", "The map shows the courier in another town.",
+    ],
+    "refund": [
+        "You took the {thing} back, but my money never came.", "It does not fit, so it goes back to you.", "I changed my mind about the {thing}.",
+        "The item is {flaw}; I would rather have the money than another one.", "Who pays for sending it back?", "I was promised compensation for the delay.",
+        "A credit note does not help me, please transfer {money}.", "Within how many days may I hand something back?",
+    ],
+    "bug": [
+        "Nothing happens when I {act}.", "Half of the entries are gone after the upgrade.", "The list comes out in the wrong order.", "Letters with accents turn into question marks.",
+        "The counter goes below zero.", "It hangs at ninety percent.", "The preview and the print look different.", "Whenever the phone rings, the app forgets what I typed.",
+        "The link leads to an empty page.", "Two of us see different numbers for the same day.",
+    ],
+    "feature": [
+        "{feature} would make my day.", "Would you consider {feature}?", "Other tools let me choose the colours; yours should too.", "Let us rename things after creating them.",
+        "I wish I could {act} without a mouse.", "A reminder a day earlier would be handy.", "Here is an idea for your next release: {feature}.", "How about letting people vote on what comes next?",
+    ],
+    "account": [
+        "We moved, so the {detail} has to change.", "I got married and have a new last name.", "The account of {who} should belong to me now.", "Which {detail} do you have for me?",
+        "I want all of {data} removed for good.", "Please register {who} as a second user.", "Two profiles with my name exist.",
+    ],
+    "cancel": [
+        "I quit.", "Do not renew my membership.", "I would like to leave at the end of the term.", "We found another supplier and want to terminate the contract.",
+        "How many weeks ahead do I have to give notice?", "Please take my name off the list.", "Confirm in writing that the agreement has ended.", "The {plan} plan is too much for me, is there something smaller?",
+    ],
+    "product": [
+        "How heavy is the {thing}?", "Will the {thing} survive the dishwasher?", "Is it made for left-handed people?", "Are spare parts sold separately?", "Do you know if the {thing} contains nickel?",
+        "Which of the two lasts longer?", "Is the {thing} suitable for the garden?", "What comes in the box?", "How big is it when folded?",
+    ],
+    "technical": [
+        "The {device} and the phone do not see each other.", "The light blinks {n} times and then it goes dark.", "The sound is delayed by a second.", "It smells burnt when I switch it on.",
+        "After the power cut the {device} {symptom}.", "The driver is not signed.", "The remote control only works from close by.", "There is no picture, only sound.",
+    ],
+    "booking": [
+        "We are one guest more than planned.", "The confirmation shows the wrong night.", "Is breakfast part of the price?", "Could we have a room on a lower floor?", "Our train is cancelled, so we arrive {day}.",
+        "The seats you gave us are not next to each other.", "Is the course on {day} fully booked?",
+    ],
+    "privacy": [
+        "Who can read what I write here?", "I never allowed you to pass on my {detail}.", "How long do you keep {data}?", "A stranger knew my {detail}.", "Turn off the tracking, please.",
+    ],
+    "feedback": [
+        "I just wanted to say thank you.", "Your shop is a mess.", "The quality has gone down over the years.", "I told all my friends about you.", "The hotline music is unbearable.", "Everything went smoothly, well done.",
+    ],
+}
+
+
+def typing_mistakes(text, rng, every=40):
+    """About one slip in so many letters: one left out, doubled, or swapped with the next."""
+    out, i = [], 0
+    while i < len(text):
+        c = text[i]
+        if c.isalpha() and rng.randrange(every) == 0:
+            kind = rng.randrange(3)
+            if kind == 1:
+                out.append(c + c)
+            elif kind == 2 and text[i + 1 : i + 2].isalpha():
+                out.append(text[i + 1] + c)
+                i += 1
+        else:
+            out.append(c)
+        i += 1
+    return "".join(out)
+
+
+def messages(count, seed, sentences):
+    """`count` messages of several sentences. `sentences`: general English to mix in."""
+    rng = random.Random(seed)
+    topics = sorted(TEMPLATES)
+    every = {t: TEMPLATES[t] + MATTERS.get(t, []) * 2 for t in topics}
+    out = {}
+    while len(out) < count:
+        topic = rng.choice(topics)
+        say = [fill(rng.choice(every[topic]), rng)]
+        if rng.random() < 0.4:
+            say.insert(0, fill(rng.choice(AROUND), rng))
+        if rng.random() < 0.6:
+            say.append(fill(rng.choice(every[topic] + AROUND), rng))
+        if rng.random() < 0.2:
+            say.append(fill(rng.choice(every[rng.choice(topics)]), rng))
+        if rng.random() < 0.4:
+            s = rng.choice(sentences).rstrip(".")
+            say.insert(rng.randrange(len(say) + 1), s[0].upper() + s[1:] + ".")
+        text = fill(rng.choice(SLOTS["open"]), rng) + " ".join(say) + fill(rng.choice(SLOTS["close"]), rng)
+        kind = rng.random()
+        if kind < 0.15:
+            text = text.lower().replace("'", "").replace(",", "")
+        if kind > 0.75 or kind < 0.05:
+            text = typing_mistakes(text, rng)
+        out[text] = None
+    return list(out)
+
+
 def fill(template, rng):
     while "{" in template:
         head, _, rest = template.partition("{")
