@@ -276,7 +276,10 @@ fn a_gguf_file_is_the_same_model() {
             assert_eq!(got.len(), want.len());
             assert!(difference < tolerance, "{name} {rounded}: {difference}");
             // Rounding was really in it, where rows are whole blocks.
-            assert!(!rounded || name == "smollm" || difference > 1e-4, "{name}: {difference}");
+            assert!(
+                !rounded || name == "smollm" || difference > 1e-4,
+                "{name}: {difference}"
+            );
         }
     }
 }
