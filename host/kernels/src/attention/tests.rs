@@ -1,3 +1,5 @@
+//! Attention against double precision, and against itself alone.
+
 use super::*;
 use crate::kv::{KvFormat, KvShape};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Every format and instruction set against products of the dequantized weights.
+
 use super::*;
 use proptest::prelude::*;
 use skep_weights::format::dequantize;
