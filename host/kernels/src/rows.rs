@@ -192,7 +192,7 @@ fn gated_avx2(function: Gate, gate: &mut [f32], up: &[f32]) {
 #[inline(always)]
 fn gated_plain(function: Gate, gate: &mut [f32], up: &[f32]) {
     // 2 sqrt(2 / pi): tanh(u) is 2 sigmoid(2 u) - 1, so both are x times a sigmoid.
-    const TWICE: f32 = 1.595_769_1;
+    const TWICE: f32 = 1.595_769;
     match function {
         Gate::Silu => {
             for (x, up) in gate.iter_mut().zip(up) {
