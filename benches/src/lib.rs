@@ -4,6 +4,8 @@
 //! calls the host's crates where the SDK calls the host: [`native_sdk`] is the sandbox left out,
 //! and nothing else. Nothing here is shipped.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 // The guest names the SDK; here this crate goes by its name.
 extern crate self as skep_sdk;
 

@@ -48,7 +48,7 @@ pub enum Command {
     /// Build the workload in a folder into a component, and check it against its manifest.
     Build(Build),
     /// Run a component in the sandbox, over an input.
-    Run(Run),
+    Run(Box<Run>),
     /// Sign a package and offer it to the swarm.
     Publish(Publish),
     /// Fetch a package, verify it and keep it.

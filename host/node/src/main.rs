@@ -115,6 +115,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             Some(NodeCommand::Status) => status(&Home::open(home)?, json).await,
         },
         Command::Run(run) => {
+            let run = *run;
             let home = Home::open(home)?;
             let streams = Streams::new(&home, run.input.as_deref(), &run.output)?;
             let request = Request::Run(Box::new(RunRequest {

@@ -114,8 +114,8 @@ mod tests {
         let few = |values: &[f32]| tensor(&account, values, &[count]);
         let many =
             |values: &[f32]| tensor(&account, &values.repeat(repeat), &[count * repeat as u32]);
-        let operators: [fn(&Tensor, &Tensor) -> Result<Tensor, TensorError>; 4] =
-            [Tensor::add, Tensor::sub, Tensor::mul, Tensor::div];
+        type Operator = fn(&Tensor, &Tensor) -> Result<Tensor, TensorError>;
+        let operators: [Operator; 4] = [Tensor::add, Tensor::sub, Tensor::mul, Tensor::div];
         for operator in operators {
             let few = operator(&few(&left), &few(&right)).unwrap();
             let many = operator(&many(&left), &many(&right)).unwrap();

@@ -243,7 +243,7 @@ fn what_does_not_fit_is_refused() {
     assert!(run(layer, 0..2, usize::MAX, &[0]).is_err());
     assert!(run(layer, 0..2, 0, &[2]).is_err());
     assert!(run(layer, 0..2, 15, &[0, 1]).is_ok());
-    assert!(run(layer, 2..1, 0, &[0]).is_err());
+    assert!(run(layer, Range { start: 2, end: 1 }, 0, &[0]).is_err());
     assert!(run(AttentionLayer { layer: 1, ..layer }, 0..2, 0, &[0]).is_err());
     assert!(run(AttentionLayer { heads: 3, ..layer }, 0..2, 0, &[0]).is_err());
 }
