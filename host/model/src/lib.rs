@@ -7,8 +7,6 @@
 //! tokens and go through the network unpadded, one batch per thread. A [`Catalog`] holds the
 //! models that a node has, by name and digest, and loads them on first use.
 //!
-//! [`text`] has the tokenizers of language models, built from what a GGUF file says of them.
-//!
 //! What this crate must never do: trust a file (whatever a model's folder holds ends in an
 //! embedding or in a [`LoadError`], not in a panic or an allocation of what it says); compute what
 //! no account was charged for; let an embedding depend on the other texts that were embedded with
@@ -23,7 +21,6 @@ mod encoder;
 mod error;
 mod folder;
 mod job;
-pub mod text;
 mod tokenizer;
 mod weights;
 mod workers;

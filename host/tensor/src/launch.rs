@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{BackendTensor, Dispatch, DispatchTensor, DispatchTensorKind};
 
-use crate::account::Account;
+use skep_accounts::Account;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::TensorError;

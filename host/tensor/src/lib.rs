@@ -10,7 +10,6 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod account;
 mod arrange;
 mod compare;
 mod convert;
@@ -33,10 +32,10 @@ mod rows;
 mod shape;
 mod tensor;
 
-pub use account::{Account, Limits, MemoryCharge, Usage};
 pub use arrange::Span;
 pub use device::Device;
 pub use dtype::DType;
-pub use error::{QuotaError, QuotaKind, TensorError};
+pub use error::TensorError;
 pub use shape::MAX_RANK;
+pub use skep_accounts::{Account, Limits, MemoryCharge, QuotaError, QuotaKind, Usage};
 pub use tensor::Tensor;

@@ -5,7 +5,7 @@
 //! Muller's method (1958), with logarithm, sine and cosine in software, because those of
 //! processors and C libraries differ in the last bit.
 
-use crate::account::Account;
+use skep_accounts::Account;
 use crate::cost;
 use crate::device::Device;
 use crate::dtype::DType;

@@ -9,7 +9,7 @@ use burn::backend::{
     BackendTensor, Bytes, Dispatch, DispatchTensor, DispatchTensorKind, TensorData,
 };
 
-use crate::account::{Account, MemoryCharge};
+use skep_accounts::{Account, MemoryCharge};
 use crate::cost;
 use crate::device::Device;
 use crate::dtype::DType;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use skep_model::text::{MarksInText, TextTokenizer, TokenizerError};
+use skep_text::{MarksInText, TextTokenizer, TokenizerError};
 use skep_weights::gguf::TokenKind;
 use skep_weights::{Gguf, GgufTokenizer};
 

@@ -1,9 +1,9 @@
 //! Texts to the tokens of a language model, and back.
 //!
 //! A [`TextTokenizer`] is built from what a GGUF file says about its tokenizer. Pieces are joined
-//! by sentencepiece's rule (`text/pieces.rs`) or by that of byte-level byte-pair encoding
-//! (`text/byte_level.rs`); marks that stand for one token as they are, such as `<|im_start|>`,
-//! are found before (`text/marks.rs`). Whether marks in a text count is the caller's choice: in
+//! by sentencepiece's rule (`tokenizer/pieces.rs`) or by that of byte-level byte-pair encoding
+//! (`tokenizer/byte_level.rs`); marks that stand for one token as they are, such as `<|im_start|>`,
+//! are found before (`tokenizer/marks.rs`). Whether marks in a text count is the caller's choice: in
 //! what a template wrote they do, in what a stranger wrote they must not.
 
 mod byte_level;

@@ -61,7 +61,7 @@ struct State {
 impl Account {
     /// The rate that is assumed when an operator is held against the deadline, in metered
     /// operations per second: a floor that one core of an old machine keeps for every operator
-    /// of this crate, and far below what a device does at its best.
+    /// of the tensor crate, and far below what a device does at its best.
     pub const ASSUMED_FLOPS_PER_SECOND: u64 = 1_000_000_000;
 
     /// An operator of fewer metered operations than this reads the clock only every

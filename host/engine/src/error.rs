@@ -1,0 +1,38 @@
+//! What can go wrong with a request.
+
+use skep_accounts::QuotaError;
+use skep_decoder::ForwardError;
+use skep_text::TokenizerError;
+
+/// Why a request was not taken, or not finished.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The engine has as many requests waiting as it takes.
+    #[error("the engine has {waiting} requests waiting, which is as many as it takes; try again later")]
+    Busy {
+        /// Requests that wait.
+        waiting: usize,
+    },
+    /// A limit of the caller's account would be passed.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
+    /// The request asks for what cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// The request names an adapter that is not there.
+    #[error("there is no adapter {0:?} here; add it first")]
+    NoAdapter(String),
+    /// The text could not be cut into tokens.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The model refused the batch.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// Whoever asked does not want it any more.
+    #[error("the request was cancelled")]
+    Cancelled,
+    /// A fault of the engine's own.
+    #[error("the engine failed: {0}")]
+    Failed(String),
+}
