@@ -7,6 +7,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`request`] | what is asked, and what is answered |
+//! | [`sampling`] | choosing the next token |
+//! | [`speculation`] | several tokens from one pass of the model |
 //!
 //! What this crate must never do: let what one caller gets depend on who else is served; hold a
 //! page that is charged to nobody and can be had by nobody; take more requests than it has room
@@ -16,6 +18,8 @@
 
 pub mod error;
 pub mod request;
+pub mod sampling;
+pub mod speculation;
 
 pub use error::EngineError;
 pub use request::{
