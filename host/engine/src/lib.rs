@@ -9,6 +9,8 @@
 //! | [`request`] | what is asked, and what is answered |
 //! | [`Engine`] | a model's thread, and the calls that feed it |
 //! | [`scheduler`] | what goes through the model next |
+//! | [`sampling`] | choosing the next token |
+//! | [`speculation`] | several tokens from one pass of the model |
 //!
 //! What this crate must never do: let what one caller gets depend on who else is served; hold a
 //! page that is charged to nobody and can be had by nobody; take more requests than it has room
@@ -31,6 +33,8 @@ pub mod request;
 pub mod scheduler;
 mod sequence;
 mod writing;
+pub mod sampling;
+pub mod speculation;
 
 pub use engine::{Engine, MemoryReport};
 pub use error::EngineError;

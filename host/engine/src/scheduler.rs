@@ -30,6 +30,7 @@ use crate::model::LanguageModel;
 use crate::pages::PagePool;
 use crate::prefix::{PrefixCache, Realm};
 use crate::request::{Caller, ChoiceScore, Chunk};
+use crate::sampling::Scratch;
 use crate::sequence::{Key, Sequence};
 use skep_decoder::{Batch, Part, Workspace};
 
@@ -124,6 +125,7 @@ pub struct Scheduler {
     cache: PrefixCache,
     pages: KvPages,
     workspace: Workspace,
+    scratch: Scratch,
     groups: BTreeMap<u64, Group>,
     sequences: BTreeMap<Key, Sequence>,
     turns: Turns,
@@ -141,6 +143,7 @@ impl Scheduler {
             cache: PrefixCache::default(),
             pages: KvPages::new(shape, options.pages),
             workspace: Workspace::default(),
+            scratch: Scratch::default(),
             groups: BTreeMap::new(),
             sequences: BTreeMap::new(),
             turns: Turns::default(),

@@ -18,7 +18,7 @@ impl Scheduler {
         deliveries: &mut Vec<Delivery>,
     ) {
         let vocabulary = self.model.decoder.config().vocabulary;
-        let mut rows = logits.chunks_exact(vocabulary.max(1));
+        let mut rest = logits;
         let mut token = 0;
         for planned in plan {
             let batch = token..token + planned.count;
@@ -27,8 +27,9 @@ impl Scheduler {
                 continue;
             };
             let wanted = sequence.outputs(planned.count, planned.drafts.len());
-            let rows: Vec<&[f32]> = rows.by_ref().take(wanted.len()).collect();
-            let result = self.take_results(planned, &rows, batch);
+            let (rows, others) = rest.split_at(wanted.len() * vocabulary);
+            rest = others;
+            let result = self.take_results(planned, rows, batch);
             match result {
                 Ok(events) => self.tell(planned.key, events, deliveries),
                 Err(error) => self.fail(planned.key.group, error, deliveries),
@@ -40,7 +41,7 @@ impl Scheduler {
     fn take_results(
         &mut self,
         planned: &Planned,
-        rows: &[&[f32]],
+        logits: &[f32],
         batch: std::ops::Range<usize>,
     ) -> Result<(Option<Event>, bool), EngineError> {
         let Some(sequence) = self.sequences.get_mut(&planned.key) else {
@@ -51,27 +52,21 @@ impl Scheduler {
         let complete = sequence.left() == 0;
         let text = planned.key.text;
         match &mut sequence.goal {
-            Goal::Write(_) if rows.is_empty() => Ok((None, false)),
+            Goal::Write(_) if logits.is_empty() => Ok((None, false)),
             Goal::Write(writing) => {
-                for (number, row) in rows.iter().enumerate() {
-                    let written = writing.next(row)?;
-                    sequence.tokens.push(written.token);
-                    let guessed = planned.drafts.get(number) == Some(&written.token);
-                    if written.finish.is_some() || !guessed {
-                        break;
-                    }
-                    // Its keys and values are in place already.
-                    sequence.computed += 1;
-                }
-                let finished = writing.finished();
-                let chunk = writing.take_chunk().map(|mut chunk| {
-                    chunk.sample = text;
-                    Event::Chunk(chunk)
-                });
-                Ok((chunk, finished))
+                let kept = writing.go_on(
+                    logits,
+                    &planned.drafts,
+                    &mut sequence.tokens,
+                    &mut self.scratch,
+                )?;
+                sequence.computed += kept;
+                let chunk = Event::Chunk(writing.take_chunk());
+                Ok((Some(chunk), writing.finished()))
             }
             Goal::Score { first, logprob } => {
-                for (number, row) in rows.iter().enumerate() {
+                let rows = logits.chunks_exact(self.model.decoder.config().vocabulary);
+                for (number, row) in rows.enumerate() {
                     // The logits after a token say how likely the next one is.
                     let next = sequence.tokens[first_output + number + 1];
                     *logprob += logprob_of(row, next);

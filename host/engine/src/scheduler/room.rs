@@ -33,9 +33,9 @@ impl Scheduler {
         };
         let mut count = sequence.left().min(budget);
         let most = self.options.drafts.min(budget - count);
-        let mut drafts = match &mut sequence.goal {
+        let mut drafts = match &sequence.goal {
             Goal::Write(writing) if sequence.computed + count == sequence.tokens.len() => {
-                writing.draft(&sequence.tokens, most)
+                writing.draft(most)
             }
             _ => Vec::new(),
         };

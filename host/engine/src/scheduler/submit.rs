@@ -149,13 +149,12 @@ impl Check<'_> {
         }
         self.length(longest.min(context - 1))?;
         let limit = request.max_tokens.min(context - prompt);
-        let first = Writing::new(self.model, request, limit)?;
+        let first = Writing::new(self.model, request, limit, self.options.drafts)?;
         let texts = (0..request.samples).map(|sample| {
-            let writing = Box::new(first.for_sample(request, sample, self.model)?);
-            let tokens = request.prompt.clone();
-            Ok(Sequence::new(tokens, prompt, Goal::Write(writing)))
+            let writing = Box::new(first.sample(sample));
+            Sequence::new(request.prompt.clone(), prompt, Goal::Write(writing))
         });
-        texts.collect()
+        Ok(texts.collect())
     }
 
     fn texts_to_judge(&self, request: &ScoreRequest) -> Result<Vec<Sequence>, EngineError> {
