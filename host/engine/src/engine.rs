@@ -288,10 +288,24 @@ impl Worker {
                         self.deliver(delivery);
                     }
                 }
-                Err(_) => self.give_up(),
+                Err(_) => self.give_up(&EngineError::Failed(
+                    "a batch panicked; its message is in the log".to_owned(),
+                )),
             }
             self.report();
             self.give_way(began.elapsed());
+        }
+        self.end();
+    }
+
+    /// Tells everybody that nothing more will come.
+    fn end(&mut self) {
+        self.give_up(&EngineError::Cancelled);
+        let commands = std::mem::take(&mut self.shared.inbox().commands);
+        for command in commands {
+            if let Command::Submit(Submission { mail, request, .. }) = command {
+                mail.put(failed(request, EngineError::Cancelled), true);
+            }
         }
     }
 
@@ -372,15 +386,13 @@ impl Worker {
         open.mail.put(mail, over);
     }
 
-    /// A step has panicked: what it was about is lost, the engine goes on.
-    fn give_up(&mut self) {
+    /// Ends all requests with an error.
+    fn give_up(&mut self, failure: &EngineError) {
         let groups: Vec<u64> = self.groups.keys().copied().collect();
         for group in groups {
             self.scheduler.cancel(group);
             if let Some(open) = self.close(group) {
-                let failure =
-                    EngineError::Failed("a batch panicked; its message is in the log".to_owned());
-                open.mail.put(failed(open.request, failure), true);
+                open.mail.put(failed(open.request, failure.clone()), true);
             }
         }
     }
