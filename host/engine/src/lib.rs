@@ -45,4 +45,6 @@ pub use request::{
     Caller, ChoiceScore, Chunk, Completion, Constraint, Finish, Priority, Request, Sampling,
     ScoreRequest, TokenLogprob,
 };
+pub use sampling::{Chosen, Distribution, Sampler, SamplingError, Scratch, TokenMask};
 pub use scheduler::Options;
+pub use speculation::{DraftOptions, Follow, NgramDraft, Verdict, verify};
