@@ -5,6 +5,7 @@
 //! say goes into the call's mailbox.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -12,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use skep_kernels::Team;
 
+use crate::adapters::{self, AdapterInfo, AdapterStore};
 use crate::error::EngineError;
 use crate::generation::{Embeddings, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::LanguageModel;
 use crate::request::{Caller, Request, ScoreRequest};
-use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Task};
+use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Task, store_options};
 
 /// Of the time that a batch takes, the engine leaves this part to others that want it.
 const LEFT_TO_OTHERS: u32 = 16;
@@ -41,6 +43,8 @@ struct Shared {
     texts: AtomicUsize,
     kv_bytes: AtomicU64,
     cached_bytes: AtomicU64,
+    adapter_bytes: AtomicU64,
+    adapters: Arc<Mutex<AdapterStore>>,
     others: OnceLock<Others>,
 }
 
@@ -116,6 +120,8 @@ impl Engine {
         team: Arc<Team>,
         options: Options,
     ) -> std::io::Result<Self> {
+        let adapters = AdapterStore::new(store_options(&model, &options));
+        let adapters = Arc::new(Mutex::new(adapters.map_err(std::io::Error::other)?));
         let shared = Arc::new(Shared {
             model: Arc::clone(&model),
             options: options.clone(),
@@ -125,10 +131,12 @@ impl Engine {
             texts: AtomicUsize::new(0),
             kv_bytes: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
+            adapter_bytes: AtomicU64::new(0),
+            adapters: Arc::clone(&adapters),
             others: OnceLock::new(),
         });
         let worker = Worker {
-            scheduler: Scheduler::new(model, team, options),
+            scheduler: Scheduler::new(model, team, options, adapters),
             shared: Arc::clone(&shared),
             groups: HashMap::new(),
             owed: Duration::ZERO,
@@ -176,6 +184,33 @@ impl Engine {
         Embeddings::new(self.ask(caller, tasks), count)
     }
 
+    /// Adds the adapter in a PEFT folder under a name that is free, or gives a name another
+    /// version: requests in flight finish on the version they began with. The folder must stay as
+    /// it is while the adapter is there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not one for this model.
+    pub fn add_adapter(&self, name: &str, version: &str, folder: &Path) -> Result<(), EngineError> {
+        let shared = &self.0.shared;
+        // Read without holding the engine up.
+        let weights = adapters::read(&store_options(&shared.model, &shared.options), folder)?;
+        shared.adapters().put(name, version, folder, weights);
+        Ok(())
+    }
+
+    /// Takes an adapter's name away; requests in flight finish on it.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn remove_adapter(&self, name: &str) -> Result<(), EngineError> {
+        Ok(self.0.shared.adapters().remove(name)?)
+    }
+
+    /// All adapters, by name.
+    pub fn adapters(&self) -> Vec<AdapterInfo> {
+        self.0.shared.adapters().list()
+    }
+
     /// What the model takes at the moment.
     pub fn memory(&self) -> MemoryReport {
         let shared = &self.0.shared;
@@ -183,7 +218,7 @@ impl Engine {
             weights: shared.model.weights_bytes,
             kv: shared.kv_bytes.load(Ordering::Relaxed),
             cached: shared.cached_bytes.load(Ordering::Relaxed),
-            adapters: 0,
+            adapters: shared.adapter_bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -232,6 +267,10 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn adapters(&self) -> MutexGuard<'_, AdapterStore> {
+        self.adapters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes texts of a task, if there is room for them.
     fn prepare(&self, task: Task) -> Result<Prepared, EngineError> {
         // Looked at before grammars are compiled, and counted once it is known how many there are.
@@ -239,7 +278,7 @@ impl Shared {
         if waiting > 0 && waiting + task.texts() > self.options.texts {
             return Err(EngineError::Busy { waiting });
         }
-        let prepared = Prepared::new(&self.model, &self.options, task)?;
+        let prepared = Prepared::new(&self.model, &self.options, &self.adapters, task)?;
         self.texts.fetch_add(prepared.texts(), Ordering::Relaxed);
         Ok(prepared)
     }
@@ -406,6 +445,9 @@ impl Worker {
         self.shared
             .cached_bytes
             .store(cached as u64 * page, Ordering::Relaxed);
+        self.shared
+            .adapter_bytes
+            .store(self.scheduler.adapter_bytes(), Ordering::Relaxed);
     }
 
     fn give_way(&mut self, took: Duration) {

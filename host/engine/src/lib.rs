@@ -23,6 +23,7 @@ mod engine;
 pub mod error;
 mod fairness;
 mod generation;
+mod grammars;
 mod holding;
 mod likelihood;
 mod mailbox;
@@ -39,12 +40,14 @@ mod writing;
 pub use engine::{Engine, MemoryReport};
 pub use error::EngineError;
 pub use generation::{Embeddings, Generation, Scores};
+pub use grammars::Grammars;
 pub use model::{LanguageModel, ModelError};
 pub use pages::PagePool;
 pub use request::{
-    Caller, ChoiceScore, Chunk, Completion, Constraint, Finish, Priority, Request, Sampling,
-    ScoreRequest, TokenLogprob,
+    Caller, ChoiceScore, Chunk, Completion, Finish, Priority, Request, Sampling, ScoreRequest,
+    TokenLogprob,
 };
 pub use sampling::{Chosen, Distribution, Sampler, SamplingError, Scratch, TokenMask};
 pub use scheduler::Options;
+pub use skep_text::Constraint;
 pub use speculation::{DraftOptions, Follow, NgramDraft, Verdict, verify};

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use skep_decoder::Decoder;
 use skep_text::{
-    Chat, ChatError, ChatMessage, ChatTemplate, MarksInText, TextTokenizer, TokenizerError,
+    Chat, ChatError, ChatMessage, ChatTemplate, Constraint, Grammar, MarksInText, TextTokenizer,
+    TokenizerError,
 };
 use skep_weights::{GgufError, WeightsError, WeightsFile};
 
 use crate::error::EngineError;
+use crate::grammars::Grammars;
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,8 @@ pub enum ModelError {
 
 /// A language model, and how texts become its tokens.
 pub struct LanguageModel {
+    /// What errors call it.
+    pub name: String,
     /// The network.
     pub decoder: Decoder,
     /// The tokenizer. Without one there are only tokens: no texts, no stops, no constraints.
@@ -52,6 +56,8 @@ pub struct LanguageModel {
     pub template: Option<ChatTemplate>,
     /// Bytes of its weights.
     pub weights_bytes: u64,
+    /// Constraints that were compiled for it.
+    pub grammars: Grammars,
 }
 
 impl LanguageModel {
@@ -59,7 +65,7 @@ impl LanguageModel {
     ///
     /// # Errors
     /// When a file cannot be read, is unsound, or holds what is not supported.
-    pub fn load(path: &Path) -> Result<Self, ModelError> {
+    pub fn load(name: &str, path: &Path) -> Result<Self, ModelError> {
         let weights = WeightsFile::open(path)?;
         let decoder = Decoder::from_weights(&weights)?;
         let tokenizer_error = |source| ModelError::Tokenizer {
@@ -92,10 +98,12 @@ impl LanguageModel {
                 .map_err(tokenizer_error)?;
         }
         Ok(Self {
+            name: name.to_owned(),
             decoder,
             tokenizer: tokenizer.map(Arc::new),
             template,
             weights_bytes: weights.bytes(),
+            grammars: Grammars::default(),
         })
     }
 
@@ -130,6 +138,15 @@ impl LanguageModel {
         Ok(self
             .tokenizer()?
             .encode_chat(template, &Chat::new(messages))?)
+    }
+
+    /// A constraint, compiled for the model's tokens. One that was compiled before is found again.
+    ///
+    /// # Errors
+    /// When the constraint is not valid or too complex, or the model has no tokenizer.
+    pub fn grammar(&self, constraint: &Constraint) -> Result<Grammar, EngineError> {
+        let tokenizer = self.tokenizer()?;
+        self.grammars.get(tokenizer, constraint)
     }
 
     /// The tokenizer.

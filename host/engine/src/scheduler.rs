@@ -9,19 +9,23 @@
 //!
 //! What this module must never do: block; let a text starve; hold a page for a text that is over.
 
+mod lora;
 mod outcome;
 mod plan;
 mod room;
 mod submit;
 
+pub use lora::store_options;
 pub use submit::{Prepared, Task};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use skep_decoder::PagedAdapter;
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages};
 
+use crate::adapters::{ActiveAdapter, AdapterStore, Lease};
 use crate::cost::Cost;
 use crate::error::EngineError;
 use crate::fairness::Turns;
@@ -54,6 +58,8 @@ pub struct Options {
     pub prefix_cache: bool,
     /// Tokens that are guessed ahead of a text at most, from what it said before; 0 guesses none.
     pub drafts: usize,
+    /// Bytes of host memory that adapters outside the pool may take.
+    pub adapter_bytes: u64,
 }
 
 impl Default for Options {
@@ -67,6 +73,7 @@ impl Default for Options {
             requests_of_owner: 1024,
             prefix_cache: true,
             drafts: 0,
+            adapter_bytes: 1 << 30,
         }
     }
 }
@@ -108,10 +115,20 @@ struct Group {
     caller: Caller,
     holding: Holding,
     realm: Realm,
+    /// The version of the adapter that it is written with.
+    lease: Option<Lease>,
+    /// That adapter, while it is kept in the pool for this request.
+    adapter: Option<ActiveAdapter>,
     /// Texts that are not complete.
     open: usize,
     /// Tokens of the prompt that were found in the cache, for each of its texts the same or more.
     cached: Option<usize>,
+}
+
+impl Group {
+    fn paged(&self) -> Option<&PagedAdapter> {
+        self.adapter.as_ref().map(ActiveAdapter::paged)
+    }
 }
 
 /// What is computed, and for whom.
@@ -129,14 +146,22 @@ pub struct Scheduler {
     groups: BTreeMap<u64, Group>,
     sequences: BTreeMap<Key, Sequence>,
     turns: Turns,
+    adapters: Arc<Mutex<AdapterStore>>,
     next: u64,
 }
 
 impl Scheduler {
-    /// A scheduler for one model, with nothing to do.
-    pub fn new(model: Arc<LanguageModel>, team: Arc<Team>, options: Options) -> Self {
+    /// A scheduler for one model, with nothing to do. Its texts are written with adapters of this
+    /// store, which must have been made with [`store_options`].
+    pub fn new(
+        model: Arc<LanguageModel>,
+        team: Arc<Team>,
+        options: Options,
+        adapters: Arc<Mutex<AdapterStore>>,
+    ) -> Self {
         let shape = model.decoder.kv_shape(options.kv_format);
         Self {
+            adapters,
             cost: Cost::of(model.decoder.config()),
             page_bytes: shape.page_bytes(),
             pool: PagePool::new(options.pages),
@@ -167,7 +192,9 @@ impl Scheduler {
     /// Pages that texts hold, and pages that only the prefix cache holds.
     pub fn held_pages(&self) -> (usize, usize) {
         let cached = self.cache.unused(&self.pool);
-        (self.pool.pages() - self.pool.free() - cached, cached)
+        let adapters = (self.adapter_bytes() / self.page_bytes.max(1)) as usize;
+        let taken = self.pool.pages() - self.pool.free();
+        (taken.saturating_sub(cached + adapters), cached)
     }
 
     /// Bytes of a page.
@@ -186,6 +213,9 @@ impl Scheduler {
         let mut deliveries = Vec::new();
         let plan = self.plan(&mut deliveries);
         if plan.is_empty() {
+            if deliveries.is_empty() {
+                self.wait_for_adapters();
+            }
             return deliveries;
         }
         let mut tokens = Vec::new();
@@ -204,6 +234,7 @@ impl Scheduler {
                 tokens: planned.count + planned.drafts.len(),
                 start: sequence.computed,
                 pages: &sequence.pages,
+                adapter: self.groups.get(&planned.key.group).and_then(Group::paged),
             });
         }
         let batch = Batch {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use skep_text::{TextStart, TextStream, TextTokenizer};
+use skep_text::{GrammarState, TextStart, TextStream, TextTokenizer};
 
 use crate::error::EngineError;
 use crate::model::LanguageModel;
@@ -27,6 +27,9 @@ pub struct Writing {
 #[derive(Clone)]
 struct Script {
     letters: Option<Letters>,
+    grammar: Option<GrammarState>,
+    /// What the grammar admits next.
+    admitted: Option<skep_text::TokenMask>,
     /// Why the constraint could not be followed.
     broken: Option<EngineError>,
     /// Tokens that may still be written.
@@ -65,6 +68,10 @@ impl Writing {
                 "the request has stops, but the model has no tokenizer to find them with".into(),
             ));
         }
+        let grammar = match &request.constraint {
+            Some(constraint) => Some(model.grammar(constraint)?.start()),
+            None => None,
+        };
         let options = DraftOptions {
             tokens: drafts,
             ..DraftOptions::default()
@@ -75,6 +82,8 @@ impl Writing {
             logprobs: request.logprobs,
             script: Script {
                 letters,
+                grammar,
+                admitted: None,
                 broken: None,
                 left: limit,
                 finish: None,
@@ -168,13 +177,32 @@ impl Script {
                 return Some(Finish::Stop);
             }
         }
+        if let Some(grammar) = &mut self.grammar {
+            if let Err(error) = grammar.accept(token) {
+                self.broken = Some(error.into());
+                return Some(Finish::End);
+            }
+            if grammar.must_end() {
+                return Some(Finish::End);
+            }
+        }
         (self.left == 0).then_some(Finish::Length)
     }
 }
 
 impl Follow for Script {
     fn mask(&mut self) -> Option<TokenMask<'_>> {
-        None
+        let grammar = self.grammar.as_mut()?;
+        self.admitted = match grammar.mask() {
+            Ok(admitted) => Some(admitted),
+            Err(error) => {
+                self.broken = Some(error.into());
+                None
+            }
+        };
+        let words = self.admitted.as_ref().map(skep_text::TokenMask::words);
+        // Of a constraint that cannot be followed nothing is admitted.
+        Some(TokenMask::new(words.unwrap_or_default()))
     }
 
     fn take(&mut self, token: u32, logprob: Option<TokenLogprob>) -> bool {

@@ -5,18 +5,25 @@
 mod common;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use common::{Alone, caller, model};
 use proptest::prelude::*;
 use skep_accounts::{Account, Limits};
-use skep_engine::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Task};
+use skep_engine::adapters::AdapterStore;
+use skep_engine::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Task, store_options};
 use skep_engine::{Caller, EngineError, LanguageModel, Priority, Request, ScoreRequest};
 use skep_kernels::Team;
 use skep_kernels::kv::KvFormat;
 
 static MODEL: LazyLock<Arc<LanguageModel>> = LazyLock::new(model);
 static TEAM: LazyLock<Arc<Team>> = LazyLock::new(|| Arc::new(Team::new(1).unwrap()));
+
+/// No adapters.
+static ADAPTERS: LazyLock<Arc<Mutex<AdapterStore>>> = LazyLock::new(|| {
+    let store = AdapterStore::new(store_options(&MODEL, &options(1))).unwrap();
+    Arc::new(Mutex::new(store))
+});
 
 fn options(pages: usize) -> Options {
     Options {
@@ -29,7 +36,17 @@ fn options(pages: usize) -> Options {
 }
 
 fn scheduler(options: &Options) -> Scheduler {
-    Scheduler::new(Arc::clone(&MODEL), Arc::clone(&TEAM), options.clone())
+    let adapters = Arc::clone(&*ADAPTERS);
+    Scheduler::new(
+        Arc::clone(&MODEL),
+        Arc::clone(&TEAM),
+        options.clone(),
+        adapters,
+    )
+}
+
+fn prepare(options: &Options, task: Task) -> Result<Prepared, EngineError> {
+    Prepared::new(&MODEL, options, &ADAPTERS, task)
 }
 
 /// A text that begins as others do: `family` says with which, `length` how much of it there is.
@@ -220,7 +237,7 @@ fn run(happenings: &[Happening], options: &Options) {
             owner,
             priority,
         };
-        let prepared = Prepared::new(&MODEL, options, task).unwrap();
+        let prepared = prepare(options, task).unwrap();
         let group = scheduler.submit(caller, prepared).unwrap();
         told.insert(group, Told::default());
         asked.push((group, happening));
@@ -269,7 +286,7 @@ fn many_requests_of_one_owner_do_not_starve_another() {
     let mut told = HashMap::new();
     let submit = |scheduler: &mut Scheduler, told: &mut HashMap<u64, Told>, owner, prompt| {
         let task = Task::Write(Request::greedy(prompt, 10));
-        let prepared = Prepared::new(&MODEL, &options, task).unwrap();
+        let prepared = prepare(&options, task).unwrap();
         let group = scheduler
             .submit(caller(owner, Priority::Normal), prepared)
             .unwrap();
@@ -305,7 +322,7 @@ fn what_is_urgent_comes_first() {
     ] {
         for n in 0..6 {
             let task = Task::Write(Request::greedy(text(n, 30), 4));
-            let prepared = Prepared::new(&MODEL, &options, task).unwrap();
+            let prepared = prepare(&options, task).unwrap();
             let group = scheduler.submit(caller(1, priority), prepared).unwrap();
             groups.push((group, priority));
         }
@@ -329,7 +346,7 @@ fn a_prompt_that_begins_alike_is_not_computed_again() {
     let mut scheduler = scheduler(&options);
     let mut ask = |owner, prompt: Vec<u32>| {
         let task = Task::Write(Request::greedy(prompt, 1));
-        let prepared = Prepared::new(&MODEL, &options, task).unwrap();
+        let prepared = prepare(&options, task).unwrap();
         let caller = caller(owner, Priority::Normal);
         scheduler.submit(caller, prepared).unwrap();
         let mut cached = 0;
@@ -368,7 +385,7 @@ fn who_cannot_pay_is_told_and_holds_nothing() {
             priority: Priority::Normal,
         };
         let task = Task::Write(Request::greedy(text(1, 40), 30));
-        let prepared = Prepared::new(&MODEL, &options, task).unwrap();
+        let prepared = prepare(&options, task).unwrap();
         let group = scheduler.submit(caller, prepared).unwrap();
         let mut last = None;
         while !scheduler.is_idle() {
@@ -396,7 +413,7 @@ fn more_than_the_engine_takes_is_refused_at_once() {
     let mut ask = |owner, samples| {
         let mut request = Request::greedy(text(1, 4), 4);
         request.samples = samples;
-        let prepared = Prepared::new(&MODEL, &options, Task::Write(request)).unwrap();
+        let prepared = prepare(&options, Task::Write(request)).unwrap();
         scheduler.submit(caller(owner, Priority::Normal), prepared)
     };
     for _ in 0..3 {
@@ -412,7 +429,7 @@ fn more_than_the_engine_takes_is_refused_at_once() {
 fn what_cannot_be_is_refused_with_a_reason() {
     let options = options(4);
     let refuse = |task| {
-        let error = Prepared::new(&MODEL, &options, task).unwrap_err();
+        let error = prepare(&options, task).unwrap_err();
         assert!(matches!(error, EngineError::Invalid(_)));
         error.to_string()
     };

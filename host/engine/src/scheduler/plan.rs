@@ -25,6 +25,7 @@ impl Scheduler {
     /// Chooses texts, makes room for their tokens and charges for the work. Requests that cannot
     /// pay are ended.
     pub(super) fn plan(&mut self, deliveries: &mut Vec<Delivery>) -> Vec<Planned> {
+        self.fetch_ahead();
         let mut queues = self.queues();
         let mut plan: Vec<Planned> = Vec::new();
         let mut chosen = HashSet::new();

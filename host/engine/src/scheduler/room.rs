@@ -27,6 +27,9 @@ impl Scheduler {
         budget: usize,
         chosen: &HashSet<Key>,
     ) -> Result<Room, EngineError> {
+        if !self.ready_adapter(key, chosen)? {
+            return Ok(Room::default());
+        }
         self.find_beginning(key)?;
         let Some(sequence) = self.sequences.get_mut(&key) else {
             return Ok(Room::default());
@@ -47,9 +50,13 @@ impl Scheduler {
         if count == 0 {
             return Ok(Room::default());
         }
-        let work = self.cost.flops(start, count + drafts.len());
+        let tokens = count + drafts.len();
+        let mut work = self.cost.flops(start, tokens);
         if let Some(group) = self.groups.get(&key.group) {
-            group.caller.account.check()?;
+            if let Some(lease) = &group.lease {
+                // Two operations for each 16-bit element.
+                work += tokens as u64 * lease.pages() as u64 * self.page_bytes;
+            }
             group.caller.account.charge_work_in_pieces(work)?;
         }
         Ok(Room { count, drafts })
@@ -127,7 +134,8 @@ impl Scheduler {
                 Err(Shortage::Quota(refusal)) => return Err(refusal.into()),
                 Err(Shortage::Pool) => {
                     self.cache.shrink(&mut self.pool, 1);
-                    if self.pool.free() == 0 && !self.take_from_another(key, chosen) {
+                    let found = self.pool.free() > 0 || self.take_from_adapters();
+                    if !found && !self.take_from_another(key, chosen) {
                         let Some(sequence) = self.sequences.get(&key) else {
                             return Ok(0);
                         };
@@ -143,7 +151,7 @@ impl Scheduler {
 
     /// Lets the text with the least claim to its pages begin anew later. `false` if no text has
     /// less claim than `key`.
-    fn take_from_another(&mut self, key: Key, chosen: &HashSet<Key>) -> bool {
+    pub(super) fn take_from_another(&mut self, key: Key, chosen: &HashSet<Key>) -> bool {
         let Some(victim) = self.victim(key, chosen) else {
             return false;
         };
@@ -154,6 +162,7 @@ impl Scheduler {
             group.holding.release(&mut self.pool, &pages);
             tracing::debug!(text = ?victim, pages = pages.len(), "begins anew for want of pages");
         }
+        self.rest_adapter(victim.group);
         true
     }
 

@@ -1,6 +1,9 @@
 //! Taking requests on, or saying why not.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::{Group, Options, Scheduler};
+use crate::adapters::{AdapterStore, Lease};
 use crate::error::EngineError;
 use crate::holding::Holding;
 use crate::model::LanguageModel;
@@ -32,21 +35,40 @@ impl Task {
             Self::Embed(_) => 1,
         }
     }
+
+    fn adapter(&self) -> Option<&str> {
+        match self {
+            Self::Write(request) => request.adapter.as_deref(),
+            Self::Score(request) => request.adapter.as_deref(),
+            Self::Embed(_) => None,
+        }
+    }
 }
 
 /// A task that has been checked, as texts: what can be done on the caller's own thread is done.
 #[derive(Debug)]
 pub struct Prepared {
     texts: Vec<Sequence>,
+    lease: Option<Lease>,
 }
 
 impl Prepared {
-    /// Checks a task and compiles its constraint.
+    /// Checks a task, compiles its constraint and takes hold of the version of its adapter.
     ///
     /// # Errors
     /// When the request cannot be answered.
-    pub fn new(model: &LanguageModel, options: &Options, task: Task) -> Result<Self, EngineError> {
+    pub fn new(
+        model: &LanguageModel,
+        options: &Options,
+        adapters: &Mutex<AdapterStore>,
+        task: Task,
+    ) -> Result<Self, EngineError> {
         let check = Check { model, options };
+        let lease = task.adapter().map(|name| {
+            let mut adapters = adapters.lock().unwrap_or_else(PoisonError::into_inner);
+            adapters.acquire(name)
+        });
+        let lease = lease.transpose()?;
         let texts = match task {
             Task::Write(request) => check.texts_to_write(&request)?,
             Task::Score(request) => check.texts_to_judge(&request)?,
@@ -58,7 +80,7 @@ impl Prepared {
                 vec![Sequence::new(tokens, prompt, Goal::Embed { sum })]
             }
         };
-        Ok(Self { texts })
+        Ok(Self { texts, lease })
     }
 
     /// How many texts it is made of.
@@ -73,14 +95,14 @@ impl Scheduler {
     /// # Errors
     /// When the scheduler or the caller has too much to do already, or the caller's run is over.
     pub fn submit(&mut self, caller: Caller, prepared: Prepared) -> Result<u64, EngineError> {
-        let texts = prepared.texts;
+        let Prepared { texts, lease } = prepared;
         self.admit(&caller, texts.len())?;
         let holding = Holding::new(&caller.account, self.page_bytes)?;
         let number = self.next;
         self.next += 1;
         let realm = Realm {
             owner: caller.owner,
-            adapter: 0,
+            adapter: lease.as_ref().map_or(0, Lease::number),
         };
         self.turns.arrive(caller.owner);
         self.groups.insert(
@@ -89,6 +111,8 @@ impl Scheduler {
                 caller,
                 holding,
                 realm,
+                lease,
+                adapter: None,
                 open: texts.len(),
                 cached: None,
             },

@@ -13,10 +13,12 @@ use skep_kernels::kv::{KvFormat, KvPages, PAGE_TOKENS};
 pub fn model() -> Arc<LanguageModel> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../decoder/tests/models/llama");
     Arc::new(LanguageModel {
+        name: "tiny".to_owned(),
         decoder: Decoder::load(&folder).unwrap(),
         tokenizer: None,
         template: None,
         weights_bytes: 0,
+        grammars: skep_engine::Grammars::default(),
     })
 }
 
@@ -57,6 +59,7 @@ impl<'a> Alone<'a> {
             tokens: tokens.len(),
             start,
             pages: &self.table,
+            adapter: None,
         };
         let outputs: Vec<usize> = (0..tokens.len()).collect();
         let batch = Batch {
