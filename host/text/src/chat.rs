@@ -235,8 +235,10 @@ fn error_of(error: &minijinja::Error) -> ChatError {
         let reason = detail.unwrap_or_else(|| error.kind().to_string());
         reason.chars().take(500).collect()
     };
+    if environment::out_of_fuel(error) {
+        return ChatError::TooMuchWork;
+    }
     match error.kind() {
-        ErrorKind::OutOfFuel => ChatError::TooMuchWork,
         ErrorKind::SyntaxError | ErrorKind::BadEscape => ChatError::Syntax {
             line,
             reason: reason(),

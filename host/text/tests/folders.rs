@@ -414,6 +414,18 @@ fn an_expression_that_never_ends_is_an_error() {
 }
 
 #[test]
+fn merges_that_make_control_tokens_are_refused() {
+    let mut files = TokenizerFiles::read(&folder("gemma")).unwrap();
+    let mut file: Value = serde_json::from_slice(&files.tokenizer).unwrap();
+    file["model"]["ignore_merges"] = json!(true);
+    files.tokenizer = file.to_string().into_bytes();
+    let tokenizer = TextTokenizer::from_files(&files).unwrap();
+    let forged = tokenizer.encode_part("<eos>", MarksInText::AreText);
+    assert!(matches!(forged, Err(TokenizerError::Refused(_))));
+    assert_eq!(tokenizer.encode_part("<eos>", MarksInText::Count).unwrap().len(), 1);
+}
+
+#[test]
 fn long_runs_of_one_letter_do_not_take_long() {
     for family in FAMILIES {
         let tokenizer = tokenizer(family);

@@ -184,6 +184,19 @@ fn raise_exception(message: String) -> Result<Jinja, Error> {
     .with_source(Raised(message)))
 }
 
+/// Whether the error, or one that it comes from, is that the template took too much work.
+pub(super) fn out_of_fuel(error: &Error) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        let fuel = error.downcast_ref::<Error>();
+        if fuel.is_some_and(|error| error.kind() == ErrorKind::OutOfFuel) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
 /// What the template said, if it raised the error itself.
 pub(super) fn raised(error: &Error) -> Option<String> {
     let mut source = std::error::Error::source(error);

@@ -103,9 +103,10 @@ impl Shadow {
 
     /// The conversation with its letters covered, keys that a template may look up excepted.
     pub fn cover(&self, context: &Context, marks: &[&str]) -> Context {
+        let words: Vec<&str> = marks.iter().copied().filter(|mark| is_word(mark)).collect();
         let mut covered = context.clone();
         for value in covered.strangers.values_mut() {
-            self.cover_value(value, marks);
+            self.cover_value(value, &words);
         }
         covered
     }
@@ -126,22 +127,23 @@ impl Shadow {
         marked
     }
 
-    fn cover_value(&self, value: &mut Value, marks: &[&str]) {
+    /// Covers a value. `words` are the marks that are words, which keys may not hold.
+    fn cover_value(&self, value: &mut Value, words: &[&str]) {
         match value {
             Value::String(text) => *text = self.cover_text(text),
             Value::Array(values) => {
                 for value in values {
-                    self.cover_value(value, marks);
+                    self.cover_value(value, words);
                 }
             }
             Value::Object(map) => {
-                let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
                 let entries = std::mem::take(map).into_iter();
                 *map = entries
                     .map(|(key, mut value)| {
-                        self.cover_value(&mut value, marks);
-                        let word = key.len() <= 64 && key.chars().all(plain);
-                        match word && !marks.iter().any(|mark| key.contains(mark)) {
+                        self.cover_value(&mut value, words);
+                        // Marks that are words are rare, and many of them hostile.
+                        let free = words.len() <= 64 && !words.iter().any(|word| key.contains(word));
+                        match free && key.len() <= 64 && is_word(&key) {
                             true => (key, value),
                             false => (self.cover_text(&key), value),
                         }
@@ -159,6 +161,11 @@ impl Shadow {
         };
         text.chars().map(cover).collect()
     }
+}
+
+fn is_word(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    text.chars().all(plain)
 }
 
 /// Adds the private letters of `text` to `taken`.

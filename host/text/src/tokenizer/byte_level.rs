@@ -99,8 +99,12 @@ impl ByteLevel {
         let rule = Rule::named(name)
             .ok_or_else(|| TokenizerError::UnknownRule(name.chars().take(32).collect()))?;
         let mut vocabulary = Vocab::default();
-        for (id, text) in (0_u32..).zip(&description.tokens) {
-            vocabulary.entry(text.clone()).or_insert(id);
+        let tokens = description.tokens.iter().zip(&description.kinds);
+        for (id, (text, kind)) in (0_u32..).zip(tokens) {
+            // No text may become a control token.
+            if *kind != TokenKind::Control {
+                vocabulary.entry(text.clone()).or_insert(id);
+            }
         }
         if let Some(byte) = missing_byte(|letter| vocabulary.contains_key(letter)) {
             return Err(TokenizerError::Vocabulary(format!(

@@ -5,7 +5,7 @@
 //! which only parts may hold marks, it lets a regular expression run without bound, and where one
 //! gives up it goes on with the rest uncut.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range as Bytes;
 
 use tokenizers::normalizer::Range;
@@ -34,6 +34,8 @@ pub(super) struct HuggingFace {
     normalizer: Option<NormalizerWrapper>,
     steps: Vec<Step>,
     model: ModelWrapper,
+    /// Control tokens that no text may become: all but the one for unknown text.
+    forbidden: HashSet<u32>,
 }
 
 enum Step {
@@ -104,6 +106,8 @@ impl HuggingFace {
             contents.push((content.get().to_owned(), mark(id, token)));
         }
         let bytes = token_bytes(&ids, &names, decoding)?;
+        let unknown = unknown_token(&library).and_then(|token| ids.get(token));
+        let forbidden = names.keys().filter(|id| Some(*id) != unknown).copied();
         let as_marks = |found: Vec<(&u32, &tokenizers::AddedToken)>| {
             let marks = found.into_iter();
             Marks::from_texts(marks.map(|(&id, token)| (token.content.as_str(), mark(id, token))))
@@ -118,6 +122,7 @@ impl HuggingFace {
                 normalizer: library.get_normalizer().cloned(),
                 steps,
                 model: library.get_model().clone(),
+                forbidden: forbidden.collect(),
             },
             names,
             bytes,
@@ -155,7 +160,13 @@ impl HuggingFace {
                     Step::Library(step) => step.pre_tokenize(&mut parts)?,
                 }
             }
-            parts.tokenize(|part| self.model.tokenize(part.get()))?;
+            parts.tokenize(|part| {
+                let tokens = self.model.tokenize(part.get())?;
+                match tokens.iter().any(|token| self.forbidden.contains(&token.id)) {
+                    true => Err("its merges make a control token of plain text".into()),
+                    false => Ok(tokens),
+                }
+            })?;
             Ok(parts)
         });
         let parts = parts.map_err(TokenizerError::Refused)?;
@@ -247,15 +258,20 @@ fn check_vocabulary(
             None => Ok(()),
         };
     }
-    let ModelWrapper::BPE(model) = library.get_model() else {
-        return Ok(());
-    };
-    let unknown = model.unk_token.as_ref();
+    let unknown = unknown_token(library).is_some_and(|token| ids.contains_key(token));
+    let falls_back = matches!(library.get_model(), ModelWrapper::BPE(model) if model.byte_fallback);
     let bytes = (0..=u8::MAX).all(|byte| ids.contains_key(&format!("<0x{byte:02X}>")));
-    if !(model.byte_fallback && bytes || unknown.is_some_and(|token| ids.contains_key(token))) {
+    if !(falls_back && bytes || unknown) {
         return unsound("it has no token for unknown text, and not one for every byte".to_owned());
     }
     Ok(())
+}
+
+fn unknown_token(library: &Tokenizer) -> Option<&String> {
+    match library.get_model() {
+        ModelWrapper::BPE(model) => model.unk_token.as_ref(),
+        _ => None,
+    }
 }
 
 /// The tokens that stand before and after a whole text.

@@ -1,15 +1,17 @@
 //! Texts that stand for one token wherever they appear.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use skep_weights::GgufTokenizer;
 use skep_weights::gguf::TokenKind;
 
+/// Longer texts are never found, so that looking takes time in proportion to the text.
+const LONGEST: usize = 256;
+
 /// A set of texts and their tokens. At each place of a text, the longest counts.
 pub(super) struct Marks {
-    /// By length in bytes, the longest first.
-    by_length: Vec<(usize, HashMap<Box<str>, Mark>)>,
+    /// By their texts, in the order of bytes, each text once.
+    sorted: Vec<(Box<[u8]>, Mark)>,
     /// Whether a mark begins with that byte.
     begins: [bool; 256],
 }
@@ -42,21 +44,18 @@ impl Marks {
 
     /// Where a text is there twice, its first token counts. Empty texts are left out.
     pub fn from_texts<'a>(marks: impl IntoIterator<Item = (&'a str, Mark)>) -> Self {
-        let mut lengths: HashMap<usize, HashMap<Box<str>, Mark>> = HashMap::new();
+        let marks = marks.into_iter().filter(|(text, _)| !text.is_empty());
+        let mut sorted: Vec<(Box<[u8]>, Mark)> = marks
+            .map(|(text, mark)| (text.as_bytes().into(), mark))
+            .collect();
+        // Stable, so that of two equal texts the first stays first.
+        sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+        sorted.dedup_by(|(later, _), (first, _)| later == first);
         let mut begins = [false; 256];
-        for (text, mark) in marks {
-            if let Some(first) = text.bytes().next() {
-                begins[usize::from(first)] = true;
-                lengths
-                    .entry(text.len())
-                    .or_default()
-                    .entry(text.into())
-                    .or_insert(mark);
-            }
+        for (text, _) in &sorted {
+            begins[usize::from(text[0])] = true;
         }
-        let mut by_length: Vec<_> = lengths.into_iter().collect();
-        by_length.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
-        Self { by_length, begins }
+        Self { sorted, begins }
     }
 
     /// The length and the token of the longest mark that `text` begins with.
@@ -71,13 +70,30 @@ impl Marks {
         if !self.begins[usize::from(first)] {
             return None;
         }
-        self.by_length.iter().find_map(|(length, marks)| {
-            let stop = at.checked_add(*length).filter(|stop| *stop <= end)?;
-            let mark = *marks.get(text.get(at..stop)?)?;
-            let alone = !mark.single_word
-                || !(text[..at].ends_with(of_word) || text[stop..].starts_with(of_word));
-            alone.then_some((*length, mark))
-        })
+        // Those that have the text's next bytes, one more with each step. The mark that is these
+        // bytes and no more comes first among them.
+        let mut left = self.sorted.as_slice();
+        let mut longest = None;
+        let bytes = &text.as_bytes()[at..end.max(at)];
+        for (depth, byte) in bytes.iter().take(LONGEST).enumerate() {
+            let from = left.partition_point(|(mark, _)| mark.get(depth) < Some(byte));
+            let count = left[from..].partition_point(|(mark, _)| mark.get(depth) == Some(byte));
+            left = &left[from..from + count];
+            let length = depth + 1;
+            match left.first() {
+                None => break,
+                Some((mark, _)) if mark.len() > length => {}
+                Some((_, mark)) => {
+                    let alone = !mark.single_word
+                        || !(text[..at].ends_with(of_word)
+                            || text[at + length..].starts_with(of_word));
+                    if alone {
+                        longest = Some((length, *mark));
+                    }
+                }
+            }
+        }
+        longest
     }
 
     /// Where the marks of `text` lie and their tokens, in order and apart from each other. Only
