@@ -5,6 +5,7 @@
 //! | [`linear`] | products of activations with packed weights, which are never expanded |
 //! | [`attention`] | attention with grouped heads over keys and values that lie in pages |
 //! | [`kv`] | keys and values in those pages |
+//! | [`lora`] | what low-rank adapters add, each token with its own, from the same pages |
 //! | [`pages`] | the memory of those pages |
 //! | [`rows`] | norms, rotary positions, gates, softmax |
 //! | [`team`] | the threads that share the work of one product |
@@ -23,6 +24,7 @@ pub mod attention;
 mod isa;
 pub mod kv;
 pub mod linear;
+pub mod lora;
 pub mod pages;
 pub mod rows;
 pub mod team;
