@@ -66,7 +66,12 @@ impl Segments {
             for token in segment {
                 expect_below("adapters", "the batch", token, batch)?;
                 let twice = std::mem::replace(&mut taken[token], true);
-                expect_len("adapters", "the places of a token", 1 + usize::from(twice), Some(1))?;
+                expect_len(
+                    "adapters",
+                    "the places of a token",
+                    1 + usize::from(twice),
+                    Some(1),
+                )?;
                 // A batch has far fewer than `u32::MAX` tokens: its rows are in memory.
                 all.tokens.push(token as u32);
             }
@@ -231,7 +236,12 @@ impl<'a> Plan<'a> {
                     continue;
                 };
                 let (shape, rows) = change.layout.rows(change.pair, memory, change.pages)?;
-                expect_len("adapters", "a row of the input", columns, Some(shape.inputs))?;
+                expect_len(
+                    "adapters",
+                    "a row of the input",
+                    columns,
+                    Some(shape.inputs),
+                )?;
                 let want = batch.checked_mul(shape.outputs);
                 expect_len("adapters", "the output", to.out.len(), want)?;
                 let tokens = &segments.tokens[segments.range(segment)];
@@ -314,7 +324,11 @@ impl<'a> Plan<'a> {
     /// `out[token, columns] += between[token] · Bᵀ[.., columns]`.
     fn expand(&self, isa: Isa, piece: &Piece, between: &[f32], outputs: &[Shared]) {
         let change = &self.changes[piece.change];
-        let LowRankShape { outputs: width, rank, .. } = change.shape;
+        let LowRankShape {
+            outputs: width,
+            rank,
+            ..
+        } = change.shape;
         let out = &outputs[change.target];
         for start in (0..rank).step_by(ROWS) {
             let count = (rank - start).min(ROWS);

@@ -227,22 +227,23 @@ fn what_does_not_fit_is_refused() {
     assert!(Segments::new(3, [vec![2, 1], vec![]]).is_ok());
     let (memory, adapters) = fill(&[4], 16, &[24]);
     let team = Team::new(1).unwrap();
-    let go = |segments: &[Vec<usize>], input: usize, out: usize, changes: &[Option<LowRank<'_>>]| {
-        let segments = Segments::new(2, segments.iter().cloned()).unwrap();
-        let mut out = vec![0.0; out];
-        add_low_rank(
-            Isa::best(),
-            &team,
-            &memory,
-            &segments,
-            &vec![0.0; input],
-            &mut [Target {
-                out: &mut out,
-                changes,
-            }],
-            &mut Vec::new(),
-        )
-    };
+    let go =
+        |segments: &[Vec<usize>], input: usize, out: usize, changes: &[Option<LowRank<'_>>]| {
+            let segments = Segments::new(2, segments.iter().cloned()).unwrap();
+            let mut out = vec![0.0; out];
+            add_low_rank(
+                Isa::best(),
+                &team,
+                &memory,
+                &segments,
+                &vec![0.0; input],
+                &mut [Target {
+                    out: &mut out,
+                    changes,
+                }],
+                &mut Vec::new(),
+            )
+        };
     let change = LowRank {
         layout: &adapters[0].layout,
         pages: &adapters[0].pages,
@@ -257,7 +258,18 @@ fn what_does_not_fit_is_refused() {
     assert!(go(&one, 34, 48, &[Some(change)]).is_err());
     assert!(go(&one, 32, 47, &[Some(change)]).is_err());
     assert!(go(&one, 32, 48, &[Some(LowRank { pair: 1, ..change })]).is_err());
-    assert!(go(&one, 32, 48, &[Some(LowRank { pages: &[], ..change })]).is_err());
+    assert!(
+        go(
+            &one,
+            32,
+            48,
+            &[Some(LowRank {
+                pages: &[],
+                ..change
+            })]
+        )
+        .is_err()
+    );
     let outside = vec![memory.pages() as u32; adapters[0].pages.len()];
     let outside = LowRank {
         pages: &outside,
