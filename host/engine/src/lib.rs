@@ -6,6 +6,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`adapters`] | adapters by name and version, and where each of them is |
 //! | [`request`] | what is asked, and what is answered |
 //!
 //! What this crate must never do: let what one caller gets depend on who else is served; hold a
@@ -14,9 +15,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod adapters;
 pub mod error;
 pub mod request;
 
+pub use adapters::{
+    ActiveAdapter, AdapterInfo, AdapterStore, Lease, Residency, StoreError, StoreOptions,
+};
 pub use error::EngineError;
 pub use request::{
     Caller, ChoiceScore, Chunk, Completion, Constraint, Finish, Priority, Request, Sampling,
