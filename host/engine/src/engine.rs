@@ -194,7 +194,9 @@ impl Engine {
         let shared = &self.0.shared;
         // Read without holding the engine up.
         let weights = adapters::read(&store_options(&shared.model, &shared.options), folder)?;
-        shared.adapters().put(name, version, folder, weights);
+        shared
+            .adapters()
+            .put(name, version, folder.to_owned(), weights);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`adapters`] | adapters by name and version, and where each of them is |
 //! | [`request`] | what is asked, and what is answered |
 //! | [`Engine`] | a model's thread, and the calls that feed it |
 //! | [`scheduler`] | what goes through the model next |
@@ -18,6 +19,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod adapters;
 mod cost;
 mod engine;
 pub mod error;
@@ -37,6 +39,9 @@ mod sequence;
 pub mod speculation;
 mod writing;
 
+pub use adapters::{
+    ActiveAdapter, AdapterInfo, AdapterStore, Lease, Residency, StoreError, StoreOptions,
+};
 pub use engine::{Engine, MemoryReport};
 pub use error::EngineError;
 pub use generation::{Embeddings, Generation, Scores};

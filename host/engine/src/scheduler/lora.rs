@@ -4,7 +4,7 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use super::{Options, Scheduler};
-use crate::adapters::{AdapterStore, Pages, StoreOptions};
+use crate::adapters::{AdapterStore, Pages, Residency, StoreOptions};
 use crate::error::EngineError;
 use crate::model::LanguageModel;
 use crate::pages::PagePool;
@@ -63,7 +63,7 @@ impl Scheduler {
                 return Ok(true);
             }
             let wanted = lease.pages();
-            if !adapters.is_in_memory(&lease) || self.pool.free() >= wanted {
+            if adapters.residency(&lease) != Residency::Memory || self.pool.free() >= wanted {
                 // It is on its way from disk.
                 return Ok(false);
             }
@@ -123,7 +123,7 @@ impl Scheduler {
         let infos = lock(&self.adapters).list();
         let there = infos
             .iter()
-            .filter(|info| info.residency == crate::adapters::Residency::Device);
+            .filter(|info| info.residency == Residency::Device);
         there.map(|info| info.pages as u64 * self.page_bytes).sum()
     }
 }
