@@ -323,6 +323,8 @@ impl Worker {
             let began = Instant::now();
             let step =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.scheduler.step()));
+            // Whoever is told that a request is over finds its memory free.
+            self.report();
             match step {
                 Ok(deliveries) => {
                     for delivery in deliveries {
@@ -333,7 +335,6 @@ impl Worker {
                     "a batch panicked; its message is in the log".to_owned(),
                 )),
             }
-            self.report();
             self.give_way(began.elapsed());
         }
         self.end();

@@ -77,10 +77,15 @@ fn slow(
 }
 
 fn agree(got: &Distribution, want: &[(u32, f64)], close: f64) {
-    let tokens = |all: &[(u32, f64)]| all.iter().map(|(t, _)| *t).collect::<Vec<_>>();
-    assert_eq!(tokens(got.probabilities()), tokens(want));
-    for ((_, got), (token, want)) in got.probabilities().iter().zip(want) {
-        assert!((got - want).abs() <= close * want, "{token}: {got} {want}");
+    // Below this a weight of 32 bits may be none.
+    const NOTHING: f64 = 1e-30;
+    for (token, _) in got.probabilities() {
+        assert!(want.iter().any(|(known, _)| known == token), "{token}");
+    }
+    for (token, want) in want {
+        let got = got.probability(*token);
+        let margin = NOTHING.max(close * want);
+        assert!((got - want).abs() <= margin, "{token}: {got} {want}");
     }
 }
 
