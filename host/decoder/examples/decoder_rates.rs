@@ -67,6 +67,7 @@ impl<'a> Texts<'a> {
                 tokens,
                 start: *start,
                 pages,
+                adapter: None,
             })
             .collect();
         let outputs: Vec<usize> = (1..=self.tables.len()).map(|n| n * tokens - 1).collect();

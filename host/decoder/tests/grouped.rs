@@ -47,9 +47,13 @@ fn layer(
         })
         .collect();
     let quants: Vec<usize> = (0..inputs * outputs).map(|at| nibble(at, 1)).collect();
-    let zeros: Vec<usize> = (0..groups * outputs).map(|at| 4 + nibble(at, 2) / 2).collect();
+    let zeros: Vec<usize> = (0..groups * outputs)
+        .map(|at| 4 + nibble(at, 2) / 2)
+        .collect();
     // Sixteen to 32 thousandths, which 16-bit floats have exactly.
-    let steps: Vec<usize> = (0..groups * outputs).map(|at| 64 + 4 * nibble(at, 3)).collect();
+    let steps: Vec<usize> = (0..groups * outputs)
+        .map(|at| 64 + 4 * nibble(at, 3))
+        .collect();
     let mut values = vec![0.0; outputs * inputs];
     for input in 0..inputs {
         for output in 0..outputs {
@@ -66,8 +70,7 @@ fn layer(
                     Method::Awq => AWQ_PLACE[output % 8],
                     Method::Gptq { .. } => output % 8,
                 };
-                words[row * (outputs / 8) + output / 8] |=
-                    (of(row, output) as u32) << (4 * place);
+                words[row * (outputs / 8) + output / 8] |= (of(row, output) as u32) << (4 * place);
             }
         }
         words
@@ -100,7 +103,12 @@ fn layer(
         raw.insert(format!("{name}.{part}"), (kind, shape, bytes));
     };
     put("qweight", Dtype::I32, shape, bytes(&qweight));
-    put("qzeros", Dtype::I32, vec![groups, outputs / 8], bytes(&qzeros));
+    put(
+        "qzeros",
+        Dtype::I32,
+        vec![groups, outputs / 8],
+        bytes(&qzeros),
+    );
     put("scales", Dtype::F16, vec![groups, outputs], scales);
     if method != Method::Awq {
         let g_idx: Vec<u32> = of_input.iter().map(|group| *group as u32).collect();
@@ -130,7 +138,11 @@ fn write(packed: &Path, expanded: &Path, group: Option<usize>, method: Method) {
     for number in 0..2 {
         let prefix = format!("model.layers.{number}");
         for norm in ["input_layernorm", "post_attention_layernorm"] {
-            floats(&format!("{prefix}.{norm}.weight"), vec![WIDTH], vec![1.0; WIDTH]);
+            floats(
+                &format!("{prefix}.{norm}.weight"),
+                vec![WIDTH],
+                vec![1.0; WIDTH],
+            );
         }
         for (n, (name, outputs, inputs)) in [
             ("self_attn.q_proj", WIDTH, WIDTH),
@@ -198,7 +210,10 @@ fn packed_groups_are_the_same_model_as_expanded_ones() {
             let decoder = Decoder::load(path).unwrap();
             let mut pages = KvPages::new(decoder.kv_shape(KvFormat::F32), 4);
             let tokens: Vec<u32> = (0..40).map(|n| 3 + n * 37 % 150).collect();
-            let rows = [(&tokens[..], 0, &[0_u32, 1, 2][..], None), (&tokens[..3], 0, &[3], None)];
+            let rows = [
+                (&tokens[..], 0, &[0_u32, 1, 2][..], None),
+                (&tokens[..3], 0, &[3], None),
+            ];
             let both = forward(&decoder, 2, &mut pages, &rows);
             // The same bits alone.
             let alone = forward(&decoder, 1, &mut pages, &rows[1..]);
@@ -211,7 +226,10 @@ fn packed_groups_are_the_same_model_as_expanded_ones() {
             let difference = difference(got, want);
             println!("{name}: within {difference:.3} of {spread:.1}");
             // Activations are rounded to 8 bits, half a hundredth of the largest of 32 each.
-            assert!(difference < 0.03 * spread, "{name}: {difference} of {spread}");
+            assert!(
+                difference < 0.03 * spread,
+                "{name}: {difference} of {spread}"
+            );
         }
     }
 }
