@@ -4,6 +4,7 @@
 //! fits no frame makes no claim that anybody could check, and is judged as small talk.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use crate::claim::{Claim, Relation, Slot};
 use crate::voices::VOICES;
@@ -49,16 +50,22 @@ pub fn capitalised(text: &str) -> String {
 /// Every claim that the sentence makes by any frame of any voice. `sentence` has its full stop.
 pub fn read(sentence: &str, names: &Names) -> BTreeSet<Claim> {
     let mut claims = BTreeSet::new();
-    for voice in VOICES {
-        for (relation, frames) in voice.frames {
-            for frame in *frames {
-                if let Some(found) = Reader::new(names).fits(frame, sentence) {
-                    claims.insert(claim_of(*relation, &found));
-                }
-            }
+    for (relation, parts) in all_frames() {
+        if let Some(found) = Reader::new(names).fits(parts, sentence) {
+            claims.insert(claim_of(*relation, &found));
         }
     }
     claims
+}
+
+/// Every frame of every voice, taken apart.
+fn all_frames() -> &'static [(Relation, Vec<Part<'static>>)] {
+    static FRAMES: OnceLock<Vec<(Relation, Vec<Part<'static>>)>> = OnceLock::new();
+    FRAMES.get_or_init(|| {
+        let frames = VOICES.iter().flat_map(|voice| voice.frames);
+        let each = frames.flat_map(|(relation, frames)| frames.iter().map(|one| (*relation, *one)));
+        each.map(|(relation, frame)| (relation, parts(frame))).collect()
+    })
 }
 
 fn claim_of(relation: Relation, found: &[(Slot, String)]) -> Claim {
@@ -71,7 +78,7 @@ fn claim_of(relation: Relation, found: &[(Slot, String)]) -> Claim {
 }
 
 /// The parts of a frame: text and slots in turn.
-pub(crate) fn parts(frame: &str) -> Vec<Part<'_>> {
+fn parts(frame: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let mut rest = frame;
     while let Some(open) = rest.find('{') {
@@ -93,7 +100,7 @@ pub(crate) fn parts(frame: &str) -> Vec<Part<'_>> {
 
 /// A piece of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part<'a> {
+enum Part<'a> {
     /// Text as it is.
     Text(&'a str),
     /// A name of this kind.
@@ -127,8 +134,8 @@ impl<'a> Reader<'a> {
     }
 
     /// What the slots of the frame stand for in the sentence, if it fits the whole of it.
-    fn fits(mut self, frame: &str, sentence: &str) -> Option<Vec<(Slot, String)>> {
-        self.rest(&parts(frame), sentence, true).then_some(self.found)
+    fn fits(mut self, parts: &[Part<'_>], sentence: &str) -> Option<Vec<(Slot, String)>> {
+        self.rest(parts, sentence, true).then_some(self.found)
     }
 
     fn rest(&mut self, parts: &[Part<'_>], sentence: &str, first: bool) -> bool {

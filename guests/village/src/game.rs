@@ -12,6 +12,7 @@ use crate::judge::{Fault, Moment};
 use crate::stage::scene;
 use crate::state::{PersonId, State};
 use crate::talk::settle;
+use crate::violation::Violation;
 use crate::words::{Saying, bounded, understand};
 
 /// A village in play.
@@ -44,8 +45,8 @@ pub enum Entry {
         words: String,
         /// The answer that stood.
         reply: Reply,
-        /// Whether another answer was refused before.
-        violation: bool,
+        /// The answer that was refused before, if one was.
+        violation: Option<Violation>,
     },
 }
 
@@ -58,8 +59,8 @@ pub struct Outcome {
     pub claims: Vec<Claim>,
     /// What came of it.
     pub events: Vec<Event>,
-    /// Why the proposed answer was refused, if it was.
-    pub fault: Option<Fault>,
+    /// Why the proposed answer was refused, if it was, and the evidence of it.
+    pub refused: Option<(Fault, Violation)>,
 }
 
 /// Why there is nothing to answer, or a log does not lead anywhere.
@@ -123,7 +124,7 @@ impl Game {
                     violation,
                 } => {
                     game.talk(*person, words).map_err(refused)?;
-                    game.stand(reply, *violation).map_err(|fault| GameError::Answer {
+                    game.stand(reply, violation.as_ref()).map_err(|fault| GameError::Answer {
                         entry: number,
                         fault,
                     })?;
@@ -136,6 +137,14 @@ impl Game {
     /// What is so.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// The replies that did not stand, in their order.
+    pub fn violations(&self) -> impl Iterator<Item = &Violation> {
+        self.log.iter().filter_map(|entry| match entry {
+            Entry::Talk { violation, .. } => violation.as_ref(),
+            Entry::Deed(_) => None,
+        })
     }
 
     /// What happened.
@@ -176,17 +185,17 @@ impl Game {
         Ok(scene)
     }
 
-    /// The answer of whoever was spoken to, as somebody rendered it. If it does not stand, a
-    /// fallback takes its place and the outcome says why.
+    /// The answer of whoever was spoken to, as somebody rendered it: `producer` is what they are
+    /// called. If it does not stand, a fallback takes its place and the outcome says why.
     ///
     /// # Errors
     /// When nobody was spoken to.
-    pub fn commit(&mut self, text: &str) -> Result<Outcome, GameError> {
+    pub fn commit(&mut self, text: &str, producer: &str) -> Result<Outcome, GameError> {
         if self.pending.is_none() {
             return Err(GameError::Silent);
         }
         let stood = Reply::parse(text).map_err(Fault::from).and_then(|reply| {
-            let (claims, events) = self.stand(&reply, false)?;
+            let (claims, events) = self.stand(&reply, None)?;
             Ok((reply, claims, events))
         });
         let fault = match stood {
@@ -195,13 +204,14 @@ impl Game {
                     reply,
                     claims,
                     events,
-                    fault: None,
+                    refused: None,
                 });
             }
             Err(fault) => fault,
         };
+        let violation = Violation::new(&fault, producer, text);
         let reply = self.fallback();
-        let (claims, events) = self.stand(&reply, true).map_err(|fault| GameError::Answer {
+        let (claims, events) = self.stand(&reply, Some(&violation)).map_err(|fault| GameError::Answer {
             entry: self.log.len(),
             fault,
         })?;
@@ -209,7 +219,7 @@ impl Game {
             reply,
             claims,
             events,
-            fault: Some(fault),
+            refused: Some((fault, violation)),
         })
     }
 
@@ -229,7 +239,11 @@ impl Game {
     }
 
     /// Lets an answer stand, if it does.
-    fn stand(&mut self, reply: &Reply, violation: bool) -> Result<(Vec<Claim>, Vec<Event>), Fault> {
+    fn stand(
+        &mut self,
+        reply: &Reply,
+        violation: Option<&Violation>,
+    ) -> Result<(Vec<Claim>, Vec<Event>), Fault> {
         let Some(pending) = &self.pending else {
             return Ok((Vec::new(), Vec::new()));
         };
@@ -237,7 +251,7 @@ impl Game {
         let Some(pending) = self.pending.take() else {
             return Ok((claims, Vec::new()));
         };
-        if violation {
+        if violation.is_some() {
             self.state.violations = self.state.violations.saturating_add(1);
         }
         let events = settle(&mut self.state, pending.speaker, &pending.saying, &reply.action);
@@ -245,7 +259,7 @@ impl Game {
             person: pending.speaker,
             words: pending.words,
             reply: reply.clone(),
-            violation,
+            violation: violation.cloned(),
         });
         Ok((claims, events))
     }

@@ -9,13 +9,17 @@
 //! machine. So there is no clock, no randomness but seeded dice, no unordered map and no
 //! floating-point number in here.
 
+pub mod bytes;
 pub mod clock;
 pub mod deed;
+pub mod game;
 pub mod genesis;
+pub mod hash;
 pub mod judge;
+pub mod log;
 pub mod names;
 pub mod stage;
 pub mod state;
 mod talk;
-pub mod game;
+pub mod violation;
 pub mod words;

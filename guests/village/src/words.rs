@@ -50,11 +50,7 @@ impl Saying {
 
 /// The beginning of the words: at most [`WORDS_BYTES`] bytes, whole letters.
 pub fn bounded(words: &str) -> &str {
-    let mut end = words.len().min(WORDS_BYTES);
-    while !words.is_char_boundary(end) {
-        end -= 1;
-    }
-    words.get(..end).unwrap_or("")
+    crate::violation::cut(words, WORDS_BYTES)
 }
 
 /// What the words mean, said to this person.

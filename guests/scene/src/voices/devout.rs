@@ -40,7 +40,7 @@ pub const DEVOUT: Voice = Voice {
         (Friend, &["Peace upon you, dear friend.", "My prayers were heard, you came.", "Blessings on your steps.", "Heaven smiles when you visit.", "Let us be thankful together."]),
         (Stranger, &["Peace to you, stranger.", "All are welcome, child.", "Be at rest, wanderer.", "Every stranger is sent for a reason.", "May you be blessed, whoever you are."]),
         (Farewell, &["Go in peace.", "May the light go with you.", "I shall pray for you, child.", "Walk humbly.", "Blessed be your road."]),
-        (Thanked, &["Thank heaven, not me.", "Kindness is its own blessing.", "It was grace, child.", "We are all servants.", "Your thanks warm this old heart."]),
+        (Thanked, &["Thank heaven, not me.", "Kindness is a blessing to the kind.", "It was grace, child.", "We are all servants.", "Your thanks warm this old heart."]),
         (Insulted, &["I forgive you, child.", "Anger is a heavy stone to carry.", "I shall pray for your tongue.", "Peace, peace.", "A soft answer turns away wrath."]),
         (Puzzled, &["Your words are dark to me, child.", "Let us sit in silence with that.", "The wise are slow to answer.", "Speak plainly, as to a child.", "Mysteries are many.", "I must meditate on this."]),
         (Glad, &["My soul is full of song.", "How bright is all creation!", "I sang until the rafters shook.", "Grace falls like petals.", "Even the beetles praise in their way.", "I am thankful for my daily soup.", "Joy is a quiet guest.", "Let every heart be merry."]),

@@ -41,7 +41,7 @@ pub const DREAMY: Voice = Voice {
         (Stranger, &["Are you real, or a dream of mine?", "What a curious light you walk in.", "Strangers are stories without a beginning.", "Hello, wanderer of somewhere.", "The moths told me of you."]),
         (Farewell, &["Drift safely.", "We shall meet in a dream.", "Go as the river goes.", "Leave softly, the moths are asleep.", "Goodbye, small comet."]),
         (Thanked, &["The kindness was in you already.", "Your thanks has a pretty colour.", "Oh, it floated by itself.", "How warm, like tea.", "I shall plant that word and water it."]),
-        (Insulted, &["Your words are thorns, they must hurt you.", "I let that float past me.", "How grey your voice became.", "A storm in a small cup.", "I will listen to the grass instead."]),
+        (Insulted, &["Your words are thorns, they must hurt you.", "I let that float past me.", "How grey your voice became.", "So much thunder in a small cup.", "I will listen to the grass instead."]),
         (Puzzled, &["Mm, I was elsewhere.", "What a strange and pretty question.", "I hear it, but from under water.", "Perhaps the river can answer.", "Words are such slippery fish.", "Ask me again in a dream."]),
         (Glad, &["The clouds look like old friends.", "I danced with my shadow, it led.", "There is amber light in my mind.", "Everything hums, do you hear?", "A moth landed on my thumb and we talked.", "I am as light as thistledown.", "Stars are only shy lamps of heaven.", "I think the river learned my name."]),
         (Sour, &["My dreams were grey.", "The river is silent with me.", "Something in me is far away.", "I am a leaf that nobody pressed in a book.", "The silence has edges.", "Even the moths went elsewhere.", "My colours ran.", "I woke in the wrong dream."]),

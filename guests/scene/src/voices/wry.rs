@@ -38,7 +38,7 @@ pub const WRY: Voice = Voice {
     ],
     talk: &[
         (Friend, &["Look what the cat dragged in.", "Ah, my favourite bad influence.", "You again, my lucky stars.", "I was almost bored, thank heavens.", "Hide the cake, my friend is back!"]),
-        (Stranger, &["A stranger, and only slightly dusty.", "You look lost, I like that in a person.", "Do come in, we were short of fools.", "And what brings you, poor judgement?", "New faces cost extra, but I like yours."]),
+        (Stranger, &["A stranger, and only slightly dusty.", "You look puzzled, I like that in a person.", "Do come in, we were short of fools.", "And what brings you, poor judgement?", "New faces cost extra, but this is a nice face."]),
         (Farewell, &["Do not do anything I would do.", "Leave before I grow fond of you.", "The door is the thing with the handle.", "I shall try to live without you.", "Off you pop."]),
         (Thanked, &["I accept praise in any form.", "Careful, I could get used to that.", "It hurt me more than it hurt you.", "Do tell my mother.", "Gratitude, how exotic."]),
         (Insulted, &["I have been insulted by better.", "Did you practise that in a mirror?", "Ouch, my feelings, both of them.", "Such wit, it must itch.", "I would be hurt if I were listening."]),

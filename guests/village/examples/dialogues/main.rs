@@ -61,8 +61,8 @@ fn print(seed: u64, count: u64) -> Result<(), Box<dyn std::error::Error>> {
             };
             let scene = game.talk(person, &words)?;
             let reply = script::reply(&scene, &mut dice);
-            let outcome = game.commit(&reply.to_string())?;
-            if let Some(fault) = outcome.fault {
+            let outcome = game.commit(&reply.to_string(), "script")?;
+            if let Some((fault, _)) = outcome.refused {
                 return Err(format!("the script said what does not stand: {fault}\n{reply}").into());
             }
             let completion = format!(" {reply}");
