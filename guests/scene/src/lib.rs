@@ -8,6 +8,8 @@
 //! Everything here is a pure function of its arguments: no clock, no randomness of its own, no
 //! floating-point numbers.
 
+#[cfg(feature = "bindings")]
+pub mod bindings;
 mod claim;
 pub mod dice;
 pub mod frames;

@@ -11,6 +11,8 @@
 
 pub mod bytes;
 pub mod clock;
+#[cfg(target_family = "wasm")]
+mod component;
 pub mod deed;
 pub mod game;
 pub mod genesis;
