@@ -1,0 +1,122 @@
+//! The grammar is one that llguidance takes, admits what the script says, and nothing that names
+//! or does what the scene does not have.
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::ApproximateTokEnv;
+use llguidance::{Matcher, ParserFactory};
+use npc_scene::dice::Dice;
+use npc_scene::{
+    Action, Claim, Heard, Intent, Mood, Regard, Relation, Scene, Speaker, grammar, script, voices,
+};
+
+/// Whether the grammar admits the text as a whole, byte by byte.
+fn admits(factory: &ParserFactory, grammar: &str, text: &str) -> bool {
+    let grammar = TopLevelGrammar::from_lark(grammar.to_owned());
+    let mut matcher = Matcher::new(factory.create_parser(grammar));
+    assert_eq!(matcher.get_error(), None, "the grammar is refused");
+    let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
+    let taken = matcher.try_consume_tokens(&tokens).expect("the matcher works");
+    taken == tokens.len() && matcher.is_accepting().expect("the matcher works")
+}
+
+fn factory() -> ParserFactory {
+    let mut factory = ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env())
+        .expect("bytes are a vocabulary");
+    factory.quiet();
+    factory
+}
+
+fn scene(voice: &str) -> Scene {
+    Scene {
+        speaker: Speaker {
+            name: "Maren".to_owned(),
+            role: "baker".to_owned(),
+            voice: voice.to_owned(),
+            mood: Mood::Glad,
+            regard: Regard::Friend,
+        },
+        place: "mill".to_owned(),
+        time: "morning".to_owned(),
+        weather: "rain".to_owned(),
+        present: vec!["Odo".to_owned()],
+        claims: vec![
+            Claim::new(Relation::Have, &["map"]),
+            Claim::new(Relation::Price, &["map", "4"]),
+            Claim::new(Relation::Lies, &["key", "mill"]),
+            Claim::new(Relation::Refuses, &["map"]),
+            Claim::new(Relation::Time, &["morning"]),
+            Claim::new(Relation::Weather, &["rain"]),
+            Claim::new(Relation::Sells, &["map", "4"]),
+            Claim::new(Relation::Leaves, &["fountain"]),
+        ],
+        actions: vec![
+            Action::Nothing,
+            Action::Sell("map".to_owned()),
+            Action::Go("fountain".to_owned()),
+        ],
+        heard: Heard {
+            words: "I want to buy the map.".to_owned(),
+            intent: Intent::Buy,
+            topics: vec!["map".to_owned()],
+        },
+    }
+}
+
+#[test]
+fn the_grammar_admits_what_the_script_says() {
+    let factory = factory();
+    let mut dice = Dice::new(4);
+    for voice in voices::VOICES {
+        let mut scene = scene(voice.name);
+        for intent in [Intent::Buy, Intent::Greet, Intent::Insult, Intent::Chat, Intent::Beg] {
+            scene.heard.intent = intent;
+            let text = format!(" {}", script::reply(&scene, &mut dice));
+            let grammar = grammar::grammar(&scene);
+            assert!(admits(&factory, &grammar, &text), "refused: {text}");
+        }
+    }
+}
+
+#[test]
+fn the_grammar_refuses_what_the_scene_does_not_have() {
+    let factory = factory();
+    let grammar = grammar::grammar(&scene("warm"));
+    for text in [
+        " There, there. | nothing",
+        " The key lies at the mill, dear. | nothing",
+        " The key lies at the mill, dear. There, there. I have the map right here, dear. | nothing",
+        " Then the map is yours for 4 coins, dear. | sell map",
+        " I must be off to the fountain, dear. | go fountain",
+        " The map stays with me, love. | nothing",
+        " Be soft, my dear bear. | nothing",
+    ] {
+        assert!(admits(&factory, &grammar, text), "refused: {text}");
+    }
+    for text in [
+        "",
+        " ",
+        "There, there. | nothing",
+        " There, there.",
+        " There, there. | give map",
+        " There, there. | sell key",
+        " There, there. | go mill",
+        " The key lies at the fountain, dear. | nothing",
+        " The map lies at the mill, dear. | nothing",
+        " The map is 5 coins, dear. | nothing",
+        " Then the map is yours for 4 coins, dear. | nothing",
+        " The map stays with me, love. | sell map",
+        " I hid Excalibur, dear. | nothing",
+        " Odo has the map. | nothing",
+        " There, there. There, there. There, there. There, there. | nothing",
+        " There, there. | nothing ",
+        " 7. | nothing",
+    ] {
+        assert!(!admits(&factory, &grammar, text), "admitted: {text}");
+    }
+}
+
+#[test]
+fn the_grammar_is_small_enough_to_send() {
+    let length = grammar::grammar(&scene("dreamy")).len();
+    assert!(length < 32 * 1024, "the grammar has {length} bytes");
+}
