@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use skep_engine::{
@@ -97,9 +98,9 @@ pub trait LanguageModel: Send + Sync + 'static {
         requests: Vec<ScoreRequest>,
     ) -> Answer<Vec<Vec<ChoiceScore>>>;
 
-    /// The embeddings of texts, [texts, dimensions] row by row, each of length 1. Returns at
+    /// The embeddings of prompts, [prompts, dimensions] row by row, each of length 1. Returns at
     /// once.
-    fn embed(&self, caller: &Caller, texts: Vec<String>) -> Answer<Vec<f32>>;
+    fn embed(&self, caller: &Caller, prompts: Vec<Vec<u32>>) -> Answer<Vec<f32>>;
 }
 
 /// Texts that are being written. Dropping it ends the writing and gives everything back at once.
@@ -159,4 +160,13 @@ pub trait TextAdapter: Send + Sync + 'static {
 
     /// The name under which the engine of its model knows this very version.
     fn engine_name(&self) -> String;
+}
+
+/// A language model that a guest has opened.
+pub struct OpenModel(pub(crate) Arc<dyn LanguageModel>);
+
+/// An adapter that a guest has opened, and the name that it asked for.
+pub struct OpenAdapter {
+    pub(crate) asked: String,
+    pub(crate) adapter: Arc<dyn TextAdapter>,
 }

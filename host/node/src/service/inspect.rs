@@ -35,6 +35,10 @@ pub fn reference_of(release: &SignedRelease) -> String {
 /// What is granted, in the words of skep.toml.
 pub fn grants_of(grants: &Grants) -> Vec<String> {
     let models = grants.models.iter().map(|model| format!("models: {model}"));
+    let adapters = grants
+        .adapters
+        .iter()
+        .map(|adapter| format!("adapters: {adapter}"));
     let reads = match &grants.swarm_read {
         SwarmRead::Everything => vec!["swarm-read: *".to_owned()],
         SwarmRead::Only(digests) => digests
@@ -51,6 +55,7 @@ pub fn grants_of(grants: &Grants) -> Vec<String> {
         .filter(|(_, granted)| *granted)
         .map(|(name, _)| name.to_owned())
         .chain(models)
+        .chain(adapters)
         .chain(reads)
         .collect()
 }

@@ -93,6 +93,7 @@ impl TextEncoder for Open {
             digest: self.entry.digest.to_string(),
             dimensions: info.dimensions,
             max_tokens: info.max_tokens,
+            weights_bytes: info.resident_bytes,
         }
     }
 
