@@ -9,7 +9,9 @@ use skep_text::TokenizerError;
 #[non_exhaustive]
 pub enum EngineError {
     /// The engine has as many requests waiting as it takes.
-    #[error("the engine has {waiting} requests waiting, which is as many as it takes; try again later")]
+    #[error(
+        "the engine has {waiting} requests waiting, which is as many as it takes; try again later"
+    )]
     Busy {
         /// Requests that wait.
         waiting: usize,
