@@ -112,10 +112,10 @@ impl DeviceThreads {
 
     /// Runs a model's work at normal priority. It is begun whether or not anybody waits for what
     /// comes of it.
-    pub(crate) fn model<T: Send + 'static>(
+    pub(crate) fn model<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = Result<T, Lost>> + Send + use<T> {
+        work: W,
+    ) -> impl Future<Output = Result<T, Lost>> + Send + use<T, W> {
         let (sender, receiver) = oneshot::channel();
         let waiting = Counted::new(&self.computing, -1);
         let job: Job = Box::new(move || {

@@ -103,7 +103,8 @@ fn input(requests: &[Asked]) -> Vec<u8> {
             }
         }
         if let Some(stop) = &asked.stop {
-            let list = place(&place(stop.as_bytes()));
+            let stop = place(stop.as_bytes());
+            let list = place(&stop);
             put(80, &list[..4]);
             put(84, &1_u32.to_le_bytes());
         }

@@ -77,6 +77,14 @@ impl Models for RunModels {
         })?;
         Ok(Arc::new(Open { entry, encoder }))
     }
+
+    fn open_text(&self, name: &str) -> Result<Arc<dyn skep_sandbox::LanguageModel>, ModelError> {
+        Err(ModelError::NotFound(name.to_owned()))
+    }
+
+    fn open_adapter(&self, name: &str) -> Result<Arc<dyn skep_sandbox::TextAdapter>, ModelError> {
+        Err(ModelError::NotFound(name.to_owned()))
+    }
 }
 
 /// An encoder with what the node knows of it.
