@@ -2,7 +2,7 @@
 
 use skep_accounts::QuotaError;
 use skep_decoder::ForwardError;
-use skep_text::TokenizerError;
+use skep_text::{ChatError, TokenizerError};
 
 /// Why a request was not taken, or not finished.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum EngineError {
     /// The text could not be cut into tokens.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The conversation could not be laid out.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// The model refused the batch.
     #[error(transparent)]
     Forward(#[from] ForwardError),

@@ -30,16 +30,16 @@ mod model;
 mod pages;
 mod prefix;
 pub mod request;
+pub mod sampling;
 pub mod scheduler;
 mod sequence;
-mod writing;
-pub mod sampling;
 pub mod speculation;
+mod writing;
 
 pub use engine::{Engine, MemoryReport};
 pub use error::EngineError;
 pub use generation::{Embeddings, Generation, Scores};
-pub use model::LanguageModel;
+pub use model::{LanguageModel, ModelError};
 pub use pages::PagePool;
 pub use request::{
     Caller, ChoiceScore, Chunk, Completion, Constraint, Finish, Priority, Request, Sampling,

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use skep_text::{GrammarState, TextStart, TextStream, TextTokenizer};
+use skep_text::{TextStart, TextStream, TextTokenizer};
 
 use crate::error::EngineError;
 use crate::model::LanguageModel;
@@ -27,7 +27,6 @@ pub struct Writing {
 #[derive(Clone)]
 struct Script {
     letters: Option<Letters>,
-    grammar: Option<GrammarState>,
     /// Why the constraint could not be followed.
     broken: Option<EngineError>,
     /// Tokens that may still be written.
@@ -66,10 +65,6 @@ impl Writing {
                 "the request has stops, but the model has no tokenizer to find them with".into(),
             ));
         }
-        let grammar = match &request.constraint {
-            Some(constraint) => Some(model.grammar(constraint)?.start()),
-            None => None,
-        };
         let options = DraftOptions {
             tokens: drafts,
             ..DraftOptions::default()
@@ -80,7 +75,6 @@ impl Writing {
             logprobs: request.logprobs,
             script: Script {
                 letters,
-                grammar,
                 broken: None,
                 left: limit,
                 finish: None,
@@ -174,29 +168,13 @@ impl Script {
                 return Some(Finish::Stop);
             }
         }
-        if let Some(grammar) = &mut self.grammar {
-            if let Err(error) = grammar.accept(token) {
-                self.broken = Some(EngineError::Failed(error.to_string()));
-                return Some(Finish::End);
-            }
-            if grammar.must_end() {
-                return Some(Finish::End);
-            }
-        }
         (self.left == 0).then_some(Finish::Length)
     }
 }
 
 impl Follow for Script {
     fn mask(&mut self) -> Option<TokenMask<'_>> {
-        let grammar = self.grammar.as_mut()?;
-        match grammar.mask() {
-            Ok(words) => Some(TokenMask::new(words)),
-            Err(error) => {
-                self.broken = Some(EngineError::Failed(error.to_string()));
-                Some(TokenMask::new(&[]))
-            }
-        }
+        None
     }
 
     fn take(&mut self, token: u32, logprob: Option<TokenLogprob>) -> bool {

@@ -15,6 +15,7 @@ pub fn model() -> Arc<LanguageModel> {
     Arc::new(LanguageModel {
         decoder: Decoder::load(&folder).unwrap(),
         tokenizer: None,
+        template: None,
         weights_bytes: 0,
     })
 }
