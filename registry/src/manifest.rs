@@ -253,9 +253,8 @@ fn read_grants(table: &Table<'_>) -> Result<Grants, ManifestError> {
     for adapter in table.list("adapters")? {
         let grant = adapter.parse()?;
         if grant == ModelGrant::Default {
-            return Err(adapter.invalid(
-                "there is no default adapter; write a name, publisher/name or a digest",
-            ));
+            return Err(adapter
+                .invalid("there is no default adapter; write a name, publisher/name or a digest"));
         }
         if !grants.adapters.insert(grant) {
             return Err(adapter.invalid("this adapter is granted already; remove one of the two"));

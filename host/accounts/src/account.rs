@@ -499,7 +499,10 @@ mod tests {
         drop(mine);
         assert_eq!(part.usage().device_bytes_peak, 60);
         assert_eq!(whole.usage().device_bytes_peak, 90);
-        assert_eq!((part.usage().device_bytes, whole.usage().device_bytes), (0, 0));
+        assert_eq!(
+            (part.usage().device_bytes, whole.usage().device_bytes),
+            (0, 0)
+        );
     }
 
     #[test]

@@ -132,10 +132,7 @@ impl DeviceThreads {
 
     /// Waits for what other threads do, which are to wake the waker that they are given. The
     /// guest does not compute meanwhile.
-    pub(crate) async fn waiting<T>(
-        &self,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> T {
+    pub(crate) async fn waiting<T>(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
         std::future::poll_fn(|context| {
             let waker = Waker::from(Arc::new(Waiting {
                 counted: Mutex::new(Some(Counted::new(&self.computing, -1))),

@@ -8,9 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use skep_engine::{
-    Caller, ChoiceScore, Chunk, Completion, EngineError, Request, ScoreRequest,
-};
+use skep_engine::{Caller, ChoiceScore, Chunk, Completion, EngineError, Request, ScoreRequest};
 
 /// What a language model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,11 +90,7 @@ pub trait LanguageModel: Send + Sync + 'static {
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration>;
 
     /// How likely each choice of each request is. Returns at once.
-    fn score(
-        &self,
-        caller: &Caller,
-        requests: Vec<ScoreRequest>,
-    ) -> Answer<Vec<Vec<ChoiceScore>>>;
+    fn score(&self, caller: &Caller, requests: Vec<ScoreRequest>) -> Answer<Vec<Vec<ChoiceScore>>>;
 
     /// The embeddings of prompts, [prompts, dimensions] row by row, each of length 1. Returns at
     /// once.

@@ -48,11 +48,11 @@ pub use devices::GuestsComputing;
 pub use engine::EngineKind;
 pub use error::{LoadError, Quota, QuotaExcess, RunError};
 pub use grants::Refusal;
-pub use limits::RunLimits;
 pub use language::{
     AdapterInfo, Answer, LanguageModel, LanguageModelInfo, Message, OpenAdapter, OpenModel, Prompt,
     Residency, TextAdapter, TextGeneration,
 };
+pub use limits::RunLimits;
 pub use models::{EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};
 pub use program::{Origin, Program};
 pub use run::FailedRun;

@@ -102,7 +102,12 @@ impl<D: 'static> StreamProducer<D> for TextStream {
         }
         // No more than the guest has room for, so that nothing is left over with the engine of
         // components.
-        let chunks: Vec<_> = self.left.by_ref().take(room).map(chunk_to_contract).collect();
+        let chunks: Vec<_> = self
+            .left
+            .by_ref()
+            .take(room)
+            .map(chunk_to_contract)
+            .collect();
         destination.set_buffer(chunks.into());
         Poll::Ready(Ok(StreamResult::Completed))
     }

@@ -205,7 +205,11 @@ impl Preparation {
             )));
         }
         let name = adapter.engine_name();
-        if !self.adapters.iter().any(|(_, held)| Arc::ptr_eq(held, &adapter)) {
+        if !self
+            .adapters
+            .iter()
+            .any(|(_, held)| Arc::ptr_eq(held, &adapter))
+        {
             self.adapters.push((String::new(), adapter));
         }
         Ok(Some(name))
@@ -213,7 +217,10 @@ impl Preparation {
 
     /// The adapters that were asked for, to be kept as long as they are used.
     pub(crate) fn adapters(self) -> Vec<Arc<dyn TextAdapter>> {
-        self.adapters.into_iter().map(|(_, adapter)| adapter).collect()
+        self.adapters
+            .into_iter()
+            .map(|(_, adapter)| adapter)
+            .collect()
     }
 }
 

@@ -84,7 +84,10 @@ fn input(requests: &[Asked]) -> Vec<u8> {
         match &asked.prompt_tokens {
             None => put(4, &place(&asked.prompt)),
             Some(tokens) => {
-                let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+                let bytes: Vec<u8> = tokens
+                    .iter()
+                    .flat_map(|token| token.to_le_bytes())
+                    .collect();
                 let mut list = place(&bytes);
                 list[4..].copy_from_slice(&(tokens.len() as u32).to_le_bytes());
                 put(0, &[2]);
@@ -143,7 +146,11 @@ fn ask(scribe: &Arc<Scribe>, requests: &[Asked], limits: Limits) -> Result<RunRe
         std::io::sink(),
         &Cancel::new(),
     );
-    assert_eq!(scribe.open.load(Ordering::SeqCst), 0, "nothing is left open");
+    assert_eq!(
+        scribe.open.load(Ordering::SeqCst),
+        0,
+        "nothing is left open"
+    );
     ended
 }
 
@@ -153,7 +160,11 @@ fn told(change: impl FnOnce(&mut Asked)) -> String {
     let mut odd = Asked::default();
     change(&mut odd);
     let failed = ask(&scribe, &[Asked::default(), odd, Asked::default()], roomy()).unwrap_err();
-    assert_eq!(scribe.asked.lock().unwrap().len(), 2, "the others are written to");
+    assert_eq!(
+        scribe.asked.lock().unwrap().len(),
+        2,
+        "the others are written to"
+    );
     failed.to_string()
 }
 
@@ -190,13 +201,28 @@ fn every_oddity_of_a_request_is_an_error_in_its_place() {
     let plain = (1.0, 0, 1.0, 0.0, [1.0, 0.0, 0.0]);
     let cases: Vec<(&str, Box<dyn FnOnce(&mut Asked)>)> = vec![
         ("the prompt is empty", Box::new(|a| a.prompt.clear())),
-        ("the prompt has 1000 tokens", Box::new(|a| a.prompt = vec![b'x'; 1000])),
-        ("256 is no token", Box::new(|a| a.prompt_tokens = Some(vec![1, 256]))),
+        (
+            "the prompt has 1000 tokens",
+            Box::new(|a| a.prompt = vec![b'x'; 1000]),
+        ),
+        (
+            "256 is no token",
+            Box::new(|a| a.prompt_tokens = Some(vec![1, 256])),
+        ),
         ("max-tokens is 0", Box::new(|a| a.max_tokens = 0)),
         ("samples is 0", Box::new(|a| a.samples = 0)),
-        ("a stop is empty", Box::new(|a| a.stop = Some(String::new()))),
-        ("bytes in a stop", Box::new(|a| a.stop = Some("x".repeat(2000)))),
-        ("rivals of each token", Box::new(|a| a.logprobs = Some(u32::MAX))),
+        (
+            "a stop is empty",
+            Box::new(|a| a.stop = Some(String::new())),
+        ),
+        (
+            "bytes in a stop",
+            Box::new(|a| a.stop = Some("x".repeat(2000))),
+        ),
+        (
+            "rivals of each token",
+            Box::new(|a| a.logprobs = Some(u32::MAX)),
+        ),
         (
             "temperature is NaN",
             Box::new(move |a| a.sampling = Some((f32::NAN, plain.1, plain.2, plain.3, plain.4))),
@@ -224,7 +250,10 @@ fn every_oddity_of_a_request_is_an_error_in_its_place() {
     ];
     for (expected, change) in cases {
         let text = told(change);
-        assert!(text.contains(expected), "{text:?} does not say {expected:?}");
+        assert!(
+            text.contains(expected),
+            "{text:?} does not say {expected:?}"
+        );
     }
 }
 
@@ -236,7 +265,10 @@ fn an_absurd_top_k_keeps_all() {
         ..Asked::default()
     };
     ask(&scribe, &[asked], roomy()).unwrap();
-    assert_eq!(scribe.asked.lock().unwrap()[0].sampling.top_k, u32::MAX as usize);
+    assert_eq!(
+        scribe.asked.lock().unwrap()[0].sampling.top_k,
+        u32::MAX as usize
+    );
 }
 
 #[test]
@@ -244,7 +276,10 @@ fn a_call_with_too_many_requests_or_texts_is_refused_as_a_whole() {
     let scribe = Scribe::new(Pace::AtOnce);
     let many = vec![Asked::default(); 4097];
     let failed = ask(&scribe, &many, roomy()).unwrap_err();
-    assert!(failed.to_string().contains("4097 requests in one call"), "{failed}");
+    assert!(
+        failed.to_string().contains("4097 requests in one call"),
+        "{failed}"
+    );
     let samples = Asked {
         samples: u32::MAX,
         ..Asked::default()
@@ -273,7 +308,10 @@ fn texts_that_may_come_to_more_than_a_call_carries_are_refused_before_they_are_w
         "{failed}"
     );
     assert!(scribe.asked.lock().unwrap().is_empty());
-    let fits = Asked { samples: 32, ..long };
+    let fits = Asked {
+        samples: 32,
+        ..long
+    };
     // It fits the promise, and its keys and values fit too.
     ask(&scribe, &[fits], limits).unwrap();
 }
@@ -303,7 +341,10 @@ fn a_text_that_is_never_complete_ends_with_the_run() {
         ..tight()
     };
     let failed = ask(&scribe, &[Asked::default()], limits).unwrap_err();
-    assert!(matches!(failed.error, RunError::WallTime { .. }), "{failed}");
+    assert!(
+        matches!(failed.error, RunError::WallTime { .. }),
+        "{failed}"
+    );
     assert!(failed.report.cpu_ms < 200, "waiting is not computing");
     assert!(began.elapsed() < Duration::from_secs(20));
 }

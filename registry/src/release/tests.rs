@@ -284,7 +284,9 @@ fn any_grants() -> impl Strategy<Value = Grants> {
     ];
     let adapters = model
         .clone()
-        .prop_filter("no adapter is the default", |grant| *grant != ModelGrant::Default);
+        .prop_filter("no adapter is the default", |grant| {
+            *grant != ModelGrant::Default
+        });
     let read = prop_oneof![
         Just(SwarmRead::Everything),
         proptest::collection::btree_set(any_digest(), 0..4).prop_map(SwarmRead::Only),
@@ -296,13 +298,15 @@ fn any_grants() -> impl Strategy<Value = Grants> {
         read,
         any::<bool>(),
     )
-        .prop_map(|(tensor, models, adapters, swarm_read, swarm_write)| Grants {
-            tensor,
-            models,
-            adapters,
-            swarm_read,
-            swarm_write,
-        })
+        .prop_map(
+            |(tensor, models, adapters, swarm_read, swarm_write)| Grants {
+                tensor,
+                models,
+                adapters,
+                swarm_read,
+                swarm_write,
+            },
+        )
 }
 
 fn any_content() -> impl Strategy<Value = Content> {

@@ -425,12 +425,15 @@ impl<'a> Held<'a> {
                     seed: sampling.seed,
                 }),
                 stop,
-                constraint: request.constraint.as_ref().map(|constraint| match constraint {
-                    Constraint::Choices(_) => wit::Constraint::Choices(choices),
-                    Constraint::Regex(text) => wit::Constraint::Regex(text),
-                    Constraint::JsonSchema(text) => wit::Constraint::JsonSchema(text),
-                    Constraint::Lark(text) => wit::Constraint::Lark(text),
-                }),
+                constraint: request
+                    .constraint
+                    .as_ref()
+                    .map(|constraint| match constraint {
+                        Constraint::Choices(_) => wit::Constraint::Choices(choices),
+                        Constraint::Regex(text) => wit::Constraint::Regex(text),
+                        Constraint::JsonSchema(text) => wit::Constraint::JsonSchema(text),
+                        Constraint::Lark(text) => wit::Constraint::Lark(text),
+                    }),
                 samples: request.samples,
                 logprobs: request.logprobs,
                 adapter: request.adapter.as_deref(),

@@ -1,9 +1,9 @@
 //! Texts as they are written, in a task that does something else meanwhile.
 
+use crate::Result;
 use crate::bindings::async_task::skep::model::text_streams::generate_via_stream;
 use crate::bindings::imports::skep::types::types as wit;
 use crate::text::{Chunk, Held, LanguageModel, Request};
-use crate::Result;
 use wit_bindgen::{FutureReader, StreamReader, StreamResult};
 
 /// Texts that are being written. Dropping it ends the writing and gives back its two handles.

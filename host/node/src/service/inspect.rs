@@ -17,6 +17,7 @@ pub fn line_of(release: &SignedRelease) -> PackageLine {
             Content::Model(_) => "model",
         }
         .to_owned(),
+        task: release.model().map(|model| model.task.to_string()),
         bytes: release.total_size(),
         description: release.description().map(str::to_owned),
     }
@@ -84,6 +85,10 @@ pub async fn inspect(service: &Service, package: &str) -> Result<Response, Failu
                     Source::Model { .. } => "model",
                 }
                 .to_owned(),
+                task: match &manifest.source {
+                    Source::Component { .. } => None,
+                    Source::Model { task, .. } => Some(task.to_string()),
+                },
                 bytes: 0,
                 description: manifest.description.clone(),
             });

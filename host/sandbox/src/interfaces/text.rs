@@ -22,9 +22,7 @@ use crate::bindings::task::skep::model::text::{
     ScoreRequest as AskedScore,
 };
 use crate::bindings::task::skep::types::types::{Error, Host as _};
-use crate::language::{
-    Answer, LanguageModel, LanguageModelInfo, OpenModel, Prompt, TextAdapter,
-};
+use crate::language::{Answer, LanguageModel, LanguageModelInfo, OpenModel, Prompt, TextAdapter};
 use crate::models::ModelError;
 use crate::state::State;
 use crate::writing::{Adapter, Draft, Preparation, Promise, Writing};
@@ -140,7 +138,10 @@ impl HostLanguageModel for State {
             return Err(HostError::from(ModelError::NotFound(name)));
         };
         // As with encoders, nobody pays for loading, and the run's wall time goes on.
-        let model = self.threads.model(move || models.open_text(&name)).await??;
+        let model = self
+            .threads
+            .model(move || models.open_text(&name))
+            .await??;
         let info = model.info();
         self.lent.models.insert(info.digest, info.weights_bytes);
         Ok(self.table.push(OpenModel(model))?)
@@ -325,7 +326,11 @@ fn score(
             if tokens.is_empty() {
                 return Err(HostError::invalid("a choice is empty"));
             }
-            at_most("tokens of a prompt with a choice", prompt.len() + tokens.len(), context)?;
+            at_most(
+                "tokens of a prompt with a choice",
+                prompt.len() + tokens.len(),
+                context,
+            )?;
             cut.push(tokens);
         }
         requests.push(ScoreRequest {

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use wasmtime::AsContextMut;
-use wasmtime::component::{
-    Access, FutureReader, HasSelf, Resource, StreamReader,
-};
+use wasmtime::component::{Access, FutureReader, HasSelf, Resource, StreamReader};
 
 use super::blob_streams::full;
 use super::types::HostError;
@@ -44,7 +42,11 @@ fn generate(
     state.room_for_a_stream()?;
     let model = Arc::clone(&state.table.get(model)?.0);
     let drafts = state.drafts(&model.info(), requests)?;
-    let adapters = drafts.0.iter().flatten().filter_map(|draft| draft.adapter.clone());
+    let adapters = drafts
+        .0
+        .iter()
+        .flatten()
+        .filter_map(|draft| draft.adapter.clone());
     for adapter in adapters {
         // One that is yet to be opened is only known on another thread.
         if let crate::writing::Adapter::Open(adapter) = adapter {

@@ -79,11 +79,17 @@ impl LanguageModel for Scribe {
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration> {
         *self.asked.lock().unwrap() = requests.clone();
         self.open.fetch_add(1, Ordering::SeqCst);
-        let texts = requests.iter().map(|request| request.samples as u64).sum::<u64>();
+        let texts = requests
+            .iter()
+            .map(|request| request.samples as u64)
+            .sum::<u64>();
         Box::new(Lines {
             pace: self.pace,
             open: Arc::clone(&self.open),
-            charge: caller.account.charge_memory(texts * PAGE).map_err(EngineError::from),
+            charge: caller
+                .account
+                .charge_memory(texts * PAGE)
+                .map_err(EngineError::from),
             left: requests.iter().map(|request| request.max_tokens).collect(),
             requests,
             waker: None,

@@ -148,7 +148,9 @@ fn sampling(
         if (low..=high).contains(&value) {
             Ok(value)
         } else {
-            invalid(format!("{name} is {value}, and is between {low} and {high}"))
+            invalid(format!(
+                "{name} is {value}, and is between {low} and {high}"
+            ))
         }
     };
     let finite = |name: &str, value: f32| within(name, value, -1e6, 1e6);
