@@ -25,6 +25,7 @@ path = "batch_classifier.wasm"
 [grants]
 tensor = true
 models = ["default", "minilm"]
+adapters = ["village"]
 swarm-read = ["af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"]
 swarm-write = true
 
@@ -93,6 +94,10 @@ fn everything_that_can_be_said_is_read() {
                     name: "minilm".parse().unwrap()
                 }
             ]),
+            adapters: BTreeSet::from([ModelGrant::Named {
+                publisher: None,
+                name: "village".parse().unwrap()
+            }]),
             swarm_read: SwarmRead::Only(BTreeSet::from([Digest::of(b"")])),
             swarm_write: true,
         }
