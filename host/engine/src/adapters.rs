@@ -26,7 +26,6 @@ use std::sync::Arc;
 use skep_decoder::{Adapter, AdapterError, AdapterWeights, Config, PagedAdapter};
 use skep_kernels::PageMemory;
 
-use crate::pages::PagePool;
 use load::Loads;
 use slot::{Place, Slot};
 
@@ -38,20 +37,6 @@ pub trait Pages {
     fn release(&mut self, page: u32);
     /// Pages that nobody has.
     fn free(&self) -> usize;
-}
-
-impl Pages for PagePool {
-    fn allocate(&mut self) -> Option<u32> {
-        PagePool::allocate(self)
-    }
-
-    fn release(&mut self, page: u32) {
-        PagePool::release(self, page);
-    }
-
-    fn free(&self) -> usize {
-        PagePool::free(self)
-    }
 }
 
 /// What a store serves.
