@@ -91,7 +91,7 @@ impl Draft {
     pub(crate) fn promises(&self) -> u64 {
         let request = &self.request;
         let token = match request.logprobs {
-            Some(rivals) => TOKEN + LOGPROB + RIVAL.saturating_mul(rivals as u64),
+            Some(rivals) => (TOKEN + LOGPROB).saturating_add(RIVAL.saturating_mul(rivals as u64)),
             None => TOKEN,
         };
         token

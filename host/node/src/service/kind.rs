@@ -190,7 +190,9 @@ fn split_name(path: &Path) -> Option<(&str, u32, u32)> {
     let stem = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
     let (front, total) = stem.rsplit_once("-of-")?;
     let (front, number) = front.rsplit_once('-')?;
-    let parse = |digits: &str| (digits.len() == 5).then(|| digits.parse().ok()).flatten();
+    let parse = |digits: &str| -> Option<u32> {
+        (digits.len() == 5).then(|| digits.parse().ok()).flatten()
+    };
     let (number, total) = (parse(number)?, parse(total)?);
     (1..=total.min(PARTS))
         .contains(&number)
