@@ -115,7 +115,8 @@ impl Found {
                 })
             }
             ModelTask::LanguageModel => {
-                let model = skep_engine::LanguageModel::load(&self.path)
+                let name = self.path.display().to_string();
+                let model = skep_engine::LanguageModel::load(&name, &self.path)
                     .map_err(|error| Failure::of(FailureKind::Refused, &error))?;
                 let config = model.decoder.config();
                 Ok(ModelLine {

@@ -70,8 +70,8 @@ impl NodeLanguages {
             Some(engine) => engine.clone(),
             None => {
                 let failed = |error: &dyn std::error::Error| ModelError::Failed(error.to_string());
-                let model =
-                    skep_engine::LanguageModel::load(&slot.path).map_err(|error| failed(&error))?;
+                let model = skep_engine::LanguageModel::load(&slot.name, &slot.path)
+                    .map_err(|error| failed(&error))?;
                 let team = self.team().map_err(|error| failed(&error))?;
                 let engine = Engine::start(Arc::new(model), team, Options::default())
                     .map_err(|error| failed(&error))?;
