@@ -11,10 +11,10 @@ and whether it is a prompt (1: the model reads it, 0: the model is to write it).
   tickets      tickets of the project's generator (skep-tickets), to be labelled
   definitions  conversations: what does a word mean?
   packages     conversations: what does a package do?
-  village      conversations: a scene of the village, and what somebody there says
+  village      a scene of the village, and what somebody there says and does
 
 What is held out is chosen by hashes: for Debian's texts of the source package, for WordNet's of
-the synset's first word, for the rest of the document. Of the tickets, those with certain phrases
+the synset's first word, for the village its last scenes, for the rest of the document. Of the tickets, those with certain phrases
 are held out too (`Phrases`), so that labelling can be tested on phrases that were never learned.
 """
 
@@ -278,9 +278,9 @@ def support(count, seed):
 
 
 def village(path):
-    """Prompts and completions that the village's own generator wrote, one JSON object a line."""
-    out = []
-    for line in open(path, encoding="utf-8"):
-        row = json.loads(line)
-        out.append(chat("village", held_out(row["prompt"]), row["prompt"], row["completion"].strip()))
-    return out
+    """Prompts and completions that the village's own generator wrote, one JSON object a line. The
+    last of them, which are of villages of their own, are held out."""
+    with open(path, encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    first = len(rows) - len(rows) * HELD_OUT_PERCENT // 100
+    return [completion("village", int(i >= first), row["prompt"], row["completion"]) for i, row in enumerate(rows)]

@@ -21,19 +21,19 @@ Inputs:
   --wordnet      the folder with WordNet 3.0's data.noun, ... (Debian's package wordnet-base)
   --novels       Rdata.rdb of Debian's package r-cran-janeaustenr
   --tickets      lines of `skep-tickets tickets --with-label`
-  --village      lines with a prompt and a completion, of the village's example `dialogues`; may
-                 come when training is under way: `corpus` and `encode` do only what is missing
+  --village      lines with a prompt and a completion, of the village's example `dialogues`
 
 Matrices learn by Muon (Jordan et al., 2024: momentum whose matrix is made orthogonal by
 Newton-Schulz iterations), embeddings and norms by AdamW. The learning rate follows the time: full
 after a short warm-up until half of --minutes have passed, then a straight line to nothing.
-Stretches of the kinds of text are drawn by the weights in MIXES, which change when half is over:
+Stretches of the kinds of text are drawn by the weights in MIXES, which change on the way:
 first English in general, then what the model is for. Of prompts, which the model need not write,
 the loss counts a fifth.
 """
 
 import argparse
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -51,9 +51,9 @@ PROMPT_WEIGHT = 0.2
 
 # From which part of the time on, how often each kind is drawn, and the length of a stretch.
 MIXES = [
-    (0.0, 256, {"debian": 28, "glosses": 16, "novels": 18, "support": 4, "tickets": 12, "definitions": 14, "packages": 8}),
-    (0.5, 256, {"debian": 12, "glosses": 8, "novels": 8, "support": 3, "tickets": 18, "definitions": 11, "packages": 6, "village": 34}),
-    (0.8, 512, {"debian": 10, "glosses": 6, "novels": 6, "support": 2, "tickets": 20, "definitions": 10, "packages": 6, "village": 40}),
+    (0.0, 256, {"debian": 22, "glosses": 14, "novels": 15, "support": 4, "tickets": 12, "definitions": 11, "packages": 6, "village": 16}),
+    (0.45, 256, {"debian": 11, "glosses": 8, "novels": 8, "support": 2, "tickets": 17, "definitions": 10, "packages": 6, "village": 38}),
+    (0.85, 512, {"debian": 10, "glosses": 6, "novels": 7, "support": 2, "tickets": 18, "definitions": 9, "packages": 6, "village": 42}),
 ]
 
 
@@ -92,7 +92,7 @@ def step_corpus(a):
     if missing("tickets"):
         phrases = lm_corpus.Phrases(Path(__file__).parent.parent / "tests/tickets/src/phrases")
         write(lm_corpus.tickets(a.tickets, phrases, random.Random(SEED)) + lm_corpus.topics(16000, SEED))
-    if missing("village") and a.village and a.village.exists():
+    if missing("village"):
         write(lm_corpus.village(a.village))
 
 
@@ -300,7 +300,12 @@ class Workers:
         import torch
 
         torch.set_num_threads(1)
+        parent = os.getppid()
         while True:
+            # The pipe does not end with the parent: this process has both of its ends.
+            while not pipe.poll(5):
+                if os.getppid() != parent:
+                    return
             shape, total = pipe.recv()
             loss = self.work(shape, total)
             at = 0
@@ -394,7 +399,7 @@ def step_train(a):
         rows = batch_of(tokens, weights, length, a.batch, rng)
         loss = workers.gradient(rows)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        factor = min((step + 1) / 60, 1.0, (1 - done) / 0.5 + 0.005)
+        factor = min((step + 1) / 30, 1.0, (1 - done) / 0.5 + 0.005)
         for group in adam.param_groups:
             group["lr"] = a.rate_embedding * factor
         with torch.no_grad():
