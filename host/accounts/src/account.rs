@@ -165,6 +165,11 @@ impl Account {
         {
             self.check_deadline(flops)?;
         }
+        self.meter(flops)
+    }
+
+    fn meter(&self, flops: u64) -> Result<(), QuotaError> {
+        let state = &*self.0;
         let limit = state.limits.device_work;
         state
             .flops
@@ -178,6 +183,16 @@ impl Account {
             })?;
         state.operators.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// Meters work of `flops` operations that is done in pieces, between which whoever does it
+    /// asks [`Self::check`]: it may begin whenever the deadline has not passed.
+    ///
+    /// # Errors
+    /// As [`Self::charge_work`], but for how long the work may take.
+    pub fn charge_work_in_pieces(&self, flops: u64) -> Result<(), QuotaError> {
+        self.check()?;
+        self.meter(flops)
     }
 
     /// Whether the run may go on: long work on the host calls this between its pieces.

@@ -165,6 +165,31 @@ impl Decoder {
         self.logits(team, workspace, batch)
     }
 
+    /// The last hidden state of a token of the batch that [`Decoder::forward`] ran last with this
+    /// workspace, after the final norm: `[width]`.
+    ///
+    /// # Errors
+    /// When the batch had no such token, or the length is not the model's.
+    pub fn hidden(
+        &self,
+        workspace: &Workspace,
+        token: usize,
+        out: &mut [f32],
+    ) -> Result<(), ForwardError> {
+        let width = self.config.width;
+        let rows = workspace.stream.len() / width.max(1);
+        let Some(row) = workspace.stream.chunks_exact(width.max(1)).nth(token) else {
+            return Err(shape("the batch", rows, token.saturating_add(1)));
+        };
+        Ok(rms_norm(
+            self.isa,
+            row,
+            &self.final_norm,
+            self.config.epsilon,
+            out,
+        )?)
+    }
+
     /// Checks the batch, and says which tokens belong to which sequence.
     fn sequences<'a>(&self, batch: &Batch<'a>) -> Result<Vec<Sequence<'a>>, ForwardError> {
         let (vocabulary, context) = (self.config.vocabulary, self.config.context);

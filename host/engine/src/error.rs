@@ -2,14 +2,16 @@
 
 use skep_accounts::QuotaError;
 use skep_decoder::ForwardError;
-use skep_text::TokenizerError;
+use skep_text::{ChatError, TokenizerError};
 
 /// Why a request was not taken, or not finished.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The engine has as many requests waiting as it takes.
-    #[error("the engine has {waiting} requests waiting, which is as many as it takes; try again later")]
+    #[error(
+        "the engine has {waiting} requests waiting, which is as many as it takes; try again later"
+    )]
     Busy {
         /// Requests that wait.
         waiting: usize,
@@ -26,6 +28,9 @@ pub enum EngineError {
     /// The text could not be cut into tokens.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The conversation could not be laid out.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// The model refused the batch.
     #[error(transparent)]
     Forward(#[from] ForwardError),
