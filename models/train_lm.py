@@ -53,7 +53,8 @@ PROMPT_WEIGHT = 0.2
 MIXES = [
     (0.0, 256, {"debian": 22, "glosses": 14, "novels": 15, "support": 4, "tickets": 12, "definitions": 11, "packages": 6, "village": 16}),
     (0.45, 256, {"debian": 11, "glosses": 8, "novels": 8, "support": 2, "tickets": 17, "definitions": 10, "packages": 6, "village": 38}),
-    (0.85, 512, {"debian": 10, "glosses": 6, "novels": 7, "support": 2, "tickets": 18, "definitions": 9, "packages": 6, "village": 42}),
+    (0.55, 256, {"debian": 8, "glosses": 6, "novels": 7, "support": 2, "tickets": 14, "definitions": 8, "packages": 4, "village": 51}),
+    (0.88, 512, {"debian": 8, "glosses": 6, "novels": 7, "support": 2, "tickets": 14, "definitions": 8, "packages": 4, "village": 51}),
 ]
 
 
