@@ -108,11 +108,13 @@ def tickets(model, tokenizer, work, count):
 
 
 @torch.inference_mode()
-def write(model, ids, ends, temperature, generator, limit=90):
+def write(model, ids, ends, temperature, generator, limit=60):
     """What the model writes after these tokens, until one of `ends`."""
-    ids, start = list(ids), len(ids)
+    ids, start, read = list(ids), len(ids), 0
+    kept = [[] for _ in model.layers]
     while len(ids) - start < limit and len(ids) < model.s.context:
-        logits = model(torch.tensor([ids]))[0, -1]
+        logits = model(torch.tensor([ids[read:]]), kept)[0, -1]
+        read = len(ids)
         if temperature:
             chosen = int(torch.multinomial(F.softmax(logits / temperature, -1), 1, generator=generator))
         else:

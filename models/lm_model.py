@@ -46,16 +46,21 @@ class Layer(nn.Module):
         self.up = nn.Parameter(torch.empty(s.hidden, s.width))
         self.down = nn.Parameter(torch.empty(s.width, s.hidden))
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, cos, sin, kept=None):
+        """`kept`: a list that holds the keys and values of tokens before, and gets these tokens'."""
         s, (batch, length, _) = self.s, x.shape
         h = F.rms_norm(x, (s.width,), self.attention_norm, s.epsilon)
         qkv = F.linear(h, torch.cat([self.query, self.key, self.value]))
         qkv = qkv.view(batch, length, s.heads + 2 * s.kv_heads, s.head_dim).transpose(1, 2)
         turned = turn(qkv[:, : s.heads + s.kv_heads], cos, sin)
         k, v = turned[:, s.heads :], qkv[:, s.heads + s.kv_heads :]
+        if kept is not None:
+            if kept:
+                k, v = torch.cat([kept[0], k], 2), torch.cat([kept[1], v], 2)
+            kept[:] = k, v
         group = s.heads // s.kv_heads
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        a = F.scaled_dot_product_attention(turned[:, : s.heads], k, v, is_causal=True)
+        a = F.scaled_dot_product_attention(turned[:, : s.heads], k, v, is_causal=length > 1)
         x = x + F.linear(a.transpose(1, 2).reshape(batch, length, -1), self.output)
         h = F.rms_norm(x, (s.width,), self.feed_forward_norm, s.epsilon)
         gate, up = F.linear(h, torch.cat([self.gate, self.up])).split(s.hidden, -1)
@@ -93,17 +98,20 @@ class Llama(nn.Module):
                 p.normal_(0, deviation, generator=generator)
         return self
 
-    def stream(self, tokens):
-        """The last hidden states, normed: [batch, length, width]."""
-        length = tokens.shape[1]
+    def stream(self, tokens, kept=None):
+        """The last hidden states, normed: [batch, length, width]. With `kept`, an empty list for
+        each layer to begin with, the tokens go on after those of earlier calls: all of a prompt
+        at first, then one at a time."""
+        start = kept[0][0].shape[2] if kept and kept[0] else 0
+        here = slice(start, start + tokens.shape[1])
         x = F.embedding(tokens, self.embedding)
-        for layer in self.layers:
-            x = layer(x, self.cos[:length], self.sin[:length])
+        for i, layer in enumerate(self.layers):
+            x = layer(x, self.cos[here], self.sin[here], kept[i] if kept else None)
         return F.rms_norm(x, (self.s.width,), self.final_norm, self.s.epsilon)
 
-    def forward(self, tokens):
+    def forward(self, tokens, kept=None):
         """The logits [batch, length, vocabulary] of the token after each."""
-        return F.linear(self.stream(tokens), self.embedding)
+        return F.linear(self.stream(tokens, kept), self.embedding)
 
     def losses(self, tokens):
         """The loss [batch, length - 1] of each token but the first, in nats."""
