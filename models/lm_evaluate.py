@@ -127,26 +127,36 @@ def write(model, ids, ends, temperature, generator, limit=60):
 
 def village(model, tokenizer, work, count):
     """What becomes of held-out scenes at temperature 0: the share of replies that are a line and
-    an action that the scene allows, that do what the generator's script did, and that name
-    nobody but those of the prompt."""
+    an action that the scene allows, that do what the generator's script did (beside the share of
+    scenes in which it did nothing), and that mention no person, and no thing, but those of the
+    prompt, among the replies that mention any."""
     ends = {tokenizer.token_to_id("<|endoftext|>")}
     found = [d["parts"] for d in documents(work, "village") if d["held"] == 1]
     random.Random(SEED).shuffle(found)
-    names = {word for parts in found for word in re.findall(r"[A-Z][a-z]+", parts[0][0].split("knows:")[1])}
-    formed = same = own = 0
+    known = " ".join(re.search(r"^knows: (.*)$", parts[0][0], re.M).group(1) for parts in found)
+    people = set(re.findall(r"\b[A-Z][a-z]+", known))
+    things = set(re.findall(r"\b(?:has|wants|owns) ([a-z]+)", known)) - {"nothing"}
+    formed = same = idle = 0
+    mentioned = {"people": [], "things": []}
     for (prompt, _), (truth, _) in found[:count]:
         ids = write(model, lm_gguf.begun(tokenizer, prompt), ends, 0, None)
         line, mark, action = tokenizer.decode(ids).strip().rpartition(" | ")
         allowed = re.search(r"^may: (.*)$", prompt, re.M).group(1).split("; ")
         formed += bool(mark and line and action in allowed)
         same += action == truth.rpartition(" | ")[2]
-        own += all(word in prompt for word in re.findall(r"[A-Z][a-z]+", line) if word in names)
+        idle += truth.endswith("| nothing")
+        words = set(re.findall(r"[A-Za-z]+", line))
+        for name, group in (("people", people), ("things", things)):
+            if words & group:
+                mentioned[name].append(words & group <= set(re.findall(r"[A-Za-z]+", prompt)))
     count = len(found[:count])
     return {
         "scenes": count,
         "well formed, action allowed": round(formed / count, 3),
         "the script's action": round(same / count, 3),
-        "no name from elsewhere": round(own / count, 3),
+        "the script did nothing": round(idle / count, 3),
+        "people": [sum(mentioned["people"]), len(mentioned["people"])],
+        "things": [sum(mentioned["things"]), len(mentioned["things"])],
     }
 
 
