@@ -422,7 +422,13 @@ fn merges_that_make_control_tokens_are_refused() {
     let tokenizer = TextTokenizer::from_files(&files).unwrap();
     let forged = tokenizer.encode_part("<eos>", MarksInText::AreText);
     assert!(matches!(forged, Err(TokenizerError::Refused(_))));
-    assert_eq!(tokenizer.encode_part("<eos>", MarksInText::Count).unwrap().len(), 1);
+    assert_eq!(
+        tokenizer
+            .encode_part("<eos>", MarksInText::Count)
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]

@@ -191,10 +191,11 @@ fn is_hive(text: &str) -> bool {
     let frames = hive["frames"].as_array().is_some_and(|frames| {
         (1..=3).contains(&frames.len()) && frames.iter().all(Value::is_boolean)
     });
-    let queen = hive
-        .get("queen")
-        .is_none_or(|queen| {
-        queen.is_null() || queen.as_f64().is_some_and(|queen| (-99.0..=99.0).contains(&queen))
+    let queen = hive.get("queen").is_none_or(|queen| {
+        queen.is_null()
+            || queen
+                .as_f64()
+                .is_some_and(|queen| (-99.0..=99.0).contains(&queen))
     });
     let known = ["name", "bees", "kind", "frames", "queen"];
     name && bees && kind && frames && queen && hive.keys().all(|key| known.contains(&&**key))

@@ -142,7 +142,8 @@ impl Shadow {
                     .map(|(key, mut value)| {
                         self.cover_value(&mut value, words);
                         // Marks that are words are rare, and many of them hostile.
-                        let free = words.len() <= 64 && !words.iter().any(|word| key.contains(word));
+                        let free =
+                            words.len() <= 64 && !words.iter().any(|word| key.contains(word));
                         match free && key.len() <= 64 && is_word(&key) {
                             true => (key, value),
                             false => (self.cover_text(&key), value),

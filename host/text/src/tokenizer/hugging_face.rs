@@ -162,7 +162,10 @@ impl HuggingFace {
             }
             parts.tokenize(|part| {
                 let tokens = self.model.tokenize(part.get())?;
-                match tokens.iter().any(|token| self.forbidden.contains(&token.id)) {
+                match tokens
+                    .iter()
+                    .any(|token| self.forbidden.contains(&token.id))
+                {
                     true => Err("its merges make a control token of plain text".into()),
                     false => Ok(tokens),
                 }
