@@ -69,6 +69,9 @@ pub enum ChatError {
     /// The template takes too much time or memory.
     #[error("the chat template takes more work than a template may")]
     TooMuchWork,
+    /// The thread that renders could not be started, or was lost.
+    #[error("no thread for the chat template could be had; the machine may be short of memory")]
+    NoThread,
     /// The template does not fit the conversation.
     #[error("the chat template fails at line {line}: {reason}")]
     Render {
@@ -187,12 +190,13 @@ impl ChatTemplate {
     /// the conversation is longer than 4 MiB or a role is no plain word.
     pub fn render(&self, chat: &Chat, tokenizer: &TextTokenizer) -> Result<MarkedText, ChatError> {
         let context = environment::context(chat, tokenizer)?;
-        let plain = self.text(&context.clone().into_value(), chat)?;
+        let plain = environment::run(&self.environment, context.clone(), chat.now)?;
         let marks: Vec<&str> = tokenizer.marks().collect();
         let mut safe = None;
         for set in shadow::sets(&marks) {
             let shadow = Shadow::new(set, [&*self.source, &*plain], &context)?;
-            let Ok(shadowed) = self.text(&shadow.cover(&context, &marks).into_value(), chat) else {
+            let covered = shadow.cover(&context, &marks);
+            let Ok(shadowed) = environment::run(&self.environment, covered, chat.now) else {
                 continue;
             };
             let marked = shadow.uncover(&shadowed);
@@ -204,15 +208,6 @@ impl ChatTemplate {
         // The template looks at the very letters that had to be covered. What it writes then is
         // not what it would have written, but no message can forge a mark in it.
         Ok(safe.unwrap_or_else(|| MarkedText::new(plain, MarksInText::AreText)))
-    }
-
-    fn text(&self, context: &minijinja::Value, chat: &Chat) -> Result<String, ChatError> {
-        let template = self.environment.get_template(environment::NAME);
-        let mut context = vec![context.clone()];
-        context.extend(chat.now.map(environment::clock));
-        let context = minijinja::value::merge_maps(context);
-        let rendered = template.and_then(|template| template.render(context));
-        rendered.map_err(|error| error_of(&error))
     }
 }
 

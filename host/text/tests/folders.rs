@@ -274,6 +274,16 @@ fn templates_are_bounded_and_refuse_with_reasons() {
     ] {
         assert!(render(endless).is_err(), "{endless}");
     }
+    // Values within values: even letting go of them must not take a deep stack.
+    for deep in [
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}",
+        "{% set ns = namespace(x={}) %}{% for i in range(99999) %}{% set ns.x = {'a': ns.x} %}{% endfor %}{{ ns.x | tojson }}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}{{ ns.x == ns.x }}",
+        &format!("{}{{{{ x | tojson }}}}", "{% set x=[x] %}".repeat(69_000)),
+        &format!("{}{{{{ x }}}}", "{% set x=[x] %}".repeat(69_000)),
+    ] {
+        let _ = render(deep);
+    }
     let raised = render("{{ raise_exception('no ' ~ 'tools') }}").unwrap_err();
     assert_eq!(raised, ChatError::Raised("no tools".to_owned()));
     assert!(matches!(

@@ -15,9 +15,12 @@ use crate::tokenizer::TextTokenizer;
 
 /// The template's name in its environment.
 pub(super) const NAME: &str = "chat";
-/// Steps of a template; each also pays for 64 bytes that it makes. Templates of models take some
-/// thousands, and what messages come to.
-const FUEL: u64 = 4 << 20;
+/// Steps of a template, beside one for each byte of the conversation; a step also pays for 64 bytes
+/// that it makes. Templates of models take some thousands, and what messages come to.
+const FUEL: u64 = 1 << 18;
+/// Bytes of stack for each step. A template may put a value into another at every few steps, and
+/// values are let go of, compared and written by functions that call themselves once a level.
+const STACK: usize = 1 << 10;
 /// Calls within calls.
 const DEPTH: usize = 64;
 /// Lists within lists, in what a conversation holds.
@@ -31,7 +34,6 @@ pub(super) fn environment(source: String) -> Result<Environment<'static>, ChatEr
         .lstrip_blocks(true)
         .build();
     environment.set_syntax(syntax.map_err(|error| error_of(&error))?);
-    environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", raise_exception);
@@ -51,6 +53,8 @@ pub(super) struct Context {
     pub roles: Vec<String>,
     /// What the host says: marks of the model.
     pub own: Map<String, Value>,
+    /// Bytes of the conversation.
+    pub size: usize,
 }
 
 impl Context {
@@ -128,6 +132,7 @@ pub(super) fn context(chat: &Chat, tokenizer: &TextTokenizer) -> Result<Context,
             .map(|message| message.role.clone())
             .collect(),
         own,
+        size: CHAT_LIMIT - left,
     })
 }
 
@@ -157,8 +162,36 @@ fn measure(value: &Value, depth: usize, left: &mut usize) -> Option<()> {
     }
 }
 
+/// Runs the template over a conversation, with steps in proportion to it, on a thread whose stack is
+/// deep enough for the deepest values that these steps can make. All values are made and let go of
+/// on that thread. The stack is memory only as far as it is used.
+pub(super) fn run(
+    environment: &Environment<'static>,
+    context: Context,
+    now: Option<u64>,
+) -> Result<String, ChatError> {
+    let fuel = FUEL + context.size as u64;
+    let mut environment = environment.clone();
+    environment.set_fuel(Some(fuel));
+    let work = move || {
+        let mut variables = vec![context.into_value()];
+        variables.extend(now.map(clock));
+        let variables = minijinja::value::merge_maps(variables);
+        let template = environment.get_template(NAME);
+        let rendered = template.and_then(|template| template.render(variables));
+        rendered.map_err(|error| error_of(&error))
+    };
+    let thread = std::thread::Builder::new()
+        .name("chat template".to_owned())
+        .stack_size(fuel as usize * STACK);
+    match thread.spawn(work).map(std::thread::JoinHandle::join) {
+        Ok(Ok(rendered)) => rendered,
+        _ => Err(ChatError::NoThread),
+    }
+}
+
 /// The clock of a template that asks for one.
-pub(super) fn clock(now: u64) -> Jinja {
+fn clock(now: u64) -> Jinja {
     let strftime = Jinja::from_function(move |format: &str| date::format(format, now));
     Jinja::from_pairs([("strftime_now", strftime)])
 }

@@ -203,6 +203,7 @@ mod tests {
             strangers,
             roles: Vec::new(),
             own: Map::new(),
+            size: 0,
         }
     }
 
