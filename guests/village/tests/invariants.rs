@@ -164,4 +164,3 @@ fn the_hash_of_a_village_never_changes() {
     let held = include_str!("hash-of-seed-7.txt");
     assert_eq!(hash(game.state()), held.trim());
 }
-

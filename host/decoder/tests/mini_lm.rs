@@ -32,6 +32,7 @@ fn after(decoder: &Decoder, tokens: &[u32]) -> Vec<f32> {
         tokens: tokens.len(),
         start: 0,
         pages: &table,
+        adapter: None,
     };
     let batch = Batch {
         tokens,

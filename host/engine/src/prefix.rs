@@ -115,20 +115,6 @@ impl PrefixCache {
         }
     }
 
-    /// Forgets the texts of one realm that nobody is using: of an adapter that is gone, say.
-    pub fn forget(&mut self, pool: &mut PagePool, adapter: u64) {
-        loop {
-            let gone = self.leaves.iter().copied().find(|(_, number)| {
-                self.realm(*number)
-                    .is_some_and(|realm| realm.adapter == adapter)
-            });
-            let Some((_, number)) = gone else {
-                return;
-            };
-            self.remove(pool, number);
-        }
-    }
-
     /// Pages that nobody else holds.
     pub fn unused(&self, pool: &PagePool) -> usize {
         let nodes = self.nodes.iter().flatten();
@@ -136,17 +122,9 @@ impl PrefixCache {
     }
 
     /// Pages that the cache holds.
+    #[cfg(test)]
     pub fn pages(&self) -> usize {
         self.ways.len()
-    }
-
-    fn realm(&self, mut number: usize) -> Option<Realm> {
-        loop {
-            match self.nodes[number].as_ref()?.parent {
-                Parent::Root(realm) => return Some(realm),
-                Parent::Node(parent) => number = parent,
-            }
-        }
     }
 
     /// Notes that a node was used, and says which page it is.
@@ -270,19 +248,6 @@ mod tests {
         cache.shrink(&mut pool, 3);
         assert_eq!((pool.free(), cache.pages()), (2, 1));
         assert_eq!(cache.find(&mut pool, REALM, &tokens(&[1, 0])), held);
-    }
-
-    #[test]
-    fn an_adapter_that_is_gone_is_forgotten() {
-        let (mut cache, mut pool) = (PrefixCache::default(), PagePool::new(4));
-        let adapted = Realm {
-            adapter: 7,
-            ..REALM
-        };
-        remember(&mut cache, &mut pool, adapted, &tokens(&[1, 2]));
-        remember(&mut cache, &mut pool, REALM, &tokens(&[1, 2]));
-        cache.forget(&mut pool, 7);
-        assert_eq!((cache.pages(), pool.free()), (2, 2));
     }
 
     proptest! {

@@ -1,5 +1,7 @@
 //! A tiny model of random weights, and what it writes when it is asked for one thing at a time.
 
+#![allow(dead_code, reason = "each file of tests uses a part of it")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
