@@ -13,8 +13,8 @@ use bindings::exports::skep::workload::renderer::{Guest, Manner};
 use bindings::skep::model::text::{
     Completion, Constraint, LanguageModel, Prompt, Request, Sampling,
 };
-use bindings::skep::types::types::Error;
 use npc_scene::bindings::npc::{Reply, Scene};
+use npc_scene::bindings::skep::types::types::Error;
 use npc_scene::{grammar, prompt};
 
 /// Tokens of a reply at most. Three sentences and an action have fewer.
@@ -43,7 +43,10 @@ impl Guest for Renderer {
         let used: Vec<Option<String>> = scenes
             .iter()
             .map(|scene| {
-                manner.adapters.then(|| adapters.of(&scene.speaker.voice)).transpose()
+                manner
+                    .adapters
+                    .then(|| adapters.of(&scene.speaker.voice))
+                    .transpose()
             })
             .map(|adapter| adapter.map(Option::flatten))
             .collect::<Result<_, Error>>()?;
@@ -72,7 +75,9 @@ fn request(
     manner: Manner,
     number: u64,
 ) -> Request {
-    let constraint = manner.constrained.then(|| Constraint::Lark(grammar::grammar(scene)));
+    let constraint = manner
+        .constrained
+        .then(|| Constraint::Lark(grammar::grammar(scene)));
     Request {
         prompt: Prompt::Text(prompt(scene)),
         max_tokens: MOST_TOKENS,

@@ -177,7 +177,11 @@ impl Claim {
 
     /// The term in the relation's slot of this kind.
     pub fn term(&self, slot: Slot) -> Option<&str> {
-        let place = self.relation.slots().iter().position(|each| *each == slot)?;
+        let place = self
+            .relation
+            .slots()
+            .iter()
+            .position(|each| *each == slot)?;
         self.terms.get(place).map(String::as_str)
     }
 

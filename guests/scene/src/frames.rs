@@ -64,7 +64,8 @@ fn all_frames() -> &'static [(Relation, Vec<Part<'static>>)] {
     FRAMES.get_or_init(|| {
         let frames = VOICES.iter().flat_map(|voice| voice.frames);
         let each = frames.flat_map(|(relation, frames)| frames.iter().map(|one| (*relation, *one)));
-        each.map(|(relation, frame)| (relation, parts(frame))).collect()
+        each.map(|(relation, frame)| (relation, parts(frame)))
+            .collect()
     })
 }
 
@@ -153,7 +154,11 @@ impl<'a> Reader<'a> {
 
     fn slot(&mut self, slot: Slot, parts: &[Part<'_>], sentence: &str, first: bool) -> bool {
         for name in self.candidates(slot, sentence) {
-            let written = if first { capitalised(&name) } else { name.clone() };
+            let written = if first {
+                capitalised(&name)
+            } else {
+                name.clone()
+            };
             let Some(after) = sentence.strip_prefix(written.as_str()) else {
                 continue;
             };

@@ -18,7 +18,8 @@ use crate::voices::{VOICES, Voice};
 /// The grammar of the replies to a scene, which begin right after its prompt with a space.
 pub fn grammar(scene: &Scene) -> String {
     let voice = Voice::named(&scene.speaker.voice).unwrap_or(VOICES[0]);
-    let always = |claim: &&Claim| !claim.relation.announces() && claim.relation != Relation::Refuses;
+    let always =
+        |claim: &&Claim| !claim.relation.announces() && claim.relation != Relation::Refuses;
     let claims: Vec<&Claim> = scene.claims.iter().filter(always).collect();
     let mut text = String::from("start: ");
     let mut lines = String::new();
@@ -26,11 +27,20 @@ pub fn grammar(scene: &Scene) -> String {
         if number > 0 {
             text.push_str(" | ");
         }
-        let _ = write!(text, "\" \" line{number} {}", literal(&format!(" | {action}")));
+        let _ = write!(
+            text,
+            "\" \" line{number} {}",
+            literal(&format!(" | {action}"))
+        );
         let own = announced(scene, action);
         let mut sentences: BTreeSet<String> = BTreeSet::new();
         for claim in &own {
-            sentences.extend(voice.frames(claim.relation).iter().map(|frame| fill(frame, claim)));
+            sentences.extend(
+                voice
+                    .frames(claim.relation)
+                    .iter()
+                    .map(|frame| fill(frame, claim)),
+            );
         }
         let _ = writeln!(lines, "line{number}: s{number} (\" \" s{number}){{0,2}}");
         let _ = write!(lines, "s{number}: claim | TALK");
@@ -44,7 +54,12 @@ pub fn grammar(scene: &Scene) -> String {
     text.push_str("claim: ");
     let mut sentences: BTreeSet<String> = BTreeSet::new();
     for claim in claims {
-        sentences.extend(voice.frames(claim.relation).iter().map(|frame| fill(frame, claim)));
+        sentences.extend(
+            voice
+                .frames(claim.relation)
+                .iter()
+                .map(|frame| fill(frame, claim)),
+        );
     }
     let sentences: Vec<String> = sentences.iter().map(|sentence| literal(sentence)).collect();
     text.push_str(&sentences.join(" | "));
@@ -65,7 +80,10 @@ fn announced(scene: &Scene, action: &Action) -> Vec<Claim> {
     match action {
         Action::Nothing => {
             let refusals = scene.claims.iter();
-            refusals.filter(|claim| claim.relation == Relation::Refuses).cloned().collect()
+            refusals
+                .filter(|claim| claim.relation == Relation::Refuses)
+                .cloned()
+                .collect()
         }
         Action::Give(item) => of(Relation::Gives, item),
         Action::Sell(item) => of(Relation::Sells, item),

@@ -19,8 +19,16 @@ const RULES: &str = "Say what is true, then do one thing.";
 pub fn prompt(scene: &Scene) -> String {
     let mut text = format!("{RULES}\n");
     let speaker = &scene.speaker;
-    let _ = writeln!(text, "{}, {}, {}", speaker.name, speaker.role, speaker.voice);
-    let _ = write!(text, "at {}, {}, {}", scene.place, scene.time, scene.weather);
+    let _ = writeln!(
+        text,
+        "{}, {}, {}",
+        speaker.name, speaker.role, speaker.voice
+    );
+    let _ = write!(
+        text,
+        "at {}, {}, {}",
+        scene.place, scene.time, scene.weather
+    );
     if !scene.present.is_empty() {
         let _ = write!(text, ", with {}", scene.present.join(", "));
     }
@@ -29,7 +37,12 @@ pub fn prompt(scene: &Scene) -> String {
     let _ = writeln!(text, "knows: {}", notes.join("; "));
     let actions: Vec<String> = scene.actions.iter().map(Action::to_string).collect();
     let _ = writeln!(text, "may: {}", actions.join("; "));
-    let _ = write!(text, "you: \"{}\" ({}", quoted(&scene.heard.words), scene.heard.intent.name());
+    let _ = write!(
+        text,
+        "you: \"{}\" ({}",
+        quoted(&scene.heard.words),
+        scene.heard.intent.name()
+    );
     for topic in &scene.heard.topics {
         let _ = write!(text, " {topic}");
     }

@@ -121,5 +121,7 @@ impl fmt::Display for Action {
 /// sentence without one.
 pub fn sentences(line: &str) -> impl Iterator<Item = &str> {
     let pieces = line.split_inclusive(['.', '!', '?']);
-    pieces.map(str::trim).filter(|sentence| !sentence.is_empty())
+    pieces
+        .map(str::trim)
+        .filter(|sentence| !sentence.is_empty())
 }

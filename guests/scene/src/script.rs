@@ -62,7 +62,9 @@ impl Script<'_> {
         if heard.intent == Intent::Insult && self.dice.chance(60) {
             return Action::Nothing;
         }
-        self.dice.pick(&fitting).map_or(Action::Nothing, |action| (*action).clone())
+        self.dice
+            .pick(&fitting)
+            .map_or(Action::Nothing, |action| (*action).clone())
     }
 
     fn speak(&mut self, action: &Action) {
@@ -172,9 +174,11 @@ impl Script<'_> {
             Action::Nothing | Action::Offer(_) => return self.refuse(),
             Action::Give(item) => Claim::new(Relation::Gives, &[item]),
             Action::Sell(item) => {
-                let price = self.scene.claims.iter().find(|claim| {
-                    claim.relation == Relation::Price && claim.is_about(item)
-                });
+                let price = self
+                    .scene
+                    .claims
+                    .iter()
+                    .find(|claim| claim.relation == Relation::Price && claim.is_about(item));
                 let Some(coins) = price.and_then(|claim| claim.terms.get(1)) else {
                     return;
                 };
@@ -189,7 +193,11 @@ impl Script<'_> {
 
     /// Says no to who asks for something that the speaker has.
     fn refuse(&mut self) {
-        let priced = self.scene.claims.iter().any(|claim| claim.relation == Relation::Price);
+        let priced = self
+            .scene
+            .claims
+            .iter()
+            .any(|claim| claim.relation == Relation::Price);
         let intent = self.scene.heard.intent;
         if intent == Intent::Beg || intent == Intent::Buy && !priced {
             self.line.truncate(2);
@@ -202,7 +210,9 @@ impl Script<'_> {
         let topics = &self.scene.heard.topics;
         // Who asked about something is not answered about something else.
         let asked = |claim: &Claim| {
-            topics.is_empty() || claim.terms.is_empty() || topics.iter().any(|it| claim.is_about(it))
+            topics.is_empty()
+                || claim.terms.is_empty()
+                || topics.iter().any(|it| claim.is_about(it))
         };
         let fits = |claim: &&Claim| relations.contains(&claim.relation) && asked(claim);
         let fitting: Vec<&Claim> = self.scene.claims.iter().filter(fits).collect();

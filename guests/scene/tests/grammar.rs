@@ -1,6 +1,8 @@
 //! The grammar is one that llguidance takes, admits what the script says, and nothing that names
 //! or does what the scene does not have.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::ApproximateTokEnv;
 use llguidance::{Matcher, ParserFactory};
@@ -15,7 +17,9 @@ fn admits(factory: &ParserFactory, grammar: &str, text: &str) -> bool {
     let mut matcher = Matcher::new(factory.create_parser(grammar));
     assert_eq!(matcher.get_error(), None, "the grammar is refused");
     let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
-    let taken = matcher.try_consume_tokens(&tokens).expect("the matcher works");
+    let taken = matcher
+        .try_consume_tokens(&tokens)
+        .expect("the matcher works");
     taken == tokens.len() && matcher.is_accepting().expect("the matcher works")
 }
 
@@ -68,7 +72,13 @@ fn the_grammar_admits_what_the_script_says() {
     let mut dice = Dice::new(4);
     for voice in voices::VOICES {
         let mut scene = scene(voice.name);
-        for intent in [Intent::Buy, Intent::Greet, Intent::Insult, Intent::Chat, Intent::Beg] {
+        for intent in [
+            Intent::Buy,
+            Intent::Greet,
+            Intent::Insult,
+            Intent::Chat,
+            Intent::Beg,
+        ] {
             scene.heard.intent = intent;
             let text = format!(" {}", script::reply(&scene, &mut dice));
             let grammar = grammar::grammar(&scene);

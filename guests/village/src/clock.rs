@@ -37,7 +37,10 @@ pub(crate) fn settle(state: &mut State) {
 /// Who no longer sees a thing where they thought it was, forgets it.
 pub(crate) fn observe(state: &mut State) {
     let places: Vec<_> = state.people.iter().map(|person| person.at).collect();
-    let items: Vec<_> = state.all_items().zip(state.items.iter().map(|item| item.at)).collect();
+    let items: Vec<_> = state
+        .all_items()
+        .zip(state.items.iter().map(|item| item.at))
+        .collect();
     let place_of = |at: Whereabouts| match at {
         Whereabouts::Lies(place) => Some(place),
         Whereabouts::With(person) => places.get(usize::from(person.0)).copied(),
@@ -46,7 +49,11 @@ pub(crate) fn observe(state: &mut State) {
         for (item, at) in &items {
             if place_of(*at) == Some(person.at) {
                 person.seen.insert(*item, *at);
-            } else if person.seen.get(item).is_some_and(|seen| place_of(*seen) == Some(person.at)) {
+            } else if person
+                .seen
+                .get(item)
+                .is_some_and(|seen| place_of(*seen) == Some(person.at))
+            {
                 person.seen.remove(item);
             }
         }

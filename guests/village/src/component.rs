@@ -100,10 +100,15 @@ fn view(state: &State) -> wit::View {
     let paths = here.and_then(|here| state.places.get(usize::from(here.0)));
     let people = state.villagers().filter(|id| state.together(*id, VISITOR));
     let items_at = |at: Option<Whereabouts>| -> Vec<String> {
-        let items = state.all_items().filter(|item| state.whereabouts(*item) == at);
+        let items = state
+            .all_items()
+            .filter(|item| state.whereabouts(*item) == at);
         items.map(|item| state.item_name(item).to_owned()).collect()
     };
-    let asked = state.quests.iter().filter(|quest| quest.stage > Stage::Open);
+    let asked = state
+        .quests
+        .iter()
+        .filter(|quest| quest.stage > Stage::Open);
     wit::View {
         place: here.map_or("", |here| state.place_name(here)).to_owned(),
         day: state.minutes / (24 * 60) + 1,
@@ -111,11 +116,19 @@ fn view(state: &State) -> wit::View {
         time: state.time().to_owned(),
         weather: state.weather().to_owned(),
         paths: paths.map_or(Vec::new(), |place| {
-            let names = place.paths.iter().map(|path| state.place_name(*path).to_owned());
+            let names = place
+                .paths
+                .iter()
+                .map(|path| state.place_name(*path).to_owned());
             names.collect()
         }),
         people: people
-            .map(|id| (state.person_name(id).to_owned(), state.role(id).0.to_owned()))
+            .map(|id| {
+                (
+                    state.person_name(id).to_owned(),
+                    state.role(id).0.to_owned(),
+                )
+            })
             .collect(),
         lying: items_at(here.map(Whereabouts::Lies)),
         carried: items_at(Some(Whereabouts::With(VISITOR))),

@@ -3,9 +3,7 @@
 //! A deed is checked whole before anything changes, so one that is refused leaves no trace.
 
 use crate::clock;
-use crate::state::{
-    ItemId, PersonId, PlaceId, Quest, Stage, State, VISITOR, Whereabouts,
-};
+use crate::state::{ItemId, PersonId, PlaceId, Quest, Stage, State, VISITOR, Whereabouts};
 
 /// Minutes that one may wait at once.
 pub const LONGEST_WAIT: u32 = 12 * 60;
@@ -83,7 +81,10 @@ pub fn perform(state: &mut State, deed: &Deed) -> Result<Vec<Event>, Refusal> {
     let mut events = Vec::new();
     let minutes = match deed {
         Deed::Go(place) => {
-            let paths = state.places.get(usize::from(here.0)).ok_or(Refusal::Nothing)?;
+            let paths = state
+                .places
+                .get(usize::from(here.0))
+                .ok_or(Refusal::Nothing)?;
             if !paths.paths.contains(place) {
                 return Err(Refusal::NoPath);
             }
@@ -124,7 +125,11 @@ pub fn perform(state: &mut State, deed: &Deed) -> Result<Vec<Event>, Refusal> {
             if *coins == 0 || !pay(state, VISITOR, *person, *coins, &mut events) {
                 return Err(Refusal::Coins);
             }
-            state.sway(*person, VISITOR, i8::try_from((*coins).min(10)).unwrap_or(10));
+            state.sway(
+                *person,
+                VISITOR,
+                i8::try_from((*coins).min(10)).unwrap_or(10),
+            );
             2
         }
         Deed::Wait(minutes) => {
@@ -208,10 +213,15 @@ pub(crate) fn pay(
     coins: u32,
     events: &mut Vec<Event>,
 ) -> bool {
-    let Some(left) = state.person(from).and_then(|person| person.coins.checked_sub(coins)) else {
+    let Some(left) = state
+        .person(from)
+        .and_then(|person| person.coins.checked_sub(coins))
+    else {
         return false;
     };
-    let more = state.person(to).and_then(|person| person.coins.checked_add(coins));
+    let more = state
+        .person(to)
+        .and_then(|person| person.coins.checked_add(coins));
     let Some(more) = more.filter(|_| from != to) else {
         return false;
     };

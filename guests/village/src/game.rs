@@ -124,10 +124,11 @@ impl Game {
                     violation,
                 } => {
                     game.talk(*person, words).map_err(refused)?;
-                    game.stand(reply, violation.as_ref()).map_err(|fault| GameError::Answer {
-                        entry: number,
-                        fault,
-                    })?;
+                    game.stand(reply, violation.as_ref())
+                        .map_err(|fault| GameError::Answer {
+                            entry: number,
+                            fault,
+                        })?;
                 }
             }
         }
@@ -211,10 +212,12 @@ impl Game {
         };
         let violation = Violation::new(&fault, producer, text);
         let reply = self.fallback();
-        let (claims, events) = self.stand(&reply, Some(&violation)).map_err(|fault| GameError::Answer {
-            entry: self.log.len(),
-            fault,
-        })?;
+        let (claims, events) =
+            self.stand(&reply, Some(&violation))
+                .map_err(|fault| GameError::Answer {
+                    entry: self.log.len(),
+                    fault,
+                })?;
         Ok(Outcome {
             reply,
             claims,
@@ -254,7 +257,12 @@ impl Game {
         if violation.is_some() {
             self.state.violations = self.state.violations.saturating_add(1);
         }
-        let events = settle(&mut self.state, pending.speaker, &pending.saying, &reply.action);
+        let events = settle(
+            &mut self.state,
+            pending.speaker,
+            &pending.saying,
+            &reply.action,
+        );
         self.log.push(Entry::Talk {
             person: pending.speaker,
             words: pending.words,

@@ -73,7 +73,11 @@ fn people(dice: &mut Dice) -> Vec<Person> {
     let gathering = [PlaceId(3), PlaceId(5), PlaceId(8), PlaceId(9)];
     let mut people = Vec::new();
     for id in 0..=VILLAGERS {
-        let drawn = |list: &[u8]| list.get(usize::from(id.saturating_sub(1))).copied().unwrap_or(0);
+        let drawn = |list: &[u8]| {
+            list.get(usize::from(id.saturating_sub(1)))
+                .copied()
+                .unwrap_or(0)
+        };
         let mut regard: Vec<i8> = (0..=VILLAGERS).map(|_| feeling(dice)).collect();
         // What they think of the visitor begins near nothing, of themselves is nothing.
         regard[0] = i8::try_from(dice.below(71)).unwrap_or(0) - 25;
@@ -87,7 +91,11 @@ fn people(dice: &mut Dice) -> Vec<Person> {
             at: PlaceId(8),
             coins: u32::try_from(10 + dice.below(40)).unwrap_or(10),
             spirits: feeling(dice),
-            regard: if id == 0 { vec![0; usize::from(VILLAGERS) + 1] } else { regard },
+            regard: if id == 0 {
+                vec![0; usize::from(VILLAGERS) + 1]
+            } else {
+                regard
+            },
             seen: BTreeMap::new(),
         });
     }
@@ -109,7 +117,11 @@ fn items(dice: &mut Dice) -> Vec<Item> {
         items.push(Item {
             name,
             owner,
-            price: if for_sale { u32::try_from(2 + dice.below(14)).unwrap_or(2) } else { 0 },
+            price: if for_sale {
+                u32::try_from(2 + dice.below(14)).unwrap_or(2)
+            } else {
+                0
+            },
             at: if lies {
                 Whereabouts::Lies(place(dice))
             } else if dice.chance(80) {
@@ -163,7 +175,9 @@ fn add_quests(state: &mut State, dice: &mut Dice) {
 fn rumours(state: &mut State, dice: &mut Dice) {
     for person in state.villagers() {
         for item in state.all_items() {
-            let wanted = state.quest_for(item).is_some_and(|quest| quest.giver == person);
+            let wanted = state
+                .quest_for(item)
+                .is_some_and(|quest| quest.giver == person);
             let at = state.whereabouts(item);
             if let Some(at) = at
                 && !wanted

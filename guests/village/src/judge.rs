@@ -97,7 +97,9 @@ impl Moment<'_> {
                     && regard >= LEAST_REGARD_TO_SELL
             }),
             Action::Offer(name) => item(name).is_some_and(|item| {
-                let quest = state.quest_for(item).filter(|quest| quest.giver == self.speaker);
+                let quest = state
+                    .quest_for(item)
+                    .filter(|quest| quest.giver == self.speaker);
                 quest.is_some_and(|quest| quest.stage == Stage::Open)
                     && regard >= LEAST_REGARD_TO_OFFER
             }),
@@ -117,7 +119,10 @@ impl Moment<'_> {
         let Some(thing) = self.state.item(item) else {
             return false;
         };
-        let asked_for = self.state.quest_for(item).is_some_and(|q| q.stage == Stage::Offered);
+        let asked_for = self
+            .state
+            .quest_for(item)
+            .is_some_and(|q| q.stage == Stage::Offered);
         let theirs = thing.owner == self.speaker && regard >= FOND;
         let missed = thing.owner != self.speaker && asked_for && regard >= LEAST_REGARD_TO_GIVE;
         self.state.has(self.speaker, item) && (theirs || missed)
@@ -131,7 +136,9 @@ impl Moment<'_> {
     }
 
     fn purse(&self) -> u32 {
-        self.state.person(VISITOR).map_or(0, |visitor| visitor.coins)
+        self.state
+            .person(VISITOR)
+            .map_or(0, |visitor| visitor.coins)
     }
 
     /// What the claim is worth, coming with this action.
@@ -145,7 +152,9 @@ impl Moment<'_> {
 
     /// Whether the speaker has no way to know what the claim is about.
     fn hidden(&self, claim: &Claim) -> bool {
-        let item = claim.term(Slot::Item).and_then(|name| self.state.item_named(name));
+        let item = claim
+            .term(Slot::Item)
+            .and_then(|name| self.state.item_named(name));
         matches!(claim.relation, Relation::Holds | Relation::Lies)
             && item.is_none_or(|item| !self.state.knows(self.speaker, item))
     }
@@ -154,10 +163,26 @@ impl Moment<'_> {
     fn so(&self, claim: &Claim, action: &Action) -> Option<bool> {
         let state = self.state;
         let me = self.speaker;
-        let item = || claim.term(Slot::Item).and_then(|name| state.item_named(name));
-        let person = || claim.term(Slot::Person).and_then(|name| state.person_named(name));
-        let place = || claim.term(Slot::Place).and_then(|name| state.place_named(name));
-        let coins = || claim.term(Slot::Coins).and_then(|coins| coins.parse::<u32>().ok());
+        let item = || {
+            claim
+                .term(Slot::Item)
+                .and_then(|name| state.item_named(name))
+        };
+        let person = || {
+            claim
+                .term(Slot::Person)
+                .and_then(|name| state.person_named(name))
+        };
+        let place = || {
+            claim
+                .term(Slot::Place)
+                .and_then(|name| state.place_named(name))
+        };
+        let coins = || {
+            claim
+                .term(Slot::Coins)
+                .and_then(|coins| coins.parse::<u32>().ok())
+        };
         let quest = || {
             let quest = state.quest_for(item()?)?;
             (quest.giver == me).then_some(quest)

@@ -30,7 +30,9 @@ pub enum LogError {
     #[error(transparent)]
     Game(#[from] GameError),
     /// The entries lead to another state than the log says.
-    #[error("the log leads to {found}, and says it leads to {said}: it was changed, or is of another version")]
+    #[error(
+        "the log leads to {found}, and says it leads to {said}: it was changed, or is of another version"
+    )]
     Diverged {
         /// Where it leads.
         found: String,
@@ -128,7 +130,10 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<Entry, BytesError> {
         0 => Entry::Deed(Deed::Go(PlaceId(reader.small()?))),
         1 => Entry::Deed(Deed::Take(ItemId(reader.small()?))),
         2 => Entry::Deed(Deed::Drop(ItemId(reader.small()?))),
-        3 => Entry::Deed(Deed::Give(ItemId(reader.small()?), PersonId(reader.small()?))),
+        3 => Entry::Deed(Deed::Give(
+            ItemId(reader.small()?),
+            PersonId(reader.small()?),
+        )),
         4 => Entry::Deed(Deed::Pay(reader.medium()?, PersonId(reader.small()?))),
         5 => Entry::Deed(Deed::Wait(reader.medium()?)),
         6 => {

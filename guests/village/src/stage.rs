@@ -32,7 +32,10 @@ pub fn scene(moment: &Moment<'_>, words: &str) -> Scene {
         place: state.place_name(here).to_owned(),
         time: state.time().to_owned(),
         weather: state.weather().to_owned(),
-        present: present.take(3).map(|id| state.person_name(id).to_owned()).collect(),
+        present: present
+            .take(3)
+            .map(|id| state.person_name(id).to_owned())
+            .collect(),
         claims: claims(moment, &actions),
         actions,
         heard: Heard {
@@ -65,14 +68,20 @@ fn topics(moment: &Moment<'_>) -> Vec<String> {
     let items = saying.items.iter().map(|id| state.item_name(*id));
     let people = saying.people.iter().map(|id| state.person_name(*id));
     let places = saying.places.iter().map(|id| state.place_name(*id));
-    items.chain(people).chain(places).map(str::to_owned).collect()
+    items
+        .chain(people)
+        .chain(places)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What the speaker may do: what was asked for comes first.
 fn actions(moment: &Moment<'_>) -> Vec<Action> {
     let state = moment.state;
     let name = |id: ItemId| state.item_name(id).to_owned();
-    let own = state.all_items().filter(|item| !moment.saying.items.contains(item));
+    let own = state
+        .all_items()
+        .filter(|item| !moment.saying.items.contains(item));
     let items: Vec<ItemId> = moment.saying.items.iter().copied().chain(own).collect();
     let mut actions = vec![Action::Nothing];
     for item in &items {
@@ -89,7 +98,9 @@ fn actions(moment: &Moment<'_>) -> Vec<Action> {
             actions.push(offer);
         }
     }
-    let places = state.all_places().map(|place| Action::Go(state.place_name(place).to_owned()));
+    let places = state
+        .all_places()
+        .map(|place| Action::Go(state.place_name(place).to_owned()));
     actions.extend(places.filter(|action| moment.may(action)).take(1));
     actions.truncate(ACTIONS);
     actions
@@ -101,7 +112,10 @@ fn claims(moment: &Moment<'_>, actions: &[Action]) -> Vec<Claim> {
     candidates.extend(
         [Relation::True, Relation::False, Relation::Unheard].map(|each| Claim::new(each, &[])),
     );
-    if !matches!(moment.saying.intent, Intent::Ask | Intent::Beg | Intent::Buy | Intent::Claim) {
+    if !matches!(
+        moment.saying.intent,
+        Intent::Ask | Intent::Beg | Intent::Buy | Intent::Claim
+    ) {
         candidates.retain(|claim| claim.relation != Relation::Unheard);
     }
     about_items(moment, &mut candidates);
@@ -147,20 +161,35 @@ fn about_items(moment: &Moment<'_>, claims: &mut Vec<Claim>) {
             }
             Whereabouts::With(VISITOR) => claims.push(Claim::new(Relation::Carries, &[name])),
             Whereabouts::With(person) => {
-                claims.push(Claim::new(Relation::Holds, &[name, state.person_name(person)]));
+                claims.push(Claim::new(
+                    Relation::Holds,
+                    &[name, state.person_name(person)],
+                ));
             }
         }
         for relation in [Relation::Unknown, Relation::Lack, Relation::Wants] {
             claims.push(Claim::new(relation, &[name]));
         }
         if let Some(quest) = state.quest_for(*id) {
-            claims.push(Claim::new(Relation::Reward, &[name, &quest.reward.to_string()]));
+            claims.push(Claim::new(
+                Relation::Reward,
+                &[name, &quest.reward.to_string()],
+            ));
         }
-        claims.push(Claim::new(Relation::Price, &[name, &item.price.to_string()]));
+        claims.push(Claim::new(
+            Relation::Price,
+            &[name, &item.price.to_string()],
+        ));
         claims.push(Claim::new(Relation::TooDear, &[name]));
         claims.push(Claim::new(Relation::Mine, &[name]));
-        claims.push(Claim::new(Relation::Belongs, &[name, state.person_name(item.owner)]));
-        let begged = matches!(moment.saying.intent, Intent::Beg | Intent::Buy | Intent::Insult);
+        claims.push(Claim::new(
+            Relation::Belongs,
+            &[name, state.person_name(item.owner)],
+        ));
+        let begged = matches!(
+            moment.saying.intent,
+            Intent::Beg | Intent::Buy | Intent::Insult
+        );
         if begged {
             claims.push(Claim::new(Relation::Refuses, &[name]));
         }
@@ -171,20 +200,38 @@ fn about_others(moment: &Moment<'_>, claims: &mut Vec<Claim>) {
     let state = moment.state;
     for id in &moment.saying.people {
         let name = state.person_name(*id);
-        claims.push(Claim::new(Relation::Works, &[name, state.place_name(state.role(*id).1)]));
+        claims.push(Claim::new(
+            Relation::Works,
+            &[name, state.place_name(state.role(*id).1)],
+        ));
         claims.push(Claim::new(Relation::Trusts, &[name]));
         claims.push(Claim::new(Relation::Distrusts, &[name]));
     }
     for id in &moment.saying.places {
         let name = state.place_name(*id);
-        let paths = state.places.get(usize::from(id.0)).map(|place| &place.paths);
+        let paths = state
+            .places
+            .get(usize::from(id.0))
+            .map(|place| &place.paths);
         for other in paths.into_iter().flatten().take(2) {
-            claims.push(Claim::new(Relation::Near, &[name, state.place_name(*other)]));
+            claims.push(Claim::new(
+                Relation::Near,
+                &[name, state.place_name(*other)],
+            ));
         }
-        for person in state.villagers().filter(|person| state.role(*person).1 == *id) {
-            claims.push(Claim::new(Relation::Works, &[state.person_name(person), name]));
+        for person in state
+            .villagers()
+            .filter(|person| state.role(*person).1 == *id)
+        {
+            claims.push(Claim::new(
+                Relation::Works,
+                &[state.person_name(person), name],
+            ));
         }
-        for item in state.all_items().filter(|item| moment.state.knows(moment.speaker, *item)) {
+        for item in state
+            .all_items()
+            .filter(|item| moment.state.knows(moment.speaker, *item))
+        {
             claims.push(Claim::new(Relation::Lies, &[state.item_name(item), name]));
         }
     }
@@ -200,21 +247,33 @@ fn about_oneself(moment: &Moment<'_>, claims: &mut Vec<Claim>) {
     for quest in state.quests.iter().filter(|quest| quest.giver == speaker) {
         let name = state.item_name(quest.item);
         claims.push(Claim::new(Relation::Wants, &[name]));
-        claims.push(Claim::new(Relation::Reward, &[name, &quest.reward.to_string()]));
+        claims.push(Claim::new(
+            Relation::Reward,
+            &[name, &quest.reward.to_string()],
+        ));
         claims.push(Claim::new(Relation::Returned, &[name]));
     }
     // A different one of their things and neighbours from turn to turn.
     let turn = usize::try_from(state.turns).unwrap_or(0);
-    let has: Vec<ItemId> = state.all_items().filter(|item| state.has(speaker, *item)).collect();
+    let has: Vec<ItemId> = state
+        .all_items()
+        .filter(|item| state.has(speaker, *item))
+        .collect();
     if let Some(item) = has.get(turn % has.len().max(1)) {
         let price = state.item(*item).map_or(0, |item| item.price);
         claims.push(Claim::new(Relation::Have, &[state.item_name(*item)]));
-        claims.push(Claim::new(Relation::Price, &[state.item_name(*item), &price.to_string()]));
+        claims.push(Claim::new(
+            Relation::Price,
+            &[state.item_name(*item), &price.to_string()],
+        ));
     }
     let felt = |id: &PersonId| state.regard(speaker, *id).abs() >= FOND;
     let felt: Vec<PersonId> = state.villagers().filter(felt).collect();
     if let Some(person) = felt.get(turn % felt.len().max(1)) {
         claims.push(Claim::new(Relation::Trusts, &[state.person_name(*person)]));
-        claims.push(Claim::new(Relation::Distrusts, &[state.person_name(*person)]));
+        claims.push(Claim::new(
+            Relation::Distrusts,
+            &[state.person_name(*person)],
+        ));
     }
 }

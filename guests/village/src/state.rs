@@ -191,7 +191,9 @@ impl State {
 
     /// Whether the person knows where the item is: they saw it there and it still is there.
     pub fn knows(&self, person: PersonId, item: ItemId) -> bool {
-        let seen = self.person(person).and_then(|person| person.seen.get(&item));
+        let seen = self
+            .person(person)
+            .and_then(|person| person.seen.get(&item));
         seen.is_some() && seen.copied() == self.whereabouts(item)
     }
 
@@ -249,7 +251,9 @@ impl State {
             return "you";
         }
         let name = self.person(id).map(|person| usize::from(person.name));
-        name.and_then(|name| PEOPLE.get(name)).copied().unwrap_or("")
+        name.and_then(|name| PEOPLE.get(name))
+            .copied()
+            .unwrap_or("")
     }
 
     /// A place's name.
@@ -272,7 +276,9 @@ impl State {
 
     /// How a person speaks.
     pub fn voice(&self, id: PersonId) -> &'static Voice {
-        let voice = self.person(id).map_or(0, |person| usize::from(person.voice));
+        let voice = self
+            .person(id)
+            .map_or(0, |person| usize::from(person.voice));
         VOICES.get(voice).copied().unwrap_or(VOICES[0])
     }
 
@@ -295,8 +301,14 @@ impl State {
     pub fn names(&self) -> Names {
         let own = |name: &'static str| name.to_owned();
         Names {
-            people: self.villagers().map(|id| own(self.person_name(id))).collect(),
-            places: self.all_places().map(|id| own(self.place_name(id))).collect(),
+            people: self
+                .villagers()
+                .map(|id| own(self.person_name(id)))
+                .collect(),
+            places: self
+                .all_places()
+                .map(|id| own(self.place_name(id)))
+                .collect(),
             items: self.all_items().map(|id| own(self.item_name(id))).collect(),
         }
     }

@@ -68,7 +68,9 @@ impl FaultKind {
 
     pub(crate) fn number(self) -> u8 {
         let place = Self::ALL.iter().position(|each| *each == self);
-        place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0)
+        place
+            .and_then(|place| u8::try_from(place).ok())
+            .unwrap_or(0)
     }
 
     pub(crate) fn numbered(number: u8) -> Option<Self> {

@@ -103,19 +103,35 @@ fn is_named(state: &State, person: PersonId, token: &str) -> bool {
 }
 
 const ASKING: [&str; 14] = [
-    "who", "where", "what", "which", "when", "why", "how", "do", "does", "is", "are", "did", "tell",
-    "can",
+    "who", "where", "what", "which", "when", "why", "how", "do", "does", "is", "are", "did",
+    "tell", "can",
 ];
 const RUDE: [&str; 15] = [
     "fool", "idiot", "stupid", "hate", "ugly", "liar", "thief", "kill", "hit", "damn", "swine",
     "coward", "scum", "shut", "obey",
 ];
 const THANKFUL: [&str; 5] = ["thanks", "thank", "grateful", "cheers", "kind"];
-const PARTING: [&str; 6] = ["bye", "goodbye", "farewell", "later", "leaving", "goodnight"];
-const GREETING: [&str; 8] = [
-    "hello", "hi", "hey", "greetings", "morning", "evening", "afternoon", "howdy",
+const PARTING: [&str; 6] = [
+    "bye",
+    "goodbye",
+    "farewell",
+    "later",
+    "leaving",
+    "goodnight",
 ];
-const WORKING: [&str; 8] = ["work", "job", "quest", "task", "errand", "help", "need", "chore"];
+const GREETING: [&str; 8] = [
+    "hello",
+    "hi",
+    "hey",
+    "greetings",
+    "morning",
+    "evening",
+    "afternoon",
+    "howdy",
+];
+const WORKING: [&str; 8] = [
+    "work", "job", "quest", "task", "errand", "help", "need", "chore",
+];
 const BUYING: [&str; 7] = ["buy", "sell", "price", "cost", "costs", "coins", "much"];
 const BEGGING: [&str; 9] = [
     "give", "lend", "hand", "want", "gimme", "borrow", "please", "bring", "share",
@@ -152,7 +168,9 @@ fn claim(to: PersonId, tokens: &[&str], saying: &Saying) -> Option<Saw> {
     let item = *saying.items.first()?;
     let words: BTreeSet<&str> = tokens.iter().copied().collect();
     let any = |list: &[&str]| list.iter().any(|word| words.contains(word));
-    if any(&["not", "no", "never", "don't", "doesn't", "isn't", "if", "maybe"]) {
+    if any(&[
+        "not", "no", "never", "don't", "doesn't", "isn't", "if", "maybe",
+    ]) {
         return None;
     }
     let person = saying.people.first().copied();
@@ -162,7 +180,9 @@ fn claim(to: PersonId, tokens: &[&str], saying: &Saying) -> Option<Saw> {
     if any(&["belongs", "owns", "yours"]) {
         return Some(Saw::Owner(item, person.unwrap_or(to)));
     }
-    if any(&["has", "have", "hold", "holds", "carries", "carry", "hid", "hides", "took", "stole"]) {
+    if any(&[
+        "has", "have", "hold", "holds", "carries", "carry", "hid", "hides", "took", "stole",
+    ]) {
         let holder = match person {
             Some(person) => person,
             None if any(&["you"]) => to,

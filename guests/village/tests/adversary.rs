@@ -1,6 +1,8 @@
 //! A thousand turns with a visitor who lies, begs for what nobody has and orders the impossible,
 //! and a renderer that writes whatever it likes: nothing that does not stand is ever committed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -51,9 +53,15 @@ fn a_thousand_hostile_turns_corrupt_nothing() {
         turns += 1;
         let before = game.state().clone();
         let scene = game.talk(person, &words).expect("they are here");
-        assert_eq!(hash(game.state()), hash(&before), "words alone changed the state");
+        assert_eq!(
+            hash(game.state()),
+            hash(&before),
+            "words alone changed the state"
+        );
         let text = babble(&scene, game.state(), &mut dice);
-        let outcome = game.commit(&text, "babbler").expect("somebody was spoken to");
+        let outcome = game
+            .commit(&text, "babbler")
+            .expect("somebody was spoken to");
         match &outcome.refused {
             Some((_, violation)) => {
                 *refused.entry(format!("{:?}", violation.kind)).or_default() += 1;
@@ -65,7 +73,11 @@ fn a_thousand_hostile_turns_corrupt_nothing() {
     }
     println!("{stood} replies stood, refused: {refused:?}");
     assert!(stood > 100, "hardly anything stood: {stood}");
-    assert_eq!(refused.len(), 5, "some kind of fault never came up: {refused:?}");
+    assert_eq!(
+        refused.len(),
+        5,
+        "some kind of fault never came up: {refused:?}"
+    );
     let violations = refused.values().sum::<u32>();
     assert_eq!(game.state().violations, violations);
     assert_eq!(game.violations().count(), violations as usize);
@@ -77,7 +89,11 @@ fn a_thousand_hostile_turns_corrupt_nothing() {
 /// Holds a committed line against the state it was spoken in, sentence by sentence.
 fn truthful(state: &State, speaker: PersonId, words: &str, reply: &Reply) {
     let saying = understand(state, speaker, words);
-    let moment = Moment { state, speaker, saying: &saying };
+    let moment = Moment {
+        state,
+        speaker,
+        saying: &saying,
+    };
     assert!(moment.may(&reply.action), "{reply}");
     for sentence in reply::sentences(&reply.line) {
         let claims = frames::read(sentence, &state.names());
@@ -94,22 +110,30 @@ fn truthful(state: &State, speaker: PersonId, words: &str, reply: &Reply) {
 fn evidence(game: &Game) {
     let entries = game.log().iter().enumerate();
     let faulty = entries.filter_map(|(place, entry)| match entry {
-        Entry::Talk { person, words, violation: Some(violation), .. } => {
-            Some((place, *person, words, violation))
-        }
+        Entry::Talk {
+            person,
+            words,
+            violation: Some(violation),
+            ..
+        } => Some((place, *person, words, violation)),
         _ => None,
     });
     for (place, person, words, violation) in faulty.take(10) {
         let mut again = Game::replay(2026, &game.log()[..place]).expect("it happened");
         again.talk(person, words).expect("they were here");
-        let outcome = again.commit(&violation.text, &violation.producer).expect("it is judged");
+        let outcome = again
+            .commit(&violation.text, &violation.producer)
+            .expect("it is judged");
         let (_, judged) = outcome.refused.expect("it is refused again");
         assert_eq!(judged.kind, violation.kind);
     }
 }
 
 fn wander(game: &mut Game, dice: &mut Dice) {
-    let here = game.state().place_of(VISITOR).expect("the visitor is somewhere");
+    let here = game
+        .state()
+        .place_of(VISITOR)
+        .expect("the visitor is somewhere");
     let place = &game.state().places[usize::from(here.0)];
     let paths: Vec<_> = place.paths.iter().copied().collect();
     if let Some(path) = dice.pick(&paths) {
@@ -125,7 +149,10 @@ fn wander(game: &mut Game, dice: &mut Dice) {
 }
 
 fn order(state: &State, dice: &mut Dice) -> Option<(PersonId, String)> {
-    let here: Vec<_> = state.villagers().filter(|id| state.together(*id, VISITOR)).collect();
+    let here: Vec<_> = state
+        .villagers()
+        .filter(|id| state.together(*id, VISITOR))
+        .collect();
     let person = *dice.pick(&here)?;
     let items: Vec<_> = state.all_items().collect();
     let people: Vec<_> = state.villagers().collect();

@@ -63,7 +63,9 @@ fn print(seed: u64, count: u64) -> Result<(), Box<dyn std::error::Error>> {
             let reply = script::reply(&scene, &mut dice);
             let outcome = game.commit(&reply.to_string(), "script")?;
             if let Some((fault, _)) = outcome.refused {
-                return Err(format!("the script said what does not stand: {fault}\n{reply}").into());
+                return Err(
+                    format!("the script said what does not stand: {fault}\n{reply}").into(),
+                );
             }
             let completion = format!(" {reply}");
             let sample = serde_json::json!({"prompt": prompt(&scene), "completion": completion});

@@ -17,19 +17,26 @@ pub fn babble(scene: &Scene, state: &State, dice: &mut Dice) -> String {
         2 => return rubbish(dice),
         3 => {
             let text = reply.to_string();
-            let end = (0..=dice.below(text.len())).rev().find(|end| text.is_char_boundary(*end));
+            let end = (0..=dice.below(text.len()))
+                .rev()
+                .find(|end| text.is_char_boundary(*end));
             return text[..end.unwrap_or(0)].to_owned();
         }
         4 => reply.action = any_action(state, dice),
         5 => reply.line.push_str(" I hid Excalibur under your bed."),
-        6 => reply.line.push_str(" The thing you look for is gone forever."),
+        6 => reply
+            .line
+            .push_str(" The thing you look for is gone forever."),
         7 => reply.line = reply.line.replace(' ', "  "),
         _ => {
             let mut line = Vec::new();
             for _ in 0..=dice.below(3) {
                 line.push(any_claim(state, dice));
             }
-            reply = Reply { line: line.join(" "), action: any_action(state, dice) };
+            reply = Reply {
+                line: line.join(" "),
+                action: any_action(state, dice),
+            };
         }
     }
     reply.to_string()
@@ -66,7 +73,9 @@ fn any_claim(state: &State, dice: &mut Dice) -> String {
             npc_scene::Slot::Weather => dice.pick(&frames::WEATHERS).copied().expect("weathers"),
         })
         .collect();
-    let frame = dice.pick(voice.frames(relation)).expect("every voice claims everything");
+    let frame = dice
+        .pick(voice.frames(relation))
+        .expect("every voice claims everything");
     frames::fill(frame, &Claim::new(relation, &terms))
 }
 
@@ -93,8 +102,12 @@ fn any_place(state: &State, dice: &mut Dice) -> &'static str {
 }
 
 fn rubbish(dice: &mut Dice) -> String {
-    let letters: Vec<char> = "ab |.!?{}\"\n\u{0}\u{202e}é<|im_start|>say: give".chars().collect();
-    (0..dice.below(700)).filter_map(|_| dice.pick(&letters).copied()).collect()
+    let letters: Vec<char> = "ab |.!?{}\"\n\u{0}\u{202e}é<|im_start|>say: give"
+        .chars()
+        .collect();
+    (0..dice.below(700))
+        .filter_map(|_| dice.pick(&letters).copied())
+        .collect()
 }
 
 /// Everything that holds in every state of a village.
@@ -102,12 +115,23 @@ fn rubbish(dice: &mut Dice) -> String {
 /// # Errors
 /// What does not hold.
 pub fn sound(state: &State, beginning: &State) -> Result<(), TestCaseError> {
-    prop_assert_eq!(state.items.len(), beginning.items.len(), "items came or went");
-    prop_assert_eq!(state.people.len(), beginning.people.len(), "people came or went");
+    prop_assert_eq!(
+        state.items.len(),
+        beginning.items.len(),
+        "items came or went"
+    );
+    prop_assert_eq!(
+        state.people.len(),
+        beginning.people.len(),
+        "people came or went"
+    );
     prop_assert_eq!(&state.places, &beginning.places, "paths changed");
     let mut names = BTreeMap::new();
     for item in &state.items {
-        prop_assert!(names.insert(item.name, ()).is_none(), "an item is there twice");
+        prop_assert!(
+            names.insert(item.name, ()).is_none(),
+            "an item is there twice"
+        );
         prop_assert!(usize::from(item.owner.0) < state.people.len());
         match item.at {
             Whereabouts::Lies(place) => prop_assert!(usize::from(place.0) < state.places.len()),
@@ -115,15 +139,31 @@ pub fn sound(state: &State, beginning: &State) -> Result<(), TestCaseError> {
         }
     }
     for (number, person) in state.people.iter().enumerate() {
-        prop_assert!(usize::from(person.at.0) < state.places.len(), "somebody is nowhere");
+        prop_assert!(
+            usize::from(person.at.0) < state.places.len(),
+            "somebody is nowhere"
+        );
         prop_assert_eq!(person.regard.len(), state.people.len());
-        prop_assert_eq!(person.regard[number], 0, "somebody has a view of themselves");
+        prop_assert_eq!(
+            person.regard[number],
+            0,
+            "somebody has a view of themselves"
+        );
         prop_assert!(person.regard.iter().all(|regard| regard.abs() <= BOUND));
         prop_assert!(person.spirits.abs() <= BOUND);
     }
     let coins = |state: &State| {
-        let purses: u64 = state.quests.iter().map(|quest| u64::from(quest.purse)).sum();
-        purses + state.people.iter().map(|person| u64::from(person.coins)).sum::<u64>()
+        let purses: u64 = state
+            .quests
+            .iter()
+            .map(|quest| u64::from(quest.purse))
+            .sum();
+        purses
+            + state
+                .people
+                .iter()
+                .map(|person| u64::from(person.coins))
+                .sum::<u64>()
     };
     prop_assert_eq!(coins(state), coins(beginning), "coins came or went");
     for quest in &state.quests {
