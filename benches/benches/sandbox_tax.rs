@@ -19,7 +19,8 @@ use skep_model::Encoder;
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Grants, Limits, ModelGrant};
 use skep_sandbox::{
-    Cancel, EncoderInfo, ModelError, Models, Program, RunSpec, Sandbox, SandboxConfig, TextEncoder,
+    Cancel, EncoderInfo, LanguageModel, ModelError, Models, Program, RunSpec, Sandbox,
+    SandboxConfig, TextAdapter, TextEncoder,
 };
 use skep_tensor::{Account, Device, Tensor};
 
@@ -202,6 +203,14 @@ impl Models for OneEncoder {
     fn open(&self, _: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
         Ok(Arc::new(OneEncoder(self.0.clone())))
     }
+
+    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+        Err(ModelError::NotFound(name.to_owned()))
+    }
+
+    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        Err(ModelError::NotFound(name.to_owned()))
+    }
 }
 
 impl TextEncoder for OneEncoder {
@@ -212,6 +221,7 @@ impl TextEncoder for OneEncoder {
             digest: "0".repeat(64),
             dimensions: info.dimensions,
             max_tokens: info.max_tokens,
+            weights_bytes: info.resident_bytes,
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Grants {
     pub tensor: bool,
     /// The models it may open.
     pub models: BTreeSet<ModelGrant>,
+    /// The adapters it may open; never [`ModelGrant::Default`].
+    pub adapters: BTreeSet<ModelGrant>,
     /// The blobs it may read from the swarm.
     pub swarm_read: SwarmRead,
     /// Whether it may store blobs and offer them to the swarm.
@@ -33,6 +35,15 @@ impl Grants {
         asked
             .parse::<ModelGrant>()
             .is_ok_and(|asked| self.models.contains(&asked))
+    }
+
+    /// Whether a guest may open an adapter by the name it asks for, in the same way. There is no
+    /// adapter that is called `default`.
+    #[must_use]
+    pub fn allows_adapter(&self, asked: &str) -> bool {
+        asked
+            .parse::<ModelGrant>()
+            .is_ok_and(|asked| asked != ModelGrant::Default && self.adapters.contains(&asked))
     }
 
     /// Whether a guest may read this blob.
@@ -65,6 +76,8 @@ impl Grants {
         match grant {
             GrantKind::Tensor => self.tensor,
             GrantKind::Models => !self.models.is_empty(),
+            // Worlds import adapters beside models; without a grant none can be opened.
+            GrantKind::Adapters => !self.adapters.is_empty() || !self.models.is_empty(),
             GrantKind::Swarm => self.swarm_write || self.swarm_read != SwarmRead::default(),
         }
     }
@@ -75,6 +88,7 @@ fn grant_for(import: &str) -> Option<GrantKind> {
     match import.split('/').next()? {
         "skep:tensor" => Some(GrantKind::Tensor),
         "skep:model" => Some(GrantKind::Models),
+        "skep:adapter" => Some(GrantKind::Adapters),
         "skep:swarm" => Some(GrantKind::Swarm),
         _ => None,
     }
@@ -87,6 +101,8 @@ pub enum GrantKind {
     Tensor,
     /// `skep:model`.
     Models,
+    /// `skep:adapter`.
+    Adapters,
     /// `skep:swarm`.
     Swarm,
 }
@@ -98,6 +114,7 @@ impl GrantKind {
         match self {
             Self::Tensor => "tensor = true",
             Self::Models => "models = [\"default\"]",
+            Self::Adapters => "adapters = [\"<name>\"]",
             Self::Swarm => "swarm-read = [\"<digest>\"] or swarm-write = true",
         }
     }
@@ -284,6 +301,29 @@ mod tests {
             }
             assert_eq!(&granted.parse::<ModelGrant>().unwrap().to_string(), granted);
         }
+    }
+
+    #[test]
+    fn an_adapter_is_opened_by_a_granted_name_only() {
+        let grants = |text: &str| Grants {
+            adapters: BTreeSet::from([text.parse().unwrap()]),
+            ..Grants::default()
+        };
+        assert!(grants("village").allows_adapter("village"));
+        assert!(!grants("village").allows_adapter("town"));
+        assert!(!grants("village").allows_model("village"));
+        assert!(!grants("default").allows_adapter("default"));
+        let missing = |grants: Grants| grants.missing_for(["skep:adapter/adapters@0.1.0"]).len();
+        assert_eq!(missing(grants("village")), 0);
+        assert_eq!(missing(Grants::default()), 1);
+        let models = BTreeSet::from([ModelGrant::Default]);
+        assert_eq!(
+            missing(Grants {
+                models,
+                ..Grants::default()
+            }),
+            0
+        );
     }
 
     #[test]

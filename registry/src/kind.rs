@@ -89,6 +89,8 @@ known_words! {
     ModelTask, "model task", UnknownModelTask:
     /// Turns a text into a vector whose direction is its meaning.
     SentenceEncoder = "sentence-encoder",
+    /// Goes on with a text.
+    LanguageModel = "language-model",
 }
 
 #[cfg(test)]
@@ -111,6 +113,6 @@ mod tests {
     fn the_errors_say_what_is_known() {
         insta::assert_snapshot!("batch-clasifier".parse::<World>().unwrap_err(), @"`batch-clasifier` is not a world that this version of skep knows; did you mean `batch-classifier`?");
         insta::assert_snapshot!("space".parse::<World>().unwrap_err(), @"`space` is not a world that this version of skep knows; it knows `task`, `async-task` and `batch-classifier`");
-        insta::assert_snapshot!("poet".parse::<ModelTask>().unwrap_err(), @"`poet` is not a model task that this version of skep knows; it knows `sentence-encoder`");
+        insta::assert_snapshot!("poet".parse::<ModelTask>().unwrap_err(), @"`poet` is not a model task that this version of skep knows; it knows `sentence-encoder` and `language-model`");
     }
 }

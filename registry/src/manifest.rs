@@ -5,7 +5,7 @@
 
 use semver::Version;
 
-use crate::grants::{Grants, SwarmRead};
+use crate::grants::{Grants, ModelGrant, SwarmRead};
 use crate::kind::{ModelTask, World};
 use crate::limits::Limits;
 use crate::name::PackageName;
@@ -101,7 +101,7 @@ impl Manifest {
             ["component", "grants", "limits", "model"].map(|key| root.table(key));
         let (component, grants, limits, model) = (component?, grants?, limits?, model?);
         only_in(&component, &["world", "path"])?;
-        only_in(&grants, &["tensor", "models", "swarm-read", "swarm-write"])?;
+        only_in(&grants, &GRANTS)?;
         only_in(&limits, &Limits::keys().collect::<Vec<_>>())?;
         only_in(&model, &["path", "task"])?;
 
@@ -196,6 +196,9 @@ impl Manifest {
     }
 }
 
+/// The keys of `[grants]`.
+const GRANTS: [&str; 5] = ["tensor", "models", "adapters", "swarm-read", "swarm-write"];
+
 fn only_in(table: &Option<Table<'_>>, known: &[&'static str]) -> Result<(), ManifestError> {
     table.as_ref().map_or(Ok(()), |table| table.only(known))
 }
@@ -245,6 +248,16 @@ fn read_grants(table: &Table<'_>) -> Result<Grants, ManifestError> {
     for model in table.list("models")? {
         if !grants.models.insert(model.parse()?) {
             return Err(model.invalid("this model is granted already; remove one of the two"));
+        }
+    }
+    for adapter in table.list("adapters")? {
+        let grant = adapter.parse()?;
+        if grant == ModelGrant::Default {
+            return Err(adapter
+                .invalid("there is no default adapter; write a name, publisher/name or a digest"));
+        }
+        if !grants.adapters.insert(grant) {
+            return Err(adapter.invalid("this adapter is granted already; remove one of the two"));
         }
     }
     let mut digests = std::collections::BTreeSet::new();

@@ -5,14 +5,15 @@
 //
 // PROJECT is a folder with an `app.js`, which may import what lies beside it. The world is the one
 // that its `skep.toml` names, or the one given with `--world`. The contract is the folder `wit` in
-// PROJECT if there is one, and that of this repository otherwise. Run `npm ci` in this folder
-// first.
+// PROJECT if there is one, and that of this repository otherwise; the component imports only what
+// `skep.toml` grants it. Run `npm ci` in this folder first.
 //
 // Without `--wasi` the component imports nothing but skep: an uncaught exception is then a trap
 // without a word, and timers and `console` are not to be used.
 
 import { existsSync } from "node:fs";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -35,22 +36,55 @@ const project = resolve(positionals[0]);
 const own = join(project, "wit");
 const repository = resolve(dirname(fileURLToPath(import.meta.url)), "../../wit");
 
+// What has to be granted, one of these, for an import of each package of the contract.
+const GRANTS = {
+  tensor: ["tensor"],
+  model: ["models"],
+  adapter: ["adapters", "models"],
+  swarm: ["swarm-read", "swarm-write"],
+};
+
+const manifest = await readFile(join(project, "skep.toml"), "utf8");
+const contract = await granted(existsSync(own) ? own : repository);
 const { component } = await componentize({
   sourcePath: join(project, "app.js"),
-  witPath: existsSync(own) ? own : repository,
-  worldName: values.world ?? (await worldOf(join(project, "skep.toml"))),
+  witPath: contract,
+  worldName: values.world ?? world(),
   disableFeatures: values.wasi
     ? ["http", "fetch-event"]
     : ["stdio", "random", "clocks", "http", "fetch-event"],
 });
+await rm(contract, { recursive: true });
 await mkdir(dirname(resolve(values.output)), { recursive: true });
 await writeFile(values.output, component);
 
-/** The world that a manifest names under `[component]`. */
-async function worldOf(manifest) {
-  const text = await readFile(manifest, "utf8");
-  const section = text.split(/^\[component\]\s*$/m)[1]?.split(/^\[/m)[0] ?? "";
-  const world = section.match(/^world\s*=\s*"([^"]+)"/m)?.[1];
-  if (!world) throw new Error(`${manifest} names no world under [component]; give --world`);
-  return world;
+/** The lines of one table of the manifest. */
+function table(name) {
+  return manifest.split(new RegExp(`^\\[${name}\\]\\s*$`, "m"))[1]?.split(/^\[/m)[0] ?? "";
+}
+
+/** The world that the manifest names under `[component]`. */
+function world() {
+  const name = table("component").match(/^world\s*=\s*"([^"]+)"/m)?.[1];
+  if (!name) throw new Error("skep.toml names no world under [component]; give --world");
+  return name;
+}
+
+/**
+ * Copies the contract, and leaves out of its worlds what is not granted: a component has all
+ * imports of its world, and the node refuses one that has more than it is granted.
+ */
+async function granted(wit) {
+  const folder = await mkdtemp(join(tmpdir(), "skep-wit-"));
+  await cp(wit, folder, { recursive: true });
+  const lines = table("grants").matchAll(/^([a-z-]+)\s*=\s*(?!false\b|\[\s*\])/gm);
+  const grants = new Set(Array.from(lines, ([, grant]) => grant));
+  const imports = new RegExp(`^ *import skep:(${Object.keys(GRANTS).join("|")})/.*;\n`, "gm");
+  for (const name of await readdir(folder)) {
+    if (!name.endsWith(".wit")) continue;
+    const text = await readFile(join(folder, name), "utf8");
+    const kept = (line, of) => (GRANTS[of].some((grant) => grants.has(grant)) ? line : "");
+    await writeFile(join(folder, name), text.replace(imports, kept));
+  }
+  return folder;
 }

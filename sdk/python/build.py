@@ -5,15 +5,18 @@
 
 PROJECT is a folder with an `app.py`. The world is the one that its `skep.toml` names, or the one
 given with `--world`. The contract is the folder `wit` in PROJECT if there is one, and that of this
-repository otherwise.
+repository otherwise; the component imports only what `skep.toml` grants it.
 
 `componentize-py` is taken from the interpreter that runs this script, or else is installed, in
 the version that `requirements.txt` pins, into a virtual environment under `--cache`.
 """
 
 import argparse
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import venv
 from pathlib import Path
@@ -39,9 +42,31 @@ def componentize(cache: Path) -> Path:
     return cache / "bin" / "componentize-py"
 
 
-def world_of(project: Path) -> str:
+# What has to be granted, one of these, for an import of each package of the contract.
+GRANTS = {
+    "tensor": ["tensor"],
+    "model": ["models"],
+    "adapter": ["adapters", "models"],
+    "swarm": ["swarm-read", "swarm-write"],
+}
+
+
+def manifest_of(project: Path) -> dict:
     with open(project / "skep.toml", "rb") as manifest:
-        return tomllib.load(manifest)["component"]["world"]
+        return tomllib.load(manifest)
+
+
+def granted(wit: Path, grants: dict, copy: Path) -> None:
+    """Copies the contract, and leaves out of its worlds what is not granted: a component has all
+    imports of its world, and the node refuses one that has more than it is granted."""
+    shutil.copytree(wit, copy, dirs_exist_ok=True)
+
+    def kept(line: re.Match) -> str:
+        return line[0] if any(grants.get(grant) for grant in GRANTS[line[1]]) else ""
+
+    imports = rf"^ *import skep:({'|'.join(GRANTS)})/.*;\n"
+    for file in copy.glob("*.wit"):
+        file.write_text(re.sub(imports, kept, file.read_text(), flags=re.MULTILINE))
 
 
 def main() -> None:
@@ -63,11 +88,15 @@ def main() -> None:
         wit = HERE.parent.parent / "wit"
     tool = componentize(options.cache.resolve())
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    command = [tool, "-q", "-d", wit, "-w", options.world or world_of(options.project), "componentize"]
-    command += ["-p", options.project, "-o", options.output]
-    if not options.wasi:
-        command.append("--stub-wasi")
-    subprocess.run([*command, "app"], check=True)
+    manifest = manifest_of(options.project)
+    world = options.world or manifest["component"]["world"]
+    with tempfile.TemporaryDirectory() as copy:
+        granted(wit, manifest.get("grants", {}), Path(copy))
+        command = [tool, "-q", "-d", copy, "-w", world, "componentize"]
+        command += ["-p", options.project, "-o", options.output]
+        if not options.wasi:
+            command.append("--stub-wasi")
+        subprocess.run([*command, "app"], check=True)
 
 
 if __name__ == "__main__":

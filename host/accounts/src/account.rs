@@ -50,6 +50,8 @@ pub struct Account(Arc<State>);
 #[derive(Debug)]
 struct State {
     limits: Limits,
+    /// The account that this one is a part of.
+    whole: Option<Account>,
     opened: Instant,
     cancelled: AtomicBool,
     bytes: AtomicU64,
@@ -70,8 +72,20 @@ impl Account {
 
     /// Opens an account under `limits`, with nothing used.
     pub fn new(limits: Limits) -> Self {
+        Account::open(limits, None)
+    }
+
+    /// Opens an account whose charges all go to this one too, so that they can be told from the
+    /// others. What this one refuses, the part refuses; cancelling this one cancels the part, and
+    /// not the other way round.
+    pub fn part(&self) -> Self {
+        Account::open(self.limits(), Some(self.clone()))
+    }
+
+    fn open(limits: Limits, whole: Option<Account>) -> Self {
         Account(Arc::new(State {
             limits,
+            whole,
             opened: Instant::now(),
             cancelled: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
@@ -113,7 +127,7 @@ impl Account {
     pub fn charge(&self, flops: u64, bytes: u64) -> Result<MemoryCharge, QuotaError> {
         let now = self.take_memory(bytes)?;
         if let Err(refusal) = self.charge_work(flops) {
-            self.0.bytes.fetch_sub(bytes, Relaxed);
+            self.give_back(bytes);
             return Err(refusal);
         }
         self.note_peak(now);
@@ -127,22 +141,41 @@ impl Account {
     fn take_memory(&self, bytes: u64) -> Result<u64, QuotaError> {
         let state = &*self.0;
         let limit = state.limits.device_memory;
-        state
-            .bytes
-            .fetch_update(Relaxed, Relaxed, |held| {
-                held.checked_add(bytes).filter(|sum| *sum <= limit)
-            })
-            .map_err(|held| QuotaError {
-                quota: QuotaKind::DeviceMemory,
-                limit,
-                asked: held.saturating_add(bytes),
-            })
-            .map(|before| before + bytes)
+        if let Some(whole) = &state.whole {
+            whole.take_memory(bytes)?;
+        }
+        let taken = state.bytes.fetch_update(Relaxed, Relaxed, |held| {
+            held.checked_add(bytes).filter(|sum| *sum <= limit)
+        });
+        match taken {
+            Ok(before) => Ok(before + bytes),
+            Err(held) => {
+                if let Some(whole) = &state.whole {
+                    whole.give_back(bytes);
+                }
+                Err(QuotaError {
+                    quota: QuotaKind::DeviceMemory,
+                    limit,
+                    asked: held.saturating_add(bytes),
+                })
+            }
+        }
+    }
+
+    /// Takes from the bytes charged.
+    fn give_back(&self, bytes: u64) {
+        self.0.bytes.fetch_sub(bytes, Relaxed);
+        if let Some(whole) = &self.0.whole {
+            whole.give_back(bytes);
+        }
     }
 
     fn note_peak(&self, now: u64) {
         if now > self.0.peak.load(Relaxed) {
             self.0.peak.fetch_max(now, Relaxed);
+        }
+        if let Some(whole) = &self.0.whole {
+            whole.note_peak(whole.0.bytes.load(Relaxed));
         }
     }
 
@@ -159,11 +192,30 @@ impl Account {
         if state.cancelled.load(Relaxed) {
             return Err(self.cancelled());
         }
+        if let Some(whole) = &state.whole {
+            whole.charge_work(flops)?;
+            // It cannot be more than the whole has.
+            state.flops.fetch_add(flops, Relaxed);
+            state.operators.fetch_add(1, Relaxed);
+            return Ok(());
+        }
         let nth = state.operators.load(Relaxed);
         if state.limits.deadline.is_some()
             && (flops >= Self::SMALL || nth.is_multiple_of(CLOCK_STRIDE))
         {
             self.check_deadline(flops)?;
+        }
+        self.meter(flops)
+    }
+
+    fn meter(&self, flops: u64) -> Result<(), QuotaError> {
+        let state = &*self.0;
+        if let Some(whole) = &state.whole {
+            whole.meter(flops)?;
+            // It cannot be more than the whole has.
+            state.flops.fetch_add(flops, Relaxed);
+            state.operators.fetch_add(1, Relaxed);
+            return Ok(());
         }
         let limit = state.limits.device_work;
         state
@@ -180,6 +232,16 @@ impl Account {
         Ok(())
     }
 
+    /// Meters work of `flops` operations that is done in pieces, between which whoever does it
+    /// asks [`Self::check`]: it may begin whenever the deadline has not passed.
+    ///
+    /// # Errors
+    /// As [`Self::charge_work`], but for how long the work may take.
+    pub fn charge_work_in_pieces(&self, flops: u64) -> Result<(), QuotaError> {
+        self.check()?;
+        self.meter(flops)
+    }
+
     /// Whether the run may go on: long work on the host calls this between its pieces.
     ///
     /// # Errors
@@ -187,6 +249,9 @@ impl Account {
     pub fn check(&self) -> Result<(), QuotaError> {
         if self.0.cancelled.load(Relaxed) {
             return Err(self.cancelled());
+        }
+        if let Some(whole) = &self.0.whole {
+            return whole.check();
         }
         if self.0.limits.deadline.is_some() {
             self.check_deadline(0)?;
@@ -200,9 +265,9 @@ impl Account {
         self.0.cancelled.store(true, Relaxed);
     }
 
-    /// Whether [`Self::cancel`] was called.
+    /// Whether [`Self::cancel`] was called, of this account or the one that it is a part of.
     pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Relaxed)
+        self.0.cancelled.load(Relaxed) || self.0.whole.as_ref().is_some_and(Account::is_cancelled)
     }
 
     /// What has been used so far.
@@ -288,7 +353,7 @@ impl MemoryCharge {
             let now = self.account.take_memory(bytes - self.bytes)?;
             self.account.note_peak(now);
         } else {
-            self.account.0.bytes.fetch_sub(self.bytes - bytes, Relaxed);
+            self.account.give_back(self.bytes - bytes);
         }
         self.bytes = bytes;
         Ok(())
@@ -307,7 +372,7 @@ impl MemoryCharge {
 
 impl Drop for MemoryCharge {
     fn drop(&mut self) {
-        self.account.0.bytes.fetch_sub(self.bytes, Relaxed);
+        self.account.give_back(self.bytes);
     }
 }
 
@@ -412,6 +477,45 @@ mod tests {
         assert_eq!(account.charge_work(1).unwrap_err().quota, QuotaKind::Time);
         assert!(account.check().is_err());
         assert!(account.is_cancelled());
+    }
+
+    #[test]
+    fn a_part_counts_for_itself_and_for_the_whole() {
+        let whole = account(100, 10, None);
+        let part = whole.part();
+        let mine = whole.charge_memory(30).unwrap();
+        let mut its = part.charge(4, 50).unwrap();
+        assert_eq!(part.usage().device_bytes, 50);
+        assert_eq!(whole.usage().device_bytes, 80);
+        assert_eq!((part.usage().flops, whole.usage().flops), (4, 4));
+        // The rest of the whole is less than the part could have.
+        let refused = part.charge_memory(21).unwrap_err();
+        assert_eq!((refused.limit, refused.asked), (100, 101));
+        assert!(its.resize(71).is_err());
+        its.resize(60).unwrap();
+        assert!(part.charge(7, 1).is_err());
+        assert_eq!(whole.usage().device_bytes, 90);
+        drop(its);
+        drop(mine);
+        assert_eq!(part.usage().device_bytes_peak, 60);
+        assert_eq!(whole.usage().device_bytes_peak, 90);
+        assert_eq!(
+            (part.usage().device_bytes, whole.usage().device_bytes),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn a_part_is_cancelled_with_the_whole_and_not_the_other_way_round() {
+        let whole = Account::unlimited();
+        let part = whole.part();
+        part.cancel();
+        assert!(part.check().is_err() && whole.check().is_ok());
+        let other = whole.part();
+        whole.cancel();
+        assert!(other.is_cancelled() && other.check().is_err());
+        assert!(other.charge_work(1).is_err());
+        assert_eq!(other.usage().flops, 0);
     }
 
     #[test]

@@ -72,6 +72,12 @@ pub enum ForwardError {
         /// Positions that there are.
         context: usize,
     },
+    /// An adapter of the batch was loaded for a model of other shapes.
+    #[error("an adapter of the batch was loaded for a model of other shapes; load it for this one")]
+    OtherBase,
+    /// The pages of an adapter of the batch are none of the pool's.
+    #[error("an adapter of the batch does not lie in this pool: {0}")]
+    AdapterPages(String),
     /// Lengths do not fit together.
     #[error(transparent)]
     Shape(#[from] ShapeError),

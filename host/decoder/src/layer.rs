@@ -2,10 +2,11 @@
 
 use skep_weights::{Matrix, WeightsFile};
 
+use crate::adapter::AdapterTarget;
 use crate::config::{Architecture, Config};
 use crate::error::LoadError;
 use crate::names::{LayerTensor, Names};
-use crate::project::Linear;
+use crate::project::{Linear, LinearWeights};
 
 /// One layer.
 #[derive(Debug)]
@@ -27,6 +28,21 @@ pub struct Layer {
     pub down: Linear,
     /// Of what the feed-forward layer adds, before it is added.
     pub post_feed_forward_norm: Option<Vec<f32>>,
+}
+
+impl Layer {
+    /// The matrix that an adapter may change.
+    pub fn linear(&self, target: AdapterTarget) -> &Linear {
+        match target {
+            AdapterTarget::Query => &self.query,
+            AdapterTarget::Key => &self.key,
+            AdapterTarget::Value => &self.value,
+            AdapterTarget::Output => &self.output,
+            AdapterTarget::Gate => &self.gate,
+            AdapterTarget::Up => &self.up,
+            AdapterTarget::Down => &self.down,
+        }
+    }
 }
 
 /// Takes tensors from a file by what they are for.
@@ -62,19 +78,24 @@ impl Loader<'_> {
 
     /// A linear layer without a bias.
     pub fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, LoadError> {
-        match self
+        let matrix = self
             .weights
-            .load_matrix(name, outputs as u64, inputs as u64)?
-        {
-            Matrix::Packed(weights) => Ok(Linear {
-                weights,
-                bias: None,
-            }),
-            _ => Err(LoadError::Unsupported {
-                path: self.weights.path().to_owned(),
-                what: format!("running 4-bit groups of AWQ or GPTQ ({name:?})"),
-            }),
-        }
+            .load_matrix(name, outputs as u64, inputs as u64)?;
+        let weights = match matrix {
+            Matrix::Packed(weights) => LinearWeights::Packed(weights),
+            Matrix::Grouped(weights) => LinearWeights::Grouped(weights),
+            // The weights' crate may learn a form before this one does.
+            other => {
+                return Err(LoadError::Unsupported {
+                    path: self.weights.path().to_owned(),
+                    what: format!("the form of {name:?} ({other:?})"),
+                });
+            }
+        };
+        Ok(Linear {
+            weights,
+            bias: None,
+        })
     }
 
     /// Layer `number`.

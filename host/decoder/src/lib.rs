@@ -7,6 +7,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`adapter`] | low-rank adapters: read from PEFT folders, placed in pages, one for each text |
 //! | [`config`] | what an architecture is made of, and where that is read from |
 //! | [`model`] | a loaded model and its forward pass |
 //!
@@ -16,6 +17,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod adapter;
 pub mod config;
 mod error;
 mod layer;
@@ -23,6 +25,7 @@ pub mod model;
 mod names;
 mod project;
 
+pub use adapter::{Adapter, AdapterError, AdapterTarget, AdapterWeights, PagedAdapter};
 pub use config::{Architecture, Config};
 pub use error::{ForwardError, LoadError};
 pub use model::{Batch, Decoder, Part, Workspace};

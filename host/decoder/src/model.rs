@@ -6,9 +6,10 @@ use std::path::Path;
 use skep_kernels::attention::{AttentionLayer, Sequence, attention};
 use skep_kernels::kv::{KvFormat, KvPages, KvShape, PAGE_TOKENS};
 use skep_kernels::rows::{Rope, add, gated, rms_norm, rms_norm_in_place};
-use skep_kernels::{Activations, Isa, ShapeError, Team};
+use skep_kernels::{Activations, Isa, PageMemory, ShapeError, Team};
 use skep_weights::WeightsFile;
 
+use crate::adapter::{AdapterTarget, Attached, BaseShape, PagedAdapter};
 use crate::config::Config;
 use crate::error::{ForwardError, LoadError};
 use crate::layer::{Layer, Loader};
@@ -50,6 +51,16 @@ pub struct Part<'a> {
     /// The sequence's pages, from its first token on, with room for these tokens. A page may be
     /// shared by sequences where all of its tokens are, but not one that these tokens go into.
     pub pages: &'a [u32],
+    /// What changes the model for these tokens. It lies in the pool that `pages` are of. Parts
+    /// with the same adapter, which is one in the same place, are computed together.
+    pub adapter: Option<&'a PagedAdapter>,
+}
+
+/// What all layers need to know of a batch.
+struct Pass<'a> {
+    team: &'a Team,
+    sequences: Vec<Sequence<'a>>,
+    adapters: Option<Attached<'a>>,
 }
 
 /// Buffers that a forward pass uses and the next one uses again.
@@ -68,6 +79,8 @@ pub struct Workspace {
     up: Vec<f32>,
     positions: Vec<u32>,
     logits: Vec<f32>,
+    /// Between the two products of adapters.
+    between: Vec<f32>,
 }
 
 impl Decoder {
@@ -150,7 +163,11 @@ impl Decoder {
         pages: &mut KvPages,
         batch: &Batch<'_>,
     ) -> Result<&'w [f32], ForwardError> {
-        let sequences = self.sequences(batch)?;
+        let pass = Pass {
+            team,
+            sequences: self.sequences(batch)?,
+            adapters: Attached::of(batch, BaseShape::of(&self.config), pages.memory())?,
+        };
         self.embed(batch, workspace)?;
         workspace.positions.clear();
         for part in batch.parts {
@@ -158,11 +175,36 @@ impl Decoder {
             let positions = part.start..part.start + part.tokens;
             workspace.positions.extend(positions.map(|p| p as u32));
         }
-        for (number, layer) in self.layers.iter().enumerate() {
-            self.attend(team, workspace, pages, &sequences, number, layer)?;
-            self.feed_forward(team, workspace, layer)?;
+        for number in 0..self.layers.len() {
+            self.attend(&pass, workspace, pages, number)?;
+            self.feed_forward(&pass, workspace, pages.memory(), number)?;
         }
         self.logits(team, workspace, batch)
+    }
+
+    /// The last hidden state of a token of the batch that [`Decoder::forward`] ran last with this
+    /// workspace, after the final norm: `[width]`.
+    ///
+    /// # Errors
+    /// When the batch had no such token, or the length is not the model's.
+    pub fn hidden(
+        &self,
+        workspace: &Workspace,
+        token: usize,
+        out: &mut [f32],
+    ) -> Result<(), ForwardError> {
+        let width = self.config.width;
+        let rows = workspace.stream.len() / width.max(1);
+        let Some(row) = workspace.stream.chunks_exact(width.max(1)).nth(token) else {
+            return Err(shape("the batch", rows, token.saturating_add(1)));
+        };
+        Ok(rms_norm(
+            self.isa,
+            row,
+            &self.final_norm,
+            self.config.epsilon,
+            out,
+        )?)
     }
 
     /// Checks the batch, and says which tokens belong to which sequence.
@@ -217,13 +259,8 @@ impl Decoder {
         workspace.stream.resize(batch.tokens.len() * width, 0.0);
         let rows = workspace.stream.chunks_exact_mut(width);
         for (row, token) in rows.zip(batch.tokens) {
-            let read = self.embedding.weights.dequantize_row(*token as usize, row);
-            if read.is_err() {
-                return Err(shape(
-                    "a row of the embedding",
-                    width,
-                    self.embedding.weights.columns(),
-                ));
+            if !self.embedding.row(*token as usize, row) {
+                return Err(shape("a row of the embedding", 0, width));
             }
             for x in row {
                 *x *= self.config.embedding_scale;
@@ -232,16 +269,43 @@ impl Decoder {
         Ok(())
     }
 
+    /// Makes products of one layer and one input, with what adapters add to them.
+    fn project(
+        &self,
+        pass: &Pass<'_>,
+        pool: &PageMemory,
+        number: usize,
+        input: &[f32],
+        (activations, between): (&mut Activations, &mut Vec<f32>),
+        products: &mut [(AdapterTarget, &mut Vec<f32>)],
+    ) -> Result<(), ShapeError> {
+        let layer = &self.layers[number];
+        let mut base: Vec<_> = products
+            .iter_mut()
+            .map(|(target, out)| (layer.linear(*target), &mut **out))
+            .collect();
+        project(self.isa, pass.team, input, activations, &mut base)?;
+        let Some(adapters) = &pass.adapters else {
+            return Ok(());
+        };
+        adapters.add(
+            (self.isa, pass.team),
+            pool,
+            number,
+            input,
+            products,
+            between,
+        )
+    }
+
     fn attend(
         &self,
-        team: &Team,
+        pass: &Pass<'_>,
         workspace: &mut Workspace,
         pages: &mut KvPages,
-        sequences: &[Sequence<'_>],
         number: usize,
-        layer: &Layer,
     ) -> Result<(), ForwardError> {
-        let (isa, config) = (self.isa, &self.config);
+        let (isa, config, layer) = (self.isa, &self.config, &self.layers[number]);
         let Workspace {
             activations,
             stream,
@@ -252,16 +316,19 @@ impl Decoder {
             attended,
             added,
             positions,
+            between,
             ..
         } = workspace;
         normed.resize(stream.len(), 0.0);
         rms_norm(isa, stream, &layer.attention_norm, config.epsilon, normed)?;
-        let mut outputs = [
-            (&layer.query, &mut *queries),
-            (&layer.key, &mut *keys),
-            (&layer.value, &mut *values),
+        let buffers = (&mut *activations, &mut *between);
+        let mut products = [
+            (AdapterTarget::Query, &mut *queries),
+            (AdapterTarget::Key, &mut *keys),
+            (AdapterTarget::Value, &mut *values),
         ];
-        project(isa, team, normed, activations, &mut outputs)?;
+        let pool = pages.memory();
+        self.project(pass, pool, number, normed, buffers, &mut products)?;
         if let Some(weight) = &layer.query_norm {
             rms_norm_in_place(isa, queries, weight, config.epsilon)?;
         }
@@ -271,7 +338,7 @@ impl Decoder {
         self.ropes[number].apply(queries, positions, config.head_dim)?;
         self.ropes[number].apply(keys, positions, config.head_dim)?;
         let kv_width = config.kv_heads * config.head_dim;
-        for sequence in sequences {
+        for sequence in &pass.sequences {
             for token in sequence.tokens.clone() {
                 let position = sequence.start + token - sequence.tokens.start;
                 let page = sequence.pages[position / PAGE_TOKENS] as usize;
@@ -287,9 +354,19 @@ impl Decoder {
             scale: config.attention_scale,
             window: config.layers[number].window,
         };
-        attention(isa, team, &what, pages, sequences, queries, attended)?;
-        let mut outputs = [(&layer.output, &mut *added)];
-        project(isa, team, attended, activations, &mut outputs)?;
+        attention(
+            isa,
+            pass.team,
+            &what,
+            pages,
+            &pass.sequences,
+            queries,
+            attended,
+        )?;
+        let buffers = (activations, between);
+        let mut products = [(AdapterTarget::Output, &mut *added)];
+        let pool = pages.memory();
+        self.project(pass, pool, number, attended, buffers, &mut products)?;
         if let Some(weight) = &layer.post_attention_norm {
             rms_norm_in_place(isa, added, weight, config.epsilon)?;
         }
@@ -298,11 +375,12 @@ impl Decoder {
 
     fn feed_forward(
         &self,
-        team: &Team,
+        pass: &Pass<'_>,
         workspace: &mut Workspace,
-        layer: &Layer,
+        pool: &PageMemory,
+        number: usize,
     ) -> Result<(), ForwardError> {
-        let (isa, config) = (self.isa, &self.config);
+        let (isa, config, layer) = (self.isa, &self.config, &self.layers[number]);
         let Workspace {
             activations,
             stream,
@@ -310,6 +388,7 @@ impl Decoder {
             added,
             gate,
             up,
+            between,
             ..
         } = workspace;
         rms_norm(
@@ -319,11 +398,16 @@ impl Decoder {
             config.epsilon,
             normed,
         )?;
-        let mut outputs = [(&layer.gate, &mut *gate), (&layer.up, &mut *up)];
-        project(isa, team, normed, activations, &mut outputs)?;
+        let buffers = (&mut *activations, &mut *between);
+        let mut products = [
+            (AdapterTarget::Gate, &mut *gate),
+            (AdapterTarget::Up, &mut *up),
+        ];
+        self.project(pass, pool, number, normed, buffers, &mut products)?;
         gated(isa, config.gate, gate, up)?;
-        let mut outputs = [(&layer.down, &mut *added)];
-        project(isa, team, gate, activations, &mut outputs)?;
+        let buffers = (activations, between);
+        let mut products = [(AdapterTarget::Down, &mut *added)];
+        self.project(pass, pool, number, gate, buffers, &mut products)?;
         if let Some(weight) = &layer.post_feed_forward_norm {
             rms_norm_in_place(isa, added, weight, config.epsilon)?;
         }

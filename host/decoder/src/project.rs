@@ -1,31 +1,53 @@
 //! Linear layers over packed weights: what takes an input to several outputs.
 
-use skep_kernels::linear::{Product, linear_many};
+use skep_kernels::linear::{Product, Weights, linear_many};
 use skep_kernels::{Activations, Isa, PackedMatrix, ShapeError, Team};
-use skep_weights::PackedTensor;
+use skep_weights::{GroupInt4, PackedTensor};
 
 /// A linear layer.
 #[derive(Debug)]
 pub struct Linear {
     /// `[outputs, inputs]`.
-    pub weights: PackedTensor,
+    pub weights: LinearWeights,
     /// `[outputs]`.
     pub bias: Option<Vec<f32>>,
 }
 
+/// The weights of a linear layer as they are stored.
+#[derive(Debug)]
+pub enum LinearWeights {
+    Packed(PackedTensor),
+    Grouped(GroupInt4),
+}
+
 impl Linear {
-    fn matrix(&self) -> Result<PackedMatrix<'_>, ShapeError> {
-        PackedMatrix::new(
-            self.weights.format(),
-            self.weights.rows(),
-            self.weights.columns(),
-            self.weights.bytes(),
-        )
+    fn matrix(&self) -> Result<Weights<'_>, ShapeError> {
+        match &self.weights {
+            LinearWeights::Packed(weights) => Ok(Weights::Packed(PackedMatrix::new(
+                weights.format(),
+                weights.rows(),
+                weights.columns(),
+                weights.bytes(),
+            )?)),
+            LinearWeights::Grouped(weights) => Ok(Weights::Grouped(weights)),
+        }
+    }
+
+    /// Writes a row of the weights to `out`: false if there is no such row, or it is of another
+    /// length.
+    pub fn row(&self, index: usize, out: &mut [f32]) -> bool {
+        match &self.weights {
+            LinearWeights::Packed(weights) => weights.dequantize_row(index, out).is_ok(),
+            LinearWeights::Grouped(weights) => {
+                weights.dequantize_row(index, out);
+                index < weights.rows() && out.len() == weights.columns()
+            }
+        }
     }
 }
 
 /// Applies each layer to `input`, `[tokens, inputs]`. Layers that take the input in the same
-/// precision are computed together.
+/// precision and order are computed together.
 pub fn project(
     isa: Isa,
     team: &Team,
@@ -37,12 +59,16 @@ pub fn project(
     while let Some(next) = done.iter().position(|done| !done) {
         let first = layers[next].0.matrix()?;
         let precision = first.precision();
-        activations.fill(isa, precision, input, first.columns())?;
+        match first.order() {
+            None => activations.fill(isa, precision, input, first.columns())?,
+            Some(order) => activations.fill_in_order(isa, precision, input, order)?,
+        }
         let tokens = activations.tokens();
         let mut products = Vec::with_capacity(layers.len());
         for ((layer, out), done) in layers.iter_mut().zip(&mut done) {
             let weights = layer.matrix()?;
-            if !*done && weights.precision() == precision {
+            let same = weights.precision() == precision && weights.order() == first.order();
+            if !*done && same {
                 *done = true;
                 out.resize(tokens * weights.rows(), 0.0);
                 products.push(Product { weights, out });

@@ -75,6 +75,7 @@ impl<'a> Session<'a> {
             tokens: tokens.len(),
             start: self.length,
             pages: &self.table,
+            adapter: None,
         };
         let batch = Batch {
             tokens,
@@ -178,6 +179,7 @@ fn a_sequence_does_not_depend_on_its_batch() {
                 tokens,
                 start,
                 pages,
+                adapter: None,
             };
             let batch = Batch {
                 tokens: &both,
@@ -207,6 +209,7 @@ fn batches_that_do_not_fit_are_refused() {
                 tokens: *tokens,
                 start: *start,
                 pages,
+                adapter: None,
             })
             .collect();
         let batch = Batch {

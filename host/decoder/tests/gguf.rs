@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use skep_decoder::{Batch, Decoder, Part, Workspace};
+use skep_decoder::{AdapterWeights, Batch, Decoder, Part, Workspace};
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages};
 use skep_weights::{PackedFormat, WeightsFile};
@@ -230,20 +230,29 @@ fn gguf_name(hugging: &str) -> String {
     }
 }
 
-fn logits(decoder: &Decoder) -> Vec<f32> {
+/// With an adapter of `tests/adapters`, or without.
+fn logits(decoder: &Decoder, adapter: Option<&str>) -> Vec<f32> {
+    let mut pages = KvPages::new(decoder.kv_shape(KvFormat::F32), 100);
+    let adapter = adapter.map(|name| {
+        let folder = folder("../adapters").join(name);
+        let page_bytes = pages.memory().page_bytes();
+        let weights = AdapterWeights::load(&folder, decoder.config(), "tiny", page_bytes).unwrap();
+        let own = (4..4 + weights.adapter().pages() as u32).collect();
+        weights.place(pages.memory_mut(), own).unwrap()
+    });
     let tokens: Vec<u32> = (0..60).map(|n| 3 + n * 37 % 150).collect();
     let table = [0, 1, 2, 3];
     let part = Part {
         tokens: tokens.len(),
         start: 0,
         pages: &table,
+        adapter: adapter.as_ref(),
     };
     let batch = Batch {
         tokens: &tokens,
         parts: &[part],
         outputs: &[20, 59],
     };
-    let mut pages = KvPages::new(decoder.kv_shape(KvFormat::F32), 4);
     let team = Team::new(1).unwrap();
     let mut workspace = Workspace::default();
     let logits = decoder.forward(&team, &mut workspace, &mut pages, &batch);
@@ -265,12 +274,12 @@ fn a_gguf_file_is_the_same_model() {
         ("qwen2", "qwen2"),
         ("qwen3", "qwen3"),
     ] {
-        let want = logits(&Decoder::load(&folder(name)).unwrap());
+        let want = logits(&Decoder::load(&folder(name)).unwrap(), None);
         for (rounded, tolerance) in [(false, 1e-4), (true, 0.2)] {
             let path = scratch.path().join(format!("{name}-{rounded}.gguf"));
             convert(name, architecture, rounded, &path);
             let decoder = Decoder::load(&path).unwrap();
-            let got = logits(&decoder);
+            let got = logits(&decoder, None);
             let difference = difference(&want, &got);
             println!("{name}, rounded {rounded}: {difference:.1e}");
             assert_eq!(got.len(), want.len());
@@ -281,6 +290,24 @@ fn a_gguf_file_is_the_same_model() {
                 "{name}: {difference}"
             );
         }
+    }
+}
+
+/// Adapters are made for the order that Hugging Face's queries and keys have.
+#[test]
+fn an_adapter_does_the_same_to_a_gguf_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("llama.gguf");
+    convert("llama", "llama", false, &path);
+    let hugging = Decoder::load(&folder("llama")).unwrap();
+    let gguf = Decoder::load(&path).unwrap();
+    for name in ["plain", "stable", "patterns", "layer"] {
+        let want = logits(&hugging, Some(name));
+        let difference_to = |other: &[f32]| difference(&want, other);
+        let with = difference_to(&logits(&gguf, Some(name)));
+        println!("{name}: {with:.1e}");
+        assert!(with < 1e-4, "{name}: {with}");
+        assert!(difference_to(&logits(&gguf, None)) > 0.1, "{name}");
     }
 }
 

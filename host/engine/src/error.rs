@@ -2,14 +2,18 @@
 
 use skep_accounts::QuotaError;
 use skep_decoder::ForwardError;
-use skep_text::TokenizerError;
+use skep_text::{ChatError, GrammarError, TokenizerError};
+
+use crate::adapters::StoreError;
 
 /// Why a request was not taken, or not finished.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The engine has as many requests waiting as it takes.
-    #[error("the engine has {waiting} requests waiting, which is as many as it takes; try again later")]
+    #[error(
+        "the engine has {waiting} requests waiting, which is as many as it takes; try again later"
+    )]
     Busy {
         /// Requests that wait.
         waiting: usize,
@@ -23,9 +27,18 @@ pub enum EngineError {
     /// The request names an adapter that is not there.
     #[error("there is no adapter {0:?} here; add it first")]
     NoAdapter(String),
+    /// The adapter cannot be used.
+    #[error("{0}")]
+    Adapter(String),
     /// The text could not be cut into tokens.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The conversation could not be laid out.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// The text cannot be held to the constraint.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// The model refused the batch.
     #[error(transparent)]
     Forward(#[from] ForwardError),
@@ -35,4 +48,13 @@ pub enum EngineError {
     /// A fault of the engine's own.
     #[error("the engine failed: {0}")]
     Failed(String),
+}
+
+impl From<StoreError> for EngineError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unknown { name } => Self::NoAdapter(name),
+            other => Self::Adapter(other.to_string()),
+        }
+    }
 }

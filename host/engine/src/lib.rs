@@ -6,7 +6,12 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`adapters`] | adapters by name and version, and where each of them is |
 //! | [`request`] | what is asked, and what is answered |
+//! | [`Engine`] | a model's thread, and the calls that feed it |
+//! | [`scheduler`] | what goes through the model next |
+//! | [`sampling`] | choosing the next token |
+//! | [`speculation`] | several tokens from one pass of the model |
 //!
 //! What this crate must never do: let what one caller gets depend on who else is served; hold a
 //! page that is charged to nobody and can be had by nobody; take more requests than it has room
@@ -14,11 +19,40 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod adapters;
+mod cost;
+mod engine;
 pub mod error;
+mod fairness;
+mod generation;
+mod grammars;
+mod holding;
+mod likelihood;
+mod mailbox;
+mod model;
+mod pages;
+mod prefix;
 pub mod request;
+pub mod sampling;
+pub mod scheduler;
+mod sequence;
+pub mod speculation;
+mod writing;
 
-pub use error::EngineError;
-pub use request::{
-    Caller, ChoiceScore, Chunk, Completion, Constraint, Finish, Priority, Request, Sampling,
-    ScoreRequest, TokenLogprob,
+pub use adapters::{
+    ActiveAdapter, AdapterInfo, AdapterStore, Lease, Residency, StoreError, StoreOptions,
 };
+pub use engine::{Engine, MemoryReport};
+pub use error::EngineError;
+pub use generation::{Embeddings, Generation, Scores};
+pub use grammars::Grammars;
+pub use model::{LanguageModel, ModelError};
+pub use pages::PagePool;
+pub use request::{
+    Caller, ChoiceScore, Chunk, Completion, Finish, Priority, Request, Sampling, ScoreRequest,
+    TokenLogprob,
+};
+pub use sampling::{Chosen, Distribution, Sampler, SamplingError, Scratch, TokenMask};
+pub use scheduler::Options;
+pub use skep_text::Constraint;
+pub use speculation::{DraftOptions, Follow, NgramDraft, Verdict, verify};

@@ -1,6 +1,7 @@
 //! What is asked of a language model, and what it answers.
 
 use skep_accounts::Account;
+use skep_text::Constraint;
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -104,19 +105,6 @@ impl Sampling {
         logit_bias: Vec::new(),
         seed: 0,
     };
-}
-
-/// What may be written: only texts that the constraint admits whole.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Constraint {
-    /// One of these texts.
-    Choices(Vec<String>),
-    /// What a regular expression matches as a whole.
-    Regex(String),
-    /// JSON that a JSON schema admits.
-    JsonSchema(String),
-    /// What a grammar admits, in llguidance's dialect of Lark.
-    Lark(String),
 }
 
 /// Why a text ended.

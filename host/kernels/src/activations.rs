@@ -7,7 +7,7 @@
 use skep_weights::PackedFormat;
 
 use crate::isa::Isa;
-use crate::{ShapeError, expect_len};
+use crate::{ShapeError, expect_below, expect_len};
 
 /// Elements that a sum of quantized activations covers: no format has smaller sub-blocks.
 pub(crate) const SUM: usize = 16;
@@ -57,6 +57,8 @@ pub struct Activations {
     pub(crate) scales: Vec<f32>,
     /// `[tokens, columns / 16]`: sums of 16 integers.
     pub(crate) sums: Vec<i16>,
+    /// Rows in another order, before they are rounded.
+    ordered: Vec<f32>,
 }
 
 impl Activations {
@@ -105,6 +107,34 @@ impl Activations {
             _ => self.quantize(values, block),
         }
         Ok(())
+    }
+
+    /// As [`Activations::fill`], with the elements of each row in another order: element `n` is
+    /// that in place `order[n]`. For weights whose columns are in that order.
+    ///
+    /// # Errors
+    /// As [`Activations::fill`], and when `order` has not one place in a row for each element.
+    pub fn fill_in_order(
+        &mut self,
+        isa: Isa,
+        precision: Precision,
+        values: &[f32],
+        order: &[u32],
+    ) -> Result<(), ShapeError> {
+        let columns = order.len();
+        let whole = values.len().checked_div(columns).unwrap_or(0) * columns;
+        expect_len("activations", "the input", values.len(), Some(whole))?;
+        if let Some(last) = order.iter().max() {
+            expect_below("activations", "a row", *last as usize, columns)?;
+        }
+        let mut ordered = std::mem::take(&mut self.ordered);
+        ordered.clear();
+        for row in values.chunks_exact(columns.max(1)) {
+            ordered.extend(order.iter().map(|place| row[*place as usize]));
+        }
+        let filled = self.fill(isa, precision, &ordered, columns);
+        self.ordered = ordered;
+        filled
     }
 
     /// Rows.
@@ -236,5 +266,11 @@ mod tests {
                 .is_err()
         );
         assert!(taken.fill(isa, Precision::F32, &[0.0; 3], 3).is_ok());
+        let mut in_order =
+            |values: &[f32], order: &[u32]| taken.fill_in_order(isa, Precision::F32, values, order);
+        assert!(in_order(&[0.0; 4], &[1, 0]).is_ok());
+        assert!(in_order(&[0.0; 5], &[1, 0]).is_err());
+        assert!(in_order(&[0.0; 4], &[1, 2]).is_err());
+        assert!(in_order(&[0.0; 4], &[]).is_err());
     }
 }

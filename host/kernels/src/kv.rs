@@ -2,11 +2,13 @@
 //!
 //! A page holds the keys and values of a fixed number of consecutive tokens of one sequence, in
 //! every layer. Which page belongs to whom is for others to say; here is only where its elements
-//! lie: head by head, so that attention streams a head's part of a page.
+//! lie: layer by layer, in a layer head by head, a head's keys before its values, so that
+//! attention streams a head's part of a page.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use crate::pages::{PAGE_ALIGNMENT, PageMemory};
 use crate::{ShapeError, expect_below, expect_len};
 
 /// Tokens of a page.
@@ -37,60 +39,45 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Bytes of a page over all layers, keys and values; `u64::MAX` if that overflows.
+    /// Bytes of a page over all layers, keys and values, up to the next multiple of
+    /// [`PAGE_ALIGNMENT`]; `u64::MAX` if that overflows.
     pub fn page_bytes(&self) -> u64 {
-        let head = match self.format {
-            KvFormat::F32 => 4 * self.head_dim as u64,
-            KvFormat::F16 => 2 * self.head_dim as u64,
-            KvFormat::Int8 => self.head_dim as u64 + 4,
-        };
-        (2 * PAGE_TOKENS as u64)
+        let bytes = (self.head_bytes() as u64)
+            .saturating_mul(2)
             .saturating_mul(self.layers as u64)
-            .saturating_mul(self.kv_heads as u64)
-            .saturating_mul(head)
+            .saturating_mul(self.kv_heads as u64);
+        bytes
+            .checked_next_multiple_of(PAGE_ALIGNMENT as u64)
+            .unwrap_or(u64::MAX)
     }
 
-    /// Elements of one page in one layer, keys alone.
-    fn page_elements(&self) -> usize {
-        PAGE_TOKENS * self.kv_heads * self.head_dim
+    /// Bytes of the keys, or of the values, of one head in one page: all integers or floats, then
+    /// the scales of integers.
+    fn head_bytes(&self) -> usize {
+        let token = match self.format {
+            KvFormat::F32 => self.head_dim.saturating_mul(4),
+            KvFormat::F16 => self.head_dim.saturating_mul(2),
+            KvFormat::Int8 => self.head_dim.saturating_add(4),
+        };
+        token.saturating_mul(PAGE_TOKENS)
     }
 }
 
-/// The keys, or the values, of one layer.
-#[derive(Debug)]
-enum Plane {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Int8 { integers: Vec<i8>, scales: Vec<f32> },
-}
-
-/// The pages of a pool.
+/// Pages of which some hold keys and values. Others may hold what [`KvPages::memory_mut`] lets
+/// in.
 #[derive(Debug)]
 pub struct KvPages {
     shape: KvShape,
-    pages: usize,
-    /// Keys, then values, of each layer.
-    planes: Vec<Plane>,
+    memory: PageMemory,
 }
 
 impl KvPages {
     /// So many pages, all zeros. Who calls has charged [`KvShape::page_bytes`] for each.
     pub fn new(shape: KvShape, pages: usize) -> Self {
-        let elements = pages * shape.page_elements();
-        let planes = (0..2 * shape.layers)
-            .map(|_| match shape.format {
-                KvFormat::F32 => Plane::F32(vec![0.0; elements]),
-                KvFormat::F16 => Plane::F16(vec![f16::ZERO; elements]),
-                KvFormat::Int8 => Plane::Int8 {
-                    integers: vec![0; elements],
-                    scales: vec![0.0; elements / shape.head_dim.max(1)],
-                },
-            })
-            .collect();
+        let bytes = usize::try_from(shape.page_bytes()).unwrap_or(usize::MAX);
         Self {
             shape,
-            pages,
-            planes,
+            memory: PageMemory::new(bytes, pages),
         }
     }
 
@@ -101,12 +88,24 @@ impl KvPages {
 
     /// Pages.
     pub fn pages(&self) -> usize {
-        self.pages
+        self.memory.pages()
     }
 
-    /// Where a head of a token of a page lies, in heads.
-    fn place(&self, page: usize, slot: usize, head: usize) -> usize {
-        (page * self.shape.kv_heads + head) * PAGE_TOKENS + slot
+    /// The pages as bytes, for what else lies in them.
+    pub fn memory(&self) -> &PageMemory {
+        &self.memory
+    }
+
+    /// The pages as bytes, for what else is to lie in them.
+    pub fn memory_mut(&mut self) -> &mut PageMemory {
+        &mut self.memory
+    }
+
+    /// The byte at which a head's keys, or its values, begin. All of it is there for every page,
+    /// layer and head that is.
+    fn place(&self, layer: usize, values: bool, page: usize, head: usize) -> usize {
+        let head = 2 * (layer * self.shape.kv_heads + head) + usize::from(values);
+        page * self.memory.page_bytes() + head * self.shape.head_bytes()
     }
 
     /// Keeps the keys and values of one token in one layer, `[kv_heads * head_dim]` each, in slot
@@ -125,34 +124,40 @@ impl KvPages {
         let KvShape {
             layers,
             kv_heads,
-            head_dim,
-            ..
+            head_dim: dim,
+            format,
         } = self.shape;
         for (what, got, limit) in [
             ("the layers", layer, layers),
-            ("the pages", page, self.pages),
+            ("the pages", page, self.pages()),
             ("the slots", slot, PAGE_TOKENS),
         ] {
             expect_below("store", what, got, limit)?;
         }
-        for (plane, rows) in [(2 * layer, keys), (2 * layer + 1, values)] {
-            expect_len("store", "a row", rows.len(), kv_heads.checked_mul(head_dim))?;
+        for (is_values, rows) in [(false, keys), (true, values)] {
+            expect_len("store", "a row", rows.len(), kv_heads.checked_mul(dim))?;
             for head in 0..kv_heads {
-                let place = self.place(page, slot, head);
-                let from = &rows[head * head_dim..(head + 1) * head_dim];
-                let to = place * head_dim..(place + 1) * head_dim;
-                match &mut self.planes[plane] {
-                    Plane::F32(floats) => floats[to].copy_from_slice(from),
-                    Plane::F16(floats) => {
-                        floats[to].convert_from_f32_slice(from);
+                let from = &rows[head * dim..(head + 1) * dim];
+                let start = self.place(layer, is_values, page, head);
+                let end = start + self.shape.head_bytes();
+                let bytes = &mut self.memory.bytes_mut()[start..end];
+                let row = slot * dim..(slot + 1) * dim;
+                match format {
+                    KvFormat::F32 => {
+                        bytemuck::cast_slice_mut::<u8, f32>(bytes)[row].copy_from_slice(from);
                     }
-                    Plane::Int8 { integers, scales } => {
+                    KvFormat::F16 => {
+                        bytemuck::cast_slice_mut::<u8, f16>(bytes)[row]
+                            .convert_from_f32_slice(from);
+                    }
+                    KvFormat::Int8 => {
+                        let (integers, scales) = bytes.split_at_mut(PAGE_TOKENS * dim);
                         let largest = from.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
                         let scale = largest / 127.0;
                         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-                        scales[place] = scale;
-                        for (to, from) in integers[to].iter_mut().zip(from) {
-                            *to = (from * inverse).round_ties_even() as i8;
+                        bytemuck::cast_slice_mut::<u8, f32>(scales)[slot] = scale;
+                        for (to, from) in integers[row].iter_mut().zip(from) {
+                            *to = (from * inverse).round_ties_even() as i8 as u8;
                         }
                     }
                 }
@@ -167,28 +172,27 @@ impl KvPages {
     /// When there is no such page or there are not so many slots.
     pub fn copy(&mut self, from: usize, to: usize, slots: usize) -> Result<(), ShapeError> {
         for (what, got, limit) in [
-            ("the pages", from, self.pages),
-            ("the pages", to, self.pages),
+            ("the pages", from, self.pages()),
+            ("the pages", to, self.pages()),
             ("the slots", slots, PAGE_TOKENS + 1),
         ] {
             expect_below("copy", what, got, limit)?;
         }
         let dim = self.shape.head_dim;
-        for head in 0..self.shape.kv_heads {
-            let source = self.place(from, 0, head);
-            let target = self.place(to, 0, head);
-            for plane in &mut self.planes {
-                match plane {
-                    Plane::F32(floats) => {
-                        floats.copy_within(source * dim..(source + slots) * dim, target * dim);
-                    }
-                    Plane::F16(floats) => {
-                        floats.copy_within(source * dim..(source + slots) * dim, target * dim);
-                    }
-                    Plane::Int8 { integers, scales } => {
-                        integers.copy_within(source * dim..(source + slots) * dim, target * dim);
-                        scales.copy_within(source..source + slots, target);
-                    }
+        let heads = 2 * self.shape.layers * self.shape.kv_heads;
+        let bytes = self.shape.head_bytes();
+        let (from, to) = (self.place(0, false, from, 0), self.place(0, false, to, 0));
+        let memory = self.memory.bytes_mut();
+        for head in 0..heads {
+            let (from, to) = (from + head * bytes, to + head * bytes);
+            let scales = PAGE_TOKENS * dim;
+            match self.shape.format {
+                KvFormat::F32 => memory.copy_within(from..from + 4 * slots * dim, to),
+                KvFormat::F16 => memory.copy_within(from..from + 2 * slots * dim, to),
+                KvFormat::Int8 => {
+                    memory.copy_within(from..from + slots * dim, to);
+                    let from = from + scales;
+                    memory.copy_within(from..from + 4 * slots, to + scales);
                 }
             }
         }
@@ -206,15 +210,17 @@ impl KvPages {
         out: &mut [f32],
         widen: impl Fn(&[f16], &mut [f32]),
     ) {
-        let place = self.place(page, 0, head);
         let dim = self.shape.head_dim;
-        let range = place * dim..(place + PAGE_TOKENS) * dim;
-        match &self.planes[2 * layer + usize::from(values)] {
-            Plane::F32(floats) => out.copy_from_slice(&floats[range]),
-            Plane::F16(floats) => widen(&floats[range], out),
-            Plane::Int8 { integers, scales } => {
-                let rows = integers[range].chunks_exact(dim);
-                let rows = rows.zip(&scales[place..place + PAGE_TOKENS]);
+        let start = self.place(layer, values, page, head);
+        let bytes = &self.memory.bytes()[start..start + self.shape.head_bytes()];
+        match self.shape.format {
+            KvFormat::F32 => out.copy_from_slice(bytemuck::cast_slice(bytes)),
+            KvFormat::F16 => widen(bytemuck::cast_slice(bytes), out),
+            KvFormat::Int8 => {
+                let (integers, scales) = bytes.split_at(PAGE_TOKENS * dim);
+                let integers: &[i8] = bytemuck::cast_slice(integers);
+                let scales: &[f32] = bytemuck::cast_slice(scales);
+                let rows = integers.chunks_exact(dim).zip(scales);
                 for ((integers, scale), out) in rows.zip(out.chunks_exact_mut(dim)) {
                     for (out, integer) in out.iter_mut().zip(integers) {
                         *out = f32::from(*integer) * scale;

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`linear`] | products of activations with packed weights, which are never expanded |
 //! | [`attention`] | attention with grouped heads over keys and values that lie in pages |
-//! | [`kv`] | those pages |
+//! | [`kv`] | keys and values in those pages |
+//! | [`lora`] | what low-rank adapters add, each token with its own, from the same pages |
+//! | [`pages`] | the memory of those pages |
 //! | [`rows`] | norms, rotary positions, gates, softmax |
 //! | [`team`] | the threads that share the work of one product |
 //!
@@ -22,12 +24,15 @@ pub mod attention;
 mod isa;
 pub mod kv;
 pub mod linear;
+pub mod lora;
+pub mod pages;
 pub mod rows;
 pub mod team;
 
 pub use activations::{Activations, Precision};
 pub use isa::Isa;
 pub use linear::{PackedMatrix, linear};
+pub use pages::PageMemory;
 pub use team::Team;
 
 /// Lengths that do not fit together.

@@ -10,7 +10,8 @@
 mod avx2;
 mod portable;
 
-use skep_weights::PackedFormat;
+use skep_weights::grouped::GroupRow;
+use skep_weights::{GroupInt4, PackedFormat};
 
 use crate::activations::{Activations, Precision};
 use crate::isa::Isa;
@@ -91,11 +92,77 @@ impl<'a> PackedMatrix<'a> {
     }
 }
 
+/// A matrix that activations are multiplied with.
+#[derive(Debug, Clone, Copy)]
+pub enum Weights<'a> {
+    /// Rows of blocks.
+    Packed(PackedMatrix<'a>),
+    /// 4-bit groups with zero-points. Its columns are in an order of their own, which the input
+    /// has to be in too: see [`Activations::fill_in_order`].
+    Grouped(&'a GroupInt4),
+}
+
+impl<'a> From<PackedMatrix<'a>> for Weights<'a> {
+    fn from(weights: PackedMatrix<'a>) -> Self {
+        Weights::Packed(weights)
+    }
+}
+
+impl<'a> From<&'a GroupInt4> for Weights<'a> {
+    fn from(weights: &'a GroupInt4) -> Self {
+        Weights::Grouped(weights)
+    }
+}
+
+impl Weights<'_> {
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        match self {
+            Weights::Packed(weights) => weights.rows,
+            Weights::Grouped(weights) => weights.rows(),
+        }
+    }
+
+    /// Input features.
+    pub fn columns(&self) -> usize {
+        match self {
+            Weights::Packed(weights) => weights.columns,
+            Weights::Grouped(weights) => weights.columns(),
+        }
+    }
+
+    /// What the input has to be rounded to.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Weights::Packed(weights) => weights.precision(),
+            Weights::Grouped(_) => Precision::Int8By32,
+        }
+    }
+
+    /// Which element of the input each column takes, where that is not the one in its place.
+    pub fn order(&self) -> Option<&[u32]> {
+        match self {
+            Weights::Packed(_) => None,
+            Weights::Grouped(weights) => weights.permutation(),
+        }
+    }
+
+    fn row_bytes(&self) -> usize {
+        match self {
+            Weights::Packed(weights) => weights.row_bytes(),
+            // Half a byte an element; a scale and a zero-point a group.
+            Weights::Grouped(weights) => {
+                weights.columns() / 2 + 3 * weights.columns() / weights.group().max(1)
+            }
+        }
+    }
+}
+
 /// One product of several with the same input.
 #[derive(Debug)]
 pub struct Product<'w, 'o> {
     /// The weights.
-    pub weights: PackedMatrix<'w>,
+    pub weights: Weights<'w>,
     /// `[tokens, rows]`.
     pub out: &'o mut [f32],
 }
@@ -104,13 +171,14 @@ pub struct Product<'w, 'o> {
 ///
 /// # Errors
 /// When lengths do not fit together, or the input is not rounded as the weights need it.
-pub fn linear(
+pub fn linear<'w>(
     isa: Isa,
     team: &Team,
-    weights: PackedMatrix<'_>,
+    weights: impl Into<Weights<'w>>,
     input: &Activations,
     out: &mut [f32],
 ) -> Result<(), ShapeError> {
+    let weights = weights.into();
     linear_many(isa, team, &mut [Product { weights, out }], input)
 }
 
@@ -133,7 +201,7 @@ pub fn linear_many(
             "linear",
             "a row of the input",
             input.columns,
-            Some(weights.columns),
+            Some(weights.columns()),
         )?;
         if input.precision != Some(weights.precision()) {
             return Err(ShapeError {
@@ -143,14 +211,14 @@ pub fn linear_many(
                 want: weights.precision().block_len(),
             });
         }
-        let want = input.tokens.checked_mul(weights.rows);
+        let want = input.tokens.checked_mul(weights.rows());
         expect_len("linear", "the output", product.out.len(), want)?;
-        let rows = (TAKEN / weights.row_bytes().max(1)).clamp(1, weights.rows.max(1));
+        let rows = (TAKEN / weights.row_bytes().max(1)).clamp(1, weights.rows().max(1));
         // At least two pieces a member, so that nobody waits long for another.
-        let rows = rows.min(weights.rows.div_ceil(2 * team.threads()).max(1));
+        let rows = rows.min(weights.rows().div_ceil(2 * team.threads()).max(1));
         let mut start = 0;
-        while start < weights.rows {
-            let end = weights.rows.min(start + rows);
+        while start < weights.rows() {
+            let end = weights.rows().min(start + rows);
             pieces.push((number, start..end));
             start = end;
         }
@@ -182,26 +250,29 @@ unsafe impl Sync for Output {}
 /// Results of some rows for all tokens.
 fn rows_of(
     isa: Isa,
-    weights: &PackedMatrix<'_>,
+    weights: &Weights<'_>,
     input: &Activations,
     rows: std::ops::Range<usize>,
     out: &Output,
 ) {
     let group = (CACHED / input.columns.max(1)).max(TILE);
+    let width = weights.rows();
     let mut first = 0;
     while first < input.tokens {
         let end = input.tokens.min(first + group);
         for row in rows.clone() {
-            let bytes = weights.row(row);
+            let Some(packed) = Row::of(weights, row) else {
+                continue;
+            };
             let mut token = first;
             while token < end {
                 let count = (end - token).min(TILE);
                 let mut sums = [0.0; TILE];
-                dot(isa, weights.format, bytes, input, token, &mut sums[..count]);
+                dot(isa, &packed, input, token, &mut sums[..count]);
                 for (n, sum) in sums[..count].iter().enumerate() {
-                    // SAFETY: `token + n < tokens` and `row < rows`, and the output has been
-                    // checked to have `tokens * rows` elements.
-                    unsafe { *out.0.add((token + n) * weights.rows + row) = *sum };
+                    // SAFETY: `token + n < tokens` and `row < width`, and the output has been
+                    // checked to have `tokens * width` elements.
+                    unsafe { *out.0.add((token + n) * width + row) = *sum };
                 }
                 token += count;
             }
@@ -210,25 +281,46 @@ fn rows_of(
     }
 }
 
+/// A row of weights, packed.
+enum Row<'a> {
+    Packed(PackedFormat, &'a [u8]),
+    /// With the columns of a group.
+    Grouped(GroupRow<'a>, usize),
+}
+
+impl<'a> Row<'a> {
+    /// None where there is no such row.
+    fn of(weights: &Weights<'a>, row: usize) -> Option<Self> {
+        match weights {
+            Weights::Packed(weights) => Some(Row::Packed(weights.format, weights.row(row))),
+            Weights::Grouped(weights) => {
+                let row = weights.row(row)?;
+                Some(Row::Grouped(row, weights.group()))
+            }
+        }
+    }
+}
+
 /// The products of one row with some tokens from `token` on, as many as `sums` has.
-fn dot(
-    isa: Isa,
-    format: PackedFormat,
-    row: &[u8],
-    input: &Activations,
-    token: usize,
-    sums: &mut [f32],
-) {
+fn dot(isa: Isa, row: &Row<'_>, input: &Activations, token: usize, sums: &mut [f32]) {
     match isa {
         Isa::Portable => {
             for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = portable::dot(format, row, input, token + n);
+                *sum = match row {
+                    Row::Packed(format, row) => portable::dot(*format, row, input, token + n),
+                    Row::Grouped(row, group) => portable::dot_groups(row, *group, input, token + n),
+                };
             }
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
             // SAFETY: the machine has these instructions, or the caller would have chosen others.
-            unsafe { avx2::dot(format, row, input, token, sums) }
+            unsafe {
+                match row {
+                    Row::Packed(format, row) => avx2::dot(*format, row, input, token, sums),
+                    Row::Grouped(row, group) => avx2::dot_groups(row, *group, input, token, sums),
+                }
+            }
         }
     }
 }

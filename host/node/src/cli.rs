@@ -117,10 +117,11 @@ pub struct Run {
     /// The labels of a batch classifier, as JSON.
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub labels: Option<PathBuf>,
-    /// The model that the component gets under the name `default`: an installed model, or a
-    /// folder. Without it, the small encoder that comes with skep.
+    /// The model that the component gets under the name `default`: an installed model, a folder,
+    /// or a GGUF file. Once for an encoder (without it, the small one that comes with skep) and
+    /// once for a language model.
     #[arg(short, long)]
-    pub model: Option<String>,
+    pub model: Vec<String>,
     /// Nodes to ask for blobs that the component opens, as tickets, beside those found nearby.
     #[arg(long)]
     pub from: Vec<String>,
@@ -203,12 +204,12 @@ pub enum Key {
 
 #[derive(Debug, Subcommand)]
 pub enum Model {
-    /// Publish a Hugging Face folder as a model of this node, ready for `skep run --model`.
+    /// Publish an encoder or a language model on this node, ready for `skep run --model`.
     Add {
-        /// The folder with config.json, tokenizer.json and model.safetensors.
-        #[arg(value_hint = ValueHint::DirPath)]
+        /// A folder with config.json, tokenizer.json and model.safetensors, or a GGUF file.
+        #[arg(value_hint = ValueHint::AnyPath)]
         path: PathBuf,
-        /// What to call it; by default the folder's name.
+        /// What to call it; by default as its folder or file is called.
         #[arg(long)]
         name: Option<String>,
         /// Its version.

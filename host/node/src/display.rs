@@ -81,10 +81,17 @@ fn print_published(published: &Published) {
         published: line,
         releases,
         ticket,
+        model,
     } = published;
     println!("published {} (release {releases})", line.reference);
     println!("  digest  {}", line.digest);
     println!("  size    {}", bytes(line.bytes));
+    if let Some(model) = model {
+        println!(
+            "  model   {}, {}, {} tokens of context, {} dimensions",
+            model.task, model.architecture, model.context, model.dimensions
+        );
+    }
     println!("  ticket  {ticket}");
     println!("Others install it with: skep install <ticket>, while `skep node` runs here.");
 }
@@ -123,6 +130,15 @@ fn print_ran(ran: &Ran) {
         number("flops").unwrap_or_default() / 1e9,
         number("host_calls").unwrap_or_default(),
     );
+    let lent = |name| bytes(number(name).unwrap_or_default() as u64);
+    if number("weights_bytes").is_some_and(|weights| weights > 0.0) {
+        eprintln!(
+            "  shared    {} of weights, {} of adapters; {} on the device were keys and values",
+            lent("weights_bytes"),
+            lent("adapter_bytes"),
+            lent("kv_bytes_peak"),
+        );
+    }
     if ran.output.as_os_str() != "-" {
         eprintln!("  output    {}", ran.output.display());
     }
@@ -184,11 +200,13 @@ fn print_listed(listed: &Listed) {
         reference,
         digest,
         kind,
+        task,
         bytes: size,
         ..
     } in &listed.packages
     {
-        println!("{kind:<9} {reference} {} {}", bytes(*size), short(digest));
+        let kind = task.as_ref().unwrap_or(kind);
+        println!("{kind:<16} {reference} {} {}", bytes(*size), short(digest));
     }
 }
 

@@ -134,7 +134,11 @@ async fn act(cli: Cli) -> Result<(), Failure> {
                     .to_owned()
                 }),
                 labels: run.labels.as_deref().map(absolute).transpose()?,
-                model: run.model.as_deref().map(place_of).transpose()?,
+                models: run
+                    .model
+                    .iter()
+                    .map(|model| place_of(model))
+                    .collect::<Result<_, _>>()?,
                 from: run.from,
                 limits: limits_of(run.limits),
                 arguments: run.arguments,
@@ -158,10 +162,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             let path = absolute(&path)?;
             let name = match name {
                 Some(name) => name,
-                None => path
-                    .file_name()
-                    .map(|name| name.to_string_lossy().to_lowercase())
-                    .unwrap_or_default(),
+                None => model_name(&path),
             };
             let request = Request::ModelAdd {
                 path,
@@ -284,6 +285,19 @@ fn place_of(text: &str) -> Result<String, Failure> {
         true => text_of(&absolute(Path::new(text))?),
         false => Ok(text.to_owned()),
     }
+}
+
+/// What a model is called by default: its folder's or file's name, as far as names of packages
+/// have the letters.
+fn model_name(path: &Path) -> String {
+    let name = match path.is_dir() {
+        true => path.file_name(),
+        false => path.file_stem(),
+    };
+    let name = name.unwrap_or_default().to_string_lossy().to_lowercase();
+    let words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    words.join("-")
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -17,9 +17,9 @@ pub enum Request {
         /// The name of the key to sign with.
         key: String,
     },
-    /// Publish a Hugging Face folder as a model.
+    /// Publish a model.
     ModelAdd {
-        /// The folder.
+        /// Its folder, or its GGUF file.
         path: PathBuf,
         /// What to call it.
         name: String,
@@ -65,8 +65,8 @@ pub struct RunRequest {
     pub format: Option<String>,
     /// The labels file of a batch classifier.
     pub labels: Option<PathBuf>,
-    /// What the component gets as `default`.
-    pub model: Option<String>,
+    /// What the component gets as `default`: at most one encoder and one language model.
+    pub models: Vec<String>,
     /// Tickets of nodes to ask for blobs that the component opens.
     pub from: Vec<String>,
     /// Limits from the command line, in the text form of skep.toml.
@@ -125,6 +125,8 @@ pub struct PackageLine {
     pub digest: String,
     /// `component` or `model`.
     pub kind: String,
+    /// What a model does: `sentence-encoder` or `language-model`.
+    pub task: Option<String>,
     /// The sizes of its files, added up.
     pub bytes: u64,
     /// One line about it.
@@ -140,6 +142,23 @@ pub struct Published {
     pub releases: u64,
     /// Text that lets another node find and verify exactly this release.
     pub ticket: String,
+    /// What it is, if it is a model that was added.
+    pub model: Option<ModelLine>,
+}
+
+/// What a model was found to be when it was loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelLine {
+    /// `sentence-encoder` or `language-model`.
+    pub task: String,
+    /// The architecture, such as `llama`.
+    pub architecture: String,
+    /// Tokens that it can look at together.
+    pub context: u32,
+    /// Elements of an embedding.
+    pub dimensions: u32,
+    /// Bytes that its weights take.
+    pub weights_bytes: u64,
 }
 
 /// What was fetched and verified.
@@ -166,8 +185,10 @@ pub struct Installed {
 pub struct Ran {
     /// The digest of the component that ran.
     pub digest: String,
-    /// The model that it got as `default`: a reference or a path.
+    /// The encoder that it got as `default`: a reference or a path.
     pub model: Option<String>,
+    /// The language model that it got as `default`, if there was one.
+    pub text_model: Option<String>,
     /// What the sandbox measured; its fields stand beside those of this record.
     #[serde(flatten)]
     pub report: serde_json::Value,

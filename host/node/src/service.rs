@@ -5,8 +5,11 @@
 //! wrong is decided further down.
 
 mod blobs;
+mod defaults;
 mod inspect;
 mod install;
+mod kind;
+mod language;
 mod locate;
 mod models;
 mod publish;
@@ -133,6 +136,7 @@ impl Service {
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
         let sandbox = self.sandbox.get_or_init(|| Arc::new(opened));
         let computing = sandbox.guests_computing();
+        self.models.languages.give_way_to(computing.clone());
         skep_model::Workers::shared()
             .map_err(|error| Failure::of(FailureKind::Failed, &error))?
             .give_way_to(move || computing.any());

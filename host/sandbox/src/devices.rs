@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread::available_parallelism;
 
 use tokio::sync::oneshot;
@@ -48,6 +49,23 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.0.fetch_sub(self.1, Relaxed);
+    }
+}
+
+/// A guest that waits for the engine, until the engine has something for it.
+struct Waiting {
+    counted: Mutex<Option<Counted>>,
+    waker: Waker,
+}
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        // The guest has something to compute with, whenever its thread comes to it.
+        self.counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.waker.wake_by_ref();
     }
 }
 
@@ -92,11 +110,12 @@ impl DeviceThreads {
         self.computing.clone()
     }
 
-    /// Runs a model's work at normal priority.
-    pub(crate) async fn model<T: Send + 'static>(
+    /// Runs a model's work at normal priority. It is begun whether or not anybody waits for what
+    /// comes of it.
+    pub(crate) fn model<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Lost> {
+        work: W,
+    ) -> impl Future<Output = Result<T, Lost>> + Send + use<T, W> {
         let (sender, receiver) = oneshot::channel();
         let waiting = Counted::new(&self.computing, -1);
         let job: Job = Box::new(move || {
@@ -106,8 +125,23 @@ impl DeviceThreads {
             // The run may be over by now, and then nobody wants the result.
             let _ = sender.send(result);
         });
-        self.models.send(job).map_err(|_| Lost)?;
-        receiver.await.map_err(|_| Lost)
+        // A job that cannot be sent is dropped with its sender, which the receiver is told.
+        let _ = self.models.send(job);
+        async { receiver.await.map_err(|_| Lost) }
+    }
+
+    /// Waits for what other threads do, which are to wake the waker that they are given. The
+    /// guest does not compute meanwhile.
+    pub(crate) async fn waiting<T>(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+        std::future::poll_fn(|context| {
+            let waker = Waker::from(Arc::new(Waiting {
+                counted: Mutex::new(Some(Counted::new(&self.computing, -1))),
+                waker: context.waker().clone(),
+            }));
+            // If there is something already, the waker goes, and with it the count.
+            poll(&mut Context::from_waker(&waker))
+        })
+        .await
     }
 
     /// Runs a guest's operator: where it is called if it is small, else on the threads for it.

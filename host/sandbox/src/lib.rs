@@ -25,6 +25,7 @@ mod error;
 mod grants;
 mod inspect;
 mod interfaces;
+mod language;
 mod limits;
 mod log;
 mod measure;
@@ -36,8 +37,10 @@ mod sandbox;
 mod state;
 mod streams;
 mod task_io;
+mod text_stream;
 mod ticker;
 mod workers;
+mod writing;
 
 pub use blobs::{Allowance, BlobError, Blobs, OpenBlob, OpenWriter, Pending, ReadBlob, WriteBlob};
 pub use compile::{CompileIn, compile_process};
@@ -45,6 +48,10 @@ pub use devices::GuestsComputing;
 pub use engine::EngineKind;
 pub use error::{LoadError, Quota, QuotaExcess, RunError};
 pub use grants::Refusal;
+pub use language::{
+    AdapterInfo, Answer, LanguageModel, LanguageModelInfo, Message, OpenAdapter, OpenModel, Prompt,
+    Residency, TextAdapter, TextGeneration,
+};
 pub use limits::RunLimits;
 pub use models::{EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};
 pub use program::{Origin, Program};

@@ -1,12 +1,15 @@
 //! The models that guests may open, as the sandbox sees them.
 //!
-//! A node loads a model once and shares it among all runs. Two small traits stand between:
-//! what an encoder does for a run that pays for it, and where encoders are found by name.
+//! A node loads a model once and shares it among all runs. Small traits stand between: what an
+//! encoder does for a run that pays for it, and where models are found by name. What a language
+//! model does is in [`language`](crate::language).
 
 use std::sync::Arc;
 
 use skep_tensor::{Account, QuotaError, Tensor};
 use thiserror::Error;
+
+use crate::language::{LanguageModel, TextAdapter};
 
 /// What an encoder is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,13 +22,15 @@ pub struct EncoderInfo {
     pub dimensions: u32,
     /// Longer texts are cut to this many tokens.
     pub max_tokens: u32,
+    /// Bytes of its weights, which all runs share.
+    pub weights_bytes: u64,
 }
 
 /// Why a model did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ModelError {
-    /// There is no such model on this node.
-    #[error("there is no model named {0} on this node")]
+    /// There is no such model or adapter on this node.
+    #[error("there is no model or adapter named {0} on this node")]
     NotFound(String),
     /// A limit of the run would have been passed.
     #[error(transparent)]
@@ -58,7 +63,7 @@ pub trait TextEncoder: Send + Sync + 'static {
     fn embed(&self, texts: &[String], account: &Account) -> Result<Tensor, ModelError>;
 }
 
-/// Where encoders are found.
+/// Where models and adapters are found.
 pub trait Models: Send + Sync + 'static {
     /// The encoder that this run knows as `name`: `default`, a name or a digest. May load it,
     /// and so may take long.
@@ -66,6 +71,19 @@ pub trait Models: Send + Sync + 'static {
     /// # Errors
     /// [`ModelError`].
     fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError>;
+
+    /// The language model that this run knows as `name`: `default`, a name or a digest. May load
+    /// it, and so may take long.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError>;
+
+    /// The adapter of this name or digest; and begins to bring it to where it is used.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError>;
 }
 
 /// An encoder that a guest has opened.

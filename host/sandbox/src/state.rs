@@ -3,7 +3,9 @@
 //!
 //! Making one must stay cheap: whatever only some runs need is made when it is first needed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use skep_tensor::{Account, Device};
@@ -14,13 +16,19 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::devices::DeviceThreads;
 use crate::error::{Quota, QuotaExcess};
+use crate::interfaces::HostError;
+use crate::language::TextAdapter;
 use crate::limits::RunLimits;
 use crate::log::Log;
 use crate::priority;
 use crate::run::spec::RunSpec;
-use crate::streams::Streams;
+use crate::streams::{self, Streams};
 use crate::task_io::TaskIo;
 use crate::ticker::TICK;
+use crate::writing::Promises;
+
+/// The owner's number of the next run.
+static OWNERS: AtomicU64 = AtomicU64::new(0);
 
 /// The host's side of one run.
 pub(crate) struct State {
@@ -35,6 +43,15 @@ pub(crate) struct State {
     pub log: Log,
     pub io: TaskIo,
     pub streams: Streams,
+    pub lent: Lent,
+    /// The part of the account that keys and values are charged to.
+    pub texts: Account,
+    /// Whose requests these are, for the engine: no other run's.
+    pub owner: u64,
+    /// What texts that are being written may still bring.
+    pub promises: Promises,
+    /// The adapters that the guest has open, by the name that it asked for, and how often.
+    pub adapters: BTreeMap<String, (Arc<dyn TextAdapter>, usize)>,
     /// Calls from the guest to skep's interfaces.
     pub host_calls: u64,
     /// Bytes that the run has put into the blob store.
@@ -42,6 +59,15 @@ pub(crate) struct State {
     /// The last call that was refused for a limit.
     pub refused: Option<QuotaExcess>,
     wasi: Option<Box<WasiCtx>>,
+}
+
+/// What the node has lent a run, and shares with others: bytes by digest.
+#[derive(Default)]
+pub(crate) struct Lent {
+    /// Weights of models.
+    pub models: BTreeMap<String, u64>,
+    /// Adapters.
+    pub adapters: BTreeMap<String, u64>,
 }
 
 /// Why the host itself stops a guest; found again in the error that wasmtime hands back.
@@ -67,6 +93,11 @@ impl State {
             table,
             memory: MemoryMeter::new(limits.memory),
             clock: CpuClock::start(),
+            texts: account.part(),
+            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
+            promises: Promises::new(limits.call_bytes),
+            lent: Lent::default(),
+            adapters: BTreeMap::new(),
             account,
             device: spec.device,
             log: Log::new(limits.log),
@@ -91,6 +122,20 @@ impl State {
         };
         self.refused = Some(excess);
         excess
+    }
+
+    /// Whether the guest may have one more stream, with its future.
+    pub(crate) fn room_for_a_stream(&self) -> Result<(), HostError> {
+        let limit = u64::from(self.limits.handles);
+        let asked = (self.streams.open() + 1).saturating_mul(streams::HANDLES);
+        if asked > limit {
+            return Err(HostError::Quota(QuotaExcess {
+                quota: Quota::Handles,
+                limit,
+                asked,
+            }));
+        }
+        Ok(())
     }
 
     /// Comes by at each tick of the clock while the guest computes.

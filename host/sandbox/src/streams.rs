@@ -38,6 +38,11 @@ impl Streams {
         }
     }
 
+    /// What a stream holds as long as it is open.
+    pub(crate) fn count(&self) -> Arc<()> {
+        Arc::clone(&self.open)
+    }
+
     /// How many are open.
     pub(crate) fn open(&self) -> u64 {
         Arc::strong_count(&self.open) as u64 - 1
@@ -57,7 +62,7 @@ impl Streams {
             next: None,
             ended: Some(ended),
             slots: Arc::clone(&self.reading),
-            _counted: Arc::clone(&self.open),
+            _counted: self.count(),
         };
         (stream, outcome)
     }

@@ -6,12 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{BackendTensor, Dispatch, DispatchTensor, DispatchTensorKind};
 
-use skep_accounts::Account;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::TensorError;
 use crate::shape::Shape;
 use crate::tensor::{Owner, Storage, Tensor};
+use skep_accounts::Account;
 
 /// What is known of an operator before it runs.
 pub(crate) struct Launch {

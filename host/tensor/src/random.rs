@@ -5,13 +5,13 @@
 //! Muller's method (1958), with logarithm, sine and cosine in software, because those of
 //! processors and C libraries differ in the last bit.
 
-use skep_accounts::Account;
 use crate::cost;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::TensorError;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
+use skep_accounts::Account;
 
 impl Tensor {
     /// An `f32` tensor with elements drawn uniformly from [low, high). The same seed gives the

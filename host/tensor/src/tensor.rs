@@ -9,7 +9,6 @@ use burn::backend::{
     BackendTensor, Bytes, Dispatch, DispatchTensor, DispatchTensorKind, TensorData,
 };
 
-use skep_accounts::{Account, MemoryCharge};
 use crate::cost;
 use crate::device::Device;
 use crate::dtype::DType;
@@ -17,6 +16,7 @@ use crate::element::{Element, with_element};
 use crate::error::TensorError;
 use crate::launch::{guard, reserve};
 use crate::shape::Shape;
+use skep_accounts::{Account, MemoryCharge};
 
 /// A dense tensor on a device.
 ///

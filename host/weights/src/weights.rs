@@ -109,6 +109,18 @@ impl WeightsFile {
         }
     }
 
+    /// The bytes of all tensors, as they are stored.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            WeightsFile::Gguf { file, .. } => {
+                file.tensors().map(|(_, t)| t.bytes().len() as u64).sum()
+            }
+            WeightsFile::Safetensors { folder, .. } => {
+                folder.tensors().map(|(_, t)| t.bytes().len() as u64).sum()
+            }
+        }
+    }
+
     /// The names of all tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let (gguf, folder) = match self {

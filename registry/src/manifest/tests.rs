@@ -25,6 +25,7 @@ path = "batch_classifier.wasm"
 [grants]
 tensor = true
 models = ["default", "minilm"]
+adapters = ["village"]
 swarm-read = ["af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"]
 swarm-write = true
 
@@ -93,6 +94,10 @@ fn everything_that_can_be_said_is_read() {
                     name: "minilm".parse().unwrap()
                 }
             ]),
+            adapters: BTreeSet::from([ModelGrant::Named {
+                publisher: None,
+                name: "village".parse().unwrap()
+            }]),
             swarm_read: SwarmRead::Only(BTreeSet::from([Digest::of(b"")])),
             swarm_write: true,
         }
@@ -152,7 +157,7 @@ fn unknown_keys_are_refused_everywhere_with_a_suggestion() {
     insta::assert_snapshot!(error_with("name =", "nam ="), @"line 3, column 1: `package.nam`: unknown key; did you mean `name`?");
     insta::assert_snapshot!(error_with("[grants]", "[grant]"), @"line 14, column 2: `grant`: unknown key; did you mean `grants`?");
     insta::assert_snapshot!(error_with("tensor =", "tensors ="), @"line 15, column 1: `grants.tensors`: unknown key; did you mean `tensor`?");
-    insta::assert_snapshot!(error_with("cpu-time =", "cpu_time ="), @"line 22, column 1: `limits.cpu_time`: unknown key; did you mean `cpu-time`?");
+    insta::assert_snapshot!(error_with("cpu-time =", "cpu_time ="), @"line 23, column 1: `limits.cpu_time`: unknown key; did you mean `cpu-time`?");
     insta::assert_snapshot!(error_with("world =", "colour ="), @"line 11, column 1: `component.colour`: unknown key; the keys here are world, path");
     let model = MODEL.replace("task =", "tasks =");
     insta::assert_snapshot!(Manifest::parse(&model).unwrap_err(), @"line 5, column 1: `model.tasks`: unknown key; did you mean `task`?");
@@ -169,10 +174,10 @@ fn what_is_missing_is_named_with_an_example() {
 #[test]
 fn wrong_values_are_shown_with_what_to_write() {
     insta::assert_snapshot!(error_with("tensor = true", "tensor = \"yes\""), @"line 15, column 10: `grants.tensor`: expected true or false, found text");
-    insta::assert_snapshot!(error_with("handles = 1_000", "handles = \"many\""), @"line 26, column 11: `limits.handles`: expected a whole number, without quotes, found text");
-    insta::assert_snapshot!(error_with("handles = 1_000", "handles = -1"), @"line 26, column 11: `limits.handles`: -1 is not a whole number from 0 to 18446744073709551615");
-    insta::assert_snapshot!(error_with("\"256 MiB\"", "268435456"), @"line 21, column 10: `limits.memory`: expected text, in quotes, found a whole number");
-    insta::assert_snapshot!(error_with("256 MiB", "256"), @"line 21, column 10: `limits.memory`: `256` is not a size: it has no unit; write for example `256 MiB`, `1.5 GB` or `4096 B`");
+    insta::assert_snapshot!(error_with("handles = 1_000", "handles = \"many\""), @"line 27, column 11: `limits.handles`: expected a whole number, without quotes, found text");
+    insta::assert_snapshot!(error_with("handles = 1_000", "handles = -1"), @"line 27, column 11: `limits.handles`: -1 is not a whole number from 0 to 18446744073709551615");
+    insta::assert_snapshot!(error_with("\"256 MiB\"", "268435456"), @"line 22, column 10: `limits.memory`: expected text, in quotes, found a whole number");
+    insta::assert_snapshot!(error_with("256 MiB", "256"), @"line 22, column 10: `limits.memory`: `256` is not a size: it has no unit; write for example `256 MiB`, `1.5 GB` or `4096 B`");
     insta::assert_snapshot!(error_with("kind = \"component\"", "kind = \"plugin\""), @r#"line 7, column 8: `package.kind`: `plugin` is not a kind of package; write "component" or "model""#);
     insta::assert_snapshot!(error_with("world = \"batch-classifier\"", "world = \"batch\""), @"line 11, column 9: `component.world`: `batch` is not a world that this version of skep knows; it knows `task`, `async-task` and `batch-classifier`");
     insta::assert_snapshot!(error_with("\"0.1.0\"", "\"0.1\""), @r#"line 4, column 11: `package.version`: `0.1` is not a version: unexpected end of input while parsing minor version number; write for example "0.1.0""#);

@@ -282,6 +282,11 @@ fn any_grants() -> impl Strategy<Value = Grants> {
             }
         }),
     ];
+    let adapters = model
+        .clone()
+        .prop_filter("no adapter is the default", |grant| {
+            *grant != ModelGrant::Default
+        });
     let read = prop_oneof![
         Just(SwarmRead::Everything),
         proptest::collection::btree_set(any_digest(), 0..4).prop_map(SwarmRead::Only),
@@ -289,15 +294,19 @@ fn any_grants() -> impl Strategy<Value = Grants> {
     (
         any::<bool>(),
         proptest::collection::btree_set(model, 0..4),
+        proptest::collection::btree_set(adapters, 0..3),
         read,
         any::<bool>(),
     )
-        .prop_map(|(tensor, models, swarm_read, swarm_write)| Grants {
-            tensor,
-            models,
-            swarm_read,
-            swarm_write,
-        })
+        .prop_map(
+            |(tensor, models, adapters, swarm_read, swarm_write)| Grants {
+                tensor,
+                models,
+                adapters,
+                swarm_read,
+                swarm_write,
+            },
+        )
 }
 
 fn any_content() -> impl Strategy<Value = Content> {

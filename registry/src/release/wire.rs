@@ -10,7 +10,8 @@
 //!                            8: licence     (optional)
 //! }
 //! component = { 1: world, 2: entry path, 3: grants, 4: limits, 5: [* import] }
-//! grants    = { 1: tensor, bool, 2: [* model], 3: [* digest] or true for all, 4: swarm-write, bool }
+//! grants    = { 1: tensor, bool, 2: [* model], 3: [* digest] or true for all, 4: swarm-write, bool,
+//!               ? 5: [+ adapter] }
 //! limits    = { ? 1: memory … ? 10: log }, in bytes, milliseconds or operations
 //! model     = { 1: task }
 //! ```
@@ -122,7 +123,7 @@ fn write_component(out: &mut Out, component: &Component) -> Written {
 }
 
 fn write_grants(out: &mut Out, grants: &Grants) -> Written {
-    out.map(4)?;
+    out.map(4 + u64::from(!grants.adapters.is_empty()))?;
     out.u8(1)?.bool(grants.tensor)?;
     out.u8(2)?.array(grants.models.len() as u64)?;
     for model in &grants.models {
@@ -138,7 +139,15 @@ fn write_grants(out: &mut Out, grants: &Grants) -> Written {
             }
         }
     }
-    out.u8(4)?.bool(grants.swarm_write)?.ok()
+    out.u8(4)?.bool(grants.swarm_write)?;
+    // Left out where there are none, as releases did before there were adapters.
+    if !grants.adapters.is_empty() {
+        out.u8(5)?.array(grants.adapters.len() as u64)?;
+        for adapter in &grants.adapters {
+            out.str(&adapter.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 fn write_limits(out: &mut Out, limits: &Limits) -> Written {
@@ -296,6 +305,14 @@ fn read_grants(input: &mut Decoder<'_>) -> Result<Grants, ReleaseError> {
                 grants.swarm_read = SwarmRead::Only(BTreeSet::from_iter(digests));
             }
             4 => grants.swarm_write = input.bool()?,
+            5 => {
+                let adapters: Vec<ModelGrant> =
+                    list(input, MAX_MODELS, |input| parsed(input, MAX_MODEL))?;
+                if adapters.contains(&ModelGrant::Default) {
+                    return Err(malformed("there is no default adapter to grant"));
+                }
+                grants.adapters = adapters.into_iter().collect();
+            }
             _ => return Err(fields.unknown(key)),
         }
     }

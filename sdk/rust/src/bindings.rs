@@ -16,6 +16,8 @@ pub mod imports {
             world imports {
                 import skep:tensor/tensors@0.1.0;
                 import skep:model/encoders@0.1.0;
+                import skep:model/text@0.1.0;
+                import skep:adapter/adapters@0.1.0;
                 import skep:swarm/blobs@0.1.0;
                 import skep:workload/io@0.1.0;
             }
@@ -37,6 +39,8 @@ pub mod task {
             "skep:types/types@0.1.0": crate::bindings::imports::skep::types::types,
             "skep:tensor/tensors@0.1.0": crate::bindings::imports::skep::tensor::tensors,
             "skep:model/encoders@0.1.0": crate::bindings::imports::skep::model::encoders,
+            "skep:model/text@0.1.0": crate::bindings::imports::skep::model::text,
+            "skep:adapter/adapters@0.1.0": crate::bindings::imports::skep::adapter::adapters,
             "skep:swarm/blobs@0.1.0": crate::bindings::imports::skep::swarm::blobs,
             "skep:workload/io@0.1.0": crate::bindings::imports::skep::workload::io,
         },
@@ -52,13 +56,18 @@ pub mod async_task {
         pub_export_macro: true,
         export_macro_name: "export_async_task_world",
         default_bindings_module: "skep_sdk::bindings::async_task",
+        // As the imports are, whose types it takes.
+        ownership: Borrowing { duplicate_if_necessary: false },
         with: {
             "skep:types/types@0.1.0": crate::bindings::imports::skep::types::types,
             "skep:tensor/tensors@0.1.0": crate::bindings::imports::skep::tensor::tensors,
             "skep:model/encoders@0.1.0": crate::bindings::imports::skep::model::encoders,
+            "skep:model/text@0.1.0": crate::bindings::imports::skep::model::text,
+            "skep:adapter/adapters@0.1.0": crate::bindings::imports::skep::adapter::adapters,
             "skep:swarm/blobs@0.1.0": crate::bindings::imports::skep::swarm::blobs,
             "skep:workload/io@0.1.0": crate::bindings::imports::skep::workload::io,
             "skep:swarm/blob-streams@0.1.0": generate,
+            "skep:model/text-streams@0.1.0": generate,
         },
     });
 }
@@ -75,6 +84,7 @@ pub mod batch_classifier {
             "skep:types/types@0.1.0": crate::bindings::imports::skep::types::types,
             "skep:tensor/tensors@0.1.0": crate::bindings::imports::skep::tensor::tensors,
             "skep:model/encoders@0.1.0": crate::bindings::imports::skep::model::encoders,
+            "skep:model/text@0.1.0": crate::bindings::imports::skep::model::text,
         },
     });
 }

@@ -1,8 +1,8 @@
 //! Write skep workloads in Rust.
 //!
 //! A workload is a WebAssembly component. It computes with what the node lends it through this
-//! crate: [`Tensor`]s on the node's device, sentence [`Encoder`]s, [`Blob`]s of the swarm, and
-//! the [`input()`] and [`output()`] of a task. It reaches nothing else: no files, no network,
+//! crate: [`Tensor`]s on the node's device, sentence [`Encoder`]s, [`LanguageModel`]s and their
+//! [`Adapter`]s, [`Blob`]s of the swarm, and the [`input()`] and [`output()`] of a task. It reaches nothing else: no files, no network,
 //! no clock worth trusting.
 //!
 //! There are two kinds:
@@ -38,7 +38,8 @@
 //! # Asynchronous tasks
 //!
 //! With the crate's feature `async`, a task may be an `async fn`, exported by
-//! `export_async_task!`, and read blobs as streams (`Blob::stream`), several at once. Such a task
+//! `export_async_task!`, and read blobs and take texts as streams (`Blob::stream`,
+//! `LanguageModel::stream`), several at once. Such a task
 //! is of the world `async-task`; the node runs it on an engine where every call costs a little
 //! more.
 //!
@@ -58,6 +59,7 @@
 // The export macros name this crate by its public name, inside the crate as well.
 extern crate self as skep_sdk;
 
+mod adapter;
 #[doc(hidden)]
 pub mod bindings;
 mod blob;
@@ -68,7 +70,11 @@ mod encoder;
 mod error;
 mod stream;
 mod tensor;
+mod text;
+#[cfg(feature = "async")]
+mod text_stream;
 
+pub use adapter::{Adapter, AdapterInfo, Residency};
 pub use blob::{Blob, BlobWriter};
 #[cfg(feature = "async")]
 pub use blob_stream::BlobStream;
@@ -77,6 +83,12 @@ pub use encoder::{Encoder, EncoderInfo};
 pub use error::{Error, Quota, Result};
 pub use stream::{Input, Output, input, output};
 pub use tensor::{DType, Tensor};
+pub use text::{
+    ChoiceScore, Chunk, Completion, Constraint, Finish, Generation, LanguageModel, Message,
+    ModelInfo, Prompt, Request, Sampling, ScoreRequest, TokenLogprob,
+};
+#[cfg(feature = "async")]
+pub use text_stream::TextStream;
 
 #[doc(hidden)]
 pub use classifier::Holder;

@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use skep_weights::PackedFormat;
+use skep_weights::grouped::GroupRow;
 
 use crate::activations::{Activations, SUM};
 
@@ -146,6 +147,61 @@ fn by_32<const T: usize, const BYTES: usize>(
             let products = _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, quants), ones);
             let scale = _mm256_mul_ps(scale, _mm256_set1_ps(token.scales[n]));
             *sum = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(products), *sum);
+        }
+    }
+    sums.map(|sum| total(sum))
+}
+
+/// The products of one row of groups of `group` columns with the tokens from `token` on, as many
+/// as `sums` has, at most 4.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn dot_groups(
+    row: &GroupRow<'_>,
+    group: usize,
+    input: &Activations,
+    token: usize,
+    sums: &mut [f32],
+) {
+    match sums {
+        [a, b, c, d] => [*a, *b, *c, *d] = by_groups::<4>(row, group, input, token),
+        [a, b, c] => [*a, *b, *c] = by_groups::<3>(row, group, input, token),
+        [a, b] => [*a, *b] = by_groups::<2>(row, group, input, token),
+        _ => {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                [*sum] = by_groups::<1>(row, group, input, token + n);
+            }
+        }
+    }
+}
+
+/// Blocks of 32 elements, of which a whole number make a group with one scale and zero-point.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn by_groups<const T: usize>(
+    row: &GroupRow<'_>,
+    group: usize,
+    input: &Activations,
+    token: usize,
+) -> [f32; T] {
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = [_mm256_setzero_ps(); T];
+    let (blocks, _) = row.quants.as_chunks::<16>();
+    let tokens: [Token<'_, 32>; T] =
+        std::array::from_fn(|t| Token::of(input, token + t, blocks.len()));
+    let groups = blocks.chunks(group / 32).zip(row.scales).zip(row.zeros);
+    for (number, ((blocks, scale), zero)) in groups.enumerate() {
+        let scale = halves(&scale.to_le_bytes());
+        let zero = _mm256_set1_epi8(*zero as i8);
+        for (n, block) in blocks.iter().enumerate() {
+            let n = number * (group / 32) + n;
+            let weights = _mm256_sub_epi8(nibbles(block), zero);
+            let sizes = _mm256_abs_epi8(weights);
+            for (token, sum) in tokens.iter().zip(&mut sums) {
+                let quants = _mm256_sign_epi8(load_quants(&token.quants[n]), weights);
+                let products = _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, quants), ones);
+                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(token.scales[n]));
+                *sum = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(products), *sum);
+            }
         }
     }
     sums.map(|sum| total(sum))

@@ -3,6 +3,7 @@
 
 use skep_weights::PackedFormat;
 use skep_weights::format::dequantize;
+use skep_weights::grouped::GroupRow;
 
 use crate::activations::Activations;
 
@@ -29,6 +30,25 @@ pub fn dot(format: PackedFormat, row: &[u8], input: &Activations, token: usize) 
             .map(|(weight, quant)| weight * f32::from(*quant))
             .sum();
         total += sum * input.scales[from / block];
+    }
+    total
+}
+
+/// The product of one row of groups of `group` columns with one token.
+pub fn dot_groups(row: &GroupRow<'_>, group: usize, input: &Activations, token: usize) -> f32 {
+    let start = token * input.columns;
+    let mut total = 0.0;
+    for (n, bytes) in row.quants.as_chunks::<16>().0.iter().enumerate() {
+        let from = start + 32 * n;
+        let quants = &input.quants[from..from + 32];
+        let zero = i32::from(row.zeros[32 * n / group]);
+        let mut sum = 0;
+        for (i, byte) in bytes.iter().enumerate() {
+            let (low, high) = (i32::from(byte & 15), i32::from(byte >> 4));
+            sum += (low - zero) * i32::from(quants[i]) + (high - zero) * i32::from(quants[16 + i]);
+        }
+        let scale = row.scales[32 * n / group].to_f32() * input.scales[from / 32];
+        total += sum as f32 * scale;
     }
     total
 }

@@ -3,6 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 use skep_weights::format::dequantize;
+use skep_weights::grouped::{GroupedConfig, GroupedMethod};
+use skep_weights::{GroupInt4, SafetensorsFolder};
 
 /// Blocks of random bits with scales of a size that models have.
 fn weights(format: PackedFormat, rows: usize, columns: usize, seed: u64) -> Vec<u8> {
@@ -120,6 +122,63 @@ proptest! {
     }
 }
 
+/// Layers as AWQ and GPTQ store them, from the weights' own tests: with and without groups out of
+/// order.
+#[test]
+fn products_with_groups_are_those_of_the_dequantized_weights() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../weights/tests/reference/grouped.safetensors"
+    );
+    let folder = SafetensorsFolder::open_file(path.as_ref()).unwrap();
+    for (layer, method, group) in [
+        ("awq.128", GroupedMethod::Awq, Some(128)),
+        ("awq.32", GroupedMethod::Awq, Some(32)),
+        ("gptq.64", GroupedMethod::Gptq, Some(64)),
+        ("gptq.order", GroupedMethod::Gptq, Some(64)),
+        ("gptq_v2.32", GroupedMethod::Gptq, Some(32)),
+        ("gptq_v2.all", GroupedMethod::Gptq, None),
+    ] {
+        let config = GroupedConfig {
+            method,
+            group,
+            zeros_minus_one: layer.starts_with("gptq."),
+        };
+        let matrix = GroupInt4::load(&folder, &config, layer).unwrap();
+        let (rows, columns) = (matrix.rows(), matrix.columns());
+        let values = activations(7, columns);
+        let in_place: Vec<u32> = (0..columns as u32).collect();
+        let order = matrix.permutation().unwrap_or(&in_place);
+        let mut input = Activations::default();
+        for isa in Isa::available() {
+            for (tokens, threads) in [(7, 2), (6, 1), (1, 1)] {
+                let values = &values[..tokens * columns];
+                let precision = Weights::from(&matrix).precision();
+                input.fill_in_order(isa, precision, values, order).unwrap();
+                let mut out = vec![f32::NAN; tokens * rows];
+                let team = Team::new(threads).unwrap();
+                linear(isa, &team, &matrix, &input, &mut out).unwrap();
+                for (n, got) in out.iter().enumerate() {
+                    let (token, row) = (n / rows, n % rows);
+                    let mut weights = vec![0.0; columns];
+                    matrix.dequantize_row(row, &mut weights);
+                    let (mut want, mut size) = (0.0, 0.0);
+                    for (column, place) in order.iter().enumerate() {
+                        let at = token * columns + column;
+                        let x = f64::from(input.quants[at]) * f64::from(input.scales[at / 32]);
+                        let product = f64::from(weights[*place as usize]) * x;
+                        want += product;
+                        size += product.abs();
+                    }
+                    let error = (f64::from(*got) - want).abs();
+                    let name = isa.name();
+                    assert!(error <= 1e-5 * size + 1e-6, "{name} {layer}: {got} {want}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn products_side_by_side_are_the_same() {
     let (columns, tokens) = (512, 5);
@@ -150,7 +209,7 @@ fn products_side_by_side_are_the_same() {
         .iter()
         .zip(&mut together)
         .map(|(weights, out)| Product {
-            weights: *weights,
+            weights: (*weights).into(),
             out,
         })
         .collect();

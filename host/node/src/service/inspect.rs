@@ -17,6 +17,7 @@ pub fn line_of(release: &SignedRelease) -> PackageLine {
             Content::Model(_) => "model",
         }
         .to_owned(),
+        task: release.model().map(|model| model.task.to_string()),
         bytes: release.total_size(),
         description: release.description().map(str::to_owned),
     }
@@ -35,6 +36,10 @@ pub fn reference_of(release: &SignedRelease) -> String {
 /// What is granted, in the words of skep.toml.
 pub fn grants_of(grants: &Grants) -> Vec<String> {
     let models = grants.models.iter().map(|model| format!("models: {model}"));
+    let adapters = grants
+        .adapters
+        .iter()
+        .map(|adapter| format!("adapters: {adapter}"));
     let reads = match &grants.swarm_read {
         SwarmRead::Everything => vec!["swarm-read: *".to_owned()],
         SwarmRead::Only(digests) => digests
@@ -51,6 +56,7 @@ pub fn grants_of(grants: &Grants) -> Vec<String> {
         .filter(|(_, granted)| *granted)
         .map(|(name, _)| name.to_owned())
         .chain(models)
+        .chain(adapters)
         .chain(reads)
         .collect()
 }
@@ -79,6 +85,10 @@ pub async fn inspect(service: &Service, package: &str) -> Result<Response, Failu
                     Source::Model { .. } => "model",
                 }
                 .to_owned(),
+                task: match &manifest.source {
+                    Source::Component { .. } => None,
+                    Source::Model { task, .. } => Some(task.to_string()),
+                },
                 bytes: 0,
                 description: manifest.description.clone(),
             });

@@ -4,15 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use skep_model::{Catalog, CatalogEntry, EncodeError, Encoder, LoadError};
-use skep_registry::Digest;
-use skep_sandbox::{EncoderInfo, ModelError, Models, TextEncoder};
+use skep_registry::{Digest, ModelTask};
+use skep_sandbox::{EncoderInfo, LanguageModel, ModelError, Models, TextAdapter, TextEncoder};
 use skep_tensor::{Account, Device, Tensor};
 
+use super::kind::Found;
+use super::language::NodeLanguages;
 use crate::failure::{Failure, FailureKind};
 
 /// All models that this node has open.
 pub struct NodeModels {
-    device: Device,
+    /// The device that encoders put their results on.
+    pub device: Device,
+    /// The language models.
+    pub languages: NodeLanguages,
     catalog: Catalog,
 }
 
@@ -21,12 +26,23 @@ impl NodeModels {
     pub fn new(device: Device) -> Self {
         Self {
             catalog: Catalog::new(device),
+            languages: NodeLanguages::default(),
             device,
         }
     }
 
-    /// Makes a model's folder known under its name and digest. One that is known stays loaded.
-    pub fn add(&self, name: &str, digest: Digest, folder: &Path) -> Result<(), Failure> {
+    /// Makes a model's folder or file known under its name and digest, and says what it does. One
+    /// that is known stays loaded.
+    pub fn add(&self, name: &str, digest: Digest, path: &Path) -> Result<ModelTask, Failure> {
+        let found = Found::at(path)?;
+        match found.task {
+            ModelTask::SentenceEncoder => self.add_encoder(name, digest, &found.path)?,
+            ModelTask::LanguageModel => self.languages.add(name, digest, &found.path),
+        }
+        Ok(found.task)
+    }
+
+    fn add_encoder(&self, name: &str, digest: Digest, folder: &Path) -> Result<(), Failure> {
         if self
             .catalog
             .find(name)
@@ -41,14 +57,7 @@ impl NodeModels {
         Ok(())
     }
 
-    /// Loads a folder and forgets it again, to see whether it is a model.
-    pub fn try_load(&self, folder: &Path) -> Result<(), Failure> {
-        Encoder::load(folder, &self.device)
-            .map(|_| ())
-            .map_err(|error| Failure::of(FailureKind::Refused, &error))
-    }
-
-    /// Opens a model by name or digest.
+    /// Opens an encoder by name or digest.
     fn open(&self, name: &str) -> Result<(CatalogEntry, Encoder), LoadError> {
         let entry = self.catalog.find(name)?;
         let (_, encoder) = self.catalog.open(&entry.digest.to_string())?;
@@ -56,18 +65,20 @@ impl NodeModels {
     }
 }
 
-/// The models that one run may open: those of the node, and one of them as `default`.
+/// The models that one run may open: those of the node, and one of each kind as `default`.
 pub struct RunModels {
     /// The node's.
     pub node: Arc<NodeModels>,
-    /// The digest of what `default` means.
-    pub default: String,
+    /// The digest of the encoder that is the default one.
+    pub encoder: String,
+    /// The digest of the language model that is the default one, if there is one.
+    pub language: Option<String>,
 }
 
 impl Models for RunModels {
     fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
         let wanted = if name == "default" {
-            &self.default
+            &self.encoder
         } else {
             name
         };
@@ -76,6 +87,20 @@ impl Models for RunModels {
             other => ModelError::Failed(other.to_string()),
         })?;
         Ok(Arc::new(Open { entry, encoder }))
+    }
+
+    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+        match (name, &self.language) {
+            ("default", Some(digest)) => self.node.languages.open(digest),
+            ("default", None) => Err(ModelError::NotFound(
+                "a default language model; choose one with --model".to_owned(),
+            )),
+            _ => self.node.languages.open(name),
+        }
+    }
+
+    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        Err(ModelError::NotFound(name.to_owned()))
     }
 }
 
@@ -93,6 +118,7 @@ impl TextEncoder for Open {
             digest: self.entry.digest.to_string(),
             dimensions: info.dimensions,
             max_tokens: info.max_tokens,
+            weights_bytes: info.resident_bytes,
         }
     }
 

@@ -8,6 +8,7 @@ use skep_registry::{
 };
 use skep_swarm::{PackageTicket, PublishError, Swarm};
 
+use super::kind::Found;
 use super::{Service, inspect};
 use crate::building;
 use crate::failure::{Failure, FailureKind};
@@ -43,31 +44,47 @@ pub async fn package(service: &Service, folder: &Path, key: &str) -> Result<Resp
             Vec::new()
         }
     };
-    release(service, &key, &manifest, files, imports).await
+    let published = release(service, &key, &manifest, files, imports).await?;
+    Ok(Response::Published(published))
 }
 
-/// Publishes a Hugging Face folder as a model. It has to load, so that nobody fetches what does
-/// not work.
+/// Publishes a model: a Hugging Face folder or a GGUF file. It has to load, so that nobody fetches
+/// what does not work.
 pub async fn model(
     service: &Service,
-    folder: &Path,
+    path: &Path,
     name: &str,
     version: &str,
     key: &str,
 ) -> Result<Response, Failure> {
     let key = keys::load(&service.home, key)?;
+    let found = Found::at(path)?;
     let manifest = Manifest::parse(&format!(
         "[package]\nname = {name:?}\nversion = {version:?}\nkind = \"model\"\n\
-         [model]\npath = \"model\"\ntask = \"sentence-encoder\"\n"
+         [model]\npath = \"model\"\ntask = \"{}\"\n",
+        found.task
     ))
     .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
-    let models = service.models.clone();
-    let trial = folder.to_path_buf();
-    tokio::task::spawn_blocking(move || models.try_load(&trial))
+    let (trial, device) = (found.clone(), service.models.device);
+    let line = tokio::task::spawn_blocking(move || trial.try_load(&device))
         .await
         .map_err(|error| Failure::of(FailureKind::Failed, &error))??;
-    let files = files_below(folder)?;
-    release(service, &key, &manifest, files, Vec::new()).await
+    let files = match found.parts()? {
+        Some(parts) => parts.into_iter().map(named).collect::<Result<_, _>>()?,
+        None => files_below(&found.path)?,
+    };
+    let mut published = release(service, &key, &manifest, files, Vec::new()).await?;
+    published.model = Some(line);
+    Ok(Response::Published(published))
+}
+
+/// A file under its own name in the package.
+fn named(file: PathBuf) -> Result<(PackagePath, PathBuf), Failure> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let name = name
+        .parse()
+        .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    Ok((name, file))
 }
 
 /// Checks that a component is what its manifest says, and returns its imports.
@@ -100,7 +117,7 @@ async fn release(
     manifest: &Manifest,
     files: Vec<(PackagePath, PathBuf)>,
     mut imports: Vec<String>,
-) -> Result<Response, Failure> {
+) -> Result<Published, Failure> {
     let swarm = service.swarm().await?;
     let mut entries = Vec::new();
     for (path, file) in files {
@@ -120,7 +137,7 @@ async fn release(
     if let Some(head) = head
         && is_same(&draft, head)
     {
-        return answer(swarm, head, head.sequence() + 1);
+        return Ok(answer(swarm, head, head.sequence() + 1));
     }
     let release = draft
         .sign(key, head)
@@ -132,7 +149,7 @@ async fn release(
         };
         Failure::of(kind, &error)
     })?;
-    answer(swarm, &release, release.sequence() + 1)
+    Ok(answer(swarm, &release, release.sequence() + 1))
 }
 
 /// Whether publishing the draft would only repeat the newest release.
@@ -145,18 +162,19 @@ fn is_same(draft: &Draft, head: &SignedRelease) -> bool {
         && draft.readme.as_ref() == head.readme()
 }
 
-fn answer(swarm: &Swarm, release: &SignedRelease, releases: u64) -> Result<Response, Failure> {
+fn answer(swarm: &Swarm, release: &SignedRelease, releases: u64) -> Published {
     let ticket = PackageTicket {
         node: swarm.addr(),
         publisher: release.publisher(),
         name: release.name().clone(),
         release: Some(release.digest()),
     };
-    Ok(Response::Published(Published {
+    Published {
         published: inspect::line_of(release),
         releases,
         ticket: ticket.to_string(),
-    }))
+        model: None,
+    }
 }
 
 /// Every regular file below a folder, by its path in the package. Hidden files stay behind, and

@@ -12,11 +12,11 @@ use skep_swarm::{ProviderAddr, Ticket};
 use skep_tensor::Device;
 
 use super::blobs::NodeBlobs;
-use super::inspect::{grants_of, reference_of};
+use super::defaults::bind_models;
+use super::inspect::grants_of;
 use super::locate::{self, Located};
 use super::models::RunModels;
 use super::{ProgressSender, Service, install};
-use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
@@ -82,12 +82,16 @@ pub async fn run(
     }
     subject.limits = subject.limits.capped_by(&asked);
     let program = load(service, subject.component).await?;
-    let (model, default) = bind_model(service, request.model.as_deref(), &subject.grants).await?;
+    let bound = bind_models(service, &request.models, &subject.grants).await?;
     let spec = RunSpec {
         device: Device::cpu(),
         models: Some(Arc::new(RunModels {
             node: Arc::clone(&service.models),
-            default,
+            encoder: bound.encoder.digest.to_string(),
+            language: bound
+                .language
+                .as_ref()
+                .map(|model| model.digest.to_string()),
         })),
         blobs: blobs(service, &subject.grants, peers).await?,
         grants: subject.grants,
@@ -113,7 +117,8 @@ pub async fn run(
     drop(on_drop);
     Ok(Response::Ran(Box::new(Ran {
         digest,
-        model,
+        model: Some(bound.encoder.called),
+        text_model: bound.language.map(|model| model.called),
         report: serde_json::to_value(&report)
             .map_err(|error| Failure::of(FailureKind::Failed, &error))?,
         limits: serde_json::to_value(limits)
@@ -183,73 +188,6 @@ fn not_a_component(package: &str) -> Failure {
         FailureKind::Usage,
         format!("{package} is a model; give it to a component with --model"),
     )
-}
-
-/// Makes the model that the component gets as `default` known, and with it every installed
-/// model that the grants name. Returns what to call the default, and its digest.
-async fn bind_model(
-    service: &Service,
-    model: Option<&str>,
-    grants: &Grants,
-) -> Result<(Option<String>, String), Failure> {
-    for grant in &grants.models {
-        if *grant == ModelGrant::Default {
-            continue;
-        }
-        let name = grant.to_string();
-        let installed = locate::installed(service, &name).await?;
-        service
-            .models
-            .add(&name, installed.release.digest(), &installed.files)?;
-    }
-    let Some(model) = model else {
-        let folder = embedded::folder(&service.home)
-            .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
-        service
-            .models
-            .add(embedded::NAME, embedded::digest(), &folder)?;
-        return Ok((
-            Some(embedded::NAME.to_owned()),
-            embedded::digest().to_string(),
-        ));
-    };
-    let path = Path::new(model);
-    if path.is_dir() {
-        let digest = folder_digest(path)?;
-        let name = path.file_name().map_or_else(
-            || "model".to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        );
-        service.models.add(&name, digest, path)?;
-        return Ok((Some(model.to_owned()), digest.to_string()));
-    }
-    let installed = locate::installed(service, model).await?;
-    if installed.release.model().is_none() {
-        return Err(Failure::new(
-            FailureKind::Usage,
-            format!("{model} is a component, not a model"),
-        ));
-    }
-    let digest = installed.release.digest();
-    service
-        .models
-        .add(installed.release.name().as_str(), digest, &installed.files)?;
-    Ok((Some(reference_of(&installed.release)), digest.to_string()))
-}
-
-/// The identity of a model in a plain folder: of its weights, which are what matters.
-fn folder_digest(folder: &Path) -> Result<skep_registry::Digest, Failure> {
-    let weights = folder.join("model.safetensors");
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap(&weights).map_err(|error| {
-        Failure::new(
-            FailureKind::NotFound,
-            format!("cannot read {}: {error}", weights.display()),
-        )
-    })?;
-    Ok(skep_registry::Digest::from_bytes(
-        *hasher.finalize().as_bytes(),
-    ))
 }
 
 /// The blob store, opened only for a component that may use it.

@@ -9,9 +9,7 @@ use super::types::HostError;
 use crate::bindings::async_task::skep::swarm::blob_streams::{Host, HostWithStore};
 use crate::bindings::task::skep::types::types::{Error, Host as _};
 use crate::blobs::{BlobError, OpenBlob};
-use crate::error::{Quota, QuotaExcess};
 use crate::state::State;
-use crate::streams::HANDLES;
 
 /// What the guest gets: the stream, and whether it ended where the content does.
 type Reading = (StreamReader<u8>, FutureReader<Result<(), Error>>);
@@ -38,15 +36,7 @@ fn read(
 ) -> Result<Reading, HostError> {
     let state = store.get();
     state.host_calls += 1;
-    let limit = u64::from(state.limits.handles);
-    let asked = (state.streams.open() + 1).saturating_mul(HANDLES);
-    if asked > limit {
-        return Err(HostError::Quota(QuotaExcess {
-            quota: Quota::Handles,
-            limit,
-            asked,
-        }));
-    }
+    state.room_for_a_stream()?;
     let content = state.table.get(blob)?.content.clone();
     let (stream, ended) = state.streams.read(content, offset);
     let told = async move {
@@ -63,7 +53,7 @@ fn read(
 }
 
 /// The table of what is asynchronous is full; anything else is a fault of the host.
-fn full(error: wasmtime::Error) -> HostError {
+pub(super) fn full(error: wasmtime::Error) -> HostError {
     match error.downcast_ref() {
         Some(ResourceTableError::Full) => HostError::Handles,
         _ => HostError::Trap(error),

@@ -29,6 +29,8 @@ impl HostEncoder for State {
         // Loading is work of the node's, shared by all who use the model: nobody pays for it,
         // and the run's wall time goes on.
         let encoder = self.threads.model(move || models.open(&name)).await??;
+        let info = encoder.info();
+        self.lent.models.insert(info.digest, info.weights_bytes);
         Ok(self.table.push(OpenEncoder(encoder))?)
     }
 

@@ -4,20 +4,25 @@
 //! guest does not hold, and a call that carries more bytes than a call may, end the run. Each
 //! call is counted. Nothing here keeps state of its own: that is in [`State`].
 
+mod adapters;
 mod blob_streams;
 mod blobs;
 mod encoders;
 mod io;
 mod tensors;
+mod text;
+mod text_streams;
 mod types;
 
 use wasmtime::component::{HasSelf, Linker};
 
+use crate::bindings::async_task::skep::model::text_streams::add_to_linker as text_streams_to_linker;
 use crate::bindings::async_task::skep::swarm::blob_streams::add_to_linker as blob_streams_to_linker;
 use crate::bindings::task::Task;
 use crate::engine::EngineKind;
 use crate::state::State;
 
+pub(crate) use text::requests::chunk_to_contract;
 pub(crate) use types::{HostError, reported};
 
 /// Links every interface that this host has. Which of them a component may use is checked
@@ -27,6 +32,7 @@ pub(crate) fn link(linker: &mut Linker<State>, kind: EngineKind) -> wasmtime::Re
     if kind == EngineKind::Concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         blob_streams_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+        text_streams_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     }
     Task::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
 }

@@ -1,5 +1,6 @@
 //! `skep:types`: how every call says no.
 
+use skep_engine::EngineError;
 use skep_tensor::{QuotaError, QuotaKind, TensorError};
 use wasmtime::component::ResourceTableError;
 
@@ -33,6 +34,18 @@ impl HostError {
 
     pub(crate) fn failed(reason: impl Into<String>) -> Self {
         HostError::Typed(Error::Failed(reason.into()))
+    }
+}
+
+impl HostError {
+    /// The contract's error, where there is no guest's state to note it in.
+    pub(crate) fn plain(self) -> Error {
+        match self {
+            HostError::Typed(error) => error,
+            HostError::Quota(excess) => over_quota(excess),
+            HostError::Handles => Error::Failed("there are no more handles".to_owned()),
+            HostError::Trap(error) => Error::Failed(format!("{error:#}")),
+        }
     }
 }
 
@@ -118,6 +131,19 @@ impl From<ModelError> for HostError {
             ModelError::Quota(error) => error.into(),
             ModelError::Invalid(reason) => HostError::invalid(reason),
             ModelError::Failed(reason) => HostError::failed(reason),
+        }
+    }
+}
+
+impl From<EngineError> for HostError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Busy { .. } => HostError::Typed(Error::Busy),
+            EngineError::Quota(error) => error.into(),
+            EngineError::Invalid(reason) => HostError::invalid(reason),
+            EngineError::NoAdapter(name) => HostError::Typed(Error::NotFound(name)),
+            EngineError::Tokenizer(error) => HostError::invalid(error.to_string()),
+            other => HostError::failed(other.to_string()),
         }
     }
 }

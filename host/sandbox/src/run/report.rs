@@ -18,8 +18,16 @@ pub struct RunReport {
     pub cpu_ms: u64,
     /// The most bytes of linear memory that the guest had.
     pub peak_memory_bytes: u64,
-    /// The most bytes that it had on the device at one moment.
+    /// The most bytes that it had on the device at one moment: tensors, activations, keys and
+    /// values together.
     pub device_bytes_peak: u64,
+    /// The most of them at one moment that were keys and values of texts.
+    pub kv_bytes_peak: u64,
+    /// Bytes of the weights of all models that it opened. The node has them once for all runs,
+    /// and no run is charged for them.
+    pub weights_bytes: u64,
+    /// Bytes of all adapters that it used, which are shared in the same way.
+    pub adapter_bytes: u64,
     /// Floating-point operations on the device.
     pub flops: u64,
     /// Calls from the guest to skep's interfaces.

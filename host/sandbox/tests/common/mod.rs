@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use skep_registry::{Grants, Limits, SwarmRead};
 use skep_sandbox::{
-    Allowance, BlobError, Blobs, Cancel, EncoderInfo, FailedRun, ModelError, Models, Pending,
-    Program, ReadBlob, RunReport, RunSpec, Sandbox, SandboxConfig, TextEncoder, WriteBlob,
+    Allowance, BlobError, Blobs, Cancel, EncoderInfo, FailedRun, LanguageModel, ModelError, Models,
+    Pending, Program, ReadBlob, RunReport, RunSpec, Sandbox, SandboxConfig, TextAdapter,
+    TextEncoder, WriteBlob,
 };
 use skep_tensor::{Account, Device, Tensor};
 
@@ -103,6 +104,7 @@ pub fn everything() -> Grants {
     Grants {
         tensor: true,
         models: ["default".parse().unwrap()].into(),
+        adapters: ["village".parse().unwrap()].into(),
         swarm_read: SwarmRead::Everything,
         swarm_write: true,
     }
@@ -169,6 +171,7 @@ impl TextEncoder for BusyEncoder {
             digest: "0".repeat(64),
             dimensions: 2,
             max_tokens: 8,
+            weights_bytes: 0,
         }
     }
 
@@ -200,6 +203,14 @@ pub struct OneModel(pub Arc<dyn TextEncoder>);
 impl Models for OneModel {
     fn open(&self, _: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
         Ok(Arc::clone(&self.0))
+    }
+
+    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+        Err(ModelError::NotFound(name.to_owned()))
+    }
+
+    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        Err(ModelError::NotFound(name.to_owned()))
     }
 }
 

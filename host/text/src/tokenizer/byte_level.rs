@@ -15,9 +15,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
-use super::TokenizerError;
 use super::marks::Marks;
-use crate::tokenizer::guarded;
+use super::{TokenizerError, guarded};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = concat!(
@@ -100,12 +99,14 @@ impl ByteLevel {
         let rule = Rule::named(name)
             .ok_or_else(|| TokenizerError::UnknownRule(name.chars().take(32).collect()))?;
         let mut vocabulary = Vocab::default();
-        for (id, text) in (0_u32..).zip(&description.tokens) {
-            vocabulary.entry(text.clone()).or_insert(id);
+        let tokens = description.tokens.iter().zip(&description.kinds);
+        for (id, (text, kind)) in (0_u32..).zip(tokens) {
+            // No text may become a control token.
+            if *kind != TokenKind::Control {
+                vocabulary.entry(text.clone()).or_insert(id);
+            }
         }
-        if let Some(byte) = (0..=u8::MAX)
-            .find(|&byte| !vocabulary.contains_key(letter_of(byte).encode_utf8(&mut [0; 4])))
-        {
+        if let Some(byte) = missing_byte(|letter| vocabulary.contains_key(letter)) {
             return Err(TokenizerError::Vocabulary(format!(
                 "it has no token for byte {byte}, so some texts cannot be expressed"
             )));
@@ -187,8 +188,13 @@ fn letter_of(byte: u8) -> char {
     .unwrap_or_default()
 }
 
+/// A byte whose letter is not in a vocabulary.
+pub(super) fn missing_byte(is_there: impl Fn(&str) -> bool) -> Option<u8> {
+    (0..=u8::MAX).find(|&byte| !is_there(letter_of(byte).encode_utf8(&mut [0; 4])))
+}
+
 /// The byte that is written as `letter`, if one is.
-fn byte_of(letter: char) -> Option<u8> {
+pub(super) fn byte_of(letter: char) -> Option<u8> {
     let byte = match u32::from(letter) {
         code @ 256..=288 => code - 256,
         code @ 289..=322 => code - 289 + 127,

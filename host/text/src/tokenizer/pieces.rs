@@ -14,7 +14,7 @@ use super::TokenizerError;
 use super::marks::Marks;
 
 /// What stands for a space within pieces.
-const SPACE: char = '▁';
+pub(super) const SPACE: char = '▁';
 /// What sentencepiece writes for a token that stands for unknown text.
 const UNKNOWN: &str = " ⁇ ";
 
@@ -223,7 +223,7 @@ pub(super) fn token_bytes(description: &GgufTokenizer) -> Vec<Box<[u8]>> {
 }
 
 /// The byte that a byte token, `<0x0A>`, stands for.
-fn parse_byte(text: &str) -> Option<u8> {
+pub(super) fn parse_byte(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
     u8::from_str_radix(digits, 16).ok()
 }

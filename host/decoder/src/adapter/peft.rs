@@ -1,0 +1,404 @@
+//! What `adapter_config.json` says, as the Python library PEFT writes it.
+//!
+//! Patterns are Python's regular expressions; they are matched here by an engine that takes time
+//! in proportion to the text whatever the pattern, and patterns that it does not know are refused.
+
+use std::fmt;
+use std::io::Read;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use regex::bytes::{Regex, RegexBuilder};
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::Value;
+
+use super::AdapterError;
+
+/// The largest `adapter_config.json` that is read.
+const LARGEST: u64 = 1 << 20;
+/// The most patterns of one kind.
+const PATTERNS: usize = 4096;
+/// The largest program that a pattern may become, in bytes.
+const PATTERN_BYTES: usize = 1 << 20;
+
+/// Settings that must not be set, because the adapter would not be plain LoRA with them.
+const REFUSED: [&str; 14] = [
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "layer_replication",
+    "megatron_config",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+];
+
+/// Ways to begin a training that leave the base as it is.
+const BEGINNINGS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
+/// What an adapter's configuration says.
+pub(super) struct PeftConfig {
+    pub named_base: Option<String>,
+    rank: usize,
+    alpha: f64,
+    rank_stabilized: bool,
+    targets: Modules,
+    excluded: Modules,
+    layers: Option<Vec<usize>>,
+    ranks: Vec<(Regex, usize)>,
+    alphas: Vec<(Regex, f64)>,
+}
+
+/// A choice of a model's modules.
+enum Modules {
+    None,
+    AllLinear,
+    /// Names, or ends of names after a dot.
+    Named(Vec<String>),
+    Pattern(Regex),
+}
+
+impl Modules {
+    fn has(&self, module: &str) -> bool {
+        match self {
+            Modules::None => false,
+            Modules::AllLinear => true,
+            Modules::Named(names) => names.iter().any(|name| {
+                let before = module.strip_suffix(name.as_str());
+                before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            }),
+            Modules::Pattern(pattern) => pattern.is_match(module.as_bytes()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Json {
+    peft_type: Option<String>,
+    base_model_name_or_path: Option<String>,
+    r: Option<usize>,
+    lora_alpha: Option<f64>,
+    use_rslora: Option<bool>,
+    bias: Option<String>,
+    init_lora_weights: Option<Value>,
+    target_modules: Option<Value>,
+    exclude_modules: Option<Value>,
+    layers_to_transform: Option<Value>,
+    rank_pattern: Option<InOrder<usize>>,
+    alpha_pattern: Option<InOrder<f64>>,
+    #[serde(flatten)]
+    others: serde_json::Map<String, Value>,
+}
+
+/// An object's entries as they are written: of several patterns that match, the first counts.
+struct InOrder<T>(Vec<(String, T)>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for InOrder<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = InOrder<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of patterns")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InOrder<T>, A::Error> {
+                let mut all = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    all.push(entry);
+                }
+                Ok(InOrder(all))
+            }
+        }
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+impl PeftConfig {
+    /// Reads `adapter_config.json` of this folder.
+    pub fn read(folder: &Path) -> Result<Self, AdapterError> {
+        let path = folder.join("adapter_config.json");
+        let failed = |source| AdapterError::Read {
+            path: path.clone(),
+            source,
+        };
+        if !std::fs::metadata(&path).map_err(failed)?.is_file() {
+            return Err(failed(std::io::Error::other("it is not a regular file")));
+        }
+        let mut text = Vec::new();
+        std::fs::File::open(&path)
+            .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut text))
+            .map_err(failed)?;
+        Parser { path }.config(&text)
+    }
+
+    /// Whether the configuration says that this module of this layer is changed.
+    pub fn targets(&self, module: &str, layer: usize) -> bool {
+        if self.excluded.has(module) || !self.targets.has(module) {
+            return false;
+        }
+        match (&self.targets, &self.layers) {
+            // A pattern says by itself which layers it means.
+            (Modules::Pattern(_), _) | (_, None) => true,
+            (_, Some(layers)) => layers.contains(&layer),
+        }
+    }
+
+    /// The rank that a module is said to have.
+    pub fn rank(&self, module: &str) -> usize {
+        first_match(&self.ranks, module).unwrap_or(self.rank)
+    }
+
+    /// What a module's product is multiplied with: `alpha / rank`, or rank-stabilized
+    /// `alpha / √rank` (arXiv 2312.03732, theorem 3.2).
+    pub fn scale(&self, module: &str, rank: usize) -> f64 {
+        let alpha = first_match(&self.alphas, module).unwrap_or(self.alpha);
+        match self.rank_stabilized {
+            true => alpha / (rank as f64).sqrt(),
+            false => alpha / rank as f64,
+        }
+    }
+}
+
+fn first_match<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
+    let found = patterns.iter().find(|(p, _)| p.is_match(module.as_bytes()));
+    found.map(|(_, value)| *value)
+}
+
+struct Parser {
+    path: PathBuf,
+}
+
+impl Parser {
+    fn config(&self, text: &[u8]) -> Result<PeftConfig, AdapterError> {
+        if text.len() as u64 > LARGEST {
+            return Err(self.malformed(format!("it has more than {LARGEST} bytes")));
+        }
+        let json: Json = serde_json::from_slice(text).map_err(|error| self.malformed(error))?;
+        match json.peft_type.as_deref() {
+            Some("LORA") => {}
+            Some(other) => return Err(self.unsupported(format!("the kind {:?}", short(other)))),
+            None => return Err(self.malformed("it has no \"peft_type\"")),
+        }
+        for name in REFUSED {
+            if json.others.get(name).is_some_and(is_set) {
+                return Err(self.unsupported(format!("{name:?}")));
+            }
+        }
+        match json.bias.as_deref() {
+            None | Some("none") => {}
+            Some(other) => return Err(self.unsupported(format!("the bias {:?}", short(other)))),
+        }
+        match &json.init_lora_weights {
+            None | Some(Value::Null | Value::Bool(_)) => {}
+            Some(Value::String(name)) if BEGINNINGS.contains(&name.as_str()) => {}
+            Some(other) => {
+                let other = short(&other.to_string());
+                let what = format!("a base changed by \"init_lora_weights\": {other}");
+                return Err(self.unsupported(what));
+            }
+        }
+        let targets = match &json.target_modules {
+            Some(Value::String(name)) if name == "all-linear" => Modules::AllLinear,
+            other => self.modules("target_modules", other.as_ref())?,
+        };
+        if matches!(targets, Modules::None) {
+            return Err(self.malformed("it has no \"target_modules\""));
+        }
+        let alpha = json.lora_alpha.unwrap_or(8.0);
+        let alphas = json.alpha_pattern.map_or(Vec::new(), |patterns| patterns.0);
+        if !alphas.iter().all(|(_, alpha)| alpha.is_finite()) || !alpha.is_finite() {
+            return Err(self.malformed("an \"alpha\" is not finite"));
+        }
+        Ok(PeftConfig {
+            named_base: json.base_model_name_or_path,
+            rank: json.r.unwrap_or(8),
+            alpha,
+            rank_stabilized: json.use_rslora.unwrap_or(false),
+            targets,
+            excluded: self.modules("exclude_modules", json.exclude_modules.as_ref())?,
+            layers: self.layers(json.layers_to_transform.as_ref())?,
+            ranks: self.patterns(json.rank_pattern.map_or(Vec::new(), |patterns| patterns.0))?,
+            alphas: self.patterns(alphas)?,
+        })
+    }
+
+    fn modules(&self, name: &str, value: Option<&Value>) -> Result<Modules, AdapterError> {
+        match value {
+            None | Some(Value::Null) => Ok(Modules::None),
+            Some(Value::String(pattern)) => self
+                .pattern(&format!("^(?:{pattern})$"))
+                .map(Modules::Pattern),
+            Some(Value::Array(names)) if names.len() <= PATTERNS => names
+                .iter()
+                .map(|name| name.as_str().map(str::to_owned))
+                .collect::<Option<_>>()
+                .map(Modules::Named)
+                .ok_or_else(|| self.malformed(format!("{name:?} has what is no name"))),
+            Some(_) => Err(self.malformed(format!("{name:?} is no list of names"))),
+        }
+    }
+
+    fn layers(&self, value: Option<&Value>) -> Result<Option<Vec<usize>>, AdapterError> {
+        let number = |value: &Value| {
+            let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
+            number.ok_or_else(|| self.malformed("\"layers_to_transform\" are no layers"))
+        };
+        match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Array(all)) if all.is_empty() => Ok(None),
+            Some(Value::Array(all)) => all.iter().map(number).collect::<Result<_, _>>().map(Some),
+            Some(one) => Ok(Some(vec![number(one)?])),
+        }
+    }
+
+    /// Patterns that match a module's name or what of it comes after a dot.
+    fn patterns<T>(&self, all: Vec<(String, T)>) -> Result<Vec<(Regex, T)>, AdapterError> {
+        if all.len() > PATTERNS {
+            return Err(self.malformed(format!("it has more than {PATTERNS} patterns")));
+        }
+        all.into_iter()
+            .map(|(pattern, value)| {
+                let pattern = self.pattern(&format!(r"^(?:.*\.)?(?:{pattern})$"))?;
+                Ok((pattern, value))
+            })
+            .collect()
+    }
+
+    fn pattern(&self, pattern: &str) -> Result<Regex, AdapterError> {
+        RegexBuilder::new(pattern)
+            .unicode(false)
+            .size_limit(PATTERN_BYTES)
+            .build()
+            .map_err(|_| self.unsupported(format!("the pattern {:?}", short(pattern))))
+    }
+
+    fn malformed(&self, reason: impl ToString) -> AdapterError {
+        AdapterError::Malformed {
+            path: self.path.clone(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn unsupported(&self, what: String) -> AdapterError {
+        AdapterError::Unsupported {
+            path: self.path.clone(),
+            what,
+        }
+    }
+}
+
+/// Whether a setting is anything but off.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(all) => !all.is_empty(),
+        Value::Object(all) => !all.is_empty(),
+        _ => true,
+    }
+}
+
+/// As much of what a file says as an error should repeat.
+fn short(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<PeftConfig, AdapterError> {
+        let path = PathBuf::from("adapter_config.json");
+        Parser { path }.config(text.as_bytes())
+    }
+
+    fn with(settings: &str) -> Result<PeftConfig, AdapterError> {
+        parse(&format!(
+            r#"{{"peft_type": "LORA", "target_modules": ["q_proj"], "r": 4, "lora_alpha": 8,
+                "lora_dropout": 0.1, "megatron_core": "megatron.core", "modules_to_save": null,
+                "use_dora": false, "layer_replication": [] {settings}}}"#
+        ))
+    }
+
+    const QUERY: &str = "model.layers.3.self_attn.q_proj";
+
+    #[test]
+    fn modules_are_chosen_as_peft_does() {
+        let by_name = with("").unwrap();
+        assert!(by_name.targets(QUERY, 3));
+        assert!(!by_name.targets("model.layers.3.self_attn.xq_proj", 3));
+        assert!(!by_name.targets("model.layers.3.self_attn.k_proj", 3));
+        let some = with(r#", "layers_to_transform": [1, 2]"#).unwrap();
+        assert!(some.targets(QUERY, 2) && !some.targets(QUERY, 3));
+        let one = with(r#", "layers_to_transform": 3"#).unwrap();
+        assert!(one.targets(QUERY, 3) && !one.targets(QUERY, 2));
+        let without = with(r#", "exclude_modules": ["q_proj"]"#).unwrap();
+        assert!(!without.targets(QUERY, 3));
+        let all = parse(r#"{"peft_type": "LORA", "target_modules": "all-linear"}"#).unwrap();
+        assert!(all.targets("model.layers.0.mlp.up_proj", 0));
+        let pattern = r#"{"peft_type": "LORA", "target_modules": ".*\\.[0-3]\\.self_attn\\..*"}"#;
+        let pattern = parse(pattern).unwrap();
+        assert!(pattern.targets(QUERY, 3));
+        assert!(!pattern.targets("model.layers.13.self_attn.q_proj", 13));
+        assert!(!pattern.targets("model.layers.3.mlp.up_proj", 3));
+    }
+
+    #[test]
+    fn the_first_pattern_that_matches_counts() {
+        let config = with(
+            r#", "rank_pattern": {"layers.3.self_attn.q_proj": 16, "q_proj": 2},
+                "alpha_pattern": {"z": 1, "[qk]_proj": 32, "q_proj": 64}"#,
+        )
+        .unwrap();
+        assert_eq!((config.rank(QUERY), config.scale(QUERY, 16)), (16, 2.0));
+        let other = "model.layers.4.self_attn.q_proj";
+        assert_eq!((config.rank(other), config.scale(other, 2)), (2, 16.0));
+        assert_eq!(config.rank("model.layers.4.mlp.up_proj"), 4);
+        let stable = with(r#", "use_rslora": true"#).unwrap();
+        assert_eq!(stable.scale(QUERY, 4), 4.0);
+    }
+
+    #[test]
+    fn what_is_not_plain_lora_is_refused_by_name() {
+        for (settings, named) in [
+            (r#", "use_dora": true"#, "use_dora"),
+            (r#", "modules_to_save": ["lm_head"]"#, "modules_to_save"),
+            (r#", "bias": "all""#, "all"),
+            (r#", "lora_bias": true"#, "lora_bias"),
+            (r#", "init_lora_weights": "pissa""#, "pissa"),
+            (r#", "alpha_pattern": {"(?=q)q_proj": 1}"#, "(?=q)"),
+            (r#", "rank_pattern": {"(x{999}){999}": 1}"#, "x{999}"),
+        ] {
+            let error = with(settings).err().unwrap();
+            assert!(matches!(error, AdapterError::Unsupported { .. }), "{error}");
+            assert!(error.to_string().contains(named), "{error}");
+        }
+        let error = parse(r#"{"peft_type": "IA3"}"#).err().unwrap();
+        assert!(error.to_string().contains("IA3"), "{error}");
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"peft_type": "LORA"}"#,
+            r#"{"peft_type": "LORA", "target_modules": 3}"#,
+            r#"{"peft_type": "LORA", "target_modules": [3]}"#,
+            r#"{"peft_type": "LORA", "target_modules": [], "r": -1}"#,
+            r#"{"peft_type": "LORA", "target_modules": [], "layers_to_transform": "a"}"#,
+            r#"{"peft_type": "LORA", "target_modules": [], "rank_pattern": {"a": "b"}}"#,
+        ] {
+            let error = parse(text).err().unwrap();
+            assert!(
+                matches!(error, AdapterError::Malformed { .. }),
+                "{text}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Adapters' folders that are not what they say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+// The other tests use more of it.
+#[allow(dead_code)]
+mod common;
+
+use common::{Tensors, folder, write_adapter, write_tensors};
+use skep_decoder::{AdapterError, AdapterTarget, AdapterWeights, Decoder};
+
+const QUERY: &str = "base_model.model.model.layers.0.self_attn.q_proj";
+
+/// Loads an adapter of queries and values after a change to its settings and tensors.
+fn changed(
+    change: impl Fn(&mut serde_json::Value, &mut Tensors),
+) -> Result<AdapterWeights, AdapterError> {
+    let decoder = Decoder::load(&folder("models/llama")).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let targets = [AdapterTarget::Query, AdapterTarget::Value];
+    let to = scratch.path().to_owned();
+    let mut written = write_adapter(to, decoder.config(), 4, &targets, 1);
+    let path = scratch.path().join("adapter_config.json");
+    let mut json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut json, &mut written.tensors);
+    std::fs::write(&path, json.to_string()).unwrap();
+    let file = scratch.path().join("adapter_model.safetensors");
+    write_tensors(&file, &written.tensors);
+    AdapterWeights::load(scratch.path(), decoder.config(), "tiny", 4096)
+}
+
+#[test]
+fn folders_that_lie_are_refused() {
+    assert!(changed(|_, _| ()).is_ok());
+    let a = format!("{QUERY}.lora_A.weight");
+    let b = format!("{QUERY}.lora_B.weight");
+    let malformed = |change: &dyn Fn(&mut serde_json::Value, &mut Tensors), named: &str| {
+        let error = changed(change).unwrap_err();
+        assert!(matches!(error, AdapterError::Malformed { .. }), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    };
+    malformed(&|_, tensors| drop(tensors.remove(&b)), "no lora_B");
+    malformed(&|_, tensors| drop(tensors.remove(&a)), "no lora_A");
+    malformed(&|_, tensors| tensors.clear(), "no tensors");
+    malformed(
+        &|_, tensors| tensors.retain(|name, _| !name.contains("layers.1.self_attn.v_proj")),
+        "layers.1.self_attn.v_proj",
+    );
+    malformed(
+        &|json, _| json["target_modules"] = ["q_proj"].into(),
+        "does not target",
+    );
+    malformed(
+        &|json, _| json["target_modules"] = ["q_proj", "v_proj", "up_proj"].into(),
+        "up_proj",
+    );
+    malformed(&|json, _| json["r"] = 5.into(), "the rank is");
+    malformed(
+        &|_, tensors| {
+            let tensor = tensors[&a].clone();
+            let other = a.replace("model.model.layers", "model.language_model.model.layers");
+            tensors.insert(other, tensor);
+        },
+        "the same module",
+    );
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let unsupported = |change: &dyn Fn(&mut serde_json::Value, &mut Tensors), named: &str| {
+        let error = changed(change).unwrap_err();
+        assert!(matches!(error, AdapterError::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    };
+    for extra in [
+        "base_model.model.lm_head.lora_A.weight",
+        "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.vision_tower.layers.0.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.layers.99999999999999999999.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
+        "x",
+    ] {
+        let one = (vec![1, 1], vec![1.0]);
+        unsupported(
+            &|_, tensors| drop(tensors.insert(extra.to_owned(), one.clone())),
+            extra,
+        );
+    }
+    let magnitude = format!("{QUERY}.lora_magnitude_vector");
+    unsupported(
+        &|_, tensors| drop(tensors.insert(magnitude.clone(), (vec![32], vec![1.0; 32]))),
+        "DoRA",
+    );
+    unsupported(&|json, _| json["r"] = 257.into(), "rank 257");
+    unsupported(&|json, _| json["r"] = 0.into(), "rank 0");
+    unsupported(&|json, _| json["r"] = u64::MAX.into(), "rank");
+}
+
+#[test]
+fn shapes_of_another_base_are_refused() {
+    for (side, shape) in [
+        ("lora_A", vec![4, 31]),
+        ("lora_A", vec![32, 4]),
+        ("lora_A", vec![4]),
+        ("lora_B", vec![33, 4]),
+        ("lora_B", vec![4, 32]),
+        ("lora_B", vec![32, 4, 1]),
+    ] {
+        let error = changed(|_, tensors| {
+            let count = shape.iter().product();
+            let name = format!("{QUERY}.{side}.weight");
+            tensors.insert(name, (shape.clone(), vec![0.5; count]));
+        });
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error, AdapterError::WrongBase { .. }),
+            "{shape:?}: {error}"
+        );
+    }
+    let error = changed(|_, tensors| {
+        let moved = tensors
+            .keys()
+            .find(|name| name.contains("layers.1"))
+            .unwrap();
+        let (moved, to) = (moved.clone(), moved.replace("layers.1", "layers.2"));
+        let tensor = tensors.remove(&moved).unwrap();
+        tensors.insert(to, tensor);
+    });
+    assert!(matches!(error, Err(AdapterError::WrongBase { .. })));
+}
+
+#[test]
+fn numbers_that_cannot_be_used_are_refused() {
+    let with = |a: f32, b: f32| {
+        changed(|_, tensors| {
+            for (name, (_, values)) in tensors.iter_mut() {
+                values[3] = if name.contains("lora_A") { a } else { b };
+            }
+        })
+    };
+    for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert!(matches!(
+            with(number, 1.0),
+            Err(AdapterError::NotFinite { .. })
+        ));
+        assert!(matches!(
+            with(1.0, number),
+            Err(AdapterError::NotFinite { .. })
+        ));
+    }
+    assert!(matches!(
+        with(f32::MAX, f32::MAX),
+        Err(AdapterError::NotFinite { .. })
+    ));
+    // Larger and smaller than 16-bit floats have them.
+    assert!(with(1e9, 1e-3).is_ok() && with(0.0, 0.0).is_ok() && with(1e-30, 1e-30).is_ok());
+    let error = changed(|json, _| json["lora_alpha"] = "much".into()).unwrap_err();
+    assert!(matches!(error, AdapterError::Malformed { .. }), "{error}");
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    let decoder = Decoder::load(&folder("models/llama")).unwrap();
+    let error = AdapterWeights::load(&folder("models/llama"), decoder.config(), "tiny", 4096);
+    let error = error.unwrap_err();
+    assert!(matches!(error, AdapterError::Read { .. }));
+    assert!(error.to_string().contains("adapter_config.json"), "{error}");
+    // A page that not even a row fits.
+    let plain = folder("adapters/plain");
+    let error = AdapterWeights::load(&plain, decoder.config(), "tiny", 32).unwrap_err();
+    assert!(matches!(error, AdapterError::Shape(_)), "{error}");
+}

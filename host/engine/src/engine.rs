@@ -1,0 +1,467 @@
+//! The engine: a thread that puts batch after batch through a model, and the calls that feed it.
+//!
+//! Calls check what they are given, compile grammars and cut texts into tokens on their own
+//! thread, and hand over texts; the engine's thread alone touches the scheduler. What it has to
+//! say goes into the call's mailbox.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use skep_kernels::Team;
+
+use crate::adapters::{self, AdapterInfo, AdapterStore};
+use crate::error::EngineError;
+use crate::generation::{Embeddings, Generation, Scores};
+use crate::mailbox::{Mail, Mailbox};
+use crate::model::LanguageModel;
+use crate::request::{Caller, Request, ScoreRequest};
+use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Task, store_options};
+
+/// Of the time that a batch takes, the engine leaves this part to others that want it.
+const LEFT_TO_OTHERS: u32 = 16;
+
+/// An engine for one model. Clones are the same engine; it ends with the last.
+#[derive(Clone)]
+pub struct Engine(Arc<Running>);
+
+struct Running {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    model: Arc<LanguageModel>,
+    options: Options,
+    inbox: Mutex<Inbox>,
+    wake: Condvar,
+    tickets: AtomicU64,
+    /// Texts that were handed over and are not over.
+    texts: AtomicUsize,
+    kv_bytes: AtomicU64,
+    cached_bytes: AtomicU64,
+    adapter_bytes: AtomicU64,
+    adapters: Arc<Mutex<AdapterStore>>,
+    others: OnceLock<Others>,
+}
+
+/// Says whether others want the processors.
+type Others = Box<dyn Fn() -> bool + Send + Sync>;
+
+#[derive(Default)]
+struct Inbox {
+    commands: Vec<Command>,
+    ended: bool,
+}
+
+enum Command {
+    Submit(Submission),
+    Cancel(u64),
+}
+
+/// One request of a call on its way to the scheduler.
+struct Submission {
+    ticket: u64,
+    mail: Arc<Mailbox>,
+    request: usize,
+    caller: Caller,
+    prepared: Prepared,
+}
+
+/// Bytes that a model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryReport {
+    /// Of the weights, which stay in their mapped files.
+    pub weights: u64,
+    /// Of keys and values that texts hold.
+    pub kv: u64,
+    /// Of keys and values that are remembered, in case a text begins alike, and are held by none.
+    pub cached: u64,
+    /// Of adapters.
+    pub adapters: u64,
+}
+
+/// The engine's side of a call. Dropping it takes back what has not been answered.
+pub(crate) struct Ticket {
+    number: u64,
+    mail: Arc<Mailbox>,
+    shared: Arc<Shared>,
+}
+
+impl Ticket {
+    pub(crate) fn mail(&self) -> &Mailbox {
+        &self.mail
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.mail.is_over() {
+            return;
+        }
+        self.shared
+            .inbox()
+            .commands
+            .push(Command::Cancel(self.number));
+        self.shared.wake.notify_all();
+    }
+}
+
+impl Engine {
+    /// Starts an engine whose products `team` computes.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(
+        model: Arc<LanguageModel>,
+        team: Arc<Team>,
+        options: Options,
+    ) -> std::io::Result<Self> {
+        let adapters = AdapterStore::new(store_options(&model, &options));
+        let adapters = Arc::new(Mutex::new(adapters.map_err(std::io::Error::other)?));
+        let shared = Arc::new(Shared {
+            model: Arc::clone(&model),
+            options: options.clone(),
+            inbox: Mutex::default(),
+            wake: Condvar::new(),
+            tickets: AtomicU64::new(0),
+            texts: AtomicUsize::new(0),
+            kv_bytes: AtomicU64::new(0),
+            cached_bytes: AtomicU64::new(0),
+            adapter_bytes: AtomicU64::new(0),
+            adapters: Arc::clone(&adapters),
+            others: OnceLock::new(),
+        });
+        let worker = Worker {
+            scheduler: Scheduler::new(model, team, options, adapters),
+            shared: Arc::clone(&shared),
+            groups: HashMap::new(),
+            owed: Duration::ZERO,
+        };
+        let thread = std::thread::Builder::new()
+            .name("skep-engine".to_owned())
+            .spawn(move || worker.run())?;
+        Ok(Self(Arc::new(Running {
+            shared,
+            thread: Some(thread),
+        })))
+    }
+
+    /// The model.
+    pub fn model(&self) -> &LanguageModel {
+        &self.0.shared.model
+    }
+
+    /// Leaves others a part of the processors' time whenever `others` says that they want it:
+    /// those who run below these threads, whom a model that is never idle would starve. Only the
+    /// first call counts.
+    pub fn give_way_to(&self, others: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.0.shared.others.set(Box::new(others));
+    }
+
+    /// Writes a text, or several, to each request. Returns at once; a request that cannot be
+    /// taken on has its error in the generation.
+    pub fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Generation {
+        let prompts = requests.iter().map(|r| r.prompt.len()).collect();
+        let tasks = requests.into_iter().map(Task::Write).collect();
+        Generation::new(self.ask(caller, tasks), prompts)
+    }
+
+    /// How likely each choice of each request is.
+    pub fn score(&self, caller: &Caller, requests: Vec<ScoreRequest>) -> Scores {
+        let count = requests.len();
+        let tasks = requests.into_iter().map(Task::Score).collect();
+        Scores::new(self.ask(caller, tasks), count)
+    }
+
+    /// The mean of the last hidden states of each text's tokens, scaled to length 1.
+    pub fn embed(&self, caller: &Caller, texts: Vec<Vec<u32>>) -> Embeddings {
+        let count = texts.len();
+        let tasks = texts.into_iter().map(Task::Embed).collect();
+        Embeddings::new(self.ask(caller, tasks), count)
+    }
+
+    /// Adds the adapter in a PEFT folder under a name that is free, or gives a name another
+    /// version: requests in flight finish on the version they began with. The folder must stay as
+    /// it is while the adapter is there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not one for this model.
+    pub fn add_adapter(&self, name: &str, version: &str, folder: &Path) -> Result<(), EngineError> {
+        let shared = &self.0.shared;
+        // Read without holding the engine up.
+        let weights = adapters::read(&store_options(&shared.model, &shared.options), folder)?;
+        shared
+            .adapters()
+            .put(name, version, folder.to_owned(), weights);
+        Ok(())
+    }
+
+    /// Takes an adapter's name away; requests in flight finish on it.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn remove_adapter(&self, name: &str) -> Result<(), EngineError> {
+        Ok(self.0.shared.adapters().remove(name)?)
+    }
+
+    /// All adapters, by name.
+    pub fn adapters(&self) -> Vec<AdapterInfo> {
+        self.0.shared.adapters().list()
+    }
+
+    /// What the model takes at the moment.
+    pub fn memory(&self) -> MemoryReport {
+        let shared = &self.0.shared;
+        MemoryReport {
+            weights: shared.model.weights_bytes,
+            kv: shared.kv_bytes.load(Ordering::Relaxed),
+            cached: shared.cached_bytes.load(Ordering::Relaxed),
+            adapters: shared.adapter_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn ask(&self, caller: &Caller, tasks: Vec<Task>) -> Ticket {
+        let shared = &self.0.shared;
+        let ticket = Ticket {
+            number: shared.tickets.fetch_add(1, Ordering::Relaxed),
+            mail: Arc::new(Mailbox::new(tasks.len())),
+            shared: Arc::clone(shared),
+        };
+        for (request, task) in tasks.into_iter().enumerate() {
+            match shared.prepare(task) {
+                Ok(prepared) => {
+                    let submission = Submission {
+                        ticket: ticket.number,
+                        mail: Arc::clone(&ticket.mail),
+                        request,
+                        caller: caller.clone(),
+                        prepared,
+                    };
+                    shared.inbox().commands.push(Command::Submit(submission));
+                }
+                Err(failure) => ticket.mail.put(failed(request, failure), true),
+            }
+        }
+        shared.wake.notify_all();
+        ticket
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.inbox().ended = true;
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // It catches what panics in a step, so there is nothing to learn from it.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn adapters(&self) -> MutexGuard<'_, AdapterStore> {
+        self.adapters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes texts of a task, if there is room for them.
+    fn prepare(&self, task: Task) -> Result<Prepared, EngineError> {
+        // Looked at before grammars are compiled, and counted once it is known how many there are.
+        let waiting = self.texts.load(Ordering::Relaxed);
+        if waiting > 0 && waiting + task.texts() > self.options.texts {
+            return Err(EngineError::Busy { waiting });
+        }
+        let prepared = Prepared::new(&self.model, &self.options, &self.adapters, task)?;
+        self.texts.fetch_add(prepared.texts(), Ordering::Relaxed);
+        Ok(prepared)
+    }
+}
+
+fn failed(request: usize, failure: EngineError) -> Mail {
+    Mail {
+        request,
+        event: Event::Failed(failure),
+        cached_tokens: 0,
+    }
+}
+
+/// A request that the scheduler has.
+struct Open {
+    ticket: u64,
+    mail: Arc<Mailbox>,
+    request: usize,
+    texts: usize,
+}
+
+/// The engine's thread.
+struct Worker {
+    scheduler: Scheduler,
+    shared: Arc<Shared>,
+    groups: HashMap<u64, Open>,
+    /// Time that others have not been left yet.
+    owed: Duration,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while let Some(commands) = self.next() {
+            for command in commands {
+                match command {
+                    Command::Submit(submission) => self.submit(submission),
+                    Command::Cancel(ticket) => self.cancel(ticket),
+                }
+            }
+            let began = Instant::now();
+            let step =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.scheduler.step()));
+            // Whoever is told that a request is over finds its memory free.
+            self.report();
+            match step {
+                Ok(deliveries) => {
+                    for delivery in deliveries {
+                        self.deliver(delivery);
+                    }
+                }
+                Err(_) => self.give_up(&EngineError::Failed(
+                    "a batch panicked; its message is in the log".to_owned(),
+                )),
+            }
+            self.give_way(began.elapsed());
+        }
+        self.end();
+    }
+
+    /// Tells everybody that nothing more will come.
+    fn end(&mut self) {
+        self.give_up(&EngineError::Cancelled);
+        let commands = std::mem::take(&mut self.shared.inbox().commands);
+        for command in commands {
+            if let Command::Submit(Submission { mail, request, .. }) = command {
+                mail.put(failed(request, EngineError::Cancelled), true);
+            }
+        }
+    }
+
+    /// Waits until there is something to do. `None` when the engine ends.
+    fn next(&self) -> Option<Vec<Command>> {
+        let mut inbox = self.shared.inbox();
+        while inbox.commands.is_empty() && self.scheduler.is_idle() && !inbox.ended {
+            inbox = self
+                .shared
+                .wake
+                .wait(inbox)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        (!inbox.ended).then(|| std::mem::take(&mut inbox.commands))
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let Submission {
+            ticket,
+            mail,
+            request,
+            caller,
+            prepared,
+        } = submission;
+        let texts = prepared.texts();
+        match self.scheduler.submit(caller, prepared) {
+            Ok(group) => {
+                let open = Open {
+                    ticket,
+                    mail,
+                    request,
+                    texts,
+                };
+                self.groups.insert(group, open);
+            }
+            Err(failure) => {
+                self.shared.texts.fetch_sub(texts, Ordering::Relaxed);
+                mail.put(failed(request, failure), true);
+            }
+        }
+    }
+
+    fn cancel(&mut self, ticket: u64) {
+        let groups = self.groups.iter();
+        let groups: Vec<u64> = groups
+            .filter(|(_, open)| open.ticket == ticket)
+            .map(|(group, _)| *group)
+            .collect();
+        for group in groups {
+            self.scheduler.cancel(group);
+            self.close(group);
+        }
+    }
+
+    fn close(&mut self, group: u64) -> Option<Open> {
+        let open = self.groups.remove(&group)?;
+        self.shared.texts.fetch_sub(open.texts, Ordering::Relaxed);
+        Some(open)
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        let Delivery {
+            group,
+            event,
+            cached_tokens,
+            over,
+        } = delivery;
+        // Pages and room are free before whoever asked learns that the request is over.
+        let closed = if over { self.close(group) } else { None };
+        let Some(open) = closed.as_ref().or_else(|| self.groups.get(&group)) else {
+            return;
+        };
+        let mail = Mail {
+            request: open.request,
+            event,
+            cached_tokens,
+        };
+        open.mail.put(mail, over);
+    }
+
+    /// Ends all requests with an error.
+    fn give_up(&mut self, failure: &EngineError) {
+        let groups: Vec<u64> = self.groups.keys().copied().collect();
+        for group in groups {
+            self.scheduler.cancel(group);
+            if let Some(open) = self.close(group) {
+                open.mail.put(failed(open.request, failure.clone()), true);
+            }
+        }
+    }
+
+    fn report(&self) {
+        let (held, cached) = self.scheduler.held_pages();
+        let page = self.scheduler.page_bytes();
+        self.shared
+            .kv_bytes
+            .store(held as u64 * page, Ordering::Relaxed);
+        self.shared
+            .cached_bytes
+            .store(cached as u64 * page, Ordering::Relaxed);
+        self.shared
+            .adapter_bytes
+            .store(self.scheduler.adapter_bytes(), Ordering::Relaxed);
+    }
+
+    fn give_way(&mut self, took: Duration) {
+        if !self.shared.others.get().is_some_and(|others| others()) {
+            self.owed = Duration::ZERO;
+            return;
+        }
+        self.owed += took / LEFT_TO_OTHERS;
+        // Shorter rests are no use to anybody.
+        if self.owed >= Duration::from_millis(1) {
+            std::thread::sleep(std::mem::take(&mut self.owed));
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Probabilities of tokens.
+
+/// Which tokens may be drawn, and how likely each is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distribution {
+    /// In the order of the tokens; all are above 0 and together they are 1.
+    probabilities: Vec<(u32, f64)>,
+}
+
+impl Distribution {
+    /// One token, certainly.
+    pub fn point(token: u32) -> Self {
+        Self {
+            probabilities: vec![(token, 1.0)],
+        }
+    }
+
+    /// From weights in the order of the tokens. Tokens without weight are left out.
+    pub(crate) fn new(weights: impl Iterator<Item = (u32, f32)>) -> Self {
+        let weights = weights.map(|(token, weight)| (token, f64::from(weight)));
+        Self::from_wide(weights.collect())
+    }
+
+    fn from_wide(mut weights: Vec<(u32, f64)>) -> Self {
+        weights.retain(|(_, weight)| *weight > 0.0);
+        let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+        for (_, weight) in &mut weights {
+            *weight /= total;
+        }
+        Self {
+            probabilities: weights,
+        }
+    }
+
+    /// The tokens that may be drawn, in the order of their numbers, with their probabilities.
+    pub fn probabilities(&self) -> &[(u32, f64)] {
+        &self.probabilities
+    }
+
+    /// How likely a token is.
+    pub fn probability(&self, token: u32) -> f64 {
+        match self.probabilities.binary_search_by_key(&token, |(t, _)| *t) {
+            Ok(place) => self.probabilities[place].1,
+            Err(_) => 0.0,
+        }
+    }
+
+    /// The token at this fraction, in [0, 1), of all probabilities laid end to end.
+    pub fn draw(&self, fraction: f64) -> Option<u32> {
+        let mut left = fraction;
+        let passed = self.probabilities.iter().find(|(_, probability)| {
+            left -= probability;
+            left < 0.0
+        });
+        passed
+            .or(self.probabilities.last())
+            .map(|(token, _)| *token)
+    }
+
+    /// What `other` gives too little of, as a distribution: `max(0, p - q)`, made 1 together.
+    /// `self` if there is nothing that `other` gives too little of.
+    pub fn residual(&self, other: &Self) -> Self {
+        let mut rest = self.probabilities.clone();
+        for (token, probability) in &mut rest {
+            *probability = (*probability - other.probability(*token)).max(0.0);
+        }
+        match rest.iter().any(|(_, probability)| *probability > 0.0) {
+            true => Self::from_wide(rest),
+            false => self.clone(),
+        }
+    }
+}

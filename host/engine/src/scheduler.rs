@@ -1,0 +1,298 @@
+//! What goes through the model next.
+//!
+//! Everything that is asked becomes texts ([`Sequence`]s) with tokens that have to be computed.
+//! A step takes tokens of as many texts as fit: the next token of texts that are being written,
+//! and parts of prompts (chunked prefill, Sarathi, arXiv 2308.16369), by priority, then by whose
+//! turn it is. Texts get pages as they grow (PagedAttention, arXiv 2309.06180); when there are
+//! none, the prefix cache gives back some, and then the text that has the least claim to its
+//! pages begins anew later. A text's result does not depend on any of that.
+//!
+//! What this module must never do: block; let a text starve; hold a page for a text that is over.
+
+mod lora;
+mod outcome;
+mod plan;
+mod room;
+mod submit;
+
+pub use lora::store_options;
+pub use submit::{Prepared, Task};
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use skep_decoder::PagedAdapter;
+use skep_kernels::Team;
+use skep_kernels::kv::{KvFormat, KvPages};
+
+use crate::adapters::{ActiveAdapter, AdapterStore, Lease};
+use crate::cost::Cost;
+use crate::error::EngineError;
+use crate::fairness::Turns;
+use crate::holding::Holding;
+use crate::model::LanguageModel;
+use crate::pages::PagePool;
+use crate::prefix::{PrefixCache, Realm};
+use crate::request::{Caller, ChoiceScore, Chunk};
+use crate::sampling::Scratch;
+use crate::sequence::{Key, Sequence};
+use skep_decoder::{Batch, Part, Workspace};
+
+/// How much an engine takes on.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How keys and values are kept.
+    pub kv_format: KvFormat,
+    /// Pages of keys and values, of [`skep_kernels::kv::PAGE_TOKENS`] tokens each, for all texts
+    /// together.
+    pub pages: usize,
+    /// Texts that go through the model together at most.
+    pub batch_texts: usize,
+    /// Tokens that go through the model together at most.
+    pub batch_tokens: usize,
+    /// Texts that are taken on at most; beyond that the engine is busy.
+    pub texts: usize,
+    /// Requests of one owner that are taken on at most.
+    pub requests_of_owner: usize,
+    /// Whether beginnings of texts are remembered.
+    pub prefix_cache: bool,
+    /// Tokens that are guessed ahead of a text at most, from what it said before; 0 guesses none.
+    pub drafts: usize,
+    /// Bytes of host memory that adapters outside the pool may take.
+    pub adapter_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            kv_format: KvFormat::F16,
+            pages: 2048,
+            batch_texts: 64,
+            batch_tokens: 256,
+            texts: 4096,
+            requests_of_owner: 1024,
+            prefix_cache: true,
+            drafts: 0,
+            adapter_bytes: 1 << 30,
+        }
+    }
+}
+
+/// Something that a request is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A text has grown, or is complete.
+    Chunk(Chunk),
+    /// How likely one of the choices is.
+    Scored {
+        /// Which.
+        choice: usize,
+        /// How likely.
+        score: ChoiceScore,
+    },
+    /// The mean of a text's hidden states, `[width]`.
+    Embedded(Vec<f32>),
+    /// The request is over without a result.
+    Failed(EngineError),
+}
+
+/// An event, and which request it is for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// The request's number.
+    pub group: u64,
+    /// What it is told.
+    pub event: Event,
+    /// Tokens of its prompt that had been computed before.
+    pub cached_tokens: usize,
+    /// Whether this is the last that it is told.
+    pub over: bool,
+}
+
+/// A request that has been taken on.
+#[derive(Debug)]
+struct Group {
+    caller: Caller,
+    holding: Holding,
+    realm: Realm,
+    /// The version of the adapter that it is written with.
+    lease: Option<Lease>,
+    /// That adapter, while it is kept in the pool for this request.
+    adapter: Option<ActiveAdapter>,
+    /// Texts that are not complete.
+    open: usize,
+    /// Tokens of the prompt that were found in the cache, for each of its texts the same or more.
+    cached: Option<usize>,
+}
+
+impl Group {
+    fn paged(&self) -> Option<&PagedAdapter> {
+        self.adapter.as_ref().map(ActiveAdapter::paged)
+    }
+}
+
+/// What is computed, and for whom.
+pub struct Scheduler {
+    model: Arc<LanguageModel>,
+    team: Arc<Team>,
+    options: Options,
+    cost: Cost,
+    page_bytes: u64,
+    pool: PagePool,
+    cache: PrefixCache,
+    pages: KvPages,
+    workspace: Workspace,
+    scratch: Scratch,
+    groups: BTreeMap<u64, Group>,
+    sequences: BTreeMap<Key, Sequence>,
+    turns: Turns,
+    adapters: Arc<Mutex<AdapterStore>>,
+    next: u64,
+}
+
+impl Scheduler {
+    /// A scheduler for one model, with nothing to do. Its texts are written with adapters of this
+    /// store, which must have been made with [`store_options`].
+    pub fn new(
+        model: Arc<LanguageModel>,
+        team: Arc<Team>,
+        options: Options,
+        adapters: Arc<Mutex<AdapterStore>>,
+    ) -> Self {
+        let shape = model.decoder.kv_shape(options.kv_format);
+        Self {
+            adapters,
+            cost: Cost::of(model.decoder.config()),
+            page_bytes: shape.page_bytes(),
+            pool: PagePool::new(options.pages),
+            cache: PrefixCache::default(),
+            pages: KvPages::new(shape, options.pages),
+            workspace: Workspace::default(),
+            scratch: Scratch::default(),
+            groups: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+            turns: Turns::default(),
+            next: 0,
+            model,
+            team,
+            options,
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// The pages, and who holds them.
+    pub fn pool(&self) -> &PagePool {
+        &self.pool
+    }
+
+    /// Pages that texts hold, and pages that only the prefix cache holds.
+    pub fn held_pages(&self) -> (usize, usize) {
+        let cached = self.cache.unused(&self.pool);
+        let adapters = (self.adapter_bytes() / self.page_bytes.max(1)) as usize;
+        let taken = self.pool.pages() - self.pool.free();
+        (taken.saturating_sub(cached + adapters), cached)
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> u64 {
+        self.page_bytes
+    }
+
+    /// Takes a request back. Its pages are free at once.
+    pub fn cancel(&mut self, group: u64) {
+        self.end_group(group);
+    }
+
+    /// Computes the next batch, and says what came of it. Requests that have failed are told
+    /// here too.
+    pub fn step(&mut self) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        let plan = self.plan(&mut deliveries);
+        if plan.is_empty() {
+            if deliveries.is_empty() {
+                self.wait_for_adapters();
+            }
+            return deliveries;
+        }
+        let mut tokens = Vec::new();
+        let mut outputs = Vec::new();
+        let mut parts = Vec::with_capacity(plan.len());
+        for planned in &plan {
+            let Some(sequence) = self.sequences.get(&planned.key) else {
+                continue;
+            };
+            let wanted = sequence.outputs(planned.count, planned.drafts.len());
+            outputs.extend(wanted.map(|place| tokens.len() + place));
+            let end = sequence.computed + planned.count;
+            tokens.extend_from_slice(&sequence.tokens[sequence.computed..end]);
+            tokens.extend_from_slice(&planned.drafts);
+            parts.push(Part {
+                tokens: planned.count + planned.drafts.len(),
+                start: sequence.computed,
+                pages: &sequence.pages,
+                adapter: self.groups.get(&planned.key.group).and_then(Group::paged),
+            });
+        }
+        let batch = Batch {
+            tokens: &tokens,
+            parts: &parts,
+            outputs: &outputs,
+        };
+        let forward =
+            self.model
+                .decoder
+                .forward(&self.team, &mut self.workspace, &mut self.pages, &batch);
+        match forward {
+            Ok(logits) => {
+                let logits = logits.to_vec();
+                self.deliver(&plan, &logits, &mut deliveries);
+            }
+            Err(error) => {
+                for planned in &plan {
+                    self.fail(planned.key.group, error.clone().into(), &mut deliveries);
+                }
+            }
+        }
+        deliveries
+    }
+
+    /// Ends a request with an error.
+    fn fail(&mut self, group: u64, error: EngineError, deliveries: &mut Vec<Delivery>) {
+        if self.end_group(group) {
+            deliveries.push(Delivery {
+                group,
+                event: Event::Failed(error),
+                cached_tokens: 0,
+                over: true,
+            });
+        }
+    }
+
+    /// Ends a request: its texts are gone and their pages free. Whether there was one.
+    fn end_group(&mut self, number: u64) -> bool {
+        let Some(mut group) = self.groups.remove(&number) else {
+            return false;
+        };
+        let keys: Vec<Key> = self.texts_of(number).collect();
+        for key in keys {
+            if let Some(sequence) = self.sequences.remove(&key) {
+                group.holding.release(&mut self.pool, &sequence.pages);
+            }
+        }
+        self.turns.leave(group.caller.owner);
+        true
+    }
+
+    fn texts_of(&self, group: u64) -> impl Iterator<Item = Key> {
+        let first = Key { group, text: 0 };
+        let last = Key {
+            group,
+            text: usize::MAX,
+        };
+        self.sequences.range(first..=last).map(|(key, _)| *key)
+    }
+}

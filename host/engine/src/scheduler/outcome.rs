@@ -1,0 +1,183 @@
+//! What came of a batch: tokens are chosen, likelihoods summed, and texts that are complete end.
+
+use skep_kernels::kv::PAGE_TOKENS;
+
+use super::plan::Planned;
+use super::{Delivery, Event, Scheduler};
+use crate::error::EngineError;
+use crate::likelihood::logprob_of;
+use crate::request::ChoiceScore;
+use crate::sequence::{Goal, Key};
+
+impl Scheduler {
+    /// Gives each text of the batch its part of `logits`, `[outputs, vocabulary]`.
+    pub(super) fn deliver(
+        &mut self,
+        plan: &[Planned],
+        logits: &[f32],
+        deliveries: &mut Vec<Delivery>,
+    ) {
+        let vocabulary = self.model.decoder.config().vocabulary;
+        let mut rest = logits;
+        let mut token = 0;
+        for planned in plan {
+            let batch = token..token + planned.count;
+            token = batch.end + planned.drafts.len();
+            let Some(sequence) = self.sequences.get(&planned.key) else {
+                continue;
+            };
+            let wanted = sequence.outputs(planned.count, planned.drafts.len());
+            let (rows, others) = rest.split_at(wanted.len() * vocabulary);
+            rest = others;
+            let result = self.take_results(planned, rows, batch);
+            match result {
+                Ok(events) => self.tell(planned.key, events, deliveries),
+                Err(error) => self.fail(planned.key.group, error, deliveries),
+            }
+        }
+    }
+
+    /// What one text makes of its part of a batch. The flag says whether the text is complete.
+    fn take_results(
+        &mut self,
+        planned: &Planned,
+        logits: &[f32],
+        batch: std::ops::Range<usize>,
+    ) -> Result<(Option<Event>, bool), EngineError> {
+        let Some(sequence) = self.sequences.get_mut(&planned.key) else {
+            return Ok((None, false));
+        };
+        let first_output = sequence.computed + sequence.outputs(planned.count, 0).start;
+        sequence.computed += planned.count;
+        let complete = sequence.left() == 0;
+        let text = planned.key.text;
+        match &mut sequence.goal {
+            Goal::Write(_) if logits.is_empty() => Ok((None, false)),
+            Goal::Write(writing) => {
+                let kept = writing.go_on(
+                    logits,
+                    &planned.drafts,
+                    &mut sequence.tokens,
+                    &mut self.scratch,
+                )?;
+                sequence.computed += kept;
+                let chunk = Event::Chunk(writing.take_chunk());
+                Ok((Some(chunk), writing.finished()))
+            }
+            Goal::Score { first, logprob } => {
+                let rows = logits.chunks_exact(self.model.decoder.config().vocabulary);
+                for (number, row) in rows.enumerate() {
+                    // The logits after a token say how likely the next one is.
+                    let next = sequence.tokens[first_output + number + 1];
+                    *logprob += logprob_of(row, next);
+                }
+                let score = ChoiceScore {
+                    logprob: *logprob as f32,
+                    tokens: sequence.tokens.len() - *first,
+                };
+                let event = complete.then_some(Event::Scored {
+                    choice: text,
+                    score,
+                });
+                Ok((event, complete))
+            }
+            Goal::Embed { sum } => {
+                let mut row = vec![0.0; sum.len()];
+                for token in batch {
+                    self.model
+                        .decoder
+                        .hidden(&self.workspace, token, &mut row)?;
+                    for (sum, x) in sum.iter_mut().zip(&row) {
+                        *sum += x;
+                    }
+                }
+                let count = sequence.tokens.len() as f32;
+                let mean = || sum.iter().map(|x| x / count).collect();
+                Ok((complete.then(|| Event::Embedded(mean())), complete))
+            }
+        }
+    }
+
+    /// Tells a request what came of one of its texts, lets others of its texts begin, and lets go
+    /// of texts that are complete.
+    fn tell(&mut self, key: Key, result: (Option<Event>, bool), deliveries: &mut Vec<Delivery>) {
+        let (event, complete) = result;
+        self.fork(key);
+        self.remember(key, complete);
+        let mut over = false;
+        let mut cached_tokens = 0;
+        if let Some(group) = self.groups.get(&key.group) {
+            cached_tokens = group.cached.unwrap_or(0);
+        }
+        if complete
+            && let Some(sequence) = self.sequences.remove(&key)
+            && let Some(group) = self.groups.get_mut(&key.group)
+        {
+            group.holding.release(&mut self.pool, &sequence.pages);
+            group.open -= 1;
+            over = group.open == 0;
+        }
+        if let Some(event) = event {
+            deliveries.push(Delivery {
+                group: key.group,
+                event,
+                cached_tokens,
+                over,
+            });
+        }
+        if over {
+            self.end_group(key.group);
+        }
+    }
+
+    /// Once the first text of a request has computed the prompt, the others go on from there: they
+    /// share its pages. All but the last token of it: each text computes that itself, to see what
+    /// may follow.
+    fn fork(&mut self, key: Key) {
+        let Some(leader) = self.sequences.get(&key) else {
+            return;
+        };
+        let shared = leader.prompt - 1;
+        if key.text != 0 || leader.computed < shared {
+            return;
+        }
+        let pages = leader.pages[..shared.div_ceil(PAGE_TOKENS)].to_vec();
+        let Some(group) = self.groups.get_mut(&key.group) else {
+            return;
+        };
+        let last = Key {
+            text: usize::MAX,
+            ..key
+        };
+        for (_, sequence) in self.sequences.range_mut(key..=last) {
+            if sequence.waits {
+                group.holding.share(&mut self.pool, &pages);
+                sequence.pages.clone_from(&pages);
+                sequence.computed = shared;
+                sequence.remembered = shared / PAGE_TOKENS;
+                sequence.waits = false;
+            }
+        }
+    }
+
+    /// Tells the cache of pages that are full, when the prompt is computed and when the text ends.
+    fn remember(&mut self, key: Key, complete: bool) {
+        if !self.options.prefix_cache {
+            return;
+        }
+        let (Some(sequence), Some(group)) =
+            (self.sequences.get_mut(&key), self.groups.get(&key.group))
+        else {
+            return;
+        };
+        let full = sequence.computed.min(sequence.tokens.len()) / PAGE_TOKENS;
+        let due = complete || sequence.remembered < sequence.prompt / PAGE_TOKENS;
+        if full <= sequence.remembered || !due {
+            return;
+        }
+        let tokens = &sequence.tokens[..full * PAGE_TOKENS];
+        self.cache
+            .insert(&mut self.pool, group.realm, tokens, &sequence.pages);
+        sequence.remembered = full;
+    }
+}

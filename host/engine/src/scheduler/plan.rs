@@ -1,0 +1,104 @@
+//! Which texts go through the model next, and how much of each.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use super::room::Room;
+use super::{Delivery, Scheduler};
+use crate::request::Priority;
+use crate::sequence::{Goal, Key};
+
+/// One text's part of a batch.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub key: Key,
+    /// Tokens of the text.
+    pub count: usize,
+    /// Tokens that may come next, which are computed along with them.
+    pub drafts: Vec<u32>,
+}
+
+/// Texts of one owner and one priority that have tokens to be computed, in their order.
+type Queues = BTreeMap<(Reverse<Priority>, u64), VecDeque<Key>>;
+
+impl Scheduler {
+    /// Chooses texts, makes room for their tokens and charges for the work. Requests that cannot
+    /// pay are ended.
+    pub(super) fn plan(&mut self, deliveries: &mut Vec<Delivery>) -> Vec<Planned> {
+        self.fetch_ahead();
+        let mut queues = self.queues();
+        let mut plan: Vec<Planned> = Vec::new();
+        let mut chosen = HashSet::new();
+        let mut budget = self.options.batch_tokens.max(1);
+        while budget > 0 && plan.len() < self.options.batch_texts.max(1) {
+            let Some((owner, key)) = self.next_text(&mut queues) else {
+                break;
+            };
+            match self.make_room(key, budget, &chosen) {
+                Ok(Room { count: 0, .. }) => {}
+                Ok(Room { count, drafts }) => {
+                    budget = budget.saturating_sub(count + drafts.len());
+                    self.turns.serve(owner, self.weight(key, count));
+                    chosen.insert(key);
+                    plan.push(Planned { key, count, drafts });
+                }
+                Err(error) => {
+                    self.fail(key.group, error, deliveries);
+                    plan.retain(|planned| planned.key.group != key.group);
+                }
+            }
+        }
+        plan
+    }
+
+    /// All texts that have something to be computed. Those that are being written come before
+    /// prompts, so that a long prompt holds nobody up; otherwise they come as they arrived.
+    fn queues(&self) -> Queues {
+        let mut queues = Queues::new();
+        for prompts in [false, true] {
+            for (key, sequence) in &self.sequences {
+                let left = sequence.left();
+                let Some(group) = self.groups.get(&key.group) else {
+                    continue;
+                };
+                if !sequence.waits && left > 0 && (left > 1) == prompts {
+                    let caller = &group.caller;
+                    queues
+                        .entry((Reverse(caller.priority), caller.owner))
+                        .or_default()
+                        .push_back(*key);
+                }
+            }
+        }
+        queues
+    }
+
+    /// Takes the next text of the owner whose turn it is, of the highest priority that has any.
+    fn next_text(&self, queues: &mut Queues) -> Option<(u64, Key)> {
+        loop {
+            let highest = queues.keys().next()?.0;
+            let turn = queues
+                .keys()
+                .take_while(|(priority, _)| *priority == highest)
+                .min_by_key(|(_, owner)| (self.turns.served(*owner), *owner))
+                .copied()?;
+            match queues.get_mut(&turn).and_then(VecDeque::pop_front) {
+                // It may have failed since, with another text of its request.
+                Some(key) if self.sequences.contains_key(&key) => return Some((turn.1, key)),
+                Some(_) => {}
+                None => {
+                    queues.remove(&turn);
+                }
+            }
+        }
+    }
+
+    /// What an owner's counter goes up by: tokens that are written count twice (arXiv 2401.00588,
+    /// section 3.1).
+    fn weight(&self, key: Key, count: usize) -> u64 {
+        let writes = self.sequences.get(&key).is_some_and(|sequence| {
+            matches!(sequence.goal, Goal::Write(_)) && sequence.left() == count
+        });
+        count as u64 + u64::from(writes)
+    }
+}

@@ -1,0 +1,215 @@
+//! Pages for the tokens that come next, and who has to give some up.
+
+use std::collections::HashSet;
+
+use skep_kernels::kv::PAGE_TOKENS;
+
+use super::Scheduler;
+use crate::error::EngineError;
+use crate::holding::Shortage;
+use crate::sequence::{Goal, Key, Sequence};
+
+/// What there is room for.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Tokens of the text; none if it has to wait.
+    pub count: usize,
+    /// Tokens that may follow.
+    pub drafts: Vec<u32>,
+}
+
+impl Scheduler {
+    /// Makes room for the next tokens of a text, at most `budget`, and charges for the work of
+    /// computing them. Texts in `chosen` keep what they have.
+    pub(super) fn make_room(
+        &mut self,
+        key: Key,
+        budget: usize,
+        chosen: &HashSet<Key>,
+    ) -> Result<Room, EngineError> {
+        if !self.ready_adapter(key, chosen)? {
+            return Ok(Room::default());
+        }
+        self.find_beginning(key)?;
+        let Some(sequence) = self.sequences.get_mut(&key) else {
+            return Ok(Room::default());
+        };
+        let mut count = sequence.left().min(budget);
+        let most = self.options.drafts.min(budget - count);
+        let mut drafts = match &sequence.goal {
+            Goal::Write(writing) if sequence.computed + count == sequence.tokens.len() => {
+                writing.draft(most)
+            }
+            _ => Vec::new(),
+        };
+        let start = sequence.computed;
+        // Guesses are worth no page that another text could have.
+        let room = self.grow(key, start + count, chosen)?;
+        count = count.min(room.saturating_sub(start));
+        drafts.truncate(room.saturating_sub(start + count));
+        if count == 0 {
+            return Ok(Room::default());
+        }
+        let tokens = count + drafts.len();
+        let mut work = self.cost.flops(start, tokens);
+        if let Some(group) = self.groups.get(&key.group) {
+            if let Some(lease) = &group.lease {
+                // Two operations for each 16-bit element.
+                work += tokens as u64 * lease.pages() as u64 * self.page_bytes;
+            }
+            group.caller.account.charge_work_in_pieces(work)?;
+        }
+        Ok(Room { count, drafts })
+    }
+
+    /// A text that has not begun takes over the pages in which its beginning is remembered.
+    fn find_beginning(&mut self, key: Key) -> Result<(), EngineError> {
+        let Some(sequence) = self.sequences.get_mut(&key) else {
+            return Ok(());
+        };
+        // Hidden states are not remembered.
+        let usable = match sequence.goal {
+            Goal::Write(_) => sequence.tokens.len(),
+            Goal::Score { first, .. } => first,
+            Goal::Embed { .. } => 0,
+        };
+        let Some(group) = self.groups.get_mut(&key.group) else {
+            return Ok(());
+        };
+        if sequence.computed > 0 || !sequence.pages.is_empty() {
+            return Ok(());
+        }
+        let mut found = Vec::new();
+        if self.options.prefix_cache {
+            let known = &sequence.tokens[..usable];
+            found = self.cache.find(&mut self.pool, group.realm, known);
+        }
+        let cached = found.len() * PAGE_TOKENS;
+        group.cached.get_or_insert(cached.min(sequence.prompt));
+        group.holding.adopt(&mut self.pool, &found)?;
+        sequence.computed = cached;
+        sequence.remembered = found.len();
+        sequence.pages = found;
+        Ok(())
+    }
+
+    /// Gets pages for the first `tokens` tokens of a text. Returns for how many there is room,
+    /// the pages that it is going to write to being its own.
+    fn grow(
+        &mut self,
+        key: Key,
+        tokens: usize,
+        chosen: &HashSet<Key>,
+    ) -> Result<usize, EngineError> {
+        loop {
+            let Some(sequence) = self.sequences.get_mut(&key) else {
+                return Ok(0);
+            };
+            let Some(group) = self.groups.get_mut(&key.group) else {
+                return Ok(0);
+            };
+            let begun = sequence.computed / PAGE_TOKENS;
+            let shared = sequence
+                .pages
+                .get(begun)
+                .copied()
+                .filter(|page| self.pool.holders(*page) > 1);
+            if shared.is_none() && sequence.pages.len() >= Sequence::pages_for(tokens) {
+                return Ok(sequence.pages.len() * PAGE_TOKENS);
+            }
+            match group.holding.allocate(&mut self.pool) {
+                Ok(page) => match shared {
+                    // Others go on reading the page that this text writes to: it gets a copy of
+                    // what is in it so far.
+                    Some(from) => {
+                        let slots = sequence.computed % PAGE_TOKENS;
+                        self.pages
+                            .copy(from as usize, page as usize, slots)
+                            .map_err(skep_decoder::ForwardError::from)?;
+                        group.holding.release(&mut self.pool, &[from]);
+                        sequence.pages[begun] = page;
+                    }
+                    None => sequence.pages.push(page),
+                },
+                Err(Shortage::Quota(refusal)) => return Err(refusal.into()),
+                Err(Shortage::Pool) => {
+                    self.cache.shrink(&mut self.pool, 1);
+                    let found = self.pool.free() > 0 || self.take_from_adapters();
+                    if !found && !self.take_from_another(key, chosen) {
+                        let Some(sequence) = self.sequences.get(&key) else {
+                            return Ok(0);
+                        };
+                        return Ok(match shared {
+                            Some(_) => sequence.computed,
+                            None => sequence.pages.len() * PAGE_TOKENS,
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets the text with the least claim to its pages begin anew later. `false` if no text has
+    /// less claim than `key`.
+    pub(super) fn take_from_another(&mut self, key: Key, chosen: &HashSet<Key>) -> bool {
+        let Some(victim) = self.victim(key, chosen) else {
+            return false;
+        };
+        if let Some(sequence) = self.sequences.get_mut(&victim)
+            && let Some(group) = self.groups.get_mut(&victim.group)
+        {
+            let pages = sequence.restart();
+            group.holding.release(&mut self.pool, &pages);
+            tracing::debug!(text = ?victim, pages = pages.len(), "begins anew for want of pages");
+        }
+        self.rest_adapter(victim.group);
+        true
+    }
+
+    /// The text that has to give up its pages to `key`. A text may take pages
+    ///
+    /// - from texts of a lower priority,
+    /// - from its owner's texts that came after it,
+    /// - from another owner's that has more than its share of the pages, where its own owner has
+    ///   less, but not from the first of that owner's texts,
+    /// - and, if it came before all others, from every text: so that there is always one that
+    ///   goes on until it is complete.
+    fn victim(&self, key: Key, chosen: &HashSet<Key>) -> Option<Key> {
+        let own = self.groups.get(&key.group)?;
+        let (priority, owner) = (own.caller.priority, own.caller.owner);
+        let mut held = std::collections::HashMap::<u64, (usize, Key)>::new();
+        let mut first = true;
+        for (other, sequence) in &self.sequences {
+            let Some(group) = self.groups.get(&other.group) else {
+                continue;
+            };
+            first &= *other >= key || group.caller.priority < priority;
+            if !sequence.pages.is_empty() {
+                held.entry(group.caller.owner).or_insert((0, *other)).0 += sequence.pages.len();
+            }
+        }
+        let share = self.pool.pages() / self.turns.at_work().max(1);
+        let pages_of = |owner: u64| held.get(&owner).map_or(0, |(pages, _)| *pages);
+        let poor = pages_of(owner) < share;
+        self.sequences
+            .iter()
+            .filter(|(other, sequence)| {
+                **other != key && !sequence.pages.is_empty() && !chosen.contains(other)
+            })
+            .filter_map(|(other, _)| Some((*other, &self.groups.get(&other.group)?.caller)))
+            .filter(|(other, caller)| {
+                if caller.priority != priority {
+                    return caller.priority < priority;
+                }
+                let rich = pages_of(caller.owner) > share
+                    && held
+                        .get(&caller.owner)
+                        .is_some_and(|(_, first)| first != other);
+                first
+                    || (caller.owner == owner && *other > key)
+                    || (caller.owner != owner && poor && rich)
+            })
+            .min_by_key(|(other, caller)| (caller.priority, std::cmp::Reverse(*other)))
+            .map(|(other, _)| other)
+    }
+}

@@ -1,0 +1,381 @@
+//! What low-rank adapters add to products, each token with an adapter of its own.
+//!
+//! The product with the base's weights is made once for all tokens of a batch. What is here goes
+//! on top: tokens are gathered into segments by adapter, and a segment's tokens meet the two
+//! small matrices of their adapter one after the other (SGMV: Punica, arXiv 2310.18547, section
+//! 4; mixed ranks side by side without padding: S-LoRA, arXiv 2311.03285, section 5). Matrices are
+//! read from pages in 16-bit floats, sums are made in 32 bits.
+//!
+//! What this module must never do: sum in an order that depends on the batch.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod layout;
+mod portable;
+
+use std::ops::Range;
+
+use half::f16;
+
+pub use layout::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape};
+
+use crate::isa::Isa;
+use crate::pages::PageMemory;
+use crate::team::Team;
+use crate::{ShapeError, expect_below, expect_len};
+use layout::Rows;
+
+/// Rows of a matrix that are gone through side by side.
+const ROWS: usize = 4;
+
+/// Rows of `A` that a member of the team takes at a time.
+const TAKEN_ROWS: usize = 16;
+
+/// Columns of `B` that a member of the team takes at a time.
+const TAKEN_COLUMNS: usize = 1024;
+
+/// Tokens that a member of the team takes at a time.
+const TAKEN_TOKENS: usize = 32;
+
+/// The tokens of a batch that have adapters, adapter by adapter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Segments {
+    /// Tokens of the batch.
+    batch: usize,
+    /// Segment after segment; no token is there twice.
+    tokens: Vec<u32>,
+    /// Where each segment ends in `tokens`.
+    ends: Vec<usize>,
+}
+
+impl Segments {
+    /// The segments of a batch of so many tokens, each the places of its tokens in the batch.
+    ///
+    /// # Errors
+    /// When a token is none of the batch's or is in two places.
+    pub fn new<I>(batch: usize, segments: impl IntoIterator<Item = I>) -> Result<Self, ShapeError>
+    where
+        I: IntoIterator<Item = usize>,
+    {
+        let mut taken = vec![false; batch];
+        let mut all = Self {
+            batch,
+            ..Self::default()
+        };
+        for segment in segments {
+            for token in segment {
+                expect_below("adapters", "the batch", token, batch)?;
+                let twice = std::mem::replace(&mut taken[token], true);
+                expect_len(
+                    "adapters",
+                    "the places of a token",
+                    1 + usize::from(twice),
+                    Some(1),
+                )?;
+                // A batch has far fewer than `u32::MAX` tokens: its rows are in memory.
+                all.tokens.push(token as u32);
+            }
+            all.ends.push(all.tokens.len());
+        }
+        Ok(all)
+    }
+
+    /// Segments.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no segment.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    fn range(&self, segment: usize) -> Range<usize> {
+        let start = segment.checked_sub(1).map_or(0, |before| self.ends[before]);
+        start..self.ends[segment]
+    }
+}
+
+/// A pair of an adapter's matrices, as they lie in a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct LowRank<'a> {
+    /// Where the adapter's rows lie in its pages.
+    pub layout: &'a LowRankLayout,
+    /// The adapter's pages.
+    pub pages: &'a [u32],
+    /// Which of its pairs.
+    pub pair: usize,
+    /// What the product is multiplied with.
+    pub scale: f32,
+}
+
+/// A product that adapters change.
+#[derive(Debug)]
+pub struct Target<'a, 'o> {
+    /// `[tokens, outputs]`: the base's product.
+    pub out: &'o mut [f32],
+    /// What each segment adds.
+    pub changes: &'a [Option<LowRank<'a>>],
+}
+
+/// `out += scale · input · Aᵀ · Bᵀ` for each token of each segment and each target: what several
+/// products with one input `[tokens, columns]` get from their adapters. `between` is a buffer
+/// that is used again from call to call.
+///
+/// # Errors
+/// When lengths do not fit together or pages are not in the pool. Nothing has been added then.
+pub fn add_low_rank(
+    isa: Isa,
+    team: &Team,
+    memory: &PageMemory,
+    segments: &Segments,
+    input: &[f32],
+    targets: &mut [Target<'_, '_>],
+    between: &mut Vec<f32>,
+) -> Result<(), ShapeError> {
+    let isa = if isa.is_available() {
+        isa
+    } else {
+        Isa::Portable
+    };
+    let plan = Plan::new(memory, segments, input, targets)?;
+    if plan.changes.is_empty() {
+        return Ok(());
+    }
+    between.resize(plan.between, 0.0);
+    let shared = Shared(between.as_mut_ptr());
+    let shared = &shared;
+    team.share(plan.shrinks.len(), 1, |range| {
+        for piece in &plan.shrinks[range] {
+            plan.shrink(isa, piece, shared);
+        }
+    });
+    let outputs: Vec<_> = targets
+        .iter_mut()
+        .map(|target| Shared(target.out.as_mut_ptr()))
+        .collect();
+    let (outputs, between) = (&outputs, &*between);
+    team.share(plan.expands.len(), 1, |range| {
+        for piece in &plan.expands[range] {
+            plan.expand(isa, piece, between, outputs);
+        }
+    });
+    Ok(())
+}
+
+/// Where results go. Members write different elements.
+struct Shared(*mut f32);
+
+// SAFETY: every piece of a round writes elements of its own, and nobody reads before all have
+// finished: see `Plan::shrink` and `Plan::expand`.
+unsafe impl Sync for Shared {}
+
+/// One pair for one segment.
+struct Change<'a> {
+    target: usize,
+    /// Its tokens' places in the batch.
+    tokens: &'a [u32],
+    pages: &'a [u32],
+    scale: f32,
+    shape: LowRankShape,
+    rows: [&'a Rows; 2],
+    /// Where its `[tokens, rank]` begin between the two products.
+    between: usize,
+}
+
+/// A part of a change that one member of the team makes.
+struct Piece {
+    change: usize,
+    /// Of the change's tokens.
+    tokens: Range<usize>,
+    /// Rows of `A`, or columns of `B`.
+    part: Range<usize>,
+}
+
+/// All changes of a call, checked.
+struct Plan<'a> {
+    memory: &'a PageMemory,
+    input: &'a [f32],
+    columns: usize,
+    changes: Vec<Change<'a>>,
+    shrinks: Vec<Piece>,
+    expands: Vec<Piece>,
+    /// Floats between the two products.
+    between: usize,
+}
+
+impl<'a> Plan<'a> {
+    fn new(
+        memory: &'a PageMemory,
+        segments: &'a Segments,
+        input: &'a [f32],
+        targets: &[Target<'a, '_>],
+    ) -> Result<Self, ShapeError> {
+        let batch = segments.batch;
+        let columns = input.len().checked_div(batch).unwrap_or(0);
+        expect_len(
+            "adapters",
+            "the input",
+            input.len(),
+            batch.checked_mul(columns),
+        )?;
+        let mut plan = Self {
+            memory,
+            input,
+            columns,
+            changes: Vec::with_capacity(targets.len() * segments.len()),
+            shrinks: Vec::new(),
+            expands: Vec::new(),
+            between: 0,
+        };
+        for (target, to) in targets.iter().enumerate() {
+            let changes = to.changes.len();
+            expect_len("adapters", "the changes", changes, Some(segments.len()))?;
+            for (segment, change) in to.changes.iter().enumerate() {
+                let Some(change) = change else {
+                    continue;
+                };
+                let (shape, rows) = change.layout.rows(change.pair, memory, change.pages)?;
+                expect_len(
+                    "adapters",
+                    "a row of the input",
+                    columns,
+                    Some(shape.inputs),
+                )?;
+                let want = batch.checked_mul(shape.outputs);
+                expect_len("adapters", "the output", to.out.len(), want)?;
+                let tokens = &segments.tokens[segments.range(segment)];
+                plan.add(Change {
+                    target,
+                    tokens,
+                    pages: change.pages,
+                    scale: change.scale,
+                    shape,
+                    rows,
+                    between: plan.between,
+                });
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, change: Change<'a>) {
+        let number = self.changes.len();
+        let LowRankShape { outputs, rank, .. } = change.shape;
+        for tokens in pieces(change.tokens.len(), TAKEN_TOKENS) {
+            for (all, size, to) in [
+                (rank, TAKEN_ROWS, &mut self.shrinks),
+                (outputs, TAKEN_COLUMNS, &mut self.expands),
+            ] {
+                to.extend(pieces(all, size).map(|part| Piece {
+                    change: number,
+                    tokens: tokens.clone(),
+                    part,
+                }));
+            }
+        }
+        self.between += change.tokens.len() * rank;
+        self.changes.push(change);
+    }
+
+    /// `between[token, row] = scale · input[token] · A[row]`.
+    fn shrink(&self, isa: Isa, piece: &Piece, out: &Shared) {
+        let change = &self.changes[piece.change];
+        let rank = change.shape.rank;
+        for start in piece.part.clone().step_by(ROWS) {
+            let count = (piece.part.end - start).min(ROWS);
+            let rows: [&[f16]; ROWS] =
+                std::array::from_fn(|n| self.row(change, Factor::A, start + n.min(count - 1)));
+            let mut token = piece.tokens.start;
+            while token < piece.tokens.end {
+                let pair = (piece.tokens.end - token).min(2);
+                let inputs = std::array::from_fn(|n| {
+                    let token = change.tokens[token + n.min(pair - 1)] as usize;
+                    &self.input[token * self.columns..(token + 1) * self.columns]
+                });
+                let sums = match (isa, pair) {
+                    #[cfg(target_arch = "x86_64")]
+                    (Isa::Avx2, 1) => {
+                        // SAFETY: the machine has these instructions, which the caller checked.
+                        let sums = unsafe { avx2::products(rows, [inputs[0]]) };
+                        sums.map(|[sum]| [sum, 0.0])
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    (Isa::Avx2, _) => {
+                        // SAFETY: as above.
+                        unsafe { avx2::products(rows, inputs) }
+                    }
+                    (Isa::Portable, _) => portable::products(rows, inputs),
+                };
+                for (row, sums) in sums[..count].iter().enumerate() {
+                    for (n, sum) in sums[..pair].iter().enumerate() {
+                        let at = change.between + (token + n) * rank + start + row;
+                        // SAFETY: `token + n` is one of the change's tokens and `start + row`
+                        // below its rank, and the buffer has room for all changes' tokens times
+                        // their ranks. No other piece has this token and row of this change.
+                        unsafe { *out.0.add(at) = sum * change.scale };
+                    }
+                }
+                token += pair;
+            }
+        }
+    }
+
+    /// `out[token, columns] += between[token] · Bᵀ[.., columns]`.
+    fn expand(&self, isa: Isa, piece: &Piece, between: &[f32], outputs: &[Shared]) {
+        let change = &self.changes[piece.change];
+        let LowRankShape {
+            outputs: width,
+            rank,
+            ..
+        } = change.shape;
+        let out = &outputs[change.target];
+        for start in (0..rank).step_by(ROWS) {
+            let count = (rank - start).min(ROWS);
+            let rows: [&[f16]; ROWS] = std::array::from_fn(|n| {
+                &self.row(change, Factor::B, start + n.min(count - 1))[piece.part.clone()]
+            });
+            for token in piece.tokens.clone() {
+                let at = change.between + token * rank + start;
+                let factors = &between[at..at + count];
+                let place = change.tokens[token] as usize;
+                // SAFETY: the output has been checked to have rows of `width` elements for every
+                // token of the batch, and `part` lies within `width`. Segments share no tokens
+                // and a segment has one change a target, so no other piece has these elements.
+                let out = unsafe {
+                    let at = out.0.add(place * width + piece.part.start);
+                    std::slice::from_raw_parts_mut(at, piece.part.len())
+                };
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => {
+                        // SAFETY: the machine has these instructions, which the caller checked.
+                        unsafe { avx2::add_rows(&rows[..count], factors, out) }
+                    }
+                    Isa::Portable => portable::add_rows(&rows[..count], factors, out),
+                }
+            }
+        }
+    }
+
+    /// A row of a change's matrices, which has been checked to be there.
+    fn row(&self, change: &Change<'a>, factor: Factor, row: usize) -> &'a [f16] {
+        let rows = match factor {
+            Factor::A => change.rows[0],
+            Factor::B => change.rows[1],
+        };
+        let (page, offset) = rows.place(row);
+        let start = change.pages[page] as usize * self.memory.page_bytes() + offset;
+        bytemuck::cast_slice(&self.memory.bytes()[start..start + 2 * rows.columns])
+    }
+}
+
+/// `0..all` in pieces of at most `size`.
+fn pieces(all: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..all)
+        .step_by(size)
+        .map(move |start| start..all.min(start + size))
+}
+
+#[cfg(test)]
+mod tests;

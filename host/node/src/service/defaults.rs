@@ -1,0 +1,143 @@
+//! The models of one run: which it gets as `default`, and those that its grants name.
+
+use std::path::{Path, PathBuf};
+
+use skep_registry::{Digest, Grants, ModelGrant, ModelTask};
+
+use super::inspect::reference_of;
+use super::kind::Found;
+use super::{Service, locate};
+use crate::embedded;
+use crate::failure::{Failure, FailureKind};
+
+/// A model that is the default of its kind.
+pub struct Default {
+    /// What to call it in the answer: a reference or a path.
+    pub called: String,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+/// The models that a run gets as `default`.
+pub struct Defaults {
+    /// The encoder: the chosen one, or the one that comes with skep.
+    pub encoder: Default,
+    /// The language model.
+    pub language: Option<Default>,
+}
+
+/// Makes the models that the component gets as `default` known, and with them every installed
+/// model that the grants name.
+pub async fn bind_models(
+    service: &Service,
+    chosen: &[String],
+    grants: &Grants,
+) -> Result<Defaults, Failure> {
+    for grant in &grants.models {
+        if *grant == ModelGrant::Default {
+            continue;
+        }
+        let name = grant.to_string();
+        let installed = locate::installed(service, &name).await?;
+        service
+            .models
+            .add(&name, installed.release.digest(), &installed.files)?;
+    }
+    let (mut encoder, mut language) = (None, None);
+    for model in chosen {
+        let (task, bound) = bind(service, model).await?;
+        let place = match task {
+            ModelTask::SentenceEncoder => &mut encoder,
+            ModelTask::LanguageModel => &mut language,
+        };
+        if let Some(Default { called, .. }) = place {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                format!("{called} and {model} are both a {task}, and one can be the default"),
+            ));
+        }
+        *place = Some(bound);
+    }
+    let encoder = match encoder {
+        Some(encoder) => encoder,
+        None => embedded_encoder(service)?,
+    };
+    Ok(Defaults { encoder, language })
+}
+
+fn embedded_encoder(service: &Service) -> Result<Default, Failure> {
+    let folder = embedded::folder(&service.home)
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    let digest = embedded::digest();
+    service.models.add(embedded::NAME, digest, &folder)?;
+    Ok(Default {
+        called: embedded::NAME.to_owned(),
+        digest,
+    })
+}
+
+async fn bind(service: &Service, model: &str) -> Result<(ModelTask, Default), Failure> {
+    let path = Path::new(model);
+    if path.exists() {
+        let digest = digest_of(&Found::at(path)?)?;
+        let name = path.file_name().map_or_else(
+            || "model".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        let task = service.models.add(&name, digest, path)?;
+        let called = model.to_owned();
+        return Ok((task, Default { called, digest }));
+    }
+    let installed = locate::installed(service, model).await?;
+    if installed.release.model().is_none() {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!("{model} is a component, not a model"),
+        ));
+    }
+    let digest = installed.release.digest();
+    let name = installed.release.name().as_str();
+    let task = service.models.add(name, digest, &installed.files)?;
+    let called = reference_of(&installed.release);
+    Ok((task, Default { called, digest }))
+}
+
+/// The identity of a model that is no package: of its weights, which are what matters.
+fn digest_of(model: &Found) -> Result<Digest, Failure> {
+    let weights: Vec<PathBuf> = match model.parts()? {
+        Some(parts) => parts,
+        None => safetensors_below(&model.path)?,
+    };
+    let mut hasher = blake3::Hasher::new();
+    for file in &weights {
+        hasher.update_mmap(file).map_err(|error| {
+            Failure::new(
+                FailureKind::NotFound,
+                format!("cannot read {}: {error}", file.display()),
+            )
+        })?;
+    }
+    Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+}
+
+/// The weights in a folder: one file, or all of its shards in order.
+fn safetensors_below(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let whole = folder.join("model.safetensors");
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) if !whole.is_file() => entries,
+        _ => return Ok(vec![whole]),
+    };
+    let mut shards: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|ending| ending == "safetensors")
+        })
+        .collect();
+    shards.sort();
+    match shards.is_empty() {
+        true => Ok(vec![whole]),
+        false => Ok(shards),
+    }
+}

@@ -1,0 +1,17 @@
+  (import "skep:model/text-streams@0.1.0" (instance $text-streams
+    (alias outer 1 $error (type $e'))
+    (export "error" (type $e (eq $e')))
+    (alias outer 1 $model (type $model'))
+    (export "language-model" (type $model (eq $model')))
+    (alias outer 1 $text-request (type $request'))
+    (export "request" (type $request (eq $request')))
+    (alias outer 1 $text-chunk (type $chunk'))
+    (export "chunk" (type $chunk (eq $chunk')))
+    (type $chunks (stream $chunk))
+    (type $ended (future (result (error $e))))
+    (export "generate-via-stream" (func
+      (param "model" (borrow $model)) (param "requests" (list $request))
+      (result (result (tuple $chunks $ended) (error $e)))))))
+  (core func $stream (canon lower (func $text-streams "generate-via-stream")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core instance $from-text-streams (export "stream" (func $stream)))
