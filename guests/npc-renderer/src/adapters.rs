@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::bindings::skep::adapter::adapters::Adapter;
-use crate::bindings::skep::types::types::Error;
+use npc_scene::bindings::skep::types::types::Error;
 
 /// The adapters of a call. While one is in here the node keeps it at hand.
 #[derive(Default)]

@@ -13,8 +13,8 @@ use bindings::exports::skep::workload::renderer::{Guest, Manner};
 use bindings::skep::model::text::{
     Completion, Constraint, LanguageModel, Prompt, Request, Sampling,
 };
-use bindings::skep::types::types::Error;
 use npc_scene::bindings::npc::{Reply, Scene};
+use npc_scene::bindings::skep::types::types::Error;
 use npc_scene::{grammar, prompt};
 
 /// Tokens of a reply at most. Three sentences and an action have fewer.

@@ -1,30 +1,78 @@
 //! The grammar is one that llguidance takes, admits what the script says, and nothing that names
 //! or does what the scene does not have.
 
-use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::ApproximateTokEnv;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use npc_scene::dice::Dice;
 use npc_scene::{
     Action, Claim, Heard, Intent, Mood, Regard, Relation, Scene, Speaker, grammar, script, voices,
 };
 
-/// Whether the grammar admits the text as a whole, byte by byte.
+/// The bounds that a node sets for a grammar, in llguidance's units (`skep-text` has the same).
+const LIMITS: ParserLimits = ParserLimits {
+    max_items_in_row: 2_000,
+    initial_lexer_fuel: 1_000_000,
+    step_lexer_fuel: 200_000,
+    step_max_items: 50_000,
+    max_lexer_states: 30_000,
+    max_grammar_size: 200_000,
+    precompute_large_lexemes: false,
+    verbose_errors: true,
+};
+
+/// The first token that is longer than a byte.
+const PIECES: u32 = 256;
+
+/// Whether the grammar admits the text as a whole: written in the pieces of words that a model
+/// would write it in, every one of which has to be in the mask of its place.
 fn admits(factory: &ParserFactory, grammar: &str, text: &str) -> bool {
     let grammar = TopLevelGrammar::from_lark(grammar.to_owned());
     let mut matcher = Matcher::new(factory.create_parser(grammar));
     assert_eq!(matcher.get_error(), None, "the grammar is refused");
-    let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
-    let taken = matcher
-        .try_consume_tokens(&tokens)
-        .expect("the matcher works");
-    taken == tokens.len() && matcher.is_accepting().expect("the matcher works")
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        let mask = matcher.compute_mask_or_eos().expect("a mask within the bounds");
+        let (token, length) = longest(rest);
+        if !mask.is_allowed(token) {
+            return false;
+        }
+        matcher.consume_token(token).expect("what the mask has is taken");
+        rest = &rest[length..];
+    }
+    matcher.is_accepting().expect("the matcher works")
 }
 
+/// The token that the text begins with, and how many bytes it has.
+fn longest(text: &[u8]) -> (u32, usize) {
+    let place = PIECES_OF_WORDS.iter().position(|piece| text.starts_with(piece.as_bytes()));
+    match place {
+        Some(place) => (PIECES + place as u32, PIECES_OF_WORDS[place].len()),
+        None => (u32::from(text[0]), 1),
+    }
+}
+
+/// Pieces as a tokenizer makes them, beside the single bytes.
+const PIECES_OF_WORDS: [&str; 24] = [
+    " the", " is", " dear", " There", " nothing", " |", " ma", "ing", "er", " I", " my", " at",
+    " to", " you", "th", "in", "re", " s", " b", " love", " for", " so", "ll", " coins",
+];
+
 fn factory() -> ParserFactory {
-    let mut factory = ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env())
-        .expect("bytes are a vocabulary");
+    let mut words: Vec<Vec<u8>> = (0..=255_u8).map(|byte| vec![byte]).collect();
+    words.extend(PIECES_OF_WORDS.iter().map(|piece| piece.as_bytes().to_vec()));
+    words.push(b"\xff<end>".to_vec());
+    let end = words.len() as u32 - 1;
+    let info = TokRxInfo::new(words.len() as u32, end);
+    let trie = TokTrie::from(&info, &words);
+    let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+    let mut factory = ParserFactory::new_simple(&environment).expect("a vocabulary");
     factory.quiet();
+    *factory.limits_mut() = LIMITS;
     factory
 }
 

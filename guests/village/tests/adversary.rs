@@ -1,6 +1,8 @@
 //! A thousand turns with a visitor who lies, begs for what nobody has and orders the impossible,
 //! and a renderer that writes whatever it likes: nothing that does not stand is ever committed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -249,4 +249,5 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
