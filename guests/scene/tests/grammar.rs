@@ -36,12 +36,16 @@ fn admits(factory: &ParserFactory, grammar: &str, text: &str) -> bool {
     assert_eq!(matcher.get_error(), None, "the grammar is refused");
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
-        let mask = matcher.compute_mask_or_eos().expect("a mask within the bounds");
+        let mask = matcher
+            .compute_mask_or_eos()
+            .expect("a mask within the bounds");
         let (token, length) = longest(rest);
         if !mask.is_allowed(token) {
             return false;
         }
-        matcher.consume_token(token).expect("what the mask has is taken");
+        matcher
+            .consume_token(token)
+            .expect("what the mask has is taken");
         rest = &rest[length..];
     }
     matcher.is_accepting().expect("the matcher works")
@@ -49,7 +53,9 @@ fn admits(factory: &ParserFactory, grammar: &str, text: &str) -> bool {
 
 /// The token that the text begins with, and how many bytes it has.
 fn longest(text: &[u8]) -> (u32, usize) {
-    let place = PIECES_OF_WORDS.iter().position(|piece| text.starts_with(piece.as_bytes()));
+    let place = PIECES_OF_WORDS
+        .iter()
+        .position(|piece| text.starts_with(piece.as_bytes()));
     match place {
         Some(place) => (PIECES + place as u32, PIECES_OF_WORDS[place].len()),
         None => (u32::from(text[0]), 1),
@@ -64,7 +70,11 @@ const PIECES_OF_WORDS: [&str; 24] = [
 
 fn factory() -> ParserFactory {
     let mut words: Vec<Vec<u8>> = (0..=255_u8).map(|byte| vec![byte]).collect();
-    words.extend(PIECES_OF_WORDS.iter().map(|piece| piece.as_bytes().to_vec()));
+    words.extend(
+        PIECES_OF_WORDS
+            .iter()
+            .map(|piece| piece.as_bytes().to_vec()),
+    );
     words.push(b"\xff<end>".to_vec());
     let end = words.len() as u32 - 1;
     let info = TokRxInfo::new(words.len() as u32, end);

@@ -87,6 +87,10 @@ pub const BATCH_CLASSIFIER_JS: &[(&str, &str)] = &[
 pub const SDK: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../../sdk/rust/Cargo.toml")),
     (
+        "src/adapter.rs",
+        include_str!("../../../sdk/rust/src/adapter.rs"),
+    ),
+    (
         "src/bindings.rs",
         include_str!("../../../sdk/rust/src/bindings.rs"),
     ),
@@ -116,10 +120,19 @@ pub const SDK: &[(&str, &str)] = &[
         "src/tensor.rs",
         include_str!("../../../sdk/rust/src/tensor.rs"),
     ),
+    ("src/text.rs", include_str!("../../../sdk/rust/src/text.rs")),
+    (
+        "src/text_stream.rs",
+        include_str!("../../../sdk/rust/src/text_stream.rs"),
+    ),
 ];
 
 /// The contract, relative to its folder.
 pub const WIT: &[(&str, &str)] = &[
+    (
+        "deps/adapter/adapter.wit",
+        include_str!("../../../wit/deps/adapter/adapter.wit"),
+    ),
     (
         "deps/model/model.wit",
         include_str!("../../../wit/deps/model/model.wit"),
