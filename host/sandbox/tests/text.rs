@@ -196,10 +196,13 @@ fn more_tokens_than_fit_are_as_many_as_fit() {
     assert_eq!(scribe.asked.lock().unwrap()[0].max_tokens, CONTEXT as usize);
 }
 
+/// What makes a request one that cannot be answered.
+type Spoil = Box<dyn FnOnce(&mut Asked)>;
+
 #[test]
 fn every_oddity_of_a_request_is_an_error_in_its_place() {
     let plain = (1.0, 0, 1.0, 0.0, [1.0, 0.0, 0.0]);
-    let cases: Vec<(&str, Box<dyn FnOnce(&mut Asked)>)> = vec![
+    let cases: Vec<(&str, Spoil)> = vec![
         ("the prompt is empty", Box::new(|a| a.prompt.clear())),
         (
             "the prompt has 1000 tokens",

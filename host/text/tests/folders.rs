@@ -300,7 +300,7 @@ fn templates_are_bounded_and_refuse_with_reasons() {
     ));
     let nested = "{% if true %}".repeat(50_000);
     assert!(matches!(render(&nested), Err(ChatError::Syntax { .. })));
-    assert!(matches!(render(&"(".repeat(100_000)), Ok(_)));
+    assert!(render(&"(".repeat(100_000)).is_ok());
     assert!(matches!(
         render(&format!("{{{{ {} }}}}", "(".repeat(100_000))),
         Err(ChatError::Syntax { .. })

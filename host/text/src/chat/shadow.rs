@@ -231,10 +231,7 @@ mod tests {
         let content = covered.strangers["messages"][0]["content"]
             .as_str()
             .unwrap();
-        assert_eq!(
-            content,
-            "a\u{f0003}\u{f0005}\u{f0004}\u{f0002}".replace('\u{f0005}', "\u{f0005}")
-        );
+        assert_eq!(content, "a\u{f0003}\u{f0005}\u{f0004}\u{f0002}");
         let marked = shadow.uncover(&format!("<|>{content}"));
         assert_eq!(marked.text(), "<|>a<|>\u{f0002}");
         assert_eq!(marked.counts(), [0..4, 7..11]);

@@ -12,7 +12,7 @@ impl TokenMask {
     /// are left out.
     pub(super) fn new(words: &[u32], tokens: usize) -> Self {
         let mut words: Box<[u32]> = words.iter().copied().take(tokens.div_ceil(32)).collect();
-        if tokens % 32 != 0
+        if !tokens.is_multiple_of(32)
             && let Some(last) = words.get_mut(tokens / 32)
         {
             *last &= (1 << (tokens % 32)) - 1;

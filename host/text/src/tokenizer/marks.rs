@@ -176,9 +176,11 @@ mod tests {
     #[test]
     fn marks_that_lie_partly_outside_are_text() {
         let marks = marks([("<a>", 1), ("<b", 2)]);
+        #[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
+        let one = [1..6];
         let spans = |within: &[Range<usize>]| marks.spans("<a><a><b>", within);
         assert_eq!(spans(&[0..3, 5..9]), [(0..3, 1), (6..8, 2)]);
-        assert_eq!(spans(&[1..6]), [(3..6, 1)]);
+        assert_eq!(spans(&one), [(3..6, 1)]);
         assert!(spans(&[0..2, 2..5, 7..9]).is_empty());
         assert!(spans(&[]).is_empty());
     }
