@@ -60,8 +60,8 @@ pub fn project(
         let first = layers[next].0.matrix()?;
         let precision = first.precision();
         match first.order() {
-            None => activations.fill(isa, precision, input, first.columns())?,
-            Some(order) => activations.fill_in_order(isa, precision, input, order)?,
+            None => activations.fill(isa, team, precision, input, first.columns())?,
+            Some(order) => activations.fill_in_order(isa, team, precision, input, order)?,
         }
         let tokens = activations.tokens();
         let mut products = Vec::with_capacity(layers.len());

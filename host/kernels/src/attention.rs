@@ -120,11 +120,7 @@ pub fn attention(
     pieces.sort_by_key(|(sequence, _, tokens)| {
         std::cmp::Reverse(sequence.start + tokens.end - sequence.tokens.start)
     });
-    let isa = if isa.is_available() {
-        isa
-    } else {
-        Isa::Portable
-    };
+    let isa = isa.or_portable();
     let out = Output(out.as_mut_ptr());
     let out = &out;
     let pieces = &pieces;
@@ -143,6 +139,11 @@ pub fn attention(
                 Isa::Avx2 => {
                     // SAFETY: the machine has these instructions, which was checked above.
                     unsafe { piece.attend_avx2(queries, out) }
+                }
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx => {
+                    // SAFETY: as above.
+                    unsafe { piece.attend_avx512(queries, out) }
                 }
                 Isa::Portable => piece.attend(queries, out, |from, to| {
                     for (to, from) in to.iter_mut().zip(from) {
@@ -188,6 +189,12 @@ impl Piece<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn attend_avx2(&self, queries: &[f32], out: &Output) {
+        self.attend(queries, out, widen_avx2);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn attend_avx512(&self, queries: &[f32], out: &Output) {
         self.attend(queries, out, widen_avx2);
     }
 

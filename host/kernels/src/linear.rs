@@ -1,13 +1,17 @@
 //! Products of activations with packed weights.
 //!
-//! A weight matrix stays in its packed form; a kernel takes a row's block apart in registers,
-//! uses it for a few tokens, and goes on. Rows are shared out among the team, tokens are taken in
-//! groups whose activations stay in the first cache.
+//! A weight matrix stays in its packed form; a kernel takes a row's block apart in registers, or
+//! a few rows in a buffer that stays in the first cache, uses it for some tokens, and goes on. Rows
+//! are shared out among the team, tokens are taken in groups whose activations stay in a cache.
 //!
 //! What this module must never do: sum in an order that depends on the batch.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
 mod portable;
 
 use skep_weights::grouped::GroupRow;
@@ -21,12 +25,19 @@ use crate::{ShapeError, expect_len};
 /// Tokens that a block of weights is taken apart for at a time.
 const TILE: usize = 4;
 
+/// Rows that some kernels take side by side.
+const PANEL: usize = 16;
+
 /// Bytes of activations that stay in the first cache beside a few rows of weights.
 const CACHED: usize = 16 << 10;
 
 /// Bytes of weights that a member of the team takes at a time: enough to be worth the taking,
 /// few enough that they stay in the second cache while tokens pass by.
 const TAKEN: usize = 64 << 10;
+
+/// The fewest tokens that tiles are used for, where there are tiles.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const FEWEST_FOR_TILES: usize = amx::FEWEST;
 
 /// A matrix of packed weights: `rows` output features of `columns` input features.
 #[derive(Debug, Clone, Copy)]
@@ -214,8 +225,9 @@ pub fn linear_many(
         let want = input.tokens.checked_mul(weights.rows());
         expect_len("linear", "the output", product.out.len(), want)?;
         let rows = (TAKEN / weights.row_bytes().max(1)).clamp(1, weights.rows().max(1));
-        // At least two pieces a member, so that nobody waits long for another.
+        // At least two pieces a member, so that nobody waits long for another; whole panels.
         let rows = rows.min(weights.rows().div_ceil(2 * team.threads()).max(1));
+        let rows = rows.next_multiple_of(PANEL);
         let mut start = 0;
         while start < weights.rows() {
             let end = weights.rows().min(start + rows);
@@ -224,11 +236,7 @@ pub fn linear_many(
         }
         outputs.push(Output(product.out.as_mut_ptr()));
     }
-    let isa = if isa.is_available() {
-        isa
-    } else {
-        Isa::Portable
-    };
+    let isa = isa.or_portable();
     let outputs = &outputs;
     let products = &*products;
     team.share(pieces.len(), 1, |range| {
@@ -249,6 +257,48 @@ unsafe impl Sync for Output {}
 
 /// Results of some rows for all tokens.
 fn rows_of(
+    isa: Isa,
+    weights: &Weights<'_>,
+    input: &Activations,
+    rows: std::ops::Range<usize>,
+    out: &Output,
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx if !input.tiles.is_empty() && amx::takes(weights) => {
+            // SAFETY: the process may use tiles, or the caller would have chosen other
+            // instructions; the caller has checked the rest, and the input has its tiles.
+            unsafe { amx::rows(weights, rows, input, out) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => {
+            for start in rows.clone().step_by(PANEL) {
+                let panel = start..rows.end.min(start + PANEL);
+                for token in (0..input.tokens).step_by(avx512::TOKENS) {
+                    let mut sums = [[0.0; PANEL]; avx512::TOKENS];
+                    let count = (input.tokens - token).min(avx512::TOKENS);
+                    let sums = &mut sums[..count];
+                    // SAFETY: the machine has these instructions, as above.
+                    unsafe { avx512::products(weights, panel.clone(), input, token, sums) };
+                    for (n, sums) in sums.iter().enumerate() {
+                        let at = (token + n) * weights.rows() + start;
+                        // SAFETY: `token + n < tokens` and the panel lies within the rows, and
+                        // the output has been checked to have an element for each of both.
+                        unsafe {
+                            out.0
+                                .add(at)
+                                .copy_from_nonoverlapping(sums.as_ptr(), panel.len());
+                        }
+                    }
+                }
+            }
+        }
+        _ => one_by_one(isa, weights, input, rows, out),
+    }
+}
+
+/// As [`rows_of`], for kernels that take one row at a time.
+fn one_by_one(
     isa: Isa,
     weights: &Weights<'_>,
     input: &Activations,
@@ -304,14 +354,6 @@ impl<'a> Row<'a> {
 /// The products of one row with some tokens from `token` on, as many as `sums` has.
 fn dot(isa: Isa, row: &Row<'_>, input: &Activations, token: usize, sums: &mut [f32]) {
     match isa {
-        Isa::Portable => {
-            for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = match row {
-                    Row::Packed(format, row) => portable::dot(*format, row, input, token + n),
-                    Row::Grouped(row, group) => portable::dot_groups(row, *group, input, token + n),
-                };
-            }
-        }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
             // SAFETY: the machine has these instructions, or the caller would have chosen others.
@@ -320,6 +362,14 @@ fn dot(isa: Isa, row: &Row<'_>, input: &Activations, token: usize, sums: &mut [f
                     Row::Packed(format, row) => avx2::dot(*format, row, input, token, sums),
                     Row::Grouped(row, group) => avx2::dot_groups(row, *group, input, token, sums),
                 }
+            }
+        }
+        _ => {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = match row {
+                    Row::Packed(format, row) => portable::dot(*format, row, input, token + n),
+                    Row::Grouped(row, group) => portable::dot_groups(row, *group, input, token + n),
+                };
             }
         }
     }

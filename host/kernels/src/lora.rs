@@ -133,11 +133,7 @@ pub fn add_low_rank(
     targets: &mut [Target<'_, '_>],
     between: &mut Vec<f32>,
 ) -> Result<(), ShapeError> {
-    let isa = if isa.is_available() {
-        isa
-    } else {
-        Isa::Portable
-    };
+    let isa = isa.or_portable();
     let plan = Plan::new(memory, segments, input, targets)?;
     if plan.changes.is_empty() {
         return Ok(());
@@ -295,13 +291,13 @@ impl<'a> Plan<'a> {
                 });
                 let sums = match (isa, pair) {
                     #[cfg(target_arch = "x86_64")]
-                    (Isa::Avx2, 1) => {
+                    (Isa::Avx2 | Isa::Avx512 | Isa::Amx, 1) => {
                         // SAFETY: the machine has these instructions, which the caller checked.
                         let sums = unsafe { avx2::products(rows, [inputs[0]]) };
                         sums.map(|[sum]| [sum, 0.0])
                     }
                     #[cfg(target_arch = "x86_64")]
-                    (Isa::Avx2, _) => {
+                    (Isa::Avx2 | Isa::Avx512 | Isa::Amx, _) => {
                         // SAFETY: as above.
                         unsafe { avx2::products(rows, inputs) }
                     }
@@ -348,7 +344,7 @@ impl<'a> Plan<'a> {
                 };
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => {
+                    Isa::Avx2 | Isa::Avx512 | Isa::Amx => {
                         // SAFETY: the machine has these instructions, which the caller checked.
                         unsafe { avx2::add_rows(&rows[..count], factors, out) }
                     }

@@ -8,14 +8,19 @@ use crate::{ShapeError, expect_len};
 
 /// Calls a function under the instructions of the machine.
 macro_rules! dispatch {
-    ($isa:expr, $plain:ident, $wide:ident, ($($argument:expr),*)) => {
-        match $isa {
+    ($isa:expr, $plain:ident, $avx2:ident, $avx512:ident, ($($argument:expr),*)) => {
+        match $isa.or_portable() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 if $isa.is_available() => {
+            Isa::Avx2 => {
                 // SAFETY: the machine has these instructions.
-                unsafe { $wide($($argument),*) }
+                unsafe { $avx2($($argument),*) }
             }
-            _ => $plain($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => {
+                // SAFETY: as above.
+                unsafe { $avx512($($argument),*) }
+            }
+            Isa::Portable => $plain($($argument),*),
         }
     };
 }
@@ -113,7 +118,13 @@ pub fn rms_norm(
     expect_len("rms_norm", "the input", rows.len(), Some(whole))?;
     if width > 0 {
         out.copy_from_slice(rows);
-        dispatch!(isa, norm_plain, norm_avx2, (out, weight, epsilon));
+        dispatch!(
+            isa,
+            norm_plain,
+            norm_avx2,
+            norm_avx512,
+            (out, weight, epsilon)
+        );
     }
     Ok(())
 }
@@ -132,7 +143,13 @@ pub fn rms_norm_in_place(
     let whole = rows.len().checked_div(width).unwrap_or(0) * width;
     expect_len("rms_norm", "the input", rows.len(), Some(whole))?;
     if width > 0 {
-        dispatch!(isa, norm_plain, norm_avx2, (rows, weight, epsilon));
+        dispatch!(
+            isa,
+            norm_plain,
+            norm_avx2,
+            norm_avx512,
+            (rows, weight, epsilon)
+        );
     }
     Ok(())
 }
@@ -140,6 +157,12 @@ pub fn rms_norm_in_place(
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn norm_avx2(rows: &mut [f32], weight: &[f32], epsilon: f32) {
+    norm_plain(rows, weight, epsilon);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn norm_avx512(rows: &mut [f32], weight: &[f32], epsilon: f32) {
     norm_plain(rows, weight, epsilon);
 }
 
@@ -179,13 +202,25 @@ pub enum Gate {
 /// When the lengths differ.
 pub fn gated(isa: Isa, function: Gate, gate: &mut [f32], up: &[f32]) -> Result<(), ShapeError> {
     expect_len("gated", "the second input", up.len(), Some(gate.len()))?;
-    dispatch!(isa, gated_plain, gated_avx2, (function, gate, up));
+    dispatch!(
+        isa,
+        gated_plain,
+        gated_avx2,
+        gated_avx512,
+        (function, gate, up)
+    );
     Ok(())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gated_avx2(function: Gate, gate: &mut [f32], up: &[f32]) {
+    gated_plain(function, gate, up);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn gated_avx512(function: Gate, gate: &mut [f32], up: &[f32]) {
     gated_plain(function, gate, up);
 }
 

@@ -121,6 +121,22 @@ impl Team {
             }
         });
     }
+
+    /// Shares out these: `work` is called with each once.
+    pub fn share_mut<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync) {
+        struct All<T>(*mut T);
+        // SAFETY: each element is used by one thread at a time: see below.
+        unsafe impl<T: Send> Sync for All<T> {}
+        let all = All(items.as_mut_ptr());
+        let all = &all;
+        self.share(items.len(), 1, |range| {
+            for item in range {
+                // SAFETY: the element is one of the slice's, which is borrowed until every call
+                // has returned, and no other call has it.
+                work(unsafe { &mut *all.0.add(item) });
+            }
+        });
+    }
 }
 
 impl Drop for Team {
@@ -247,6 +263,16 @@ mod tests {
                 }
             });
             assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn every_element_is_changed_once() {
+        let team = Team::new(3).unwrap();
+        for count in [0, 1, 5, 1000] {
+            let mut items: Vec<usize> = (0..count).collect();
+            team.share_mut(&mut items, |item| *item *= 2);
+            assert!(items.iter().enumerate().all(|(n, item)| *item == 2 * n));
         }
     }
 

@@ -1,0 +1,155 @@
+//! Activations in the order in which tiles take them.
+//!
+//! A tile of activations has a column for each of sixteen tokens, four elements of each in a row:
+//! so sixteen tokens lie together, and their groups of four elements take turns. Tokens that are
+//! not there are zeros.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::{Precision, SUM};
+use crate::linear::avx512::transposed;
+
+/// Tokens of a tile.
+const TOKENS: usize = 16;
+
+/// A row of a tile.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub struct Line(pub [u8; 64]);
+
+/// For a block of 256 elements: the sums of 32 activations of each token, two 16-bit integers to
+/// a word.
+pub type Sums = [[u32; TOKENS]; 4];
+
+/// Rows of activations, by groups of sixteen.
+#[derive(Debug, Default)]
+pub struct Tiles {
+    columns: usize,
+    block: usize,
+    /// `[groups, columns / 4]`.
+    lines: Vec<Line>,
+    /// `[groups, columns / block]`.
+    scales: Vec<[f32; TOKENS]>,
+    /// `[groups, columns / 256]`, in [`Precision::Int8By256`].
+    sums: Vec<Sums>,
+}
+
+/// Sixteen tokens of [`Tiles`].
+pub struct Group<'a> {
+    lines: &'a mut [Line],
+    scales: &'a mut [[f32; TOKENS]],
+    sums: &'a mut [Sums],
+}
+
+impl Tiles {
+    /// Makes room for so many rows.
+    pub fn resize(&mut self, tokens: usize, columns: usize, precision: Precision) {
+        let groups = tokens.div_ceil(TOKENS);
+        let block = precision.block_len();
+        (self.columns, self.block) = (columns, block);
+        self.lines.resize(groups * (columns / 4), Line([0; 64]));
+        self.scales
+            .resize(groups * (columns / block), [0.0; TOKENS]);
+        let blocks = if block == 256 { self.scales.len() } else { 0 };
+        self.sums.resize(blocks, [[0; TOKENS]; 4]);
+    }
+
+    /// Whether there is anything here.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Sixteen tokens after sixteen tokens.
+    pub fn groups(&mut self) -> impl Iterator<Item = Group<'_>> {
+        let (lines, blocks) = (self.columns / 4, self.columns / self.block.max(1));
+        let mut sums = &mut self.sums[..];
+        self.lines
+            .chunks_exact_mut(lines.max(1))
+            .zip(self.scales.chunks_exact_mut(blocks.max(1)))
+            .map(move |(lines, scales)| {
+                let count = sums.len().min(blocks);
+                Group {
+                    lines,
+                    scales,
+                    sums: sums.split_off_mut(..count).unwrap_or_default(),
+                }
+            })
+    }
+
+    /// Some columns of a group, which are whole blocks: their lines, and for each block its
+    /// scales and, of 256, its sums.
+    pub fn group(
+        &self,
+        group: usize,
+        columns: &Range<usize>,
+    ) -> (&[Line], &[[f32; TOKENS]], &[Sums]) {
+        let part = |each: usize| {
+            let all = self.columns / each;
+            group * all + columns.start / each..group * all + columns.end / each
+        };
+        let blocks = part(self.block.max(1));
+        let sums = match self.block {
+            256 => &self.sums[blocks.clone()],
+            _ => &[],
+        };
+        (&self.lines[part(4)], &self.scales[blocks], sums)
+    }
+}
+
+impl Group<'_> {
+    /// Takes rows of `columns`, at most sixteen.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    pub fn take(
+        &mut self,
+        columns: usize,
+        block: usize,
+        quants: &[i8],
+        scales: &[f32],
+        sums: &[i16],
+    ) {
+        let tokens = quants.len().checked_div(columns).unwrap_or(0);
+        for (n, lines) in self.lines.chunks_mut(16).enumerate() {
+            let count = columns.saturating_sub(64 * n).min(64);
+            let mask = u64::MAX >> (64 - count);
+            let rows = std::array::from_fn(|token| {
+                if token >= tokens {
+                    return _mm512_setzero_ps();
+                }
+                let row = &quants[token * columns + 64 * n..][..count];
+                // SAFETY: the mask has as many elements as the slice.
+                let row = unsafe { _mm512_maskz_loadu_epi8(mask, row.as_ptr()) };
+                _mm512_castsi512_ps(row)
+            });
+            for (line, column) in lines.iter_mut().zip(transposed(rows)) {
+                // SAFETY: a line has 64 bytes.
+                unsafe { _mm512_storeu_ps(line.0.as_mut_ptr().cast(), column) };
+            }
+        }
+        let blocks = columns / block;
+        for (n, to) in self.scales.iter_mut().enumerate() {
+            *to = std::array::from_fn(|token| {
+                if token < tokens {
+                    scales[token * blocks + n]
+                } else {
+                    0.0
+                }
+            });
+        }
+        if block < 256 {
+            return;
+        }
+        for (n, to) in self.sums.iter_mut().enumerate() {
+            for (pair, to) in to.iter_mut().enumerate() {
+                *to = std::array::from_fn(|token| {
+                    if token >= tokens {
+                        return 0;
+                    }
+                    let at = token * (columns / SUM) + 16 * n + 4 * pair;
+                    let sum = |at: usize| u32::from((sums[at] + sums[at + 1]) as u16);
+                    sum(at) | sum(at + 2) << 16
+                });
+            }
+        }
+    }
+}
