@@ -1,5 +1,6 @@
-//! How fast packed weights are multiplied: `linear_rates [threads]` prints, for each format, the
-//! bytes of weights read in a second by one token, and the multiplications in a second by 64.
+//! How fast packed weights are multiplied: `linear_rates [threads] [tokens]` prints, for each
+//! format, the bytes of weights read in a second by one token, and the multiplications in a second
+//! by that and by so many tokens, 64 if nothing is said.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Instant;
@@ -9,6 +10,7 @@ use skep_weights::PackedFormat;
 
 fn main() {
     let threads = std::env::args().nth(1).map_or(2, |n| n.parse().unwrap());
+    let many = std::env::args().nth(2).map_or(64, |n| n.parse().unwrap());
     let team = Team::new(threads).unwrap();
     let (rows, columns) = (4096, 4096);
     println!(
@@ -36,10 +38,10 @@ fn main() {
         };
         let products = (rows * columns) as f64;
         println!(
-            "{format:<6} {:6.1} GB/s ({:5.1} G/s) at one token, {:6.1} G/s at 64",
+            "{format:<6} {:6.1} GB/s ({:5.1} G/s) at one token, {:6.1} G/s at {many}",
             length as f64 / seconds(1) / 1e9,
             products / seconds(1) / 1e9,
-            64.0 * products / seconds(64) / 1e9,
+            many as f64 * products / seconds(many) / 1e9,
         );
     }
 }

@@ -5,6 +5,8 @@
 //! are. One buffer is filled once and used by every product with the same input.
 
 #[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 
 use skep_weights::PackedFormat;
@@ -148,7 +150,7 @@ impl Activations {
                     // SAFETY: as above.
                     unsafe { part.quantize_avx512(block) }
                 }
-                Isa::Portable => part.quantize(block),
+                _ => part.quantize(block),
             }
             #[cfg(target_arch = "x86_64")]
             if let Some(tiles) = &mut part.tiles {
@@ -221,12 +223,6 @@ impl Part<'_> {
         self.quantize(block);
     }
 
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    fn quantize_avx512(&mut self, block: usize) {
-        self.quantize(block);
-    }
-
     /// Symmetric rounding to nearest: the largest magnitude of a block becomes 127.
     #[inline(always)]
     fn quantize(&mut self, block: usize) {
@@ -287,9 +283,13 @@ mod tests {
             let precision = if by_256 { Precision::Int8By256 } else { Precision::Int8By32 };
             let block = precision.block_len();
             let team = Team::new(2).unwrap();
+            let mut plain = Activations::default();
+            plain.fill(Isa::Portable, &team, precision, &values, 256).unwrap();
             for isa in Isa::available() {
                 let mut taken = Activations::default();
                 taken.fill(isa, &team, precision, &values, 256).unwrap();
+                prop_assert_eq!(&taken.quants, &plain.quants);
+                prop_assert_eq!(&taken.scales, &plain.scales);
                 prop_assert_eq!((taken.tokens(), taken.columns()), (2, 256));
                 for (n, value) in values.iter().enumerate() {
                     let step = taken.scales[n / block];

@@ -21,6 +21,9 @@ pub enum Isa {
     /// result has the same bits as with [`Isa::Avx512`].
     #[cfg(target_arch = "x86_64")]
     Amx,
+    /// AArch64 with NEON and its products of bytes (the dot product extension).
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -55,10 +58,16 @@ impl Isa {
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon")
+            && std::arch::is_aarch64_feature_detected!("dotprod")
+        {
+            all.push(Isa::Neon);
+        }
         all
     }
 
-    /// A short name: `portable`, `avx2`, `avx512`, `amx`.
+    /// A short name: `portable`, `avx2`, `avx512`, `amx`, `neon`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -68,6 +77,8 @@ impl Isa {
             Isa::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => "amx",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
         }
     }
 

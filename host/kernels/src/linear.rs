@@ -12,6 +12,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use skep_weights::grouped::GroupRow;
@@ -25,15 +27,11 @@ use crate::{ShapeError, expect_len};
 /// Tokens that a block of weights is taken apart for at a time.
 const TILE: usize = 4;
 
-/// Rows that some kernels take side by side.
+/// Rows that a member of the team takes at a time: some kernels have them side by side.
 const PANEL: usize = 16;
 
 /// Bytes of activations that stay in the first cache beside a few rows of weights.
 const CACHED: usize = 16 << 10;
-
-/// Bytes of weights that a member of the team takes at a time: enough to be worth the taking,
-/// few enough that they stay in the second cache while tokens pass by.
-const TAKEN: usize = 64 << 10;
 
 /// The fewest tokens that tiles are used for, where there are tiles.
 #[cfg(target_arch = "x86_64")]
@@ -158,13 +156,14 @@ impl Weights<'_> {
         }
     }
 
-    fn row_bytes(&self) -> usize {
+    /// Where a row lies in memory, for whoever wants to have it at hand.
+    fn address(&self, row: usize) -> *const u8 {
         match self {
-            Weights::Packed(weights) => weights.row_bytes(),
-            // Half a byte an element; a scale and a zero-point a group.
-            Weights::Grouped(weights) => {
-                weights.columns() / 2 + 3 * weights.columns() / weights.group().max(1)
-            }
+            Weights::Packed(weights) => weights.row(row).as_ptr(),
+            Weights::Grouped(weights) => match weights.row(row) {
+                Some(row) => row.quants.as_ptr(),
+                None => std::ptr::null(),
+            },
         }
     }
 }
@@ -224,26 +223,20 @@ pub fn linear_many(
         }
         let want = input.tokens.checked_mul(weights.rows());
         expect_len("linear", "the output", product.out.len(), want)?;
-        let rows = (TAKEN / weights.row_bytes().max(1)).clamp(1, weights.rows().max(1));
-        // At least two pieces a member, so that nobody waits long for another; whole panels.
-        let rows = rows.min(weights.rows().div_ceil(2 * team.threads()).max(1));
-        let rows = rows.next_multiple_of(PANEL);
-        let mut start = 0;
-        while start < weights.rows() {
-            let end = weights.rows().min(start + rows);
-            pieces.push((number, start..end));
-            start = end;
+        for start in (0..weights.rows()).step_by(PANEL) {
+            pieces.push((number, start..weights.rows().min(start + PANEL)));
         }
         outputs.push(Output(product.out.as_mut_ptr()));
     }
     let isa = isa.or_portable();
     let outputs = &outputs;
     let products = &*products;
-    team.share(pieces.len(), 1, |range| {
-        for (number, rows) in &pieces[range] {
-            let weights = &products[*number].weights;
-            rows_of(isa, weights, input, rows.clone(), &outputs[*number]);
-        }
+    team.share_runs(pieces.len(), |piece, next| {
+        let (number, rows) = &pieces[piece];
+        let (next, first) = &pieces[next.unwrap_or(piece)];
+        let ahead = products[*next].weights.address(first.start);
+        let weights = &products[*number].weights;
+        rows_of(isa, weights, input, rows.clone(), ahead, &outputs[*number]);
     });
     Ok(())
 }
@@ -255,12 +248,14 @@ struct Output(*mut f32);
 // finished.
 unsafe impl Sync for Output {}
 
-/// Results of some rows for all tokens.
+/// Results of some rows, [`PANEL`] at most, for all tokens. Kernels that can ask for memory ahead
+/// of need do so from `ahead` on.
 fn rows_of(
     isa: Isa,
     weights: &Weights<'_>,
     input: &Activations,
     rows: std::ops::Range<usize>,
+    ahead: *const u8,
     out: &Output,
 ) {
     match isa {
@@ -268,27 +263,23 @@ fn rows_of(
         Isa::Amx if !input.tiles.is_empty() && amx::takes(weights) => {
             // SAFETY: the process may use tiles, or the caller would have chosen other
             // instructions; the caller has checked the rest, and the input has its tiles.
-            unsafe { amx::rows(weights, rows, input, out) }
+            unsafe { amx::rows(weights, rows, ahead, input, out) }
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Amx => {
-            for start in rows.clone().step_by(PANEL) {
-                let panel = start..rows.end.min(start + PANEL);
-                for token in (0..input.tokens).step_by(avx512::TOKENS) {
-                    let mut sums = [[0.0; PANEL]; avx512::TOKENS];
-                    let count = (input.tokens - token).min(avx512::TOKENS);
-                    let sums = &mut sums[..count];
-                    // SAFETY: the machine has these instructions, as above.
-                    unsafe { avx512::products(weights, panel.clone(), input, token, sums) };
-                    for (n, sums) in sums.iter().enumerate() {
-                        let at = (token + n) * weights.rows() + start;
-                        // SAFETY: `token + n < tokens` and the panel lies within the rows, and
-                        // the output has been checked to have an element for each of both.
-                        unsafe {
-                            out.0
-                                .add(at)
-                                .copy_from_nonoverlapping(sums.as_ptr(), panel.len());
-                        }
+            for token in (0..input.tokens).step_by(avx512::TOKENS) {
+                let mut sums = [[0.0; PANEL]; avx512::TOKENS];
+                let count = (input.tokens - token).min(avx512::TOKENS);
+                let sums = &mut sums[..count];
+                // SAFETY: the machine has these instructions, as above.
+                unsafe { avx512::products(weights, rows.clone(), ahead, input, token, sums) };
+                for (n, sums) in sums.iter().enumerate() {
+                    let at = (token + n) * weights.rows() + rows.start;
+                    // SAFETY: `token + n < tokens` and these are at most `PANEL` rows of the
+                    // weights; the output has been checked to have an element for each of both.
+                    unsafe {
+                        let to = out.0.add(at);
+                        to.copy_from_nonoverlapping(sums.as_ptr(), rows.len());
                     }
                 }
             }
@@ -363,6 +354,11 @@ fn dot(isa: Isa, row: &Row<'_>, input: &Activations, token: usize, sums: &mut [f
                     Row::Grouped(row, group) => avx2::dot_groups(row, *group, input, token, sums),
                 }
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon if let Row::Packed(format, row) = row => {
+            // SAFETY: as above.
+            unsafe { neon::dot(*format, row, input, token, sums) }
         }
         _ => {
             for (n, sum) in sums.iter_mut().enumerate() {

@@ -8,7 +8,7 @@
 //! work on is borrowed from the caller.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -122,6 +122,34 @@ impl Team {
         });
     }
 
+    /// Shares out `0..items` so that each member goes through a run of its own from front to back;
+    /// who is done takes from the back of another's. `work` is called with each item once, and
+    /// with the item that this member has next, if it is known.
+    pub fn share_runs(&self, items: usize, work: impl Fn(usize, Option<usize>) + Sync) {
+        let threads = self.threads();
+        if items <= 1 || threads == 1 {
+            for item in 0..items {
+                work(item, Some(item + 1).filter(|next| *next < items));
+            }
+            return;
+        }
+        let bounds = |member: usize| items * member / threads;
+        let runs: Vec<Run> = (0..threads)
+            .map(|member| Run::new(bounds(member), bounds(member + 1)))
+            .collect();
+        self.run(|member| {
+            while let Some((item, end)) = runs[member].first() {
+                work(item, Some(item + 1).filter(|next| *next < end));
+            }
+            for other in 1..threads {
+                let run = &runs[(member + other) % threads];
+                while let Some(item) = run.last() {
+                    work(item, None);
+                }
+            }
+        });
+    }
+
     /// Shares out these: `work` is called with each once.
     pub fn share_mut<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync) {
         struct All<T>(*mut T);
@@ -136,6 +164,39 @@ impl Team {
                 work(unsafe { &mut *all.0.add(item) });
             }
         });
+    }
+}
+
+/// Items that are left of a member's run: the first in the upper half of the word, the end in the
+/// lower. Alone in its line of the cache, because its member changes it all the time.
+#[repr(align(64))]
+struct Run(AtomicU64);
+
+impl Run {
+    /// Of fewer than `u32::MAX` items.
+    fn new(start: usize, end: usize) -> Self {
+        Self(AtomicU64::new((start as u64) << 32 | end as u64))
+    }
+
+    /// Takes the first item that is left, and says where the run ends.
+    fn first(&self) -> Option<(usize, usize)> {
+        let word = self
+            .0
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                (word >> 32 < word & 0xffff_ffff).then(|| word + (1 << 32))
+            });
+        let word = word.ok()?;
+        Some(((word >> 32) as usize, (word & 0xffff_ffff) as usize))
+    }
+
+    /// Takes the last item that is left.
+    fn last(&self) -> Option<usize> {
+        let word = self
+            .0
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                (word >> 32 < word & 0xffff_ffff).then(|| word - 1)
+            });
+        Some((word.ok()? & 0xffff_ffff) as usize - 1)
     }
 }
 
@@ -263,6 +324,30 @@ mod tests {
                 }
             });
             assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn runs_are_gone_through_once_and_others_help() {
+        for threads in 1..4 {
+            let team = Team::new(threads).unwrap();
+            for items in [0, 1, 2, 7, 100, 1000] {
+                let seen: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                let waits = AtomicBool::new(threads > 1 && items == 100);
+                team.share_runs(items, |item, next| {
+                    assert!(next.is_none_or(|next| next == item + 1 && next < items));
+                    // Who has the first item keeps it until all of its run has been taken by
+                    // others.
+                    while item == 0 && waits.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                    if item == 1 {
+                        waits.store(false, Ordering::Relaxed);
+                    }
+                    seen[item].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+            }
         }
     }
 

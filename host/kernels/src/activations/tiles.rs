@@ -112,15 +112,13 @@ impl Group<'_> {
         for (n, lines) in self.lines.chunks_mut(16).enumerate() {
             let count = columns.saturating_sub(64 * n).min(64);
             let mask = u64::MAX >> (64 - count);
-            let rows = std::array::from_fn(|token| {
-                if token >= tokens {
-                    return _mm512_setzero_ps();
-                }
+            let mut rows = [_mm512_setzero_ps(); TOKENS];
+            for (token, to) in rows[..tokens].iter_mut().enumerate() {
                 let row = &quants[token * columns + 64 * n..][..count];
                 // SAFETY: the mask has as many elements as the slice.
                 let row = unsafe { _mm512_maskz_loadu_epi8(mask, row.as_ptr()) };
-                _mm512_castsi512_ps(row)
-            });
+                *to = _mm512_castsi512_ps(row);
+            }
             for (line, column) in lines.iter_mut().zip(transposed(rows)) {
                 // SAFETY: a line has 64 bytes.
                 unsafe { _mm512_storeu_ps(line.0.as_mut_ptr().cast(), column) };

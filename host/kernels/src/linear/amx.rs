@@ -12,9 +12,6 @@
 //! What this module must never do: leave the tiles configured when it returns, because the kernel
 //! would save them at every switch of threads.
 
-mod blocks_of_256;
-mod blocks_of_32;
-
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -22,7 +19,7 @@ use std::ops::Range;
 
 use skep_weights::PackedFormat;
 
-use super::avx512::{ROWS, transposed};
+use super::avx512::{Panel, ROWS, transposed};
 use super::{Output, Weights};
 use crate::activations::{Activations, Line};
 
@@ -38,6 +35,23 @@ const COLUMNS: usize = 1024;
 
 /// Groups of tokens that pass by before weights are taken apart anew.
 const GROUPS: usize = 32;
+
+/// Does the same for each of sixteen rows. A loop would do, if the compiler took it apart: sums
+/// of rows are only kept in registers when their numbers are known.
+macro_rules! each_row {
+    ($row:ident, $work:block) => {
+        each_row!(@ $row, $work, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $row:ident, $work:block, $($number:literal)*) => {
+        $({
+            const $row: usize = $number;
+            $work
+        })*
+    };
+}
+
+mod blocks_of_256;
+mod blocks_of_32;
 
 /// Sixteen sums of each of sixteen rows: what a tile holds.
 type Square<T> = [[T; TOKENS]; ROWS];
@@ -140,14 +154,21 @@ pub fn takes(weights: &Weights<'_>) -> bool {
     }
 }
 
-/// Results of some rows for all tokens.
+/// Results of some rows for all tokens. Memory from `ahead` on is asked for as in
+/// [`super::avx512::products`].
 ///
 /// # Safety
 /// The process may use tiles. The rows are the weights', the input has as many columns and is laid
 /// out for tiles, and the output has rows of as many elements as the weights have rows, one for
 /// each token.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub unsafe fn rows(weights: &Weights<'_>, rows: Range<usize>, input: &Activations, out: &Output) {
+pub unsafe fn rows(
+    weights: &Weights<'_>,
+    rows: Range<usize>,
+    ahead: *const u8,
+    input: &Activations,
+    out: &Output,
+) {
     let shape = match weights {
         Weights::Packed(matrix) if matrix.format().block_len() == 256 => Shape::Whole,
         _ => Shape::Half,
@@ -161,7 +182,18 @@ pub unsafe fn rows(weights: &Weights<'_>, rows: Range<usize>, input: &Activation
             for first in (0..groups).step_by(GROUPS) {
                 let groups = first..groups.min(first + GROUPS);
                 // SAFETY: the caller's promise, and the tiles have this shape.
-                unsafe { panel(scratch, shape, weights, rows.clone(), input, groups, out) };
+                unsafe {
+                    panel(
+                        scratch,
+                        shape,
+                        weights,
+                        rows.clone(),
+                        ahead,
+                        input,
+                        groups,
+                        out,
+                    )
+                };
             }
         }
         drop(tiles);
@@ -178,6 +210,7 @@ unsafe fn panel(
     shape: Shape,
     weights: &Weights<'_>,
     rows: Range<usize>,
+    ahead: *const u8,
     input: &Activations,
     groups: Range<usize>,
     out: &Output,
@@ -188,8 +221,18 @@ unsafe fn panel(
         let some = first..columns.min(first + COLUMNS);
         let kind = match weights {
             Weights::Packed(matrix) => match shape {
-                Shape::Half => blocks_of_32::unpack(scratch, matrix, rows.clone(), some.clone()),
-                Shape::Whole => blocks_of_256::unpack(scratch, matrix, rows.clone(), some.clone()),
+                Shape::Half => blocks_of_32::unpack(
+                    scratch,
+                    &Panel::new(matrix, rows.clone(), ahead),
+                    matrix.format(),
+                    some.clone(),
+                ),
+                Shape::Whole => blocks_of_256::unpack(
+                    scratch,
+                    &Panel::new(matrix, rows.clone(), ahead),
+                    matrix.format(),
+                    some.clone(),
+                ),
             },
             Weights::Grouped(matrix) => {
                 blocks_of_32::unpack_groups(scratch, matrix, rows.clone(), some.clone());
@@ -245,8 +288,12 @@ enum Kind {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn loaded(square: &Square<f32>) -> [__m512; ROWS] {
-    // SAFETY: every row has sixteen floats.
-    std::array::from_fn(|row| unsafe { _mm512_loadu_ps(square[row].as_ptr()) })
+    let mut sums = [_mm512_setzero_ps(); ROWS];
+    for (sums, row) in sums.iter_mut().zip(square) {
+        // SAFETY: every row has sixteen floats.
+        *sums = unsafe { _mm512_loadu_ps(row.as_ptr()) };
+    }
+    sums
 }
 
 #[inline]

@@ -6,6 +6,9 @@
 //! sixteen rows. A row's result is therefore a chain of blocks, in f32, one after the other,
 //! which the tiles of AMX can make too: see [`super::amx`].
 //!
+//! Closures that use wide registers are avoided where speed matters: the compiler does not inline
+//! them into the functions that call them, which have no such registers.
+//!
 //! Weights keep an unsigned form for the product of bytes. What their offset adds is taken away
 //! through the sums of the activations.
 
@@ -28,22 +31,24 @@ pub const ROWS: usize = 16;
 pub const TOKENS: usize = 4;
 
 /// The products of at most [`ROWS`] rows with the tokens from `token` on, as many as `sums` has,
-/// at most [`TOKENS`]. A row and a token give the same bits beside whatever others.
+/// at most [`TOKENS`]. Meanwhile as many bytes of memory are asked for from `ahead` on, which may
+/// be any address, as the rows have: what is to be multiplied next. A row and a token give the same bits beside whatever others.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn products(
     weights: &Weights<'_>,
     rows: Range<usize>,
+    ahead: *const u8,
     input: &Activations,
     token: usize,
     sums: &mut [[f32; ROWS]],
 ) {
     match sums {
-        [a, b, c, d] => [*a, *b, *c, *d] = some::<4>(weights, rows, input, token),
-        [a, b, c] => [*a, *b, *c] = some::<3>(weights, rows, input, token),
-        [a, b] => [*a, *b] = some::<2>(weights, rows, input, token),
+        [a, b, c, d] => [*a, *b, *c, *d] = some::<4>(weights, rows, ahead, input, token),
+        [a, b, c] => [*a, *b, *c] = some::<3>(weights, rows, ahead, input, token),
+        [a, b] => [*a, *b] = some::<2>(weights, rows, ahead, input, token),
         _ => {
             for (n, sums) in sums.iter_mut().enumerate() {
-                [*sums] = some::<1>(weights, rows.clone(), input, token + n);
+                [*sums] = some::<1>(weights, rows.clone(), ahead, input, token + n);
             }
         }
     }
@@ -54,6 +59,7 @@ pub fn products(
 fn some<const T: usize>(
     weights: &Weights<'_>,
     rows: Range<usize>,
+    ahead: *const u8,
     input: &Activations,
     token: usize,
 ) -> [[f32; ROWS]; T] {
@@ -61,7 +67,7 @@ fn some<const T: usize>(
         Weights::Packed(matrix) => matrix,
         Weights::Grouped(matrix) => return thirty_twos::grouped::<T>(matrix, rows, input, token),
     };
-    let panel = Panel::new(matrix, rows.clone());
+    let panel = Panel::new(matrix, rows.clone(), ahead);
     match matrix.format() {
         PackedFormat::Q8_0 => thirty_twos::packed::<T, 34>(&panel, input, token),
         PackedFormat::Q4_0 => thirty_twos::packed::<T, 18>(&panel, input, token),
@@ -89,21 +95,19 @@ pub struct Panel<'a> {
     /// Where each row begins.
     rows: [usize; ROWS],
     row_bytes: usize,
+    /// What is to be multiplied next.
+    ahead: *const u8,
 }
 
 impl<'a> Panel<'a> {
     /// These rows, one at least, of a matrix.
-    pub fn new(matrix: &PackedMatrix<'a>, rows: Range<usize>) -> Self {
-        Self::of(matrix.bytes, matrix.row_bytes(), rows)
-    }
-
-    /// These of the rows of `row_bytes` that `bytes` has, one at least.
-    pub fn of(bytes: &'a [u8], row_bytes: usize, rows: Range<usize>) -> Self {
-        let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+    pub fn new(matrix: &PackedMatrix<'a>, rows: Range<usize>, ahead: *const u8) -> Self {
+        let row_bytes = matrix.row_bytes();
         Self {
-            bytes,
+            bytes: &matrix.bytes[rows.start * row_bytes..rows.end * row_bytes],
             rows: std::array::from_fn(|n| n.min(rows.len() - 1) * row_bytes),
             row_bytes,
+            ahead,
         }
     }
 
@@ -122,14 +126,13 @@ impl<'a> Panel<'a> {
         unsafe { self.bytes.as_ptr().add(self.rows[row] + offset) }
     }
 
-    /// Asks for a part of the next sixteen rows: who goes through this panel block by block, and
-    /// asks with the same block of each row, has asked for all of it at the end. So memory is
-    /// read from beginning to end, whatever the order in which blocks are multiplied.
+    /// Asks for a part of what is next: who goes through this panel block by block, and asks with
+    /// the same block of each row, has asked for as many bytes as the panel has. So memory is read
+    /// from beginning to end, whatever the order in which blocks are multiplied.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     pub fn ask_ahead(&self, block: usize, row: usize, bytes: usize) {
-        let ahead = ROWS * self.row_bytes + (ROWS * block + row) * bytes;
-        let at = self.bytes.as_ptr().wrapping_add(ahead);
+        let at = self.ahead.wrapping_add((ROWS * block + row) * bytes);
         for line in 0..bytes.div_ceil(64) {
             // It reads nothing: any address will do.
             _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * line).cast());
@@ -173,13 +176,15 @@ pub fn floats_of(lanes: __m512i) -> __m512 {
     _mm512_cvtph_ps(_mm512_cvtepi32_epi16(lanes))
 }
 
-/// Results of sixteen rows.
+/// Results of sixteen rows, for each token.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn stored(sums: __m512) -> [f32; ROWS] {
-    let mut out = [0.0; ROWS];
-    // SAFETY: the array has sixteen floats.
-    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) };
+fn stored<const T: usize>(sums: [__m512; T]) -> [[f32; ROWS]; T] {
+    let mut out = [[0.0; ROWS]; T];
+    for (out, sums) in out.iter_mut().zip(sums) {
+        // SAFETY: the array has sixteen floats.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) };
+    }
     out
 }
 
@@ -202,8 +207,12 @@ pub fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
             _mm512_unpackhi_ps(w, x),
             _mm512_unpacklo_ps(y, z),
             _mm512_unpackhi_ps(y, z),
-        ]
-        .map(|pair| _mm512_castps_pd(pair));
+        ];
+        let mut doubles = [_mm512_setzero_pd(); 4];
+        for (double, pair) in doubles.iter_mut().zip(pairs) {
+            *double = _mm512_castps_pd(pair);
+        }
+        let pairs = doubles;
         a[4 * q] = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs[0], pairs[2]));
         a[4 * q + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pairs[0], pairs[2]));
         a[4 * q + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs[1], pairs[3]));
@@ -223,4 +232,20 @@ pub fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
         out[12 + n] = _mm512_shuffle_f32x4::<0b11_01_11_01>(odd_low, odd_high);
     }
     out
+}
+
+/// The sum of sixteen floats, always in this order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn across(sum: __m512) -> f32 {
+    let eight = _mm256_add_ps(
+        _mm512_castps512_ps256(sum),
+        _mm512_extractf32x8_ps::<1>(sum),
+    );
+    let four = _mm_add_ps(
+        _mm256_castps256_ps128(eight),
+        _mm256_extractf128_ps::<1>(eight),
+    );
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }

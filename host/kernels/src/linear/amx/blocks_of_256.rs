@@ -12,7 +12,6 @@ use skep_weights::PackedFormat;
 
 use super::{COLUMNS, Kind, ROWS, Scratch, Square};
 use crate::activations::{Activations, Line};
-use crate::linear::PackedMatrix;
 use crate::linear::avx512::k_quants::{four, four_or_five_bits, scales_and_minima, six_bits};
 use crate::linear::avx512::{Panel, floats_of};
 
@@ -24,17 +23,16 @@ const PLANE: usize = ROWS * COLUMNS / 64;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn unpack(
     scratch: &mut Scratch,
-    matrix: &PackedMatrix<'_>,
-    rows: Range<usize>,
+    panel: &Panel<'_>,
+    format: PackedFormat,
     columns: Range<usize>,
 ) -> Kind {
-    let panel = Panel::new(matrix, rows);
     let blocks = columns.start / 256..columns.end / 256;
-    match matrix.format() {
-        PackedFormat::Q4_K => with_minima::<144>(scratch, &panel, blocks),
-        PackedFormat::Q5_K => with_minima::<176>(scratch, &panel, blocks),
+    match format {
+        PackedFormat::Q4_K => with_minima::<144>(scratch, panel, blocks),
+        PackedFormat::Q5_K => with_minima::<176>(scratch, panel, blocks),
         _ => {
-            q6_k(scratch, &panel, blocks);
+            q6_k(scratch, panel, blocks);
             return Kind::Q6;
         }
     }
@@ -72,8 +70,10 @@ fn with_minima<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blo
     for (n, block) in blocks.enumerate() {
         for k in 0..4 {
             // SAFETY: the block is the row's, and has more than 16 bytes.
-            let heads =
-                unsafe { four(std::array::from_fn(|i| panel.at(4 * i + k, block * BYTES))) };
+            let heads = unsafe {
+                let at = |i: usize| panel.at(4 * i + k, block * BYTES);
+                four([at(0), at(1), at(2), at(3)])
+            };
             let small = scales_and_minima(heads);
             // The first two lanes' worth of 16-bit floats of each quarter.
             let mut lanes = [0_u32; ROWS];
@@ -280,12 +280,12 @@ pub unsafe fn multiply<const MINIMA: bool>(
                 *pair = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
             }
         }
-        for row in 0..ROWS {
+        each_row!(ROW, {
             // SAFETY: as above.
             let (low, high) = unsafe {
                 (
-                    _mm512_loadu_si512(low[row].as_ptr().cast()),
-                    _mm512_loadu_si512(high[row].as_ptr().cast()),
+                    _mm512_loadu_si512(low[ROW].as_ptr().cast()),
+                    _mm512_loadu_si512(high[ROW].as_ptr().cast()),
                 )
             };
             let high = if MINIMA {
@@ -295,16 +295,16 @@ pub unsafe fn multiply<const MINIMA: bool>(
             };
             if MINIMA {
                 let mut less = _mm512_setzero_si512();
-                for (pair, minima) in pairs.iter().zip(&scratch.minima[n][row]) {
+                for (pair, minima) in pairs.iter().zip(&scratch.minima[n][ROW]) {
                     less = _mm512_dpwssd_epi32(less, *pair, _mm512_set1_epi32(*minima as i32));
                 }
-                let minimum = _mm512_mul_ps(_mm512_set1_ps(scratch.minimum[n][row]), step);
-                sums[row] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(less), minimum, sums[row]);
+                let minimum = _mm512_mul_ps(_mm512_set1_ps(scratch.minimum[n][ROW]), step);
+                sums[ROW] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(less), minimum, sums[ROW]);
             }
             let value = _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
-            let scale = _mm512_mul_ps(_mm512_set1_ps(scratch.scales[n][row]), step);
-            sums[row] = _mm512_fmadd_ps(value, scale, sums[row]);
-        }
+            let scale = _mm512_mul_ps(_mm512_set1_ps(scratch.scales[n][ROW]), step);
+            sums[ROW] = _mm512_fmadd_ps(value, scale, sums[ROW]);
+        });
     }
     sums
 }

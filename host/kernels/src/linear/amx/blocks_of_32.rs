@@ -8,7 +8,6 @@ use skep_weights::{GroupInt4, PackedFormat};
 
 use super::{Kind, ROWS, Scratch, Square, TOKENS};
 use crate::activations::{Activations, Line};
-use crate::linear::PackedMatrix;
 use crate::linear::avx512::Panel;
 use crate::linear::avx512::thirty_twos::{offset, places, scales, two_blocks, two_nibbles};
 
@@ -37,14 +36,14 @@ fn put(scratch: &mut Scratch, block: usize, row: usize, both: __m512i, is_second
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn unpack(
     scratch: &mut Scratch,
-    matrix: &PackedMatrix<'_>,
-    rows: Range<usize>,
+    panel: &Panel<'_>,
+    format: PackedFormat,
     columns: Range<usize>,
 ) -> Kind {
-    match matrix.format() {
-        PackedFormat::Q8_0 => unpack_some::<34>(scratch, matrix, rows, columns),
-        PackedFormat::Q4_0 => unpack_some::<18>(scratch, matrix, rows, columns),
-        _ => unpack_some::<22>(scratch, matrix, rows, columns),
+    match format {
+        PackedFormat::Q8_0 => unpack_some::<34>(scratch, panel, columns),
+        PackedFormat::Q4_0 => unpack_some::<18>(scratch, panel, columns),
+        _ => unpack_some::<22>(scratch, panel, columns),
     }
     Kind::Half
 }
@@ -53,16 +52,14 @@ pub fn unpack(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn unpack_some<const BYTES: usize>(
     scratch: &mut Scratch,
-    matrix: &PackedMatrix<'_>,
-    rows: Range<usize>,
+    panel: &Panel<'_>,
     columns: Range<usize>,
 ) {
-    let panel = Panel::new(matrix, rows);
-    let places = places(&panel);
+    let places = places(panel);
     let blocks = columns.start / 32..columns.end / 32;
     let offset = _mm512_set1_epi8(offset(BYTES) as i8);
     for (n, block) in blocks.clone().enumerate() {
-        let scales = scales(&panel, places, block * BYTES);
+        let scales = scales(panel, places, block * BYTES);
         // SAFETY: sixteen floats may be written.
         unsafe { _mm512_storeu_ps(scratch.scales[n].as_mut_ptr(), scales) };
     }
@@ -176,12 +173,12 @@ pub unsafe fn multiply(
         // SAFETY: sixteen floats may be read.
         let step = unsafe { _mm512_loadu_ps(step.as_ptr()) };
         let (integers, scales) = (&scratch.integers[n % 4], &scratch.scales[n]);
-        for row in 0..ROWS {
+        each_row!(ROW, {
             // SAFETY: sixteen integers may be read.
-            let integers = unsafe { _mm512_loadu_si512(integers[row].as_ptr().cast()) };
-            let scale = _mm512_mul_ps(_mm512_set1_ps(scales[row]), step);
-            sums[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), scale, sums[row]);
-        }
+            let integers = unsafe { _mm512_loadu_si512(integers[ROW].as_ptr().cast()) };
+            let scale = _mm512_mul_ps(_mm512_set1_ps(scales[ROW]), step);
+            sums[ROW] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), scale, sums[ROW]);
+        });
     }
     sums
 }

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::ROWS;
+use super::{ROWS, across};
 use crate::activations::Activations;
 use crate::linear::PackedMatrix;
 
@@ -56,9 +56,10 @@ fn side_by_side<const T: usize, const BYTES: usize, const BRAIN: bool>(
         };
         // SAFETY: the mask has no more elements than are left of each row and token.
         unsafe {
-            let weights = rows.map(|row| {
+            let mut weights = [_mm512_setzero_ps(); SIDE_BY_SIDE];
+            for (weights, row) in weights.iter_mut().zip(rows) {
                 let at = row.as_ptr().add(column * BYTES);
-                match (BYTES, BRAIN) {
+                *weights = match (BYTES, BRAIN) {
                     (4, _) => _mm512_maskz_loadu_ps(mask, at.cast()),
                     (_, false) => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, at.cast())),
                     (_, true) => {
@@ -66,8 +67,8 @@ fn side_by_side<const T: usize, const BYTES: usize, const BRAIN: bool>(
                         let wide = _mm512_cvtepu16_epi32(halves);
                         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
                     }
-                }
-            });
+                };
+            }
             for (sums, token) in sums.iter_mut().zip(tokens) {
                 let values = _mm512_maskz_loadu_ps(mask, token.as_ptr().add(column));
                 for (sum, weights) in sums.iter_mut().zip(weights) {
@@ -76,21 +77,11 @@ fn side_by_side<const T: usize, const BYTES: usize, const BRAIN: bool>(
             }
         }
     }
-    sums.map(|sums| sums.map(|sum| across(sum)))
-}
-
-/// The sum of sixteen floats, always in this order.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn across(sum: __m512) -> f32 {
-    let eight = _mm256_add_ps(
-        _mm512_castps512_ps256(sum),
-        _mm512_extractf32x8_ps::<1>(sum),
-    );
-    let four = _mm_add_ps(
-        _mm256_castps256_ps128(eight),
-        _mm256_extractf128_ps::<1>(eight),
-    );
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    let mut totals = [[0.0; SIDE_BY_SIDE]; T];
+    for (totals, sums) in totals.iter_mut().zip(sums) {
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total = across(sum);
+        }
+    }
+    totals
 }

@@ -47,12 +47,14 @@ fn two_parts(quants: &[i8; 256], first: usize, second: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub unsafe fn four(places: [*const u8; 4]) -> __m512i {
+    let [a, b, c, d] = places;
     // SAFETY: the caller's promise.
-    let [a, b, c, d] = places.map(|at| unsafe { _mm_loadu_si128(at.cast()) });
-    let all = _mm512_castsi128_si512(a);
-    let all = _mm512_inserti32x4::<1>(all, b);
-    let all = _mm512_inserti32x4::<2>(all, c);
-    _mm512_inserti32x4::<3>(all, d)
+    unsafe {
+        let all = _mm512_castsi128_si512(_mm_loadu_si128(a.cast()));
+        let all = _mm512_inserti32x4::<1>(all, _mm_loadu_si128(b.cast()));
+        let all = _mm512_inserti32x4::<2>(all, _mm_loadu_si128(c.cast()));
+        _mm512_inserti32x4::<3>(all, _mm_loadu_si128(d.cast()))
+    }
 }
 
 /// Of the first 16 bytes of a block of Q4_K or Q5_K, in each quarter: its eight scales, then its
@@ -149,10 +151,13 @@ pub unsafe fn four_or_five_bits<const BYTES: usize>(block: *const u8) -> [__m512
         _mm512_srlv_epi16(fifth, by(0, 2)),
         _mm512_srlv_epi16(fifth, by(1, 3)),
     ];
-    std::array::from_fn(|n| {
+    let sixteen = _mm512_set1_epi8(16);
+    let mut all = weights;
+    for (weights, fifths) in all.iter_mut().zip(fifths) {
         // weights | (fifths & 16)
-        _mm512_ternarylogic_epi32::<0xf8>(weights[n], fifths[n], _mm512_set1_epi8(16))
-    })
+        *weights = _mm512_ternarylogic_epi32::<0xf8>(*weights, fifths, sixteen);
+    }
+    all
 }
 
 /// Rows of Q4_K or Q5_K.
@@ -167,21 +172,27 @@ pub fn with_minima<const T: usize, const BYTES: usize>(
     let tokens: [Token<'_>; T] = std::array::from_fn(|t| Token::of(input, token + t));
     let mut sums = [_mm512_setzero_ps(); T];
     for n in 0..blocks {
-        // SAFETY: the block is the row's, and has more than 16 bytes. Quarter `i` of register `k`
-        // is row `4 i + k`.
-        let heads: [__m512i; 4] = std::array::from_fn(|k| unsafe {
-            four(std::array::from_fn(|i| panel.at(4 * i + k, n * BYTES)))
-        });
-        let small = heads.map(|heads| scales_and_minima(heads));
-        let quants: [[__m512i; 4]; T] = std::array::from_fn(|t| {
-            let quants = &tokens[t].quants[n];
-            [
+        let mut heads = [_mm512_setzero_si512(); 4];
+        let mut small = heads;
+        for k in 0..4 {
+            // SAFETY: the block is the row's, and has more than 16 bytes. Quarter `i` of register
+            // `k` is row `4 i + k`.
+            heads[k] = unsafe {
+                let at = |i: usize| panel.at(4 * i + k, n * BYTES);
+                four([at(0), at(1), at(2), at(3)])
+            };
+            small[k] = scales_and_minima(heads[k]);
+        }
+        let mut quants = [[_mm512_setzero_si512(); 4]; T];
+        for (to, token) in quants.iter_mut().zip(&tokens) {
+            let quants = &token.quants[n];
+            *to = [
                 two_parts(quants, 0, 64),
                 two_parts(quants, 32, 96),
                 two_parts(quants, 128, 192),
                 two_parts(quants, 160, 224),
-            ]
-        });
+            ];
+        }
         let mut parts = [[_mm512_setzero_si512(); 4]; T];
         for four in 0..4 {
             let mut rows = [[_mm512_setzero_si512(); 4]; T];
@@ -213,7 +224,7 @@ pub fn with_minima<const T: usize, const BYTES: usize>(
             *sum = _mm512_fmadd_ps(value, _mm512_mul_ps(steps, step), *sum);
         }
     }
-    sums.map(|sum| stored(sum))
+    stored(sums)
 }
 
 /// Products of a block, each part times its scale, as sixteen sums on top of `start`.
@@ -226,8 +237,10 @@ fn scaled(
     start: __m512i,
 ) -> __m512i {
     let zero = _mm512_setzero_si512();
-    let [a, b, c, d]: [__m512i; 4] =
-        std::array::from_fn(|n| _mm512_dpbusd_epi32(zero, weights[n], quants[n]));
+    let a = _mm512_dpbusd_epi32(zero, weights[0], quants[0]);
+    let b = _mm512_dpbusd_epi32(zero, weights[1], quants[1]);
+    let c = _mm512_dpbusd_epi32(zero, weights[2], quants[2]);
+    let d = _mm512_dpbusd_epi32(zero, weights[3], quants[3]);
     let sum = _mm512_dpwssd_epi32(start, _mm512_packs_epi32(a, b), scales[0]);
     _mm512_dpwssd_epi32(sum, _mm512_packs_epi32(c, d), scales[1])
 }
@@ -254,7 +267,11 @@ fn minima_of(small: [__m512i; 4], sums: &[i16; 16]) -> __m512i {
     let wide = _mm512_broadcast_i32x4(_mm_setr_epi8(
         8, -1, 9, -1, 10, -1, 11, -1, 12, -1, 13, -1, 14, -1, 15, -1,
     ));
-    quads(small.map(|small| _mm512_madd_epi16(_mm512_shuffle_epi8(small, wide), sums)))
+    let mut products = small;
+    for product in &mut products {
+        *product = _mm512_madd_epi16(_mm512_shuffle_epi8(*product, wide), sums);
+    }
+    quads(products)
 }
 
 /// The weights of a block of Q6_K, 64 to a register and each 32 larger than it is: parts of 16,
@@ -271,26 +288,29 @@ pub unsafe fn six_bits(block: *const u8) -> [__m512i; 4] {
         let first = _mm512_castsi256_si512(_mm256_set1_epi16(first));
         _mm512_inserti64x4::<1>(first, _mm256_set1_epi16(second))
     };
-    // SAFETY: the caller's promise; 128 bytes of lower bits are followed by 64 of upper ones.
-    let halves: [[__m512i; 2]; 2] = std::array::from_fn(|half| unsafe {
-        let lower = _mm512_loadu_si512(block.add(64 * half).cast());
-        let upper = _mm256_loadu_si256(block.add(128 + 32 * half).cast());
+    let mut all = [_mm512_setzero_si512(); 4];
+    for half in 0..2 {
+        // SAFETY: the caller's promise; 128 bytes of lower bits are followed by 64 of upper ones.
+        let (lower, upper) = unsafe {
+            (
+                _mm512_loadu_si512(block.add(64 * half).cast()),
+                _mm256_loadu_si256(block.add(128 + 32 * half).cast()),
+            )
+        };
         let upper = _mm512_broadcast_i64x4(upper);
         // lower | (upper & mask)
-        [
-            _mm512_ternarylogic_epi32::<0xf8>(
-                _mm512_and_si512(lower, low),
-                _mm512_sllv_epi16(upper, by(4, 2)),
-                mask,
-            ),
-            _mm512_ternarylogic_epi32::<0xf8>(
-                _mm512_and_si512(_mm512_srli_epi16::<4>(lower), low),
-                _mm512_srlv_epi16(upper, by(0, 2)),
-                mask,
-            ),
-        ]
-    });
-    [halves[0][0], halves[0][1], halves[1][0], halves[1][1]]
+        all[2 * half] = _mm512_ternarylogic_epi32::<0xf8>(
+            _mm512_and_si512(lower, low),
+            _mm512_sllv_epi16(upper, by(4, 2)),
+            mask,
+        );
+        all[2 * half + 1] = _mm512_ternarylogic_epi32::<0xf8>(
+            _mm512_and_si512(_mm512_srli_epi16::<4>(lower), low),
+            _mm512_srlv_epi16(upper, by(0, 2)),
+            mask,
+        );
+    }
+    all
 }
 
 /// For each half of a block of Q6_K: which of the sixteen parts each 16-bit lane belongs to.
@@ -311,12 +331,18 @@ const PARTS: [[u16; 32]; 2] = {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn by_parts(integers: __m256i) -> [__m512i; 2] {
     let integers = _mm512_castsi256_si512(integers);
-    PARTS.map(|parts| {
-        // SAFETY: the array has 64 bytes. It names none of the upper sixteen integers, which are
-        // undefined.
-        let parts = unsafe { _mm512_loadu_si512(parts.as_ptr().cast()) };
-        _mm512_permutexvar_epi16(parts, integers)
-    })
+    // SAFETY: the arrays have 64 bytes. They name none of the upper sixteen integers, which are
+    // undefined.
+    let [first, second] = unsafe {
+        [
+            _mm512_loadu_si512(PARTS[0].as_ptr().cast()),
+            _mm512_loadu_si512(PARTS[1].as_ptr().cast()),
+        ]
+    };
+    [
+        _mm512_permutexvar_epi16(first, integers),
+        _mm512_permutexvar_epi16(second, integers),
+    ]
 }
 
 /// Rows of Q6_K.
@@ -332,19 +358,21 @@ pub fn q6_k<const T: usize>(
     let tokens: [Token<'_>; T] = std::array::from_fn(|t| Token::of(input, token + t));
     let mut sums = [_mm512_setzero_ps(); T];
     for n in 0..blocks {
-        let quants: [[__m512i; 4]; T] = std::array::from_fn(|t| {
-            // SAFETY: four times 64 bytes may be read.
-            std::array::from_fn(|i| unsafe {
-                _mm512_loadu_si512(tokens[t].quants[n].as_ptr().add(64 * i).cast())
-            })
-        });
+        let mut quants = [[_mm512_setzero_si512(); 4]; T];
+        for (to, token) in quants.iter_mut().zip(&tokens) {
+            for (i, to) in to.iter_mut().enumerate() {
+                // SAFETY: four times 64 bytes may be read.
+                *to = unsafe { _mm512_loadu_si512(token.quants[n].as_ptr().add(64 * i).cast()) };
+            }
+        }
         // Every weight is 32 larger than it should be. A part has four lanes, and each takes away
         // 8 times its activations' sum, which still fits 16 bits.
-        let offsets: [[__m512i; 2]; T] = std::array::from_fn(|t| {
+        let mut offsets = [[_mm512_setzero_si512(); 2]; T];
+        for (to, token) in offsets.iter_mut().zip(&tokens) {
             // SAFETY: 32 bytes may be read.
-            let sums = unsafe { _mm256_loadu_si256(tokens[t].sums[n].as_ptr().cast()) };
-            by_parts(_mm256_mullo_epi16(sums, _mm256_set1_epi16(-8)))
-        });
+            let sums = unsafe { _mm256_loadu_si256(token.sums[n].as_ptr().cast()) };
+            *to = by_parts(_mm256_mullo_epi16(sums, _mm256_set1_epi16(-8)));
+        }
         let mut parts = [[_mm512_setzero_si512(); 4]; T];
         for four in 0..4 {
             let mut rows = [[_mm512_setzero_si512(); 4]; T];
@@ -387,5 +415,5 @@ pub fn q6_k<const T: usize>(
             *sum = _mm512_fmadd_ps(value, scale, *sum);
         }
     }
-    sums.map(|sum| stored(sum))
+    stored(sums)
 }

@@ -132,7 +132,10 @@ pub fn packed<const T: usize, const BYTES: usize>(
     let mut sums = [_mm512_setzero_ps(); T];
     for n in (0..blocks).step_by(2) {
         let next = (n + 1).min(blocks - 1);
-        let quants: [__m512i; T] = std::array::from_fn(|t| two_quants(tokens[t].quants, n));
+        let mut quants = [_mm512_setzero_si512(); T];
+        for (quants, token) in quants.iter_mut().zip(&tokens) {
+            *quants = two_quants(token.quants, n);
+        }
         let mut parts = [[_mm512_setzero_si512(); 4]; T];
         for four in 0..4 {
             let mut dots = [[_mm512_setzero_si512(); 4]; T];
@@ -166,7 +169,7 @@ pub fn packed<const T: usize, const BYTES: usize>(
             }
         }
     }
-    sums.map(|sum| stored(sum))
+    stored(sums)
 }
 
 /// Where each row begins, for [`scales`]. Rows of a gibibyte and more do not fit and are read
@@ -242,8 +245,10 @@ pub fn grouped<const T: usize>(
             let next = (n + 1).min(each - 1);
             let first = group * each + n;
             let end = (group + 1) * each;
-            let inputs: [__m512i; T] =
-                std::array::from_fn(|t| two_quants(&tokens[t].quants[..32 * end], first));
+            let mut inputs = [_mm512_setzero_si512(); T];
+            for (inputs, token) in inputs.iter_mut().zip(&tokens) {
+                *inputs = two_quants(&token.quants[..32 * end], first);
+            }
             let mut parts = [[_mm512_setzero_si512(); 4]; T];
             for four in 0..4 {
                 let mut dots = [[_mm512_setzero_si512(); 4]; T];
@@ -269,5 +274,5 @@ pub fn grouped<const T: usize>(
             }
         }
     }
-    sums.map(|sum| stored(sum))
+    stored(sums)
 }
