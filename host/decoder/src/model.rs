@@ -289,7 +289,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Makes products of one layer and one input, with what adapters add to them.
+    /// Makes products of one layer and one input, with what adapters add to them. `next` is what
+    /// the model goes on with.
     fn project(
         &self,
         pass: &Pass<'_>,
@@ -298,13 +299,14 @@ impl Decoder {
         input: &[f32],
         (activations, between): (&mut Activations, &mut Vec<f32>),
         products: &mut [(AdapterTarget, &mut Vec<f32>)],
+        next: &[&Linear],
     ) -> Result<(), ShapeError> {
         let layer = &self.layers[number];
         let mut base: Vec<_> = products
             .iter_mut()
             .map(|(target, out)| (layer.linear(*target), &mut **out))
             .collect();
-        project(self.isa, pass.team, input, activations, &mut base)?;
+        project(self.isa, pass.team, input, activations, &mut base, next)?;
         let Some(adapters) = &pass.adapters else {
             return Ok(());
         };
@@ -350,7 +352,8 @@ impl Decoder {
             (AdapterTarget::Value, &mut *values),
         ];
         let pool = pages.memory();
-        self.project(pass, pool, number, normed, buffers, &mut products)?;
+        let next = [&layer.output];
+        self.project(pass, pool, number, normed, buffers, &mut products, &next)?;
         if let Some(weight) = &layer.query_norm {
             rms_norm_in_place(isa, team, queries, weight, epsilon)?;
         }
@@ -389,7 +392,8 @@ impl Decoder {
         let buffers = (activations, between);
         let mut products = [(AdapterTarget::Output, &mut *added)];
         let pool = pages.memory();
-        self.project(pass, pool, number, attended, buffers, &mut products)?;
+        let next = [&layer.gate, &layer.up];
+        self.project(pass, pool, number, attended, buffers, &mut products, &next)?;
         if let Some(weight) = &layer.post_attention_norm {
             rms_norm_in_place(isa, team, added, weight, epsilon)?;
         }
@@ -421,11 +425,16 @@ impl Decoder {
             (AdapterTarget::Gate, &mut *gate),
             (AdapterTarget::Up, &mut *up),
         ];
-        self.project(pass, pool, number, normed, buffers, &mut products)?;
+        let next = [&layer.down];
+        self.project(pass, pool, number, normed, buffers, &mut products, &next)?;
         gated(isa, team, config.gate, gate, up)?;
         let buffers = (activations, between);
         let mut products = [(AdapterTarget::Down, &mut *added)];
-        self.project(pass, pool, number, gate, buffers, &mut products)?;
+        let next = match self.layers.get(number + 1) {
+            Some(next) => vec![&next.query, &next.key, &next.value],
+            None => vec![self.head.as_ref().unwrap_or(&self.embedding)],
+        };
+        self.project(pass, pool, number, gate, buffers, &mut products, &next)?;
         if let Some(weight) = &layer.post_feed_forward_norm {
             rms_norm_in_place(isa, team, added, weight, epsilon)?;
         }
@@ -461,7 +470,8 @@ impl Decoder {
             normed,
         )?;
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        project(isa, team, normed, activations, &mut [(head, &mut *logits)])?;
+        let mut products = [(head, &mut *logits)];
+        project(isa, team, normed, activations, &mut products, &[])?;
         Ok(logits)
     }
 }

@@ -17,8 +17,8 @@ use crate::{ShapeError, expect_below, expect_len};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::{Line, Tiles};
 
-/// Tokens that a member of the team rounds at a time: as many as a tile takes.
-const TAKEN: usize = 16;
+/// Elements that are not worth sharing among the team.
+const TAKEN: usize = 4096;
 
 /// Elements that a sum of quantized activations covers: no format has smaller sub-blocks.
 pub(crate) const SUM: usize = 16;
@@ -115,49 +115,46 @@ impl Activations {
         self.scales.resize(values.len() / block, 0.0);
         self.sums.resize(values.len() / SUM, 0);
         let isa = isa.or_portable();
-        #[cfg(target_arch = "x86_64")]
-        let tiled = isa == Isa::Amx && tokens >= crate::linear::FEWEST_FOR_TILES;
-        #[cfg(target_arch = "x86_64")]
-        self.tiles
-            .resize(if tiled { tokens } else { 0 }, columns, precision);
+        // Each member as much as the others, but not so little that the sharing takes longer.
+        let share = tokens.div_ceil(team.threads());
+        let taken = share.max(TAKEN.div_ceil(columns.max(1)));
         let mut parts: Vec<Part<'_>> = values
-            .chunks(TAKEN * columns.max(1))
-            .zip(self.quants.chunks_mut(TAKEN * columns.max(1)))
-            .zip(self.scales.chunks_mut((TAKEN * columns / block).max(1)))
-            .zip(self.sums.chunks_mut((TAKEN * columns / SUM).max(1)))
+            .chunks(taken * columns.max(1))
+            .zip(self.quants.chunks_mut(taken * columns.max(1)))
+            .zip(self.scales.chunks_mut((taken * columns / block).max(1)))
+            .zip(self.sums.chunks_mut((taken * columns / SUM).max(1)))
             .map(|(((values, quants), scales), sums)| Part {
                 values,
                 quants,
                 scales,
                 sums,
-                #[cfg(target_arch = "x86_64")]
-                tiles: None,
             })
             .collect();
-        #[cfg(target_arch = "x86_64")]
-        for (part, tiles) in parts.iter_mut().zip(self.tiles.groups()) {
-            part.tiles = Some(tiles);
-        }
-        team.share_mut(&mut parts, |part| {
-            match isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => {
-                    // SAFETY: the machine has these instructions.
-                    unsafe { part.quantize_avx2(block) }
-                }
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 | Isa::Amx => {
-                    // SAFETY: as above.
-                    unsafe { part.quantize_avx512(block) }
-                }
-                _ => part.quantize(block),
+        team.share_mut(&mut parts, |part| match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                // SAFETY: the machine has these instructions.
+                unsafe { part.quantize_avx2(block) }
             }
             #[cfg(target_arch = "x86_64")]
-            if let Some(tiles) = &mut part.tiles {
-                // SAFETY: as above; there are tiles only where the machine has AVX-512.
-                unsafe { tiles.take(columns, block, part.quants, part.scales, part.sums) };
+            Isa::Avx512 | Isa::Amx => {
+                // SAFETY: as above.
+                unsafe { part.quantize_avx512(block) }
             }
+            _ => part.quantize(block),
         });
+        #[cfg(target_arch = "x86_64")]
+        {
+            let tiled = isa == Isa::Amx && tokens >= crate::linear::FEWEST_FOR_TILES;
+            let tokens = if tiled { tokens } else { 0 };
+            self.tiles.resize(tokens, columns, precision);
+            let (quants, scales, sums) = (&self.quants, &self.scales, &self.sums);
+            let mut groups: Vec<_> = self.tiles.groups().collect();
+            team.share_mut(&mut groups, |group| {
+                // SAFETY: as above; there are tiles only where the machine has AVX-512.
+                unsafe { group.take(columns, block, quants, scales, sums) };
+            });
+        }
         Ok(())
     }
 
@@ -212,8 +209,6 @@ struct Part<'a> {
     quants: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [i16],
-    #[cfg(target_arch = "x86_64")]
-    tiles: Option<tiles::Group<'a>>,
 }
 
 impl Part<'_> {

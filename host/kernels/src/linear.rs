@@ -30,6 +30,12 @@ const TILE: usize = 4;
 /// Rows that a member of the team takes at a time: some kernels have them side by side.
 const PANEL: usize = 16;
 
+/// Tokens that take so little time that waiting for memory shows.
+const FEW: usize = 16;
+
+/// Bytes of weights that a member asks for while it waits for an input.
+const AHEAD: usize = 64 << 10;
+
 /// Bytes of activations that stay in the first cache beside a few rows of weights.
 const CACHED: usize = 16 << 10;
 
@@ -189,11 +195,12 @@ pub fn linear<'w>(
     out: &mut [f32],
 ) -> Result<(), ShapeError> {
     let weights = weights.into();
-    linear_many(isa, team, &mut [Product { weights, out }], input)
+    linear_many(isa, team, &mut [Product { weights, out }], input, &[])
 }
 
 /// Several products with one input, shared out among the team together: what a layer has side by
-/// side costs one round and not several.
+/// side costs one round and not several. `next` is what will be multiplied with after that: where
+/// members wait for the next input, they ask for their part of it.
 ///
 /// # Errors
 /// As [`linear`].
@@ -202,6 +209,7 @@ pub fn linear_many(
     team: &Team,
     products: &mut [Product<'_, '_>],
     input: &Activations,
+    next: &[Weights<'_>],
 ) -> Result<(), ShapeError> {
     let mut pieces = Vec::new();
     let mut outputs = Vec::with_capacity(products.len());
@@ -229,6 +237,9 @@ pub fn linear_many(
         outputs.push(Output(product.out.as_mut_ptr()));
     }
     let isa = isa.or_portable();
+    if input.tokens <= FEW {
+        ask_ahead(team, next);
+    }
     let outputs = &outputs;
     let products = &*products;
     team.share_runs(pieces.len(), |piece, next| {
@@ -239,6 +250,22 @@ pub fn linear_many(
         rows_of(isa, weights, input, rows.clone(), ahead, &outputs[*number]);
     });
     Ok(())
+}
+
+/// Lets each member ask for the first rows that it will take of these weights.
+fn ask_ahead(team: &Team, weights: &[Weights<'_>]) {
+    let panels = |weights: &Weights<'_>| weights.rows().div_ceil(PANEL);
+    let all: usize = weights.iter().map(panels).sum();
+    for member in 0..team.threads() {
+        let mut first = team.run_start(all, member);
+        for weights in weights {
+            if first < panels(weights) {
+                team.ask_ahead(member, weights.address(first * PANEL), AHEAD);
+                break;
+            }
+            first -= panels(weights);
+        }
+    }
 }
 
 /// Where a product's results go. Members write different elements.
@@ -261,9 +288,16 @@ fn rows_of(
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Amx if !input.tiles.is_empty() && amx::takes(weights) => {
+            let piece = amx::Piece {
+                weights,
+                rows,
+                ahead,
+                input,
+                out,
+            };
             // SAFETY: the process may use tiles, or the caller would have chosen other
             // instructions; the caller has checked the rest, and the input has its tiles.
-            unsafe { amx::rows(weights, rows, ahead, input, out) }
+            unsafe { piece.multiply() }
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Amx => {

@@ -8,33 +8,29 @@ use crate::isa::Isa;
 use crate::team::Team;
 use crate::{ShapeError, expect_len};
 
-/// Elements that a member of the team takes at a time, and that are not worth sharing.
-const TAKEN: usize = 16 << 10;
+/// Elements that a member of the team takes at a time, where one is an addition or so; twice as
+/// many are worth sharing.
+const TAKEN: usize = 8 << 10;
 
-/// Calls `work` with pieces of `rows`, which are rows of `width`: the number of the first row of
-/// the piece, and its rows.
+/// The same where each is an exponential.
+const FEW_TAKEN: usize = TAKEN / 4;
+
+/// Calls `work` with pieces of `rows`, which are rows of `width`, one element at least: the number
+/// of the first row of the piece, and its rows, of about `taken` elements.
 fn by_rows(
     team: Option<&Team>,
     rows: &mut [f32],
-    width: usize,
+    (width, taken): (usize, usize),
     work: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     match team {
-        Some(team) if rows.len() > TAKEN => {
-            let mut pieces: Vec<_> = rows
-                .chunks_mut(rows_of_a_piece(width) * width)
-                .enumerate()
-                .collect();
-            team.share_mut(&mut pieces, |(number, rows)| {
-                work(*number * rows_of_a_piece(width), rows);
-            });
+        Some(team) if rows.len() >= 2 * taken => {
+            let each = (taken / width).max(1);
+            let mut pieces: Vec<_> = rows.chunks_mut(each * width).enumerate().collect();
+            team.share_mut(&mut pieces, |(number, rows)| work(*number * each, rows));
         }
         _ => work(0, rows),
     }
-}
-
-fn rows_of_a_piece(width: usize) -> usize {
-    (TAKEN / width.max(1)).max(1)
 }
 
 /// Calls a function under the instructions of the machine.
@@ -158,7 +154,7 @@ impl Turns {
         if width == 0 || self.pairs == 0 {
             return Ok(());
         }
-        by_rows(team, rows, width, |first, rows| {
+        by_rows(team, rows, (width, TAKEN), |first, rows| {
             dispatch!(
                 isa,
                 turn_plain,
@@ -240,7 +236,7 @@ pub fn rms_norm(
     let whole = rows.len().checked_div(width).unwrap_or(0) * width;
     expect_len("rms_norm", "the input", rows.len(), Some(whole))?;
     if width > 0 {
-        by_rows(team, out, width, |first, out| {
+        by_rows(team, out, (width, TAKEN), |first, out| {
             let from = first * width;
             out.copy_from_slice(&rows[from..from + out.len()]);
             dispatch!(
@@ -270,7 +266,7 @@ pub fn rms_norm_in_place(
     let whole = rows.len().checked_div(width).unwrap_or(0) * width;
     expect_len("rms_norm", "the input", rows.len(), Some(whole))?;
     if width > 0 {
-        by_rows(team, rows, width, |_, rows| {
+        by_rows(team, rows, (width, TAKEN), |_, rows| {
             dispatch!(
                 isa,
                 norm_plain,
@@ -337,7 +333,7 @@ pub fn gated(
     up: &[f32],
 ) -> Result<(), ShapeError> {
     expect_len("gated", "the second input", up.len(), Some(gate.len()))?;
-    by_rows(team, gate, 1, |first, gate| {
+    by_rows(team, gate, (1, FEW_TAKEN), |first, gate| {
         let up = &up[first..first + gate.len()];
         dispatch!(
             isa,
@@ -387,7 +383,7 @@ fn gated_plain(function: Gate, gate: &mut [f32], up: &[f32]) {
 /// When the lengths differ.
 pub fn add(team: Option<&Team>, to: &mut [f32], from: &[f32]) -> Result<(), ShapeError> {
     expect_len("add", "the second input", from.len(), Some(to.len()))?;
-    by_rows(team, to, 1, |first, to| {
+    by_rows(team, to, (1, TAKEN), |first, to| {
         for (to, from) in to.iter_mut().zip(&from[first..]) {
             *to += from;
         }

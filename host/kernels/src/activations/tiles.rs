@@ -13,6 +13,9 @@ use crate::linear::avx512::transposed;
 /// Tokens of a tile.
 const TOKENS: usize = 16;
 
+/// Columns that a member of the team takes at a time: whole blocks of every format.
+const COLUMNS: usize = 512;
+
 /// A row of a tile.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
@@ -35,8 +38,12 @@ pub struct Tiles {
     sums: Vec<Sums>,
 }
 
-/// Sixteen tokens of [`Tiles`].
+/// Some columns of sixteen tokens of [`Tiles`].
 pub struct Group<'a> {
+    /// The first of the tokens.
+    token: usize,
+    /// The first of the columns.
+    column: usize,
     lines: &'a mut [Line],
     scales: &'a mut [[f32; TOKENS]],
     sums: &'a mut [Sums],
@@ -60,21 +67,26 @@ impl Tiles {
         self.lines.is_empty()
     }
 
-    /// Sixteen tokens after sixteen tokens.
+    /// Everything in pieces, to be filled.
     pub fn groups(&mut self) -> impl Iterator<Item = Group<'_>> {
-        let (lines, blocks) = (self.columns / 4, self.columns / self.block.max(1));
+        let (columns, block) = (self.columns, self.block.max(1));
+        let groups = self.lines.len() / (columns / 4).max(1);
+        let mut lines = &mut self.lines[..];
+        let mut scales = &mut self.scales[..];
         let mut sums = &mut self.sums[..];
-        self.lines
-            .chunks_exact_mut(lines.max(1))
-            .zip(self.scales.chunks_exact_mut(blocks.max(1)))
-            .map(move |(lines, scales)| {
-                let count = sums.len().min(blocks);
-                Group {
-                    lines,
-                    scales,
-                    sums: sums.split_off_mut(..count).unwrap_or_default(),
-                }
-            })
+        let pieces = (0..groups)
+            .flat_map(move |group| (0..columns).step_by(COLUMNS).map(move |c| (group, c)));
+        pieces.map(move |(group, column)| {
+            let count = COLUMNS.min(columns - column);
+            let blocks = ..count / block;
+            Group {
+                token: group * TOKENS,
+                column,
+                lines: lines.split_off_mut(..count / 4).unwrap_or_default(),
+                scales: scales.split_off_mut(blocks).unwrap_or_default(),
+                sums: sums.split_off_mut(blocks).unwrap_or_default(),
+            }
+        })
     }
 
     /// Some columns of a group, which are whole blocks: their lines, and for each block its
@@ -98,7 +110,7 @@ impl Tiles {
 }
 
 impl Group<'_> {
-    /// Takes rows of `columns`, at most sixteen.
+    /// Takes its part of all rows of `columns`.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     pub fn take(
         &mut self,
@@ -108,13 +120,15 @@ impl Group<'_> {
         scales: &[f32],
         sums: &[i16],
     ) {
-        let tokens = quants.len().checked_div(columns).unwrap_or(0);
+        let all = quants.len().checked_div(columns).unwrap_or(0);
+        let tokens = all.saturating_sub(self.token).min(TOKENS);
         for (n, lines) in self.lines.chunks_mut(16).enumerate() {
-            let count = columns.saturating_sub(64 * n).min(64);
+            let count = 4 * lines.len();
             let mask = u64::MAX >> (64 - count);
             let mut rows = [_mm512_setzero_ps(); TOKENS];
             for (token, to) in rows[..tokens].iter_mut().enumerate() {
-                let row = &quants[token * columns + 64 * n..][..count];
+                let start = (self.token + token) * columns + self.column + 64 * n;
+                let row = &quants[start..start + count];
                 // SAFETY: the mask has as many elements as the slice.
                 let row = unsafe { _mm512_maskz_loadu_epi8(mask, row.as_ptr()) };
                 *to = _mm512_castsi512_ps(row);
@@ -124,29 +138,24 @@ impl Group<'_> {
                 unsafe { _mm512_storeu_ps(line.0.as_mut_ptr().cast(), column) };
             }
         }
-        let blocks = columns / block;
-        for (n, to) in self.scales.iter_mut().enumerate() {
-            *to = std::array::from_fn(|token| {
-                if token < tokens {
-                    scales[token * blocks + n]
-                } else {
-                    0.0
+        let (blocks, first) = (columns / block, self.column / block);
+        for token in 0..TOKENS {
+            let row = (self.token + token) * blocks + first;
+            for (n, to) in self.scales.iter_mut().enumerate() {
+                to[token] = if token < tokens { scales[row + n] } else { 0.0 };
+            }
+            for (n, to) in self.sums.iter_mut().enumerate() {
+                let at = (row + n) * (block / SUM);
+                for (pair, to) in to.iter_mut().enumerate() {
+                    to[token] = match token < tokens {
+                        true => {
+                            let four = &sums[at + 4 * pair..at + 4 * pair + 4];
+                            let [a, b] = [four[0] + four[1], four[2] + four[3]];
+                            u32::from(a as u16) | u32::from(b as u16) << 16
+                        }
+                        false => 0,
+                    };
                 }
-            });
-        }
-        if block < 256 {
-            return;
-        }
-        for (n, to) in self.sums.iter_mut().enumerate() {
-            for (pair, to) in to.iter_mut().enumerate() {
-                *to = std::array::from_fn(|token| {
-                    if token >= tokens {
-                        return 0;
-                    }
-                    let at = token * (columns / SUM) + 16 * n + 4 * pair;
-                    let sum = |at: usize| u32::from((sums[at] + sums[at + 1]) as u16);
-                    sum(at) | sum(at + 2) << 16
-                });
             }
         }
     }

@@ -154,122 +154,106 @@ pub fn takes(weights: &Weights<'_>) -> bool {
     }
 }
 
-/// Results of some rows for all tokens. Memory from `ahead` on is asked for as in
-/// [`super::avx512::products`].
-///
-/// # Safety
-/// The process may use tiles. The rows are the weights', the input has as many columns and is laid
-/// out for tiles, and the output has rows of as many elements as the weights have rows, one for
-/// each token.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub unsafe fn rows(
-    weights: &Weights<'_>,
-    rows: Range<usize>,
-    ahead: *const u8,
-    input: &Activations,
-    out: &Output,
-) {
-    let shape = match weights {
-        Weights::Packed(matrix) if matrix.format().block_len() == 256 => Shape::Whole,
-        _ => Shape::Half,
-    };
-    SCRATCH.with_borrow_mut(|scratch| {
-        // SAFETY: the caller's promise.
-        let tiles = unsafe { Tiles::configure(shape) };
-        for start in rows.clone().step_by(ROWS) {
-            let rows = start..rows.end.min(start + ROWS);
-            let groups = input.tokens.div_ceil(TOKENS);
+/// A piece of a product.
+pub struct Piece<'a> {
+    /// What is multiplied.
+    pub weights: &'a Weights<'a>,
+    /// Its rows that are meant, sixteen at most.
+    pub rows: Range<usize>,
+    /// Where memory is asked for, as in [`super::avx512::products`].
+    pub ahead: *const u8,
+    /// All tokens.
+    pub input: &'a Activations,
+    /// Where results go, in rows of as many elements as the weights have rows.
+    pub out: &'a Output,
+}
+
+impl Piece<'_> {
+    /// Multiplies the rows with all tokens.
+    ///
+    /// # Safety
+    /// The process may use tiles. The rows are the weights', the input has as many columns and is
+    /// laid out for tiles, and the output has a row for each token.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    pub unsafe fn multiply(&self) {
+        let shape = match self.weights {
+            Weights::Packed(matrix) if matrix.format().block_len() == 256 => Shape::Whole,
+            _ => Shape::Half,
+        };
+        SCRATCH.with_borrow_mut(|scratch| {
+            // SAFETY: the caller's promise.
+            let tiles = unsafe { Tiles::configure(shape) };
+            let groups = self.input.tokens.div_ceil(TOKENS);
             for first in (0..groups).step_by(GROUPS) {
                 let groups = first..groups.min(first + GROUPS);
                 // SAFETY: the caller's promise, and the tiles have this shape.
-                unsafe {
-                    panel(
-                        scratch,
-                        shape,
-                        weights,
-                        rows.clone(),
-                        ahead,
-                        input,
-                        groups,
-                        out,
-                    )
+                unsafe { self.multiply_some(scratch, groups) };
+            }
+            drop(tiles);
+        });
+    }
+
+    /// Multiplies the rows with some groups of tokens.
+    ///
+    /// # Safety
+    /// As [`Piece::multiply`]; tiles are configured in the shape for the weights.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    unsafe fn multiply_some(&self, scratch: &mut Scratch, groups: Range<usize>) {
+        let columns = self.input.columns;
+        for first in (0..columns).step_by(COLUMNS) {
+            let some = first..columns.min(first + COLUMNS);
+            let kind = self.unpack(scratch, &some);
+            for group in groups.clone() {
+                let number = group - groups.start;
+                let sums = match first {
+                    0 => [_mm512_setzero_ps(); ROWS],
+                    _ => loaded(&scratch.sums[number]),
                 };
+                let input = self.input;
+                // SAFETY: the scratch has these columns' weights, and tiles the shape for them.
+                let sums = unsafe {
+                    match kind {
+                        Kind::Half => blocks_of_32::multiply(scratch, input, group, &some, sums),
+                        Kind::WithMinima => {
+                            blocks_of_256::multiply::<true>(scratch, input, group, &some, sums)
+                        }
+                        Kind::Q6 => {
+                            blocks_of_256::multiply::<false>(scratch, input, group, &some, sums)
+                        }
+                    }
+                };
+                if some.end < columns {
+                    store(sums, &mut scratch.sums[number]);
+                    continue;
+                }
+                let mask = u16::MAX >> (ROWS - self.rows.len());
+                let tokens = group * TOKENS..input.tokens.min((group + 1) * TOKENS);
+                for (token, sums) in tokens.zip(transposed(sums)) {
+                    // SAFETY: the token is one of the input's, and the mask has as many elements
+                    // as there are rows.
+                    unsafe {
+                        let at = token * self.weights.rows() + self.rows.start;
+                        _mm512_mask_storeu_ps(self.out.0.add(at), mask, sums);
+                    }
+                }
             }
         }
-        drop(tiles);
-    });
-}
+    }
 
-/// Results of at most sixteen rows for some groups of tokens.
-///
-/// # Safety
-/// As [`rows`]; tiles are configured in this shape.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-unsafe fn panel(
-    scratch: &mut Scratch,
-    shape: Shape,
-    weights: &Weights<'_>,
-    rows: Range<usize>,
-    ahead: *const u8,
-    input: &Activations,
-    groups: Range<usize>,
-    out: &Output,
-) {
-    let width = weights.rows();
-    let columns = input.columns;
-    for first in (0..columns).step_by(COLUMNS) {
-        let some = first..columns.min(first + COLUMNS);
-        let kind = match weights {
-            Weights::Packed(matrix) => match shape {
-                Shape::Half => blocks_of_32::unpack(
-                    scratch,
-                    &Panel::new(matrix, rows.clone(), ahead),
-                    matrix.format(),
-                    some.clone(),
-                ),
-                Shape::Whole => blocks_of_256::unpack(
-                    scratch,
-                    &Panel::new(matrix, rows.clone(), ahead),
-                    matrix.format(),
-                    some.clone(),
-                ),
-            },
+    /// Takes some columns of the rows apart.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn unpack(&self, scratch: &mut Scratch, columns: &Range<usize>) -> Kind {
+        match self.weights {
+            Weights::Packed(matrix) => {
+                let panel = Panel::new(matrix, self.rows.clone(), self.ahead);
+                match matrix.format().block_len() {
+                    256 => blocks_of_256::unpack(scratch, &panel, matrix.format(), columns),
+                    _ => blocks_of_32::unpack(scratch, &panel, matrix.format(), columns),
+                }
+            }
             Weights::Grouped(matrix) => {
-                blocks_of_32::unpack_groups(scratch, matrix, rows.clone(), some.clone());
-                Kind::Half
-            }
-        };
-        for group in groups.clone() {
-            let number = group - groups.start;
-            let sums = match first {
-                0 => [_mm512_setzero_ps(); ROWS],
-                _ => loaded(&scratch.sums[number]),
-            };
-            // SAFETY: the scratch has these columns' weights, and tiles have the shape for them.
-            let sums = unsafe {
-                match kind {
-                    Kind::Half => blocks_of_32::multiply(scratch, input, group, &some, sums),
-                    Kind::WithMinima => {
-                        blocks_of_256::multiply::<true>(scratch, input, group, &some, sums)
-                    }
-                    Kind::Q6 => {
-                        blocks_of_256::multiply::<false>(scratch, input, group, &some, sums)
-                    }
-                }
-            };
-            if some.end < columns {
-                store(sums, &mut scratch.sums[number]);
-                continue;
-            }
-            let mask = (u16::MAX) >> (ROWS - rows.len());
-            let tokens = group * TOKENS..input.tokens.min((group + 1) * TOKENS);
-            for (token, sums) in tokens.zip(transposed(sums)) {
-                // SAFETY: the token is one of the input's, and the mask has as many elements as
-                // there are rows.
-                unsafe {
-                    let to = out.0.add(token * width + rows.start);
-                    _mm512_mask_storeu_ps(to, mask, sums);
-                }
+                blocks_of_32::unpack_groups(scratch, matrix, self.rows.clone(), columns)
             }
         }
     }

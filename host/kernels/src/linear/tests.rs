@@ -272,7 +272,8 @@ fn products_side_by_side_are_the_same() {
             out,
         })
         .collect();
-    linear_many(isa, &team, &mut products, &input).unwrap();
+    let next = [matrices[1].into(), matrices[0].into()];
+    linear_many(isa, &team, &mut products, &input, &next).unwrap();
     for (matrix, got) in matrices.iter().zip(&together) {
         let mut alone = vec![0.0; tokens * matrix.rows()];
         linear(isa, &team, *matrix, &input, &mut alone).unwrap();

@@ -25,7 +25,7 @@ pub fn unpack(
     scratch: &mut Scratch,
     panel: &Panel<'_>,
     format: PackedFormat,
-    columns: Range<usize>,
+    columns: &Range<usize>,
 ) -> Kind {
     let blocks = columns.start / 256..columns.end / 256;
     match format {
@@ -133,12 +133,12 @@ fn q6_k(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>) {
     let upper = _mm512_set1_epi16(0xff00_u16 as i16);
     for (n, block) in blocks.enumerate() {
         let mut halves = [0_i32; ROWS];
-        for row in 0..ROWS {
+        for (row, half) in halves.iter_mut().enumerate() {
             // SAFETY: the block is the row's; its scales are bytes 192 to 207, the last two bytes
             // their scale.
             let (weights, scales) = unsafe {
                 let at = panel.at(row, block * BYTES);
-                halves[row] = i32::from(at.add(208).cast::<u16>().read_unaligned());
+                *half = i32::from(at.add(208).cast::<u16>().read_unaligned());
                 (six_bits(at), _mm_loadu_si128(at.add(192).cast()))
             };
             panel.ask_ahead(block, row, BYTES);

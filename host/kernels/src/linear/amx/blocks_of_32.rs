@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use skep_weights::{GroupInt4, PackedFormat};
 
-use super::{Kind, ROWS, Scratch, Square, TOKENS};
+use super::{Kind, ROWS, Scratch, Square};
 use crate::activations::{Activations, Line};
 use crate::linear::avx512::Panel;
 use crate::linear::avx512::thirty_twos::{offset, places, scales, two_blocks, two_nibbles};
@@ -38,7 +38,7 @@ pub fn unpack(
     scratch: &mut Scratch,
     panel: &Panel<'_>,
     format: PackedFormat,
-    columns: Range<usize>,
+    columns: &Range<usize>,
 ) -> Kind {
     match format {
         PackedFormat::Q8_0 => unpack_some::<34>(scratch, panel, columns),
@@ -53,7 +53,7 @@ pub fn unpack(
 fn unpack_some<const BYTES: usize>(
     scratch: &mut Scratch,
     panel: &Panel<'_>,
-    columns: Range<usize>,
+    columns: &Range<usize>,
 ) {
     let places = places(panel);
     let blocks = columns.start / 32..columns.end / 32;
@@ -84,8 +84,8 @@ pub fn unpack_groups(
     scratch: &mut Scratch,
     matrix: &GroupInt4,
     rows: Range<usize>,
-    columns: Range<usize>,
-) {
+    columns: &Range<usize>,
+) -> Kind {
     let blocks = columns.start / 32..columns.end / 32;
     for n in 0..ROWS {
         let Some(row) = matrix.row(rows.start + n.min(rows.len() - 1)) else {
@@ -102,6 +102,7 @@ pub fn unpack_groups(
             put(scratch, place, n, _mm512_sub_epi8(weights, zero), false);
         }
     }
+    Kind::Half
 }
 
 /// The product of a block of weights with sixteen tokens, in one of four sets of tiles.
@@ -165,11 +166,10 @@ pub unsafe fn multiply(
     for n in 0..blocks.min(AHEAD) {
         begin(scratch, n);
     }
-    for n in 0..blocks {
+    for (n, step) in steps.iter().enumerate() {
         if n + AHEAD < blocks {
             begin(scratch, n + AHEAD);
         }
-        let step: &[f32; TOKENS] = &steps[n];
         // SAFETY: sixteen floats may be read.
         let step = unsafe { _mm512_loadu_ps(step.as_ptr()) };
         let (integers, scales) = (&scratch.integers[n % 4], &scratch.scales[n]);
