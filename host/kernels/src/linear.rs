@@ -378,28 +378,30 @@ impl<'a> Row<'a> {
 
 /// The products of one row with some tokens from `token` on, as many as `sums` has.
 fn dot(isa: Isa, row: &Row<'_>, input: &Activations, token: usize, sums: &mut [f32]) {
-    match isa {
+    match (isa, row) {
+        // SAFETY: the machine has these instructions, or the caller would have chosen others.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            // SAFETY: the machine has these instructions, or the caller would have chosen others.
-            unsafe {
-                match row {
-                    Row::Packed(format, row) => avx2::dot(*format, row, input, token, sums),
-                    Row::Grouped(row, group) => avx2::dot_groups(row, *group, input, token, sums),
-                }
+        (Isa::Avx2, Row::Packed(format, row)) => unsafe {
+            avx2::dot(*format, row, input, token, sums);
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Row::Grouped(row, group)) => unsafe {
+            avx2::dot_groups(row, *group, input, token, sums);
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon, Row::Packed(format, row)) => unsafe {
+            neon::dot(*format, row, input, token, sums);
+        },
+        (_, Row::Packed(format, row)) => {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = portable::dot(*format, row, input, token + n);
             }
         }
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon if let Row::Packed(format, row) = row => {
-            // SAFETY: as above.
-            unsafe { neon::dot(*format, row, input, token, sums) }
-        }
-        _ => {
+        (_, Row::Grouped(row, group)) => {
             for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = match row {
-                    Row::Packed(format, row) => portable::dot(*format, row, input, token + n),
-                    Row::Grouped(row, group) => portable::dot_groups(row, *group, input, token + n),
-                };
+                *sum = portable::dot_groups(row, *group, input, token + n);
             }
         }
     }

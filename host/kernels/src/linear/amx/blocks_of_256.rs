@@ -66,7 +66,7 @@ const SCALES: [[[u8; 64]; 4]; 4] = {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn with_minima<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>) {
-    let seven = _mm512_set1_epi16(7);
+    let seven = _mm512_set1_epi8(7);
     for (n, block) in blocks.enumerate() {
         for k in 0..4 {
             // SAFETY: the block is the row's, and has more than 16 bytes.
@@ -75,6 +75,8 @@ fn with_minima<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blo
                 four([at(0), at(1), at(2), at(3)])
             };
             let small = scales_and_minima(heads);
+            let lower_bits = _mm512_and_si512(small, seven);
+            let upper_bits = _mm512_and_si512(_mm512_srli_epi16::<3>(small), seven);
             // The first two lanes' worth of 16-bit floats of each quarter.
             let mut lanes = [0_u32; ROWS];
             // SAFETY: the array has 64 bytes.
@@ -105,16 +107,23 @@ fn with_minima<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blo
                 for (quarter, weights) in weights.into_iter().enumerate() {
                     // SAFETY: the array has 64 bytes.
                     let places = unsafe { _mm512_loadu_si512(SCALES[i][quarter].as_ptr().cast()) };
-                    let scales =
-                        _mm512_maskz_permutexvar_epi8(0x5555_5555_5555_5555, places, small);
                     // Two bytes at a time: neither product has more than eight bits.
-                    let low = _mm512_mullo_epi16(weights, _mm512_and_si512(scales, seven));
-                    let high = _mm512_mullo_epi16(weights, _mm512_srli_epi16::<3>(scales));
-                    put(scratch, 4 * n + quarter, row, [low, high]);
+                    let planes = [
+                        _mm512_mullo_epi16(weights, pairs_of(places, lower_bits)),
+                        _mm512_mullo_epi16(weights, pairs_of(places, upper_bits)),
+                    ];
+                    put(scratch, 4 * n + quarter, row, planes);
                 }
             }
         }
     }
+}
+
+/// The bytes in these places, as 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn pairs_of(places: __m512i, bytes: __m512i) -> __m512i {
+    _mm512_maskz_permutexvar_epi8(0x5555_5555_5555_5555, places, bytes)
 }
 
 /// Two 16-bit floats.
