@@ -161,7 +161,7 @@ fn check_loss(examples: &[Example], loss: Loss, classes: Option<usize>) -> Resul
         Loss::PolicyGradient { below, .. } if !(0.0..=1.0).contains(&below) => {
             wrong("the lower clip", below.to_string(), "a number from 0 to 1")
         }
-        Loss::PolicyGradient { above, .. } if !(above >= 0.0) => wrong(
+        Loss::PolicyGradient { above, .. } if above.is_nan() || above < 0.0 => wrong(
             "the upper clip",
             above.to_string(),
             "a number of at least 0",

@@ -27,18 +27,14 @@ impl DynamicType {
     fn new(signed: bool) -> Self {
         let mut numbers = vec![0.0, 1.0];
         for power in 0..7 {
-            let steps = 1_usize << if signed { power } else { power + 1 };
-            // In the order of operations in which the type's authors compute it, in 32 bits up to
-            // the power of ten, so that every number has their bits.
-            let step = (1.0_f32 - 0.1) / steps as f32;
-            let boundary = |n: usize| match 2 * n < steps + 1 {
-                true => step.mul_add(n as f32, 0.1),
-                false => (-step).mul_add((steps - n) as f32, 1.0),
-            };
-            let scale = 10_f64.powi(power as i32 - 6);
+            // In 64 bits, so that each number is the nearest 32-bit one to what it is by
+            // definition. (bitsandbytes computes them in 32 bits when it starts, and the last bit
+            // of some depends on the processor.)
+            let steps = 1_u32 << if signed { power } else { power + 1 };
+            let boundary = |n: u32| 0.1 + 0.9 * f64::from(n) / f64::from(steps);
+            let scale = 10_f64.powi(power - 6);
             for n in 0..steps {
-                let mean = (boundary(n) + boundary(n + 1)) / 2.0;
-                let number = (scale * f64::from(mean)) as f32;
+                let number = (scale * ((boundary(n) + boundary(n + 1)) / 2.0)) as f32;
                 numbers.push(number);
                 if signed {
                     numbers.push(-number);

@@ -140,7 +140,7 @@ pub(crate) fn product(workers: Workers<'_>, product: &Product<'_>, c: &mut [f32]
     // each piece takes its block of `B` apart by itself.
     let wanted = match workers.team.threads() {
         1 => 1,
-        threads => (2 * threads).div_ceil(wide),
+        threads => (4 * threads).div_ceil(wide),
     };
     let tall = wanted.min(m.div_ceil(FEW_ROWS)).max(1);
     let rows = m.div_ceil(tall).next_multiple_of(kernel::TILE);

@@ -131,7 +131,7 @@ impl Pass<'_> {
         gradients: &mut [f32],
         dx: Option<(&mut [f32], bool)>,
     ) {
-        let mut dx = dx.map(|(dx, add)| {
+        let dx = dx.map(|(dx, add)| {
             let frozen = self.base.layers[layer].linear(target);
             frozen.backward(self.workers, dy, dx, add);
             dx
@@ -146,11 +146,7 @@ impl Pass<'_> {
         // B follows A.
         let own = &mut gradients[pair.a.start..pair.b.end];
         let (a, b) = own.split_at_mut(pair.a.len());
-        let to = LowRankGradients {
-            a,
-            b,
-            x: dx.as_deref_mut(),
-        };
+        let to = LowRankGradients { a, b, x: dx };
         low.backward(self.workers, x, between, dy, to);
     }
 

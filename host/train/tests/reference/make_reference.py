@@ -4,10 +4,12 @@
     pip install torch bitsandbytes==0.50.2 safetensors
     python make_reference.py
 
-`nf4.safetensors`: a matrix, its NF4 codes and double-quantized scales, and what comes back.
-Codes and the numbers of both data types are bitsandbytes' own. Its routine for 8-bit blocks on
-CPUs is approximate, so scales are rounded here, to the nearest number as the paper says; their
-mean is taken in 64 bits, because a 32-bit sum depends on its order.
+`nf4.safetensors`: a matrix, its NF4 codes and double-quantized scales, and what comes back. The
+codes and their table are bitsandbytes' own. Its routine for 8-bit blocks on CPUs is approximate,
+so scales are rounded here, to the nearest number as the paper says; their mean is taken in 64
+bits, because a 32-bit sum depends on its order. So are the numbers of the dynamic data types:
+bitsandbytes' own differ from them by at most two in the last place, which depends on the
+processor that they are computed on.
 
 `adamw.safetensors`: parameters after each of ten steps of `torch.optim.AdamW`.
 """
@@ -26,13 +28,29 @@ def nearest(values, numbers):
     return (values.reshape(-1, 1) - numbers).abs().argmin(dim=1).to(torch.uint8)
 
 
+def dynamic(signed):
+    """The numbers of a dynamic data type (arXiv 2110.02861), in ascending order."""
+    numbers = [0.0, 1.0]
+    for power in range(7):
+        steps = 2 ** (power if signed else power + 1)
+        boundary = [0.1 + 0.9 * n / steps for n in range(steps + 1)]
+        for low, high in zip(boundary, boundary[1:]):
+            number = (1.0 / 10 ** (6 - power)) * ((low + high) / 2.0)
+            numbers += [number, -number] if signed else [number]
+    numbers = torch.tensor(sorted(numbers), dtype=torch.float64).float()
+    theirs = quantization.create_dynamic_map(signed=signed)
+    difference = (numbers.view(torch.int32).long() - theirs.view(torch.int32).long()).abs()
+    assert numbers.shape == theirs.shape and difference.max() <= 2, difference.max()
+    return numbers
+
+
 def nf4():
     torch.manual_seed(1)
     # 300 blocks: more than one second-level block, the last of them not whole.
     weights = torch.randn(75, 256) * torch.rand(75, 1)
     weights[3, 64:128] = 0.0
     codes, state = quantization.quantize_4bit(weights, blocksize=64, quant_type="nf4")
-    numbers = quantization.create_dynamic_map(signed=True)
+    numbers = dynamic(signed=True)
     offset = state.absmax.double().mean().float()
     scales = state.absmax - offset
     outer, quantized = [], []
@@ -57,7 +75,7 @@ def nf4():
             back=back.contiguous(),
             table=state.code,
             signed=numbers,
-            unsigned=quantization.create_dynamic_map(signed=False),
+            unsigned=dynamic(signed=False),
         ),
         HERE / "nf4.safetensors",
     )
