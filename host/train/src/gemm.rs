@@ -187,7 +187,18 @@ pub(crate) fn product(workers: Workers<'_>, product: &Product<'_>, c: &mut [f32]
     });
 }
 
-impl Rhs<'_> {
+impl<'a> Rhs<'a> {
+    /// `B[k, n]` itself.
+    pub fn unpacked(rows: &'a dyn RowSource) -> Self {
+        rows.floats().map_or(Rhs::Unpacked(rows), Rhs::Rows)
+    }
+
+    /// `B` transposed, `[n, k]`.
+    pub fn unpacked_columns(rows: &'a dyn RowSource) -> Self {
+        rows.floats()
+            .map_or(Rhs::UnpackedColumns(rows), Rhs::Columns)
+    }
+
     fn covers(&self, k: usize, n: usize) -> bool {
         match self {
             Rhs::Rows(values) | Rhs::Columns(values) => values.len() == k * n,

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use skep_decoder::{AdapterTarget, Decoder, LinearWeights};
+use skep_weights::PackedFormat;
 use skep_weights::format::dequantize;
 
 use crate::gemm::{Lhs, Product, Rhs, RowSource, Workers, product};
@@ -91,6 +92,17 @@ impl RowSource for LinearWeights {
         }
     }
 
+    fn floats(&self) -> Option<&[f32]> {
+        match self {
+            LinearWeights::Packed(weights)
+                if weights.format() == PackedFormat::F32 && cfg!(target_endian = "little") =>
+            {
+                bytemuck::try_cast_slice(weights.bytes()).ok()
+            }
+            _ => None,
+        }
+    }
+
     fn read(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
         match self {
             LinearWeights::Packed(weights) => {
@@ -133,7 +145,7 @@ impl Frozen {
             n,
             k,
             a: Lhs::rows(x, k),
-            b: Rhs::UnpackedColumns(source),
+            b: Rhs::unpacked_columns(source),
             add: false,
         };
         product(workers, &asked, out);
@@ -157,7 +169,7 @@ impl Frozen {
             n,
             k,
             a: Lhs::rows(dy, k),
-            b: Rhs::Unpacked(source),
+            b: Rhs::unpacked(source),
             add,
         };
         product(workers, &asked, dx);
@@ -171,7 +183,7 @@ mod tests {
     use crate::random::test_values;
     use skep_accounts::Account;
     use skep_kernels::Team;
-    use skep_weights::{PackedFormat, PackedTensor};
+    use skep_weights::PackedTensor;
 
     /// Both products of every format against its dequantized weights in double precision.
     #[test]

@@ -45,7 +45,7 @@ pub(crate) fn target_probabilities(
             n: vocabulary,
             k: width,
             a: Lhs::rows(hidden, width),
-            b: Rhs::UnpackedColumns(weights),
+            b: Rhs::unpacked_columns(weights),
             add: false,
         };
         product(workers, &asked, logits);
@@ -73,7 +73,7 @@ pub(crate) fn target_probabilities(
                 n: width,
                 k: vocabulary,
                 a: Lhs::rows(logits, vocabulary),
-                b: Rhs::Unpacked(weights),
+                b: Rhs::unpacked(weights),
                 add: false,
             };
             product(

@@ -75,7 +75,7 @@ impl Trainer {
             n: config.vocabulary,
             k: config.width,
             a: Lhs::rows(&forward.hidden, config.width),
-            b: Rhs::UnpackedColumns(source),
+            b: Rhs::unpacked_columns(source),
             add: false,
         };
         product(pass.workers, &asked, &mut logits);
