@@ -16,7 +16,9 @@ pub struct Linear {
 /// The weights of a linear layer as they are stored.
 #[derive(Debug)]
 pub enum LinearWeights {
+    /// Rows of blocks.
     Packed(PackedTensor),
+    /// 4-bit groups, of AWQ or GPTQ.
     Grouped(GroupInt4),
 }
 

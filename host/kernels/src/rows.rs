@@ -223,7 +223,7 @@ pub fn add(to: &mut [f32], from: &[f32]) -> Result<(), ShapeError> {
 /// `e ^ x` to within 2 units in the last place, without a branch: `2 ^ n` times a polynomial of
 /// degree 6 on what is left. Below -87 it is 0 or nearly, above 88 it stays finite.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, of which the first has few bits, so that its multiples are exact.
     const HIGH: f32 = 0.693_359_4;
