@@ -180,7 +180,7 @@ fn texts_with_guesses_have_the_distribution_of_the_model() {
         .collect();
     let guessing = engine(drafted("llama"), options());
     guessing
-        .add_adapter("plain", "1", &adapter("plain"))
+        .add_adapter("stable", "1", &adapter("stable"))
         .unwrap();
     let written = texts(&guessing, requests.clone());
     let tally = guessing.tally();
