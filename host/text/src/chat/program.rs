@@ -307,7 +307,7 @@ mod tests {
         for source in [
             "{% for i in range(5) if i != 2 %}{{ loop.index }}{{ i }}{% else %}none{% endfor %}",
             "{% for i in [] %}x{% else %}none{% endfor %}",
-            "{% macro m(a, b=[1, 2], *c) %}{{ a }}{{ b }}{{ caller() if caller else '' }}{% endmacro %}\
+            "{% macro m(a, b=[1, 2]) %}{{ a }}{{ b }}{{ caller() if caller else '' }}{% endmacro %}\
              {{ m(1) }}{{ m([3], b={'x': 1}) }}{% call m(2) %}in{% endcall %}",
             "{% set ns = namespace(x=[], n=0) %}{% for i in range(9) %}{% if i is odd %}{% continue %}\
              {% elif i == 6 %}{% break %}{% endif %}{% set ns.x = ns.x + [i] %}{% set ns.n = i %}\
