@@ -26,7 +26,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-BATCH, LENGTH, STEPS, RANK, THREADS = 4, 512, 4, 16, 2
+BATCH, LENGTH, STEPS, RANK = 4, 512, 4, 16
+THREADS = int(os.environ.get("THREADS", "2"))
 MASK = (1 << 64) - 1
 
 
