@@ -12,6 +12,7 @@ mod kind;
 mod language;
 mod locate;
 mod models;
+pub mod play;
 mod publish;
 mod run;
 mod running;

@@ -22,10 +22,10 @@ use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
 
 /// A component about to run, with what its manifest says.
-struct Subject {
-    component: PathBuf,
-    grants: Grants,
-    limits: Limits,
+pub(super) struct Subject {
+    pub(super) component: PathBuf,
+    pub(super) grants: Grants,
+    pub(super) limits: Limits,
 }
 
 /// Loads a component: checks it and compiles it, or finds it in the cache.
@@ -136,7 +136,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-async fn subject(
+pub(super) async fn subject(
     service: &Service,
     package: &str,
     progress: &ProgressSender,
