@@ -30,17 +30,24 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
     let renderer = guests::package(environment, "npc-renderer")?;
     let home = environment.target.join("play");
     skep_tests::set_up(&home)?;
-    let status = Command::new(environment.skep())
-        .arg("--home")
+    let mut play = Command::new(environment.skep());
+    play.arg("--home")
         .arg(&home)
         .arg("play")
         .arg("--village")
         .arg(village)
         .arg("--renderer")
-        .arg(renderer)
-        .args(&options.arguments)
-        .status()
-        .context("cannot start skep")?;
+        .arg(renderer);
+    let chosen = ["--model", "-m"];
+    if !options
+        .arguments
+        .iter()
+        .any(|each| chosen.iter().any(|name| each == name))
+    {
+        play.arg("--model").arg(skep_tests::Built::language_model());
+    }
+    play.args(&options.arguments);
+    let status = play.status().context("cannot start skep")?;
     if !status.success() {
         bail!("the game ended with {status}");
     }
