@@ -118,8 +118,8 @@ pub struct Run {
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub labels: Option<PathBuf>,
     /// The model that the component gets under the name `default`: an installed model, a folder,
-    /// or a GGUF file. Once for an encoder (without it, the small one that comes with skep) and
-    /// once for a language model.
+    /// or a GGUF file. Once for an encoder and once for a language model; without them, the small
+    /// ones that come with skep.
     #[arg(short, long)]
     pub model: Vec<String>,
     /// Nodes to ask for blobs that the component opens, as tickets, beside those found nearby.

@@ -187,7 +187,7 @@ pub struct Ran {
     pub digest: String,
     /// The encoder that it got as `default`: a reference or a path.
     pub model: Option<String>,
-    /// The language model that it got as `default`, if there was one.
+    /// The language model that it got as `default`.
     pub text_model: Option<String>,
     /// What the sandbox measured; its fields stand beside those of this record.
     #[serde(flatten)]

@@ -22,7 +22,7 @@ pub struct Default {
 pub struct Defaults {
     /// The encoder: the chosen one, or the one that comes with skep.
     pub encoder: Default,
-    /// The language model.
+    /// The language model, if one was chosen; otherwise it is the one that comes with skep.
     pub language: Option<Default>,
 }
 
@@ -66,12 +66,14 @@ pub async fn bind_models(
 }
 
 fn embedded_encoder(service: &Service) -> Result<Default, Failure> {
-    let folder = embedded::folder(&service.home)
+    let model = &embedded::ENCODER;
+    let folder = model
+        .folder(&service.home)
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
-    let digest = embedded::digest();
-    service.models.add(embedded::NAME, digest, &folder)?;
+    let digest = model.digest();
+    service.models.add(model.name, digest, &folder)?;
     Ok(Default {
-        called: embedded::NAME.to_owned(),
+        called: model.name.to_owned(),
         digest,
     })
 }

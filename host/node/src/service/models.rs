@@ -10,7 +10,9 @@ use skep_tensor::{Account, Device, Tensor};
 
 use super::kind::Found;
 use super::language::NodeLanguages;
+use crate::embedded;
 use crate::failure::{Failure, FailureKind};
+use crate::home::Home;
 
 /// All models that this node has open.
 pub struct NodeModels {
@@ -71,8 +73,32 @@ pub struct RunModels {
     pub node: Arc<NodeModels>,
     /// The digest of the encoder that is the default one.
     pub encoder: String,
-    /// The digest of the language model that is the default one, if there is one.
-    pub language: Option<String>,
+    /// The language model that is the default one.
+    pub language: DefaultLanguage,
+}
+
+/// The language model that a run gets as `default`.
+pub enum DefaultLanguage {
+    /// The one of this digest, which the node knows.
+    Chosen(String),
+    /// The one that comes with skep. It is written out to this home only for a guest that opens it.
+    Embedded(Home),
+}
+
+impl RunModels {
+    fn default_language(&self) -> Result<Arc<dyn LanguageModel>, ModelError> {
+        let home = match &self.language {
+            DefaultLanguage::Chosen(digest) => return self.node.languages.open(digest),
+            DefaultLanguage::Embedded(home) => home,
+        };
+        let model = &embedded::LANGUAGE;
+        let folder = model.folder(home).map_err(|error| {
+            ModelError::Failed(format!("cannot write out {}: {error}", model.name))
+        })?;
+        let added = self.node.add(model.name, model.digest(), &folder);
+        added.map_err(|failure| ModelError::Failed(failure.to_string()))?;
+        self.node.languages.open(&model.digest().to_string())
+    }
 }
 
 impl Models for RunModels {
@@ -90,11 +116,8 @@ impl Models for RunModels {
     }
 
     fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
-        match (name, &self.language) {
-            ("default", Some(digest)) => self.node.languages.open(digest),
-            ("default", None) => Err(ModelError::NotFound(
-                "a default language model; choose one with --model".to_owned(),
-            )),
+        match name {
+            "default" => self.default_language(),
             _ => self.node.languages.open(name),
         }
     }

@@ -15,8 +15,9 @@ use super::blobs::NodeBlobs;
 use super::defaults::bind_models;
 use super::inspect::grants_of;
 use super::locate::{self, Located};
-use super::models::RunModels;
+use super::models::{DefaultLanguage, RunModels};
 use super::{ProgressSender, Service, install};
+use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
@@ -88,10 +89,10 @@ pub async fn run(
         models: Some(Arc::new(RunModels {
             node: Arc::clone(&service.models),
             encoder: bound.encoder.digest.to_string(),
-            language: bound
-                .language
-                .as_ref()
-                .map(|model| model.digest.to_string()),
+            language: match &bound.language {
+                Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
+                None => DefaultLanguage::Embedded(service.home.clone()),
+            },
         })),
         blobs: blobs(service, &subject.grants, peers).await?,
         grants: subject.grants,
@@ -118,7 +119,10 @@ pub async fn run(
     Ok(Response::Ran(Box::new(Ran {
         digest,
         model: Some(bound.encoder.called),
-        text_model: bound.language.map(|model| model.called),
+        text_model: Some(match bound.language {
+            Some(chosen) => chosen.called,
+            None => embedded::LANGUAGE.name.to_owned(),
+        }),
         report: serde_json::to_value(&report)
             .map_err(|error| Failure::of(FailureKind::Failed, &error))?,
         limits: serde_json::to_value(limits)
