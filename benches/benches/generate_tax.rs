@@ -23,7 +23,7 @@ use skep_tests::random::{self, Shape};
 use skep_text::ChatMessage;
 
 const RANDOM: Shape = Shape {
-    layers: 12,
+    layers: 16,
     width: 640,
     hidden: 1728,
     heads: 10,

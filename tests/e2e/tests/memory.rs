@@ -14,7 +14,7 @@ use skep_tests::random::{self, Shape};
 
 /// A model of about 70 MB.
 const SHAPE: Shape = Shape {
-    layers: 12,
+    layers: 16,
     width: 640,
     hidden: 1728,
     heads: 10,

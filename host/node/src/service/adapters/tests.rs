@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use skep_engine::{Caller, Chunk, Priority, Request as TextRequest};
 use skep_registry::Digest;
@@ -163,21 +163,66 @@ async fn on_a_thread(test: impl FnOnce(&World) + Send + 'static) {
     world.await.unwrap().service.shutdown().await;
 }
 
+/// Where an engine stops after each batch while it is closed.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn close(&self) {
+        *self.lock() = true;
+    }
+
+    fn open(&self) {
+        *self.lock() = false;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.opened.wait_while(self.lock(), |closed| *closed));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a gate whatever becomes of the test, so that the engine can end.
+struct Opens(Arc<Gate>);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_in_flight_finishes_on_the_version_that_it_began_with() {
     on_a_thread(|world| {
+        let gate = Arc::new(Gate::default());
+        let engine = world.models.node.languages.engine(&world.base);
+        let at_gate = Arc::clone(&gate);
+        engine.unwrap().unwrap().give_way_to(move || {
+            at_gate.pass();
+            false
+        });
         world.add("0.1.0", 4, 1);
         let old = world.open().unwrap();
         let expected = world.write(&*old);
+        let _opens = Opens(Arc::clone(&gate));
+        gate.close();
         let mut flight = world.begin(Some(&*old), 60);
         let begun = flight.next().unwrap();
         let mut tokens: Vec<u32> = begun.into_iter().flat_map(|chunk| chunk.tokens).collect();
-        assert!(tokens.len() < expected.len());
+        assert!(tokens.len() < expected.len(), "it is written already");
         // Only the text still has the old version when the new one comes.
         drop(old);
         world.add("0.2.0", 8, 2);
         let new = world.open().unwrap();
         assert_eq!(world.held(), ["0.2.0"]);
+        gate.open();
         assert_ne!(world.write(&*new), expected);
         tokens.extend(flight.rest());
         assert_eq!(tokens, expected);
