@@ -47,6 +47,7 @@ impl TextAdapter for Gruff {
             name: "voice-gruff".to_owned(),
             digest: "3".repeat(64),
             base: DIGEST.to_owned(),
+            base_name: "scribe".to_owned(),
             rank: 4,
             bytes: 9,
         }

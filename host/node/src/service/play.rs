@@ -8,7 +8,7 @@ use skep_tensor::Device;
 use tokio::sync::mpsc;
 
 use super::defaults::bind_models;
-use super::models::RunModels;
+use super::models::{Adapters, DefaultLanguage, RunModels};
 use super::{Service, run};
 use crate::cli;
 use crate::control;
@@ -75,7 +75,7 @@ async fn part(
     witness: &Witness,
 ) -> Result<Part, Failure> {
     let (progress, _) = mpsc::channel(1);
-    let subject = run::subject(service, package, &progress).await.map_err(|failure| {
+    let subject = run::subject(service, package, &[], &progress).await.map_err(|failure| {
         // The names that are looked for without a word are a surprise to who has never heard of
         // them.
         let missing = failure.kind == FailureKind::NotFound || failure.kind == FailureKind::Usage;
@@ -104,7 +104,18 @@ async fn part(
             models: RunModels {
                 node: Arc::clone(&service.models),
                 encoder: bound.encoder.digest.to_string(),
-                language: bound.language.map(|model| model.digest.to_string()),
+                language: match &bound.language {
+                    Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
+                    None => DefaultLanguage::Embedded,
+                },
+                adapters: match spec.grants.adapters.is_empty() {
+                    true => None,
+                    false => Some(Adapters {
+                        swarm: service.swarm().await?.clone(),
+                        runtime: tokio::runtime::Handle::current(),
+                    }),
+                },
+                home: service.home.clone(),
             },
             witness: witness.clone(),
         }));
