@@ -84,20 +84,20 @@ impl Scheduler {
         let mut leases: Vec<(Priority, Lease)> = waiting
             .filter_map(|group| Some((group.caller.priority, group.lease.clone()?)))
             .collect();
-        if leases.is_empty() {
-            return;
-        }
         // Those that are equally urgent stay in their order.
         leases.sort_by_key(|(priority, _)| Reverse(*priority));
-        leases.truncate(AHEAD);
+        for (_, lease) in leases.iter().take(AHEAD) {
+            self.fetch(lease);
+        }
+    }
+
+    /// Brings an adapter nearer that is about to be used. One that cannot be had is told so when
+    /// its turn comes.
+    pub fn fetch(&mut self, lease: &Lease) {
         let adapters = std::sync::Arc::clone(&self.adapters);
-        let mut adapters = lock(&adapters);
-        for (_, lease) in leases {
-            // One that cannot be had is told so when its turn comes.
-            let fetched = adapters.prefetch(&lease, self.pages.memory_mut(), &mut self.pool);
-            if let Err(error) = fetched {
-                tracing::debug!(adapter = lease.name(), %error, "not fetched ahead");
-            }
+        let fetched = lock(&adapters).prefetch(lease, self.pages.memory_mut(), &mut self.pool);
+        if let Err(error) = fetched {
+            tracing::debug!(adapter = lease.name(), %error, "not fetched ahead");
         }
     }
 
