@@ -10,21 +10,31 @@ use crate::project::{Linear, LinearWeights};
 
 /// One layer.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Layer {
+    /// `[width]`, of what attention takes.
     pub attention_norm: Vec<f32>,
+    /// Makes queries.
     pub query: Linear,
+    /// Makes keys.
     pub key: Linear,
+    /// Makes values.
     pub value: Linear,
     /// `[head_dim]`, of each head of queries.
     pub query_norm: Option<Vec<f32>>,
     /// `[head_dim]`, of each head of keys.
     pub key_norm: Option<Vec<f32>>,
+    /// What attention's results go through.
     pub output: Linear,
     /// Of what attention adds, before it is added.
     pub post_attention_norm: Option<Vec<f32>>,
+    /// `[width]`, of what the feed-forward layer takes.
     pub feed_forward_norm: Vec<f32>,
+    /// The part of the feed-forward layer that the activation is applied to.
     pub gate: Linear,
+    /// The part that it is multiplied with.
     pub up: Linear,
+    /// The second product of the feed-forward layer.
     pub down: Linear,
     /// Of what the feed-forward layer adds, before it is added.
     pub post_feed_forward_norm: Option<Vec<f32>>,

@@ -28,4 +28,6 @@ mod project;
 pub use adapter::{Adapter, AdapterError, AdapterTarget, AdapterWeights, PagedAdapter};
 pub use config::{Architecture, Config};
 pub use error::{ForwardError, LoadError};
+pub use layer::Layer;
 pub use model::{Batch, Decoder, Part, Workspace};
+pub use project::{Linear, LinearWeights};
