@@ -309,38 +309,23 @@ impl Decoder {
         Ok(())
     }
 
-    /// The matrices that the model goes on with after this one of layer `number`.
-    fn after(&self, number: usize, target: AdapterTarget) -> Vec<&Linear> {
-        let layer = &self.layers[number];
-        match target {
-            AdapterTarget::Query | AdapterTarget::Key | AdapterTarget::Value => vec![&layer.output],
-            AdapterTarget::Output => vec![&layer.gate, &layer.up],
-            AdapterTarget::Gate | AdapterTarget::Up => vec![&layer.down],
-            AdapterTarget::Down => match self.layers.get(number + 1) {
-                Some(next) => vec![&next.query, &next.key, &next.value],
-                None => vec![self.head.as_ref().unwrap_or(&self.embedding)],
-            },
-        }
-    }
-
-    /// Makes products of one layer and one input, with what adapters add to them.
+    /// Makes products of the layer of that number and one input, with what adapters add to them.
+    /// `next` is what the model goes on with.
     fn project(
         &self,
         pass: &Pass<'_>,
         pool: &PageMemory,
-        number: usize,
+        (number, next): (usize, &[&Linear]),
         input: &[f32],
         (activations, between): (&mut Activations, &mut Vec<f32>),
         products: &mut [(AdapterTarget, &mut Vec<f32>)],
     ) -> Result<(), ShapeError> {
         let layer = &self.layers[number];
-        let last = products.last().map(|(target, _)| *target);
-        let next = last.map_or_else(Vec::new, |last| self.after(number, last));
         let mut base: Vec<_> = products
             .iter_mut()
             .map(|(target, out)| (layer.linear(*target), &mut **out))
             .collect();
-        project(self.isa, pass.team, input, activations, &mut base, &next)?;
+        project(self.isa, pass.team, input, activations, &mut base, next)?;
         let Some(adapters) = &pass.adapters else {
             return Ok(());
         };
@@ -386,7 +371,8 @@ impl Decoder {
             (AdapterTarget::Value, &mut *values),
         ];
         let pool = pages.memory();
-        self.project(pass, pool, number, normed, buffers, &mut products)?;
+        let next = [&layer.output];
+        self.project(pass, pool, (number, &next), normed, buffers, &mut products)?;
         if let Some(weight) = &layer.query_norm {
             rms_norm_in_place(isa, team, queries, weight, epsilon)?;
         }
@@ -425,7 +411,15 @@ impl Decoder {
         let buffers = (activations, between);
         let mut products = [(AdapterTarget::Output, &mut *added)];
         let pool = pages.memory();
-        self.project(pass, pool, number, attended, buffers, &mut products)?;
+        let next = [&layer.gate, &layer.up];
+        self.project(
+            pass,
+            pool,
+            (number, &next),
+            attended,
+            buffers,
+            &mut products,
+        )?;
         if let Some(weight) = &layer.post_attention_norm {
             rms_norm_in_place(isa, team, added, weight, epsilon)?;
         }
@@ -457,11 +451,16 @@ impl Decoder {
             (AdapterTarget::Gate, &mut *gate),
             (AdapterTarget::Up, &mut *up),
         ];
-        self.project(pass, pool, number, normed, buffers, &mut products)?;
+        let next = [&layer.down];
+        self.project(pass, pool, (number, &next), normed, buffers, &mut products)?;
         gated(isa, team, config.gate, gate, up)?;
         let buffers = (activations, between);
         let mut products = [(AdapterTarget::Down, &mut *added)];
-        self.project(pass, pool, number, gate, buffers, &mut products)?;
+        let next = match self.layers.get(number + 1) {
+            Some(next) => vec![&next.query, &next.key, &next.value],
+            None => vec![self.head.as_ref().unwrap_or(&self.embedding)],
+        };
+        self.project(pass, pool, (number, &next), gate, buffers, &mut products)?;
         if let Some(weight) = &layer.post_feed_forward_norm {
             rms_norm_in_place(isa, team, added, weight, epsilon)?;
         }
