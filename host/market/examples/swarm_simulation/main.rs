@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             neighbours: 200,
             shards: 100,
             audits,
-            hours: 6,
+            hours: 4,
             seed: 7,
         };
         let mut world = World::new(settings);

@@ -472,6 +472,7 @@ impl World {
     pub fn row(&self) -> String {
         let sum = |of: fn(&Minute) -> u64| self.history.iter().map(of).sum::<u64>();
         let (shards, wrong) = (sum(|m| m.shards), sum(|m| m.wrong));
+        let right = shards.saturating_sub(wrong);
         let possible = self.honest_time / SHARD;
         let of = |is_cheat: bool| {
             self.nodes
@@ -484,9 +485,9 @@ impl World {
             earned / of(is_cheat).count().max(1) as i64
         };
         format!(
-            "| {} % | {shards} | {:.0} % | {wrong} ({:.2} %) | {convicted} of {} | {} of {} | {} | {} |",
+            "| {} % | {right} | {:.0} % | {wrong} ({:.2} %) | {convicted} of {} | {} of {} | {} | {} |",
             f64::from(self.settings.audits) / 10_000.0,
-            100.0 * shards as f64 / possible.max(1) as f64,
+            100.0 * right as f64 / possible.max(1) as f64,
             100.0 * wrong as f64 / shards.max(1) as f64,
             of(true).count(),
             self.honest_convicted,
