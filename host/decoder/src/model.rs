@@ -5,7 +5,7 @@ use std::path::Path;
 
 use skep_kernels::attention::{AttentionLayer, Sequence, attention};
 use skep_kernels::kv::{KvFormat, KvPages, KvShape, PAGE_TOKENS};
-use skep_kernels::rows::{Rope, add, gated, rms_norm, rms_norm_in_place};
+use skep_kernels::rows::{Rope, Turns, add, gated, rms_norm, rms_norm_in_place};
 use skep_kernels::{Activations, Isa, PageMemory, ShapeError, Team};
 use skep_weights::WeightsFile;
 
@@ -22,8 +22,10 @@ pub struct Decoder {
     config: Config,
     embedding: Linear,
     layers: Vec<Layer>,
-    /// The rotary positions of each layer.
+    /// The rotary positions that some layer has, each once.
     ropes: Vec<Rope>,
+    /// Which of them each layer has.
+    rope_of: Vec<usize>,
     final_norm: Vec<f32>,
     /// The output layer, where it is not the embedding.
     head: Option<Linear>,
@@ -78,6 +80,8 @@ pub struct Workspace {
     gate: Vec<f32>,
     up: Vec<f32>,
     positions: Vec<u32>,
+    /// How far the batch's tokens turn, for each of the model's rotary positions.
+    turns: Vec<Turns>,
     logits: Vec<f32>,
     /// Between the two products of adapters.
     between: Vec<f32>,
@@ -115,15 +119,24 @@ impl Decoder {
         let (vocabulary, width) = (config.vocabulary, config.width);
         let layers = (0..config.layers.len()).map(|number| loader.layer(number));
         let layers = layers.collect::<Result<_, _>>()?;
-        let ropes = config
-            .layers
-            .iter()
-            .map(|layer| Rope::new(config.rope_layout, layer.frequencies.clone()))
+        let mut frequencies: Vec<&Vec<f64>> = Vec::new();
+        let mut rope_of = Vec::with_capacity(config.layers.len());
+        for layer in &config.layers {
+            let known = frequencies.iter().position(|f| **f == layer.frequencies);
+            rope_of.push(known.unwrap_or(frequencies.len()));
+            if known.is_none() {
+                frequencies.push(&layer.frequencies);
+            }
+        }
+        let ropes = frequencies
+            .into_iter()
+            .map(|frequencies| Rope::new(config.rope_layout, frequencies.clone()))
             .collect();
         Ok(Self {
             embedding: loader.linear(&names.embedding(), vocabulary, width)?,
             layers,
             ropes,
+            rope_of,
             final_norm: loader.norm(&names.final_norm(), width)?,
             head: match config.tied {
                 true => None,
@@ -195,6 +208,12 @@ impl Decoder {
             let positions = part.start..part.start + part.tokens;
             workspace.positions.extend(positions.map(|p| p as u32));
         }
+        workspace
+            .turns
+            .resize_with(self.ropes.len(), Turns::default);
+        for (rope, turns) in self.ropes.iter().zip(&mut workspace.turns) {
+            rope.turns(&workspace.positions, turns);
+        }
         for number in 0..self.layers.len() {
             self.attend(&pass, workspace, pages, number)?;
             self.feed_forward(&pass, workspace, pages.memory(), number)?;
@@ -220,6 +239,7 @@ impl Decoder {
         };
         Ok(rms_norm(
             self.isa,
+            None,
             row,
             &self.final_norm,
             self.config.epsilon,
@@ -289,7 +309,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Makes products of one layer and one input, with what adapters add to them.
+    /// Makes products of one layer and one input, with what adapters add to them. `next` is what
+    /// the model goes on with.
     fn project(
         &self,
         pass: &Pass<'_>,
@@ -298,13 +319,14 @@ impl Decoder {
         input: &[f32],
         (activations, between): (&mut Activations, &mut Vec<f32>),
         products: &mut [(AdapterTarget, &mut Vec<f32>)],
+        next: &[&Linear],
     ) -> Result<(), ShapeError> {
         let layer = &self.layers[number];
         let mut base: Vec<_> = products
             .iter_mut()
             .map(|(target, out)| (layer.linear(*target), &mut **out))
             .collect();
-        project(self.isa, pass.team, input, activations, &mut base)?;
+        project(self.isa, pass.team, input, activations, &mut base, next)?;
         let Some(adapters) = &pass.adapters else {
             return Ok(());
         };
@@ -335,12 +357,14 @@ impl Decoder {
             values,
             attended,
             added,
-            positions,
+            turns,
             between,
             ..
         } = workspace;
+        let team = Some(pass.team);
         normed.resize(stream.len(), 0.0);
-        rms_norm(isa, stream, &layer.attention_norm, config.epsilon, normed)?;
+        let epsilon = config.epsilon;
+        rms_norm(isa, team, stream, &layer.attention_norm, epsilon, normed)?;
         let buffers = (&mut *activations, &mut *between);
         let mut products = [
             (AdapterTarget::Query, &mut *queries),
@@ -348,15 +372,17 @@ impl Decoder {
             (AdapterTarget::Value, &mut *values),
         ];
         let pool = pages.memory();
-        self.project(pass, pool, number, normed, buffers, &mut products)?;
+        let next = [&layer.output];
+        self.project(pass, pool, number, normed, buffers, &mut products, &next)?;
         if let Some(weight) = &layer.query_norm {
-            rms_norm_in_place(isa, queries, weight, config.epsilon)?;
+            rms_norm_in_place(isa, team, queries, weight, epsilon)?;
         }
         if let Some(weight) = &layer.key_norm {
-            rms_norm_in_place(isa, keys, weight, config.epsilon)?;
+            rms_norm_in_place(isa, team, keys, weight, epsilon)?;
         }
-        self.ropes[number].apply(queries, positions, config.head_dim)?;
-        self.ropes[number].apply(keys, positions, config.head_dim)?;
+        let turns = &turns[self.rope_of[number]];
+        turns.apply(isa, team, queries, config.head_dim)?;
+        turns.apply(isa, team, keys, config.head_dim)?;
         let kv_width = config.kv_heads * config.head_dim;
         for sequence in &pass.sequences {
             for token in sequence.tokens.clone() {
@@ -386,11 +412,12 @@ impl Decoder {
         let buffers = (activations, between);
         let mut products = [(AdapterTarget::Output, &mut *added)];
         let pool = pages.memory();
-        self.project(pass, pool, number, attended, buffers, &mut products)?;
+        let next = [&layer.gate, &layer.up];
+        self.project(pass, pool, number, attended, buffers, &mut products, &next)?;
         if let Some(weight) = &layer.post_attention_norm {
-            rms_norm_in_place(isa, added, weight, config.epsilon)?;
+            rms_norm_in_place(isa, team, added, weight, epsilon)?;
         }
-        Ok(add(stream, added)?)
+        Ok(add(team, stream, added)?)
     }
 
     fn feed_forward(
@@ -411,27 +438,27 @@ impl Decoder {
             between,
             ..
         } = workspace;
-        rms_norm(
-            isa,
-            stream,
-            &layer.feed_forward_norm,
-            config.epsilon,
-            normed,
-        )?;
+        let (team, epsilon) = (Some(pass.team), config.epsilon);
+        rms_norm(isa, team, stream, &layer.feed_forward_norm, epsilon, normed)?;
         let buffers = (&mut *activations, &mut *between);
         let mut products = [
             (AdapterTarget::Gate, &mut *gate),
             (AdapterTarget::Up, &mut *up),
         ];
-        self.project(pass, pool, number, normed, buffers, &mut products)?;
-        gated(isa, config.gate, gate, up)?;
+        let next = [&layer.down];
+        self.project(pass, pool, number, normed, buffers, &mut products, &next)?;
+        gated(isa, team, config.gate, gate, up)?;
         let buffers = (activations, between);
         let mut products = [(AdapterTarget::Down, &mut *added)];
-        self.project(pass, pool, number, gate, buffers, &mut products)?;
+        let next = match self.layers.get(number + 1) {
+            Some(next) => vec![&next.query, &next.key, &next.value],
+            None => vec![self.head.as_ref().unwrap_or(&self.embedding)],
+        };
+        self.project(pass, pool, number, gate, buffers, &mut products, &next)?;
         if let Some(weight) = &layer.post_feed_forward_norm {
-            rms_norm_in_place(isa, added, weight, config.epsilon)?;
+            rms_norm_in_place(isa, team, added, weight, epsilon)?;
         }
-        Ok(add(stream, added)?)
+        Ok(add(team, stream, added)?)
     }
 
     fn logits<'w>(
@@ -454,9 +481,17 @@ impl Decoder {
             added.extend_from_slice(&stream[output * config.width..(output + 1) * config.width]);
         }
         normed.resize(added.len(), 0.0);
-        rms_norm(isa, added, &self.final_norm, config.epsilon, normed)?;
+        rms_norm(
+            isa,
+            Some(team),
+            added,
+            &self.final_norm,
+            config.epsilon,
+            normed,
+        )?;
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        project(isa, team, normed, activations, &mut [(head, &mut *logits)])?;
+        let mut products = [(head, &mut *logits)];
+        project(isa, team, normed, activations, &mut products, &[])?;
         Ok(logits)
     }
 }
