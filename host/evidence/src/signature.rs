@@ -31,9 +31,9 @@ pub(crate) struct Check<'a> {
     pub(crate) signature: &'a [u8; 64],
 }
 
-/// So many signatures make one combination: enough to share its fixed cost, and few enough for
-/// their points to stay in the processor's second cache.
-const COMBINED: usize = 1024;
+/// So many signatures make one combination: enough to share its fixed cost, and few enough for a
+/// few megabytes to hold their points.
+const COMBINED: usize = 8192;
 
 /// Keys that were met before, unpacked, so that each is unpacked once.
 ///
@@ -215,15 +215,10 @@ mod tests {
     #[test]
     fn the_wrong_one_is_named_beyond_the_first_combination() {
         let good = signed(250);
-        let mut many: Vec<_> = good
-            .iter()
-            .cycle()
-            .take(2 * COMBINED + 3)
-            .copied()
-            .collect();
+        let mut many: Vec<_> = good.iter().cycle().take(COMBINED + 3).copied().collect();
         let mut keys = Keys::default();
         assert_eq!(keys.all_hold(&checks(&many)), Ok(()));
-        for wrong in [COMBINED - 1, COMBINED, 2 * COMBINED + 2] {
+        for wrong in [COMBINED - 1, COMBINED, COMBINED + 2] {
             many[wrong].1[5] ^= 1;
             assert_eq!(keys.all_hold(&checks(&many)), Err(wrong));
             many[wrong].1[5] ^= 1;
