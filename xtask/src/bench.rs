@@ -7,25 +7,31 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::environment::{self, Environment};
-use crate::{guests, models, python};
+use crate::{guests, models, python, village};
 
 #[derive(Args)]
 pub struct Options {
     /// Which; all of them without a word.
     #[arg(value_enum)]
     which: Vec<Which>,
+    /// For the village: take the host and the guests as they are built, and build nothing.
+    #[arg(long)]
+    built: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Which {
     /// A host call, an instantiation, a small tensor operation, a process from its start.
     Calls,
-    /// The batch classifier as a component beside the same as a native program.
+    /// The batch classifier as a component beside the same as a native program, and a text that
+    /// a guest asks for beside the same without one.
     Tax,
     /// Sentence embedding beside sentence-transformers.
     Embedding,
     /// Fetching a large blob beside nginx, curl and b3sum.
     Swarm,
+    /// A thousand turns of a hostile player in the village, with the grammar and without it.
+    Village,
 }
 
 /// Runs what was asked for.
@@ -56,6 +62,19 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             .arg("--model")
             .arg(environment.root.join("models").join("skep-mini-embed"));
         environment::run(&mut cargo, "compare the component with the native program")?;
+        environment.build_host()?;
+        let models = environment.root.join("models");
+        for model in [None, Some(models.join("skep-mini-lm/skep-mini-lm.gguf"))] {
+            let mut cargo = bench_of(environment, "generate_tax");
+            cargo.arg("--skep").arg(environment.skep());
+            cargo
+                .arg("--component")
+                .arg(components.join("generate.wasm"));
+            if let Some(model) = model {
+                cargo.arg("--model").arg(model);
+            }
+            environment::run(&mut cargo, "compare a guest's text with the engine's")?;
+        }
     }
     if wanted(Which::Embedding) {
         let model = models::fetch(environment)?;
@@ -86,6 +105,9 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             )
             .arg(example(environment, "transfer"));
         environment::run(&mut compare, "compare transfers")?;
+    }
+    if wanted(Which::Village) {
+        village::run(environment, options.built)?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Builds the guests: the first-party workloads in Rust, and the same batch classifier in
-//! Python and in JavaScript.
+//! Builds the guests: the first-party workloads in Rust, and the examples of the Python and the
+//! JavaScript SDK, which do the same as guests in Rust.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::environment::{self, Environment, output};
+use crate::environment::{self, Environment, exists, output};
 
 const TARGET: &str = "wasm32-wasip2";
 
@@ -36,20 +36,21 @@ pub fn build(environment: &Environment, rust_only: bool) -> Result<PathBuf> {
     Ok(environment.components())
 }
 
-/// Makes the built batch classifier a package, ready to be published, and returns its folder.
-pub fn package_batch_classifier(environment: &Environment) -> Result<PathBuf> {
-    let source = environment.root.join("guests").join("batch-classifier");
-    let package = environment.components().join("batch-classifier");
+/// Makes a built guest a package, ready to be published or run, and returns its folder.
+pub fn package(environment: &Environment, name: &str) -> Result<PathBuf> {
+    let source = environment.root.join("guests").join(name);
+    let package = environment.components().join(name);
     fs::create_dir_all(&package)?;
     for file in ["skep.toml", "README.md"] {
         fs::copy(source.join(file), package.join(file))
-            .with_context(|| format!("cannot copy {file} of the batch classifier"))?;
+            .with_context(|| format!("cannot copy {file} of {name}"))?;
     }
+    let component = format!("{name}.wasm");
     fs::copy(
-        environment.components().join("batch-classifier.wasm"),
-        package.join("batch-classifier.wasm"),
+        environment.components().join(&component),
+        package.join(&component),
     )
-    .context("the batch classifier is not built; `cargo xtask guests` builds it")?;
+    .with_context(|| format!("{name} is not built; `cargo xtask guests` builds it"))?;
     Ok(package)
 }
 
@@ -74,6 +75,26 @@ pub fn build_rust(environment: &Environment) -> Result<()> {
     let built = target.join(TARGET).join("release");
     collect(&built, environment)?;
     collect(&built.join("examples"), environment)
+}
+
+/// The guests whose own tests run natively: what they compute has nothing to do with WebAssembly.
+const TESTED: [&str; 3] = ["npc-scene", "npc-renderer", "village"];
+
+/// Runs the guests' own tests. They are a workspace of their own, so the host's tests leave them
+/// out.
+pub fn test(environment: &Environment) -> Result<()> {
+    let mut cargo = environment.cargo();
+    cargo
+        .env("CARGO_TARGET_DIR", environment.target.join("guests"))
+        .current_dir(environment.root.join("guests"));
+    match exists("cargo-nextest") {
+        true => cargo.args(["nextest", "run", "--no-fail-fast"]),
+        false => cargo.args(["test", "--no-fail-fast", "--tests"]),
+    };
+    for name in TESTED {
+        cargo.args(["--package", name]);
+    }
+    environment::run(&mut cargo, "run the guests' own tests")
 }
 
 /// Copies the components in a folder, under their packages' names.
@@ -109,21 +130,27 @@ fn add_target(environment: &Environment) -> Result<()> {
     environment::run(&mut add, "install the target wasm32-wasip2")
 }
 
+/// The examples of the SDKs other than Rust's, by the names of their components.
+const EXAMPLES: [&str; 2] = ["batch-classifier", "generate"];
+
 fn build_python(environment: &Environment) -> Result<()> {
     let sdk = environment.root.join("sdk").join("python");
-    let mut build = Command::new("python3");
-    build
-        .arg(sdk.join("build.py"))
-        .arg(sdk.join("examples").join("batch_classifier"))
-        .arg("--output")
-        .arg(
-            environment
-                .components()
-                .join("batch-classifier-python.wasm"),
-        )
-        .arg("--cache")
-        .arg(environment.tools().join("componentize-py"));
-    environment::run(&mut build, "build the Python guest")
+    for example in EXAMPLES {
+        let folder = sdk.join("examples").join(example.replace('-', "_"));
+        let component = environment
+            .components()
+            .join(format!("{example}-python.wasm"));
+        let mut build = Command::new("python3");
+        build
+            .arg(sdk.join("build.py"))
+            .arg(folder)
+            .arg("--output")
+            .arg(component)
+            .arg("--cache")
+            .arg(environment.tools().join("componentize-py"));
+        environment::run(&mut build, "build a Python guest")?;
+    }
+    Ok(())
 }
 
 /// The tools go into the SDK's own folder, because node looks for them beside the script.
@@ -140,11 +167,14 @@ fn build_javascript(environment: &Environment) -> Result<()> {
         environment::run(&mut install, "install componentize-js")?;
         fs::write(&receipt, &lock)?;
     }
-    let mut build = Command::new("node");
-    build
-        .arg(sdk.join("build.mjs"))
-        .arg(sdk.join("examples").join("batch-classifier"))
-        .arg("--output")
-        .arg(environment.components().join("batch-classifier-js.wasm"));
-    environment::run(&mut build, "build the JavaScript guest")
+    for example in EXAMPLES {
+        let mut build = Command::new("node");
+        build
+            .arg(sdk.join("build.mjs"))
+            .arg(sdk.join("examples").join(example))
+            .arg("--output")
+            .arg(environment.components().join(format!("{example}-js.wasm")));
+        environment::run(&mut build, "build a JavaScript guest")?;
+    }
+    Ok(())
 }

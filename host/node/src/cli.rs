@@ -49,6 +49,8 @@ pub enum Command {
     Build(Build),
     /// Run a component in the sandbox, over an input.
     Run(Box<Run>),
+    /// Walk through a village and talk to its people, whose words a language model writes.
+    Play(Box<Play>),
     /// Sign a package and offer it to the swarm.
     Publish(Publish),
     /// Fetch a package, verify it and keep it.
@@ -63,6 +65,9 @@ pub enum Command {
     /// Add and list models.
     #[command(subcommand)]
     Model(Model),
+    /// Add, list and remove adapters of language models.
+    #[command(subcommand)]
+    Adapter(Adapter),
     /// Serve what is installed here to the swarm, until interrupted; or ask the node that does.
     Node(Node),
     /// Print a completion script for a shell.
@@ -86,6 +91,8 @@ pub struct New {
 pub enum Template {
     /// A task in Rust: bytes in, bytes out.
     TaskRust,
+    /// A task in Rust that writes with a language model.
+    TextRust,
     /// A batch classifier in Rust.
     BatchClassifierRust,
     /// A batch classifier in Python.
@@ -118,10 +125,14 @@ pub struct Run {
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub labels: Option<PathBuf>,
     /// The model that the component gets under the name `default`: an installed model, a folder,
-    /// or a GGUF file. Once for an encoder (without it, the small one that comes with skep) and
-    /// once for a language model.
+    /// or a GGUF file. Once for an encoder and once for a language model; without them, the small
+    /// ones that come with skep.
     #[arg(short, long)]
     pub model: Vec<String>,
+    /// An adapter that a .wasm file may open, by its name or digest; may be given several times.
+    /// What a package may open its manifest says.
+    #[arg(short, long)]
+    pub adapter: Vec<String>,
     /// Nodes to ask for blobs that the component opens, as tickets, beside those found nearby.
     #[arg(long)]
     pub from: Vec<String>,
@@ -130,6 +141,41 @@ pub struct Run {
     /// Arguments for a task.
     #[arg(last = true)]
     pub arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Play {
+    /// What the village is drawn from: the same seed gives the same village.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// The language model that writes, instead of the one that comes with skep: an installed
+    /// model, a folder, or a GGUF file.
+    #[arg(short, long)]
+    pub model: Option<String>,
+    /// Read what to do from this file, line by line, instead of from the terminal.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub script: Option<PathBuf>,
+    /// Write the game into this file after everything that happened.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub save: Option<PathBuf>,
+    /// Take up the game in this file.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub load: Option<PathBuf>,
+    /// Add what the village refused to this file, as evidence: one JSON object a line.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub evidence: Option<PathBuf>,
+    /// Let the model write what it likes, and only then see what the village refuses.
+    #[arg(long)]
+    pub without_grammar: bool,
+    /// How freely the model chooses its words, from 0, which is not at all, to 2.
+    #[arg(long, default_value_t = 0.2)]
+    pub temperature: f32,
+    /// The village: a folder with a skep.toml, a .wasm file, an installed name or a digest.
+    #[arg(long, default_value = "village")]
+    pub village: String,
+    /// Who gives the people their words, in the same forms.
+    #[arg(long, default_value = "npc-renderer")]
+    pub renderer: String,
 }
 
 /// The form of a batch classifier's input.
@@ -221,6 +267,37 @@ pub enum Model {
     },
     /// List the models that are here.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Adapter {
+    /// Publish a LoRA adapter on this node, or a new version of one, ready for guests to open.
+    Add {
+        /// A PEFT folder, with adapter_config.json and adapter_model.safetensors.
+        #[arg(value_hint = ValueHint::DirPath)]
+        path: PathBuf,
+        /// The model that it changes: an installed model, a folder or a GGUF file; by default the
+        /// one of the name that its own configuration has.
+        #[arg(long)]
+        base: Option<String>,
+        /// What to call it; by default as its folder is called.
+        #[arg(long)]
+        name: Option<String>,
+        /// Its version. Runs that have an older one open keep it until they are done.
+        #[arg(long, default_value = "0.1.0")]
+        version: String,
+        /// The key to sign with.
+        #[arg(long, default_value = "default")]
+        key: String,
+    },
+    /// List the adapters that are here.
+    List,
+    /// Take an adapter away from this node, in all its versions. Runs that have it open keep it
+    /// until they are done.
+    Remove {
+        /// Its name, or publisher/name.
+        package: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ mod embedded;
 mod failure;
 mod home;
 mod keys;
+mod play;
 mod requests;
 mod service;
 mod templates;
@@ -22,7 +23,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use cli::{Cli, Command, Format, Key, Model, NodeCommand};
+use cli::{Adapter, Cli, Command, Format, Key, Model, NodeCommand};
 use config::Config;
 use display::Bars;
 use failure::{Failure, FailureKind};
@@ -139,6 +140,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
                     .iter()
                     .map(|model| place_of(model))
                     .collect::<Result<_, _>>()?,
+                adapters: run.adapter,
                 from: run.from,
                 limits: limits_of(run.limits),
                 arguments: run.arguments,
@@ -173,6 +175,31 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             ask(Home::open(home)?, request, json).await
         }
         Command::Model(Model::List) => ask(Home::open(home)?, Request::ModelList, json).await,
+        Command::Adapter(Adapter::Add {
+            path,
+            base,
+            name,
+            version,
+            key,
+        }) => {
+            let path = absolute(&path)?;
+            let name = match name {
+                Some(name) => name,
+                None => model_name(&path),
+            };
+            let request = Request::AdapterAdd {
+                path,
+                base: base.as_deref().map(place_of).transpose()?,
+                name,
+                version,
+                key,
+            };
+            ask(Home::open(home)?, request, json).await
+        }
+        Command::Adapter(Adapter::List) => ask(Home::open(home)?, Request::AdapterList, json).await,
+        Command::Adapter(Adapter::Remove { package }) => {
+            ask(Home::open(home)?, Request::AdapterRemove { package }, json).await
+        }
         Command::Install(install) => {
             let request = Request::Install {
                 package: install.package,
@@ -186,6 +213,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             };
             ask(Home::open(home)?, request, json).await
         }
+        Command::Play(options) => play_village(Home::open(home)?, *options, json).await,
         Command::List => ask(Home::open(home)?, Request::List, json).await,
     }
 }
@@ -221,6 +249,48 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
     let response = outcome?;
     show(json, &response, || display::print(&response));
     Ok(())
+}
+
+/// Plays a village in this process: a player's lines and what comes of them are nobody else's.
+async fn play_village(home: Home, options: cli::Play, json: bool) -> Result<(), Failure> {
+    let config = Config::load(&home)?;
+    let service = Service::new(home, config)?;
+    let script = match &options.script {
+        Some(path) => Some(std::fs::File::open(path).map_err(|error| {
+            let kind = FailureKind::NotFound;
+            Failure::new(kind, format!("cannot read {}: {error}", path.display()))
+        })?),
+        None => None,
+    };
+    let mut game = service::play::open(&service, options).await?;
+    let manner = play::Manner {
+        json,
+        echo: script.is_some(),
+    };
+    let played = tokio::task::spawn_blocking(move || {
+        let mut output = io::stdout().lock();
+        match script {
+            Some(file) => play::play(
+                &mut game,
+                &mut io::BufReader::new(file),
+                &mut output,
+                manner,
+            ),
+            None => play::play(&mut game, &mut io::stdin().lock(), &mut output, manner),
+        }
+    });
+    let played = played
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    service.shutdown().await;
+    match played {
+        // Whoever was reading has had enough.
+        Err(play::PlayError::Terminal(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(())
+        }
+        Err(error) => Err(Failure::of(FailureKind::Failed, &error)),
+        Ok(_) => Ok(()),
+    }
 }
 
 /// Shows the node that runs in this home. There has to be one: nothing is opened here instead.
@@ -287,14 +357,22 @@ fn place_of(text: &str) -> Result<String, Failure> {
     }
 }
 
-/// What a model is called by default: its folder's or file's name, as far as names of packages
-/// have the letters.
+/// What a model or an adapter is called by default: its folder's or file's name, of a model in
+/// parts without the part.
 fn model_name(path: &Path) -> String {
+    if let Some((name, ..)) = service::kind::split_name(path) {
+        return package_name(name);
+    }
     let name = match path.is_dir() {
         true => path.file_name(),
         false => path.file_stem(),
     };
-    let name = name.unwrap_or_default().to_string_lossy().to_lowercase();
+    package_name(&name.unwrap_or_default().to_string_lossy())
+}
+
+/// A name as far as names of packages have the letters.
+fn package_name(name: &str) -> String {
+    let name = name.to_lowercase();
     let words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
     words.join("-")
