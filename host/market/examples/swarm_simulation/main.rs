@@ -4,8 +4,9 @@
 //! `cargo run -p skep-market --example swarm_simulation [folder for plots]`
 //!
 //! Assumptions, on the side of the cheats: a cheat answers at once and without working; all cheats
-//! give the same wrong answer to the same shard, and as auditors they say what the other cheats say. An audit takes no time, those who audit are not paid, and everyone
-//! drawn into a panel has a say.
+//! give the same wrong answer to the same shard, and as auditors they say what the other cheats
+//! say. An audit takes no time, those who audit are not paid, and everyone drawn into a panel has
+//! a say.
 
 mod plot;
 mod random;
