@@ -309,17 +309,16 @@ impl Decoder {
         Ok(())
     }
 
-    /// Makes products of one layer and one input, with what adapters add to them. `next` is what
-    /// the model goes on with.
+    /// Makes products of the layer of that number and one input, with what adapters add to them.
+    /// `next` is what the model goes on with.
     fn project(
         &self,
         pass: &Pass<'_>,
         pool: &PageMemory,
-        number: usize,
+        (number, next): (usize, &[&Linear]),
         input: &[f32],
         (activations, between): (&mut Activations, &mut Vec<f32>),
         products: &mut [(AdapterTarget, &mut Vec<f32>)],
-        next: &[&Linear],
     ) -> Result<(), ShapeError> {
         let layer = &self.layers[number];
         let mut base: Vec<_> = products
@@ -373,7 +372,7 @@ impl Decoder {
         ];
         let pool = pages.memory();
         let next = [&layer.output];
-        self.project(pass, pool, number, normed, buffers, &mut products, &next)?;
+        self.project(pass, pool, (number, &next), normed, buffers, &mut products)?;
         if let Some(weight) = &layer.query_norm {
             rms_norm_in_place(isa, team, queries, weight, epsilon)?;
         }
@@ -413,7 +412,14 @@ impl Decoder {
         let mut products = [(AdapterTarget::Output, &mut *added)];
         let pool = pages.memory();
         let next = [&layer.gate, &layer.up];
-        self.project(pass, pool, number, attended, buffers, &mut products, &next)?;
+        self.project(
+            pass,
+            pool,
+            (number, &next),
+            attended,
+            buffers,
+            &mut products,
+        )?;
         if let Some(weight) = &layer.post_attention_norm {
             rms_norm_in_place(isa, team, added, weight, epsilon)?;
         }
@@ -446,7 +452,7 @@ impl Decoder {
             (AdapterTarget::Up, &mut *up),
         ];
         let next = [&layer.down];
-        self.project(pass, pool, number, normed, buffers, &mut products, &next)?;
+        self.project(pass, pool, (number, &next), normed, buffers, &mut products)?;
         gated(isa, team, config.gate, gate, up)?;
         let buffers = (activations, between);
         let mut products = [(AdapterTarget::Down, &mut *added)];
@@ -454,7 +460,7 @@ impl Decoder {
             Some(next) => vec![&next.query, &next.key, &next.value],
             None => vec![self.head.as_ref().unwrap_or(&self.embedding)],
         };
-        self.project(pass, pool, number, gate, buffers, &mut products, &next)?;
+        self.project(pass, pool, (number, &next), gate, buffers, &mut products)?;
         if let Some(weight) = &layer.post_feed_forward_norm {
             rms_norm_in_place(isa, team, added, weight, epsilon)?;
         }
