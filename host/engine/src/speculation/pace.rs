@@ -7,8 +7,8 @@
 //! read). The `k` with the most tokens for the cost is taken, and none where that is 0. A text for
 //! which nothing is guessed is tried again now and then, because texts change.
 
-/// What a row more adds to a pass of one row: measured on processors with wide integer products,
-/// where eight rows take about twice as long as one.
+/// What a row more adds to a pass of one row: an estimate for processors, by which eight rows take
+/// about twice as long as one. A wrong one costs time, and changes no text.
 const ROW: f64 = 1.0 / 8.0;
 /// What each draft leaves of what was known before: some five drafts count.
 const FADES: f64 = 0.8;
