@@ -21,10 +21,6 @@ use crate::wire::{
 };
 
 /// Statements of which not all can be true.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one per accusation, and boxes would be in every reader's way"
-)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Evidence {
     /// A worker bound itself to two results of one lease.
