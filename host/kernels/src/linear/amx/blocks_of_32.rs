@@ -216,7 +216,7 @@ pub unsafe fn multiply<const ASKS: bool>(
         let (integers, scales) = (&scratch.integers[n % 4], &scratch.scales[n]);
         each_row!(ROW, {
             // Sixteen rows of a block have nine lines at most.
-            if ASKS && (ROW % 2 == 0 || ROW == 1) {
+            if ASKS && (ROW.is_multiple_of(2) || ROW == 1) {
                 ahead.ask();
             }
             // SAFETY: sixteen integers may be read.
