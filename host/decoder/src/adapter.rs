@@ -191,6 +191,7 @@ impl AdapterWeights {
             pages,
         };
         placed.check(pool)?;
+        pool.expect_long_runs();
         for (from, to) in placed.pages.iter().enumerate() {
             pool.copy_from(*to as usize, &self.memory, from)?;
         }
