@@ -87,7 +87,8 @@ impl Grants {
 fn grant_for(import: &str) -> Option<GrantKind> {
     match import.split('/').next()? {
         "skep:tensor" => Some(GrantKind::Tensor),
-        "skep:model" => Some(GrantKind::Models),
+        // Who trains an adapter has to be granted its base.
+        "skep:model" | "skep:train" => Some(GrantKind::Models),
         "skep:adapter" => Some(GrantKind::Adapters),
         "skep:swarm" => Some(GrantKind::Swarm),
         _ => None,

@@ -42,6 +42,7 @@ const GRANTS = {
   model: ["models"],
   adapter: ["adapters", "models"],
   swarm: ["swarm-read", "swarm-write"],
+  train: ["models"],
 };
 
 const manifest = await readFile(join(project, "skep.toml"), "utf8");

@@ -48,6 +48,7 @@ GRANTS = {
     "model": ["models"],
     "adapter": ["adapters", "models"],
     "swarm": ["swarm-read", "swarm-write"],
+    "train": ["models"],
 }
 
 

@@ -158,6 +158,10 @@ pub const WIT: &[(&str, &str)] = &[
         include_str!("../../../wit/deps/tensor/tensor.wit"),
     ),
     (
+        "deps/train/train.wit",
+        include_str!("../../../wit/deps/train/train.wit"),
+    ),
+    (
         "deps/types/types.wit",
         include_str!("../../../wit/deps/types/types.wit"),
     ),
