@@ -1,8 +1,9 @@
 //! A training as a file, to go on from as if it had never stopped.
 //!
 //! It holds the parameters, the optimizer's state, gradients since the last step and how many
-//! batches there were, in a file of safetensors whose metadata say what was trained how. What the
-//! file was made with must be what it is resumed with.
+//! batches there were, in a file of safetensors whose metadata say what was trained how, and what
+//! whoever trains wants to find again beside them: one file, so that the two are always of the
+//! same moment. What the file was made with must be what it is resumed with.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,6 +20,10 @@ use crate::trainer::Trainer;
 
 /// What a file may have beyond its tensors.
 const LARGEST_HEADER: u64 = 16 << 20;
+/// The most that may be kept beside the training, in bytes.
+pub const LARGEST_NOTE: u64 = 4 << 20;
+/// What that is called among the tensors.
+const NOTE: &str = "note";
 /// What the description is called in the file's metadata.
 const DESCRIPTION: &str = "skep-training";
 
@@ -47,14 +52,29 @@ impl Trainer {
         }
     }
 
-    /// Writes the training to a file.
+    /// Bytes of a checkpoint with a note of so many, but for a few thousand.
+    pub fn checkpoint_bytes(&self, note: usize) -> u64 {
+        let copies = 1 + u64::from(self.pending > 0);
+        4 * copies * self.layout.len as u64 + self.optimizer.bytes() + note as u64
+    }
+
+    /// Writes the training to a file, and a note of at most [`LARGEST_NOTE`] with it.
     ///
     /// # Errors
-    /// When it cannot be written; a checkpoint that was there before is whole.
-    pub fn checkpoint(&self, path: &Path) -> Result<(), TrainError> {
+    /// When the note is too long or the file cannot be written; a checkpoint that was there before
+    /// is whole.
+    pub fn checkpoint(&self, path: &Path, note: &[u8]) -> Result<(), TrainError> {
+        if note.len() as u64 > LARGEST_NOTE {
+            return Err(TrainError::Setting {
+                what: "the length of a checkpoint's note",
+                got: note.len().to_string(),
+                want: "at most 4 MiB",
+            });
+        }
         let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let mut tensors: Vec<(&str, Vec<u8>)> = self.optimizer.save();
         tensors.push(("parameters", floats(&self.parameters)));
+        tensors.push((NOTE, note.to_vec()));
         if self.pending > 0 {
             tensors.push(("gradients", floats(&self.gradients)));
         }
@@ -77,12 +97,13 @@ impl Trainer {
         write_whole(path, &bytes)
     }
 
-    /// Goes on from a checkpoint of a training that was opened with the same base and settings.
+    /// Goes on from a checkpoint of a training that was opened with the same base and settings, and
+    /// returns its note.
     ///
     /// # Errors
     /// When the file is unsound, or one of another training. Then nothing has changed.
-    pub fn resume(&mut self, path: &Path) -> Result<(), TrainError> {
-        let most = 20 * self.layout.len as u64 + LARGEST_HEADER;
+    pub fn resume(&mut self, path: &Path) -> Result<Vec<u8>, TrainError> {
+        let most = 20 * self.layout.len as u64 + LARGEST_HEADER + LARGEST_NOTE;
         let bytes = read_whole(path, most)?;
         let wrong = |reason: String| TrainError::Checkpoint {
             path: path.to_owned(),
@@ -120,6 +141,8 @@ impl Trainer {
             }
         };
         let parameters = floats("parameters")?;
+        let note = read(NOTE).ok_or_else(|| wrong("it has no note".to_owned()))?;
+        let note = note.to_vec();
         let gradients = match said.pending {
             0 => None,
             _ => Some(floats("gradients")?),
@@ -134,6 +157,6 @@ impl Trainer {
             None => self.gradients.fill(0.0),
         }
         (self.pending, self.batches) = (said.pending, said.batches);
-        Ok(())
+        Ok(note)
     }
 }

@@ -44,6 +44,7 @@ pub mod trainer;
 
 pub use base::Base;
 pub use batch::{Divisor, Example, Loss, Outcome};
+pub use checkpoint::LARGEST_NOTE;
 pub use error::TrainError;
 pub use lora::{LoraConfig, Targets};
 pub use optimizer::{

@@ -232,10 +232,10 @@ fn a_resumed_training_goes_on_bit_for_bit() {
         };
         let mut unbroken = open();
         run(&mut unbroken, 0..5);
-        unbroken.checkpoint(&file).unwrap();
+        unbroken.checkpoint(&file, b"after five").unwrap();
         let want = run(&mut unbroken, 5..12);
         let mut resumed = open();
-        resumed.resume(&file).unwrap();
+        assert_eq!(resumed.resume(&file).unwrap(), b"after five");
         assert_eq!(resumed.steps(), 2);
         assert_eq!(run(&mut resumed, 5..12), want);
         // Another number of threads changes nothing.
@@ -254,7 +254,7 @@ fn a_damaged_or_foreign_checkpoint_changes_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("checkpoint.safetensors");
     let mut trainer = Trainer::open(base("llama"), seed_lora(), &options()).unwrap();
-    trainer.checkpoint(&file).unwrap();
+    trainer.checkpoint(&file, b"").unwrap();
     let whole = std::fs::read(&file).unwrap();
     for cut in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&file, &whole[..cut]).unwrap();
@@ -272,13 +272,16 @@ fn a_damaged_or_foreign_checkpoint_changes_nothing() {
     assert!(refused.to_string().contains("rank: 4"), "{refused}");
     let mut other = Trainer::open(base("qwen3"), seed_lora(), &options()).unwrap();
     assert!(other.resume(&file).is_err());
-    trainer.resume(&file).unwrap();
+    assert_eq!(trainer.resume(&file).unwrap(), b"");
     // A place that cannot be written to.
     let nowhere = scratch.path().join("none").join("checkpoint");
     assert!(matches!(
-        trainer.checkpoint(&nowhere),
+        trainer.checkpoint(&nowhere, b""),
         Err(TrainError::File { .. })
     ));
+    let long = vec![0; skep_train::LARGEST_NOTE as usize + 1];
+    let refused = trainer.checkpoint(&file, &long).unwrap_err();
+    assert!(refused.to_string().contains("note"), "{refused}");
 }
 
 #[test]
