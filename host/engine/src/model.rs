@@ -52,8 +52,8 @@ pub enum ModelError {
 pub struct LanguageModel {
     /// What errors call it.
     pub name: String,
-    /// The network.
-    pub decoder: Decoder,
+    /// The network. A training of an adapter for it shares its weights.
+    pub decoder: Arc<Decoder>,
     /// The tokenizer. Without one there are only tokens: no texts, no stops, no constraints.
     pub tokenizer: Option<Arc<TextTokenizer>>,
     /// How conversations are laid out, if the model says.
@@ -105,7 +105,7 @@ impl LanguageModel {
         }
         Ok(Self {
             name: name.to_owned(),
-            decoder,
+            decoder: Arc::new(decoder),
             tokenizer: tokenizer.map(Arc::new),
             template,
             weights_bytes: weights.bytes(),

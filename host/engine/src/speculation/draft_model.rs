@@ -1,6 +1,7 @@
 //! A smaller model that guesses for a larger one.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use skep_decoder::Decoder;
 use skep_text::TextTokenizer;
@@ -65,7 +66,7 @@ pub struct DraftModel {
     /// What errors call it.
     pub name: String,
     /// The network. Its vocabulary may be padded to another length.
-    pub decoder: Decoder,
+    pub decoder: Arc<Decoder>,
     /// Bytes of its weights.
     pub weights_bytes: u64,
 }
