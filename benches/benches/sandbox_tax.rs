@@ -153,6 +153,7 @@ impl Sides {
                 device: Device::cpu(),
                 models: Some(Arc::new(OneEncoder(self.encoder.clone()))),
                 blobs: None,
+                training: None,
             };
             let lines = Reader::new(input.as_bytes(), Format::Jsonl);
             self.sandbox

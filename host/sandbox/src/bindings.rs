@@ -104,6 +104,40 @@ pub(crate) mod renderer {
     });
 }
 
+/// The world `fine-tune`, and the interface that only it imports.
+pub(crate) mod fine_tune {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "skep:workload/fine-tune",
+        imports: {
+            "skep:train/training.[static]trainer.open": async | trappable,
+            "skep:train/training.[method]trainer.encode": async | trappable,
+            "skep:train/training.[method]trainer.forward-backward": async | trappable,
+            "skep:train/training.[method]trainer.optim-step": async | trappable,
+            "skep:train/training.[method]trainer.evaluate": async | trappable,
+            "skep:train/training.[method]trainer.reference-log-probabilities": async | trappable,
+            "skep:train/training.[method]trainer.sample": async | trappable,
+            "skep:train/training.[method]trainer.continue-from": async | trappable,
+            "skep:train/training.[method]trainer.checkpoint": async | trappable,
+            "skep:train/training.[method]trainer.resume": async | trappable,
+            "skep:train/training.[method]trainer.save": async | trappable,
+            default: trappable,
+        },
+        exports: { default: async },
+        with: {
+            "skep:types/types": crate::bindings::task::skep::types::types,
+            "skep:tensor/tensors": crate::bindings::task::skep::tensor::tensors,
+            "skep:model/text": crate::bindings::task::skep::model::text,
+            "skep:workload/io": crate::bindings::task::skep::workload::io,
+            "skep:train/training.trainer": crate::training::OpenTrainer,
+        },
+        trappable_error_type: {
+            "skep:types/types.error" => crate::interfaces::HostError,
+        },
+        require_store_data_send: true,
+    });
+}
+
 /// The world `batch-classifier`.
 pub(crate) mod classifier {
     wasmtime::component::bindgen!({

@@ -46,6 +46,7 @@ const INTERFACES: &[(&str, &str)] = &[
     ("skep:model/text", "0.1"),
     ("skep:model/text-streams", "0.1"),
     ("skep:adapter/adapters", "0.1"),
+    ("skep:train/training", "0.1"),
     ("skep:swarm/blobs", "0.1"),
     ("skep:swarm/blob-streams", "0.1"),
     ("wasi:cli/environment", "0.2"),

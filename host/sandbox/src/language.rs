@@ -4,10 +4,12 @@
 //! waits on a thread: whoever waits leaves a [`Waker`](std::task::Waker) and goes away.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use skep_decoder::Decoder;
 use skep_engine::{Caller, ChoiceScore, Chunk, Completion, EngineError, Request, ScoreRequest};
 
 /// What a language model is.
@@ -84,6 +86,16 @@ pub trait LanguageModel: Send + Sync + 'static {
     /// template refuses this one.
     fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, EngineError>;
 
+    /// The network, for whoever trains an adapter for it; none if it is not in this process.
+    fn decoder(&self) -> Option<Arc<Decoder>> {
+        None
+    }
+
+    /// The tokens that end a text, the usual one first.
+    fn ends(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// Begins to write a text to each request. Called on a thread for models, as tokenizing is:
     /// it may compile constraints, and it must not wait for anything to be written. What cannot
     /// be taken or done is said of the request that it concerns, by the generation.
@@ -156,6 +168,11 @@ pub trait TextAdapter: Send + Sync + 'static {
 
     /// The name under which the engine of its model knows this very version.
     fn engine_name(&self) -> String;
+
+    /// Its PEFT folder, for whoever trains on from it; none if its files are not here.
+    fn folder(&self) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// A language model that a guest has opened.

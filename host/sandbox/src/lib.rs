@@ -5,6 +5,7 @@
 //! - [`Sandbox::run_task`] and [`Sandbox::classify`] run a program under a [`RunSpec`], on a
 //!   thread of its own, and return a [`RunReport`] or a [`FailedRun`] that says which limit
 //!   ended it.
+//! - [`Sandbox::train`] runs a recipe for fine-tuning, which is given a [`TrainingRoom`] besides.
 //! - [`Sandbox::open_village`] and [`Sandbox::open_renderer`] begin a run that stays: the guest
 //!   lives on from call to call, with limits for all of them and for each.
 //!
@@ -41,6 +42,7 @@ mod streams;
 mod task_io;
 mod text_stream;
 mod ticker;
+mod training;
 mod workers;
 mod writing;
 
@@ -77,3 +79,4 @@ pub mod records {
     };
 }
 pub use sandbox::{Sandbox, SandboxConfig};
+pub use training::{SavedAdapter, TrainingProgress, TrainingRoom};

@@ -6,6 +6,7 @@ use skep_registry::{Digest, Grants};
 
 use crate::bindings::async_task::AsyncTaskPre;
 use crate::bindings::classifier::BatchClassifierPre;
+use crate::bindings::fine_tune::FineTunePre;
 use crate::bindings::renderer::NpcRendererPre;
 use crate::bindings::task::TaskPre;
 use crate::bindings::village::VillagePre;
@@ -33,6 +34,7 @@ pub struct Program {
     pub(crate) task: Option<TaskPre<State>>,
     pub(crate) async_task: Option<AsyncTaskPre<State>>,
     pub(crate) classifier: Option<BatchClassifierPre<State>>,
+    pub(crate) recipe: Option<FineTunePre<State>>,
     pub(crate) village: Option<VillagePre<State>>,
     pub(crate) renderer: Option<NpcRendererPre<State>>,
     pub(crate) digest: Digest,
@@ -72,6 +74,8 @@ impl Program {
             Some("task")
         } else if self.async_task.is_some() {
             Some("async-task")
+        } else if self.recipe.is_some() {
+            Some("fine-tune")
         } else if self.village.is_some() {
             Some("village")
         } else if self.renderer.is_some() {
@@ -116,6 +120,12 @@ impl Program {
         self.classifier
             .as_ref()
             .ok_or_else(|| self.wrong("batch-classifier", "skep:workload/classifier@0.1.0"))
+    }
+
+    pub(crate) fn as_recipe(&self) -> Result<&FineTunePre<State>, RunError> {
+        self.recipe
+            .as_ref()
+            .ok_or_else(|| self.wrong("fine-tune", "skep:workload/recipe@0.1.0"))
     }
 
     pub(crate) fn as_village(&self) -> Result<&VillagePre<State>, RunError> {

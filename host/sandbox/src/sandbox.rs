@@ -11,6 +11,7 @@ use wasmtime::component::Component;
 
 use crate::bindings::async_task::AsyncTaskPre;
 use crate::bindings::classifier::BatchClassifierPre;
+use crate::bindings::fine_tune::FineTunePre;
 use crate::bindings::renderer::NpcRendererPre;
 use crate::bindings::task::TaskPre;
 use crate::bindings::village::VillagePre;
@@ -147,6 +148,7 @@ impl Sandbox {
         Ok(Program {
             task: TaskPre::new(pre.clone()).ok(),
             async_task: AsyncTaskPre::new(pre.clone()).ok(),
+            recipe: FineTunePre::new(pre.clone()).ok(),
             village: VillagePre::new(pre.clone()).ok(),
             renderer: NpcRendererPre::new(pre.clone()).ok(),
             classifier: BatchClassifierPre::new(pre).ok(),

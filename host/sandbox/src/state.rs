@@ -25,6 +25,7 @@ use crate::run::spec::RunSpec;
 use crate::streams::{self, Streams};
 use crate::task_io::TaskIo;
 use crate::ticker::TICK;
+use crate::training::Trainings;
 use crate::writing::Promises;
 
 /// The owner's number of the next run.
@@ -52,6 +53,8 @@ pub(crate) struct State {
     pub promises: Promises,
     /// The adapters that the guest has open, by the name that it asked for, and how often.
     pub adapters: BTreeMap<String, (Arc<dyn TextAdapter>, usize)>,
+    /// What the run trains, and what it keeps of it.
+    pub trainings: Trainings,
     /// Calls from the guest to skep's interfaces.
     pub host_calls: u64,
     /// Bytes that the run has put into the blob store.
@@ -100,6 +103,7 @@ impl State {
             promises: Promises::new(limits.call_bytes),
             lent: Lent::default(),
             adapters: BTreeMap::new(),
+            trainings: Trainings::default(),
             account,
             device: spec.device,
             log: Log::new(limits.log),

@@ -197,6 +197,25 @@ pub fn set_up(home: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Examples that a language model can learn something from in a few steps, in JSON lines:
+/// conversations in which every answer is made in the same way.
+#[must_use]
+pub fn lessons(count: usize) -> String {
+    let goods = [
+        "honey", "bread", "rope", "cheese", "apples", "candles", "wool", "salt",
+    ];
+    let days = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"];
+    let line = |number: usize| {
+        let (day, thing) = (days[number % 5], goods[number % 8]);
+        let turns = serde_json::json!({"messages": [
+            {"role": "user", "content": format!("What do you sell on {day}?")},
+            {"role": "assistant", "content": format!("On {day} we sell {thing}, and only {thing}.")},
+        ]});
+        format!("{turns}\n")
+    };
+    (0..count).map(line).collect()
+}
+
 /// Runs one `skep` command in a home and returns its JSON result.
 ///
 /// # Errors

@@ -10,6 +10,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use skep_engine::{Engine, EngineError, Lease};
@@ -84,6 +85,7 @@ impl NodeAdapters {
             name: name.clone(),
             digest,
             base: base.clone(),
+            files: installed.files.clone(),
         });
         held.retain(|other, held| {
             *other == digest || held.package != package || !held.leave(other)
@@ -124,6 +126,7 @@ struct Open {
     name: String,
     digest: Digest,
     base: Base,
+    files: PathBuf,
 }
 
 impl TextAdapter for Open {
@@ -148,5 +151,9 @@ impl TextAdapter for Open {
 
     fn engine_name(&self) -> String {
         self.digest.to_string()
+    }
+
+    fn folder(&self) -> Option<PathBuf> {
+        Some(self.files.clone())
     }
 }

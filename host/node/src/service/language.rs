@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::thread::available_parallelism;
 
+use skep_decoder::Decoder;
 use skep_engine::{
     Caller, ChoiceScore, Chunk, Completion, Engine, EngineError, Generation, Options, Request,
     ScoreRequest,
@@ -161,6 +162,22 @@ impl LanguageModel for Open {
                 model.encode_chat(turns.collect())
             }
         }
+    }
+
+    fn decoder(&self) -> Option<Arc<Decoder>> {
+        Some(Arc::clone(&self.engine.model().decoder))
+    }
+
+    fn ends(&self) -> Vec<u32> {
+        let Ok(tokenizer) = self.engine.model().tokenizer() else {
+            return Vec::new();
+        };
+        let usual = tokenizer.special().eos;
+        let others = tokenizer.end_tokens().iter().copied();
+        usual
+            .into_iter()
+            .chain(others.filter(|end| Some(*end) != usual))
+            .collect()
     }
 
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration> {

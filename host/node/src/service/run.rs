@@ -104,6 +104,7 @@ pub async fn run(
             home: service.home.clone(),
         })),
         blobs: blobs(service, &subject.grants, peers).await?,
+        training: None,
         grants: subject.grants,
         limits: subject.limits,
     };

@@ -12,12 +12,14 @@ mod io;
 mod tensors;
 mod text;
 mod text_streams;
+mod training;
 mod types;
 
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::bindings::async_task::skep::model::text_streams::add_to_linker as text_streams_to_linker;
 use crate::bindings::async_task::skep::swarm::blob_streams::add_to_linker as blob_streams_to_linker;
+use crate::bindings::fine_tune::skep::train::training::add_to_linker as training_to_linker;
 use crate::bindings::task::Task;
 use crate::engine::EngineKind;
 use crate::state::State;
@@ -34,5 +36,6 @@ pub(crate) fn link(linker: &mut Linker<State>, kind: EngineKind) -> wasmtime::Re
         blob_streams_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
         text_streams_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     }
+    training_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     Task::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
 }

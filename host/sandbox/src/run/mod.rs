@@ -7,6 +7,7 @@
 pub(crate) mod cancel;
 mod classify;
 mod explain;
+mod fine_tune;
 pub(crate) mod records;
 pub(crate) mod renderer;
 pub(crate) mod report;
@@ -61,6 +62,7 @@ impl From<RunError> for FailedRun {
 pub(crate) enum Work {
     Task(task::Work),
     Classify(classify::Work),
+    Train(fine_tune::Work),
     Village(session::Work<village::Guest>),
     Render(session::Work<renderer::Guest>),
 }
@@ -165,6 +167,7 @@ async fn under_the_clock(
         let outcome = match work {
             Work::Task(work) => work.run(store, program).await,
             Work::Classify(work) => work.run(store, program).await,
+            Work::Train(work) => work.run(store, program).await,
             Work::Village(work) => work.run(store, program).await,
             Work::Render(work) => work.run(store, program).await,
         };
@@ -254,7 +257,7 @@ fn report(store: &Store<State>, account: &Account, elapsed: Duration) -> RunRepo
         host_calls: state.host_calls,
         output_bytes: state.io.written,
         output_truncated: state.io.refused,
-        stored_bytes: state.stored,
+        stored_bytes: state.stored.saturating_add(state.trainings.kept()),
         log,
         log_truncated,
         ..RunReport::default()

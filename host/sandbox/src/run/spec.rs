@@ -7,6 +7,7 @@ use skep_tensor::Device;
 
 use crate::blobs::Blobs;
 use crate::models::Models;
+use crate::training::TrainingRoom;
 
 /// What a run is given: what it may touch, what it may use up, and what is behind the
 /// interfaces that it may touch.
@@ -22,6 +23,8 @@ pub struct RunSpec {
     pub models: Option<Arc<dyn Models>>,
     /// The node's blobs.
     pub blobs: Option<Arc<dyn Blobs>>,
+    /// What a run that trains has besides; without it a run trains nothing.
+    pub training: Option<Arc<dyn TrainingRoom>>,
 }
 
 impl Default for RunSpec {
@@ -33,6 +36,7 @@ impl Default for RunSpec {
             device: Device::cpu(),
             models: None,
             blobs: None,
+            training: None,
         }
     }
 }

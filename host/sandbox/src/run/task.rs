@@ -70,11 +70,24 @@ impl Sandbox {
         cancel: &Cancel,
     ) -> Result<RunReport, FailedRun> {
         program.as_task()?;
-        let (requests, mut asked) = mpsc::channel(WAITING);
-        let io = TaskIo::new(requests);
         let work = super::Work::Task(Work {
             arguments: arguments.to_vec(),
         });
+        self.run_with_streams(program, spec, work, &mut input, &mut output, cancel)
+    }
+
+    /// Runs a guest that reads the one stream and writes the other, and waits for its end.
+    pub(super) fn run_with_streams(
+        &self,
+        program: &Arc<Program>,
+        spec: &RunSpec,
+        work: super::Work,
+        input: &mut impl Read,
+        output: &mut impl Write,
+        cancel: &Cancel,
+    ) -> Result<RunReport, FailedRun> {
+        let (requests, mut asked) = mpsc::channel(WAITING);
+        let io = TaskIo::new(requests);
         let (done, ended) = tokio::sync::oneshot::channel();
         let stop = Cancel::new();
         let cancels = [cancel.clone(), stop.clone()];
@@ -82,7 +95,7 @@ impl Sandbox {
             // Both ends are of this function, which waits below.
             let _ = done.send((report, result));
         })?;
-        let failure = serve(&mut asked, &mut input, &mut output);
+        let failure = serve(&mut asked, input, output);
         if failure.is_err() {
             stop.cancel();
         }

@@ -133,6 +133,7 @@ pub fn spec(limits: Limits) -> RunSpec {
         device: Device::cpu(),
         models: Some(Arc::new(OneModel(Arc::new(BusyEncoder)))),
         blobs: Some(Arc::new(Nowhere)),
+        training: None,
     }
 }
 

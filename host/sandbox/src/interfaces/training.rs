@@ -1,0 +1,468 @@
+//! `skep:train/training`: adapters, trained by the host at a guest's word.
+//!
+//! A pass runs on the threads for models, and the guest waits suspended, so that a run whose time
+//! is over ends even in the middle of one; the pass then ends at its next layer. What a pass needs
+//! is charged to the run's account, what is kept to its storage. Nothing here trusts a number that
+//! a guest sends, and no error tells it where on the machine something lies.
+
+mod convert;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use skep_tensor::Account;
+use skep_train::{Base, Divisor, Trainer, TrainerOptions};
+use wasmtime::component::Resource;
+
+use self::convert::{
+    at_most_tokens, evaluation_to_contract, examples, hyper_parameters, lora_config, loss,
+    outcome_to_contract, trainer_options,
+};
+use super::text::requests::{REQUESTS, at_most, check_text, prompt, text_in};
+use super::types::HostError;
+use crate::bindings::fine_tune::skep::train::training::{
+    BaseWeights, Evaluation, Example, Host, HostTrainer, HyperParameters, LoraConfig, Loss,
+    Metadata, Options, Outcome, Progress, Sampling, Signal, Step, TrainerInfo,
+};
+use crate::bindings::task::skep::model::text::Prompt;
+use crate::error::{Quota, QuotaExcess};
+use crate::language::LanguageModel;
+use crate::models::ModelError;
+use crate::state::State;
+use crate::training::{OpenTrainer, SavedAdapter, TRAINERS, TrainingProgress, TrainingRoom, lock};
+
+/// Prompts that one call may have gone on with.
+const SAMPLES: usize = 64;
+/// The longest model card, in bytes.
+const CARD: usize = 64 << 10;
+/// Names and values that may be said of an adapter, and bytes of each.
+const FACTS: usize = 256;
+const FACT: usize = 1024;
+/// What a guest may keep beside a checkpoint, in bytes.
+const NOTE: usize = skep_train::LARGEST_NOTE as usize;
+/// The folder that an adapter is saved in, within its room.
+const ADAPTER: &str = "adapter";
+
+impl Host for State {
+    fn report(&mut self, progress: Progress) -> wasmtime::Result<Signal> {
+        self.host_calls += 1;
+        let Some(room) = &self.spec.training else {
+            return Ok(Signal::GoOn);
+        };
+        room.progress(&TrainingProgress {
+            step: progress.step,
+            steps: progress.steps,
+            loss: progress.loss,
+            held_out_loss: progress.held_out_loss,
+            learning_rate: progress.learning_rate,
+            tokens: progress.tokens,
+        });
+        Ok(match room.is_to_stop() {
+            true => Signal::Stop,
+            false => Signal::GoOn,
+        })
+    }
+}
+
+impl State {
+    fn room(&self) -> Result<Arc<dyn TrainingRoom>, HostError> {
+        self.spec.training.clone().ok_or_else(|| {
+            HostError::denied("to train: only a run that `skep finetune` starts may")
+        })
+    }
+
+    /// Runs a trainer's work on the threads for models.
+    fn with_trainer<T, W>(
+        &self,
+        this: &Resource<OpenTrainer>,
+        work: W,
+    ) -> Result<impl Future<Output = Result<T, HostError>> + Send + use<T, W>, HostError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Trainer, &Account) -> Result<T, HostError> + Send + 'static,
+    {
+        let trainer = Arc::clone(&self.table.get(this)?.trainer);
+        let account = self.account.clone();
+        let done = self.threads.model(move || {
+            account.check()?;
+            work(&mut *lock(&trainer)?, &account)
+        });
+        Ok(async { done.await? })
+    }
+
+    /// Refuses to keep more than the run may: what it has put into the blob store, what else it
+    /// keeps of its trainings, and this.
+    fn check_storage(&self, others: u64, bytes: u64) -> Result<(), HostError> {
+        let asked = self.stored.saturating_add(others).saturating_add(bytes);
+        let limit = self.limits.storage;
+        if asked > limit {
+            return Err(HostError::Quota(QuotaExcess {
+                quota: Quota::Storage,
+                limit,
+                asked,
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// The weights of a base, as a training wants them.
+fn base_of(
+    model: &dyn LanguageModel,
+    weights: BaseWeights,
+    account: &Account,
+) -> Result<Base, HostError> {
+    let decoder = model.decoder().ok_or_else(|| {
+        let name = model.info().name;
+        HostError::failed(format!("the weights of {name} are not on this machine"))
+    })?;
+    Ok(match weights {
+        BaseWeights::Stored => Base::stored(decoder),
+        BaseWeights::Nf4 => Base::nf4(&decoder, account)?,
+    })
+}
+
+impl HostTrainer for State {
+    async fn open(
+        &mut self,
+        base: String,
+        lora: LoraConfig,
+        options: Options,
+    ) -> Result<Resource<OpenTrainer>, HostError> {
+        self.host_calls += 1;
+        if !self.spec.grants.allows_model(&base) {
+            let name: String = base.chars().take(100).collect();
+            return Err(HostError::denied(format!("grants.models: \"{name}\"")));
+        }
+        self.room()?;
+        if self.trainings.open >= TRAINERS {
+            return Err(HostError::Quota(QuotaExcess {
+                quota: Quota::Handles,
+                limit: u64::from(TRAINERS),
+                asked: u64::from(TRAINERS) + 1,
+            }));
+        }
+        let Some(models) = self.spec.models.clone() else {
+            return Err(HostError::from(ModelError::NotFound(base)));
+        };
+        let lora = lora_config(lora)?;
+        let account = self.account.clone();
+        let opened = self.threads.model(move || {
+            account.check()?;
+            let model = models.open_text(&base)?;
+            let weights = base_of(&*model, options.base, &account)?;
+            let options = TrainerOptions {
+                account: account.clone(),
+                // The device's memory is the host's, so that there is no other place to go to.
+                host: account.clone(),
+                ..trainer_options(&options)
+            };
+            let trainer = Trainer::open(Arc::new(weights), lora, &options)?;
+            Ok::<_, HostError>((model, trainer))
+        });
+        let (model, trainer) = opened.await??;
+        let info = model.info();
+        let handle = self.table.push(OpenTrainer {
+            trainer: Arc::new(Mutex::new(trainer)),
+            model,
+            parent: None,
+        })?;
+        self.trainings.open += 1;
+        self.lent.models.insert(info.digest, info.weights_bytes);
+        Ok(handle)
+    }
+
+    fn info(&mut self, this: Resource<OpenTrainer>) -> wasmtime::Result<TrainerInfo> {
+        self.host_calls += 1;
+        let open = self.table.get(&this)?;
+        let info = open.model.info();
+        let (parameters, steps) = match open.trainer.lock() {
+            Ok(trainer) => (trainer.parameters() as u64, trainer.steps()),
+            Err(_) => (0, 0),
+        };
+        Ok(TrainerInfo {
+            base_name: info.name,
+            base: info.digest,
+            context: info.context,
+            vocabulary: info.vocabulary,
+            has_chat_template: info.has_chat_template,
+            ends: open.model.ends(),
+            parameters,
+            steps,
+        })
+    }
+
+    async fn encode(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        prompts: Vec<Prompt>,
+    ) -> Result<Vec<Vec<u32>>, HostError> {
+        self.host_calls += 1;
+        at_most("prompts in one call", prompts.len(), REQUESTS)?;
+        check_text(prompts.iter().map(text_in).sum())?;
+        let model = Arc::clone(&self.table.get(&this)?.model);
+        let info = model.info();
+        let prompts: Vec<_> = prompts
+            .into_iter()
+            .map(|asked| prompt(asked, &info))
+            .collect::<Result<_, _>>()?;
+        let account = self.account.clone();
+        let encoded = self.threads.model(move || {
+            let tokens = prompts.iter().map(|prompt| {
+                account.check()?;
+                Ok(model.encode_prompt(prompt)?)
+            });
+            tokens.collect::<Result<_, HostError>>()
+        });
+        encoded.await?
+    }
+
+    async fn forward_backward(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        batch: Vec<Example>,
+        asked: Loss,
+        divisor: Option<f32>,
+    ) -> Result<Outcome, HostError> {
+        self.host_calls += 1;
+        at_most_tokens(&batch)?;
+        let asked = loss(asked);
+        let divisor = divisor.map_or(Divisor::Own, Divisor::Given);
+        let work = move |trainer: &mut Trainer, account: &Account| {
+            let (batch, _charge) = examples(batch, account)?;
+            let done = trainer.forward_backward(&batch, asked, divisor);
+            outcome_to_contract(done)
+        };
+        self.with_trainer(&this, work)?.await
+    }
+
+    async fn optim_step(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        hyper: HyperParameters,
+    ) -> Result<Step, HostError> {
+        self.host_calls += 1;
+        let hyper = hyper_parameters(&hyper);
+        let work = move |trainer: &mut Trainer, _: &Account| match trainer.optim_step(&hyper) {
+            Ok(step) => Ok(Step {
+                number: step.step,
+                gradient_norm: step.gradient_norm,
+            }),
+            Err(skep_train::TrainError::Diverged { .. }) => Ok(Step {
+                number: trainer.steps(),
+                gradient_norm: f32::NAN,
+            }),
+            Err(error) => Err(error.into()),
+        };
+        self.with_trainer(&this, work)?.await
+    }
+
+    async fn evaluate(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        batch: Vec<Example>,
+        asked: Loss,
+    ) -> Result<Evaluation, HostError> {
+        self.host_calls += 1;
+        at_most_tokens(&batch)?;
+        let asked = loss(asked);
+        let work = move |trainer: &mut Trainer, account: &Account| {
+            let (batch, _charge) = examples(batch, account)?;
+            let done = trainer.evaluate(&batch, asked, Divisor::Own)?;
+            Ok(evaluation_to_contract(done))
+        };
+        self.with_trainer(&this, work)?.await
+    }
+
+    async fn reference_log_probabilities(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        batch: Vec<Example>,
+    ) -> Result<Vec<f32>, HostError> {
+        self.host_calls += 1;
+        at_most_tokens(&batch)?;
+        let work = move |trainer: &mut Trainer, account: &Account| {
+            let (batch, _charge) = examples(batch, account)?;
+            Ok(trainer.reference_log_probabilities(&batch)?)
+        };
+        self.with_trainer(&this, work)?.await
+    }
+
+    async fn sample(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        prompts: Vec<Vec<u32>>,
+        sampling: Sampling,
+    ) -> Result<Vec<Vec<u32>>, HostError> {
+        self.host_calls += 1;
+        at_most("prompts in one call", prompts.len(), SAMPLES)?;
+        let open = self.table.get(&this)?;
+        let context = open.model.info().context;
+        let how = skep_train::Sampling {
+            temperature: sampling.temperature,
+            seed: sampling.seed,
+            tokens: sampling.max_tokens.min(context) as usize,
+            end: open.model.ends().first().copied(),
+        };
+        let work = move |trainer: &mut Trainer, account: &Account| {
+            let texts = prompts.iter().enumerate().map(|(number, prompt)| {
+                account.check()?;
+                let seed = how.seed.wrapping_add(number as u64);
+                Ok(trainer.sample(prompt, &skep_train::Sampling { seed, ..how })?)
+            });
+            texts.collect()
+        };
+        self.with_trainer(&this, work)?.await
+    }
+
+    async fn continue_from(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        adapter: String,
+    ) -> Result<(), HostError> {
+        self.host_calls += 1;
+        if !self.spec.grants.allows_adapter(&adapter) {
+            return Err(super::adapters::denied(&adapter));
+        }
+        let Some(models) = self.spec.models.clone() else {
+            return Err(HostError::from(ModelError::NotFound(adapter)));
+        };
+        let own = self.table.get(&this)?.model.info();
+        let load = move |trainer: &mut Trainer, _: &Account| {
+            let parent = models.open_adapter(&adapter)?;
+            let info = parent.info();
+            if info.base != own.digest {
+                return Err(HostError::invalid(format!(
+                    "the adapter {} changes the model {} ({}), and this training's base is {} ({})",
+                    info.name, info.base_name, info.base, own.name, own.digest
+                )));
+            }
+            let folder = parent.folder().ok_or_else(|| {
+                HostError::failed(format!("the files of {} are not here", info.name))
+            })?;
+            let loaded = trainer.load_adapter(&folder);
+            loaded.map_err(|error| error_beside(error, &folder))?;
+            Ok(info.digest)
+        };
+        let digest = self.with_trainer(&this, load)?.await?;
+        self.table.get_mut(&this)?.parent = Some(digest);
+        Ok(())
+    }
+
+    async fn checkpoint(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        name: String,
+        state: Vec<u8>,
+    ) -> Result<(), HostError> {
+        self.host_calls += 1;
+        at_most("bytes beside a checkpoint", state.len(), NOTE)?;
+        let room = self.room()?;
+        let (path, others) = self.trainings.checkpoint(room.folder(), &name)?;
+        let bytes = lock(&self.table.get(&this)?.trainer)?.checkpoint_bytes(state.len());
+        self.check_storage(others, bytes)?;
+        let work = move |trainer: &mut Trainer, _: &Account| {
+            let kept = trainer.checkpoint(&path, &state);
+            kept.map_err(|error| error_beside(error, room.folder()))
+        };
+        self.with_trainer(&this, work)?.await?;
+        self.trainings.wrote(name, bytes);
+        Ok(())
+    }
+
+    async fn resume(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        name: String,
+    ) -> Result<Option<Vec<u8>>, HostError> {
+        self.host_calls += 1;
+        let room = self.room()?;
+        let (path, _) = self.trainings.checkpoint(room.folder(), &name)?;
+        let work = move |trainer: &mut Trainer, _: &Account| {
+            if !path.exists() {
+                return Ok(None);
+            }
+            let state = trainer.resume(&path);
+            state
+                .map(Some)
+                .map_err(|error| error_beside(error, room.folder()))
+        };
+        self.with_trainer(&this, work)?.await
+    }
+
+    async fn save(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        metadata: Metadata,
+    ) -> Result<String, HostError> {
+        self.host_calls += 1;
+        check_metadata(&metadata)?;
+        let room = self.room()?;
+        let open = self.table.get(&this)?;
+        let (info, parent) = (open.model.info(), open.parent.clone());
+        let bytes = 4 * lock(&open.trainer)?.parameters() as u64;
+        let others = self.trainings.kept() - self.trainings.adapter;
+        self.check_storage(others, bytes)?;
+        let work = move |trainer: &mut Trainer, _: &Account| {
+            let folder = room.folder().join(ADAPTER);
+            let saved = trainer.save(&folder, &info.name);
+            saved.map_err(|error| error_beside(error, room.folder()))?;
+            let digest = digest_of(&folder).map_err(cannot_save)?;
+            let saved = SavedAdapter {
+                folder,
+                digest: digest.clone(),
+                base: info.digest,
+                base_name: info.name,
+                parent,
+                steps: trainer.steps(),
+                card: metadata.card,
+                hyper_parameters: metadata.hyper_parameters,
+                metrics: metadata.metrics,
+            };
+            room.saved(&saved).map_err(cannot_save)?;
+            Ok(digest)
+        };
+        let digest = self.with_trainer(&this, work)?.await?;
+        self.trainings.adapter = bytes;
+        Ok(digest)
+    }
+
+    fn drop(&mut self, this: Resource<OpenTrainer>) -> wasmtime::Result<()> {
+        self.host_calls += 1;
+        self.table.delete(this)?;
+        self.trainings.open -= 1;
+        Ok(())
+    }
+}
+
+fn cannot_save(error: std::io::Error) -> HostError {
+    HostError::failed(format!("the adapter cannot be saved: {error}"))
+}
+
+/// The digest of an adapter's weights.
+fn digest_of(folder: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap(folder.join("adapter_model.safetensors"))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// An error that says no more of where something lies than its name.
+fn error_beside(error: skep_train::TrainError, folder: &Path) -> HostError {
+    match HostError::from(error) {
+        HostError::Typed(typed) => HostError::Typed(convert::without(typed, folder)),
+        other => other,
+    }
+}
+
+fn check_metadata(metadata: &Metadata) -> Result<(), HostError> {
+    at_most("bytes of a model card", metadata.card.len(), CARD)?;
+    at_most("hyper-parameters", metadata.hyper_parameters.len(), FACTS)?;
+    at_most("metrics", metadata.metrics.len(), FACTS)?;
+    for (name, value) in &metadata.hyper_parameters {
+        at_most("bytes of a hyper-parameter", name.len() + value.len(), FACT)?;
+    }
+    for (name, _) in &metadata.metrics {
+        at_most("bytes of a metric's name", name.len(), FACT)?;
+    }
+    Ok(())
+}

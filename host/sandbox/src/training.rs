@@ -1,0 +1,181 @@
+//! What a run that trains has besides: a place for what it keeps, and somebody who watches.
+//!
+//! A [`TrainingRoom`] is one training's, of one base, on the same data, by the same recipe: what an
+//! earlier run kept in it, a later one finds. What this module must never do: let a guest name a
+//! file, or keep more than the run may.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use skep_train::Trainer;
+
+use crate::interfaces::HostError;
+use crate::language::LanguageModel;
+
+/// What the names of checkpoints' files end in.
+const ENDING: &str = "checkpoint";
+/// Checkpoints that a training may have.
+const CHECKPOINTS: usize = 8;
+/// The longest name of one.
+const NAME: usize = 32;
+/// Trainers that a run may have at one moment: each has threads of its own.
+pub(crate) const TRAINERS: u32 = 4;
+
+/// Where a training keeps its checkpoints and its adapter, and who watches it.
+pub trait TrainingRoom: Send + Sync + 'static {
+    /// A folder that is this training's alone.
+    fn folder(&self) -> &Path;
+
+    /// Hears how far the training has come. Must return soon.
+    fn progress(&self, progress: &TrainingProgress);
+
+    /// Whether the training is to keep a checkpoint and end.
+    fn is_to_stop(&self) -> bool;
+
+    /// Hears that an adapter was saved, in the place of one that was before, and may write to its
+    /// folder what else belongs to it. Called on a thread for models.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn saved(&self, saved: &SavedAdapter) -> std::io::Result<()>;
+}
+
+/// How far a training has come: `progress` of the contract.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainingProgress {
+    /// Steps that were made.
+    pub step: u64,
+    /// Steps that there will be at most.
+    pub steps: u64,
+    /// The loss of this step's batch.
+    pub loss: Option<f64>,
+    /// The loss on what is held out.
+    pub held_out_loss: Option<f64>,
+    /// The learning rate of this step.
+    pub learning_rate: f32,
+    /// Tokens that went through the model in training.
+    pub tokens: u64,
+}
+
+/// An adapter that was saved, and what was said of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SavedAdapter {
+    /// Its PEFT folder.
+    pub folder: PathBuf,
+    /// The digest of its weights.
+    pub digest: String,
+    /// The digest of the base.
+    pub base: String,
+    /// What the base is called.
+    pub base_name: String,
+    /// The digest of the adapter that it was begun from.
+    pub parent: Option<String>,
+    /// Steps that it was trained for.
+    pub steps: u64,
+    /// The guest's model card.
+    pub card: String,
+    /// What the guest says that it was trained with.
+    pub hyper_parameters: Vec<(String, String)>,
+    /// What the guest says that it came to.
+    pub metrics: Vec<(String, f64)>,
+}
+
+/// A trainer that a guest has opened.
+pub struct OpenTrainer {
+    /// Used by one call at a time: a guest waits for each.
+    pub(crate) trainer: Arc<Mutex<Trainer>>,
+    pub(crate) model: Arc<dyn LanguageModel>,
+    pub(crate) parent: Option<String>,
+}
+
+/// The trainer, for the length of a call. A call that panicked has left it in any state, so it is
+/// used no more.
+pub(crate) fn lock(trainer: &Mutex<Trainer>) -> Result<MutexGuard<'_, Trainer>, HostError> {
+    trainer
+        .lock()
+        .map_err(|_: PoisonError<_>| HostError::failed("an earlier call to this trainer failed"))
+}
+
+/// What a run trains, and the bytes of what it keeps.
+#[derive(Default)]
+pub(crate) struct Trainings {
+    pub open: u32,
+    /// Known once something was asked for.
+    kept: Option<BTreeMap<String, u64>>,
+    pub adapter: u64,
+}
+
+impl Trainings {
+    /// Bytes of everything that is kept.
+    pub fn kept(&self) -> u64 {
+        let checkpoints = self.kept.iter().flatten().map(|(_, bytes)| *bytes);
+        checkpoints.fold(self.adapter, u64::saturating_add)
+    }
+
+    /// The checkpoint's file, and what all others come to beside it.
+    pub fn checkpoint(&mut self, room: &Path, name: &str) -> Result<(PathBuf, u64), HostError> {
+        let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > NAME || !name.bytes().all(letter) {
+            return Err(HostError::invalid(format!(
+                "a checkpoint's name is 1 to {NAME} lower-case letters, digits and hyphens"
+            )));
+        }
+        let kept = self.kept.get_or_insert_with(|| found(room));
+        if kept.len() >= CHECKPOINTS && !kept.contains_key(name) {
+            return Err(HostError::invalid(format!(
+                "there are {CHECKPOINTS} checkpoints, and no more are kept; use one of their names"
+            )));
+        }
+        let own = kept.get(name).copied().unwrap_or(0);
+        let others = self.kept().saturating_sub(own);
+        Ok((room.join(format!("{name}.{ENDING}")), others))
+    }
+
+    /// Notes that a checkpoint was written.
+    pub fn wrote(&mut self, name: String, bytes: u64) {
+        self.kept.get_or_insert_default().insert(name, bytes);
+    }
+}
+
+/// The checkpoints that are there already, with their sizes.
+fn found(room: &Path) -> BTreeMap<String, u64> {
+    let entries = std::fs::read_dir(room).into_iter().flatten().flatten();
+    let checkpoints = entries.filter_map(|entry| {
+        let path = entry.path();
+        let is_one = path.extension().is_some_and(|ending| ending == ENDING);
+        let name = path.file_stem()?.to_str()?.to_owned();
+        is_one.then(|| Some((name, entry.metadata().ok()?.len())))?
+    });
+    checkpoints.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_are_named_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("old.checkpoint"), [0; 7]).unwrap();
+        std::fs::write(folder.path().join("losses.jsonl"), [0; 9]).unwrap();
+        let mut trainings = Trainings {
+            adapter: 100,
+            ..Trainings::default()
+        };
+        let (file, others) = trainings.checkpoint(folder.path(), "last").unwrap();
+        assert_eq!(file, folder.path().join("last.checkpoint"));
+        assert_eq!(others, 107);
+        trainings.wrote("last".to_owned(), 1000);
+        assert_eq!(trainings.kept(), 1107);
+        assert_eq!(trainings.checkpoint(folder.path(), "last").unwrap().1, 107);
+        for name in ["", "..", "a/b", "A", "a\0", &"a".repeat(33)] {
+            assert!(trainings.checkpoint(folder.path(), name).is_err(), "{name}");
+        }
+        for number in 0..6 {
+            trainings.wrote(number.to_string(), 0);
+        }
+        assert!(trainings.checkpoint(folder.path(), "old").is_ok());
+        assert!(trainings.checkpoint(folder.path(), "one-more").is_err());
+    }
+}

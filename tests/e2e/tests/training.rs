@@ -1,0 +1,384 @@
+//! Training in the sandbox: what a hostile recipe tries is refused before it costs anything, and an
+//! honest one trains the embedded language model to the same adapter whenever it is interrupted.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod language;
+#[path = "language/served.rs"]
+mod served;
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use language::{Native, mini_lm};
+use served::{DIGEST, Served, Shelf};
+use skep_registry::{Grants, Limits};
+use skep_sandbox::{
+    Cancel, Program, Quota, RunError, RunReport, RunSpec, Sandbox, SandboxConfig, SavedAdapter,
+    TrainingProgress, TrainingRoom,
+};
+use skep_tests::{Built, lessons};
+
+static SANDBOX: LazyLock<Sandbox> =
+    LazyLock::new(|| Sandbox::new(SandboxConfig::default()).unwrap());
+static MODEL: LazyLock<Arc<Served>> =
+    LazyLock::new(|| Arc::new(Served(Native::load(&mini_lm()).engine)));
+
+/// A room that is asked to stop after some step.
+struct Room {
+    folder: tempfile::TempDir,
+    stop_after: Mutex<Option<u64>>,
+    seen: Mutex<Vec<TrainingProgress>>,
+    saved: Mutex<Vec<SavedAdapter>>,
+}
+
+impl Room {
+    fn new(stop_after: Option<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            folder: tempfile::tempdir().unwrap(),
+            stop_after: Mutex::new(stop_after),
+            seen: Mutex::default(),
+            saved: Mutex::default(),
+        })
+    }
+
+    fn seen(&self) -> Vec<TrainingProgress> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl TrainingRoom for Room {
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn progress(&self, progress: &TrainingProgress) {
+        self.seen.lock().unwrap().push(*progress);
+    }
+
+    fn is_to_stop(&self) -> bool {
+        let after = *self.stop_after.lock().unwrap();
+        let seen = self.seen.lock().unwrap();
+        after.is_some_and(|after| seen.last().is_some_and(|last| last.step >= after))
+    }
+
+    fn saved(&self, saved: &SavedAdapter) -> std::io::Result<()> {
+        self.saved.lock().unwrap().push(saved.clone());
+        Ok(())
+    }
+}
+
+fn load(name: &str) -> Arc<Program> {
+    let bytes = fs::read(Built::component(name)).unwrap_or_else(|error| {
+        panic!("{name} is not built ({error}); `cargo xtask guests` builds it")
+    });
+    Arc::new(SANDBOX.load(bytes).unwrap())
+}
+
+fn spec(room: Option<&Arc<Room>>, limits: Limits) -> RunSpec {
+    RunSpec {
+        grants: Grants {
+            models: ["default".parse().unwrap()].into(),
+            ..Grants::default()
+        },
+        limits,
+        models: Some(Arc::new(Shelf(Arc::clone(&MODEL)))),
+        training: room.map(|room| Arc::clone(room) as Arc<dyn TrainingRoom>),
+        ..RunSpec::default()
+    }
+}
+
+fn train(
+    recipe: &str,
+    spec: &RunSpec,
+    settings: &[(&str, &str)],
+    data: &str,
+) -> Result<RunReport, RunError> {
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let (input, output) = (data.as_bytes(), std::io::sink());
+    SANDBOX
+        .train(
+            &load(recipe),
+            spec,
+            &settings,
+            input,
+            output,
+            &Cancel::new(),
+        )
+        .map_err(|failed| failed.error)
+}
+
+/// Limits that a hostile recipe meets soon.
+fn tight() -> Limits {
+    Limits {
+        device_memory: Some(64 << 20),
+        storage: Some(4 << 20),
+        time: Some(Duration::from_secs(120)),
+        cpu_time: Some(Duration::from_secs(60)),
+        ..Limits::default()
+    }
+}
+
+/// How a deed ends, and what is in its room then.
+fn ends(deed: &str, limits: Limits) -> (RunError, Vec<String>) {
+    let room = Room::new(None);
+    let refused = train(
+        "hostile-trainer",
+        &spec(Some(&room), limits),
+        &[("deed", deed)],
+        "",
+    );
+    let refused = refused.expect_err("it must not be let through");
+    // Whatever was refused, the node goes on.
+    assert!(
+        !matches!(refused, RunError::HostBug(_)),
+        "{deed}: {refused}"
+    );
+    (refused, room.files())
+}
+
+#[test]
+fn what_no_trainer_can_be_or_do_is_said_to_be_so() {
+    for (deed, says) in [
+        ("rank", "the rank is 4294967295; it must be from 1 to 1024"),
+        ("alpha", "alpha is NaN"),
+        ("pattern", "the pattern of target modules"),
+        ("targets", "100000 target modules"),
+        ("classes", "the number of classes is 4294967295"),
+        ("secret", "grants.models: \"secret\""),
+        ("secret-adapter", "grants.adapters: \"secret\""),
+        ("batch", "70000 examples in a batch"),
+        ("tokens", "1100000 tokens in a batch"),
+        ("context", "it has 100000 tokens and the model's context is"),
+        ("token", "4294967295"),
+        ("weights", "one of its weights is not finite"),
+        ("divisor", "the divisor of the loss is NaN"),
+        ("beta", "beta is NaN"),
+        ("empty", "nothing to learn from"),
+        ("early-step", "no gradient has been computed"),
+        ("learning-rate", "the learning rate is NaN"),
+        ("samples", "100000 prompts in one call"),
+        ("escape", "a checkpoint's name is"),
+        ("note", "5242880 bytes beside a checkpoint"),
+        ("card", "70000 bytes of a model card"),
+    ] {
+        let (refused, files) = ends(deed, tight());
+        let text = refused.to_string();
+        assert!(
+            matches!(refused, RunError::Guest(_)) && text.contains(says),
+            "{deed}: {text}"
+        );
+        assert_eq!(files, [] as [&str; 0], "{deed}");
+    }
+}
+
+#[test]
+fn what_would_pass_a_limit_is_refused_by_its_name() {
+    for (deed, quota, limit) in [
+        ("largest-rank", Quota::DeviceMemory, 64 << 20),
+        ("activations", Quota::DeviceMemory, 64 << 20),
+        ("work", Quota::DeviceWork, 40_000_000_000),
+        ("trainers", Quota::Handles, 4),
+        ("storage", Quota::Storage, 4 << 20),
+    ] {
+        let limits = Limits {
+            device_work: (deed == "work").then_some(40_000_000_000),
+            ..tight()
+        };
+        let (refused, _) = ends(deed, limits);
+        assert!(
+            matches!(&refused, RunError::Quota(excess)
+                if excess.quota == quota && excess.limit == limit && excess.asked > limit),
+            "{deed}: {refused}"
+        );
+    }
+    // Room enough, and still no more than eight.
+    let room = Room::new(None);
+    let limits = Limits::default();
+    let deed = [("deed", "names")];
+    let refused = train("hostile-trainer", &spec(Some(&room), limits), &deed, "").unwrap_err();
+    assert!(
+        refused.to_string().contains("there are 8 checkpoints"),
+        "{refused}"
+    );
+    assert_eq!(room.files().len(), 8);
+}
+
+#[test]
+fn who_was_not_started_to_train_does_not() {
+    let denied = |spec: &RunSpec| {
+        let run = SANDBOX.run_task(
+            &load("hostile-trainer"),
+            spec,
+            &[],
+            std::io::empty(),
+            std::io::sink(),
+            &Cancel::new(),
+        );
+        run.unwrap_err().error.to_string()
+    };
+    assert!(denied(&spec(None, tight())).contains("only a run that `skep finetune` starts"));
+    let nothing = RunSpec {
+        grants: Grants::default(),
+        ..spec(Some(&Room::new(None)), tight())
+    };
+    let refused = denied(&nothing);
+    assert!(
+        refused.contains("skep:train/training") && refused.contains("models = "),
+        "{refused}"
+    );
+    // What is no recipe is none.
+    let refused = train("generate", &spec(None, tight()), &[], "").unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            RunError::WrongWorld {
+                wanted: "fine-tune",
+                ..
+            }
+        ),
+        "{refused}"
+    );
+}
+
+/// Few and short steps.
+const QUICK: [(&str, &str); 6] = [
+    ("rank", "4"),
+    ("batch", "4"),
+    ("steps", "8"),
+    ("evaluate-every", "4"),
+    ("learning-rate", "0.01"),
+    ("held-out", "0.2"),
+];
+
+fn roomy() -> Limits {
+    Limits::default()
+}
+
+#[test]
+fn an_interrupted_training_comes_to_the_same_as_an_unbroken_one() {
+    let data = lessons(20);
+    let whole = Room::new(None);
+    let report = train("fine-tune", &spec(Some(&whole), roomy()), &QUICK, &data).unwrap();
+    assert!(
+        report.flops > 0 && report.device_bytes_peak > 0,
+        "{report:?}"
+    );
+    assert!(
+        report.stored_bytes > 0 && report.weights_bytes > 0,
+        "{report:?}"
+    );
+    let losses = whole.seen();
+    assert_eq!(losses.len(), 9);
+    let held_out: Vec<f64> = losses
+        .iter()
+        .filter_map(|seen| seen.held_out_loss)
+        .collect();
+    assert_eq!(held_out.len(), 3);
+    assert!(held_out[2] < 0.7 * held_out[0], "{held_out:?}");
+    let saved = whole.saved.lock().unwrap()[0].clone();
+    assert_eq!((saved.base.as_str(), saved.steps), (DIGEST, 8));
+    assert!(
+        saved.card.starts_with("# An adapter of served"),
+        "{}",
+        saved.card
+    );
+    assert!(
+        saved
+            .hyper_parameters
+            .contains(&("rank".to_owned(), "4".to_owned()))
+    );
+    let of = |name: &str| saved.metrics.iter().find(|(own, _)| own == name).unwrap().1;
+    assert_eq!(of("held-out-loss-before"), held_out[0]);
+    assert_eq!(of("held-out-loss"), held_out[2]);
+
+    // Stopped twice: between evaluations, and at one.
+    let broken = Room::new(Some(3));
+    let spec = spec(Some(&broken), roomy());
+    train("fine-tune", &spec, &QUICK, &data).unwrap();
+    assert_eq!(broken.seen().len(), 4);
+    assert!(broken.saved.lock().unwrap().is_empty());
+    *broken.stop_after.lock().unwrap() = Some(4);
+    train("fine-tune", &spec, &QUICK, &data).unwrap();
+    *broken.stop_after.lock().unwrap() = None;
+    // Other settings are another training, but for the rates.
+    let other = [&QUICK[..], &[("seed", "1")]].concat();
+    let refused = train("fine-tune", &spec, &other, &data).unwrap_err();
+    assert!(refused.to_string().contains("other settings"), "{refused}");
+    train("fine-tune", &spec, &QUICK, &data).unwrap();
+    assert_eq!(broken.seen(), losses);
+    assert_eq!(broken.saved.lock().unwrap()[0].digest, saved.digest);
+}
+
+#[test]
+fn what_cannot_be_learned_from_is_told_by_its_line() {
+    let long = format!("{{\"text\": \"{}\"}}", "honey and bread, ".repeat(2000));
+    let one = "{\"text\": \"Good morning.\"}\n";
+    for (data, settings, says) in [
+        (
+            "{\"text\": \"a\"}\n{\"text\": \n",
+            vec![],
+            "line 2 is not JSON",
+        ),
+        ("", vec![], "there is nothing to learn from"),
+        (&format!("{one}{long}"), vec![], "line 2 has"),
+        (one, vec![], "at least two are needed"),
+        (one, vec![("rnak", "4")], "no setting `rnak`"),
+        (one, vec![("rank", "0")], "rank is `0`"),
+        (one, vec![("from", "nobody")], "grants.adapters: \"nobody\""),
+    ] {
+        let room = Room::new(None);
+        let refused = train("fine-tune", &spec(Some(&room), roomy()), &settings, data);
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains(says), "{says}: {text}");
+        assert_eq!(room.files(), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn a_training_that_diverges_stops_and_goes_on_with_a_smaller_rate() {
+    let data = lessons(20);
+    let room = Room::new(None);
+    let spec = spec(Some(&room), roomy());
+    let wild = [
+        &QUICK[..4],
+        &[("learning-rate", "1000"), ("held-out", "0.2")],
+    ]
+    .concat();
+    let text = train("fine-tune", &spec, &wild, &data)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("the training diverged after step"), "{text}");
+    assert!(
+        text.contains("the checkpoint of its beginning is kept"),
+        "{text}"
+    );
+    assert!(room.saved.lock().unwrap().is_empty());
+    let calm = [
+        &QUICK[..4],
+        &[("learning-rate", "0.003"), ("held-out", "0.2")],
+    ]
+    .concat();
+    train("fine-tune", &spec, &calm, &data).unwrap();
+    let unbroken = Room::new(None);
+    let fresh = RunSpec {
+        training: Some(Arc::clone(&unbroken) as Arc<dyn TrainingRoom>),
+        ..spec.clone()
+    };
+    train("fine-tune", &fresh, &calm, &data).unwrap();
+    let digest = |room: &Room| room.saved.lock().unwrap()[0].digest.clone();
+    assert_eq!(digest(&room), digest(&unbroken));
+}
