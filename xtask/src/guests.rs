@@ -78,7 +78,7 @@ pub fn build_rust(environment: &Environment) -> Result<()> {
 }
 
 /// The guests whose own tests run natively: what they compute has nothing to do with WebAssembly.
-const TESTED: [&str; 3] = ["npc-scene", "npc-renderer", "village"];
+const TESTED: [&str; 4] = ["fine-tune", "npc-scene", "npc-renderer", "village"];
 
 /// Runs the guests' own tests. They are a workspace of their own, so the host's tests leave them
 /// out.
