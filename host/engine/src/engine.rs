@@ -353,6 +353,9 @@ impl Worker {
             let began = Instant::now();
             let step =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.scheduler.step()));
+            // Whoever is told something computes from then on, if only to wait for more; so others
+            // are those who computed while the batch ran.
+            let wanted = self.shared.others.get().is_some_and(|others| others());
             // Whoever is told that a request is over finds its memory free.
             self.report();
             match step {
@@ -365,7 +368,7 @@ impl Worker {
                     "a batch panicked; its message is in the log".to_owned(),
                 )),
             }
-            self.give_way(began.elapsed());
+            self.give_way(began.elapsed(), wanted);
         }
         self.end();
     }
@@ -485,8 +488,8 @@ impl Worker {
         *tally.unwrap_or_else(PoisonError::into_inner) = self.scheduler.tally();
     }
 
-    fn give_way(&mut self, took: Duration) {
-        if !self.shared.others.get().is_some_and(|others| others()) {
+    fn give_way(&mut self, took: Duration, wanted: bool) {
+        if !wanted {
             self.owed = Duration::ZERO;
             return;
         }

@@ -43,6 +43,7 @@ mod task_io;
 mod text_stream;
 mod ticker;
 mod training;
+mod turns;
 mod workers;
 mod writing;
 
