@@ -51,6 +51,8 @@ pub enum Command {
     Run(Box<Run>),
     /// Walk through a village and talk to its people, whose words a language model writes.
     Play(Box<Play>),
+    /// Train an adapter of a language model on examples, which stay on this machine.
+    Finetune(Box<Finetune>),
     /// Sign a package and offer it to the swarm.
     Publish(Publish),
     /// Fetch a package, verify it and keep it.
@@ -176,6 +178,38 @@ pub struct Play {
     /// Who gives the people their words, in the same forms.
     #[arg(long, default_value = "npc-renderer")]
     pub renderer: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Finetune {
+    /// The examples, one JSON object a line: `prompt` and `completion`, `messages`, or `text` with
+    /// or without `label`.
+    #[arg(short, long, value_hint = ValueHint::FilePath)]
+    pub data: PathBuf,
+    /// The language model to adapt, instead of the one that comes with skep: an installed model, a
+    /// folder, or a GGUF file.
+    #[arg(short, long)]
+    pub base: Option<String>,
+    /// How to train: a folder with a skep.toml, a .wasm file, an installed name or a digest.
+    #[arg(long, default_value = "fine-tune")]
+    pub recipe: String,
+    /// An installed adapter of the same model to go on from.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// What to call the adapter; by default as the file of examples is called.
+    #[arg(short, long)]
+    pub out: Option<String>,
+    /// Throw away what an unfinished training of this name has kept, instead of going on with it.
+    #[arg(long)]
+    pub fresh: bool,
+    /// The key to sign with.
+    #[arg(long, default_value = "default")]
+    pub key: String,
+    #[command(flatten)]
+    pub limits: Limits,
+    /// Settings of the recipe, as name=value.
+    #[arg(last = true)]
+    pub settings: Vec<String>,
 }
 
 /// The form of a batch classifier's input.

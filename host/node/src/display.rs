@@ -6,8 +6,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::requests::{
-    Inspected, Installed, Listed, PackageLine, Progress, Published, Ran, Removed, Response, Status,
-    Unit,
+    FineTuned, Inspected, Installed, Listed, PackageLine, Progress, Published, Ran, Removed,
+    Response, Status, TrainingStep, Unit,
 };
 
 /// Shows the progress of one command on standard error, if that is a terminal.
@@ -35,6 +35,9 @@ impl Bars {
                 bar.set_length(total);
             }
             bar.set_position(step.done);
+            if let Some(training) = &step.training {
+                bar.set_message(told(training));
+            }
         }
     }
 
@@ -54,6 +57,8 @@ fn bar(step: &Progress) -> ProgressBar {
         }
         (Unit::Bytes, None) => "{msg} {spinner} {bytes} {bytes_per_sec}",
         (Unit::Records, Some(_)) => "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta} left",
+        (Unit::Steps, Some(_)) => "{msg} [{bar:30}] {human_pos}/{human_len} steps {eta} left",
+        (Unit::Steps, None) => "{msg} {spinner} {human_pos} steps",
         (Unit::Records, None) => "{msg} {spinner} {human_pos} records {per_sec}",
     };
     // The templates are constants above, so that a wrong one would show in every run.
@@ -65,11 +70,23 @@ fn bar(step: &Progress) -> ProgressBar {
     bar
 }
 
+/// What a step of a training came to, in a few words.
+fn told(step: &TrainingStep) -> String {
+    let loss = step.loss.map(|loss| format!("loss {loss:.3}"));
+    let rate = step.tokens_per_s.map(|rate| format!("{rate:.0} tokens/s"));
+    let said: Vec<String> = loss.into_iter().chain(rate).collect();
+    match said.is_empty() {
+        true => "training".to_owned(),
+        false => said.join(", "),
+    }
+}
+
 /// Prints a result for a person.
 pub fn print(response: &Response) {
     match response {
         Response::Published(published) => print_published(published),
         Response::Installed(installed) => print_installed(installed),
+        Response::FineTuned(finetuned) => print_finetuned(finetuned),
         Response::Ran(ran) => print_ran(ran),
         Response::Inspected(inspected) => print_inspected(inspected),
         Response::Listed(listed) => print_listed(listed),
@@ -106,6 +123,35 @@ fn print_published(published: &Published) {
     }
     println!("  ticket  {ticket}");
     println!("Others install it with: skep install <ticket>, while `skep node` runs here.");
+}
+
+fn print_finetuned(finetuned: &FineTuned) {
+    println!(
+        "trained {} (release {})",
+        finetuned.finetuned.reference, finetuned.releases
+    );
+    println!("  digest    {}", finetuned.finetuned.digest);
+    if let Some(adapter) = &finetuned.adapter {
+        println!(
+            "  adapter   of {} ({}), rank {}, {} in use",
+            adapter.base,
+            short(&adapter.base_digest),
+            adapter.rank,
+            bytes(adapter.bytes)
+        );
+    }
+    let metric = |name: &str| finetuned.metrics.get(name);
+    println!(
+        "  steps     {} in {:.1} s",
+        finetuned.steps, finetuned.seconds
+    );
+    if let (Some(before), Some(after)) = (metric("held-out-loss-before"), metric("held-out-loss")) {
+        println!("  held out  loss {before:.4} before, {after:.4} after");
+    }
+    println!("  losses    {}", finetuned.losses.display());
+    println!("  plot      {}", finetuned.plot.display());
+    println!("  card      {}", finetuned.card.display());
+    println!("  ticket    {}", finetuned.ticket);
 }
 
 fn print_installed(installed: &Installed) {

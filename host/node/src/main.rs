@@ -8,6 +8,7 @@ mod daemon;
 mod display;
 mod embedded;
 mod failure;
+mod finetune;
 mod home;
 mod keys;
 mod play;
@@ -28,9 +29,11 @@ use config::Config;
 use display::Bars;
 use failure::{Failure, FailureKind};
 use home::Home;
-use requests::{Request, Response, RunRequest};
+use requests::{Progress, Request, Response, RunRequest};
 use service::Service;
 
+/// What a person is told who gave up.
+const INTERRUPTED: &str = "interrupted";
 /// The argument that makes this binary a compiler. It is no command for people.
 pub const COMPILER: &str = "compile-component";
 
@@ -213,6 +216,11 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             };
             ask(Home::open(home)?, request, json).await
         }
+        Command::Finetune(options) => {
+            let request = finetune::request(*options)?;
+            let asked = ask(Home::open(home)?, request, json).await;
+            asked.map_err(finetune::told)
+        }
         Command::Play(options) => play_village(Home::open(home)?, *options, json).await,
         Command::List => ask(Home::open(home)?, Request::List, json).await,
     }
@@ -223,7 +231,7 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
     let mut bars = Bars::default();
     let outcome = match control::connect(home.path()).await {
         Some(stream) => {
-            let mut show = |step| bars.show(&step);
+            let mut show = |step| watch(&mut bars, &step, json);
             interruptible(control::ask(stream, &request, &mut show)).await
         }
         None => {
@@ -236,7 +244,7 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
                 loop {
                     tokio::select! {
                         outcome = &mut answer => break outcome,
-                        Some(step) = steps.recv() => bars.show(&step),
+                        Some(step) = steps.recv() => watch(&mut bars, &step, json),
                     }
                 }
             };
@@ -249,6 +257,14 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
     let response = outcome?;
     show(json, &response, || display::print(&response));
     Ok(())
+}
+
+/// Shows how far a request has come; to a script, what each step of a training came to.
+fn watch(bars: &mut Bars, step: &Progress, json: bool) {
+    match &step.training {
+        Some(training) if json => print_json(training),
+        _ => bars.show(step),
+    }
 }
 
 /// Plays a village in this process: a player's lines and what comes of them are nobody else's.
@@ -315,7 +331,7 @@ async fn interruptible(
 ) -> Result<Response, Failure> {
     tokio::select! {
         outcome = work => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(FailureKind::Failed, "interrupted")),
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(FailureKind::Failed, INTERRUPTED)),
     }
 }
 

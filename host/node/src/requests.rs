@@ -58,6 +58,8 @@ pub enum Request {
     },
     /// Run a component.
     Run(Box<RunRequest>),
+    /// Train an adapter and publish it.
+    FineTune(Box<FineTuneRequest>),
     /// Say what a package is.
     Inspect {
         /// A path, a reference or a digest.
@@ -98,6 +100,29 @@ pub struct RunRequest {
     pub arguments: Vec<String>,
 }
 
+/// A training: of what, on what, how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FineTuneRequest {
+    /// The file of examples.
+    pub data: PathBuf,
+    /// The model to adapt: a reference, a digest or a path; none is the one that comes with skep.
+    pub base: Option<String>,
+    /// The recipe: a path, a reference or a digest.
+    pub recipe: String,
+    /// The adapter to go on from: a reference or a digest.
+    pub from: Option<String>,
+    /// What to call the adapter.
+    pub name: String,
+    /// Whether to begin anew where a training of this name was not finished.
+    pub fresh: bool,
+    /// The name of the key to sign with.
+    pub key: String,
+    /// Limits from the command line, in the text form of skep.toml.
+    pub limits: Vec<(String, String)>,
+    /// The recipe's settings.
+    pub settings: Vec<(String, String)>,
+}
+
 /// How far a request has come.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Progress {
@@ -109,6 +134,29 @@ pub struct Progress {
     pub total: Option<u64>,
     /// What is counted.
     pub unit: Unit,
+    /// Of a training, what its last step came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingStep>,
+}
+
+/// What a step of a training came to: a line of its losses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingStep {
+    /// Steps that were made; 0 is before the first.
+    pub step: u64,
+    /// Steps that there will be at most.
+    pub steps: u64,
+    /// The loss of the step's batch.
+    pub loss: Option<f64>,
+    /// The loss on what is held out, where it was looked at.
+    pub held_out_loss: Option<f64>,
+    /// The learning rate of the step.
+    pub learning_rate: f32,
+    /// Tokens that were learned from so far.
+    pub tokens: u64,
+    /// Of them by second, since this run began. It differs from run to run, so that no file has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<f64>,
 }
 
 /// What a progress counts.
@@ -119,6 +167,8 @@ pub enum Unit {
     Bytes,
     /// Records of a batch.
     Records,
+    /// Steps of a training.
+    Steps,
 }
 
 /// The answer to a request.
@@ -129,6 +179,8 @@ pub enum Response {
     Published(Published),
     /// To `Install`.
     Installed(Installed),
+    /// To `FineTune`.
+    FineTuned(Box<FineTuned>),
     /// To `Run`.
     Ran(Box<Ran>),
     /// To `Inspect`.
@@ -247,6 +299,33 @@ pub struct Ran {
     pub grants: Vec<String>,
     /// Where the output is.
     pub output: PathBuf,
+}
+
+/// What was trained and published.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FineTuned {
+    /// The adapter's package.
+    pub finetuned: PackageLine,
+    /// How many releases of it there are now, this one included.
+    pub releases: u64,
+    /// Text that lets another node find and verify exactly this release.
+    pub ticket: String,
+    /// What the adapter is for.
+    pub adapter: Option<AdapterLine>,
+    /// Steps that it was trained for.
+    pub steps: u64,
+    /// What the recipe says that it came to.
+    pub metrics: std::collections::BTreeMap<String, f64>,
+    /// Wall time of this run.
+    pub seconds: f64,
+    /// What the sandbox measured of this run.
+    pub report: serde_json::Value,
+    /// The file with what every step came to.
+    pub losses: PathBuf,
+    /// The same as a picture.
+    pub plot: PathBuf,
+    /// The model card.
+    pub card: PathBuf,
 }
 
 /// What a package is, wants and imports.

@@ -7,6 +7,7 @@
 mod adapters;
 mod blobs;
 mod defaults;
+mod finetune;
 mod inspect;
 mod install;
 pub mod kind;
@@ -45,6 +46,7 @@ pub struct Service {
     sandbox: OnceLock<Arc<Sandbox>>,
     models: Arc<models::NodeModels>,
     running: running::Running,
+    trainings: Arc<finetune::trainings::Trainings>,
     since: Instant,
 }
 
@@ -61,6 +63,7 @@ impl Service {
             sandbox: OnceLock::new(),
             models,
             running: running::Running::default(),
+            trainings: Arc::default(),
             since: Instant::now(),
         })
     }
@@ -92,6 +95,7 @@ impl Service {
                 install::install(self, &package, &from, progress).await
             }
             Request::Run(request) => run::run(self, *request, progress).await,
+            Request::FineTune(request) => finetune::finetune(self, *request, progress).await,
             Request::Inspect { package } => inspect::inspect(self, &package).await,
             Request::List => self.list(None).await,
             Request::ModelList => self.list(Some("model")).await,
@@ -121,8 +125,9 @@ impl Service {
         Ok(swarm)
     }
 
-    /// Closes what is open.
+    /// Closes what is open. Trainings keep a checkpoint first.
     pub async fn shutdown(&self) {
+        self.trainings.end().await;
         if let Some(swarm) = self.swarm.get() {
             swarm.shutdown().await;
         }

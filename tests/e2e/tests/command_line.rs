@@ -23,6 +23,7 @@ fn help_names_every_command_and_exit_code() {
     let home = tempfile::tempdir().unwrap();
     insta::assert_snapshot!(shown(home.path(), &["--help"]));
     insta::assert_snapshot!(shown(home.path(), &["run", "--help"]));
+    insta::assert_snapshot!(shown(home.path(), &["finetune", "--help"]));
 }
 
 #[test]

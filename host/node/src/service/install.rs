@@ -77,6 +77,7 @@ pub async fn fetch(
             done: step.bytes_done,
             total: Some(step.bytes_total),
             unit: Unit::Bytes,
+            training: None,
         });
     });
     swarm

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use skep_engine::Options;
 use skep_engine::scheduler::store_options;
 use skep_registry::{
-    Draft, FileEntry, Grants, Manifest, PackagePath, PublisherKey, SignedRelease, Source,
+    Draft, FileEntry, Grants, Manifest, PackageName, PackagePath, PublisherKey, SignedRelease,
+    Source,
 };
 use skep_swarm::{PackageTicket, PublishError, Swarm};
 
 use super::defaults::{self, BaseModel};
+use super::finetune::{CARD, LINEAGE};
 use super::kind::Found;
 use super::{Service, inspect};
 use crate::building;
@@ -87,6 +89,40 @@ pub async fn adapter(
     let mut published = release(service, &key, &manifest, files, Vec::new()).await?;
     published.adapter = Some(line);
     Ok(Response::Published(published))
+}
+
+/// Publishes an adapter that was trained here, with its card and its lineage, as the next version
+/// of its name.
+pub async fn trained(
+    service: &Service,
+    folder: &Path,
+    model: BaseModel,
+    name: &PackageName,
+    key: &PublisherKey,
+) -> Result<Published, Failure> {
+    let history = service.swarm().await?.history(&key.id(), name);
+    let version = history.map_or_else(
+        || "0.1.0".to_owned(),
+        |history| {
+            let before = history.head().version();
+            format!("{}.{}.{}", before.major, before.minor, before.patch + 1)
+        },
+    );
+    let manifest = Manifest::parse(&format!(
+        "[package]\nname = \"{name}\"\nversion = \"{version}\"\nkind = \"adapter\"\n\
+         readme = \"{CARD}\"\n\
+         [adapter]\npath = \"adapter\"\nbase = \"{}\"\nbase-digest = \"{}\"\n",
+        model.base.name, model.base.digest
+    ))
+    .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    let line = try_adapter(folder, model).await?;
+    let mut files = adapter_files(folder)?;
+    for file in [CARD, LINEAGE] {
+        files.push(named(folder.join(file))?);
+    }
+    let mut published = release(service, key, &manifest, files, Vec::new()).await?;
+    published.adapter = Some(line);
+    Ok(published)
 }
 
 /// Reads an adapter as the engine of its base would.

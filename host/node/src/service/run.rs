@@ -283,6 +283,7 @@ fn classify(
             done: step.done,
             total: Some(total),
             unit: Unit::Records,
+            training: None,
         });
     };
     let report = sandbox
@@ -331,7 +332,7 @@ fn task(
     Ok(report)
 }
 
-fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
+pub(super) fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
     File::create(path)
         .map(|file| BufWriter::with_capacity(1 << 18, file))
         .map_err(|error| cannot_write(path, &error))
@@ -372,7 +373,7 @@ fn count_lines(path: &Path, format: Format) -> io::Result<u64> {
     })
 }
 
-fn explain(failed: FailedRun) -> Failure {
+pub(super) fn explain(failed: FailedRun) -> Failure {
     let kind = match &failed.error {
         error if error.limit().is_some() => FailureKind::Limit,
         RunError::Busy { .. } => FailureKind::Busy,
@@ -387,7 +388,7 @@ fn explain(failed: FailedRun) -> Failure {
     failure
 }
 
-fn cannot_read(path: &Path, error: &io::Error) -> Failure {
+pub(super) fn cannot_read(path: &Path, error: &io::Error) -> Failure {
     let kind = match error.kind() {
         io::ErrorKind::NotFound => FailureKind::NotFound,
         _ => FailureKind::Failed,

@@ -1,0 +1,46 @@
+//! `skep finetune`: from the command line to a request.
+
+use crate::cli::Finetune;
+use crate::failure::{Failure, FailureKind};
+use crate::requests::{FineTuneRequest, Request};
+use crate::{absolute, limits_of, model_name, place_of};
+
+/// The request that the command line means.
+pub fn request(options: Finetune) -> Result<Request, Failure> {
+    let data = absolute(&options.data)?;
+    let mut settings: Vec<(String, String)> = Vec::new();
+    for setting in &options.settings {
+        let (name, value) = setting.split_once('=').ok_or_else(|| {
+            Failure::new(
+                FailureKind::Usage,
+                format!("`{setting}` is no setting; write name=value, such as epochs=2"),
+            )
+        })?;
+        settings.push((name.to_owned(), value.to_owned()));
+    }
+    if let Some(parent) = &options.from {
+        settings.push(("from".to_owned(), parent.clone()));
+    }
+    Ok(Request::FineTune(Box::new(FineTuneRequest {
+        name: options.out.unwrap_or_else(|| model_name(&data)),
+        data,
+        base: options.base.as_deref().map(place_of).transpose()?,
+        recipe: place_of(&options.recipe)?,
+        from: options.from,
+        fresh: options.fresh,
+        key: options.key,
+        limits: limits_of(options.limits),
+        settings,
+    })))
+}
+
+/// A failure as it is told of a training: one that was interrupted is not lost.
+pub fn told(failure: Failure) -> Failure {
+    match failure.message == crate::INTERRUPTED {
+        true => Failure::new(
+            failure.kind,
+            "interrupted; the training keeps a checkpoint, and the same command goes on from it",
+        ),
+        false => failure,
+    }
+}

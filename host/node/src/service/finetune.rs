@@ -1,0 +1,242 @@
+//! Fine-tuning: runs a recipe on somebody's examples, and makes a package of what it saves.
+//!
+//! The recipe sees the examples, its base and nothing else; the room in the home folder is where
+//! the training goes on from when it was interrupted. Whoever stops waiting for the answer stops
+//! the training, which then keeps a checkpoint.
+
+mod plot;
+mod room;
+pub mod trainings;
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use skep_registry::{Digest, Limits, ModelGrant, PackageName};
+use skep_sandbox::{Program, RunReport, RunSpec, SavedAdapter};
+use skep_tensor::Device;
+use tokio::runtime::Handle;
+
+use self::room::{Begun, Room};
+use self::trainings::{Entered, StopOnDrop};
+use super::defaults::{BaseModel, base_model};
+use super::models::{Adapters, DefaultLanguage, RunModels};
+use super::run::{self, Subject};
+use super::{ProgressSender, Service, publish};
+use crate::embedded;
+use crate::failure::{Failure, FailureKind};
+use crate::keys;
+use crate::requests::{FineTuneRequest, FineTuned, Response};
+
+pub use room::{CARD, LINEAGE};
+
+/// Trains what is asked, and publishes the adapter on this node.
+pub async fn finetune(
+    service: &Service,
+    request: FineTuneRequest,
+    progress: ProgressSender,
+) -> Result<Response, Failure> {
+    let _listed = service.running.enter(&request.recipe);
+    // What can be wrong is found out before anything is learned.
+    let key = keys::load(&service.home, &request.key)?;
+    let name: PackageName = request
+        .name
+        .parse()
+        .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    let entered = service.trainings.enter(&request.name).await?;
+    let base = request.base.as_deref().unwrap_or(embedded::LANGUAGE.name);
+    let base = base_model(service, base).await?;
+    let subject = recipe(service, &request, &progress).await?;
+    let program = run::load(service, subject.component.clone()).await?;
+    let begun = Begun {
+        base: base.base.digest.to_string(),
+        data: digest_of(request.data.clone()).await?,
+        recipe: program.digest().to_string(),
+    };
+    let folder = service.home.path().join("trainings").join(&request.name);
+    let (fresh, stop) = (request.fresh, Arc::clone(&entered.stop));
+    let room = Arc::new(Room::open(folder.clone(), begun, fresh, stop, progress)?);
+    let spec = spec(service, subject, &base, &room, &request).await?;
+    let sandbox = service.sandbox()?;
+
+    let on_drop = StopOnDrop(Arc::clone(&entered.stop));
+    let work = Work {
+        program,
+        spec,
+        entered,
+        room: Arc::clone(&room),
+        settings: request.settings,
+        data: request.data,
+    };
+    let ran = tokio::task::spawn_blocking(move || work.run(&sandbox))
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    let done = ran?;
+    drop(on_drop);
+    let published = publish::trained(service, &done.saved.folder, base, &name, &key).await?;
+    room.close().map_err(|error| {
+        let text = format!("cannot clear {}: {error}", folder.display());
+        Failure::new(FailureKind::Failed, text)
+    })?;
+    Ok(Response::FineTuned(Box::new(FineTuned {
+        finetuned: published.published,
+        releases: published.releases,
+        ticket: published.ticket,
+        adapter: published.adapter,
+        steps: done.saved.steps,
+        metrics: done.saved.metrics.into_iter().collect(),
+        seconds: done.report.seconds,
+        report: serde_json::to_value(&done.report)
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?,
+        losses: room.losses(),
+        plot: done.plot,
+        card: done.saved.folder.join(CARD),
+    })))
+}
+
+/// A training that is done.
+struct Done {
+    saved: SavedAdapter,
+    report: RunReport,
+    plot: PathBuf,
+}
+
+/// What runs on a thread of its own, whether or not anybody still waits for it.
+struct Work {
+    program: Arc<Program>,
+    spec: RunSpec,
+    entered: Entered,
+    room: Arc<Room>,
+    settings: Vec<(String, String)>,
+    data: PathBuf,
+}
+
+impl Work {
+    fn run(self, sandbox: &skep_sandbox::Sandbox) -> Result<Done, Failure> {
+        let input = File::open(&self.data).map_err(|error| run::cannot_read(&self.data, &error))?;
+        let folder = skep_sandbox::TrainingRoom::folder(&*self.room).to_owned();
+        let output = run::create(&folder.join("output"))?;
+        let ran = sandbox.train(
+            &self.program,
+            &self.spec,
+            &self.settings,
+            BufReader::new(input),
+            output,
+            &self.entered.cancel,
+        );
+        let steps = self.room.steps();
+        // A picture of a training that failed shows where.
+        let plot = folder.join("loss.png");
+        let drawn = plot::draw(&steps, &plot);
+        let report = ran.map_err(run::explain)?;
+        self.room.check()?;
+        drawn.map_err(|error| {
+            let text = format!("cannot write {}: {error}", plot.display());
+            Failure::new(FailureKind::Failed, text)
+        })?;
+        match self.room.saved() {
+            Some(saved) => Ok(Done {
+                saved,
+                report,
+                plot,
+            }),
+            None if skep_sandbox::TrainingRoom::is_to_stop(&*self.room) => Err(Failure::new(
+                FailureKind::Failed,
+                format!(
+                    "the training was stopped after step {}; the same command goes on from there",
+                    steps.last().map_or(0, |last| last.step)
+                ),
+            )),
+            None => Err(Failure::new(
+                FailureKind::Failed,
+                "the recipe ended without having saved an adapter",
+            )),
+        }
+    }
+}
+
+/// The recipe, with what it asks for.
+async fn recipe(
+    service: &Service,
+    request: &FineTuneRequest,
+    progress: &ProgressSender,
+) -> Result<Subject, Failure> {
+    let package = &request.recipe;
+    let found = run::subject(service, package, &[], progress).await;
+    let mut subject = found.map_err(|failure| {
+        // The name that is looked for without a word is a surprise to who has never heard of it.
+        match failure.kind == FailureKind::NotFound && !Path::new(package).exists() {
+            true => Failure::new(
+                failure.kind,
+                format!(
+                    "{failure}. Fine-tuning needs a recipe, such as the package `fine-tune`: \
+                     install it, or name its folder with --recipe; in the repository, \
+                     `cargo xtask guests` builds it"
+                ),
+            ),
+            false => failure,
+        }
+    })?;
+    let mut asked = Limits::default();
+    for (key, text) in &request.limits {
+        asked
+            .set(key, text)
+            .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    }
+    subject.limits = subject.limits.capped_by(&asked);
+    if let Some(parent) = &request.from {
+        let parent: ModelGrant = parent
+            .parse()
+            .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+        subject.grants.adapters.insert(parent);
+    }
+    Ok(subject)
+}
+
+/// What the recipe is given. Its base is the only model that it gets.
+async fn spec(
+    service: &Service,
+    subject: Subject,
+    base: &BaseModel,
+    room: &Arc<Room>,
+    request: &FineTuneRequest,
+) -> Result<RunSpec, Failure> {
+    let BaseModel { base, path } = base;
+    service.models.add(base.name.as_str(), base.digest, path)?;
+    let adapters = match request.from.is_some() {
+        true => Some(Adapters {
+            swarm: service.swarm().await?.clone(),
+            runtime: Handle::current(),
+        }),
+        false => None,
+    };
+    Ok(RunSpec {
+        device: Device::cpu(),
+        models: Some(Arc::new(RunModels {
+            node: Arc::clone(&service.models),
+            encoder: String::new(),
+            language: DefaultLanguage::Chosen(base.digest.to_string()),
+            adapters,
+            home: service.home.clone(),
+        })),
+        training: Some(Arc::clone(room) as Arc<dyn skep_sandbox::TrainingRoom>),
+        grants: subject.grants,
+        limits: subject.limits,
+        ..RunSpec::default()
+    })
+}
+
+/// The digest of a file.
+async fn digest_of(path: PathBuf) -> Result<String, Failure> {
+    let hashing = tokio::task::spawn_blocking(move || {
+        let mut hasher = blake3::Hasher::new();
+        let hashed = hasher
+            .update_reader(File::open(&path).map_err(|error| run::cannot_read(&path, &error))?);
+        hashed.map_err(|error: io::Error| run::cannot_read(&path, &error))?;
+        Ok(Digest::from_bytes(*hasher.finalize().as_bytes()).to_string())
+    });
+    hashing
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?
+}
