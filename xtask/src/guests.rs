@@ -133,9 +133,12 @@ fn add_target(environment: &Environment) -> Result<()> {
 /// The examples of the SDKs other than Rust's, by the names of their components.
 const EXAMPLES: [&str; 2] = ["batch-classifier", "generate"];
 
+/// Those that there are in Python alone.
+const IN_PYTHON: [&str; 1] = ["fine-tune"];
+
 fn build_python(environment: &Environment) -> Result<()> {
     let sdk = environment.root.join("sdk").join("python");
-    for example in EXAMPLES {
+    for example in EXAMPLES.iter().chain(&IN_PYTHON) {
         let folder = sdk.join("examples").join(example.replace('-', "_"));
         let component = environment
             .components()

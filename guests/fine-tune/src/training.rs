@@ -27,9 +27,11 @@ const CHUNK: u32 = 256 << 10;
 const SAMPLES: usize = 2;
 const SAMPLE_TOKENS: u32 = 24;
 const SAMPLE_PROMPT: usize = 240;
-/// A loss of so many times that of guessing, or of the untrained model where that is more, is none
-/// that training comes to by learning.
+/// A loss of so many times that of the untrained model, and of a batch so many times that of
+/// guessing, is none that training comes to by learning.
 const DIVERGED: f64 = 1.25;
+/// The same of what is held out, of which there is enough to tell from guessing.
+const AS_GUESSING: f64 = 0.99;
 
 /// How much there is to learn.
 pub struct Seen {
@@ -203,7 +205,7 @@ impl Training<'_> {
             loss += done.loss;
             state.tokens += done.tokens;
         }
-        self.check(loss, "the loss", state)?;
+        self.check(loss, "the loss", DIVERGED, state)?;
         let made = self.trainer.optim_step(HyperParameters {
             learning_rate: rate,
             beta1: 0.9,
@@ -255,14 +257,22 @@ impl Training<'_> {
             count += done.outcome.divisor;
         }
         let loss = sum / count;
-        self.check(loss, "the held-out loss", state)?;
+        self.check(loss, "the held-out loss", AS_GUESSING, state)?;
         Ok(loss)
     }
 
-    fn check(&self, loss: f64, what: &str, state: &State) -> Result<(), Error> {
-        let most = DIVERGED * state.before.unwrap_or(0.0).max(self.guessing);
+    /// Refuses a loss that no training comes to by learning.
+    fn check(
+        &self,
+        loss: f64,
+        what: &str,
+        times_guessing: f64,
+        state: &State,
+    ) -> Result<(), Error> {
+        let before = DIVERGED * state.before.unwrap_or(0.0);
+        let most = before.max(times_guessing * self.guessing);
         // What the untrained model comes to is not the training's doing.
-        if loss.is_finite() && (loss <= most || state.step == 0) {
+        if loss.is_finite() && (loss < most || state.step == 0) {
             return Ok(());
         }
         let reason = format!(

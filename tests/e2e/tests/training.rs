@@ -88,6 +88,8 @@ fn load(name: &str) -> Arc<Program> {
 fn spec(room: Option<&Arc<Room>>, limits: Limits) -> RunSpec {
     RunSpec {
         grants: Grants {
+            // A component in Python imports all of its world.
+            tensor: true,
             models: ["default".parse().unwrap()].into(),
             ..Grants::default()
         },
@@ -315,12 +317,25 @@ fn an_interrupted_training_comes_to_the_same_as_an_unbroken_one() {
     train("fine-tune", &spec, &QUICK, &data).unwrap();
     *broken.stop_after.lock().unwrap() = None;
     // Other settings are another training, but for the rates.
-    let other = [&QUICK[..], &[("seed", "1")]].concat();
+    let other = [&QUICK[..], &[("batch", "5")]].concat();
     let refused = train("fine-tune", &spec, &other, &data).unwrap_err();
     assert!(refused.to_string().contains("other settings"), "{refused}");
     train("fine-tune", &spec, &QUICK, &data).unwrap();
     assert_eq!(broken.seen(), losses);
     assert_eq!(broken.saved.lock().unwrap()[0].digest, saved.digest);
+}
+
+#[test]
+fn the_recipe_in_python_has_the_same_losses() {
+    let data = lessons(20);
+    let quick: Vec<_> = QUICK.iter().copied().chain([("patience", "0")]).collect();
+    let seen = |recipe: &str| {
+        let room = Room::new(None);
+        train(recipe, &spec(Some(&room), roomy()), &quick, &data).unwrap();
+        let saved = room.saved.lock().unwrap();
+        (room.seen(), saved[0].digest.clone())
+    };
+    assert_eq!(seen("fine-tune-python"), seen("fine-tune"));
 }
 
 #[test]
