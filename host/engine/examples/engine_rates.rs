@@ -47,7 +47,7 @@ fn load(scratch: &Path, name: &str, shape: &Shape) -> LanguageModel {
     write_model(&path, shape);
     LanguageModel {
         name: name.to_owned(),
-        decoder: Decoder::load(&path).unwrap(),
+        decoder: Arc::new(Decoder::load(&path).unwrap()),
         tokenizer: None,
         template: None,
         weights_bytes: std::fs::metadata(&path).unwrap().len(),

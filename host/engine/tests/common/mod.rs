@@ -21,7 +21,7 @@ fn fixture(path: &str) -> PathBuf {
 pub fn tiny(name: &str) -> LanguageModel {
     LanguageModel {
         name: name.to_owned(),
-        decoder: Decoder::load(&fixture("models").join(name)).unwrap(),
+        decoder: Arc::new(Decoder::load(&fixture("models").join(name)).unwrap()),
         tokenizer: None,
         template: None,
         weights_bytes: 0,
