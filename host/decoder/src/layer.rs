@@ -10,29 +10,29 @@ use crate::project::{Linear, LinearWeights};
 
 /// One layer.
 #[derive(Debug)]
-pub struct Layer {
-    pub attention_norm: Vec<f32>,
-    pub query: Linear,
-    pub key: Linear,
-    pub value: Linear,
+pub struct Layer<M = Linear, V = Vec<f32>> {
+    pub attention_norm: V,
+    pub query: M,
+    pub key: M,
+    pub value: M,
     /// `[head_dim]`, of each head of queries.
-    pub query_norm: Option<Vec<f32>>,
+    pub query_norm: Option<V>,
     /// `[head_dim]`, of each head of keys.
-    pub key_norm: Option<Vec<f32>>,
-    pub output: Linear,
+    pub key_norm: Option<V>,
+    pub output: M,
     /// Of what attention adds, before it is added.
-    pub post_attention_norm: Option<Vec<f32>>,
-    pub feed_forward_norm: Vec<f32>,
-    pub gate: Linear,
-    pub up: Linear,
-    pub down: Linear,
+    pub post_attention_norm: Option<V>,
+    pub feed_forward_norm: V,
+    pub gate: M,
+    pub up: M,
+    pub down: M,
     /// Of what the feed-forward layer adds, before it is added.
-    pub post_feed_forward_norm: Option<Vec<f32>>,
+    pub post_feed_forward_norm: Option<V>,
 }
 
-impl Layer {
+impl<M, V> Layer<M, V> {
     /// The matrix that an adapter may change.
-    pub fn linear(&self, target: AdapterTarget) -> &Linear {
+    pub fn linear(&self, target: AdapterTarget) -> &M {
         match target {
             AdapterTarget::Query => &self.query,
             AdapterTarget::Key => &self.key,

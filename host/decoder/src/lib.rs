@@ -20,12 +20,16 @@
 pub mod adapter;
 pub mod config;
 mod error;
+mod host;
 mod layer;
 pub mod model;
 mod names;
+mod pass;
+mod placed;
 mod project;
 
 pub use adapter::{Adapter, AdapterError, AdapterTarget, AdapterWeights, PagedAdapter};
 pub use config::{Architecture, Config};
 pub use error::{ForwardError, LoadError};
 pub use model::{Batch, Decoder, Part, Workspace};
+pub use placed::{MatrixName, PlacedDecoder, PlacedError, PlacedWorkspace};
