@@ -134,6 +134,7 @@ impl Operators for Gpu {
         (): &mut (),
         input: &Rows,
         products: &mut [(&Layer, &mut Rows)],
+        _: &[&Layer],
     ) -> Result<(), GpuError> {
         let input = input.written()?;
         let columns = products

@@ -8,7 +8,7 @@ use common::{Numbers, devices, weights};
 use skep_accounts::{Account, Limits};
 use skep_cubes::linear::{Matrix, gather, linear};
 use skep_cubes::{Gpu, GpuError, choose, rows};
-use skep_kernels::rows::{Gate, Rope, RopeLayout};
+use skep_kernels::rows::{Gate, Rope, RopeLayout, Turns};
 use skep_kernels::{Activations, Isa, PackedMatrix, Precision, Team};
 use skep_weights::PackedFormat;
 use skep_weights::format::dequantize;
@@ -21,13 +21,13 @@ fn expected(
     tokens: usize,
 ) -> Vec<(f32, f32)> {
     let (rows, columns) = (matrix.rows(), matrix.columns());
+    let team = Team::new(1).unwrap();
     let mut input = Activations::default();
     let precision = matrix.precision();
     input
-        .fill(Isa::Portable, precision, values, columns)
+        .fill(Isa::Portable, &team, precision, values, columns)
         .unwrap();
     let mut out = vec![f32::NAN; tokens * rows];
-    let team = Team::new(1).unwrap();
     skep_kernels::linear(Isa::Portable, &team, *matrix, &input, &mut out).unwrap();
     let mut floats = vec![0.0; rows * columns];
     dequantize(matrix.format(), bytes, &mut floats).unwrap();
@@ -98,12 +98,18 @@ fn activations_that_are_not_finite_count_as_on_the_processor() {
             let mut values = Numbers::new(4).floats(columns);
             values[3] = f32::NAN;
             values[40] = f32::INFINITY;
+            let team = Team::new(1).unwrap();
             let mut input = Activations::default();
             input
-                .fill(Isa::Portable, matrix_precision(format), &values, columns)
+                .fill(
+                    Isa::Portable,
+                    &team,
+                    Precision::of(format),
+                    &values,
+                    columns,
+                )
                 .unwrap();
             let mut want = vec![0.0; rows];
-            let team = Team::new(1).unwrap();
             skep_kernels::linear(Isa::Portable, &team, host, &input, &mut want).unwrap();
             let values = gpu.upload(&values).unwrap();
             let got = linear(&gpu, &[&matrix], &values, 1).unwrap();
@@ -115,10 +121,6 @@ fn activations_that_are_not_finite_count_as_on_the_processor() {
             }
         }
     }
-}
-
-fn matrix_precision(format: PackedFormat) -> Precision {
-    Precision::of(format)
 }
 
 #[test]
@@ -170,10 +172,10 @@ fn what_happens_between_products_is_that_of_the_processor() {
             let (rows, weight) = (numbers.floats(count * width), numbers.floats(width));
             let (on_gpu, of_gpu) = (gpu.upload(&rows).unwrap(), gpu.upload(&weight).unwrap());
             let mut want = vec![0.0; rows.len()];
-            skep_kernels::rows::rms_norm(isa, &rows, &weight, 1e-5, &mut want).unwrap();
+            skep_kernels::rows::rms_norm(isa, None, &rows, &weight, 1e-5, &mut want).unwrap();
             let mut got = rows::rms_norm(&gpu, &on_gpu, &of_gpu, 1e-5).unwrap();
             close(&gpu.read(&got).unwrap(), &want, 1e-5);
-            skep_kernels::rows::rms_norm_in_place(isa, &mut want, &weight, 1e-5).unwrap();
+            skep_kernels::rows::rms_norm_in_place(isa, None, &mut want, &weight, 1e-5).unwrap();
             rows::rms_norm_in_place(&gpu, &mut got, &of_gpu, 1e-5).unwrap();
             close(&gpu.read(&got).unwrap(), &want, 1e-5);
 
@@ -182,7 +184,7 @@ fn what_happens_between_products_is_that_of_the_processor() {
                 let mut gate: Vec<f32> = rows.iter().map(|x| x * x * x * 20.0).collect();
                 let mut got = gpu.upload(&gate).unwrap();
                 rows::gated(&gpu, function, &mut got, &on_gpu).unwrap();
-                skep_kernels::rows::gated(isa, function, &mut gate, &rows).unwrap();
+                skep_kernels::rows::gated(isa, None, function, &mut gate, &rows).unwrap();
                 close(&gpu.read(&got).unwrap(), &gate, 1e-5);
             }
 
@@ -210,6 +212,7 @@ fn what_happens_between_products_is_that_of_the_processor() {
 
 #[test]
 fn positions_turn_heads_as_on_the_processor() {
+    let isa = Isa::Portable;
     for gpu in devices() {
         for layout in [RopeLayout::Halves, RopeLayout::Pairs] {
             for (dim, turning) in [(8, 8), (64, 48)] {
@@ -219,7 +222,9 @@ fn positions_turn_heads_as_on_the_processor() {
                 let mut got = gpu.upload(&want).unwrap();
                 let turns = rows::Turns::upload(&gpu, &rope, &positions).unwrap();
                 rows::rope(&gpu, &turns, &mut got, dim).unwrap();
-                rope.apply(&mut want, &positions, dim).unwrap();
+                let mut on_host = Turns::default();
+                rope.turns(&positions, &mut on_host);
+                on_host.apply(isa, None, &mut want, dim).unwrap();
                 close(&gpu.read(&got).unwrap(), &want, 1e-6);
                 assert!(rows::rope(&gpu, &turns, &mut got, 4).is_err());
             }

@@ -4,7 +4,7 @@ use skep_kernels::attention::{AttentionLayer, Sequence, attention};
 use skep_kernels::kv::{KvPages, PAGE_TOKENS};
 use skep_kernels::lora::{LowRank, Segments, Target, add_low_rank};
 use skep_kernels::operators::Operators;
-use skep_kernels::rows::{Gate, Rope, add, gated, rms_norm, rms_norm_in_place};
+use skep_kernels::rows::{Gate, Rope, Turns, add, gated, rms_norm, rms_norm_in_place};
 use skep_kernels::{Activations, Isa, ShapeError, Team};
 
 use crate::project::{Linear, project};
@@ -19,8 +19,8 @@ pub(crate) struct Host<'t> {
 /// What all layers need of a batch.
 pub(crate) struct HostPlan<'a> {
     sequences: Vec<Sequence<'a>>,
-    positions: Vec<u32>,
-    ropes: Vec<Rope>,
+    /// How far the batch's tokens turn, for each of the model's rotary positions.
+    turns: Vec<Turns>,
 }
 
 /// What operators use from one call to the next.
@@ -59,9 +59,13 @@ impl Operators for Host<'_> {
                 (sequence.start..end).map(|position| position as u32)
             })
             .collect();
+        let turns = ropes.iter().map(|rope| {
+            let mut turns = Turns::default();
+            rope.turns(&positions, &mut turns);
+            turns
+        });
         Ok(HostPlan {
-            positions,
-            ropes: ropes.to_vec(),
+            turns: turns.collect(),
             sequences,
         })
     }
@@ -116,14 +120,10 @@ impl Operators for Host<'_> {
         scratch: &mut Scratch,
         input: &Vec<f32>,
         products: &mut [(&Linear, &mut Vec<f32>)],
+        next: &[&Linear],
     ) -> Result<(), ShapeError> {
-        project(
-            self.isa,
-            self.team,
-            input,
-            &mut scratch.activations,
-            products,
-        )
+        let (isa, team, activations) = (self.isa, self.team, &mut scratch.activations);
+        project(isa, team, input, activations, products, next)
     }
 
     fn add_low_rank(
@@ -158,7 +158,7 @@ impl Operators for Host<'_> {
         out: &mut Vec<f32>,
     ) -> Result<(), ShapeError> {
         out.resize(rows.len(), 0.0);
-        rms_norm(self.isa, rows, weight, epsilon, out)
+        rms_norm(self.isa, Some(self.team), rows, weight, epsilon, out)
     }
 
     fn rms_norm_in_place(
@@ -167,7 +167,7 @@ impl Operators for Host<'_> {
         weight: &Vec<f32>,
         epsilon: f32,
     ) -> Result<(), ShapeError> {
-        rms_norm_in_place(self.isa, rows, weight, epsilon)
+        rms_norm_in_place(self.isa, Some(self.team), rows, weight, epsilon)
     }
 
     fn rope(
@@ -177,7 +177,7 @@ impl Operators for Host<'_> {
         rows: &mut Vec<f32>,
         dim: usize,
     ) -> Result<(), ShapeError> {
-        plan.ropes[number].apply(rows, &plan.positions, dim)
+        plan.turns[number].apply(self.isa, Some(self.team), rows, dim)
     }
 
     fn store(
@@ -215,11 +215,11 @@ impl Operators for Host<'_> {
     }
 
     fn gated(&self, function: Gate, gate: &mut Vec<f32>, up: &Vec<f32>) -> Result<(), ShapeError> {
-        gated(self.isa, function, gate, up)
+        gated(self.isa, Some(self.team), function, gate, up)
     }
 
     fn add(&self, to: &mut Vec<f32>, from: &Vec<f32>) -> Result<(), ShapeError> {
-        add(to, from)
+        add(Some(self.team), to, from)
     }
 }
 
@@ -231,5 +231,5 @@ pub(crate) fn norm_of(
     epsilon: f32,
     out: &mut [f32],
 ) -> Result<(), ShapeError> {
-    rms_norm(isa, row, weight, epsilon, out)
+    rms_norm(isa, None, row, weight, epsilon, out)
 }

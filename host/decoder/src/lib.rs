@@ -31,5 +31,7 @@ mod project;
 pub use adapter::{Adapter, AdapterError, AdapterTarget, AdapterWeights, PagedAdapter};
 pub use config::{Architecture, Config};
 pub use error::{ForwardError, LoadError};
+pub use layer::Layer;
 pub use model::{Batch, Decoder, Part, Workspace};
 pub use placed::{MatrixName, PlacedDecoder, PlacedError, PlacedWorkspace};
+pub use project::{Linear, LinearWeights};

@@ -115,6 +115,26 @@ impl Decoder {
         &self.config
     }
 
+    /// The weights of its layers, in order: what a training computes gradients through.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// `[vocabulary, width]`: what tokens become.
+    pub fn embedding(&self) -> &Linear {
+        &self.embedding
+    }
+
+    /// The output layer, `[vocabulary, width]`, where it is not the embedding.
+    pub fn head(&self) -> Option<&Linear> {
+        self.head.as_ref()
+    }
+
+    /// `[width]`, of what the output layer takes.
+    pub fn final_norm(&self) -> &[f32] {
+        &self.final_norm
+    }
+
     /// What its pages of keys and values look like.
     pub fn kv_shape(&self, format: KvFormat) -> KvShape {
         KvShape {

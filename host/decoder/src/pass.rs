@@ -129,7 +129,8 @@ impl<M, V> Model<'_, M, V> {
             (AdapterTarget::Key, &mut *keys),
             (AdapterTarget::Value, &mut *values),
         ];
-        self.project(pass, scratch, pages, number, normed, &mut products)?;
+        let next = [&layer.output];
+        self.project(pass, scratch, pages, number, normed, &mut products, &next)?;
         for (weight, rows) in [
             (&layer.query_norm, &mut *queries),
             (&layer.key_norm, &mut *keys),
@@ -148,7 +149,8 @@ impl<M, V> Model<'_, M, V> {
         };
         o.attention(&pass.plan, &what, pages, queries, attended)?;
         let mut products = [(AdapterTarget::Output, &mut *added)];
-        self.project(pass, scratch, pages, number, attended, &mut products)?;
+        let next = [&layer.gate, &layer.up];
+        self.project(pass, scratch, pages, number, attended, &mut products, &next)?;
         if let Some(weight) = &layer.post_attention_norm {
             o.rms_norm_in_place(added, weight, epsilon)?;
         }
@@ -177,17 +179,23 @@ impl<M, V> Model<'_, M, V> {
             (AdapterTarget::Gate, &mut *gate),
             (AdapterTarget::Up, &mut *up),
         ];
-        self.project(pass, scratch, pages, number, normed, &mut products)?;
+        let next = [&layer.down];
+        self.project(pass, scratch, pages, number, normed, &mut products, &next)?;
         o.gated(config.gate, gate, up)?;
         let mut products = [(AdapterTarget::Down, &mut *added)];
-        self.project(pass, scratch, pages, number, gate, &mut products)?;
+        let next = match self.layers.get(number + 1) {
+            Some(next) => vec![&next.query, &next.key, &next.value],
+            None => vec![self.head],
+        };
+        self.project(pass, scratch, pages, number, gate, &mut products, &next)?;
         if let Some(weight) = &layer.post_feed_forward_norm {
             o.rms_norm_in_place(added, weight, config.epsilon)?;
         }
         o.add(stream, added)
     }
 
-    /// Makes products of one layer and one input, with what adapters add to them.
+    /// Makes products of one layer and one input, with what adapters add to them. `next` is what
+    /// the model goes on with.
     fn project<O: Operators<Matrix = M, Vector = V>>(
         &self,
         pass: &Pass<'_, O>,
@@ -196,13 +204,14 @@ impl<M, V> Model<'_, M, V> {
         number: usize,
         input: &O::Rows,
         products: &mut [(AdapterTarget, &mut O::Rows)],
+        next: &[&M],
     ) -> Result<(), O::Error> {
         let layer = &self.layers[number];
         let mut base: Vec<_> = products
             .iter_mut()
             .map(|(target, out)| (layer.linear(*target), &mut **out))
             .collect();
-        pass.operators.linear(scratch, input, &mut base)?;
+        pass.operators.linear(scratch, input, &mut base, next)?;
         let Some(adapters) = &pass.adapters else {
             return Ok(());
         };
@@ -231,7 +240,7 @@ impl<M, V> Model<'_, M, V> {
         } = buffers;
         o.pick(stream, self.config.width, outputs, added)?;
         o.rms_norm(added, self.final_norm, self.config.epsilon, normed)?;
-        o.linear(scratch, normed, &mut [(self.head, logits)])
+        o.linear(scratch, normed, &mut [(self.head, logits)], &[])
     }
 }
 

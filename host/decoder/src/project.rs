@@ -16,7 +16,9 @@ pub struct Linear {
 /// The weights of a linear layer as they are stored.
 #[derive(Debug)]
 pub enum LinearWeights {
+    /// Rows of blocks.
     Packed(PackedTensor),
+    /// 4-bit groups, of AWQ or GPTQ.
     Grouped(GroupInt4),
 }
 
@@ -64,21 +66,24 @@ impl Linear {
 }
 
 /// Applies each layer to `input`, `[tokens, inputs]`. Layers that take the input in the same
-/// precision and order are computed together.
+/// precision and order are computed together. `next` is what will be applied after them.
 pub fn project(
     isa: Isa,
     team: &Team,
     input: &[f32],
     activations: &mut Activations,
     layers: &mut [(&Linear, &mut Vec<f32>)],
+    next: &[&Linear],
 ) -> Result<(), ShapeError> {
     let mut done = vec![false; layers.len()];
+    let next_weights = next.iter().map(|layer| layer.matrix());
+    let next_weights: Vec<_> = next_weights.collect::<Result<_, _>>()?;
     while let Some(next) = done.iter().position(|done| !done) {
         let first = layers[next].0.matrix()?;
         let precision = first.precision();
         match first.order() {
-            None => activations.fill(isa, precision, input, first.columns())?,
-            Some(order) => activations.fill_in_order(isa, precision, input, order)?,
+            None => activations.fill(isa, team, precision, input, first.columns())?,
+            Some(order) => activations.fill_in_order(isa, team, precision, input, order)?,
         }
         let tokens = activations.tokens();
         let mut products = Vec::with_capacity(layers.len());
@@ -91,7 +96,7 @@ pub fn project(
                 products.push(Product { weights, out });
             }
         }
-        linear_many(isa, team, &mut products, activations)?;
+        linear_many(isa, team, &mut products, activations, &next_weights)?;
     }
     for (layer, out) in layers {
         if let Some(bias) = &layer.bias {

@@ -1,5 +1,6 @@
-//! How fast packed weights are multiplied: `linear_rates [threads]` prints, for each format, the
-//! bytes of weights read in a second by one token, and the multiplications in a second by 64.
+//! How fast packed weights are multiplied: `linear_rates [threads] [tokens]` prints, for each
+//! format, the bytes of weights read in a second by one token, and the multiplications in a second
+//! by that and by so many tokens, 64 if nothing is said.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Instant;
@@ -9,6 +10,7 @@ use skep_weights::PackedFormat;
 
 fn main() {
     let threads = std::env::args().nth(1).map_or(2, |n| n.parse().unwrap());
+    let many = std::env::args().nth(2).map_or(64, |n| n.parse().unwrap());
     let team = Team::new(threads).unwrap();
     let (rows, columns) = (4096, 4096);
     println!(
@@ -17,14 +19,13 @@ fn main() {
     );
     for format in PackedFormat::ALL {
         let length = rows * columns / format.block_len() * format.block_bytes();
-        // Small numbers in every place: scales are tiny, nothing overflows.
-        let bytes: Vec<u8> = (0..length).map(|n| (n % 5) as u8).collect();
+        let bytes = numbers(format, length);
         let weights = PackedMatrix::new(format, rows, columns, &bytes).unwrap();
         let seconds = |tokens: usize| {
             let mut input = Activations::default();
             let values: Vec<f32> = (0..tokens * columns).map(|n| (n % 17) as f32).collect();
             input
-                .fill(Isa::best(), weights.precision(), &values, columns)
+                .fill(Isa::best(), &team, weights.precision(), &values, columns)
                 .unwrap();
             let mut out = vec![0.0; tokens * rows];
             let mut best = f64::MAX;
@@ -37,10 +38,21 @@ fn main() {
         };
         let products = (rows * columns) as f64;
         println!(
-            "{format:<6} {:6.1} GB/s ({:5.1} G/s) at one token, {:6.1} G/s at 64",
+            "{format:<6} {:6.1} GB/s ({:5.1} G/s) at one token, {:6.1} G/s at {many}",
             length as f64 / seconds(1) / 1e9,
             products / seconds(1) / 1e9,
-            64.0 * products / seconds(64) / 1e9,
+            many as f64 * products / seconds(many) / 1e9,
         );
     }
+}
+
+/// Bytes of which every 16-bit float, wherever a format has one, is of a usual size: what is not
+/// normal costs many times as much to multiply.
+fn numbers(format: PackedFormat, length: usize) -> Vec<u8> {
+    // About 0.01 as a 16-bit float, 1 as a bfloat16 and in the upper half of a 32-bit float.
+    let pattern = match format {
+        PackedFormat::F32 | PackedFormat::BF16 => [0x80, 0x3f],
+        _ => [0x21, 0x21],
+    };
+    (0..length).map(|n| pattern[n % 2]).collect()
 }

@@ -4,10 +4,21 @@
 //! one scale for as many elements as the weights' blocks have; float weights take them as they
 //! are. One buffer is filled once and used by every product with the same input.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
 use skep_weights::PackedFormat;
 
 use crate::isa::Isa;
+use crate::team::Team;
 use crate::{ShapeError, expect_below, expect_len};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tiles::{Line, Tiles};
+
+/// Elements that are not worth sharing among the team.
+const TAKEN: usize = 4096;
 
 /// Elements that a sum of quantized activations covers: no format has smaller sub-blocks.
 pub(crate) const SUM: usize = 16;
@@ -57,19 +68,24 @@ pub struct Activations {
     pub(crate) scales: Vec<f32>,
     /// `[tokens, columns / 16]`: sums of 16 integers.
     pub(crate) sums: Vec<i16>,
+    /// The same once more, as tiles take it; empty where no product uses tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) tiles: Tiles,
     /// Rows in another order, before they are rounded.
     ordered: Vec<f32>,
 }
 
 impl Activations {
     /// Takes `values`, `[tokens, columns]`, in this precision. NaN becomes 0 in the 8-bit
-    /// precisions and infinities the largest finite value of their block.
+    /// precisions and infinities the largest finite value of their block. The team shares out many
+    /// rows.
     ///
     /// # Errors
     /// When `values` is no whole number of rows, or a row is no whole number of blocks.
     pub fn fill(
         &mut self,
         isa: Isa,
+        team: &Team,
         precision: Precision,
         values: &[f32],
         columns: usize,
@@ -98,13 +114,46 @@ impl Activations {
         self.quants.resize(values.len(), 0);
         self.scales.resize(values.len() / block, 0.0);
         self.sums.resize(values.len() / SUM, 0);
-        match isa {
+        let isa = isa.or_portable();
+        // Each member as much as the others, but not so little that the sharing takes longer.
+        let share = tokens.div_ceil(team.threads());
+        let taken = share.max(TAKEN.div_ceil(columns.max(1)));
+        let mut parts: Vec<Part<'_>> = values
+            .chunks(taken * columns.max(1))
+            .zip(self.quants.chunks_mut(taken * columns.max(1)))
+            .zip(self.scales.chunks_mut((taken * columns / block).max(1)))
+            .zip(self.sums.chunks_mut((taken * columns / SUM).max(1)))
+            .map(|(((values, quants), scales), sums)| Part {
+                values,
+                quants,
+                scales,
+                sums,
+            })
+            .collect();
+        team.share_mut(&mut parts, |part| match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 if isa.is_available() => {
+            Isa::Avx2 => {
                 // SAFETY: the machine has these instructions.
-                unsafe { self.quantize_avx2(values, block) }
+                unsafe { part.quantize_avx2(block) }
             }
-            _ => self.quantize(values, block),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => {
+                // SAFETY: as above.
+                unsafe { part.quantize_avx512(block) }
+            }
+            _ => part.quantize(block),
+        });
+        #[cfg(target_arch = "x86_64")]
+        {
+            let tiled = isa == Isa::Amx && tokens >= crate::linear::FEWEST_FOR_TILES;
+            let tokens = if tiled { tokens } else { 0 };
+            self.tiles.resize(tokens, columns, precision);
+            let (quants, scales, sums) = (&self.quants, &self.scales, &self.sums);
+            let mut groups: Vec<_> = self.tiles.groups().collect();
+            team.share_mut(&mut groups, |group| {
+                // SAFETY: as above; there are tiles only where the machine has AVX-512.
+                unsafe { group.take(columns, block, quants, scales, sums) };
+            });
         }
         Ok(())
     }
@@ -117,6 +166,7 @@ impl Activations {
     pub fn fill_in_order(
         &mut self,
         isa: Isa,
+        team: &Team,
         precision: Precision,
         values: &[f32],
         order: &[u32],
@@ -132,7 +182,7 @@ impl Activations {
         for row in values.chunks_exact(columns.max(1)) {
             ordered.extend(order.iter().map(|place| row[*place as usize]));
         }
-        let filled = self.fill(isa, precision, &ordered, columns);
+        let filled = self.fill(isa, team, precision, &ordered, columns);
         self.ordered = ordered;
         filled
     }
@@ -151,25 +201,36 @@ impl Activations {
     pub fn precision(&self) -> Option<Precision> {
         self.precision
     }
+}
 
+/// Some rows, and where they go.
+struct Part<'a> {
+    values: &'a [f32],
+    quants: &'a mut [i8],
+    scales: &'a mut [f32],
+    sums: &'a mut [i16],
+}
+
+impl Part<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn quantize_avx2(&mut self, values: &[f32], block: usize) {
-        self.quantize(values, block);
+    fn quantize_avx2(&mut self, block: usize) {
+        self.quantize(block);
     }
 
     /// Symmetric rounding to nearest: the largest magnitude of a block becomes 127.
     #[inline(always)]
-    fn quantize(&mut self, values: &[f32], block: usize) {
-        let blocks = values
+    fn quantize(&mut self, block: usize) {
+        let blocks = self
+            .values
             .chunks_exact(block)
             .zip(self.quants.chunks_exact_mut(block))
             .zip(self.sums.chunks_exact_mut(block / SUM))
-            .zip(&mut self.scales);
+            .zip(&mut *self.scales);
         for (((values, quants), sums), scale) in blocks {
-            let mut largest = [0.0_f32; 8];
-            for eight in values.chunks_exact(8) {
-                for (largest, value) in largest.iter_mut().zip(eight) {
+            let mut largest = [0.0_f32; 16];
+            for some in values.as_chunks::<16>().0 {
+                for (largest, value) in largest.iter_mut().zip(some) {
                     let size = value.abs();
                     *largest = largest.max(if size <= f32::MAX { size } else { 0.0 });
                 }
@@ -183,8 +244,10 @@ impl Activations {
                 0.0
             };
             let parts = values
-                .chunks_exact(SUM)
-                .zip(quants.chunks_exact_mut(SUM))
+                .as_chunks::<SUM>()
+                .0
+                .iter()
+                .zip(quants.as_chunks_mut::<SUM>().0)
                 .zip(sums);
             for ((values, quants), sum) in parts {
                 let mut total = 0_i32;
@@ -214,9 +277,14 @@ mod tests {
         ) {
             let precision = if by_256 { Precision::Int8By256 } else { Precision::Int8By32 };
             let block = precision.block_len();
+            let team = Team::new(2).unwrap();
+            let mut plain = Activations::default();
+            plain.fill(Isa::Portable, &team, precision, &values, 256).unwrap();
             for isa in Isa::available() {
                 let mut taken = Activations::default();
-                taken.fill(isa, precision, &values, 256).unwrap();
+                taken.fill(isa, &team, precision, &values, 256).unwrap();
+                prop_assert_eq!(&taken.quants, &plain.quants);
+                prop_assert_eq!(&taken.scales, &plain.scales);
                 prop_assert_eq!((taken.tokens(), taken.columns()), (2, 256));
                 for (n, value) in values.iter().enumerate() {
                     let step = taken.scales[n / block];
@@ -233,41 +301,46 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_stays_in_range() {
+        let team = Team::new(1).unwrap();
         let mut values = vec![1.0_f32; 64];
         values[3] = f32::NAN;
         values[40] = f32::INFINITY;
         values[41] = f32::NEG_INFINITY;
         for isa in Isa::available() {
             let mut taken = Activations::default();
-            taken.fill(isa, Precision::Int8By32, &values, 64).unwrap();
+            taken
+                .fill(isa, &team, Precision::Int8By32, &values, 64)
+                .unwrap();
             assert_eq!((taken.quants[3], taken.quants[0]), (0, 127));
             assert_eq!((taken.quants[40], taken.quants[41]), (127, -127));
             assert!(taken.scales.iter().all(|scale| scale.is_finite()));
         }
         let mut taken = Activations::default();
         taken
-            .fill(Isa::best(), Precision::Int8By32, &[0.0; 32], 32)
+            .fill(Isa::best(), &team, Precision::Int8By32, &[0.0; 32], 32)
             .unwrap();
         assert_eq!((taken.scales[0], taken.quants[0]), (0.0, 0));
     }
 
     #[test]
     fn rows_that_are_not_whole_are_refused() {
+        let team = Team::new(1).unwrap();
         let mut taken = Activations::default();
         let isa = Isa::best();
         assert!(
             taken
-                .fill(isa, Precision::Int8By256, &[0.0; 128], 128)
+                .fill(isa, &team, Precision::Int8By256, &[0.0; 128], 128)
                 .is_err()
         );
         assert!(
             taken
-                .fill(isa, Precision::Int8By32, &[0.0; 33], 32)
+                .fill(isa, &team, Precision::Int8By32, &[0.0; 33], 32)
                 .is_err()
         );
-        assert!(taken.fill(isa, Precision::F32, &[0.0; 3], 3).is_ok());
-        let mut in_order =
-            |values: &[f32], order: &[u32]| taken.fill_in_order(isa, Precision::F32, values, order);
+        assert!(taken.fill(isa, &team, Precision::F32, &[0.0; 3], 3).is_ok());
+        let mut in_order = |values: &[f32], order: &[u32]| {
+            taken.fill_in_order(isa, &team, Precision::F32, values, order)
+        };
         assert!(in_order(&[0.0; 4], &[1, 0]).is_ok());
         assert!(in_order(&[0.0; 5], &[1, 0]).is_err());
         assert!(in_order(&[0.0; 4], &[1, 2]).is_err());

@@ -5,6 +5,9 @@
 //! arXiv 2205.14135, algorithm 1), page by page from the first, so a query's result is the same
 //! whatever is computed beside it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use std::ops::Range;
 
 use half::f16;
@@ -16,7 +19,7 @@ use crate::team::Team;
 use crate::{ShapeError, expect_below, expect_len};
 
 /// Queries that a page is read for at a time.
-const TILE: usize = 16;
+const TILE: usize = 32;
 
 /// One sequence's part of a batch.
 #[derive(Debug, Clone)]
@@ -139,11 +142,7 @@ pub fn attention(
     pieces.sort_by_key(|(sequence, _, tokens)| {
         std::cmp::Reverse(sequence.start + tokens.end - sequence.tokens.start)
     });
-    let isa = if isa.is_available() {
-        isa
-    } else {
-        Isa::Portable
-    };
+    let isa = isa.or_portable();
     let out = Output(out.as_mut_ptr());
     let out = &out;
     let pieces = &pieces;
@@ -163,7 +162,12 @@ pub fn attention(
                     // SAFETY: the machine has these instructions, which was checked above.
                     unsafe { piece.attend_avx2(queries, out) }
                 }
-                Isa::Portable => piece.attend(queries, out, |from, to| {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx => {
+                    // SAFETY: as above.
+                    unsafe { piece.attend_avx512(queries, out) }
+                }
+                _ => piece.attend(queries, out, |from, to| {
                     for (to, from) in to.iter_mut().zip(from) {
                         *to = from.to_f32();
                     }
@@ -210,10 +214,18 @@ impl Piece<'_> {
         self.attend(queries, out, widen_avx2);
     }
 
-    #[inline(always)]
-    fn attend(&self, queries: &[f32], out: &Output, widen: impl Fn(&[f16], &mut [f32])) {
-        let dim = self.pages.shape().head_dim;
-        let width = self.layer.heads * dim;
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn attend_avx512(&self, queries: &[f32], out: &Output) {
+        if avx512::takes(self.pages.shape().head_dim) {
+            avx512::attend(self, queries, out);
+        } else {
+            self.attend(queries, out, widen_avx2);
+        }
+    }
+
+    /// Its queries, and the positions that one of them sees.
+    fn tile(&self) -> (Vec<Query>, Range<usize>) {
         let mut tile = Vec::with_capacity(self.tokens.len() * self.group);
         for token in self.tokens.clone() {
             let position = self.sequence.start + token - self.sequence.tokens.start;
@@ -233,15 +245,53 @@ impl Piece<'_> {
         }
         let from = tile.iter().map(|query| query.sees.start).min().unwrap_or(0);
         let to = tile.iter().map(|query| query.sees.end).max().unwrap_or(0);
+        (tile, from..to)
+    }
+
+    /// Reads the head's part of the sequence's page `number`. Values of tokens from position `end`
+    /// on, which may be anything, are zeros: their weight is zero, but that times anything is not.
+    #[inline(always)]
+    fn read(
+        &self,
+        number: usize,
+        end: usize,
+        keys: &mut [f32],
+        values: &mut [f32],
+        widen: impl Fn(&[f16], &mut [f32]),
+    ) {
+        let page = self.sequence.pages[number] as usize;
+        let (layer, head) = (self.layer.layer, self.head);
+        self.pages.read(layer, false, page, head, keys, &widen);
+        self.pages.read(layer, true, page, head, values, &widen);
+        let there = (end - number * PAGE_TOKENS).min(PAGE_TOKENS);
+        values[there * self.pages.shape().head_dim..].fill(0.0);
+    }
+
+    /// Writes what the queries have found.
+    #[inline(always)]
+    fn write(&self, tile: &[Query], results: &[f32], out: &Output) {
+        let dim = self.pages.shape().head_dim;
+        for (query, result) in tile.iter().zip(results.chunks_exact(dim)) {
+            let share = 1.0 / query.sum;
+            let at = (query.token * self.layer.heads + query.head) * dim;
+            for (n, x) in result.iter().enumerate() {
+                // SAFETY: the token is one of the batch and the head one of the layer's, and the
+                // output has been checked to have as many elements.
+                unsafe { *out.0.add(at + n) = x * share };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn attend(&self, queries: &[f32], out: &Output, widen: impl Fn(&[f16], &mut [f32])) {
+        let dim = self.pages.shape().head_dim;
+        let width = self.layer.heads * dim;
+        let (mut tile, seen) = self.tile();
         let mut keys = vec![0.0; PAGE_TOKENS * dim];
         let mut values = vec![0.0; PAGE_TOKENS * dim];
         let mut results = vec![0.0; tile.len() * dim];
-        for number in from / PAGE_TOKENS..to.div_ceil(PAGE_TOKENS) {
-            let page = self.sequence.pages[number] as usize;
-            let (layer, head) = (self.layer.layer, self.head);
-            self.pages.read(layer, false, page, head, &mut keys, &widen);
-            self.pages
-                .read(layer, true, page, head, &mut values, &widen);
+        for number in seen.start / PAGE_TOKENS..seen.end.div_ceil(PAGE_TOKENS) {
+            self.read(number, seen.end, &mut keys, &mut values, &widen);
             let begins = number * PAGE_TOKENS;
             for (query, result) in tile.iter_mut().zip(results.chunks_exact_mut(dim)) {
                 let start = query.sees.start.max(begins);
@@ -255,15 +305,7 @@ impl Piece<'_> {
                 query.take(scores, slots, &values, result);
             }
         }
-        for (query, result) in tile.iter().zip(results.chunks_exact(dim)) {
-            let share = 1.0 / query.sum;
-            let at = query.token * width + query.head * dim;
-            for (n, x) in result.iter().enumerate() {
-                // SAFETY: the token is one of the batch and the head one of the layer's, and the
-                // output has been checked to have as many elements.
-                unsafe { *out.0.add(at + n) = x * share };
-            }
-        }
+        self.write(&tile, &results, out);
     }
 }
 
@@ -343,6 +385,7 @@ fn scores(query: &[f32], keys: &[f32], scale: f32) -> [f32; PAGE_TOKENS] {
 
 /// `to[i] = from[i]`, eight at a time.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn widen_avx2(from: &[f16], to: &mut [f32]) {
     use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
     let (froms, last) = from.as_chunks::<8>();

@@ -1,5 +1,8 @@
 //! Which instruction set the kernels use, found once at run time.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles;
+
 use std::sync::OnceLock;
 
 /// An instruction set that there are kernels for.
@@ -11,6 +14,16 @@ pub enum Isa {
     /// x86-64 with AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX-512 (F, BW, DQ, VL, VBMI) and its products of bytes (VNNI).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// As [`Isa::Avx512`], with tiles of bytes (AMX) where many tokens meet quantized weights. A
+    /// result has the same bits as with [`Isa::Avx512`].
+    #[cfg(target_arch = "x86_64")]
+    Amx,
+    /// AArch64 with NEON and its products of bytes (the dot product extension).
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -20,7 +33,8 @@ impl Isa {
         *BEST.get_or_init(|| Self::available().into_iter().max().unwrap_or(Isa::Portable))
     }
 
-    /// Every instruction set that this machine can run, the plainest first.
+    /// Every instruction set that this machine can run, the plainest first: each includes those
+    /// before it.
     pub fn available() -> Vec<Self> {
         #[allow(unused_mut)]
         let mut all = vec![Isa::Portable];
@@ -30,21 +44,55 @@ impl Isa {
             && is_x86_feature_detected!("f16c")
         {
             all.push(Isa::Avx2);
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                all.push(Isa::Avx512);
+                #[cfg(target_os = "linux")]
+                if tiles::permitted() {
+                    all.push(Isa::Amx);
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon")
+            && std::arch::is_aarch64_feature_detected!("dotprod")
+        {
+            all.push(Isa::Neon);
         }
         all
     }
 
-    /// A short name: `portable`, `avx2`.
+    /// A short name: `portable`, `avx2`, `avx512`, `amx`, `neon`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => "amx",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
         }
     }
 
     /// Whether this machine can run it.
     pub(crate) fn is_available(self) -> bool {
         self <= Self::best()
+    }
+
+    /// This one if the machine can run it, or else the plain one.
+    pub(crate) fn or_portable(self) -> Self {
+        if self.is_available() {
+            self
+        } else {
+            Isa::Portable
+        }
     }
 }

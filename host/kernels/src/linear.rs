@@ -1,13 +1,19 @@
 //! Products of activations with packed weights.
 //!
-//! A weight matrix stays in its packed form; a kernel takes a row's block apart in registers,
-//! uses it for a few tokens, and goes on. Rows are shared out among the team, tokens are taken in
-//! groups whose activations stay in the first cache.
+//! A weight matrix stays in its packed form; a kernel takes a row's block apart in registers, or
+//! a few rows in a buffer that stays in the first cache, uses it for some tokens, and goes on. Rows
+//! are shared out among the team, tokens are taken in groups whose activations stay in a cache.
 //!
 //! What this module must never do: sum in an order that depends on the batch.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use skep_weights::grouped::GroupRow;
@@ -21,12 +27,21 @@ use crate::{ShapeError, expect_len};
 /// Tokens that a block of weights is taken apart for at a time.
 const TILE: usize = 4;
 
+/// Rows that a member of the team takes at a time: some kernels have them side by side.
+const PANEL: usize = 16;
+
+/// Tokens that take so little time that waiting for memory shows.
+const FEW: usize = 16;
+
+/// Bytes of weights that a member asks for while it waits for an input.
+const AHEAD: usize = 64 << 10;
+
 /// Bytes of activations that stay in the first cache beside a few rows of weights.
 const CACHED: usize = 16 << 10;
 
-/// Bytes of weights that a member of the team takes at a time: enough to be worth the taking,
-/// few enough that they stay in the second cache while tokens pass by.
-const TAKEN: usize = 64 << 10;
+/// The fewest tokens that tiles are used for, where there are tiles.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const FEWEST_FOR_TILES: usize = amx::FEWEST;
 
 /// A matrix of packed weights: `rows` output features of `columns` input features.
 #[derive(Debug, Clone, Copy)]
@@ -147,13 +162,14 @@ impl Weights<'_> {
         }
     }
 
-    fn row_bytes(&self) -> usize {
+    /// Where a row lies in memory, for whoever wants to have it at hand.
+    fn address(&self, row: usize) -> *const u8 {
         match self {
-            Weights::Packed(weights) => weights.row_bytes(),
-            // Half a byte an element; a scale and a zero-point a group.
-            Weights::Grouped(weights) => {
-                weights.columns() / 2 + 3 * weights.columns() / weights.group().max(1)
-            }
+            Weights::Packed(weights) => weights.row(row).as_ptr(),
+            Weights::Grouped(weights) => match weights.row(row) {
+                Some(row) => row.quants.as_ptr(),
+                None => std::ptr::null(),
+            },
         }
     }
 }
@@ -179,11 +195,12 @@ pub fn linear<'w>(
     out: &mut [f32],
 ) -> Result<(), ShapeError> {
     let weights = weights.into();
-    linear_many(isa, team, &mut [Product { weights, out }], input)
+    linear_many(isa, team, &mut [Product { weights, out }], input, &[])
 }
 
 /// Several products with one input, shared out among the team together: what a layer has side by
-/// side costs one round and not several.
+/// side costs one round and not several. `next` is what will be multiplied with after that: where
+/// members wait for the next input, they ask for their part of it.
 ///
 /// # Errors
 /// As [`linear`].
@@ -192,6 +209,7 @@ pub fn linear_many(
     team: &Team,
     products: &mut [Product<'_, '_>],
     input: &Activations,
+    next: &[Weights<'_>],
 ) -> Result<(), ShapeError> {
     let mut pieces = Vec::new();
     let mut outputs = Vec::with_capacity(products.len());
@@ -213,31 +231,41 @@ pub fn linear_many(
         }
         let want = input.tokens.checked_mul(weights.rows());
         expect_len("linear", "the output", product.out.len(), want)?;
-        let rows = (TAKEN / weights.row_bytes().max(1)).clamp(1, weights.rows().max(1));
-        // At least two pieces a member, so that nobody waits long for another.
-        let rows = rows.min(weights.rows().div_ceil(2 * team.threads()).max(1));
-        let mut start = 0;
-        while start < weights.rows() {
-            let end = weights.rows().min(start + rows);
-            pieces.push((number, start..end));
-            start = end;
+        for start in (0..weights.rows()).step_by(PANEL) {
+            pieces.push((number, start..weights.rows().min(start + PANEL)));
         }
         outputs.push(Output(product.out.as_mut_ptr()));
     }
-    let isa = if isa.is_available() {
-        isa
-    } else {
-        Isa::Portable
-    };
+    let isa = isa.or_portable();
+    if input.tokens <= FEW {
+        ask_ahead(team, next);
+    }
     let outputs = &outputs;
     let products = &*products;
-    team.share(pieces.len(), 1, |range| {
-        for (number, rows) in &pieces[range] {
-            let weights = &products[*number].weights;
-            rows_of(isa, weights, input, rows.clone(), &outputs[*number]);
-        }
+    team.share_runs(pieces.len(), |piece, next| {
+        let (number, rows) = &pieces[piece];
+        let (next, first) = &pieces[next.unwrap_or(piece)];
+        let ahead = products[*next].weights.address(first.start);
+        let weights = &products[*number].weights;
+        rows_of(isa, weights, input, rows.clone(), ahead, &outputs[*number]);
     });
     Ok(())
+}
+
+/// Lets each member ask for the first rows that it will take of these weights.
+fn ask_ahead(team: &Team, weights: &[Weights<'_>]) {
+    let panels = |weights: &Weights<'_>| weights.rows().div_ceil(PANEL);
+    let all: usize = weights.iter().map(panels).sum();
+    for member in 0..team.threads() {
+        let mut first = team.run_start(all, member);
+        for weights in weights {
+            if first < panels(weights) {
+                team.ask_ahead(member, weights.address(first * PANEL), AHEAD);
+                break;
+            }
+            first -= panels(weights);
+        }
+    }
 }
 
 /// Where a product's results go. Members write different elements.
@@ -247,8 +275,55 @@ struct Output(*mut f32);
 // finished.
 unsafe impl Sync for Output {}
 
-/// Results of some rows for all tokens.
+/// Results of some rows, [`PANEL`] at most, for all tokens. Kernels that can ask for memory ahead
+/// of need do so from `ahead` on.
 fn rows_of(
+    isa: Isa,
+    weights: &Weights<'_>,
+    input: &Activations,
+    rows: std::ops::Range<usize>,
+    ahead: *const u8,
+    out: &Output,
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx if !input.tiles.is_empty() && amx::takes(weights) => {
+            let piece = amx::Piece {
+                weights,
+                rows,
+                ahead,
+                input,
+                out,
+            };
+            // SAFETY: the process may use tiles, or the caller would have chosen other
+            // instructions; the caller has checked the rest, and the input has its tiles.
+            unsafe { piece.multiply() }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => {
+            for token in (0..input.tokens).step_by(avx512::TOKENS) {
+                let mut sums = [[0.0; PANEL]; avx512::TOKENS];
+                let count = (input.tokens - token).min(avx512::TOKENS);
+                let sums = &mut sums[..count];
+                // SAFETY: the machine has these instructions, as above.
+                unsafe { avx512::products(weights, rows.clone(), ahead, input, token, sums) };
+                for (n, sums) in sums.iter().enumerate() {
+                    let at = (token + n) * weights.rows() + rows.start;
+                    // SAFETY: `token + n < tokens` and these are at most `PANEL` rows of the
+                    // weights; the output has been checked to have an element for each of both.
+                    unsafe {
+                        let to = out.0.add(at);
+                        to.copy_from_nonoverlapping(sums.as_ptr(), rows.len());
+                    }
+                }
+            }
+        }
+        _ => one_by_one(isa, weights, input, rows, out),
+    }
+}
+
+/// As [`rows_of`], for kernels that take one row at a time.
+fn one_by_one(
     isa: Isa,
     weights: &Weights<'_>,
     input: &Activations,
@@ -303,23 +378,30 @@ impl<'a> Row<'a> {
 
 /// The products of one row with some tokens from `token` on, as many as `sums` has.
 fn dot(isa: Isa, row: &Row<'_>, input: &Activations, token: usize, sums: &mut [f32]) {
-    match isa {
-        Isa::Portable => {
+    match (isa, row) {
+        // SAFETY: the machine has these instructions, or the caller would have chosen others.
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Row::Packed(format, row)) => unsafe {
+            avx2::dot(*format, row, input, token, sums);
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Row::Grouped(row, group)) => unsafe {
+            avx2::dot_groups(row, *group, input, token, sums);
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon, Row::Packed(format, row)) => unsafe {
+            neon::dot(*format, row, input, token, sums);
+        },
+        (_, Row::Packed(format, row)) => {
             for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = match row {
-                    Row::Packed(format, row) => portable::dot(*format, row, input, token + n),
-                    Row::Grouped(row, group) => portable::dot_groups(row, *group, input, token + n),
-                };
+                *sum = portable::dot(*format, row, input, token + n);
             }
         }
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            // SAFETY: the machine has these instructions, or the caller would have chosen others.
-            unsafe {
-                match row {
-                    Row::Packed(format, row) => avx2::dot(*format, row, input, token, sums),
-                    Row::Grouped(row, group) => avx2::dot_groups(row, *group, input, token, sums),
-                }
+        (_, Row::Grouped(row, group)) => {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = portable::dot_groups(row, *group, input, token + n);
             }
         }
     }

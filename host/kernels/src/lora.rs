@@ -10,6 +10,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod layout;
 mod portable;
 
@@ -26,6 +28,9 @@ use crate::{ShapeError, expect_below, expect_len};
 
 /// Rows of a matrix that are gone through side by side.
 const ROWS: usize = 4;
+
+/// Tokens that share what is loaded of those rows.
+const TOGETHER: usize = 4;
 
 /// Rows of `A` that a member of the team takes at a time.
 const TAKEN_ROWS: usize = 16;
@@ -142,11 +147,7 @@ pub fn add_low_rank(
     targets: &mut [Target<'_, '_>],
     between: &mut Vec<f32>,
 ) -> Result<(), ShapeError> {
-    let isa = if isa.is_available() {
-        isa
-    } else {
-        Isa::Portable
-    };
+    let isa = isa.or_portable();
     let plan = Plan::new(memory, segments, input, targets)?;
     if plan.changes.is_empty() {
         return Ok(());
@@ -295,29 +296,16 @@ impl<'a> Plan<'a> {
             let count = (piece.part.end - start).min(ROWS);
             let rows: [&[f16]; ROWS] =
                 std::array::from_fn(|n| self.row(change, Factor::A, start + n.min(count - 1)));
-            let mut token = piece.tokens.start;
-            while token < piece.tokens.end {
-                let pair = (piece.tokens.end - token).min(2);
-                let inputs = std::array::from_fn(|n| {
-                    let token = change.tokens[token + n.min(pair - 1)] as usize;
-                    &self.input[token * self.columns..(token + 1) * self.columns]
-                });
-                let sums = match (isa, pair) {
-                    #[cfg(target_arch = "x86_64")]
-                    (Isa::Avx2, 1) => {
-                        // SAFETY: the machine has these instructions, which the caller checked.
-                        let sums = unsafe { avx2::products(rows, [inputs[0]]) };
-                        sums.map(|[sum]| [sum, 0.0])
-                    }
-                    #[cfg(target_arch = "x86_64")]
-                    (Isa::Avx2, _) => {
-                        // SAFETY: as above.
-                        unsafe { avx2::products(rows, inputs) }
-                    }
-                    (Isa::Portable, _) => portable::products(rows, inputs),
-                };
+            for token in piece.tokens.clone().step_by(TOGETHER) {
+                let together = (piece.tokens.end - token).min(TOGETHER);
+                let mut inputs: [&[f32]; TOGETHER] = [&[]; TOGETHER];
+                for (n, input) in inputs[..together].iter_mut().enumerate() {
+                    let token = change.tokens[token + n] as usize;
+                    *input = &self.input[token * self.columns..(token + 1) * self.columns];
+                }
+                let sums = products(isa, rows, &inputs[..together]);
                 for (row, sums) in sums[..count].iter().enumerate() {
-                    for (n, sum) in sums[..pair].iter().enumerate() {
+                    for (n, sum) in sums[..together].iter().enumerate() {
                         let at = change.between + (token + n) * rank + start + row;
                         // SAFETY: `token + n` is one of the change's tokens and `start + row`
                         // below its rank, and the buffer has room for all changes' tokens times
@@ -325,7 +313,6 @@ impl<'a> Plan<'a> {
                         unsafe { *out.0.add(at) = sum * change.scale };
                     }
                 }
-                token += pair;
             }
         }
     }
@@ -344,25 +331,25 @@ impl<'a> Plan<'a> {
             let rows: [&[f16]; ROWS] = std::array::from_fn(|n| {
                 &self.row(change, Factor::B, start + n.min(count - 1))[piece.part.clone()]
             });
-            for token in piece.tokens.clone() {
-                let at = change.between + token * rank + start;
-                let factors = &between[at..at + count];
-                let place = change.tokens[token] as usize;
-                // SAFETY: the output has been checked to have rows of `width` elements for every
-                // token of the batch, and `part` lies within `width`. Segments share no tokens
-                // and a segment has one change a target, so no other piece has these elements.
-                let out = unsafe {
-                    let at = out.0.add(place * width + piece.part.start);
-                    std::slice::from_raw_parts_mut(at, piece.part.len())
-                };
-                match isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => {
-                        // SAFETY: the machine has these instructions, which the caller checked.
-                        unsafe { avx2::add_rows(&rows[..count], factors, out) }
-                    }
-                    Isa::Portable => portable::add_rows(&rows[..count], factors, out),
+            for token in piece.tokens.clone().step_by(TOGETHER) {
+                let together = (piece.tokens.end - token).min(TOGETHER);
+                let mut factors: [&[f32]; TOGETHER] = [&[]; TOGETHER];
+                let mut outs: [&mut [f32]; TOGETHER] = Default::default();
+                for n in 0..together {
+                    let at = change.between + (token + n) * rank + start;
+                    factors[n] = &between[at..at + count];
+                    let place = change.tokens[token + n] as usize;
+                    // SAFETY: the output has been checked to have rows of `width` elements for
+                    // every token of the batch, and `part` lies within `width`. Segments share no
+                    // tokens and a segment has one change a target, so no other piece has these
+                    // elements.
+                    outs[n] = unsafe {
+                        let at = out.0.add(place * width + piece.part.start);
+                        std::slice::from_raw_parts_mut(at, piece.part.len())
+                    };
                 }
+                let rows = &rows[..count];
+                add_rows(isa, rows, &factors[..together], &mut outs[..together]);
             }
         }
     }
@@ -376,6 +363,74 @@ impl<'a> Plan<'a> {
         let (page, offset) = rows.place(row);
         let start = change.pages[page] as usize * self.memory.page_bytes() + offset;
         bytemuck::cast_slice(&self.memory.bytes()[start..start + 2 * rows.columns])
+    }
+}
+
+/// The product of each row with each input, of which there are at most [`TOGETHER`].
+fn products(isa: Isa, rows: [&[f16]; ROWS], inputs: &[&[f32]]) -> [[f32; TOGETHER]; ROWS] {
+    let mut all = [[0.0; TOGETHER]; ROWS];
+    /// With a known number of inputs.
+    fn known<const T: usize>(
+        isa: Isa,
+        rows: [&[f16]; ROWS],
+        inputs: [&[f32]; T],
+        all: &mut [[f32; TOGETHER]; ROWS],
+    ) {
+        let sums = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                // SAFETY: the machine has these instructions, which the caller checked.
+                unsafe { avx2::products(rows, inputs) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => {
+                // SAFETY: as above.
+                unsafe { avx512::products(rows, inputs) }
+            }
+            _ => portable::products(rows, inputs),
+        };
+        for (all, sums) in all.iter_mut().zip(sums) {
+            all[..T].copy_from_slice(&sums);
+        }
+    }
+    match inputs {
+        [a, b, c, d] => known(isa, rows, [a, b, c, d], &mut all),
+        [a, b, c] => known(isa, rows, [a, b, c], &mut all),
+        [a, b] => known(isa, rows, [a, b], &mut all),
+        [a] => known(isa, rows, [a], &mut all),
+        _ => {}
+    }
+    all
+}
+
+/// `outs[t] += Σ factors[t][n] · rows[n]`, of at most [`ROWS`] rows and [`TOGETHER`] outputs.
+fn add_rows(isa: Isa, rows: &[&[f16]], factors: &[&[f32]], outs: &mut [&mut [f32]]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        // SAFETY: the machine has these instructions, which the caller checked.
+        unsafe {
+            match (factors, outs) {
+                ([a, b, c, d], [e, f, g, h]) => {
+                    avx512::add_rows(rows, [a, b, c, d], [e, f, g, h]);
+                }
+                (factors, outs) => {
+                    for (factors, out) in factors.iter().zip(outs) {
+                        avx512::add_rows(rows, [factors], [out]);
+                    }
+                }
+            }
+        }
+        return;
+    }
+    for (factors, out) in factors.iter().zip(outs) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                // SAFETY: the machine has these instructions, which the caller checked.
+                unsafe { avx2::add_rows(rows, factors, out) }
+            }
+            _ => portable::add_rows(rows, factors, out),
+        }
     }
 }
 

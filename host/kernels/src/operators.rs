@@ -72,7 +72,8 @@ pub trait Operators {
         out: &mut Self::Rows,
     ) -> Result<(), Self::Error>;
 
-    /// Products of one input with several matrices, biases added.
+    /// Products of one input with several matrices, biases added. `next` are the matrices that
+    /// the pass goes on with, for whoever can fetch them meanwhile.
     ///
     /// # Errors
     /// When a row of the input has not as many elements as a matrix has inputs.
@@ -81,6 +82,7 @@ pub trait Operators {
         scratch: &mut Self::Scratch,
         input: &Self::Rows,
         products: &mut [(&Self::Matrix, &mut Self::Rows)],
+        next: &[&Self::Matrix],
     ) -> Result<(), Self::Error>;
 
     /// Adds to products of one input what adapters make of it: for each product what each segment

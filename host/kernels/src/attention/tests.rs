@@ -77,8 +77,8 @@ proptest! {
         past in prop::collection::vec(0_usize..70, 1..4),
         new in prop::collection::vec(1_usize..20, 3),
         kv_heads in 1_usize..3,
-        group in 1_usize..4,
-        dim in prop::sample::select(vec![8_usize, 20, 64]),
+        group in 1_usize..6,
+        dim in prop::sample::select(vec![8_usize, 20, 48, 64, 128]),
         window in prop::option::of(1_usize..40),
         (format, tolerance) in prop::sample::select(vec![
             (KvFormat::F32, 2e-5),
@@ -89,6 +89,10 @@ proptest! {
     ) {
         let shape = KvShape { layers: 2, kv_heads, head_dim: dim, format };
         let mut pages = KvPages::new(shape, 64);
+        // What was in a page before is no number.
+        for page in 0..pages.pages() {
+            pages.memory_mut().page_mut(page).unwrap().fill(0xff);
+        }
         let (kv_width, width) = (kv_heads * dim, kv_heads * group * dim);
         let layer = AttentionLayer {
             layer: 1,

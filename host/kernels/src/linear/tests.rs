@@ -88,10 +88,10 @@ proptest! {
     #[test]
     fn products_are_those_of_the_dequantized_weights(
         format in prop::sample::select(PackedFormat::ALL.to_vec()),
-        rows in 1_usize..9,
-        blocks in 1_usize..4,
+        rows in 1_usize..40,
+        blocks in 1_usize..6,
         odd in 0_usize..20,
-        tokens in 1_usize..10,
+        tokens in 1_usize..20,
         threads in 1_usize..3,
         seed in any::<u64>(),
     ) {
@@ -105,7 +105,7 @@ proptest! {
         let team = Team::new(threads).unwrap();
         for isa in Isa::available() {
             let mut input = Activations::default();
-            input.fill(isa, matrix.precision(), &values, columns).unwrap();
+            input.fill(isa, &team, matrix.precision(), &values, columns).unwrap();
             let mut out = vec![f32::NAN; tokens * rows];
             linear(isa, &team, matrix, &input, &mut out).unwrap();
             for (got, (want, size)) in out.iter().zip(expected(&matrix, &input)) {
@@ -114,12 +114,69 @@ proptest! {
             }
             // A token's result is the same bits alone.
             let last = &values[(tokens - 1) * columns..];
-            input.fill(isa, matrix.precision(), last, columns).unwrap();
+            input.fill(isa, &team, matrix.precision(), last, columns).unwrap();
             let mut alone = vec![f32::NAN; rows];
             linear(isa, &team, matrix, &input, &mut alone).unwrap();
             prop_assert_eq!(&alone, &out[(tokens - 1) * rows..]);
         }
     }
+}
+
+/// Rows that are longer than what tiles take apart at a time, more tokens than they take at a
+/// time, and each number of tokens of the last few: the same bits as one token after the other,
+/// with and without tiles.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn tiles_give_the_same_bits() {
+    if !Isa::Avx512.is_available() {
+        return;
+    }
+    let team = Team::new(2).unwrap();
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../weights/tests/reference/grouped.safetensors"
+    );
+    let folder = SafetensorsFolder::open_file(path.as_ref()).unwrap();
+    let config = GroupedConfig {
+        method: GroupedMethod::Gptq,
+        group: Some(64),
+        zeros_minus_one: true,
+    };
+    let grouped = GroupInt4::load(&folder, &config, "gptq.64").unwrap();
+    let same = |weights: Weights<'_>, many: usize| {
+        let (rows, columns) = (weights.rows(), weights.columns());
+        let precision = weights.precision();
+        let values = activations(many, columns);
+        let mut input = Activations::default();
+        let mut want = vec![f32::NAN; many * rows];
+        for (values, want) in values.chunks(columns).zip(want.chunks_mut(rows)) {
+            input
+                .fill(Isa::Avx512, &team, precision, values, columns)
+                .unwrap();
+            linear(Isa::Avx512, &team, weights, &input, want).unwrap();
+        }
+        for isa in Isa::available()
+            .into_iter()
+            .filter(|isa| *isa >= Isa::Avx512)
+        {
+            for tokens in [1, 2, 3, 5, 8, 15, 16, 17, 33, many] {
+                let tokens = tokens.min(many);
+                let values = &values[..tokens * columns];
+                input.fill(isa, &team, precision, values, columns).unwrap();
+                let mut got = vec![f32::NAN; tokens * rows];
+                linear(isa, &team, weights, &input, &mut got).unwrap();
+                assert_eq!(got, want[..tokens * rows], "{} {tokens}", isa.name());
+            }
+        }
+    };
+    for format in PackedFormat::ALL {
+        let block = format.block_len();
+        let columns = if block == 1 { 77 } else { 2304 + block };
+        let bytes = weights(format, 37, columns, 5);
+        let matrix = PackedMatrix::new(format, 37, columns, &bytes).unwrap();
+        same(matrix.into(), 550);
+    }
+    same((&grouped).into(), 40);
 }
 
 /// Layers as AWQ and GPTQ store them, from the weights' own tests: with and without groups out of
@@ -154,9 +211,11 @@ fn products_with_groups_are_those_of_the_dequantized_weights() {
             for (tokens, threads) in [(7, 2), (6, 1), (1, 1)] {
                 let values = &values[..tokens * columns];
                 let precision = Weights::from(&matrix).precision();
-                input.fill_in_order(isa, precision, values, order).unwrap();
-                let mut out = vec![f32::NAN; tokens * rows];
                 let team = Team::new(threads).unwrap();
+                input
+                    .fill_in_order(isa, &team, precision, values, order)
+                    .unwrap();
+                let mut out = vec![f32::NAN; tokens * rows];
                 linear(isa, &team, &matrix, &input, &mut out).unwrap();
                 for (n, got) in out.iter().enumerate() {
                     let (token, row) = (n / rows, n % rows);
@@ -199,7 +258,7 @@ fn products_side_by_side_are_the_same() {
     let mut input = Activations::default();
     let values = activations(tokens, columns);
     input
-        .fill(isa, Precision::Int8By256, &values, columns)
+        .fill(isa, &team, Precision::Int8By256, &values, columns)
         .unwrap();
     let mut together: Vec<_> = matrices
         .iter()
@@ -213,7 +272,8 @@ fn products_side_by_side_are_the_same() {
             out,
         })
         .collect();
-    linear_many(isa, &team, &mut products, &input).unwrap();
+    let next = [matrices[1].into(), matrices[0].into()];
+    linear_many(isa, &team, &mut products, &input, &next).unwrap();
     for (matrix, got) in matrices.iter().zip(&together) {
         let mut alone = vec![0.0; tokens * matrix.rows()];
         linear(isa, &team, *matrix, &input, &mut alone).unwrap();
@@ -234,11 +294,11 @@ fn what_does_not_fit_is_refused() {
     let mut out = [0.0; 2];
     assert!(linear(isa, &team, matrix, &input, &mut out).is_err());
     input
-        .fill(isa, Precision::Int8By256, &[0.0; 256], 256)
+        .fill(isa, &team, Precision::Int8By256, &[0.0; 256], 256)
         .unwrap();
     assert!(linear(isa, &team, matrix, &input, &mut out).is_err());
     input
-        .fill(isa, Precision::Int8By32, &[0.0; 64], 64)
+        .fill(isa, &team, Precision::Int8By32, &[0.0; 64], 64)
         .unwrap();
     assert!(linear(isa, &team, matrix, &input, &mut out[..1]).is_err());
     assert!(linear(isa, &team, matrix, &input, &mut out).is_ok());

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Fine-tuning beside PEFT and PyTorch: speed, memory, losses, and whether PEFT loads the result.
+
+    pip install torch transformers==5.24.0 peft==0.21.2 safetensors
+    cargo build -p skep-train --example train_speed
+    python benches/train_side_by_side.py target/debug/examples/train_speed
+
+Both sides train the same adapter (rank 16, every linear layer) on the same random tokens with
+the same first weights, AdamW and gradients clipped to a norm of 1, in 32-bit floats on two
+threads; each in a process of its own, in turn. The base is a random decoder of Llama's shape
+with 20 million weights, made in a temporary folder. Prints a line of JSON for each run and the
+ratios of medians at the end.
+
+With `--qlora` only this side runs: a random base of 0.3 billion weights in NF4, rank 16, one
+text of 512 tokens, the layers computed again for the backward pass. Prints where the bytes are,
+and what the base comes to by the arithmetic of NF4 with double quantization (arXiv 2305.14314).
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+BATCH, LENGTH, STEPS, RANK, THREADS = 4, 512, 4, 16, 2
+MASK = (1 << 64) - 1
+
+
+def make_base(folder):
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=4096,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return sum(p.numel() for p in model.parameters())
+
+
+def make_large_base(folder):
+    """A decoder of 0.3 billion random weights in bfloat16, without a model in between."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    config = transformers.LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=32000,
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    config.save_pretrained(folder)
+    width, hidden, keys = 1024, 2816, 512
+    shapes = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (keys, width)}
+    shapes |= {"self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, width)}
+    shapes |= {"mlp.gate_proj": (hidden, width), "mlp.up_proj": (hidden, width)}
+    shapes |= {"mlp.down_proj": (width, hidden)}
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator).mul_(0.02).bfloat16()
+
+    tensors = {"model.embed_tokens.weight": random(32000, width)}
+    tensors["model.norm.weight"] = torch.ones(width).bfloat16()
+    for layer in range(24):
+        name = f"model.layers.{layer}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{name}.{norm}.weight"] = torch.ones(width).bfloat16()
+        for module, shape in shapes.items():
+            tensors[f"{name}.{module}.weight"] = random(*shape)
+    save_file(tensors, Path(folder) / "model.safetensors")
+
+
+def qlora(program):
+    with tempfile.TemporaryDirectory() as base:
+        make_large_base(base)
+        command = [program, base, "--batch", "1", "--length", "512", "--steps", "1"]
+        command += ["--rank", str(RANK), "--nf4", "--checkpointing", "--eight-bit"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        result = json.loads(done.stdout.splitlines()[-1])
+    weights, held = result["linear_weights"], result["base_bytes"]
+    kept = [result[name] for name in ("adapter_bytes", "gradient_bytes", "optimizer_bytes")]
+    print(
+        json.dumps(
+            {
+                "weights_in_nf4": weights,
+                "bytes_a_weight": result["linear_bytes"] / weights,
+                "by_arithmetic": (4 + 8 / 64 + 32 / (64 * 256)) / 8,
+                "base": held,
+                "adapter": kept[0],
+                "gradients": kept[1],
+                "optimizer": kept[2],
+                "activations": result["charged_peak"] - held - sum(kept),
+                "charged_peak": result["charged_peak"],
+                "tokens_per_second": result["tokens_per_second"],
+            }
+        )
+    )
+
+
+def rss():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+
+
+def peft_side(base, first, steps):
+    import time
+
+    import peft
+    import torch
+    import transformers
+
+    torch.set_num_threads(THREADS)
+    before = rss()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    vocabulary = model.config.vocab_size
+    torch.manual_seed(1)
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=32, task_type="CAUSAL_LM", target_modules=
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    )
+    model = peft.get_peft_model(model, config)
+    model.save_pretrained(first)
+    model.train()
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.01
+    )
+    state = 1
+
+    def tokens():
+        nonlocal state
+        out = []
+        for _ in range(BATCH * LENGTH):
+            state = (state * 6364136223846793005 + 1442695040888963407) & MASK
+            out.append((state >> 33) % vocabulary)
+        return torch.tensor(out).view(BATCH, LENGTH)
+
+    losses, seconds = [], 0.0
+    for step in range(steps + 1):
+        batch = tokens()
+        began = time.perf_counter()
+        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step > 0:
+            seconds += time.perf_counter() - began
+        losses.append(loss.item())
+    return dict(
+        losses=losses,
+        tokens_per_second=steps * BATCH * LENGTH / seconds,
+        rss_before=before,
+        rss_peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def check_adapter(base, adapter):
+    """The loss of a text by PEFT with the adapter that was saved here."""
+    import peft
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(model, adapter)
+    tokens = torch.arange(LENGTH).remainder(model.config.vocab_size)[None]
+    with torch.no_grad():
+        return model(input_ids=tokens, labels=tokens).loss.item()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program", nargs="?")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peft", nargs=2)
+    parser.add_argument("--qlora", action="store_true")
+    options = parser.parse_args()
+    if options.peft:
+        print(json.dumps(peft_side(*options.peft, STEPS)))
+        return
+    if options.qlora:
+        qlora(options.program)
+        return
+    environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), MKL_NUM_THREADS=str(THREADS))
+    with tempfile.TemporaryDirectory() as scratch:
+        base, first, saved = (str(Path(scratch) / name) for name in ("base", "first", "saved"))
+        print(f"{make_base(base):,} weights", file=sys.stderr)
+        theirs, ours = [], []
+        for _ in range(options.rounds):
+            for name, results, command in (
+                ("peft", theirs, [sys.executable, __file__, "--peft", base, first]),
+                (
+                    "skep",
+                    ours,
+                    [options.program, base, "--adapter", first, "--batch", str(BATCH)]
+                    + ["--length", str(LENGTH), "--steps", str(STEPS), "--rank", str(RANK)]
+                    + ["--threads", str(THREADS), "--save", saved],
+                ),
+            ):
+                done = subprocess.run(command, env=environment, capture_output=True, text=True)
+                if done.returncode:
+                    sys.exit(done.stderr)
+                results.append(json.loads(done.stdout.splitlines()[-1]))
+                print(json.dumps({"side": name, **results[-1]}), flush=True)
+        check = check_adapter(base, saved)
+
+        def median(results, figure):
+            return statistics.median(figure(result) for result in results)
+
+        def own(result):
+            return result["rss_peak"] - result["rss_before"]
+
+        losses = zip(ours[-1]["losses"], theirs[-1]["losses"])
+        print(
+            json.dumps(
+                {
+                    "tokens_per_second": [
+                        median(side, lambda r: r["tokens_per_second"]) for side in (ours, theirs)
+                    ],
+                    "speed_ratio": median(ours, lambda r: r["tokens_per_second"])
+                    / median(theirs, lambda r: r["tokens_per_second"]),
+                    "peak_memory_ratio": median(ours, lambda r: r["rss_peak"])
+                    / median(theirs, lambda r: r["rss_peak"]),
+                    "peak_memory_ratio_without_libraries": median(ours, own)
+                    / median(theirs, own),
+                    "largest_relative_difference_of_losses": max(
+                        abs(a / b - 1) for a, b in losses
+                    ),
+                    "saved_adapter_in_peft": abs(ours[-1]["check_loss"] / check - 1),
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

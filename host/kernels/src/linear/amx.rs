@@ -1,0 +1,290 @@
+//! Products of many tokens with tiles (AMX).
+//!
+//! A tile is a register of sixteen rows of 64 bytes, and one instruction multiplies sixteen rows
+//! of weights with sixteen tokens. Sixteen rows of weights are taken apart into bytes, a kilobyte
+//! of activations long at a time, in a buffer that stays in the first cache while all tokens pass
+//! by. Where weights have integer scales within a block they are multiplied in then: a byte cannot
+//! hold that, so there are two planes of bytes whose products are put together again.
+//!
+//! What comes out of the tiles are the exact integers of a block. They go into the same chain of
+//! f32 operations as in [`super::avx512`], so a token has the same bits here and there.
+//!
+//! What this module must never do: leave the tiles configured when it returns, because the kernel
+//! would save them at every switch of threads.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use skep_weights::PackedFormat;
+
+use super::avx512::{Panel, ROWS, transposed};
+use super::{Output, Weights};
+use crate::activations::{Activations, Line};
+
+/// Tokens that a tile takes.
+pub const TOKENS: usize = 16;
+
+/// The fewest tokens for which tiles are faster than [`super::avx512`].
+pub const FEWEST: usize = 3;
+
+/// Columns whose weights are taken apart at a time: two planes of them fill half of the first
+/// cache.
+const COLUMNS: usize = 1024;
+
+/// Groups of tokens that pass by before weights are taken apart anew.
+const GROUPS: usize = 32;
+
+/// Does the same for each of sixteen rows. A loop would do, if the compiler took it apart: sums
+/// of rows are only kept in registers when their numbers are known.
+macro_rules! each_row {
+    ($row:ident, $work:block) => {
+        each_row!(@ $row, $work, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $row:ident, $work:block, $($number:literal)*) => {
+        $({
+            const $row: usize = $number;
+            $work
+        })*
+    };
+}
+
+mod blocks_of_256;
+mod blocks_of_32;
+
+/// Sixteen sums of each of sixteen rows: what a tile holds.
+type Square<T> = [[T; TOKENS]; ROWS];
+
+/// What a thread works with, beside its input and output.
+#[repr(align(64))]
+struct Scratch {
+    /// Weights as bytes.
+    weights: [Line; 2 * ROWS * COLUMNS / 64],
+    /// For each block and row, its scale.
+    scales: [[f32; ROWS]; COLUMNS / 32],
+    /// For each block and row, what its minima are multiplied with.
+    minimum: [[f32; ROWS]; COLUMNS / 256],
+    /// For each block and row, its minima, two 16-bit integers to a word.
+    minima: [[[u32; 4]; ROWS]; COLUMNS / 256],
+    /// What comes out of the tiles.
+    integers: [Square<i32>; 4],
+    /// The sums of each group of tokens from the columns before.
+    sums: [Square<f32>; GROUPS],
+}
+
+impl Scratch {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            weights: [Line([0; 64]); 2 * ROWS * COLUMNS / 64],
+            scales: [[0.0; ROWS]; COLUMNS / 32],
+            minimum: [[0.0; ROWS]; COLUMNS / 256],
+            minima: [[[0; 4]; ROWS]; COLUMNS / 256],
+            integers: [[[0; TOKENS]; ROWS]; 4],
+            sums: [[[0.0; TOKENS]; ROWS]; GROUPS],
+        })
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Scratch::new());
+}
+
+/// What the tiles look like: the weights' two, the input's two.
+#[derive(Clone, Copy, PartialEq)]
+enum Shape {
+    /// Blocks of 32: half a line of each row, and eight lines of the input.
+    Half,
+    /// Blocks of 256, a quarter of one at a time: whole lines.
+    Whole,
+}
+
+/// Tiles that are configured as long as this lives.
+struct Tiles;
+
+impl Tiles {
+    /// Tiles 0 to 3 hold results, 4 and 5 weights, 6 and 7 activations.
+    ///
+    /// # Safety
+    /// The machine has tiles and the process may use them.
+    unsafe fn configure(shape: Shape) -> Self {
+        #[repr(align(64))]
+        struct Config([u8; 64]);
+        let mut config = Config([0; 64]);
+        config.0[0] = 1; // The palette.
+        let (row_bytes, input_rows) = match shape {
+            Shape::Half => (32, 8),
+            Shape::Whole => (64, 16),
+        };
+        for tile in 0..8 {
+            let (bytes, rows) = match tile {
+                0..4 => (64, 16),
+                4..6 => (row_bytes, 16),
+                _ => (64, input_rows),
+            };
+            config.0[16 + 2 * tile] = bytes;
+            config.0[48 + tile] = rows;
+        }
+        // SAFETY: 64 bytes are read, of a configuration that palette 1 allows.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
+        Tiles
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: whoever made this may use tiles.
+        unsafe { asm!("tilerelease", options(nomem, nostack)) };
+    }
+}
+
+/// Whether weights are multiplied here.
+pub fn takes(weights: &Weights<'_>) -> bool {
+    match weights {
+        Weights::Packed(matrix) => matches!(
+            matrix.format(),
+            PackedFormat::Q8_0
+                | PackedFormat::Q4_0
+                | PackedFormat::Q5_0
+                | PackedFormat::Q4_K
+                | PackedFormat::Q5_K
+                | PackedFormat::Q6_K
+        ),
+        Weights::Grouped(_) => true,
+    }
+}
+
+/// A piece of a product.
+pub struct Piece<'a> {
+    /// What is multiplied.
+    pub weights: &'a Weights<'a>,
+    /// Its rows that are meant, sixteen at most.
+    pub rows: Range<usize>,
+    /// Where memory is asked for, as in [`super::avx512::products`].
+    pub ahead: *const u8,
+    /// All tokens.
+    pub input: &'a Activations,
+    /// Where results go, in rows of as many elements as the weights have rows.
+    pub out: &'a Output,
+}
+
+impl Piece<'_> {
+    /// Multiplies the rows with all tokens.
+    ///
+    /// # Safety
+    /// The process may use tiles. The rows are the weights', the input has as many columns and is
+    /// laid out for tiles, and the output has a row for each token.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    pub unsafe fn multiply(&self) {
+        let shape = match self.weights {
+            Weights::Packed(matrix) if matrix.format().block_len() == 256 => Shape::Whole,
+            _ => Shape::Half,
+        };
+        SCRATCH.with_borrow_mut(|scratch| {
+            // SAFETY: the caller's promise.
+            let tiles = unsafe { Tiles::configure(shape) };
+            let groups = self.input.tokens.div_ceil(TOKENS);
+            for first in (0..groups).step_by(GROUPS) {
+                let groups = first..groups.min(first + GROUPS);
+                // SAFETY: the caller's promise, and the tiles have this shape.
+                unsafe { self.multiply_some(scratch, groups) };
+            }
+            drop(tiles);
+        });
+    }
+
+    /// Multiplies the rows with some groups of tokens.
+    ///
+    /// # Safety
+    /// As [`Piece::multiply`]; tiles are configured in the shape for the weights.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    unsafe fn multiply_some(&self, scratch: &mut Scratch, groups: Range<usize>) {
+        let columns = self.input.columns;
+        for first in (0..columns).step_by(COLUMNS) {
+            let some = first..columns.min(first + COLUMNS);
+            let kind = self.unpack(scratch, &some);
+            for group in groups.clone() {
+                let number = group - groups.start;
+                let sums = match first {
+                    0 => [_mm512_setzero_ps(); ROWS],
+                    _ => loaded(&scratch.sums[number]),
+                };
+                let input = self.input;
+                // SAFETY: the scratch has these columns' weights, and tiles the shape for them.
+                let sums = unsafe {
+                    match kind {
+                        Kind::Half => blocks_of_32::multiply(scratch, input, group, &some, sums),
+                        Kind::WithMinima => {
+                            blocks_of_256::multiply::<true>(scratch, input, group, &some, sums)
+                        }
+                        Kind::Q6 => {
+                            blocks_of_256::multiply::<false>(scratch, input, group, &some, sums)
+                        }
+                    }
+                };
+                if some.end < columns {
+                    store(sums, &mut scratch.sums[number]);
+                    continue;
+                }
+                let mask = u16::MAX >> (ROWS - self.rows.len());
+                let tokens = group * TOKENS..input.tokens.min((group + 1) * TOKENS);
+                for (token, sums) in tokens.zip(transposed(sums)) {
+                    // SAFETY: the token is one of the input's, and the mask has as many elements
+                    // as there are rows.
+                    unsafe {
+                        let at = token * self.weights.rows() + self.rows.start;
+                        _mm512_mask_storeu_ps(self.out.0.add(at), mask, sums);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes some columns of the rows apart.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn unpack(&self, scratch: &mut Scratch, columns: &Range<usize>) -> Kind {
+        match self.weights {
+            Weights::Packed(matrix) => {
+                let panel = Panel::new(matrix, self.rows.clone(), self.ahead);
+                match matrix.format().block_len() {
+                    256 => blocks_of_256::unpack(scratch, &panel, matrix.format(), columns),
+                    _ => blocks_of_32::unpack(scratch, &panel, matrix.format(), columns),
+                }
+            }
+            Weights::Grouped(matrix) => {
+                blocks_of_32::unpack_groups(scratch, matrix, self.rows.clone(), columns)
+            }
+        }
+    }
+}
+
+/// How what lies in the scratch has been taken apart.
+#[derive(Clone, Copy)]
+enum Kind {
+    Half,
+    /// In parts with scales of six bits, taken apart in three and three, and minima.
+    WithMinima,
+    /// Products of a scale and a weight as 16-bit integers, taken apart in bytes.
+    Q6,
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn loaded(square: &Square<f32>) -> [__m512; ROWS] {
+    let mut sums = [_mm512_setzero_ps(); ROWS];
+    for (sums, row) in sums.iter_mut().zip(square) {
+        // SAFETY: every row has sixteen floats.
+        *sums = unsafe { _mm512_loadu_ps(row.as_ptr()) };
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn store(sums: [__m512; ROWS], square: &mut Square<f32>) {
+    for (row, sums) in square.iter_mut().zip(sums) {
+        // SAFETY: every row has sixteen floats.
+        unsafe { _mm512_storeu_ps(row.as_mut_ptr(), sums) };
+    }
+}

@@ -1,0 +1,184 @@
+//! Weights whose blocks have 32 elements and one scale: each block is one product of tiles.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use skep_weights::{GroupInt4, PackedFormat};
+
+use super::{Kind, ROWS, Scratch, Square};
+use crate::activations::{Activations, Line};
+use crate::linear::avx512::Panel;
+use crate::linear::avx512::thirty_twos::{offset, places, scales, two_blocks, two_nibbles};
+
+/// Puts 32 bytes of each of two blocks where they belong.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn put(scratch: &mut Scratch, block: usize, row: usize, both: __m512i, is_second: bool) {
+    // A block has sixteen rows of 32 bytes, which is eight lines.
+    let at = |block: usize| (8 * block + row / 2, 32 * (row % 2));
+    let (line, start) = at(block);
+    let to = &mut scratch.weights[line].0[start..start + 32];
+    // SAFETY: 32 bytes may be written.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_castsi512_si256(both)) };
+    if is_second {
+        let (line, start) = at(block + 1);
+        let to = &mut scratch.weights[line].0[start..start + 32];
+        // SAFETY: 32 bytes may be written.
+        unsafe {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_extracti64x4_epi64::<1>(both))
+        };
+    }
+}
+
+/// Takes some columns of sixteen rows apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn unpack(
+    scratch: &mut Scratch,
+    panel: &Panel<'_>,
+    format: PackedFormat,
+    columns: &Range<usize>,
+) -> Kind {
+    match format {
+        PackedFormat::Q8_0 => unpack_some::<34>(scratch, panel, columns),
+        PackedFormat::Q4_0 => unpack_some::<18>(scratch, panel, columns),
+        _ => unpack_some::<22>(scratch, panel, columns),
+    }
+    Kind::Half
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn unpack_some<const BYTES: usize>(
+    scratch: &mut Scratch,
+    panel: &Panel<'_>,
+    columns: &Range<usize>,
+) {
+    let places = places(panel);
+    let blocks = columns.start / 32..columns.end / 32;
+    let offset = _mm512_set1_epi8(offset(BYTES) as i8);
+    for (n, block) in blocks.clone().enumerate() {
+        let scales = scales(panel, places, block * BYTES);
+        // SAFETY: sixteen floats may be written.
+        unsafe { _mm512_storeu_ps(scratch.scales[n].as_mut_ptr(), scales) };
+    }
+    for (n, block) in blocks.clone().enumerate().step_by(2) {
+        let is_second = block + 1 < blocks.end;
+        let next = block + usize::from(is_second);
+        for row in 0..ROWS {
+            // SAFETY: both blocks are the row's.
+            let weights = unsafe {
+                two_blocks::<BYTES>(panel.at(row, block * BYTES), panel.at(row, next * BYTES))
+            };
+            panel.ask_ahead(block / 2, row, 2 * BYTES);
+            put(scratch, n, row, _mm512_sub_epi8(weights, offset), is_second);
+        }
+    }
+}
+
+/// Takes some columns of sixteen rows of groups apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn unpack_groups(
+    scratch: &mut Scratch,
+    matrix: &GroupInt4,
+    rows: Range<usize>,
+    columns: &Range<usize>,
+) -> Kind {
+    let blocks = columns.start / 32..columns.end / 32;
+    for n in 0..ROWS {
+        let Some(row) = matrix.row(rows.start + n.min(rows.len() - 1)) else {
+            continue;
+        };
+        let quants = row.quants.as_chunks::<16>().0;
+        for (place, block) in blocks.clone().enumerate() {
+            let group = 32 * block / matrix.group();
+            scratch.scales[place][n] = row.scales[group].to_f32();
+            let at = quants[block].as_ptr();
+            // SAFETY: a block has 16 bytes.
+            let weights = unsafe { two_nibbles(at, at) };
+            let zero = _mm512_set1_epi8(row.zeros[group] as i8);
+            put(scratch, place, n, _mm512_sub_epi8(weights, zero), false);
+        }
+    }
+    Kind::Half
+}
+
+/// The product of a block of weights with sixteen tokens, in one of four sets of tiles.
+macro_rules! product {
+    ($out:literal, $weights:literal, $input:literal, $from:expr, $with:expr, $to:expr) => {
+        asm!(
+            concat!("tileloadd ", $weights, ", [{from} + {half}*1]"),
+            concat!("tileloadd ", $input, ", [{with} + {line}*1]"),
+            concat!("tilezero ", $out),
+            concat!("tdpbssd ", $out, ", ", $weights, ", ", $input),
+            concat!("tilestored [{to} + {line}*1], ", $out),
+            from = in(reg) $from,
+            with = in(reg) $with,
+            to = in(reg) $to,
+            half = in(reg) 32_usize,
+            line = in(reg) 64_usize,
+            options(nostack),
+        )
+    };
+}
+
+/// # Safety
+/// 512 bytes may be read at `from`, as many at `with`, and tiles are configured for them.
+#[inline(always)]
+unsafe fn product(set: usize, from: *const Line, with: *const Line, to: *mut Square<i32>) {
+    // SAFETY: the caller's promise; the tiles are nobody else's.
+    unsafe {
+        match set % 4 {
+            0 => product!("tmm0", "tmm4", "tmm6", from, with, to),
+            1 => product!("tmm1", "tmm5", "tmm7", from, with, to),
+            2 => product!("tmm2", "tmm4", "tmm6", from, with, to),
+            _ => product!("tmm3", "tmm5", "tmm7", from, with, to),
+        }
+    }
+}
+
+/// Goes on with the sums of sixteen rows for a group of tokens.
+///
+/// # Safety
+/// Tiles are configured for half lines of weights, the scratch has these columns, and the input is
+/// laid out for tiles.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub unsafe fn multiply(
+    scratch: &mut Scratch,
+    input: &Activations,
+    group: usize,
+    columns: &Range<usize>,
+    mut sums: [__m512; ROWS],
+) -> [__m512; ROWS] {
+    /// Blocks that tiles are ahead of the sums.
+    const AHEAD: usize = 3;
+    let blocks = columns.len() / 32;
+    let (lines, steps, _) = input.tiles.group(group, columns);
+    let begin = |scratch: &mut Scratch, n: usize| {
+        let from = scratch.weights[8 * n..8 * n + 8].as_ptr();
+        let with = lines[8 * n..8 * n + 8].as_ptr();
+        // SAFETY: eight lines of both; the tiles are as the caller says.
+        unsafe { product(n, from, with, &raw mut scratch.integers[n % 4]) };
+    };
+    for n in 0..blocks.min(AHEAD) {
+        begin(scratch, n);
+    }
+    for (n, step) in steps.iter().enumerate() {
+        if n + AHEAD < blocks {
+            begin(scratch, n + AHEAD);
+        }
+        // SAFETY: sixteen floats may be read.
+        let step = unsafe { _mm512_loadu_ps(step.as_ptr()) };
+        let (integers, scales) = (&scratch.integers[n % 4], &scratch.scales[n]);
+        each_row!(ROW, {
+            // SAFETY: sixteen integers may be read.
+            let integers = unsafe { _mm512_loadu_si512(integers[ROW].as_ptr().cast()) };
+            let scale = _mm512_mul_ps(_mm512_set1_ps(scales[ROW]), step);
+            sums[ROW] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), scale, sums[ROW]);
+        });
+    }
+    sums
+}

@@ -1,0 +1,111 @@
+//! The products of adapters with AVX-512: as in [`super::avx2`], with registers of sixteen.
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::ROWS;
+use crate::linear::avx512::across;
+
+/// The product of each row with each input. A row and an input give the same bits beside
+/// whatever others.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn products<const T: usize>(rows: [&[f16]; ROWS], inputs: [&[f32]; T]) -> [[f32; T]; ROWS] {
+    let columns = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == columns));
+    assert!(inputs.iter().all(|input| input.len() == columns));
+    let mut sums = [[_mm512_setzero_ps(); T]; ROWS];
+    for column in (0..columns).step_by(16) {
+        let mask = mask(columns - column);
+        let mut weights = [_mm512_setzero_ps(); ROWS];
+        for (weights, row) in weights.iter_mut().zip(rows) {
+            // SAFETY: the mask has no more elements than are left of every row.
+            *weights = unsafe { sixteen(row.as_ptr().add(column), mask) };
+        }
+        for (t, input) in inputs.iter().enumerate() {
+            // SAFETY: as above, of every input.
+            let x = unsafe { _mm512_maskz_loadu_ps(mask, input.as_ptr().add(column)) };
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                sums[t] = _mm512_fmadd_ps(weights, x, sums[t]);
+            }
+        }
+    }
+    let mut totals = [[0.0; T]; ROWS];
+    for (totals, sums) in totals.iter_mut().zip(sums) {
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total = across(sum);
+        }
+    }
+    totals
+}
+
+/// `outs[t] += Σ factors[t][n] · rows[n]` for each token, row after row.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn add_rows<const T: usize>(rows: &[&[f16]], factors: [&[f32]; T], mut outs: [&mut [f32]; T]) {
+    match rows {
+        [a, b, c, d] => {
+            let mut four = [[0.0; 4]; T];
+            for (four, factors) in four.iter_mut().zip(factors) {
+                four.copy_from_slice(&factors[..4]);
+            }
+            add_some([a, b, c, d], four, &mut outs);
+        }
+        _ => {
+            for (n, row) in rows.iter().enumerate() {
+                let mut one = [[0.0]; T];
+                for (one, factors) in one.iter_mut().zip(factors) {
+                    *one = [factors[n]];
+                }
+                add_some([row], one, &mut outs);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn add_some<const R: usize, const T: usize>(
+    rows: [&[f16]; R],
+    factors: [[f32; R]; T],
+    outs: &mut [&mut [f32]; T],
+) {
+    let columns = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == columns));
+    assert!(outs.iter().all(|out| out.len() == columns));
+    for column in (0..columns).step_by(16) {
+        let mask = mask(columns - column);
+        let mut weights = [_mm512_setzero_ps(); R];
+        for (weights, row) in weights.iter_mut().zip(rows) {
+            // SAFETY: the mask has no more elements than are left of every row.
+            *weights = unsafe { sixteen(row.as_ptr().add(column), mask) };
+        }
+        for (out, factors) in outs.iter_mut().zip(factors) {
+            // SAFETY: as above, of every output.
+            unsafe {
+                let to = out.as_mut_ptr().add(column);
+                let mut sum = _mm512_maskz_loadu_ps(mask, to);
+                for (weights, factor) in weights.iter().zip(factors) {
+                    sum = _mm512_fmadd_ps(*weights, _mm512_set1_ps(factor), sum);
+                }
+                _mm512_mask_storeu_ps(to, mask, sum);
+            }
+        }
+    }
+}
+
+/// As many elements as are left, sixteen at most.
+#[inline]
+fn mask(left: usize) -> u16 {
+    if left < 16 { (1 << left) - 1 } else { u16::MAX }
+}
+
+/// Sixteen floats.
+///
+/// # Safety
+/// As many elements as the mask has may be read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn sixteen(at: *const f16, mask: u16) -> __m512 {
+    // SAFETY: the caller's promise.
+    _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(mask, at.cast()) })
+}

@@ -1,0 +1,52 @@
+//! Fine-tuning: low-rank adapters of language models, trained on plain buffers over the base's
+//! packed weights (LoRA, arXiv 2106.09685; QLoRA, arXiv 2305.14314).
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`base`] | a frozen decoder, as it is stored or in NF4 |
+//! | [`nf4`] | 4-bit weights with double quantization |
+//! | [`lora`] | which matrices an adapter changes, and its parameters |
+//! | [`batch`] | examples and losses |
+//! | [`trainer`] | forward-backward, steps, evaluation, samples |
+//! | [`optimizer`] | AdamW in 32 and in 8 bits, schedules |
+//!
+//! A [`Trainer`] saves adapters as folders that PEFT and the engine load, and itself as a
+//! checkpoint to go on from.
+//!
+//! The base has no gradients: they flow through it to the adapters and no further, which is why
+//! there is a backward pass for each operator by hand rather than a tape of tensors
+//! (`docs/decisions/0012`).
+//!
+//! What this crate must never do: keep a dense copy of a quantized base; change the weights on a
+//! failed call; trust an example, an adapter or a checkpoint; know anything of guests or networks.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod base;
+pub mod batch;
+mod checkpoint;
+pub mod dynamic8;
+mod error;
+mod files;
+mod gemm;
+pub mod lora;
+mod loss;
+mod model;
+pub mod nf4;
+mod operators;
+pub mod optimizer;
+mod peft;
+mod pool;
+mod random;
+#[cfg(test)]
+mod testing;
+pub mod trainer;
+
+pub use base::Base;
+pub use batch::{Divisor, Example, Loss, Outcome};
+pub use error::TrainError;
+pub use lora::{LoraConfig, Targets};
+pub use optimizer::{
+    HyperParameters, Optimizer, OptimizerKind, Schedule, ScheduleKind, StepOutcome,
+};
+pub use trainer::{Checkpointing, Sampling, Trainer, TrainerOptions};

@@ -1,0 +1,252 @@
+//! Which matrices an adapter changes, and where its parameters lie.
+
+use std::ops::Range;
+
+use regex::RegexBuilder;
+use serde::{Deserialize, Serialize};
+use skep_decoder::{AdapterTarget, Config};
+
+use crate::error::TrainError;
+use crate::random::{hash, uniform};
+
+/// The largest program that a pattern may become, in bytes.
+const PATTERN_BYTES: usize = 1 << 20;
+/// The largest rank: that of the engine's adapters.
+const LARGEST_RANK: usize = 1024;
+
+/// A choice of a model's linear layers, by names like `model.layers.0.self_attn.q_proj`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Targets {
+    /// Every linear layer but the output layer.
+    AllLinear,
+    /// Those that have one of these names, or whose name ends with one after a dot.
+    Named(Vec<String>),
+    /// Those whose whole name matches a regular expression.
+    Pattern(String),
+}
+
+/// What an adapter is made like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// The inner side of both matrices.
+    pub rank: usize,
+    /// What the adapter is scaled by, times the rank or its root.
+    pub alpha: f32,
+    /// The share of an adapter's inputs that is dropped in training.
+    pub dropout: f32,
+    /// Whether the scale is `alpha / sqrt(rank)` rather than `alpha / rank` (arXiv 2312.03732).
+    pub rank_stabilized: bool,
+    /// The linear layers that are changed.
+    pub targets: Targets,
+    /// What the first weights and dropped inputs are made from.
+    pub seed: u64,
+}
+
+impl Default for LoraConfig {
+    /// Rank 16 with twice that as alpha, on every linear layer, without dropout.
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            rank_stabilized: false,
+            targets: Targets::AllLinear,
+            seed: 0,
+        }
+    }
+}
+
+impl LoraConfig {
+    /// What an adapter's products are multiplied with.
+    pub fn scale(&self) -> f32 {
+        let rank = self.rank as f64;
+        let by = if self.rank_stabilized {
+            rank.sqrt()
+        } else {
+            rank
+        };
+        (f64::from(self.alpha) / by) as f32
+    }
+
+    fn check(&self) -> Result<(), TrainError> {
+        let wrong = |what, got: String, want| Err(TrainError::Setting { what, got, want });
+        if !(1..=LARGEST_RANK).contains(&self.rank) {
+            return wrong("the rank", self.rank.to_string(), "from 1 to 1024");
+        }
+        if !(self.alpha.is_finite() && self.alpha > 0.0) {
+            return wrong("alpha", self.alpha.to_string(), "a number above 0");
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            let want = "a number of at least 0 and below 1";
+            return wrong("the dropout", self.dropout.to_string(), want);
+        }
+        Ok(())
+    }
+}
+
+/// The parameters of one changed matrix among all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pair {
+    /// `[rank, inputs]`.
+    pub a: Range<usize>,
+    /// `[outputs, rank]`.
+    pub b: Range<usize>,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+/// Where all parameters lie: those of each layer's pairs, in order, then those of a classifier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    layers: Vec<[Option<Pair>; AdapterTarget::ALL.len()]>,
+    /// `[classes, width]`.
+    pub classifier: Option<Range<usize>>,
+    pub len: usize,
+}
+
+impl Layout {
+    pub fn new(
+        lora: &LoraConfig,
+        config: &Config,
+        classes: Option<usize>,
+    ) -> Result<Self, TrainError> {
+        lora.check()?;
+        let chosen = Chosen::new(&lora.targets)?;
+        let mut len = 0;
+        let mut take = |count: usize| {
+            len += count;
+            len - count..len
+        };
+        let layers = (0..config.layers.len()).map(|layer| {
+            AdapterTarget::ALL.map(|target| {
+                let [outputs, inputs] = sides(config, target);
+                chosen.has(&module(layer, target)).then(|| Pair {
+                    a: take(lora.rank * inputs),
+                    b: take(outputs * lora.rank),
+                    inputs,
+                    outputs,
+                })
+            })
+        });
+        let layers: Vec<_> = layers.collect();
+        if layers.iter().flatten().all(Option::is_none) {
+            return Err(TrainError::NoTarget {
+                patterns: chosen.names(),
+            });
+        }
+        let classifier = match classes {
+            None => None,
+            Some(classes @ 2..=65_536) => Some(take(classes * config.width)),
+            Some(other) => {
+                return Err(TrainError::Setting {
+                    what: "the number of classes",
+                    got: other.to_string(),
+                    want: "from 2 to 65,536",
+                });
+            }
+        };
+        Ok(Self {
+            layers,
+            classifier,
+            len,
+        })
+    }
+
+    pub fn pair(&self, layer: usize, target: AdapterTarget) -> Option<&Pair> {
+        self.layers[layer][target as usize].as_ref()
+    }
+
+    /// The first layer with a pair: no gradient goes further down.
+    pub fn first_layer(&self) -> usize {
+        self.pairs().next().map_or(0, |(layer, _, _)| layer)
+    }
+
+    /// All pairs with their layers and targets, in the order in which they lie.
+    pub fn pairs(&self) -> impl Iterator<Item = (usize, AdapterTarget, &Pair)> {
+        self.layers.iter().enumerate().flat_map(|(layer, pairs)| {
+            let pairs = AdapterTarget::ALL.into_iter().zip(pairs);
+            pairs.filter_map(move |(target, pair)| Some((layer, target, pair.as_ref()?)))
+        })
+    }
+
+    /// The first weights: A as PyTorch begins a linear layer, B zero, so that an adapter begins
+    /// by changing nothing (arXiv 2106.09685, section 4.1).
+    pub fn begin(&self, seed: u64, parameters: &mut [f32]) {
+        parameters.fill(0.0);
+        let even = |range: &Range<usize>, bound: f32, parameters: &mut [f32]| {
+            for at in range.clone() {
+                parameters[at] = (2.0 * uniform(hash(seed, 1), at as u64) - 1.0) * bound;
+            }
+        };
+        for (_, _, pair) in self.pairs() {
+            even(&pair.a, 1.0 / (pair.inputs as f32).sqrt(), parameters);
+        }
+        if let Some(classifier) = &self.classifier {
+            // A deviation of 0.02, which is what most models began with.
+            even(classifier, 0.02 * 3.0_f32.sqrt(), parameters);
+        }
+    }
+}
+
+/// What Hugging Face's models call a linear layer.
+pub(crate) fn module(layer: usize, target: AdapterTarget) -> String {
+    format!("model.layers.{layer}.{}", target.name())
+}
+
+/// The outputs and inputs of a matrix.
+fn sides(config: &Config, target: AdapterTarget) -> [usize; 2] {
+    let queries = config.heads * config.head_dim;
+    let keys = config.kv_heads * config.head_dim;
+    match target {
+        AdapterTarget::Query => [queries, config.width],
+        AdapterTarget::Key | AdapterTarget::Value => [keys, config.width],
+        AdapterTarget::Output => [config.width, queries],
+        AdapterTarget::Gate | AdapterTarget::Up => [config.hidden, config.width],
+        AdapterTarget::Down => [config.width, config.hidden],
+    }
+}
+
+enum Chosen<'a> {
+    All,
+    Named(&'a [String]),
+    Pattern(regex::Regex),
+}
+
+impl<'a> Chosen<'a> {
+    fn new(targets: &'a Targets) -> Result<Self, TrainError> {
+        Ok(match targets {
+            Targets::AllLinear => Chosen::All,
+            Targets::Named(names) => Chosen::Named(names),
+            Targets::Pattern(pattern) => {
+                let whole = format!("^(?:{pattern})$");
+                let built = RegexBuilder::new(&whole).size_limit(PATTERN_BYTES).build();
+                Chosen::Pattern(built.map_err(|error| TrainError::Setting {
+                    what: "the pattern of target modules",
+                    got: error.to_string(),
+                    want: "a regular expression of moderate size",
+                })?)
+            }
+        })
+    }
+
+    fn has(&self, module: &str) -> bool {
+        match self {
+            Chosen::All => true,
+            Chosen::Named(names) => names.iter().any(|name| {
+                let before = module.strip_suffix(name.as_str());
+                before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            }),
+            Chosen::Pattern(pattern) => pattern.is_match(module),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Chosen::All => vec!["all-linear".to_owned()],
+            Chosen::Named(names) => names.to_vec(),
+            Chosen::Pattern(pattern) => vec![pattern.to_string()],
+        }
+    }
+}

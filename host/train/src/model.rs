@@ -1,0 +1,430 @@
+//! A decoder's layers with an adapter, there and back.
+//!
+//! What the backward pass of a layer needs is kept from its forward pass, or only its input is,
+//! and the forward pass is made again (gradient checkpointing, arXiv 1604.06174). What is cheap
+//! to make again from what is kept, norms and gates, is made again in either case.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use skep_decoder::AdapterTarget;
+
+use crate::base::{Base, BaseLayer};
+use crate::error::TrainError;
+use crate::gemm::Workers;
+use crate::lora::{Layout, LoraConfig};
+use crate::operators::attention::{Attention, AttentionGradients, Taken};
+use crate::operators::lora::{Dropout, LowRank, LowRankGradients};
+use crate::operators::rows::{Turns, add, gated, gated_backward, rms_norm, rms_norm_backward};
+use crate::pool::{Buffer, Pool};
+use crate::random::hash;
+
+/// What one pass over a batch needs to know.
+pub(crate) struct Pass<'a> {
+    pub workers: Workers<'a>,
+    pub pool: &'a Arc<Pool>,
+    pub base: &'a Base,
+    pub lora: &'a LoraConfig,
+    pub layout: &'a Layout,
+    pub parameters: &'a [f32],
+    pub sequences: &'a [Range<usize>],
+    /// The different rotary positions of all layers, and which of them each layer has.
+    pub turns: Vec<Turns>,
+    pub turns_of: Vec<usize>,
+    /// What elements are dropped by; none where none are.
+    pub dropped: Option<u64>,
+    /// Whether the adapter is there.
+    pub adapted: bool,
+}
+
+/// What the backward pass of a layer needs.
+pub(crate) struct Kept {
+    /// The residual stream before the layer.
+    pub input: Buffer,
+    rest: Option<Rest>,
+}
+
+struct Rest {
+    /// After rotary positions.
+    queries: Buffer,
+    keys: Buffer,
+    values: Buffer,
+    /// Before the norms of heads, where there are any.
+    raw_queries: Option<Buffer>,
+    raw_keys: Option<Buffer>,
+    attended: Buffer,
+    /// What attention and the feed-forward layer add before their norms, where there are any.
+    raw_attention: Option<Buffer>,
+    raw_feed_forward: Option<Buffer>,
+    /// The residual stream between both halves.
+    middle: Buffer,
+    gate: Buffer,
+    up: Buffer,
+    /// Between both matrices of each target's adapter.
+    between: [Option<Buffer>; AdapterTarget::ALL.len()],
+}
+
+/// How much of a forward pass is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    Inputs,
+    All,
+}
+
+impl Pass<'_> {
+    fn tokens(&self) -> usize {
+        self.sequences.last().map_or(0, |last| last.end)
+    }
+
+    fn take(&self, width: usize) -> Result<Buffer, TrainError> {
+        Ok(self.pool.take(self.tokens() * width)?)
+    }
+
+    fn copy(&self, values: &[f32]) -> Result<Buffer, TrainError> {
+        let mut copy = self.pool.take(values.len())?;
+        copy.copy_from_slice(values);
+        Ok(copy)
+    }
+
+    fn low_rank(&self, layer: usize, target: AdapterTarget) -> Option<LowRank<'_>> {
+        let pair = self.layout.pair(layer, target).filter(|_| self.adapted)?;
+        let place = (layer * AdapterTarget::ALL.len() + target as usize) as u64;
+        Some(LowRank {
+            a: &self.parameters[pair.a.clone()],
+            b: &self.parameters[pair.b.clone()],
+            rank: self.lora.rank,
+            scale: self.lora.scale(),
+            dropout: self.dropped.map(|seed| Dropout {
+                share: self.lora.dropout,
+                seed: hash(seed, place),
+            }),
+        })
+    }
+
+    fn linear(
+        &self,
+        layer: usize,
+        target: AdapterTarget,
+        x: &[f32],
+        between: &mut [Option<Buffer>],
+    ) -> Result<Buffer, TrainError> {
+        let frozen = self.base.layers[layer].linear(target);
+        let mut y = self.take(frozen.outputs())?;
+        frozen.forward(self.workers, x, &mut y);
+        if let Some(low) = self.low_rank(layer, target) {
+            let mut own = self.take(low.rank)?;
+            low.forward(self.workers, x, &mut y, &mut own);
+            between[target as usize] = Some(own);
+        }
+        Ok(y)
+    }
+
+    /// `dx (+)=` the gradient of a linear layer's input; those of its adapter are added to
+    /// `gradients`. Where nobody wants `dx`, only the latter.
+    fn linear_backward(
+        &self,
+        (layer, target): (usize, AdapterTarget),
+        x: &[f32],
+        dy: &[f32],
+        rest: &Rest,
+        gradients: &mut [f32],
+        dx: Option<(&mut [f32], bool)>,
+    ) {
+        let dx = dx.map(|(dx, add)| {
+            let frozen = self.base.layers[layer].linear(target);
+            frozen.backward(self.workers, dy, dx, add);
+            dx
+        });
+        let (Some(low), Some(between), Some(pair)) = (
+            self.low_rank(layer, target),
+            &rest.between[target as usize],
+            self.layout.pair(layer, target),
+        ) else {
+            return;
+        };
+        // B follows A.
+        let own = &mut gradients[pair.a.start..pair.b.end];
+        let (a, b) = own.split_at_mut(pair.a.len());
+        let to = LowRankGradients { a, b, x: dx };
+        low.backward(self.workers, x, between, dy, to);
+    }
+
+    fn attention(&self, layer: usize) -> Attention<'_> {
+        let config = &self.base.config;
+        Attention {
+            sequences: self.sequences,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            dim: config.head_dim,
+            scale: config.attention_scale,
+            window: config.layers[layer].window,
+        }
+    }
+
+    fn norm(&self, x: &[f32], weight: &[f32]) -> Result<Buffer, TrainError> {
+        let mut out = self.pool.take(x.len())?;
+        rms_norm(self.workers, x, weight, self.base.config.epsilon, &mut out);
+        Ok(out)
+    }
+
+    /// Where there is a norm, its result, and what it was made of if that is to be kept.
+    fn norm_if(
+        &self,
+        weight: &Option<Vec<f32>>,
+        x: Buffer,
+        keep: bool,
+    ) -> Result<(Buffer, Option<Buffer>), TrainError> {
+        match weight {
+            None => Ok((x, None)),
+            Some(weight) => {
+                let out = self.norm(&x, weight)?;
+                Ok((out, keep.then_some(x)))
+            }
+        }
+    }
+
+    /// The gradient of [`Pass::norm_if`]'s input.
+    fn norm_if_backward(
+        &self,
+        weight: &Option<Vec<f32>>,
+        raw: &Option<Buffer>,
+        dy: &[f32],
+    ) -> Result<Option<Buffer>, TrainError> {
+        let (Some(weight), Some(raw)) = (weight, raw) else {
+            return Ok(None);
+        };
+        let mut dx = self.pool.take(dy.len())?;
+        let epsilon = self.base.config.epsilon;
+        rms_norm_backward(self.workers, raw, weight, epsilon, dy, &mut dx, false);
+        Ok(Some(dx))
+    }
+
+    fn turn(&self, layer: usize, rows: &mut [f32], heads: usize, back: bool) {
+        let dim = self.base.config.head_dim;
+        let turns = &self.turns[self.turns_of[layer]];
+        turns.apply(self.workers, rows, heads * dim, dim, back);
+    }
+
+    /// Runs a layer on the residual stream.
+    pub fn layer(
+        &self,
+        number: usize,
+        stream: &mut Buffer,
+        keep: Keep,
+    ) -> Result<Option<Kept>, TrainError> {
+        let input = match keep {
+            Keep::Nothing => None,
+            Keep::Inputs | Keep::All => Some(self.copy(stream)?),
+        };
+        let rest = self.run(number, stream, keep == Keep::All)?;
+        Ok(input.map(|input| Kept { input, rest }))
+    }
+
+    fn run(
+        &self,
+        number: usize,
+        stream: &mut Buffer,
+        keep: bool,
+    ) -> Result<Option<Rest>, TrainError> {
+        let (config, layer) = (&self.base.config, &self.base.layers[number]);
+        let mut between = [const { None }; AdapterTarget::ALL.len()];
+        let normed = self.norm(stream, &layer.attention_norm)?;
+        let queries = self.linear(number, AdapterTarget::Query, &normed, &mut between)?;
+        let keys = self.linear(number, AdapterTarget::Key, &normed, &mut between)?;
+        let values = self.linear(number, AdapterTarget::Value, &normed, &mut between)?;
+        drop(normed);
+        let (mut queries, raw_queries) = self.norm_if(&layer.query_norm, queries, keep)?;
+        let (mut keys, raw_keys) = self.norm_if(&layer.key_norm, keys, keep)?;
+        self.turn(number, &mut queries, config.heads, false);
+        self.turn(number, &mut keys, config.kv_heads, false);
+        let mut attended = self.take(config.heads * config.head_dim)?;
+        let taken = Taken {
+            queries: &queries,
+            keys: &keys,
+            values: &values,
+        };
+        self.attention(number)
+            .forward(self.workers, taken, &mut attended);
+        let kept = keep.then_some((queries, keys, values));
+        let added = self.linear(number, AdapterTarget::Output, &attended, &mut between)?;
+        let (added, raw_attention) = self.norm_if(&layer.post_attention_norm, added, keep)?;
+        add(self.workers, stream, &added);
+        drop(added);
+        let middle = if keep { Some(self.copy(stream)?) } else { None };
+        let normed = self.norm(stream, &layer.feed_forward_norm)?;
+        let gate = self.linear(number, AdapterTarget::Gate, &normed, &mut between)?;
+        let up = self.linear(number, AdapterTarget::Up, &normed, &mut between)?;
+        drop(normed);
+        let mut inner = self.take(config.hidden)?;
+        gated(self.workers, config.gate, &gate, &up, &mut inner);
+        let added = self.linear(number, AdapterTarget::Down, &inner, &mut between)?;
+        drop(inner);
+        let (added, raw_feed_forward) = self.norm_if(&layer.post_feed_forward_norm, added, keep)?;
+        add(self.workers, stream, &added);
+        let (Some((queries, keys, values)), Some(middle)) = (kept, middle) else {
+            return Ok(None);
+        };
+        Ok(Some(Rest {
+            queries,
+            keys,
+            values,
+            raw_queries,
+            raw_keys,
+            attended,
+            raw_attention,
+            raw_feed_forward,
+            middle,
+            gate,
+            up,
+            between,
+        }))
+    }
+
+    /// Takes the gradient of the residual stream after a layer to that before it, and adds those
+    /// of the layer's adapters. The input of the first layer with an adapter has no gradient that
+    /// anybody wants.
+    pub fn layer_backward(
+        &self,
+        number: usize,
+        kept: Kept,
+        dstream: &mut Buffer,
+        gradients: &mut [f32],
+    ) -> Result<(), TrainError> {
+        let Kept { input, rest } = kept;
+        let rest = match rest {
+            Some(rest) => rest,
+            None => {
+                let mut stream = self.copy(&input)?;
+                let Some(rest) = self.run(number, &mut stream, true)? else {
+                    return Ok(());
+                };
+                rest
+            }
+        };
+        let layer = &self.base.layers[number];
+        let rest = self.feed_forward_backward(number, layer, rest, dstream, gradients)?;
+        self.attention_backward(number, layer, &input, rest, dstream, gradients)
+    }
+
+    fn feed_forward_backward(
+        &self,
+        number: usize,
+        layer: &BaseLayer,
+        mut rest: Rest,
+        dstream: &mut Buffer,
+        gradients: &mut [f32],
+    ) -> Result<Rest, TrainError> {
+        let config = &self.base.config;
+        let (norm, raw) = (&layer.post_feed_forward_norm, &rest.raw_feed_forward);
+        let through = self.norm_if_backward(norm, raw, dstream)?;
+        let dadded = through.as_deref().unwrap_or(dstream);
+        let mut inner = self.take(config.hidden)?;
+        gated(self.workers, config.gate, &rest.gate, &rest.up, &mut inner);
+        let mut dinner = self.take(config.hidden)?;
+        let down = (number, AdapterTarget::Down);
+        let to = Some((&mut *dinner, false));
+        self.linear_backward(down, &inner, dadded, &rest, gradients, to);
+        drop((inner, through));
+        // Gradients take the place of what they are of.
+        gated_backward(
+            self.workers,
+            config.gate,
+            &dinner,
+            &mut rest.gate,
+            &mut rest.up,
+        );
+        drop(dinner);
+        let normed = self.norm(&rest.middle, &layer.feed_forward_norm)?;
+        let mut dnormed = self.take(config.width)?;
+        let parts = [
+            (AdapterTarget::Gate, &rest.gate),
+            (AdapterTarget::Up, &rest.up),
+        ];
+        for (n, (target, dy)) in parts.into_iter().enumerate() {
+            let to = Some((&mut *dnormed, n > 0));
+            self.linear_backward((number, target), &normed, dy, &rest, gradients, to);
+        }
+        let (weight, epsilon) = (&layer.feed_forward_norm, config.epsilon);
+        rms_norm_backward(
+            self.workers,
+            &rest.middle,
+            weight,
+            epsilon,
+            &dnormed,
+            dstream,
+            true,
+        );
+        Ok(rest)
+    }
+
+    fn attention_backward(
+        &self,
+        number: usize,
+        layer: &BaseLayer,
+        input: &Buffer,
+        rest: Rest,
+        dstream: &mut Buffer,
+        gradients: &mut [f32],
+    ) -> Result<(), TrainError> {
+        let config = &self.base.config;
+        let kv_width = config.kv_heads * config.head_dim;
+        let through =
+            self.norm_if_backward(&layer.post_attention_norm, &rest.raw_attention, dstream)?;
+        let dadded = through.as_deref().unwrap_or(dstream);
+        let mut dattended = self.take(config.heads * config.head_dim)?;
+        let output = (number, AdapterTarget::Output);
+        let to = Some((&mut *dattended, false));
+        self.linear_backward(output, &rest.attended, dadded, &rest, gradients, to);
+        drop(through);
+        let mut dqueries = self.take(config.heads * config.head_dim)?;
+        let (mut dkeys, mut dvalues) = (self.take(kv_width)?, self.take(kv_width)?);
+        let taken = Taken {
+            queries: &rest.queries,
+            keys: &rest.keys,
+            values: &rest.values,
+        };
+        let to = AttentionGradients {
+            queries: &mut dqueries,
+            keys: &mut dkeys,
+            values: &mut dvalues,
+        };
+        self.attention(number)
+            .backward(self.workers, taken, &dattended, to);
+        drop(dattended);
+        self.turn(number, &mut dqueries, config.heads, true);
+        self.turn(number, &mut dkeys, config.kv_heads, true);
+        let through = self.norm_if_backward(&layer.query_norm, &rest.raw_queries, &dqueries)?;
+        let dqueries = through.unwrap_or(dqueries);
+        let through = self.norm_if_backward(&layer.key_norm, &rest.raw_keys, &dkeys)?;
+        let dkeys = through.unwrap_or(dkeys);
+        let normed = self.norm(input, &layer.attention_norm)?;
+        let parts = [
+            (AdapterTarget::Query, &dqueries),
+            (AdapterTarget::Key, &dkeys),
+            (AdapterTarget::Value, &dvalues),
+        ];
+        if number == self.layout.first_layer() {
+            for (target, dy) in parts {
+                self.linear_backward((number, target), &normed, dy, &rest, gradients, None);
+            }
+            return Ok(());
+        }
+        let mut dnormed = self.take(config.width)?;
+        for (n, (target, dy)) in parts.into_iter().enumerate() {
+            let to = Some((&mut *dnormed, n > 0));
+            self.linear_backward((number, target), &normed, dy, &rest, gradients, to);
+        }
+        let (weight, epsilon) = (&layer.attention_norm, config.epsilon);
+        rms_norm_backward(
+            self.workers,
+            input,
+            weight,
+            epsilon,
+            &dnormed,
+            dstream,
+            true,
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! What makes a step of gradients: AdamW, with its state in 32 or in 8 bits.
+//!
+//! The state is charged to the account of the device. Under pressure it moves to host memory and
+//! comes back when there is room ("paged optimizers", arXiv 2305.14314, section 3). Where the
+//! device is the CPU both are the same memory: what moves is the charge, from the account that
+//! limits the device to that of the host, and the step works on the bytes where they lie.
+
+mod adamw;
+mod schedule;
+
+use skep_accounts::{Account, MemoryCharge, QuotaError};
+
+pub use schedule::{Schedule, ScheduleKind};
+
+use crate::error::TrainError;
+use adamw::State;
+
+/// How the optimizer keeps its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OptimizerKind {
+    /// Both moments in 32 bits: 8 bytes a parameter.
+    AdamW,
+    /// Both moments in 8 bits, in blocks of 256 with a 32-bit scale each (arXiv 2110.02861): 2.03
+    /// bytes a parameter.
+    AdamW8Bit,
+}
+
+/// What a step is made with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HyperParameters {
+    /// The size of a step.
+    pub learning_rate: f32,
+    /// How much of the first and of the second moment is kept from step to step.
+    pub betas: (f32, f32),
+    /// What is added to the root of the second moment.
+    pub epsilon: f32,
+    /// What share of a weight is taken away in a step of size 1 (arXiv 1711.05101).
+    pub weight_decay: f32,
+    /// Gradients whose norm, over all parameters together, is larger are scaled down to it.
+    pub clip: Option<f32>,
+}
+
+impl Default for HyperParameters {
+    /// PyTorch's own, with gradients clipped to a norm of 1.
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            betas: (0.9, 0.999),
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            clip: Some(1.0),
+        }
+    }
+}
+
+impl HyperParameters {
+    fn check(&self) -> Result<(), TrainError> {
+        let share = |x: f32| (0.0..1.0).contains(&x);
+        let size = |x: f32| x.is_finite() && x >= 0.0;
+        let fields = [
+            (
+                "the learning rate",
+                self.learning_rate,
+                size(self.learning_rate),
+                SIZE,
+            ),
+            ("beta 1", self.betas.0, share(self.betas.0), SHARE),
+            ("beta 2", self.betas.1, share(self.betas.1), SHARE),
+            ("epsilon", self.epsilon, size(self.epsilon), SIZE),
+            (
+                "the weight decay",
+                self.weight_decay,
+                size(self.weight_decay),
+                SIZE,
+            ),
+            (
+                "the norm that gradients are clipped to",
+                self.clip.unwrap_or(1.0),
+                self.clip.is_none_or(|x| x > 0.0 && x.is_finite()),
+                "a number above 0",
+            ),
+        ];
+        match fields.into_iter().find(|(_, _, sound, _)| !sound) {
+            None => Ok(()),
+            Some((what, got, _, want)) => Err(TrainError::Setting {
+                what,
+                got: got.to_string(),
+                want,
+            }),
+        }
+    }
+}
+
+const SIZE: &str = "a number of at least 0";
+const SHARE: &str = "a number of at least 0 and below 1";
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepOutcome {
+    /// Steps made so far, this one included.
+    pub step: u64,
+    /// The norm of all gradients together, before they were clipped.
+    pub gradient_norm: f32,
+}
+
+/// An optimizer of a number of parameters.
+#[derive(Debug)]
+pub struct Optimizer {
+    state: State,
+    step: u64,
+    device: Account,
+    host: Account,
+    charge: MemoryCharge,
+    on_device: bool,
+}
+
+impl Optimizer {
+    /// One for so many parameters, its state charged to `device` or, where that has no room for
+    /// it, to `host`.
+    ///
+    /// # Errors
+    /// When neither has room.
+    pub fn new(
+        kind: OptimizerKind,
+        parameters: usize,
+        device: &Account,
+        host: &Account,
+    ) -> Result<Self, QuotaError> {
+        let bytes = State::bytes_of(kind, parameters);
+        let (charge, on_device) = match device.charge_memory(bytes) {
+            Ok(charge) => (charge, true),
+            Err(_) => (host.charge_memory(bytes)?, false),
+        };
+        Ok(Self {
+            state: State::new(kind, parameters),
+            step: 0,
+            device: device.clone(),
+            host: host.clone(),
+            charge,
+            on_device,
+        })
+    }
+
+    /// How it keeps its state.
+    pub fn kind(&self) -> OptimizerKind {
+        self.state.kind()
+    }
+
+    /// Steps made so far.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Bytes of its state.
+    pub fn bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// Whether its state is charged to the device rather than to the host.
+    pub fn is_on_device(&self) -> bool {
+        self.on_device
+    }
+
+    /// Moves the state to host memory, which gives its bytes back to the device.
+    ///
+    /// # Errors
+    /// When the host has no room for it either; then it stays.
+    pub fn page_out(&mut self) -> Result<(), QuotaError> {
+        if self.on_device {
+            self.charge = self.host.charge_memory(self.charge.bytes())?;
+            self.on_device = false;
+        }
+        Ok(())
+    }
+
+    /// Moves the state to the device, where it has room, and says whether it is there.
+    pub fn page_in(&mut self) -> bool {
+        if !self.on_device
+            && let Ok(charge) = self.device.charge_memory(self.charge.bytes())
+        {
+            self.charge = charge;
+            self.on_device = true;
+        }
+        self.on_device
+    }
+
+    /// Changes `parameters` by a step along `gradients`, which are scaled where they are clipped.
+    ///
+    /// # Errors
+    /// When a setting is no number that it may be, lengths do not fit, or a gradient is not
+    /// finite: then nothing was changed.
+    pub fn step(
+        &mut self,
+        hyper: &HyperParameters,
+        parameters: &mut [f32],
+        gradients: &mut [f32],
+    ) -> Result<StepOutcome, TrainError> {
+        hyper.check()?;
+        let want = self.state.parameters();
+        for (what, got) in [
+            ("parameters", parameters.len()),
+            ("gradients", gradients.len()),
+        ] {
+            if got != want {
+                return Err(TrainError::shape("optimizer", what, got, want));
+            }
+        }
+        let gradient_norm = norm(gradients);
+        if !gradient_norm.is_finite() {
+            return Err(TrainError::Diverged { what: "a gradient" });
+        }
+        if let Some(most) = hyper.clip {
+            // As `torch.nn.utils.clip_grad_norm_`.
+            let scale = most / (gradient_norm + 1e-6);
+            if scale < 1.0 {
+                for gradient in gradients.iter_mut() {
+                    *gradient *= scale;
+                }
+            }
+        }
+        self.page_in();
+        self.step += 1;
+        self.state.step(hyper, self.step, parameters, gradients);
+        Ok(StepOutcome {
+            step: self.step,
+            gradient_norm,
+        })
+    }
+
+    /// Its state and steps as named tensors of bytes, for a checkpoint.
+    pub(crate) fn save(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let mut all = vec![("step", self.step.to_le_bytes().to_vec())];
+        self.state.save(&mut all);
+        all
+    }
+
+    /// Takes a state that [`Optimizer::save`] gave, of as many parameters: false if it is none.
+    pub(crate) fn restore<'a>(&mut self, read: impl Fn(&str) -> Option<&'a [u8]>) -> bool {
+        let Some(step) = read("step").and_then(|step| step.try_into().ok()) else {
+            return false;
+        };
+        if self.state.restore(read) {
+            self.step = u64::from_le_bytes(step);
+            return true;
+        }
+        false
+    }
+}
+
+/// The norm of all gradients together.
+pub(crate) fn norm(gradients: &[f32]) -> f32 {
+    let squares = gradients.iter().map(|x| f64::from(*x) * f64::from(*x));
+    squares.sum::<f64>().sqrt() as f32
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! What the tests of trainings share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use skep_decoder::{AdapterTarget, AdapterWeights, Batch, Decoder, Part, Workspace};
+use skep_kernels::Team;
+use skep_kernels::kv::{KvFormat, KvPages};
+use skep_train::{Base, Example, LoraConfig, Targets, TrainerOptions};
+use skep_weights::WeightsFile;
+
+pub fn here(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/training")
+        .join(name)
+}
+
+pub fn model_folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../decoder/tests/models")
+        .join(name)
+}
+
+pub fn base(name: &str) -> Arc<Base> {
+    let decoder = Decoder::load(&model_folder(name)).unwrap();
+    Arc::new(Base::stored(Arc::new(decoder)))
+}
+
+pub fn options() -> TrainerOptions {
+    TrainerOptions {
+        threads: 2,
+        ..TrainerOptions::default()
+    }
+}
+
+/// That of the reference's adapters.
+pub fn seed_lora() -> LoraConfig {
+    LoraConfig {
+        rank: 4,
+        alpha: 6.0,
+        targets: Targets::AllLinear,
+        ..LoraConfig::default()
+    }
+}
+
+/// A file of the reference.
+pub struct Reference(Vec<u8>);
+
+impl Reference {
+    pub fn open(name: &str) -> Self {
+        Self(std::fs::read(here(name)).unwrap())
+    }
+
+    fn words(&self, name: &str) -> Vec<[u8; 4]> {
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = tensors.tensor(name).unwrap();
+        tensor.data().as_chunks::<4>().0.to_vec()
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        self.words(name)
+            .into_iter()
+            .map(f32::from_le_bytes)
+            .collect()
+    }
+
+    pub fn integers(&self, name: &str) -> Vec<u32> {
+        self.words(name)
+            .into_iter()
+            .map(u32::from_le_bytes)
+            .collect()
+    }
+}
+
+/// The texts of a reference.
+pub fn examples(reference: &Reference) -> Vec<Example> {
+    let (tokens, weights) = (reference.integers("tokens"), reference.floats("weights"));
+    let mut start = 0;
+    let lengths = reference.integers("lengths").into_iter();
+    lengths
+        .map(|length| {
+            let range = start..start + length as usize;
+            start = range.end;
+            Example {
+                tokens: tokens[range.clone()].to_vec(),
+                weights: weights[range].to_vec(),
+                ..Example::default()
+            }
+        })
+        .collect()
+}
+
+/// The logarithms of the probabilities of a text's tokens by the decoder with an adapter, the
+/// first token's 0.
+pub fn decoder_log_probabilities(adapter: &Path, tokens: &[u32]) -> Vec<f32> {
+    let decoder = Decoder::load(&model_folder("llama")).unwrap();
+    let mut pages = KvPages::new(decoder.kv_shape(KvFormat::F32), 200);
+    let page_bytes = pages.memory().page_bytes();
+    let weights = AdapterWeights::load(adapter, decoder.config(), "tiny", page_bytes).unwrap();
+    let own = (100..100 + weights.adapter().pages() as u32).collect();
+    let paged = weights.place(pages.memory_mut(), own).unwrap();
+    let table: Vec<u32> = (0..20).collect();
+    let part = Part {
+        tokens: tokens.len(),
+        start: 0,
+        pages: &table,
+        adapter: Some(&paged),
+    };
+    let outputs: Vec<usize> = (0..tokens.len() - 1).collect();
+    let batch = Batch {
+        tokens,
+        parts: &[part],
+        outputs: &outputs,
+    };
+    let team = Team::new(1).unwrap();
+    let mut workspace = Workspace::default();
+    let logits = decoder
+        .forward(&team, &mut workspace, &mut pages, &batch)
+        .unwrap();
+    let rows = logits.chunks_exact(decoder.config().vocabulary);
+    let logs = rows.zip(&tokens[1..]).map(|(row, token)| {
+        let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+        (f64::from(row[*token as usize]) - sum.ln()) as f32
+    });
+    std::iter::once(0.0).chain(logs).collect()
+}
+
+fn linears(layers: usize) -> impl Iterator<Item = (usize, AdapterTarget)> {
+    let all = move |layer| AdapterTarget::ALL.map(|target| (layer, target));
+    (0..layers).flat_map(all)
+}
+
+/// Writes the model with the base's linear layers as what they are dequantized to.
+pub fn write_dequantized(base: &Base, model: &str, to: &Path) {
+    let from = model_folder(model);
+    std::fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+    let file = WeightsFile::open(&from).unwrap();
+    let mut tensors = Vec::new();
+    for name in file.names() {
+        let tensor = file.tensor(name).unwrap();
+        let mut values = vec![0.0; tensor.rows() * tensor.columns()];
+        tensor.dequantize(&mut values).unwrap();
+        for (layer, target) in linears(base.config().layers.len()) {
+            if name == format!("model.layers.{layer}.{}.weight", target.name()) {
+                let columns = tensor.columns();
+                for (row, out) in values.chunks_exact_mut(columns).enumerate() {
+                    base.read_row(layer, target, row, out).unwrap();
+                }
+            }
+        }
+        let shape: Vec<usize> = tensor.shape().iter().map(|side| *side as usize).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        tensors.push((name.to_owned(), shape, bytes));
+    }
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+        (name, view.unwrap())
+    });
+    std::fs::write(
+        to.join("model.safetensors"),
+        safetensors::serialize(views, None).unwrap(),
+    )
+    .unwrap();
+}

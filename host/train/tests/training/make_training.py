@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Write what tests/training.rs is held against, beside this file: trainings by PEFT and PyTorch.
+
+    pip install torch transformers==5.24.0 peft==0.21.2 safetensors
+    python make_training.py
+
+For each tiny model of host/decoder/tests/models an adapter of rank 4 on every linear layer, one
+batch of three texts of different lengths with some tokens that do not count, its loss, the
+logarithms of its tokens' probabilities and the gradients of all of the adapter's weights. For
+`llama` also the losses of 50 steps of AdamW, each on two texts, from an adapter that PEFT began;
+and of a classifier on its last hidden state the loss and gradients.
+"""
+
+import shutil
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from safetensors.torch import save_file
+
+HERE = Path(__file__).resolve().parent
+MODELS = HERE.parents[2] / "decoder" / "tests" / "models"
+NAMES = ["llama", "smollm", "mistral", "qwen2", "qwen3", "gemma3"]
+LORA = dict(
+    r=4,
+    lora_alpha=6,
+    lora_dropout=0.0,
+    target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+)
+
+
+def open_model(name, task="CAUSAL_LM", classes=None):
+    kind = transformers.AutoModelForCausalLM
+    extra = {}
+    if classes:
+        kind = transformers.AutoModelForSequenceClassification
+        extra = dict(num_labels=classes)
+    base = kind.from_pretrained(
+        MODELS / name, dtype=torch.float32, attn_implementation="eager", **extra
+    )
+    base.name_or_path = base.config._name_or_path = f"tiny-{name}"
+    return peft.get_peft_model(base, peft.LoraConfig(task_type=task, **LORA))
+
+
+def text(length):
+    """Tokens, and what predicting each counts."""
+    weights = (torch.rand(length) < 0.7).float()
+    weights[: length // 4] = 0
+    weights[-1] = 1
+    return torch.randint(3, 160, (length,)), weights
+
+
+def log_probabilities(model, tokens):
+    """Of each token; the first has none."""
+    logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1]
+    own = torch.log_softmax(logits, dim=-1).gather(1, tokens[1:, None])[:, 0]
+    return torch.cat([torch.zeros(1), own])
+
+
+def loss_of(model, texts):
+    logs = [log_probabilities(model, tokens) for tokens, _ in texts]
+    total = sum(-(own * weights).sum() for own, (_, weights) in zip(logs, texts))
+    return total / sum(weights[1:].sum() for _, weights in texts), torch.cat(logs)
+
+
+def packed(texts):
+    return dict(
+        tokens=torch.cat([tokens for tokens, _ in texts]).to(torch.int32),
+        weights=torch.cat([weights for _, weights in texts]),
+        lengths=torch.tensor([len(tokens) for tokens, _ in texts], dtype=torch.int32),
+    )
+
+
+def gradients(model):
+    """By the names that an adapter's file has."""
+    all = {}
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            name = name.replace(".default.", ".").replace("modules_to_save.default.", "")
+            name = name.replace(".modules_to_save", "")
+            all[f"gradient.{name}"] = weight.grad.contiguous()
+    return all
+
+
+def save_adapter(model, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def one_batch(name):
+    torch.manual_seed(10 + NAMES.index(name))
+    model = open_model(name)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                weight.copy_(torch.randn_like(weight) * 0.1)
+    # One longer than the windows of mistral and gemma3.
+    texts = [text(9), text(70), text(23)]
+    loss, logs = loss_of(model, texts)
+    loss.backward()
+    save_adapter(model, HERE / name)
+    save_file(
+        dict(**packed(texts), loss=loss.detach().view(1), logs=logs.detach(), **gradients(model)),
+        HERE / name / "reference.safetensors",
+    )
+    print(f"{name}: loss {float(loss):.5f}")
+
+
+def fifty_steps():
+    torch.manual_seed(30)
+    model = open_model("llama")
+    save_adapter(model, HERE / "steps")
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.01
+    )
+    # Few texts, seen again and again: the loss falls.
+    texts = [text(24) for _ in range(8)]
+    losses = []
+    for step in range(50):
+        loss, _ = loss_of(model, [texts[2 * step % 8], texts[(2 * step + 1) % 8]])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    save_file(
+        dict(**packed(texts), losses=torch.stack(losses)), HERE / "steps" / "reference.safetensors"
+    )
+    print(f"50 steps: {float(losses[0]):.4f} to {float(losses[-1]):.4f}")
+
+
+def classification():
+    torch.manual_seed(40)
+    model = open_model("llama", "SEQ_CLS", 5)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                weight.copy_(torch.randn_like(weight) * 0.1)
+    texts = [text(9), text(30)]
+    labels = torch.tensor([3, 0])
+    logits = [model(input_ids=tokens[None], use_cache=False).logits[0] for tokens, _ in texts]
+    loss = torch.nn.functional.cross_entropy(torch.stack(logits), labels)
+    loss.backward()
+    save_adapter(model, HERE / "classes")
+    save_file(
+        dict(
+            **packed(texts),
+            labels=labels.to(torch.int32),
+            loss=loss.detach().view(1),
+            **gradients(model),
+        ),
+        HERE / "classes" / "reference.safetensors",
+    )
+    print(f"classes: loss {float(loss):.5f}")
+
+
+def main():
+    transformers.logging.set_verbosity_error()
+    for name in NAMES:
+        one_batch(name)
+    fifty_steps()
+    classification()
+    for file in HERE.rglob("*"):
+        file.chmod(0o755 if file.is_dir() or file.suffix == ".py" else 0o644)
+
+
+if __name__ == "__main__":
+    main()
