@@ -28,6 +28,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-swarm", 1),
     ("skep-kernels", 1),
     ("skep-text", 1),
+    ("skep-evidence", 1),
     ("skep-accounts", 0),
     ("skep-registry", 0),
     ("skep-records", 0),

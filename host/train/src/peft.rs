@@ -13,6 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::json;
 use skep_decoder::{AdapterError, AdapterTarget};
+use skep_kernels::rows::RopeLayout;
 use skep_weights::PackedFormat;
 use skep_weights::format::dequantize;
 
@@ -40,6 +41,34 @@ struct Shape {
     base_model_name_or_path: Option<String>,
 }
 
+/// A tensor of an adapter's file.
+struct Named {
+    name: String,
+    shape: Vec<usize>,
+    place: Range<usize>,
+    /// The elements of a head, where the base has rows in another order within each head.
+    head: Option<usize>,
+}
+
+impl Named {
+    /// Calls `each` with every run of elements here and where it lies in PEFT's order: its
+    /// models turn element `i` of a head with `i + dim / 2`, the base `2 i` with `2 i + 1`.
+    fn in_order(&self, mut each: impl FnMut(Range<usize>, Range<usize>)) {
+        let Some(dim) = self.head else {
+            return each(0..self.place.len(), 0..self.place.len());
+        };
+        let width = self.shape.last().copied().unwrap_or(1);
+        for row in 0..self.place.len() / width {
+            let (head, place) = (row / dim, row % dim);
+            let other = head * dim + place / 2 + place % 2 * (dim / 2);
+            each(
+                row * width..(row + 1) * width,
+                other * width..(other + 1) * width,
+            );
+        }
+    }
+}
+
 impl Trainer {
     /// Writes the adapter as it is to a folder, which is made if it is not there. `base_name` is
     /// what it says that it was made for.
@@ -53,14 +82,14 @@ impl Trainer {
             source,
         })?;
         let weights = folder.join(WEIGHTS);
-        let tensors = self.tensors();
-        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-            .into_iter()
-            .map(|(name, shape, place)| {
-                let values = self.parameters[place].iter();
-                (name, shape, values.flat_map(|x| x.to_le_bytes()).collect())
-            })
-            .collect();
+        let mut bytes: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+        for tensor in self.named() {
+            let own = &self.parameters[tensor.place.clone()];
+            let mut values = vec![0.0; own.len()];
+            tensor.in_order(|here, there| values[there].copy_from_slice(&own[here]));
+            let values = values.iter().flat_map(|x: &f32| x.to_le_bytes()).collect();
+            bytes.push((tensor.name, tensor.shape, values));
+        }
         let views = bytes.iter().map(|(name, shape, bytes)| {
             TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name, view))
         });
@@ -107,28 +136,42 @@ impl Trainer {
         })
     }
 
-    /// The names, shapes and places of all parameters, as PEFT calls them.
+    /// The names, shapes and places of all parameters, as PEFT calls them. Where the base has the
+    /// two parts of a rotary pair side by side, the rows of B of queries and keys are in the
+    /// base's order here, and in PEFT's in its files.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>, Range<usize>)> {
-        let rank = self.lora.rank;
+        let named = self.named().into_iter();
+        named.map(|one| (one.name, one.shape, one.place)).collect()
+    }
+
+    fn named(&self) -> Vec<Named> {
+        let (rank, config) = (self.lora.rank, &self.base.config);
         let mut all = Vec::new();
+        let mut push = |name: String, shape, place: &Range<usize>, head| {
+            all.push(Named {
+                name,
+                shape,
+                place: place.clone(),
+                head,
+            });
+        };
         for (layer, target, pair) in self.layout.pairs() {
             let name = format!("base_model.model.{}", module(layer, target));
-            let a = (
-                format!("{name}.lora_A.weight"),
-                vec![rank, pair.inputs],
-                pair.a.clone(),
-            );
-            let b = (
-                format!("{name}.lora_B.weight"),
-                vec![pair.outputs, rank],
-                pair.b.clone(),
-            );
-            all.extend([a, b]);
+            let turns = matches!(target, AdapterTarget::Query | AdapterTarget::Key)
+                && config.rope_layout == RopeLayout::Pairs;
+            let (a, b) = (vec![rank, pair.inputs], vec![pair.outputs, rank]);
+            push(format!("{name}.lora_A.weight"), a, &pair.a, None);
+            let head = turns.then_some(config.head_dim);
+            push(format!("{name}.lora_B.weight"), b, &pair.b, head);
         }
         if let (Some(place), Some(classes)) = (&self.layout.classifier, self.classes) {
-            let width = place.len() / classes;
-            let name = "base_model.model.score.weight".to_owned();
-            all.push((name, vec![classes, width], place.clone()));
+            let shape = vec![classes, place.len() / classes];
+            push(
+                "base_model.model.score.weight".to_owned(),
+                shape,
+                place,
+                None,
+            );
         }
         all
     }
@@ -177,22 +220,20 @@ impl Trainer {
             })
         };
         let file = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
-        let tensors = self.tensors();
-        if let Some(name) = file
-            .names()
-            .iter()
-            .find(|n| !tensors.iter().any(|t| t.0 == **n))
-        {
+        let tensors = self.named();
+        let known = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
+        if let Some(name) = file.names().into_iter().find(|name| !known(name)) {
             return Err(wrong(format!("it has {name:?}, which is no target here")));
         }
         let mut parameters = self.parameters.clone();
-        for (name, shape, place) in tensors {
-            let Ok(tensor) = file.tensor(&name) else {
+        for own in &tensors {
+            let name = &own.name;
+            let Ok(tensor) = file.tensor(name) else {
                 return Err(wrong(format!("it has no {name:?}")));
             };
-            if tensor.shape() != shape {
-                let got = tensor.shape();
-                return Err(wrong(format!("{name:?} has shape {got:?}, not {shape:?}")));
+            if tensor.shape() != own.shape {
+                let (got, want) = (tensor.shape(), &own.shape);
+                return Err(wrong(format!("{name:?} has shape {got:?}, not {want:?}")));
             }
             let format = match tensor.dtype() {
                 Dtype::F32 => PackedFormat::F32,
@@ -200,12 +241,15 @@ impl Trainer {
                 Dtype::BF16 => PackedFormat::BF16,
                 other => return Err(malformed(format!("{name:?} is of {other:?}"))),
             };
-            let to = &mut parameters[place];
-            dequantize(format, tensor.data(), to).map_err(|e| malformed(e.to_string()))?;
-            if to.iter().any(|x| !x.is_finite()) {
-                let path = path.clone();
-                return Err(AdapterError::NotFinite { path, tensor: name }.into());
+            let mut values = vec![0.0; own.place.len()];
+            dequantize(format, tensor.data(), &mut values)
+                .map_err(|error| malformed(error.to_string()))?;
+            if values.iter().any(|x| !x.is_finite()) {
+                let (path, tensor) = (path.clone(), name.clone());
+                return Err(AdapterError::NotFinite { path, tensor }.into());
             }
+            let to = &mut parameters[own.place.clone()];
+            own.in_order(|here, there| to[here].copy_from_slice(&values[there]));
         }
         self.parameters = parameters;
         self.drop_gradients();

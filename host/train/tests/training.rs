@@ -334,6 +334,42 @@ fn a_saved_adapter_is_what_was_trained_here_and_in_the_decoder() {
     assert!(other.load_adapter(&folder).is_err());
 }
 
+/// A GGUF file has queries and keys in another order; what is learned on it is the same adapter.
+#[test]
+fn an_adapter_learned_on_a_gguf_file_is_the_same_adapter() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("model.gguf");
+    common::gguf::write_llama(&model_folder("smollm"), &file);
+    let gguf = Decoder::load(&file).unwrap();
+    let gguf = Arc::new(Base::stored(Arc::new(gguf)));
+    let reference = Reference::open("smollm/reference.safetensors");
+    let texts = examples(&reference);
+    let learn = |base: Arc<Base>| {
+        let mut trainer = Trainer::open(base, seed_lora(), &options()).unwrap();
+        trainer.load_adapter(&here("smollm")).unwrap();
+        let mut losses = Vec::new();
+        for _ in 0..3 {
+            let done = trainer.forward_backward(&texts, Loss::CrossEntropy, Divisor::Own);
+            losses.push(done.unwrap().loss as f32);
+            trainer.optim_step(&HyperParameters::default()).unwrap();
+        }
+        (trainer, losses)
+    };
+    let (folder_trained, want) = learn(base("smollm"));
+    let (gguf_trained, losses) = learn(gguf);
+    assert!((want[0] / reference.floats("loss")[0] - 1.0).abs() < 1e-5);
+    assert!(relative(&losses, &want) < 1e-5, "{losses:?} {want:?}");
+    let saved = scratch.path().join("adapter");
+    gguf_trained.save(&saved, "tiny").unwrap();
+    let mut again = Trainer::open(base("smollm"), seed_lora(), &options()).unwrap();
+    again.load_adapter(&saved).unwrap();
+    let error = relative(again.weights(), folder_trained.weights());
+    println!("weights within {error:.1e}");
+    assert!(error < 1e-3, "{error}");
+    // In the base's own order they would not be the same.
+    assert!(relative(gguf_trained.weights(), folder_trained.weights()) > 0.1);
+}
+
 /// A base in NF4 is the base whose weights are what its codes stand for.
 #[test]
 fn a_base_in_nf4_learns_as_its_dequantized_weights() {

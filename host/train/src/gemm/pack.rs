@@ -60,10 +60,16 @@ impl Panels {
     /// Writes a row of the block.
     pub fn set_row(&mut self, row: usize, values: &[f32]) {
         let depth = self.depth;
-        let all = self.values_mut();
-        for (panel, part) in values.chunks(PANEL).enumerate() {
-            let at = (panel * depth + row) * PANEL;
-            all[at..at + part.len()].copy_from_slice(part);
+        // Whole rows of panels, of a length that the compiler knows.
+        let (all, _) = self.values_mut().as_chunks_mut::<PANEL>();
+        let (parts, rest) = values.as_chunks::<PANEL>();
+        let mut rows = all[row..].iter_mut().step_by(depth);
+        // Parts first: a zip takes from its left side before it knows that the right has ended.
+        for (part, to) in parts.iter().zip(rows.by_ref()) {
+            *to = *part;
+        }
+        if let Some(to) = rows.next().filter(|_| !rest.is_empty()) {
+            to[..rest.len()].copy_from_slice(rest);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the tests of trainings share.
 
+pub mod gguf;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

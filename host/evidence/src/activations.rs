@@ -1,0 +1,391 @@
+//! Commitments to a model's largest activations: 258 bytes for 32 tokens, against which anyone
+//! with the model can check that these tokens came out of it (TOPLOC, arXiv 2501.16007).
+//!
+//! Machines that compute the same model in another order get other last digits, so that hashes of
+//! activations are of no use. What does stay is where the largest activations are and nearly how
+//! large. A commitment holds the 128 largest of the last hidden states (after the final norm, in
+//! bfloat16) of one chunk: the prompt is a chunk, and so are every 32 tokens that follow, the last
+//! one shorter. Each is a point: its place in the chunk modulo m, and its 16 bits as a number. A
+//! polynomial over the field of 65,497 elements goes through all points; m is the largest number
+//! up to 65,497 that keeps the places apart.
+//!
+//! ```text
+//! commitment = m, 2 bytes, then 128 coefficients from the lowest power on, 2 bytes each,
+//!              all with the high byte first
+//! ```
+//!
+//! A verifier computes the same states in one pass over the prover's own tokens, looks where its
+//! own largest are, and compares the polynomial's values there with them ([`compare`]). Thresholds
+//! decide ([`Thresholds`]); they are calibrated for each pair of devices and each quantization.
+//!
+//! # What it must never do
+//!
+//! Commit to states that are not finite, or accept a commitment without a modulus: a polynomial
+//! of zeros would pass for one.
+//!
+//! It says nothing about how tokens were chosen from the states: see [`crate::sampling`].
+
+mod field;
+mod largest;
+
+use field::{evaluate, interpolate};
+use half::bf16;
+use largest::Largest;
+
+/// The states of one chunk, token after token, each of the model's width.
+#[derive(Clone, Copy, Debug)]
+pub enum States<'a> {
+    /// To be rounded to the nearest bfloat16, halves to even.
+    F32(&'a [f32]),
+    /// As they are.
+    Bf16(&'a [bf16]),
+}
+
+impl States<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(states) => states.len(),
+            Self::Bf16(states) => states.len(),
+        }
+    }
+}
+
+/// The tokens of one chunk after the prompt.
+pub const CHUNK: usize = 32;
+/// The activations in one commitment.
+pub const LARGEST: usize = 128;
+/// The bytes of one commitment.
+pub const BYTES: usize = 2 + 2 * LARGEST;
+/// Places of a chunk are counted in 32 bits.
+pub const MAX_STATES: usize = u32::MAX as usize;
+
+/// Smaller moduli are never needed, and would let many places share one value.
+const MIN_MODULUS: u32 = 1 << 15;
+
+/// Why states have no commitment, or bytes are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ActivationError {
+    /// Infinite or not a number.
+    #[error(
+        "activation {place} of the chunk is not finite, so nothing it led to can be trusted; \
+         check the model's weights and the adapter"
+    )]
+    NotFinite {
+        /// Which activation, counted over the chunk.
+        place: usize,
+    },
+    /// There are none, or more than there are places for.
+    #[error("a chunk has 1 to {MAX_STATES} activations, and this has {found}; split it")]
+    Size {
+        /// How many there are.
+        found: usize,
+    },
+    /// A number of activations that is no multiple of the width.
+    #[error("{found} activations are not whole tokens of {width}")]
+    Width {
+        /// How many there are.
+        found: usize,
+        /// How many a token has.
+        width: usize,
+    },
+    /// Every modulus makes two of the places coincide.
+    #[error("no modulus keeps the places of these activations apart; commit to a shorter chunk")]
+    NoModulus,
+    /// Not the encoding of a commitment.
+    #[error("this is no commitment to activations: {reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+/// A commitment to the largest activations of one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commitment {
+    modulus: u16,
+    coefficients: [u16; LARGEST],
+}
+
+impl Commitment {
+    /// Commits to the states of one chunk: of all of them, the 128 of largest magnitude, of equal
+    /// ones the first. A chunk with fewer has points for all it has.
+    ///
+    /// # Errors
+    ///
+    /// When a state is not finite, there are none or too many, or no modulus exists.
+    pub fn of(states: States<'_>) -> Result<Self, ActivationError> {
+        let mut largest = Largest::default();
+        largest.push(states)?;
+        Self::of_largest(&largest.finish()?)
+    }
+
+    fn of_largest(largest: &[Entry]) -> Result<Self, ActivationError> {
+        let modulus = modulus_of(largest).ok_or(ActivationError::NoModulus)?;
+        let points: Vec<(u16, u16)> = largest
+            .iter()
+            .map(|entry| (residue(entry.place, modulus), entry.bits))
+            .collect();
+        let mut coefficients = [0; LARGEST];
+        interpolate(&points, &mut coefficients);
+        Ok(Self {
+            modulus,
+            coefficients,
+        })
+    }
+
+    /// The 258 bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        let numbers = std::iter::once(&self.modulus).chain(&self.coefficients);
+        for (pair, number) in bytes.chunks_exact_mut(2).zip(numbers) {
+            pair.copy_from_slice(&number.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// Reads a commitment.
+    ///
+    /// # Errors
+    ///
+    /// When the length, the modulus or a coefficient is out of range.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ActivationError> {
+        let malformed = |reason| ActivationError::Malformed { reason };
+        if bytes.len() != BYTES {
+            return Err(malformed("it has another length than 258 bytes"));
+        }
+        let mut numbers = bytes
+            .chunks_exact(2)
+            .map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+        let modulus = numbers.next().unwrap_or_default();
+        let mut coefficients = [0; LARGEST];
+        for (coefficient, number) in coefficients.iter_mut().zip(numbers) {
+            *coefficient = number;
+        }
+        if u32::from(modulus) <= MIN_MODULUS || u32::from(modulus) > field::PRIME {
+            return Err(malformed("its modulus is not in 32,769 to 65,497"));
+        }
+        if coefficients.iter().any(|c| u32::from(*c) >= field::PRIME) {
+            return Err(malformed("a coefficient is not below 65,497"));
+        }
+        Ok(Self {
+            modulus,
+            coefficients,
+        })
+    }
+}
+
+/// One of the largest activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    /// Where it is in the chunk.
+    place: u32,
+    /// Its bfloat16 bits.
+    bits: u16,
+}
+
+/// The exponent of a bfloat16, as it is stored.
+fn exponent(bits: u16) -> u16 {
+    bits >> 7 & 0xff
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a rest is below the modulus, which has 16 bits"
+)]
+fn residue(place: u32, modulus: u16) -> u16 {
+    (place % u32::from(modulus)) as u16
+}
+
+/// The largest modulus that keeps the places apart.
+fn modulus_of(entries: &[Entry]) -> Option<u16> {
+    let mut taken = vec![0_u16; field::PRIME as usize];
+    // Marks of earlier attempts have other numbers, so that nothing has to be cleared.
+    for (attempt, modulus) in (1_u16..).zip((MIN_MODULUS + 1..=field::PRIME).rev()) {
+        let apart = entries.iter().all(|entry| {
+            let mark = &mut taken[(entry.place % modulus) as usize];
+            std::mem::replace(mark, attempt) != attempt
+        });
+        if apart {
+            return u16::try_from(modulus).ok();
+        }
+    }
+    None
+}
+
+/// Makes the commitments of a text as it is being written, token by token: the work is spread
+/// over the tokens, and only the largest activations so far are kept.
+#[derive(Debug)]
+pub struct Committer {
+    width: usize,
+    largest: Largest,
+    tokens: usize,
+    commitments: Vec<Commitment>,
+}
+
+impl Committer {
+    /// For a model whose states have this width.
+    #[must_use]
+    pub fn new(width: usize) -> Self {
+        Self {
+            width,
+            largest: Largest::default(),
+            tokens: 0,
+            commitments: Vec::new(),
+        }
+    }
+
+    /// Takes the states of a part of the prompt, whose chunk ends with [`Self::end_prompt`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Commitment::of`], or when these are no whole tokens.
+    pub fn push_prompt(&mut self, states: States<'_>) -> Result<(), ActivationError> {
+        self.check_width(states)?;
+        self.largest.push(states)
+    }
+
+    /// Commits to the prompt.
+    ///
+    /// # Errors
+    ///
+    /// As [`Commitment::of`].
+    pub fn end_prompt(&mut self) -> Result<(), ActivationError> {
+        self.end_chunk()
+    }
+
+    /// Takes the state of one more token.
+    ///
+    /// # Errors
+    ///
+    /// As [`Commitment::of`], or when this is not one token.
+    pub fn push_token(&mut self, state: States<'_>) -> Result<(), ActivationError> {
+        self.check_width(state)?;
+        if state.len() != self.width {
+            return Err(ActivationError::Width {
+                found: state.len(),
+                width: self.width,
+            });
+        }
+        self.largest.push(state)?;
+        self.tokens += 1;
+        if self.tokens.is_multiple_of(CHUNK) {
+            self.end_chunk()?;
+        }
+        Ok(())
+    }
+
+    /// The commitments of all chunks, the last of which may be shorter.
+    ///
+    /// # Errors
+    ///
+    /// As [`Commitment::of`].
+    pub fn finish(mut self) -> Result<Vec<Commitment>, ActivationError> {
+        if !self.tokens.is_multiple_of(CHUNK) {
+            self.end_chunk()?;
+        }
+        Ok(self.commitments)
+    }
+
+    fn end_chunk(&mut self) -> Result<(), ActivationError> {
+        let largest = std::mem::take(&mut self.largest).finish()?;
+        self.commitments.push(Commitment::of_largest(&largest)?);
+        Ok(())
+    }
+
+    fn check_width(&self, states: States<'_>) -> Result<(), ActivationError> {
+        match self.width > 0 && states.len().is_multiple_of(self.width) {
+            true => Ok(()),
+            false => Err(ActivationError::Width {
+                found: states.len(),
+                width: self.width,
+            }),
+        }
+    }
+}
+
+/// How a commitment compares with a verifier's own states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// How many activations were compared: 128, or all if the chunk has fewer.
+    pub compared: u32,
+    /// How many have the same sign and exponent. (The publication leaves signs out; honest
+    /// activations of that size never change theirs.)
+    pub matches: u32,
+    /// The sum of the differences between mantissas, of 7 bits each, over the matches.
+    pub mantissa_sum: u32,
+    /// Twice the median of these differences; of an even number, the sum of the middle two.
+    pub mantissa_median_doubled: u32,
+}
+
+/// From where on a chunk is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// There have to be more matches than this, in 128 compared.
+    pub matches: u32,
+    /// The mean difference between mantissas has to be below this.
+    pub mantissa_mean: u32,
+    /// The median difference has to be below this.
+    pub mantissa_median: u32,
+}
+
+impl Default for Thresholds {
+    /// What the publication found to divide honest from dishonest across its devices, for models
+    /// in bfloat16.
+    fn default() -> Self {
+        Self {
+            matches: 90,
+            mantissa_mean: 10,
+            mantissa_median: 8,
+        }
+    }
+}
+
+impl Comparison {
+    /// Whether the chunk is within the thresholds.
+    #[must_use]
+    pub fn is_within(&self, thresholds: &Thresholds) -> bool {
+        let wide = |a: u32, b: u32| u64::from(a) * u64::from(b);
+        wide(self.matches, LARGEST as u32) > wide(thresholds.matches, self.compared)
+            && self.matches > 0
+            && u64::from(self.mantissa_sum) < wide(thresholds.mantissa_mean, self.matches)
+            && u64::from(self.mantissa_median_doubled) < wide(thresholds.mantissa_median, 2)
+    }
+}
+
+/// Compares a commitment with the verifier's own states of the same chunk, at the places where
+/// these are largest.
+///
+/// # Errors
+///
+/// When the verifier's states are not finite, none or too many.
+pub fn compare(commitment: &Commitment, states: States<'_>) -> Result<Comparison, ActivationError> {
+    let mut largest = Largest::default();
+    largest.push(states)?;
+    let largest = largest.finish()?;
+    let mut differences = Vec::with_capacity(LARGEST);
+    for entry in &largest {
+        let place = residue(entry.place, commitment.modulus);
+        let claimed = evaluate(&commitment.coefficients, place);
+        // Sign and exponent are the upper 9 bits.
+        if claimed >> 7 == entry.bits >> 7 && exponent(claimed) != 0xff {
+            differences.push(u32::from((claimed & 0x7f).abs_diff(entry.bits & 0x7f)));
+        }
+    }
+    differences.sort_unstable();
+    let middle = differences.len() / 2;
+    let median_doubled = match differences.len() {
+        0 => 0,
+        odd if odd % 2 == 1 => 2 * differences[middle],
+        _ => differences[middle - 1] + differences[middle],
+    };
+    Ok(Comparison {
+        compared: largest.len() as u32,
+        matches: differences.len() as u32,
+        mantissa_sum: differences.iter().sum(),
+        mantissa_median_doubled: median_doubled,
+    })
+}
+
+#[cfg(test)]
+mod tests;

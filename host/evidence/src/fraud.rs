@@ -1,0 +1,363 @@
+//! Fraud: signed statements that contradict each other, and accusations of it.
+//!
+//! Evidence is made of statements alone. Whoever judges it needs nothing else: no history, no
+//! trust in the accuser, no run of the work. The same holds for an accusation that is false:
+//! it is signed, with its evidence inside, so that anyone can see that it proves nothing.
+//!
+//! It must never find anyone guilty whose own signatures do not show it.
+
+use minicbor::Decoder;
+use skep_registry::Digest;
+
+use crate::account::AccountId;
+use crate::audit::{AuditSecret, Candidates};
+use crate::lease::Lease;
+use crate::receipt::Receipt;
+use crate::result::ResultCommitment;
+use crate::signature::Keys;
+use crate::statement::{Agreed, Signed, Statement, StatementError};
+use crate::wire::{
+    Out, Part, Written, encoded_struct, expect_length, malformed, read_bytes, written,
+};
+
+/// Statements of which not all can be true.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per accusation, and boxes would be in every reader's way"
+)]
+#[derive(Clone, Debug, PartialEq)]
+pub enum Evidence {
+    /// A worker bound itself to two results of one lease.
+    TwoResults(Signed<ResultCommitment>, Signed<ResultCommitment>),
+    /// A provider billed one lease twice.
+    TwoReceipts(Signed<Receipt>, Signed<Receipt>),
+    /// A receipt breaks the lease that its provider had accepted: another price, another package,
+    /// more than was allowed.
+    ReceiptAgainstLease(Agreed<Lease>, Signed<Receipt>),
+    /// A receipt names another result than its provider had bound itself to.
+    ReceiptAgainstResult(Signed<ResultCommitment>, Signed<Receipt>),
+    /// Three did the same work, which gives the same bytes whoever does it, and one got others.
+    Divergence {
+        /// The lease, of work in the deterministic profile.
+        lease: Agreed<Lease>,
+        /// What the requester had bound itself to, by which the result is audited.
+        secret: AuditSecret,
+        /// Those of whom the two auditors were drawn.
+        candidates: Candidates,
+        /// What the provider and the two auditors bound themselves to, in this order.
+        results: [Signed<ResultCommitment>; 3],
+    },
+}
+
+/// Why statements are no evidence of fraud.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoFraud {
+    /// The evidence cannot be read, or a signature in it does not hold.
+    #[error("the evidence does not hold: {0}")]
+    Unsound(#[from] StatementError),
+    /// The statements do not contradict each other.
+    #[error("the statements do not contradict each other: {0}")]
+    NoContradiction(&'static str),
+    /// They show a fraud, and another one did it.
+    #[error("the evidence is against {offender}, not against whom it was brought")]
+    Another {
+        /// Who did it.
+        offender: AccountId,
+    },
+}
+
+impl Evidence {
+    /// Who is shown to have cheated, and under which lease.
+    ///
+    /// # Errors
+    ///
+    /// When the statements show no such thing.
+    pub fn offender(&self) -> Result<(AccountId, Digest), NoFraud> {
+        use NoFraud::NoContradiction;
+        match self {
+            Self::TwoResults(one, two) => {
+                if (one.worker, one.lease) != (two.worker, two.lease) {
+                    return Err(NoContradiction("they are of two workers or two leases"));
+                }
+                if one.digest() == two.digest() {
+                    return Err(NoContradiction("they are the same"));
+                }
+                Ok((one.worker, one.lease))
+            }
+            Self::TwoReceipts(one, two) => {
+                if (one.provider, one.lease) != (two.provider, two.lease) {
+                    return Err(NoContradiction("they are of two providers or two leases"));
+                }
+                if one.digest() == two.digest() {
+                    return Err(NoContradiction("they are the same"));
+                }
+                Ok((one.provider, one.lease))
+            }
+            Self::ReceiptAgainstLease(lease, receipt) => {
+                if (receipt.lease, receipt.provider) != (lease.digest(), lease.provider) {
+                    return Err(NoContradiction("the receipt is for another lease"));
+                }
+                match receipt.breach_of(lease) {
+                    Some(_) => Ok((receipt.provider, receipt.lease)),
+                    None => Err(NoContradiction("the receipt keeps the lease")),
+                }
+            }
+            Self::ReceiptAgainstResult(result, receipt) => {
+                if (receipt.lease, receipt.provider) != (result.lease, result.worker) {
+                    return Err(NoContradiction("they are of two workers or two leases"));
+                }
+                if (receipt.commitment, receipt.output) == (result.digest(), result.output) {
+                    return Err(NoContradiction("the receipt names the result"));
+                }
+                Ok((receipt.provider, receipt.lease))
+            }
+            Self::Divergence {
+                lease,
+                secret,
+                candidates,
+                results,
+            } => odd_one_out(lease, secret, candidates, results)
+                .map(|offender| (offender, lease.digest())),
+        }
+    }
+
+    /// The evidence as bytes, for an [`Accusation`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        written(|out| match self {
+            Self::TwoResults(one, two) => write(out, 1, &[one.encode(), two.encode()]),
+            Self::TwoReceipts(one, two) => write(out, 2, &[one.encode(), two.encode()]),
+            Self::ReceiptAgainstLease(lease, receipt) => {
+                write(out, 3, &[lease.encode(), receipt.encode()])
+            }
+            Self::ReceiptAgainstResult(result, receipt) => {
+                write(out, 4, &[result.encode(), receipt.encode()])
+            }
+            Self::Divergence {
+                lease,
+                secret,
+                candidates,
+                results: [provider, first, second],
+            } => write(
+                out,
+                5,
+                &[
+                    lease.encode(),
+                    secret.as_bytes().to_vec(),
+                    written(|out| candidates.write(out)),
+                    provider.encode(),
+                    first.encode(),
+                    second.encode(),
+                ],
+            ),
+        })
+    }
+
+    /// Reads evidence and checks every signature in it.
+    ///
+    /// # Errors
+    ///
+    /// When anything is wrong with a statement in it. Whether it shows a fraud is for
+    /// [`Self::offender`] to say.
+    pub fn decode(encoding: &[u8], keys: &mut Keys) -> Result<Self, StatementError> {
+        let mut input = Decoder::new(encoding);
+        let length = input.array()?.ok_or(StatementError::NotCanonical)?;
+        let kind = input.u64()?;
+        let parts = if kind == 5 { 6 } else { 2 };
+        expect_length(Some(length), 1 + parts, "this kind of evidence")?;
+        let evidence = match kind {
+            1 => Self::TwoResults(signed(&mut input, keys)?, signed(&mut input, keys)?),
+            2 => Self::TwoReceipts(signed(&mut input, keys)?, signed(&mut input, keys)?),
+            3 => Self::ReceiptAgainstLease(
+                Agreed::decode(input.bytes()?, keys)?,
+                signed(&mut input, keys)?,
+            ),
+            4 => Self::ReceiptAgainstResult(signed(&mut input, keys)?, signed(&mut input, keys)?),
+            5 => Self::Divergence {
+                lease: Agreed::decode(input.bytes()?, keys)?,
+                secret: AuditSecret::from_bytes(Part::read(&mut input)?),
+                candidates: read_candidates(input.bytes()?)?,
+                results: [
+                    signed(&mut input, keys)?,
+                    signed(&mut input, keys)?,
+                    signed(&mut input, keys)?,
+                ],
+            },
+            _ => return Err(malformed(format!("evidence of an unknown kind, {kind}"))),
+        };
+        match evidence.encode() == encoding {
+            true => Ok(evidence),
+            false => Err(StatementError::NotCanonical),
+        }
+    }
+}
+
+fn write(out: &mut Out, kind: u64, parts: &[Vec<u8>]) -> Written {
+    out.array(1 + parts.len() as u64)?.u64(kind)?;
+    parts.iter().try_for_each(|part| out.bytes(part)?.ok())
+}
+
+fn signed<T: Statement>(
+    input: &mut Decoder<'_>,
+    keys: &mut Keys,
+) -> Result<Signed<T>, StatementError> {
+    Signed::decode(input.bytes()?, keys)
+}
+
+fn read_candidates(bytes: &[u8]) -> Result<Candidates, StatementError> {
+    let candidates = Candidates::read(&mut Decoder::new(bytes))?;
+    match candidates.is_ordered() {
+        true => Ok(candidates),
+        false => Err(StatementError::NotCanonical),
+    }
+}
+
+/// The one of three workers whose output is another, if both auditors were rightly drawn.
+fn odd_one_out(
+    lease: &Agreed<Lease>,
+    secret: &AuditSecret,
+    candidates: &Candidates,
+    results: &[Signed<ResultCommitment>; 3],
+) -> Result<AccountId, NoFraud> {
+    use NoFraud::NoContradiction;
+    let terms = &lease.audit;
+    if !terms.exact {
+        return Err(NoContradiction("the work may give other bytes elsewhere"));
+    }
+    if !results.iter().all(|result| result.is_under(lease)) {
+        return Err(NoContradiction("a result is of other work"));
+    }
+    if (secret.commitment(), candidates.digest()) != (terms.secret, terms.candidates) {
+        return Err(NoContradiction(
+            "the secret or the candidates are not those of the lease",
+        ));
+    }
+    let [provider, first, second] = results;
+    if provider.worker != lease.provider {
+        return Err(NoContradiction("the first result is not the provider's"));
+    }
+    let draw = secret.draw(provider.digest());
+    if !draw.is_audited(terms.rate) {
+        return Err(NoContradiction("this result was not drawn to be audited"));
+    }
+    let auditors = draw.auditors(candidates, 2, &[lease.provider, lease.requester]);
+    if auditors != [first.worker, second.worker] {
+        return Err(NoContradiction(
+            "the auditors are not those that were drawn",
+        ));
+    }
+    let same = |a: &Signed<ResultCommitment>, b: &Signed<ResultCommitment>| a.output == b.output;
+    match (
+        same(provider, first),
+        same(provider, second),
+        same(first, second),
+    ) {
+        (true, true, _) => Err(NoContradiction("all three outputs are the same")),
+        (false, false, true) => Ok(provider.worker),
+        (false, true, false) => Ok(first.worker),
+        (true, false, false) => Ok(second.worker),
+        _ => Err(NoContradiction("no two outputs are the same")),
+    }
+}
+
+encoded_struct! {
+    /// "This one cheated, and here is the proof." The evidence is kept as bytes, so that an
+    /// accuser answers for whatever it signed, nonsense included.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Accusation {
+        /// Who says so, and signs.
+        pub accuser: AccountId,
+        /// Who is said to have cheated.
+        pub accused: AccountId,
+        /// [`Evidence::encode`]
+        pub evidence: EvidenceBytes,
+    }
+}
+
+/// The bytes of evidence that an accusation rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvidenceBytes(pub Vec<u8>);
+
+const MAX_EVIDENCE: usize = 1 << 18;
+
+impl Part for EvidenceBytes {
+    fn write(&self, out: &mut Out) -> Written {
+        out.bytes(&self.0)?.ok()
+    }
+
+    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
+        read_bytes(input, MAX_EVIDENCE).map(Self)
+    }
+}
+
+impl Accusation {
+    /// An accusation that rests on `evidence`.
+    #[must_use]
+    pub fn new(accuser: AccountId, accused: AccountId, evidence: &Evidence) -> Self {
+        Self {
+            accuser,
+            accused,
+            evidence: EvidenceBytes(evidence.encode()),
+        }
+    }
+}
+
+impl Statement for Accusation {
+    const NAME: &'static str = "accusation";
+    const CONTEXT: &'static str = "skep accusation v1";
+    const MAX_BYTES: usize = MAX_EVIDENCE + 512;
+
+    fn signer(&self) -> AccountId {
+        self.accuser
+    }
+
+    fn check(&self) -> Result<(), StatementError> {
+        match self.evidence.0.len() <= MAX_EVIDENCE {
+            true => Ok(()),
+            false => Err(malformed("the evidence is longer than 256 KiB")),
+        }
+    }
+}
+
+/// What comes of an accusation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is true.
+    Guilty {
+        /// Who cheated.
+        offender: AccountId,
+        /// The lease under which, so that one fraud is punished once, however it is proven.
+        lease: Digest,
+    },
+    /// It is false, and whoever brought it knew or could have known.
+    FalseAccusation {
+        /// Who brought it.
+        accuser: AccountId,
+        /// Why it is false.
+        reason: NoFraud,
+    },
+}
+
+/// Judges an accusation from what it contains. Everyone who does comes to the same verdict.
+#[must_use]
+pub fn judge(accusation: &Signed<Accusation>, keys: &mut Keys) -> Verdict {
+    let found = Evidence::decode(&accusation.evidence.0, keys)
+        .map_err(NoFraud::from)
+        .and_then(|evidence| evidence.offender());
+    match found {
+        Ok((offender, lease)) if offender == accusation.accused => {
+            Verdict::Guilty { offender, lease }
+        }
+        Ok((offender, _)) => Verdict::FalseAccusation {
+            accuser: accusation.accuser,
+            reason: NoFraud::Another { offender },
+        },
+        Err(reason) => Verdict::FalseAccusation {
+            accuser: accusation.accuser,
+            reason,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! Each fraud is shown by its statements, and by nothing less.
+
+use super::*;
+use crate::audit::Candidate;
+use crate::credits::Credits;
+use crate::testing::{key, lease, receipt, result};
+
+/// A swarm of ten: keys 1 to 10, of which 1 asks and 2 works.
+fn candidates() -> Candidates {
+    let list = (1..=10).map(|seed| Candidate {
+        account: key(seed).id(),
+        stake: Credits::from_micro(1_000),
+    });
+    Candidates::new(list.collect()).unwrap()
+}
+
+fn secret() -> AuditSecret {
+    AuditSecret::from_bytes([5; 32])
+}
+
+fn accuse(accused: u8, evidence: &Evidence) -> Verdict {
+    let accusation = Accusation::new(key(4).id(), key(accused).id(), evidence);
+    let signed = accusation.sign(&key(4)).unwrap();
+    let mut keys = Keys::default();
+    // As it reaches a third node.
+    let read = Signed::<Accusation>::decode(&signed.encode(), &mut keys).unwrap();
+    judge(&read, &mut keys)
+}
+
+fn is_false(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::FalseAccusation { accuser, .. } if *accuser == key(4).id())
+}
+
+#[test]
+fn a_worker_has_one_result() {
+    let lease = lease(&secret(), &candidates());
+    let (one, two) = (result(&lease, 2, b"1"), result(&lease, 2, b"2"));
+    let guilty = Verdict::Guilty {
+        offender: key(2).id(),
+        lease: lease.digest(),
+    };
+    assert_eq!(
+        accuse(2, &Evidence::TwoResults(one.clone(), two.clone())),
+        guilty
+    );
+    // Not another's, not the same twice, not those of two workers.
+    assert!(is_false(&accuse(
+        3,
+        &Evidence::TwoResults(one.clone(), two)
+    )));
+    assert!(is_false(&accuse(
+        2,
+        &Evidence::TwoResults(one.clone(), one.clone())
+    )));
+    let other = result(&lease, 3, b"2");
+    assert!(is_false(&accuse(2, &Evidence::TwoResults(one, other))));
+}
+
+#[test]
+fn a_lease_has_one_receipt_that_keeps_it() {
+    let lease = lease(&secret(), &candidates());
+    let result = result(&lease, 2, b"1");
+    let honest = receipt(&lease, &result);
+    let sign = |receipt: Receipt| receipt.sign(&key(2)).unwrap();
+    let is_guilty =
+        |verdict| matches!(verdict, Verdict::Guilty { offender, .. } if offender == key(2).id());
+    let good = sign(honest.clone());
+    assert!(is_false(&accuse(
+        2,
+        &Evidence::ReceiptAgainstLease(lease.clone(), good.clone())
+    )));
+    assert!(is_false(&accuse(
+        2,
+        &Evidence::ReceiptAgainstResult(result.clone(), good.clone())
+    )));
+    assert!(is_false(&accuse(
+        2,
+        &Evidence::TwoReceipts(good.clone(), good.clone())
+    )));
+
+    let breaches: [fn(&mut Receipt); 8] = [
+        |r| r.price = Credits::from_micro(81),
+        |r| r.meter.tokens = 79,
+        |r| {
+            r.meter.tokens = 101;
+            r.price = Credits::from_micro(101);
+        },
+        |r| {
+            r.meter.tokens = 95;
+            r.price = Credits::from_micro(95);
+        },
+        |r| r.work.model = Some(Digest::of(b"smaller model")),
+        |r| r.work.adapter = Some(Digest::of(b"adapter")),
+        |r| r.shard = 4,
+        |r| r.split = crate::Split::default(),
+    ];
+    for (place, breach) in breaches.into_iter().enumerate() {
+        let mut bad = honest.clone();
+        breach(&mut bad);
+        let bad = sign(bad);
+        let against_lease = Evidence::ReceiptAgainstLease(lease.clone(), bad.clone());
+        assert!(is_guilty(accuse(2, &against_lease)), "breach {place}");
+        assert!(is_guilty(accuse(
+            2,
+            &Evidence::TwoReceipts(good.clone(), bad)
+        )));
+    }
+    let mut other_output = honest.clone();
+    other_output.output = Digest::of(b"2");
+    let against = Evidence::ReceiptAgainstResult(result.clone(), sign(other_output));
+    assert!(is_guilty(accuse(2, &against)));
+    // A receipt for another lease breaks neither.
+    let mut elsewhere = honest;
+    elsewhere.lease = Digest::of(b"another lease");
+    elsewhere.price = Credits::from_micro(1);
+    let elsewhere = sign(elsewhere);
+    assert!(is_false(&accuse(
+        2,
+        &Evidence::ReceiptAgainstLease(lease, elsewhere.clone())
+    )));
+    assert!(is_false(&accuse(
+        2,
+        &Evidence::ReceiptAgainstResult(result, elsewhere)
+    )));
+}
+
+/// The provider, then the two auditors that the draw names.
+fn three(outputs: [&[u8]; 3]) -> Evidence {
+    let lease = lease(&secret(), &candidates());
+    let provider = result(&lease, 2, outputs[0]);
+    let drawn =
+        secret()
+            .draw(provider.digest())
+            .auditors(&candidates(), 2, &[key(1).id(), key(2).id()]);
+    let seed = |id| (1..=10).find(|seed| key(*seed).id() == id).unwrap();
+    Evidence::Divergence {
+        secret: secret(),
+        candidates: candidates(),
+        results: [
+            provider,
+            result(&lease, seed(drawn[0]), outputs[1]),
+            result(&lease, seed(drawn[1]), outputs[2]),
+        ],
+        lease,
+    }
+}
+
+fn worker(evidence: &Evidence, place: usize) -> AccountId {
+    match evidence {
+        Evidence::Divergence { results, .. } => results[place].worker,
+        _ => panic!("no divergence"),
+    }
+}
+
+#[test]
+fn of_three_the_odd_one_out_is_charged() {
+    for odd in 0..3 {
+        let mut outputs: [&[u8]; 3] = [b"right"; 3];
+        outputs[odd] = b"wrong";
+        let evidence = three(outputs);
+        let found = evidence.offender().unwrap().0;
+        assert_eq!(found, worker(&evidence, odd));
+        let seed = (1..=10).find(|seed| key(*seed).id() == found).unwrap();
+        assert!(
+            matches!(accuse(seed, &evidence), Verdict::Guilty { offender, .. } if offender == found)
+        );
+    }
+    assert!(three([b"1", b"1", b"1"]).offender().is_err());
+    assert!(three([b"1", b"2", b"3"]).offender().is_err());
+}
+
+#[test]
+fn nobody_is_outvoted_by_auditors_who_were_not_drawn() {
+    let evidence = three([b"right", b"wrong", b"wrong"]);
+    let Evidence::Divergence {
+        lease,
+        secret,
+        candidates,
+        results,
+    } = evidence
+    else {
+        panic!("no divergence");
+    };
+    let judged = |lease: &Agreed<Lease>, secret, candidates: &Candidates, results| {
+        Evidence::Divergence {
+            lease: lease.clone(),
+            secret,
+            candidates: candidates.clone(),
+            results,
+        }
+        .offender()
+    };
+    assert!(judged(&lease, secret, &candidates, results.clone()).is_ok());
+    // Two friends of the accuser instead of those drawn.
+    let drawn: Vec<_> = results.iter().map(|result| result.worker).collect();
+    let friends: Vec<u8> = (3..=10)
+        .filter(|n| !drawn.contains(&key(*n).id()))
+        .collect();
+    let friend = |n: usize| result(&lease, friends[n], b"wrong");
+    let chosen = [results[0].clone(), friend(0), friend(1)];
+    assert!(judged(&lease, secret, &candidates, chosen).is_err());
+    let swapped = [results[0].clone(), results[2].clone(), results[1].clone()];
+    assert!(judged(&lease, secret, &candidates, swapped).is_err());
+    // Another secret, other candidates than the lease binds to.
+    let other = AuditSecret::from_bytes([6; 32]);
+    assert!(judged(&lease, other, &candidates, results.clone()).is_err());
+    let fewer = Candidates::new(candidates.list()[1..].to_vec()).unwrap();
+    assert!(judged(&lease, secret, &fewer, results.clone()).is_err());
+    // Work that may differ elsewhere, and a result that was not drawn.
+    for change in [
+        |lease: &mut Lease| lease.audit.exact = false,
+        |lease: &mut Lease| lease.audit.rate = 0,
+    ] {
+        let mut body = lease.body().clone();
+        change(&mut body);
+        let changed = body.sign(&key(1)).unwrap().accept(&key(2)).unwrap();
+        let under = |n: usize| {
+            let seed = (1..=10)
+                .find(|s| key(*s).id() == results[n].worker)
+                .unwrap();
+            result(&changed, seed, if n == 0 { b"right" } else { b"wrong" })
+        };
+        let again = [under(0), under(1), under(2)];
+        assert!(judged(&changed, secret, &candidates, again).is_err());
+    }
+}
+
+#[test]
+fn an_accusation_of_nonsense_is_false_and_the_accuser_signed_it() {
+    let mut keys = Keys::default();
+    let nonsense = Accusation {
+        accuser: key(4).id(),
+        accused: key(2).id(),
+        evidence: EvidenceBytes(vec![1, 2, 3]),
+    };
+    let signed = nonsense.sign(&key(4)).unwrap();
+    assert!(is_false(&judge(&signed, &mut keys)));
+    // A statement in it that its author never signed.
+    let lease = lease(&secret(), &candidates());
+    let evidence = Evidence::TwoResults(result(&lease, 2, b"1"), result(&lease, 2, b"2"));
+    let mut forged = evidence.encode();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    let accusation = Accusation {
+        accuser: key(4).id(),
+        accused: key(2).id(),
+        evidence: EvidenceBytes(forged),
+    };
+    let verdict = judge(&accusation.sign(&key(4)).unwrap(), &mut keys);
+    assert!(matches!(
+        verdict,
+        Verdict::FalseAccusation {
+            reason: NoFraud::Unsound(StatementError::BadSignature { .. }),
+            ..
+        }
+    ));
+}
+
+#[test]
+fn evidence_has_one_spelling() {
+    let mut keys = Keys::default();
+    let evidence = three([b"right", b"wrong", b"right"]);
+    let encoding = evidence.encode();
+    assert_eq!(Evidence::decode(&encoding, &mut keys), Ok(evidence));
+    for bit in (0..8 * encoding.len()).step_by(11) {
+        let mut flipped = encoding.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        // A revealed secret and a list of candidates are signed by nobody: they are held against
+        // the lease, not against a signature.
+        let offender = Evidence::decode(&flipped, &mut keys).map(|evidence| evidence.offender());
+        assert!(!matches!(offender, Ok(Ok(_))), "bit {bit}");
+    }
+}

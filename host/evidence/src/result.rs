@@ -1,0 +1,52 @@
+//! Commitments to results: whoever did work is bound to its output before anyone says who will
+//! look at it.
+
+use skep_registry::Digest;
+
+use crate::account::AccountId;
+use crate::lease::Lease;
+use crate::statement::{Signed, Statement, StatementError};
+use crate::wire::encoded_struct;
+
+encoded_struct! {
+    /// "This is what came out." A provider signs it before it gets to know whether it is audited,
+    /// an auditor before it gets to know what the provider said.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct ResultCommitment {
+        /// The lease under which the work was first done.
+        pub lease: Digest,
+        /// The work that was done: [`crate::Work::digest`].
+        pub work: Digest,
+        /// Who did it, and signs.
+        pub worker: AccountId,
+        /// The output, in plain.
+        pub output: Digest,
+        /// The commitments to activations, one after the other, if the work has any.
+        pub activations: Option<Digest>,
+        /// 32 random bytes, so that nobody can know this statement's digest, and with it who will
+        /// audit it, before it is made.
+        pub nonce: [u8; 32],
+    }
+}
+
+impl ResultCommitment {
+    /// Whether it is about the work of this lease.
+    #[must_use]
+    pub fn is_under(&self, lease: &Signed<Lease>) -> bool {
+        self.lease == lease.digest() && self.work == lease.work.digest()
+    }
+}
+
+impl Statement for ResultCommitment {
+    const NAME: &'static str = "commitment to a result";
+    const CONTEXT: &'static str = "skep commitment to a result, v1";
+    const MAX_BYTES: usize = 512;
+
+    fn signer(&self) -> AccountId {
+        self.worker
+    }
+
+    fn check(&self) -> Result<(), StatementError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! Whom to ask: an order of providers, as a pure function of what is known of them.
+
+use skep_evidence::{AccountId, Credits};
+use skep_registry::Digest;
+
+use crate::reputation::Reputation;
+
+/// What a provider holds ready, so that work begins at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Warmth {
+    /// The package, compiled.
+    pub package: bool,
+    /// The model, in memory.
+    pub model: bool,
+    /// The adapter, in memory.
+    pub adapter: bool,
+}
+
+impl Warmth {
+    /// What takes longest to get ready counts most: gigabytes of a model before an adapter, and
+    /// that before a package.
+    fn rank(self) -> u8 {
+        4 * u8::from(self.model) + 2 * u8::from(self.adapter) + u8::from(self.package)
+    }
+}
+
+/// What is known of a provider that could be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Who.
+    pub provider: AccountId,
+    /// What a shard is expected to cost there.
+    pub price: Credits,
+    /// What it holds ready.
+    pub warmth: Warmth,
+    /// What was seen of it.
+    pub reputation: Reputation,
+    /// How many shards it takes at once.
+    pub slots: u32,
+}
+
+impl Offer {
+    /// The expected price of a result, since what fails has to be paid for in time: the price over
+    /// the likelihood that it delivers.
+    fn expected_price(&self) -> u128 {
+        u128::from(self.price.micro()) * 1_000_000
+            / u128::from(self.reputation.reliability().max(1))
+    }
+}
+
+/// The providers that may be asked, best first: those that hold more ready, then those whose
+/// results are expected to be cheaper. Among equals the order depends on the job, so that not all
+/// jobs go to the same one. Whoever lied, asks for more than `limit` or takes nothing is left out.
+#[must_use]
+pub fn rank(offers: &[Offer], limit: Credits, job: Digest) -> Vec<&Offer> {
+    let mut order: Vec<(u8, u128, [u8; 32], &Offer)> = offers
+        .iter()
+        .filter(|offer| offer.reputation.is_trusted() && offer.price <= limit && offer.slots > 0)
+        .map(|offer| {
+            let both = [*job.as_bytes(), *offer.provider.as_bytes()].concat();
+            let tie = blake3::derive_key("skep order of equal providers v1", &both);
+            (
+                u8::MAX - offer.warmth.rank(),
+                offer.expected_price(),
+                tie,
+                offer,
+            )
+        })
+        .collect();
+    order.sort_unstable_by_key(|(warmth, price, tie, _)| (*warmth, *price, *tie));
+    order.into_iter().map(|(_, _, _, offer)| offer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reputation::Conduct;
+    use crate::testing::{account, credits, digest};
+
+    fn offer(provider: u8, price: u64) -> Offer {
+        Offer {
+            provider: account(provider),
+            price: credits(price),
+            warmth: Warmth::default(),
+            reputation: Reputation::default(),
+            slots: 1,
+        }
+    }
+
+    fn order(offers: &[Offer]) -> Vec<AccountId> {
+        let ranked = rank(offers, credits(1_000), digest("job", 0));
+        ranked.into_iter().map(|offer| offer.provider).collect()
+    }
+
+    #[test]
+    fn warmth_comes_first_then_price_and_reputation() {
+        let warm = |provider, model, adapter, package| Offer {
+            warmth: Warmth {
+                package,
+                model,
+                adapter,
+            },
+            ..offer(provider, 900)
+        };
+        let mut reliable = offer(5, 150);
+        (0..50).for_each(|_| reliable.reputation.note(Conduct::Delivered));
+        let offers = [
+            offer(1, 100),
+            warm(2, false, true, true),
+            warm(3, true, false, false),
+            offer(4, 90),
+            reliable,
+        ];
+        let expected = [3, 2, 5, 4, 1].map(account);
+        assert_eq!(order(&offers), expected);
+    }
+
+    #[test]
+    fn liars_the_dear_and_the_full_are_left_out() {
+        let mut liar = offer(1, 1);
+        liar.reputation.note(Conduct::Lied);
+        let full = Offer {
+            slots: 0,
+            ..offer(2, 1)
+        };
+        assert_eq!(
+            order(&[liar, full, offer(3, 1_001), offer(4, 1_000)]),
+            [account(4)]
+        );
+    }
+
+    #[test]
+    fn equals_come_in_another_order_for_another_job() {
+        let offers: Vec<_> = (1..30).map(|provider| offer(provider, 5)).collect();
+        let first = |job| rank(&offers, credits(9), digest("job", job))[0].provider;
+        let mut firsts: Vec<_> = (0..10).map(first).collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert!(firsts.len() > 4);
+    }
+}

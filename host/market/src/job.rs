@@ -1,0 +1,451 @@
+//! One job: which shards are where, what came of them, and what is to be done next.
+//!
+//! A [`Job`] is what its events have led to, and nothing else: the requester writes each event to
+//! its [`Journal`], then applies it, and a requester that was killed applies them all again and is
+//! where it was. What to do is read off the state ([`Job::decide`], [`Job::outstanding`]), not
+//! remembered beside it, so nothing can be forgotten by a crash: what was begun and has no outcome
+//! yet is begun again, and everything that is done twice has the same effect as once. A lease is
+//! sent again with the same digest, a receipt is posted again under the same lease.
+//!
+//! # What it must never do
+//!
+//! - Count a result twice, or one that came after its lease was withdrawn.
+//! - Accept an output that fewer than the asked-for number of providers agree on, or while it is
+//!   being audited.
+//! - Promise more than the budget: what was spent and what open leases may cost stay within it.
+//! - Read a clock.
+
+mod decide;
+mod event;
+mod journal;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skep_evidence::{AccountId, Credits};
+use skep_registry::Digest;
+
+pub use decide::{Decision, Outstanding};
+pub use event::{AttemptId, Event, GaveUp};
+pub use journal::{Journal, JournalError};
+
+/// What a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobPlan {
+    /// Its name.
+    pub job: Digest,
+    /// How many shards it has.
+    pub shards: u32,
+    /// How many providers have to agree on the output of a shard, at least 1.
+    pub replicas: u32,
+    /// All that it may cost.
+    pub budget: Credits,
+    /// What one lease may cost.
+    pub lease_limit: Credits,
+    /// Until when it has to be done, in milliseconds since 1970.
+    pub deadline: u64,
+    /// How long a lease may take before it is withdrawn, in milliseconds.
+    pub patience: u64,
+    /// How many leases a shard may have in all.
+    pub max_attempts: u32,
+    /// How many leases more than needed a shard may have at once, when it lags behind the others.
+    pub hedges: u32,
+}
+
+/// What became of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// It failed or was withdrawn.
+    Ended,
+    /// A result that counts.
+    Delivered(Output),
+    /// A result that counts if the audit says so.
+    Audited(Output),
+    /// A result that the audit found wrong.
+    Wrong,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Output {
+    digest: Digest,
+    bytes: u64,
+    price: Credits,
+}
+
+#[derive(Clone, Debug)]
+struct Attempt {
+    provider: AccountId,
+    limit: Credits,
+    since: u64,
+    state: State,
+    paid: bool,
+    lease: Digest,
+    /// The signed lease while it is open, the signed receipt once there is one.
+    encoding: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Shard {
+    attempts: Vec<Attempt>,
+    /// What enough providers agree on. It does not change any more.
+    accepted: Option<Digest>,
+}
+
+/// Why an event does not fit a job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this does not fit the job: {what}; its journal is another job's, or damaged")]
+pub struct Unfit {
+    /// What does not fit.
+    what: &'static str,
+}
+
+fn unfit(what: &'static str) -> Unfit {
+    Unfit { what }
+}
+
+/// A job as far as it has come.
+#[derive(Clone, Debug)]
+pub struct Job {
+    plan: JobPlan,
+    shards: Vec<Shard>,
+    /// Shards without an accepted output.
+    unfinished: BTreeSet<u32>,
+    /// Shards before this one are in the result.
+    assembled: u32,
+    /// How long the result is up to there.
+    assembled_bytes: u64,
+    /// How long accepted results took, in milliseconds, to know what is late: how often each
+    /// power of two was reached.
+    durations: [u32; 64],
+    /// Open leases of each provider.
+    load: BTreeMap<AccountId, u32>,
+    /// What was paid and is to be paid for accepted outputs.
+    spent: Credits,
+    /// What open leases and results that are not accepted yet may cost.
+    reserved: Credits,
+    gave_up: Option<GaveUp>,
+}
+
+impl Job {
+    /// A job of which nothing has happened.
+    #[must_use]
+    pub fn new(plan: JobPlan) -> Self {
+        Self {
+            plan,
+            shards: vec![Shard::default(); plan.shards as usize],
+            unfinished: (0..plan.shards).collect(),
+            assembled: 0,
+            assembled_bytes: 0,
+            durations: [0; 64],
+            load: BTreeMap::new(),
+            spent: Credits::ZERO,
+            reserved: Credits::ZERO,
+            gave_up: None,
+        }
+    }
+
+    /// The job that these events lead to.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is not of this job.
+    pub fn resume<'a>(
+        plan: JobPlan,
+        events: impl IntoIterator<Item = &'a Event>,
+    ) -> Result<Self, Unfit> {
+        let mut job = Self::new(plan);
+        for event in events {
+            job.apply(event)?;
+        }
+        Ok(job)
+    }
+
+    /// What the job is.
+    #[must_use]
+    pub fn plan(&self) -> &JobPlan {
+        &self.plan
+    }
+
+    /// Takes in what happened. What comes too late or again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot have happened to this job.
+    pub fn apply(&mut self, event: &Event) -> Result<(), Unfit> {
+        match event {
+            Event::Leased { id, .. }
+            | Event::Failed { id, .. }
+            | Event::Withdrawn { id, .. }
+            | Event::Delivered { id, .. }
+            | Event::Audited { id, .. } => {
+                let before = self.shard(id.shard)?.costs();
+                self.change(*id, event)?;
+                self.accept(id.shard)?;
+                let after = self.shard(id.shard)?.costs();
+                self.spent = sum(difference(self.spent, before.0), after.0);
+                self.reserved = sum(difference(self.reserved, before.1), after.1);
+            }
+            Event::Paid { id, .. } => self.attempt(*id)?.paid = true,
+            Event::Assembled { shard, .. } => {
+                let length = self.shard(*shard)?.accepted_bytes();
+                let Some(length) = length.filter(|_| *shard == self.assembled) else {
+                    return Err(unfit("a shard is put together out of order"));
+                };
+                self.assembled += 1;
+                self.assembled_bytes = self.assembled_bytes.saturating_add(length);
+            }
+            Event::GaveUp { why, .. } => {
+                self.gave_up.get_or_insert(*why);
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the state of one lease.
+    fn change(&mut self, id: AttemptId, event: &Event) -> Result<(), Unfit> {
+        if let Event::Leased {
+            at,
+            provider,
+            limit,
+            lease,
+            encoding,
+            ..
+        } = event
+        {
+            let shard = self.shard(id.shard)?;
+            if shard.attempts.len() != id.attempt as usize {
+                return Err(unfit("a lease is missing or there twice"));
+            }
+            shard.attempts.push(Attempt {
+                provider: *provider,
+                limit: *limit,
+                since: *at,
+                state: State::Open,
+                paid: false,
+                lease: *lease,
+                encoding: encoding.clone(),
+            });
+            *self.load.entry(*provider).or_default() += 1;
+            return Ok(());
+        }
+        let attempt = self.attempt(id)?;
+        let (provider, since) = (attempt.provider, attempt.since);
+        match (attempt.state, event) {
+            (State::Open, Event::Failed { .. } | Event::Withdrawn { .. }) => {
+                attempt.state = State::Ended;
+                attempt.encoding = Vec::new();
+                self.unload(provider);
+            }
+            (
+                State::Open,
+                Event::Delivered {
+                    at,
+                    output,
+                    bytes,
+                    price,
+                    audited,
+                    receipt,
+                    ..
+                },
+            ) => {
+                if *price > attempt.limit {
+                    return Err(unfit("a receipt is above its lease's limit"));
+                }
+                let output = Output {
+                    digest: *output,
+                    bytes: *bytes,
+                    price: *price,
+                };
+                attempt.state = match audited {
+                    true => State::Audited(output),
+                    false => State::Delivered(output),
+                };
+                attempt.encoding = receipt.clone();
+                self.unload(provider);
+                let power = at.saturating_sub(since).checked_ilog2().unwrap_or(0);
+                self.durations[power as usize] += 1;
+            }
+            (State::Audited(output), Event::Audited { passed, .. }) => {
+                attempt.state = match passed {
+                    true => State::Delivered(output),
+                    false => State::Wrong,
+                };
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Accepts an output once enough providers agree on it.
+    fn accept(&mut self, number: u32) -> Result<(), Unfit> {
+        let replicas = self.plan.replicas.max(1);
+        let shard = self.shard(number)?;
+        if shard.accepted.is_none() {
+            let mut votes = shard.votes().into_iter();
+            shard.accepted = votes
+                .find(|(_, votes)| *votes >= replicas)
+                .map(|(output, _)| output);
+            if shard.accepted.is_some() {
+                self.unfinished.remove(&number);
+            }
+        }
+        Ok(())
+    }
+
+    fn unload(&mut self, provider: AccountId) {
+        if let Some(load) = self.load.get_mut(&provider) {
+            *load = load.saturating_sub(1);
+        }
+    }
+
+    fn shard(&mut self, shard: u32) -> Result<&mut Shard, Unfit> {
+        self.shards
+            .get_mut(shard as usize)
+            .ok_or(unfit("there is no such shard"))
+    }
+
+    fn attempt(&mut self, id: AttemptId) -> Result<&mut Attempt, Unfit> {
+        let attempts = &mut self.shard(id.shard)?.attempts;
+        attempts
+            .get_mut(id.attempt as usize)
+            .ok_or(unfit("there is no such lease"))
+    }
+
+    /// To whom a lease was made out.
+    #[must_use]
+    pub fn provider(&self, id: AttemptId) -> Option<AccountId> {
+        let attempts = &self.shards.get(id.shard as usize)?.attempts;
+        Some(attempts.get(id.attempt as usize)?.provider)
+    }
+
+    /// The output of a shard, once it is accepted.
+    #[must_use]
+    pub fn accepted(&self, shard: u32) -> Option<Digest> {
+        self.shards.get(shard as usize)?.accepted
+    }
+
+    /// How many shards have an accepted output.
+    #[must_use]
+    pub fn finished(&self) -> u32 {
+        self.plan.shards - u32::try_from(self.unfinished.len()).unwrap_or(self.plan.shards)
+    }
+
+    /// How many shards, from the first on, are in the result.
+    #[must_use]
+    pub fn assembled(&self) -> u32 {
+        self.assembled
+    }
+
+    /// How long these are together: what is behind that in the file of the result was put there
+    /// before a crash and not written down, and is to be cut off.
+    #[must_use]
+    pub fn assembled_bytes(&self) -> u64 {
+        self.assembled_bytes
+    }
+
+    /// Whether the whole result is there.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.assembled == self.plan.shards
+    }
+
+    /// Why it ended without its result, if it did.
+    #[must_use]
+    pub fn gave_up(&self) -> Option<GaveUp> {
+        self.gave_up.filter(|_| !self.unfinished.is_empty())
+    }
+
+    /// What accepted outputs cost.
+    #[must_use]
+    pub fn spent(&self) -> Credits {
+        self.spent
+    }
+
+    /// What it may still come to cost beside that.
+    #[must_use]
+    pub fn reserved(&self) -> Credits {
+        self.reserved
+    }
+
+    /// Providers that delivered another output than the one that was accepted, or one that an
+    /// audit found wrong, each with the shard.
+    #[must_use]
+    pub fn outvoted(&self) -> Vec<(u32, AccountId)> {
+        let mut found = Vec::new();
+        for (number, shard) in (0..).zip(&self.shards) {
+            for attempt in &shard.attempts {
+                let is_odd = match attempt.state {
+                    State::Wrong => true,
+                    State::Delivered(output) => shard
+                        .accepted
+                        .is_some_and(|accepted| accepted != output.digest),
+                    _ => false,
+                };
+                if is_odd {
+                    found.push((number, attempt.provider));
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Shard {
+    /// What is to be paid, and what may come to be paid beside that.
+    fn costs(&self) -> (Credits, Credits) {
+        let (mut spent, mut reserved) = (Credits::ZERO, Credits::ZERO);
+        for attempt in &self.attempts {
+            match attempt.state {
+                State::Open => reserved = sum(reserved, attempt.limit),
+                State::Audited(output) => reserved = sum(reserved, output.price),
+                State::Delivered(output) => match self.accepted {
+                    None => reserved = sum(reserved, output.price),
+                    Some(accepted) if accepted == output.digest => spent = sum(spent, output.price),
+                    Some(_) => {}
+                },
+                State::Ended | State::Wrong => {}
+            }
+        }
+        (spent, reserved)
+    }
+
+    /// How long the accepted output is.
+    fn accepted_bytes(&self) -> Option<u64> {
+        let accepted = self.accepted?;
+        self.attempts
+            .iter()
+            .find_map(|attempt| match attempt.state {
+                State::Delivered(output) if output.digest == accepted => Some(output.bytes),
+                _ => None,
+            })
+    }
+
+    /// How many providers delivered each output.
+    fn votes(&self) -> BTreeMap<Digest, u32> {
+        let mut votes: BTreeMap<Digest, BTreeSet<AccountId>> = BTreeMap::new();
+        for attempt in &self.attempts {
+            if let State::Delivered(output) = attempt.state {
+                votes
+                    .entry(output.digest)
+                    .or_default()
+                    .insert(attempt.provider);
+            }
+        }
+        let count = |voters: BTreeSet<AccountId>| u32::try_from(voters.len()).unwrap_or(u32::MAX);
+        votes
+            .into_iter()
+            .map(|(output, voters)| (output, count(voters)))
+            .collect()
+    }
+}
+
+fn sum(a: Credits, b: Credits) -> Credits {
+    a.checked_add(b).unwrap_or(Credits::MAX)
+}
+
+fn difference(a: Credits, b: Credits) -> Credits {
+    a.checked_sub(b).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,316 @@
+//! What to do next: read off a job's state, and the same for the same state.
+
+use std::collections::BTreeMap;
+
+use skep_evidence::{AccountId, Credits};
+use skep_registry::Digest;
+
+use super::{AttemptId, Event, GaveUp, Job, State, difference, sum};
+use crate::choose::{Offer, rank};
+
+/// Something that should happen, and has to be written before it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// To make out a lease, sign it and write it down as [`Event::Leased`].
+    Lease {
+        /// Which shard, and which lease of it.
+        id: AttemptId,
+        /// To whom.
+        provider: AccountId,
+        /// What it may cost at most.
+        limit: Credits,
+    },
+    /// To write this down, which is all there is to do.
+    Note(Event),
+}
+
+/// Something that was begun and has no outcome yet. Doing it twice has the effect of doing it
+/// once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outstanding<'a> {
+    /// To send a lease, and the shard with it, until an [`Event::Delivered`] or
+    /// [`Event::Failed`] comes of it.
+    Send {
+        /// Which.
+        id: AttemptId,
+        /// To whom.
+        provider: AccountId,
+        /// The signed lease.
+        lease: &'a [u8],
+    },
+    /// To countersign a receipt and post it, until [`Event::Paid`].
+    Pay {
+        /// Which.
+        id: AttemptId,
+        /// The lease that is paid.
+        lease: Digest,
+        /// The receipt as the provider signed it.
+        receipt: &'a [u8],
+    },
+    /// To put a shard's output behind what there is of the result, until [`Event::Assembled`].
+    Assemble {
+        /// Which shard.
+        shard: u32,
+        /// Its output.
+        output: Digest,
+    },
+}
+
+/// So many results have to be there before anyone is called late.
+const KNOWN: u32 = 3;
+
+impl Job {
+    /// What should happen now, given who could be asked. Each decision has to be written down and
+    /// applied before the next are asked for.
+    #[must_use]
+    pub fn decide(&self, now: u64, offers: &[Offer]) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        if self.gave_up.is_some() || self.unfinished.is_empty() {
+            self.withdraw_rest(now, &mut decisions);
+            return decisions;
+        }
+        if now >= self.plan.deadline {
+            decisions.push(give_up(now, GaveUp::Deadline));
+            return decisions;
+        }
+        let mut choice = Choice {
+            ranked: rank(offers, self.plan.lease_limit, self.plan.job),
+            taken: BTreeMap::new(),
+            left: difference(self.plan.budget, sum(self.spent, self.reserved)),
+        };
+        // First what is needed, and only then what would be faster.
+        let mut late = Vec::new();
+        for number in &self.unfinished {
+            if let Some(why) = self.decide_shard(*number, now, &mut choice, &mut decisions) {
+                return vec![give_up(now, why)];
+            }
+            if decisions.is_empty() && self.is_late(*number, now) {
+                late.push(*number);
+            }
+        }
+        if decisions.is_empty() {
+            for number in late {
+                decisions.extend(self.lease(number, 0, &mut choice));
+            }
+        }
+        self.withdraw_done(now, &mut decisions);
+        decisions
+    }
+
+    /// What one shard needs; or why the job cannot go on.
+    fn decide_shard(
+        &self,
+        number: u32,
+        now: u64,
+        choice: &mut Choice<'_>,
+        decisions: &mut Vec<Decision>,
+    ) -> Option<GaveUp> {
+        let shard = &self.shards[number as usize];
+        let (mut open, mut audited) = (0, 0);
+        for (attempt, lease) in (0..).zip(&shard.attempts) {
+            match lease.state {
+                State::Open if now.saturating_sub(lease.since) >= self.plan.patience => {
+                    let id = AttemptId {
+                        shard: number,
+                        attempt,
+                    };
+                    decisions.push(Decision::Note(Event::Withdrawn { id, at: now }));
+                }
+                State::Open => open += 1,
+                State::Audited(_) => audited += 1,
+                _ => {}
+            }
+        }
+        let most = shard.votes().into_values().max().unwrap_or(0);
+        let missing = self
+            .plan
+            .replicas
+            .max(1)
+            .saturating_sub(most + open + audited);
+        let had = u32::try_from(shard.attempts.len()).unwrap_or(u32::MAX);
+        for further in 0..missing {
+            if had.saturating_add(further) >= self.plan.max_attempts {
+                // What is under way may still do.
+                return (open + audited == 0).then_some(GaveUp::Attempts { shard: number });
+            }
+            if choice.left < self.plan.lease_limit {
+                // What is under way may cost less than was set aside for it.
+                let idle = self.load.values().all(|load| *load == 0) && audited == 0;
+                let nothing_leased = !decisions.iter().any(is_lease);
+                return (idle && nothing_leased).then_some(GaveUp::Budget);
+            }
+            decisions.extend(self.lease(number, further, choice));
+        }
+        None
+    }
+
+    /// A lease of a shard to the best provider that has room and has not had this shard before.
+    fn lease(&self, number: u32, further: u32, choice: &mut Choice<'_>) -> Option<Decision> {
+        let attempts = &self.shards[number as usize].attempts;
+        if choice.left < self.plan.lease_limit {
+            return None;
+        }
+        let id = AttemptId {
+            shard: number,
+            attempt: u32::try_from(attempts.len()).ok()? + further,
+        };
+        let provider = choice.take(|provider, taken| {
+            let open = self.load.get(&provider).copied().unwrap_or(0);
+            let had = attempts.iter().any(|attempt| attempt.provider == provider);
+            let now_has = taken.contains(&number);
+            let room = u32::try_from(taken.len()).unwrap_or(u32::MAX);
+            (!had && !now_has).then_some(open.saturating_add(room))
+        })?;
+        choice.taken.entry(provider).or_default().push(number);
+        choice.left = difference(choice.left, self.plan.lease_limit);
+        Some(Decision::Lease {
+            id,
+            provider,
+            limit: self.plan.lease_limit,
+        })
+    }
+
+    /// Whether a shard takes much longer than others did, and may have one more lease.
+    fn is_late(&self, number: u32, now: u64) -> bool {
+        let attempts = &self.shards[number as usize].attempts;
+        let open = attempts
+            .iter()
+            .filter(|attempt| attempt.state == State::Open);
+        let since = open.clone().map(|attempt| attempt.since).max();
+        let Some((late, since)) = self.usual().zip(since) else {
+            return false;
+        };
+        let count = u32::try_from(open.count()).unwrap_or(u32::MAX);
+        let had = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
+        now.saturating_sub(since) > late
+            && count < self.plan.replicas.max(1) + self.plan.hedges
+            && had < self.plan.max_attempts
+    }
+
+    /// Twice to four times the median duration, in milliseconds, once enough are known.
+    fn usual(&self) -> Option<u64> {
+        let total: u32 = self.durations.iter().sum();
+        if total < KNOWN {
+            return None;
+        }
+        let mut seen = 0;
+        let power = self.durations.iter().position(|count| {
+            seen += count;
+            2 * seen >= total
+        })?;
+        1_u64.checked_shl(u32::try_from(power).ok()? + 2)
+    }
+
+    /// Withdraws what is open for shards that are done.
+    fn withdraw_done(&self, now: u64, decisions: &mut Vec<Decision>) {
+        if self.load.values().all(|load| *load == 0) {
+            return;
+        }
+        for (number, shard) in (0..).zip(&self.shards) {
+            if shard.accepted.is_some() {
+                withdraw(number, shard, now, decisions);
+            }
+        }
+    }
+
+    /// Withdraws everything that is open.
+    fn withdraw_rest(&self, now: u64, decisions: &mut Vec<Decision>) {
+        for (number, shard) in (0..).zip(&self.shards) {
+            withdraw(number, shard, now, decisions);
+        }
+    }
+
+    /// What was begun and has no outcome yet.
+    #[must_use]
+    pub fn outstanding(&self) -> Vec<Outstanding<'_>> {
+        let mut found = Vec::new();
+        for (number, shard) in (0..).zip(&self.shards) {
+            for (attempt, lease) in (0..).zip(&shard.attempts) {
+                let id = AttemptId {
+                    shard: number,
+                    attempt,
+                };
+                match lease.state {
+                    State::Open => found.push(Outstanding::Send {
+                        id,
+                        provider: lease.provider,
+                        lease: &lease.encoding,
+                    }),
+                    State::Delivered(output)
+                        if shard.accepted == Some(output.digest) && !lease.paid =>
+                    {
+                        found.push(Outstanding::Pay {
+                            id,
+                            lease: lease.lease,
+                            receipt: &lease.encoding,
+                        });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if let Some(output) = self.accepted(self.assembled) {
+            found.push(Outstanding::Assemble {
+                shard: self.assembled,
+                output,
+            });
+        }
+        found
+    }
+}
+
+/// Those who can still be asked in one round of decisions.
+struct Choice<'a> {
+    ranked: Vec<&'a Offer>,
+    /// The shards that each gets in this round.
+    taken: BTreeMap<AccountId, Vec<u32>>,
+    /// What of the budget is not promised.
+    left: Credits,
+}
+
+impl Choice<'_> {
+    /// The best provider of which `load` tells how many shards it has, if it may have one more.
+    fn take(&mut self, load: impl Fn(AccountId, &[u32]) -> Option<u32>) -> Option<AccountId> {
+        let mut full = Vec::new();
+        let mut found = None;
+        for (place, offer) in self.ranked.iter().enumerate() {
+            let taken = self
+                .taken
+                .get(&offer.provider)
+                .map_or(&[][..], Vec::as_slice);
+            match load(offer.provider, taken) {
+                Some(load) if load < offer.slots => {
+                    found = Some(offer.provider);
+                    break;
+                }
+                Some(_) => full.push(place),
+                None => {}
+            }
+        }
+        // Whoever is full stays so for the rest of this round.
+        for place in full.into_iter().rev() {
+            self.ranked.remove(place);
+        }
+        found
+    }
+}
+
+fn is_lease(decision: &Decision) -> bool {
+    matches!(decision, Decision::Lease { .. })
+}
+
+fn give_up(at: u64, why: GaveUp) -> Decision {
+    Decision::Note(Event::GaveUp { at, why })
+}
+
+fn withdraw(number: u32, shard: &super::Shard, now: u64, decisions: &mut Vec<Decision>) {
+    for (attempt, lease) in (0..).zip(&shard.attempts) {
+        if lease.state == State::Open {
+            let id = AttemptId {
+                shard: number,
+                attempt,
+            };
+            decisions.push(Decision::Note(Event::Withdrawn { id, at: now }));
+        }
+    }
+}

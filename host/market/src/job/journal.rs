@@ -1,0 +1,166 @@
+//! The journal of a job: its events on disk, in order, each written before it is acted upon.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use skep_registry::Digest;
+
+use super::event::Event;
+
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const JOB: &str = "job";
+
+/// A journal on disk. One process has it open at a time.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    database: Database,
+    next: u64,
+    /// Set while a write is under way, and stays if it fails.
+    broken: bool,
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file cannot be read or written.
+    #[error(
+        "the journal {} cannot be read or written: {error}; see that the disk has room and nothing \
+         else uses the file",
+        path.display()
+    )]
+    Storage {
+        /// Where it is.
+        path: PathBuf,
+        /// What the store says.
+        error: Box<redb::Error>,
+    },
+    /// An event in it cannot be read.
+    #[error("the journal {} is damaged: event {number}: {reason}", path.display())]
+    Damaged {
+        /// Where it is.
+        path: PathBuf,
+        /// Which event.
+        number: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It is another job's.
+    #[error("the journal {} is that of another job, {job}", path.display())]
+    OtherJob {
+        /// Where it is.
+        path: PathBuf,
+        /// Whose it is.
+        job: String,
+    },
+    /// An earlier write failed.
+    #[error("an earlier write to the journal failed; open it again")]
+    Broken,
+}
+
+impl Journal {
+    /// Opens the journal of `job` at `path`, or makes it, and reads what is in it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is another job's.
+    pub fn open(path: &Path, job: Digest) -> Result<(Self, Vec<Event>), JournalError> {
+        let fail = |error| JournalError::Storage {
+            path: path.to_owned(),
+            error: Box::new(error),
+        };
+        let database = Database::create(path).map_err(|e| fail(e.into()))?;
+        let transaction = database.begin_write().map_err(|e| fail(e.into()))?;
+        {
+            transaction.open_table(EVENTS).map_err(|e| fail(e.into()))?;
+            let mut meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
+            let found = meta.get(JOB).map_err(|e| fail(e.into()))?;
+            let found = found.map(|found| found.value().to_vec());
+            match found {
+                None => {
+                    meta.insert(JOB, job.as_bytes().as_slice())
+                        .map_err(|e| fail(e.into()))?;
+                }
+                Some(found) if found == job.as_bytes() => {}
+                Some(found) => {
+                    let other = found.try_into().map(Digest::from_bytes);
+                    return Err(JournalError::OtherJob {
+                        path: path.to_owned(),
+                        job: other.map_or_else(|_| "of no name".to_owned(), |job| job.to_string()),
+                    });
+                }
+            }
+        }
+        transaction.commit().map_err(|e| fail(e.into()))?;
+        let transaction = database.begin_read().map_err(|e| fail(e.into()))?;
+        let table = transaction.open_table(EVENTS).map_err(|e| fail(e.into()))?;
+        let mut events = Vec::new();
+        for (expected, row) in (0..).zip(table.iter().map_err(|e| fail(e.into()))?) {
+            let (number, bytes) = row.map_err(|e| fail(e.into()))?;
+            let damaged = |reason| JournalError::Damaged {
+                path: path.to_owned(),
+                number: expected,
+                reason,
+            };
+            if number.value() != expected {
+                return Err(damaged("it is missing".to_owned()));
+            }
+            events.push(Event::decode(bytes.value()).map_err(damaged)?);
+        }
+        let journal = Self {
+            path: path.to_owned(),
+            next: events.len() as u64,
+            database,
+            broken: false,
+        };
+        Ok((journal, events))
+    }
+
+    /// Writes events behind the others. When this returns they are on disk, all of them; after an
+    /// error or a crash, all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written. The journal has to be opened again then.
+    pub fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
+        if self.broken {
+            return Err(JournalError::Broken);
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.broken = true;
+        self.write(events).map_err(|error| JournalError::Storage {
+            path: self.path.clone(),
+            error: Box::new(error),
+        })?;
+        self.next += events.len() as u64;
+        self.broken = false;
+        Ok(())
+    }
+
+    fn write(&self, events: &[Event]) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(EVENTS)?;
+            for (number, event) in (self.next..).zip(events) {
+                table.insert(number, event.encode().as_slice())?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// How many events there are.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.next == 0
+    }
+}
