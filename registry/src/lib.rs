@@ -1,7 +1,7 @@
 //! What a skep package is: its manifest, its publisher, its canonical signed form and the chain
 //! of its versions.
 //!
-//! A package is a component or a model with a [`Manifest`] (`skep.toml`). Publishing turns it
+//! A package is a component, a model or an adapter with a [`Manifest`] (`skep.toml`). Publishing turns it
 //! into a release: the manifest's facts and the digest of every file, encoded canonically and
 //! signed by the publisher. Each release names the one before it, so that a publisher cannot
 //! quietly take one back or put another in its place.
@@ -35,5 +35,6 @@ pub use name::{Identifier, MAX_NAME, NameError, PackageName, PackageRef, Package
 pub use path::{MAX_PATH, PackagePath, PathError};
 pub use publisher::{KeyError, PublisherId, PublisherIdError, PublisherKey};
 pub use release::{
-    Component, Content, Draft, FileEntry, Model, Release, ReleaseError, SignedRelease,
+    Adapter, Base, Component, Content, Draft, FileEntry, Model, Release, ReleaseError,
+    SignedRelease,
 };

@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::name::PackageName;
 use crate::path::PackagePath;
 use crate::release::check::{self, MAX_DESCRIPTION, MAX_LICENSE};
-use crate::release::{Component, Content, Draft, FileEntry, Model};
+use crate::release::{Adapter, Base, Component, Content, Draft, FileEntry, Model};
 
 mod error;
 mod table;
@@ -63,6 +63,13 @@ pub enum Source {
         /// What it does.
         task: ModelTask,
     },
+    /// An adapter.
+    Adapter {
+        /// The PEFT folder.
+        path: PackagePath,
+        /// The model that it changes.
+        base: Base,
+    },
 }
 
 impl Manifest {
@@ -84,7 +91,14 @@ impl Manifest {
         }
         let document = Document::parse(text)?;
         let root = document.root();
-        root.only(&["package", "component", "grants", "limits", "model"])?;
+        root.only(&[
+            "package",
+            "component",
+            "grants",
+            "limits",
+            "model",
+            "adapter",
+        ])?;
         let package = root
             .table("package")?
             .ok_or_else(|| root.missing("package", "[package] with name, version and kind"))?;
@@ -97,13 +111,15 @@ impl Manifest {
             "readme",
         ])?;
         // Every table's keys are known to be good before any value is looked at.
-        let [component, grants, limits, model] =
-            ["component", "grants", "limits", "model"].map(|key| root.table(key));
-        let (component, grants, limits, model) = (component?, grants?, limits?, model?);
+        let [component, grants, limits, model, adapter] =
+            ["component", "grants", "limits", "model", "adapter"].map(|key| root.table(key));
+        let (component, grants, limits) = (component?, grants?, limits?);
+        let (model, adapter) = (model?, adapter?);
         only_in(&component, &["world", "path"])?;
         only_in(&grants, &GRANTS)?;
         only_in(&limits, &Limits::keys().collect::<Vec<_>>())?;
         only_in(&model, &["path", "task"])?;
+        only_in(&adapter, &["path", "base", "base-digest"])?;
 
         let name = package
             .required("name", "name = \"batch-classifier\"")?
@@ -112,10 +128,11 @@ impl Manifest {
         let description = read_text(&package, "description", MAX_DESCRIPTION)?;
         let license = read_text(&package, "license", MAX_LICENSE)?;
         let readme = package.get("readme").map(|item| item.parse()).transpose()?;
-        let kind = package.required("kind", "kind = \"component\" or kind = \"model\"")?;
+        let kind = package.required("kind", "kind = \"component\", \"model\" or \"adapter\"")?;
         let source = match kind.string()? {
             "component" => {
                 refuse(&model, &kind, "component")?;
+                refuse(&adapter, &kind, "component")?;
                 let component = component
                     .ok_or_else(|| root.missing("component", "[component] with world and path"))?;
                 Source::Component {
@@ -132,9 +149,9 @@ impl Manifest {
                 }
             }
             "model" => {
-                refuse(&component, &kind, "model")?;
-                refuse(&grants, &kind, "model")?;
-                refuse(&limits, &kind, "model")?;
+                for table in [&component, &grants, &limits, &adapter] {
+                    refuse(table, &kind, "model")?;
+                }
                 let model =
                     model.ok_or_else(|| root.missing("model", "[model] with path and task"))?;
                 Source::Model {
@@ -144,9 +161,32 @@ impl Manifest {
                         .parse()?,
                 }
             }
+            "adapter" => {
+                for table in [&component, &grants, &limits, &model] {
+                    refuse(table, &kind, "adapter")?;
+                }
+                let adapter = adapter.ok_or_else(|| {
+                    root.missing("adapter", "[adapter] with path, base and base-digest")
+                })?;
+                Source::Adapter {
+                    path: adapter.required("path", "path = \"folder\"")?.parse()?,
+                    base: Base {
+                        name: adapter
+                            .required("base", "base = \"the-model's-name\"")?
+                            .parse()?,
+                        digest: adapter
+                            .required(
+                                "base-digest",
+                                "base-digest = \"<digest>\", as `skep inspect` shows it of the model",
+                            )?
+                            .parse()?,
+                    },
+                }
+            }
             other => {
                 return Err(kind.invalid(format!(
-                    "`{other}` is not a kind of package; write \"component\" or \"model\""
+                    "`{other}` is not a kind of package; write \"component\", \"model\" or \
+                     \"adapter\""
                 )));
             }
         };
@@ -163,7 +203,8 @@ impl Manifest {
     /// The release that this manifest describes, ready to be signed.
     ///
     /// `files` are all that is published: for a component its file under the manifest's path,
-    /// for a model the files of its folder under their paths within it, and the readme.
+    /// for a model or an adapter the files of its folder under their paths within it, and the
+    /// readme.
     /// `imports` are the interfaces that the component imports in fact.
     #[must_use]
     pub fn draft(&self, files: Vec<FileEntry>, imports: Vec<String>) -> Draft {
@@ -183,6 +224,7 @@ impl Manifest {
             Source::Model { task, .. } => Content::Model(Model {
                 task: (*task).into(),
             }),
+            Source::Adapter { base, .. } => Content::Adapter(Adapter { base: base.clone() }),
         };
         Draft {
             name: self.name.clone(),

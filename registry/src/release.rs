@@ -50,6 +50,8 @@ pub enum Content {
     Component(Component),
     /// Something to run on.
     Model(Model),
+    /// Something that changes what a model does.
+    Adapter(Adapter),
 }
 
 /// What a release says of a component.
@@ -72,6 +74,29 @@ pub struct Component {
 pub struct Model {
     /// What it does, such as `sentence-encoder`.
     pub task: Identifier,
+}
+
+/// What a release says of an adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adapter {
+    /// The model that it changes.
+    pub base: Base,
+}
+
+/// The model that an adapter changes. The digest is what counts; the name is for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// What the model is called.
+    pub name: PackageName,
+    /// The digest that a node knows it by: of its release, if it is a package; of its file, if it
+    /// is one.
+    pub digest: Digest,
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.digest)
+    }
 }
 
 /// A release in the making, before it has a publisher and a place in its history.
@@ -199,7 +224,7 @@ impl Release {
     pub fn component(&self) -> Option<&Component> {
         match &self.content {
             Content::Component(component) => Some(component),
-            Content::Model(_) => None,
+            Content::Model(_) | Content::Adapter(_) => None,
         }
     }
 
@@ -208,7 +233,16 @@ impl Release {
     pub fn model(&self) -> Option<&Model> {
         match &self.content {
             Content::Model(model) => Some(model),
-            Content::Component(_) => None,
+            Content::Component(_) | Content::Adapter(_) => None,
+        }
+    }
+
+    /// The adapter, when it is one.
+    #[must_use]
+    pub fn adapter(&self) -> Option<&Adapter> {
+        match &self.content {
+            Content::Adapter(adapter) => Some(adapter),
+            Content::Component(_) | Content::Model(_) => None,
         }
     }
 

@@ -20,7 +20,8 @@ pub struct Options {
 enum Which {
     /// A host call, an instantiation, a small tensor operation, a process from its start.
     Calls,
-    /// The batch classifier as a component beside the same as a native program.
+    /// The batch classifier as a component beside the same as a native program, and a text that
+    /// a guest asks for beside the same without one.
     Tax,
     /// Sentence embedding beside sentence-transformers.
     Embedding,
@@ -56,6 +57,19 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             .arg("--model")
             .arg(environment.root.join("models").join("skep-mini-embed"));
         environment::run(&mut cargo, "compare the component with the native program")?;
+        environment.build_host()?;
+        let models = environment.root.join("models");
+        for model in [None, Some(models.join("skep-mini-lm/skep-mini-lm.gguf"))] {
+            let mut cargo = bench_of(environment, "generate_tax");
+            cargo.arg("--skep").arg(environment.skep());
+            cargo
+                .arg("--component")
+                .arg(components.join("generate.wasm"));
+            if let Some(model) = model {
+                cargo.arg("--model").arg(model);
+            }
+            environment::run(&mut cargo, "compare a guest's text with the engine's")?;
+        }
     }
     if wanted(Which::Embedding) {
         let model = models::fetch(environment)?;

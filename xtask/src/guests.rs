@@ -1,5 +1,5 @@
-//! Builds the guests: the first-party workloads in Rust, and the same batch classifier in
-//! Python and in JavaScript.
+//! Builds the guests: the first-party workloads in Rust, and the examples of the Python and the
+//! JavaScript SDK, which do the same as guests in Rust.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -109,21 +109,27 @@ fn add_target(environment: &Environment) -> Result<()> {
     environment::run(&mut add, "install the target wasm32-wasip2")
 }
 
+/// The examples of the SDKs other than Rust's, by the names of their components.
+const EXAMPLES: [&str; 2] = ["batch-classifier", "generate"];
+
 fn build_python(environment: &Environment) -> Result<()> {
     let sdk = environment.root.join("sdk").join("python");
-    let mut build = Command::new("python3");
-    build
-        .arg(sdk.join("build.py"))
-        .arg(sdk.join("examples").join("batch_classifier"))
-        .arg("--output")
-        .arg(
-            environment
-                .components()
-                .join("batch-classifier-python.wasm"),
-        )
-        .arg("--cache")
-        .arg(environment.tools().join("componentize-py"));
-    environment::run(&mut build, "build the Python guest")
+    for example in EXAMPLES {
+        let folder = sdk.join("examples").join(example.replace('-', "_"));
+        let component = environment
+            .components()
+            .join(format!("{example}-python.wasm"));
+        let mut build = Command::new("python3");
+        build
+            .arg(sdk.join("build.py"))
+            .arg(folder)
+            .arg("--output")
+            .arg(component)
+            .arg("--cache")
+            .arg(environment.tools().join("componentize-py"));
+        environment::run(&mut build, "build a Python guest")?;
+    }
+    Ok(())
 }
 
 /// The tools go into the SDK's own folder, because node looks for them beside the script.
@@ -140,11 +146,14 @@ fn build_javascript(environment: &Environment) -> Result<()> {
         environment::run(&mut install, "install componentize-js")?;
         fs::write(&receipt, &lock)?;
     }
-    let mut build = Command::new("node");
-    build
-        .arg(sdk.join("build.mjs"))
-        .arg(sdk.join("examples").join("batch-classifier"))
-        .arg("--output")
-        .arg(environment.components().join("batch-classifier-js.wasm"));
-    environment::run(&mut build, "build the JavaScript guest")
+    for example in EXAMPLES {
+        let mut build = Command::new("node");
+        build
+            .arg(sdk.join("build.mjs"))
+            .arg(sdk.join("examples").join(example))
+            .arg("--output")
+            .arg(environment.components().join(format!("{example}-js.wasm")));
+        environment::run(&mut build, "build a JavaScript guest")?;
+    }
+    Ok(())
 }

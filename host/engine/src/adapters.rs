@@ -116,6 +116,8 @@ pub struct AdapterInfo {
     pub rank: usize,
     /// Pages that it takes in the pool.
     pub pages: usize,
+    /// Bytes that it takes, in the pool or in host memory.
+    pub bytes: u64,
     /// Where it is.
     pub residency: Residency,
 }
@@ -129,6 +131,7 @@ struct Version {
     folder: PathBuf,
     rank: usize,
     pages: usize,
+    bytes: u64,
 }
 
 /// A version of an adapter that stays there to be used. Cloning it is cheap.
@@ -149,6 +152,16 @@ impl Lease {
     /// Pages that the adapter takes.
     pub fn pages(&self) -> usize {
         self.0.pages
+    }
+
+    /// Bytes that the adapter takes, in the pool or in host memory.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// The adapter's largest rank.
+    pub fn rank(&self) -> usize {
+        self.0.rank
     }
 
     /// Which of all versions that the store has had, counted from 1.
@@ -390,6 +403,7 @@ impl AdapterStore {
             folder,
             rank: adapter.rank(),
             pages: adapter.pages(),
+            bytes: adapter.bytes(),
         };
         self.clock += 1;
         let slot = Slot {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use skep_kernels::Team;
 
-use crate::adapters::{self, AdapterInfo, AdapterStore};
+use crate::adapters::{self, AdapterInfo, AdapterStore, Lease, Residency};
 use crate::error::EngineError;
 use crate::generation::{Embeddings, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
@@ -60,6 +60,8 @@ struct Inbox {
 enum Command {
     Submit(Submission),
     Cancel(u64),
+    /// An adapter is about to be asked for.
+    Fetch(Lease),
 }
 
 /// One request of a call on its way to the scheduler.
@@ -208,6 +210,24 @@ impl Engine {
         Ok(self.0.shared.adapters().remove(name)?)
     }
 
+    /// Takes hold of the version that an adapter's name stands for now, and begins to bring it
+    /// to the pool. While the lease is held the version can be used, whatever becomes of its name.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn open_adapter(&self, name: &str) -> Result<Lease, EngineError> {
+        let shared = &self.0.shared;
+        let lease = shared.adapters().acquire(name)?;
+        shared.inbox().commands.push(Command::Fetch(lease.clone()));
+        shared.wake.notify_all();
+        Ok(lease)
+    }
+
+    /// Where an adapter is at the moment.
+    pub fn residency(&self, adapter: &Lease) -> Residency {
+        self.0.shared.adapters().residency(adapter)
+    }
+
     /// All adapters, by name.
     pub fn adapters(&self) -> Vec<AdapterInfo> {
         self.0.shared.adapters().list()
@@ -318,6 +338,7 @@ impl Worker {
                 match command {
                     Command::Submit(submission) => self.submit(submission),
                     Command::Cancel(ticket) => self.cancel(ticket),
+                    Command::Fetch(lease) => self.scheduler.fetch(&lease),
                 }
             }
             let began = Instant::now();

@@ -26,8 +26,11 @@ use crate::pages::PageMemory;
 use crate::team::Team;
 use crate::{ShapeError, expect_below, expect_len};
 
-/// Rows of a matrix that are gone through side by side.
+/// Rows of `A` that are gone through side by side.
 const ROWS: usize = 4;
+
+/// Rows of `Bᵀ` that are added at a time, so that a result is loaded and stored once for them.
+const ADDED_ROWS: usize = 16;
 
 /// Tokens that share what is loaded of those rows.
 const TOGETHER: usize = 4;
@@ -326,9 +329,9 @@ impl<'a> Plan<'a> {
             ..
         } = change.shape;
         let out = &outputs[change.target];
-        for start in (0..rank).step_by(ROWS) {
-            let count = (rank - start).min(ROWS);
-            let rows: [&[f16]; ROWS] = std::array::from_fn(|n| {
+        for start in (0..rank).step_by(ADDED_ROWS) {
+            let count = (rank - start).min(ADDED_ROWS);
+            let rows: [&[f16]; ADDED_ROWS] = std::array::from_fn(|n| {
                 &self.row(change, Factor::B, start + n.min(count - 1))[piece.part.clone()]
             });
             for token in piece.tokens.clone().step_by(TOGETHER) {
@@ -403,7 +406,7 @@ fn products(isa: Isa, rows: [&[f16]; ROWS], inputs: &[&[f32]]) -> [[f32; TOGETHE
     all
 }
 
-/// `outs[t] += Σ factors[t][n] · rows[n]`, of at most [`ROWS`] rows and [`TOGETHER`] outputs.
+/// `outs[t] += Σ factors[t][n] · rows[n]`, of at most [`ADDED_ROWS`] rows and [`TOGETHER`] outputs.
 fn add_rows(isa: Isa, rows: &[&[f16]], factors: &[&[f32]], outs: &mut [&mut [f32]]) {
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx512 {

@@ -43,7 +43,7 @@ pub fn build(folder: &Path) -> Result<PathBuf, Failure> {
     let Source::Component { path, world, .. } = &manifest.source else {
         return Err(Failure::new(
             FailureKind::Usage,
-            "this package is a model; there is nothing to build, `skep publish` takes it as it is",
+            "this package is no component; there is nothing to build, `skep publish` takes it as it is",
         ));
     };
     let component = folder.join(path.as_str());

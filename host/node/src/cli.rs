@@ -63,6 +63,9 @@ pub enum Command {
     /// Add and list models.
     #[command(subcommand)]
     Model(Model),
+    /// Add, list and remove adapters of language models.
+    #[command(subcommand)]
+    Adapter(Adapter),
     /// Serve what is installed here to the swarm, until interrupted; or ask the node that does.
     Node(Node),
     /// Print a completion script for a shell.
@@ -86,6 +89,8 @@ pub struct New {
 pub enum Template {
     /// A task in Rust: bytes in, bytes out.
     TaskRust,
+    /// A task in Rust that writes with a language model.
+    TextRust,
     /// A batch classifier in Rust.
     BatchClassifierRust,
     /// A batch classifier in Python.
@@ -118,10 +123,14 @@ pub struct Run {
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub labels: Option<PathBuf>,
     /// The model that the component gets under the name `default`: an installed model, a folder,
-    /// or a GGUF file. Once for an encoder (without it, the small one that comes with skep) and
-    /// once for a language model.
+    /// or a GGUF file. Once for an encoder and once for a language model; without them, the small
+    /// ones that come with skep.
     #[arg(short, long)]
     pub model: Vec<String>,
+    /// An adapter that a .wasm file may open, by its name or digest; may be given several times.
+    /// What a package may open its manifest says.
+    #[arg(short, long)]
+    pub adapter: Vec<String>,
     /// Nodes to ask for blobs that the component opens, as tickets, beside those found nearby.
     #[arg(long)]
     pub from: Vec<String>,
@@ -221,6 +230,37 @@ pub enum Model {
     },
     /// List the models that are here.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Adapter {
+    /// Publish a LoRA adapter on this node, or a new version of one, ready for guests to open.
+    Add {
+        /// A PEFT folder, with adapter_config.json and adapter_model.safetensors.
+        #[arg(value_hint = ValueHint::DirPath)]
+        path: PathBuf,
+        /// The model that it changes: an installed model, a folder or a GGUF file; by default the
+        /// one of the name that its own configuration has.
+        #[arg(long)]
+        base: Option<String>,
+        /// What to call it; by default as its folder is called.
+        #[arg(long)]
+        name: Option<String>,
+        /// Its version. Runs that have an older one open keep it until they are done.
+        #[arg(long, default_value = "0.1.0")]
+        version: String,
+        /// The key to sign with.
+        #[arg(long, default_value = "default")]
+        key: String,
+    },
+    /// List the adapters that are here.
+    List,
+    /// Take an adapter away from this node, in all its versions. Runs that have it open keep it
+    /// until they are done.
+    Remove {
+        /// Its name, or publisher/name.
+        package: String,
+    },
 }
 
 #[derive(Debug, Args)]

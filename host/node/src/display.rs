@@ -6,7 +6,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::requests::{
-    Inspected, Installed, Listed, PackageLine, Progress, Published, Ran, Response, Status, Unit,
+    Inspected, Installed, Listed, PackageLine, Progress, Published, Ran, Removed, Response, Status,
+    Unit,
 };
 
 /// Shows the progress of one command on standard error, if that is a terminal.
@@ -72,6 +73,7 @@ pub fn print(response: &Response) {
         Response::Ran(ran) => print_ran(ran),
         Response::Inspected(inspected) => print_inspected(inspected),
         Response::Listed(listed) => print_listed(listed),
+        Response::Removed(removed) => print_removed(removed),
         Response::Status(status) => print_status(status),
     }
 }
@@ -82,6 +84,7 @@ fn print_published(published: &Published) {
         releases,
         ticket,
         model,
+        adapter,
     } = published;
     println!("published {} (release {releases})", line.reference);
     println!("  digest  {}", line.digest);
@@ -90,6 +93,15 @@ fn print_published(published: &Published) {
         println!(
             "  model   {}, {}, {} tokens of context, {} dimensions",
             model.task, model.architecture, model.context, model.dimensions
+        );
+    }
+    if let Some(adapter) = adapter {
+        println!(
+            "  adapter of {} ({}), rank {}, {} in use",
+            adapter.base,
+            short(&adapter.base_digest),
+            adapter.rank,
+            bytes(adapter.bytes)
         );
     }
     println!("  ticket  {ticket}");
@@ -156,6 +168,9 @@ fn print_inspected(inspected: &Inspected) {
             println!("  {description}");
         }
         println!("  digest    {}", package.digest);
+        if let Some(base) = &package.base {
+            println!("  base      {base}");
+        }
     }
     println!("  found     {}", inspected.found);
     if let Some(component) = &inspected.component {
@@ -207,6 +222,12 @@ fn print_listed(listed: &Listed) {
     {
         let kind = task.as_ref().unwrap_or(kind);
         println!("{kind:<16} {reference} {} {}", bytes(*size), short(digest));
+    }
+}
+
+fn print_removed(removed: &Removed) {
+    for line in &removed.removed {
+        println!("removed {}", line.reference);
     }
 }
 

@@ -1,65 +1,133 @@
-//! The small sentence encoder that comes with the binary, so that a first run needs no download.
+//! The two small models that come with the binary, so that a first run needs no download: a
+//! sentence encoder and a language model.
+//!
+//! They are written out to the home folder, because what loads models maps files into memory.
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use skep_registry::Digest;
 
 use crate::home::{Home, make_private};
 
-/// The name of the embedded encoder.
-pub const NAME: &str = "skep-mini-embed";
-
 macro_rules! files {
-    ($($path:literal),* $(,)?) => {
-        [$(($path, include_bytes!(concat!("../../../models/skep-mini-embed/", $path)).as_slice())),*]
+    ($folder:literal: $($path:literal),* $(,)?) => {
+        &[$(($path, include_bytes!(concat!("../../../models/", $folder, "/", $path)).as_slice())),*]
     };
 }
 
-/// The files of the encoder that running it takes.
-const FILES: [(&str, &[u8]); 6] = files![
-    "config.json",
-    "tokenizer.json",
-    "model.safetensors",
-    "modules.json",
-    "sentence_bert_config.json",
-    "1_Pooling/config.json",
-];
+/// The sentence encoder.
+pub static ENCODER: Embedded = Embedded {
+    name: "skep-mini-embed",
+    files: files![
+        "skep-mini-embed":
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "modules.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+    ],
+    digest: OnceLock::new(),
+};
 
-/// The digest of the embedded encoder: of its files' paths and digests, one behind the other.
-pub fn digest() -> Digest {
-    let mut whole = Vec::new();
-    for (path, content) in FILES {
-        whole.extend_from_slice(path.as_bytes());
-        whole.push(0);
-        whole.extend_from_slice(Digest::of(content).as_bytes());
-    }
-    Digest::of(&whole)
+/// The language model.
+pub static LANGUAGE: Embedded = Embedded {
+    name: "skep-mini-lm",
+    files: files!["skep-mini-lm": "skep-mini-lm.gguf"],
+    digest: OnceLock::new(),
+};
+
+/// A model that comes with the binary.
+pub struct Embedded {
+    /// Its name.
+    pub name: &'static str,
+    /// The paths and contents of its files, as far as running it takes them.
+    files: &'static [(&'static str, &'static [u8])],
+    /// Known once somebody asked.
+    digest: OnceLock<Digest>,
 }
 
-/// The folder of the encoder, written out unless it is there. The folder appears whole: it is
-/// written beside its place and then renamed.
-pub fn folder(home: &Home) -> io::Result<PathBuf> {
-    let place = home.embedded().join(digest().to_string());
-    if place.is_dir() {
-        return Ok(place);
+impl Embedded {
+    /// The model's digest. Of a single file it is the file's own, which is what the same file
+    /// would be known by if somebody named it; of several it covers their paths and digests.
+    pub fn digest(&self) -> Digest {
+        *self.digest.get_or_init(|| self.hash())
     }
-    make_private(&home.embedded())?;
-    let draft = home
-        .embedded()
-        .join(format!(".writing-{}", std::process::id()));
-    for (path, content) in FILES {
-        let path = draft.join(path);
-        if let Some(parent) = path.parent() {
-            make_private(parent)?;
+
+    fn hash(&self) -> Digest {
+        if let [(_, content)] = self.files {
+            return Digest::of(content);
         }
-        fs::write(path, content)?;
+        let mut whole = Vec::new();
+        for (path, content) in self.files {
+            whole.extend_from_slice(path.as_bytes());
+            whole.push(0);
+            whole.extend_from_slice(Digest::of(content).as_bytes());
+        }
+        Digest::of(&whole)
     }
-    match fs::rename(&draft, &place) {
-        // Another process was faster; its folder has the same content.
-        Err(_) if place.is_dir() => fs::remove_dir_all(&draft)?,
-        result => result?,
+
+    /// The folder that the model is in, written out unless it is there. The folder appears whole:
+    /// it is written beside its place and then renamed.
+    pub fn folder(&self, home: &Home) -> io::Result<PathBuf> {
+        let place = home.embedded().join(self.digest().to_string());
+        if place.is_dir() {
+            return Ok(place);
+        }
+        make_private(&home.embedded())?;
+        // Neither another process nor another thread of this one writes there.
+        let draft = tempfile::Builder::new()
+            .prefix(".writing-")
+            .tempdir_in(home.embedded())?;
+        for (path, content) in self.files {
+            let path = draft.path().join(path);
+            if let Some(parent) = path.parent() {
+                make_private(parent)?;
+            }
+            fs::write(path, content)?;
+        }
+        match fs::rename(draft.path(), &place) {
+            // Somebody was faster; their folder has the same content.
+            Err(_) if place.is_dir() => {}
+            result => {
+                result?;
+                // There is nothing at the old place to be cleaned up.
+                let _ = draft.keep();
+            }
+        }
+        Ok(place)
     }
-    Ok(place)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_model_is_written_out_whole_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(folder.path().to_path_buf())).unwrap();
+        for model in [&ENCODER, &LANGUAGE] {
+            let place = model.folder(&home).unwrap();
+            for (path, content) in model.files {
+                assert_eq!(fs::read(place.join(path)).unwrap(), *content);
+            }
+            let marker = place.join("marker");
+            fs::write(&marker, "").unwrap();
+            assert_eq!(model.folder(&home).unwrap(), place);
+            assert!(marker.is_file(), "it was written out again");
+        }
+        let entries = fs::read_dir(home.embedded()).unwrap();
+        assert_eq!(entries.count(), 2, "a draft was left behind");
+    }
+
+    #[test]
+    fn models_are_told_apart_and_a_file_keeps_its_own_digest() {
+        assert_ne!(ENCODER.digest(), LANGUAGE.digest());
+        assert_eq!(LANGUAGE.digest(), Digest::of(LANGUAGE.files[0].1));
+    }
 }

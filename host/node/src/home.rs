@@ -58,7 +58,7 @@ impl Home {
         self.0.join("compiled")
     }
 
-    /// The model that comes with the binary, written out to be mapped into memory.
+    /// The models that come with the binary, written out to be mapped into memory.
     pub fn embedded(&self) -> PathBuf {
         self.0.join("embedded")
     }

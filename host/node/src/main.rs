@@ -22,7 +22,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use cli::{Cli, Command, Format, Key, Model, NodeCommand};
+use cli::{Adapter, Cli, Command, Format, Key, Model, NodeCommand};
 use config::Config;
 use display::Bars;
 use failure::{Failure, FailureKind};
@@ -139,6 +139,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
                     .iter()
                     .map(|model| place_of(model))
                     .collect::<Result<_, _>>()?,
+                adapters: run.adapter,
                 from: run.from,
                 limits: limits_of(run.limits),
                 arguments: run.arguments,
@@ -173,6 +174,31 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             ask(Home::open(home)?, request, json).await
         }
         Command::Model(Model::List) => ask(Home::open(home)?, Request::ModelList, json).await,
+        Command::Adapter(Adapter::Add {
+            path,
+            base,
+            name,
+            version,
+            key,
+        }) => {
+            let path = absolute(&path)?;
+            let name = match name {
+                Some(name) => name,
+                None => model_name(&path),
+            };
+            let request = Request::AdapterAdd {
+                path,
+                base: base.as_deref().map(place_of).transpose()?,
+                name,
+                version,
+                key,
+            };
+            ask(Home::open(home)?, request, json).await
+        }
+        Command::Adapter(Adapter::List) => ask(Home::open(home)?, Request::AdapterList, json).await,
+        Command::Adapter(Adapter::Remove { package }) => {
+            ask(Home::open(home)?, Request::AdapterRemove { package }, json).await
+        }
         Command::Install(install) => {
             let request = Request::Install {
                 package: install.package,
@@ -287,14 +313,22 @@ fn place_of(text: &str) -> Result<String, Failure> {
     }
 }
 
-/// What a model is called by default: its folder's or file's name, as far as names of packages
-/// have the letters.
+/// What a model or an adapter is called by default: its folder's or file's name, of a model in
+/// parts without the part.
 fn model_name(path: &Path) -> String {
+    if let Some((name, ..)) = service::kind::split_name(path) {
+        return package_name(name);
+    }
     let name = match path.is_dir() {
         true => path.file_name(),
         false => path.file_stem(),
     };
-    let name = name.unwrap_or_default().to_string_lossy().to_lowercase();
+    package_name(&name.unwrap_or_default().to_string_lossy())
+}
+
+/// A name as far as names of packages have the letters.
+fn package_name(name: &str) -> String {
+    let name = name.to_lowercase();
     let words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
     words.join("-")

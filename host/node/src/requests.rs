@@ -28,6 +28,27 @@ pub enum Request {
         /// The name of the key to sign with.
         key: String,
     },
+    /// Publish an adapter.
+    AdapterAdd {
+        /// Its PEFT folder.
+        path: PathBuf,
+        /// The model that it changes: a reference, a digest or a path; none is the one that its
+        /// own configuration names.
+        base: Option<String>,
+        /// What to call it.
+        name: String,
+        /// Its version.
+        version: String,
+        /// The name of the key to sign with.
+        key: String,
+    },
+    /// List the adapters that are here.
+    AdapterList,
+    /// Take an adapter away from this node, in all its versions.
+    AdapterRemove {
+        /// A reference or a digest.
+        package: String,
+    },
     /// Fetch, verify and keep a package.
     Install {
         /// A ticket, a reference or a digest.
@@ -67,6 +88,8 @@ pub struct RunRequest {
     pub labels: Option<PathBuf>,
     /// What the component gets as `default`: at most one encoder and one language model.
     pub models: Vec<String>,
+    /// Adapters that a component without a manifest may open.
+    pub adapters: Vec<String>,
     /// Tickets of nodes to ask for blobs that the component opens.
     pub from: Vec<String>,
     /// Limits from the command line, in the text form of skep.toml.
@@ -102,7 +125,7 @@ pub enum Unit {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Response {
-    /// To `Publish` and `ModelAdd`.
+    /// To `Publish`, `ModelAdd` and `AdapterAdd`.
     Published(Published),
     /// To `Install`.
     Installed(Installed),
@@ -110,8 +133,10 @@ pub enum Response {
     Ran(Box<Ran>),
     /// To `Inspect`.
     Inspected(Box<Inspected>),
-    /// To `List` and `ModelList`.
+    /// To `List`, `ModelList` and `AdapterList`.
     Listed(Listed),
+    /// To `AdapterRemove`.
+    Removed(Removed),
     /// To `Status`.
     Status(Status),
 }
@@ -123,10 +148,12 @@ pub struct PackageLine {
     pub reference: String,
     /// The digest of the signed release.
     pub digest: String,
-    /// `component` or `model`.
+    /// `component`, `model` or `adapter`.
     pub kind: String,
     /// What a model does: `sentence-encoder` or `language-model`.
     pub task: Option<String>,
+    /// The model that an adapter changes: its name, and its digest in brackets.
+    pub base: Option<String>,
     /// The sizes of its files, added up.
     pub bytes: u64,
     /// One line about it.
@@ -144,6 +171,28 @@ pub struct Published {
     pub ticket: String,
     /// What it is, if it is a model that was added.
     pub model: Option<ModelLine>,
+    /// What it is, if it is an adapter that was added.
+    pub adapter: Option<AdapterLine>,
+}
+
+/// What an adapter was found to be when it was read for its base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterLine {
+    /// The model's name.
+    pub base: String,
+    /// The model's digest.
+    pub base_digest: String,
+    /// The largest rank of its matrices.
+    pub rank: u64,
+    /// Bytes that it takes while it is used.
+    pub bytes: u64,
+}
+
+/// What was taken away.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Removed {
+    /// The releases, oldest first.
+    pub removed: Vec<PackageLine>,
 }
 
 /// What a model was found to be when it was loaded.
@@ -187,7 +236,7 @@ pub struct Ran {
     pub digest: String,
     /// The encoder that it got as `default`: a reference or a path.
     pub model: Option<String>,
-    /// The language model that it got as `default`, if there was one.
+    /// The language model that it got as `default`.
     pub text_model: Option<String>,
     /// What the sandbox measured; its fields stand beside those of this record.
     #[serde(flatten)]

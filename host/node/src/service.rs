@@ -4,15 +4,17 @@
 //! This wires the floors below together. Each answer is a module of its own; what is right and
 //! wrong is decided further down.
 
+mod adapters;
 mod blobs;
 mod defaults;
 mod inspect;
 mod install;
-mod kind;
+pub mod kind;
 mod language;
 mod locate;
 mod models;
 mod publish;
+mod remove;
 mod run;
 mod running;
 
@@ -76,6 +78,15 @@ impl Service {
                 version,
                 key,
             } => publish::model(self, &path, &name, &version, &key).await,
+            Request::AdapterAdd {
+                path,
+                base,
+                name,
+                version,
+                key,
+            } => publish::adapter(self, &path, base.as_deref(), &name, &version, &key).await,
+            Request::AdapterList => self.list(Some("adapter")).await,
+            Request::AdapterRemove { package } => remove::adapter(self, &package).await,
             Request::Install { package, from } => {
                 install::install(self, &package, &from, progress).await
             }

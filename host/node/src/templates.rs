@@ -17,6 +17,7 @@ pub fn write(new: &New) -> Result<PathBuf, Failure> {
     let folder = Path::new(name.as_str()).to_path_buf();
     let template = match new.template {
         Template::TaskRust => skep_templates::Template::TaskRust,
+        Template::TextRust => skep_templates::Template::TextRust,
         Template::BatchClassifierRust => skep_templates::Template::BatchClassifierRust,
         Template::BatchClassifierPython => skep_templates::Template::BatchClassifierPython,
         Template::BatchClassifierJs => skep_templates::Template::BatchClassifierJs,

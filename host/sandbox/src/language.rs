@@ -127,6 +127,8 @@ pub struct AdapterInfo {
     pub digest: String,
     /// The digest of the model that it changes.
     pub base: String,
+    /// What that model is called.
+    pub base_name: String,
     /// The rank of its matrices; the largest, if they differ.
     pub rank: u32,
     /// Its size in bytes, as it is kept for use.

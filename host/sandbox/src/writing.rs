@@ -200,8 +200,12 @@ impl Preparation {
         let (adapter_info, model_info) = (adapter.info(), self.model.info());
         if adapter_info.base != model_info.digest {
             return Err(HostError::invalid(format!(
-                "the adapter {} changes the model {}, and this one is {}",
-                adapter_info.name, adapter_info.base, model_info.digest
+                "the adapter {} changes the model {} ({}), and this one is {} ({}); open its own",
+                adapter_info.name,
+                adapter_info.base_name,
+                adapter_info.base,
+                model_info.name,
+                model_info.digest
             )));
         }
         let name = adapter.engine_name();

@@ -360,15 +360,54 @@ impl Swarm {
         if published.iter().any(|release| release.digest() == *digest) {
             return Ok(());
         }
-        let Some(release) = self.inner.releases.by_digest(digest) else {
-            return Ok(());
+        match self.inner.releases.by_digest(digest) {
+            Some(release) => self.stop_offering(&release).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back that a release was published from here: it is no longer offered, unless it is
+    /// installed too. Its place in the package's history stays, and what comes next goes on from
+    /// it. False when it was not published here.
+    ///
+    /// # Errors
+    ///
+    /// When the disk or the store fails.
+    pub async fn unpublish(&self, digest: &Digest) -> Result<bool, PackageError> {
+        let _one_at_a_time = self.inner.installing.lock().await;
+        let forgotten = self.inner.releases.unpublish(digest);
+        let forgotten = forgotten.map_err(|source| PackageError::Disk {
+            path: self.packages_dir(),
+            source,
+        })?;
+        let Some(release) = forgotten else {
+            return Ok(false);
         };
-        if self.inner.releases.withdraw(digest) {
-            for file in digests(&release) {
+        if self.installed(digest).is_err() {
+            self.stop_offering(&release).await?;
+        }
+        Ok(true)
+    }
+
+    /// The releases that were published from here.
+    #[must_use]
+    pub fn published(&self) -> Vec<SignedRelease> {
+        self.inner.releases.published()
+    }
+
+    /// Whether every file of a release is here, to be had by others.
+    #[must_use]
+    pub fn is_offered(&self, digest: &Digest) -> bool {
+        self.inner.releases.is_complete(digest)
+    }
+
+    async fn stop_offering(&self, release: &SignedRelease) -> Result<(), PackageError> {
+        if self.inner.releases.withdraw(&release.digest()) {
+            for file in digests(release) {
                 self.inner.gate.withdraw(to_hash(&file));
             }
         }
-        self.let_go(&release).await
+        self.let_go(release).await
     }
 
     /// No longer keeps what was fetched of a release that is neither installed nor published

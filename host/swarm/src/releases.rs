@@ -178,6 +178,21 @@ impl Releases {
         Ok(())
     }
 
+    /// Forgets that a release was published here, and returns it; none if it was not. Its place
+    /// in the history stays.
+    pub(crate) fn unpublish(&self, digest: &Digest) -> io::Result<Option<SignedRelease>> {
+        let mut known = self.lock();
+        let mut packages = known.packages.values();
+        let Some(package) = packages.find(|package| package.published.contains(digest)) else {
+            return Ok(None);
+        };
+        let mut package = package.clone();
+        package.published.retain(|published| published != digest);
+        let release = package.history.by_digest(digest).cloned();
+        self.write(&mut known, package)?;
+        Ok(release)
+    }
+
     /// Writes a package's file, and only then lets others see it.
     fn write(&self, known: &mut Known, package: Package) -> io::Result<()> {
         let stored = Stored {
@@ -395,6 +410,23 @@ mod tests {
         releases.publish(&all[1]).unwrap();
         releases.publish(&all[0]).unwrap();
         assert_eq!(open(dir.path()).unwrap().published(), all);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_not_published_but_stays_in_the_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let releases = open(dir.path()).unwrap();
+        let all = chain(&["1.0.0", "1.1.0", "1.2.0"]);
+        releases.publish(&all[0]).unwrap();
+        releases.publish(&all[1]).unwrap();
+        let taken = releases.unpublish(&all[1].digest()).unwrap();
+        assert_eq!(taken.as_ref(), Some(&all[1]));
+        assert_eq!(releases.unpublish(&all[1].digest()).unwrap(), None);
+        let again = open(dir.path()).unwrap();
+        assert_eq!(again.published(), all[..1]);
+        assert_eq!(again.by_digest(&all[1].digest()).as_ref(), Some(&all[1]));
+        again.publish(&all[2]).unwrap();
+        assert_eq!(again.published(), [all[0].clone(), all[2].clone()]);
     }
 
     #[test]

@@ -49,6 +49,14 @@ path = "mini-embed"
 task = "sentence-encoder"
 "#;
 
+const ADAPTER: &str = r#"
+package = { name = "village-voice", version = "1.0.0", kind = "adapter" }
+[adapter]
+path = "lora"
+base = "skep-mini-lm"
+base-digest = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+"#;
+
 fn parse(text: &str) -> Manifest {
     Manifest::parse(text).unwrap()
 }
@@ -144,6 +152,30 @@ fn a_model_is_a_folder_with_a_task() {
 }
 
 #[test]
+fn an_adapter_is_a_folder_with_a_base() {
+    let manifest = parse(ADAPTER);
+    let base = Base {
+        name: "skep-mini-lm".parse().unwrap(),
+        digest: Digest::of(b""),
+    };
+    assert_eq!(
+        manifest.source,
+        Source::Adapter {
+            path: "lora".parse().unwrap(),
+            base: base.clone(),
+        }
+    );
+    let draft = manifest.draft(Vec::new(), Vec::new());
+    assert_eq!(draft.content, Content::Adapter(Adapter { base }));
+    let error_with =
+        |from: &str, to: &str| Manifest::parse(&ADAPTER.replace(from, to)).unwrap_err();
+    insta::assert_snapshot!(error_with("base =", "bases ="), @"line 5, column 1: `adapter.bases`: unknown key; did you mean `base`?");
+    insta::assert_snapshot!(error_with("base = \"skep-mini-lm\"\n", ""), @r#"line 3, column 1: `adapter.base`: this is missing; add base = "the-model's-name""#);
+    insta::assert_snapshot!(error_with("kind = \"adapter\"", "kind = \"model\""), @r#"line 3, column 1: `adapter`: a package of kind "model" (line 2) has no [adapter]; remove it, or change the kind"#);
+    assert!(Manifest::parse(&ADAPTER.replace("af1349", "af134")).is_err());
+}
+
+#[test]
 fn a_star_reads_everything() {
     let text = COMPONENT.replace("swarm-read = [", "swarm-read = [\"*\", ");
     let Source::Component { grants, .. } = parse(&text).source else {
@@ -167,7 +199,7 @@ fn unknown_keys_are_refused_everywhere_with_a_suggestion() {
 fn what_is_missing_is_named_with_an_example() {
     insta::assert_snapshot!(Manifest::parse("").unwrap_err(), @"line 1, column 1: `package`: this is missing; add [package] with name, version and kind");
     insta::assert_snapshot!(error_with("version = \"0.1.0\"\n", ""), @r#"line 2, column 1: `package.version`: this is missing; add version = "0.1.0""#);
-    insta::assert_snapshot!(error_with("kind = \"component\"\n", ""), @r#"line 2, column 1: `package.kind`: this is missing; add kind = "component" or kind = "model""#);
+    insta::assert_snapshot!(error_with("kind = \"component\"\n", ""), @r#"line 2, column 1: `package.kind`: this is missing; add kind = "component", "model" or "adapter""#);
     insta::assert_snapshot!(error_with("world = \"batch-classifier\"\n", ""), @r#"line 10, column 1: `component.world`: this is missing; add world = "batch-classifier""#);
 }
 
@@ -178,7 +210,7 @@ fn wrong_values_are_shown_with_what_to_write() {
     insta::assert_snapshot!(error_with("handles = 1_000", "handles = -1"), @"line 27, column 11: `limits.handles`: -1 is not a whole number from 0 to 18446744073709551615");
     insta::assert_snapshot!(error_with("\"256 MiB\"", "268435456"), @"line 22, column 10: `limits.memory`: expected text, in quotes, found a whole number");
     insta::assert_snapshot!(error_with("256 MiB", "256"), @"line 22, column 10: `limits.memory`: `256` is not a size: it has no unit; write for example `256 MiB`, `1.5 GB` or `4096 B`");
-    insta::assert_snapshot!(error_with("kind = \"component\"", "kind = \"plugin\""), @r#"line 7, column 8: `package.kind`: `plugin` is not a kind of package; write "component" or "model""#);
+    insta::assert_snapshot!(error_with("kind = \"component\"", "kind = \"plugin\""), @r#"line 7, column 8: `package.kind`: `plugin` is not a kind of package; write "component", "model" or "adapter""#);
     insta::assert_snapshot!(error_with("world = \"batch-classifier\"", "world = \"batch\""), @"line 11, column 9: `component.world`: `batch` is not a world that this version of skep knows; it knows `task`, `async-task` and `batch-classifier`");
     insta::assert_snapshot!(error_with("\"0.1.0\"", "\"0.1\""), @r#"line 4, column 11: `package.version`: `0.1` is not a version: unexpected end of input while parsing minor version number; write for example "0.1.0""#);
     insta::assert_snapshot!(error_with("\"0.1.0\"", "\"0.1.0+today\""), @"line 4, column 11: `package.version`: 0.1.0+today has build metadata (`+today`), which does not tell versions apart; leave it out");

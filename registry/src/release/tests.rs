@@ -330,7 +330,15 @@ fn any_content() -> impl Strategy<Value = Content> {
             task: task.parse().unwrap(),
         })
     });
-    prop_oneof![component, model]
+    let adapter = ("[a-e]{1,63}", any_digest()).prop_map(|(name, digest)| {
+        Content::Adapter(Adapter {
+            base: Base {
+                name: name.parse().unwrap(),
+                digest,
+            },
+        })
+    });
+    prop_oneof![component, model, adapter]
 }
 
 /// Drafts of every kind that keep all rules.

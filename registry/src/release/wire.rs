@@ -6,14 +6,15 @@
 //!   1: format (1)            5: sequence, from 0        9: readme, a path        (optional)
 //!   2: publisher, 32 bytes   6: previous, 32 bytes     10: [+ [path, digest, size]]
 //!   3: name                     (all but the first)    11: component             (one of
-//!   4: version               7: description (optional) 12: model                  the two)
-//!                            8: licence     (optional)
+//!   4: version               7: description (optional) 12: model                  the
+//!                            8: licence     (optional) 13: adapter                three)
 //! }
 //! component = { 1: world, 2: entry path, 3: grants, 4: limits, 5: [* import] }
 //! grants    = { 1: tensor, bool, 2: [* model], 3: [* digest] or true for all, 4: swarm-write, bool,
 //!               ? 5: [+ adapter] }
 //! limits    = { ? 1: memory … ? 10: log }, in bytes, milliseconds or operations
 //! model     = { 1: task }
+//! adapter   = { 1: the base's name, 2: its digest }
 //! ```
 //!
 //! Lengths are definite, integers as short as can be, keys ascending. Reading is lenient about
@@ -28,7 +29,7 @@ use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
 use super::check::{MAX_DESCRIPTION, MAX_FILES, MAX_IMPORT, MAX_IMPORTS, MAX_LICENSE, MAX_VERSION};
-use super::{Component, Content, FileEntry, Model, Release, ReleaseError};
+use super::{Adapter, Base, Component, Content, FileEntry, Model, Release, ReleaseError};
 use crate::digest::Digest;
 use crate::grants::{Grants, ModelGrant, SwarmRead};
 use crate::limits::{self, Limits};
@@ -104,6 +105,10 @@ fn write_release(out: &mut Out, release: &Release) -> Written {
             write_component(out, component)
         }
         Content::Model(model) => out.u8(12)?.map(1)?.u8(1)?.str(model.task.as_str())?.ok(),
+        Content::Adapter(Adapter { base }) => {
+            out.u8(13)?.map(2)?.u8(1)?.str(base.name.as_str())?;
+            out.u8(2)?.bytes(base.digest.as_bytes())?.ok()
+        }
     }
 }
 
@@ -213,6 +218,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Release, ReleaseError> {
                 content = Some(Content::Component(read_component(&mut input)?))
             }
             12 if content.is_none() => content = Some(Content::Model(read_model(&mut input)?)),
+            13 if content.is_none() => content = Some(Content::Adapter(read_adapter(&mut input)?)),
             _ => return Err(fields.unknown(key)),
         }
     }
@@ -226,7 +232,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Release, ReleaseError> {
         license,
         readme,
         files: files.ok_or_else(|| missing("files"))?,
-        content: content.ok_or_else(|| missing("component or model"))?,
+        content: content.ok_or_else(|| missing("component, model or adapter"))?,
     })
 }
 
@@ -277,6 +283,24 @@ fn read_model(input: &mut Decoder<'_>) -> Result<Model, ReleaseError> {
     }
     Ok(Model {
         task: task.ok_or_else(|| missing("task"))?,
+    })
+}
+
+fn read_adapter(input: &mut Decoder<'_>) -> Result<Adapter, ReleaseError> {
+    let (mut name, mut digest) = (None, None);
+    let mut fields = Fields::begin(input, "the adapter")?;
+    while let Some(key) = fields.next(input)? {
+        match key {
+            1 => name = Some(parsed(input, MAX_NAME)?),
+            2 => digest = Some(Digest::from_bytes(fixed(input)?)),
+            _ => return Err(fields.unknown(key)),
+        }
+    }
+    Ok(Adapter {
+        base: Base {
+            name: name.ok_or_else(|| missing("base's name"))?,
+            digest: digest.ok_or_else(|| missing("base's digest"))?,
+        },
     })
 }
 

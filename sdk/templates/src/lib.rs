@@ -19,6 +19,8 @@ use std::path::Path;
 pub enum Template {
     /// A task in Rust: bytes in, bytes out.
     TaskRust,
+    /// A task in Rust that writes with a language model.
+    TextRust,
     /// A batch classifier in Rust.
     BatchClassifierRust,
     /// A batch classifier in Python.
@@ -29,8 +31,9 @@ pub enum Template {
 
 impl Template {
     /// All of them.
-    pub const ALL: [Template; 4] = [
+    pub const ALL: [Template; 5] = [
         Template::TaskRust,
+        Template::TextRust,
         Template::BatchClassifierRust,
         Template::BatchClassifierPython,
         Template::BatchClassifierJs,
@@ -40,6 +43,7 @@ impl Template {
     pub fn name(self) -> &'static str {
         match self {
             Template::TaskRust => "task-rust",
+            Template::TextRust => "text-rust",
             Template::BatchClassifierRust => "batch-classifier-rust",
             Template::BatchClassifierPython => "batch-classifier-python",
             Template::BatchClassifierJs => "batch-classifier-js",
@@ -51,6 +55,7 @@ impl Template {
     pub fn files(self, name: &str) -> Vec<(String, String)> {
         let own: &[(&str, &str)] = match self {
             Template::TaskRust => sources::TASK_RUST,
+            Template::TextRust => sources::TEXT_RUST,
             Template::BatchClassifierRust => sources::BATCH_CLASSIFIER_RUST,
             Template::BatchClassifierPython => sources::BATCH_CLASSIFIER_PYTHON,
             Template::BatchClassifierJs => sources::BATCH_CLASSIFIER_JS,
@@ -60,7 +65,7 @@ impl Template {
             .map(|(path, text)| ((*path).to_owned(), text.replace("{{name}}", name)))
             .collect();
         match self {
-            Template::TaskRust | Template::BatchClassifierRust => {
+            Template::TaskRust | Template::TextRust | Template::BatchClassifierRust => {
                 const VENDOR: &str = "vendor/skep-sdk";
                 files.extend(
                     sources::SDK

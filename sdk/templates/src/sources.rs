@@ -12,6 +12,18 @@ pub const TASK_RUST: &[(&str, &str)] = &[
     (".gitignore", include_str!("../gitignore/rust")),
 ];
 
+/// A task in Rust that writes with a language model.
+pub const TEXT_RUST: &[(&str, &str)] = &[
+    (
+        "src/lib.rs",
+        include_str!("../../../sdk/rust/examples/generate.rs"),
+    ),
+    ("Cargo.toml", include_str!("../text-rust/Cargo.toml")),
+    ("skep.toml", include_str!("../text-rust/skep.toml")),
+    ("README.md", include_str!("../text-rust/README.md")),
+    (".gitignore", include_str!("../gitignore/rust")),
+];
+
 /// A batch classifier in Rust.
 pub const BATCH_CLASSIFIER_RUST: &[(&str, &str)] = &[
     (

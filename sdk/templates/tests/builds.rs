@@ -28,5 +28,6 @@ fn build(template: Template) {
 #[test]
 fn the_rust_templates_build_outside_the_repository() {
     build(Template::TaskRust);
+    build(Template::TextRust);
     build(Template::BatchClassifierRust);
 }

@@ -2,6 +2,8 @@
 //!
 //! The end-to-end tests and the demo share this. It knows the binary only by its command line.
 
+pub mod random;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

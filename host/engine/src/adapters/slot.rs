@@ -37,6 +37,7 @@ impl Slot {
             version: self.version.version.clone(),
             rank: self.version.rank,
             pages: self.version.pages,
+            bytes: self.version.bytes,
             residency: self.residency(),
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use super::{Options, Scheduler};
-use crate::adapters::{AdapterStore, Pages, Residency, StoreOptions};
+use crate::adapters::{AdapterStore, Lease, Pages, Residency, StoreOptions};
 use crate::error::EngineError;
 use crate::model::LanguageModel;
 use crate::pages::PagePool;
@@ -79,17 +79,18 @@ impl Scheduler {
         let waiting = self.groups.values().filter(|group| group.adapter.is_none());
         let leases = waiting.filter_map(|group| group.lease.clone());
         let leases: Vec<_> = leases.take(AHEAD).collect();
-        if leases.is_empty() {
-            return;
-        }
-        let adapters = std::sync::Arc::clone(&self.adapters);
-        let mut adapters = lock(&adapters);
         for lease in leases {
-            // One that cannot be had is told so when its turn comes.
-            let fetched = adapters.prefetch(&lease, self.pages.memory_mut(), &mut self.pool);
-            if let Err(error) = fetched {
-                tracing::debug!(adapter = lease.name(), %error, "not fetched ahead");
-            }
+            self.fetch(&lease);
+        }
+    }
+
+    /// Brings an adapter nearer that is about to be used. One that cannot be had is told so when
+    /// its turn comes.
+    pub fn fetch(&mut self, lease: &Lease) {
+        let adapters = std::sync::Arc::clone(&self.adapters);
+        let fetched = lock(&adapters).prefetch(lease, self.pages.memory_mut(), &mut self.pool);
+        if let Err(error) = fetched {
+            tracing::debug!(adapter = lease.name(), %error, "not fetched ahead");
         }
     }
 

@@ -43,16 +43,16 @@ pub fn products<const T: usize>(rows: [&[f16]; ROWS], inputs: [&[f32]; T]) -> [[
     totals
 }
 
-/// `out += Σ factors[n] · rows[n]`, of at most four rows, added one after the other.
+/// `out += Σ factors[n] · rows[n]`, added one after the other.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn add_rows(rows: &[&[f16]], factors: &[f32], out: &mut [f32]) {
-    match (rows, factors) {
-        ([a, b, c, d], [e, f, g, h]) => add_some([a, b, c, d], [*e, *f, *g, *h], out),
-        _ => {
-            for (row, factor) in rows.iter().zip(factors) {
-                add_some([row], [*factor], out);
-            }
-        }
+    let (rows, last_rows) = rows.as_chunks::<4>();
+    let (factors, last_factors) = factors.as_chunks::<4>();
+    for (rows, factors) in rows.iter().zip(factors) {
+        add_some(*rows, *factors, out);
+    }
+    for (row, factor) in last_rows.iter().zip(last_factors) {
+        add_some([*row], [*factor], out);
     }
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::ROWS;
+use super::{ADDED_ROWS, ROWS};
 use crate::linear::avx512::across;
 
 /// The product of each row with each input. A row and an input give the same bits beside
@@ -42,36 +42,40 @@ pub fn products<const T: usize>(rows: [&[f16]; ROWS], inputs: [&[f32]; T]) -> [[
 /// `outs[t] += Σ factors[t][n] · rows[n]` for each token, row after row.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn add_rows<const T: usize>(rows: &[&[f16]], factors: [&[f32]; T], mut outs: [&mut [f32]; T]) {
-    match rows {
-        [a, b, c, d] => {
-            let mut four = [[0.0; 4]; T];
-            for (four, factors) in four.iter_mut().zip(factors) {
-                four.copy_from_slice(&factors[..4]);
-            }
-            add_some([a, b, c, d], four, &mut outs);
-        }
-        _ => {
-            for (n, row) in rows.iter().enumerate() {
-                let mut one = [[0.0]; T];
-                for (one, factors) in one.iter_mut().zip(factors) {
-                    *one = [factors[n]];
-                }
-                add_some([row], one, &mut outs);
-            }
-        }
+    if let Ok(rows) = <&[&[f16]; ADDED_ROWS]>::try_from(rows) {
+        return add_some(rows, factors, &mut outs);
     }
+    let (fours, last) = rows.as_chunks::<4>();
+    for (n, rows) in fours.iter().enumerate() {
+        add_some(rows, some(factors, 4 * n, 4), &mut outs);
+    }
+    for (n, row) in last.iter().enumerate() {
+        add_some(&[row], some(factors, 4 * fours.len() + n, 1), &mut outs);
+    }
+}
+
+/// Each token's factors of some rows.
+fn some<const T: usize>(mut factors: [&[f32]; T], first: usize, count: usize) -> [&[f32]; T] {
+    for factors in &mut factors {
+        *factors = &factors[first..first + count];
+    }
+    factors
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn add_some<const R: usize, const T: usize>(
-    rows: [&[f16]; R],
-    factors: [[f32; R]; T],
+    rows: &[&[f16]; R],
+    factors: [&[f32]; T],
     outs: &mut [&mut [f32]; T],
 ) {
     let columns = rows[0].len();
     assert!(rows.iter().all(|row| row.len() == columns));
     assert!(outs.iter().all(|out| out.len() == columns));
+    let mut known = [[0.0; R]; T];
+    for (known, factors) in known.iter_mut().zip(factors) {
+        known.copy_from_slice(factors);
+    }
     for column in (0..columns).step_by(16) {
         let mask = mask(columns - column);
         let mut weights = [_mm512_setzero_ps(); R];
@@ -79,7 +83,7 @@ fn add_some<const R: usize, const T: usize>(
             // SAFETY: the mask has no more elements than are left of every row.
             *weights = unsafe { sixteen(row.as_ptr().add(column), mask) };
         }
-        for (out, factors) in outs.iter_mut().zip(factors) {
+        for (out, factors) in outs.iter_mut().zip(known) {
             // SAFETY: as above, of every output.
             unsafe {
                 let to = out.as_mut_ptr().add(column);

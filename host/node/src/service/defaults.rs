@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use skep_registry::{Digest, Grants, ModelGrant, ModelTask};
+use skep_registry::{Base, Digest, Grants, ModelGrant, ModelTask};
 
 use super::inspect::reference_of;
 use super::kind::Found;
-use super::{Service, locate};
+use super::{Service, inspect, locate};
 use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 
@@ -22,12 +22,12 @@ pub struct Default {
 pub struct Defaults {
     /// The encoder: the chosen one, or the one that comes with skep.
     pub encoder: Default,
-    /// The language model.
+    /// The language model, if one was chosen; otherwise it is the one that comes with skep.
     pub language: Option<Default>,
 }
 
 /// Makes the models that the component gets as `default` known, and with them every installed
-/// model that the grants name.
+/// model that the grants name. Adapters are only looked for: they are opened when a guest asks.
 pub async fn bind_models(
     service: &Service,
     chosen: &[String],
@@ -42,6 +42,15 @@ pub async fn bind_models(
         service
             .models
             .add(&name, installed.release.digest(), &installed.files)?;
+    }
+    for grant in &grants.adapters {
+        let installed = locate::installed(service, &grant.to_string()).await?;
+        if installed.release.adapter().is_none() {
+            return Err(Failure::new(
+                FailureKind::Refused,
+                format!("grants.adapters names {grant}, and that is no adapter"),
+            ));
+        }
     }
     let (mut encoder, mut language) = (None, None);
     for model in chosen {
@@ -66,12 +75,14 @@ pub async fn bind_models(
 }
 
 fn embedded_encoder(service: &Service) -> Result<Default, Failure> {
-    let folder = embedded::folder(&service.home)
+    let model = &embedded::ENCODER;
+    let folder = model
+        .folder(&service.home)
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
-    let digest = embedded::digest();
-    service.models.add(embedded::NAME, digest, &folder)?;
+    let digest = model.digest();
+    service.models.add(model.name, digest, &folder)?;
     Ok(Default {
-        called: embedded::NAME.to_owned(),
+        called: model.name.to_owned(),
         digest,
     })
 }
@@ -90,9 +101,10 @@ async fn bind(service: &Service, model: &str) -> Result<(ModelTask, Default), Fa
     }
     let installed = locate::installed(service, model).await?;
     if installed.release.model().is_none() {
+        let kind = inspect::kind_of(installed.release.content());
         return Err(Failure::new(
             FailureKind::Usage,
-            format!("{model} is a component, not a model"),
+            format!("{model} is a package of kind {kind}, not a model"),
         ));
     }
     let digest = installed.release.digest();
@@ -100,6 +112,59 @@ async fn bind(service: &Service, model: &str) -> Result<(ModelTask, Default), Fa
     let task = service.models.add(name, digest, &installed.files)?;
     let called = reference_of(&installed.release);
     Ok((task, Default { called, digest }))
+}
+
+/// A language model that an adapter can be made for: what it is called, its digest, and where it
+/// lies.
+pub struct BaseModel {
+    /// The name and the digest.
+    pub base: Base,
+    /// Its folder or file.
+    pub path: PathBuf,
+}
+
+/// The language model that a name, a digest, a folder or a file means: one that is installed, or
+/// the one that comes with skep.
+pub async fn base_model(service: &Service, model: &str) -> Result<BaseModel, Failure> {
+    let (name, digest, path) = if Path::new(model).exists() {
+        let path = PathBuf::from(model);
+        (
+            crate::model_name(&path),
+            digest_of(&Found::at(&path)?)?,
+            path,
+        )
+    } else if model == embedded::LANGUAGE.name || model == embedded::LANGUAGE.digest().to_string() {
+        let embedded = &embedded::LANGUAGE;
+        let folder = embedded
+            .folder(&service.home)
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+        (embedded.name.to_owned(), embedded.digest(), folder)
+    } else {
+        let installed = locate::installed(service, model).await?;
+        let release = installed.release;
+        (
+            release.name().to_string(),
+            release.digest(),
+            installed.files,
+        )
+    };
+    let found = Found::at(&path)?;
+    if found.task != ModelTask::LanguageModel {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "{model} is a {}, and adapters are for language models",
+                found.task
+            ),
+        ));
+    }
+    let name = name
+        .parse()
+        .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    Ok(BaseModel {
+        base: Base { name, digest },
+        path: found.path,
+    })
 }
 
 /// The identity of a model that is no package: of its weights, which are what matters.

@@ -12,14 +12,20 @@ pub fn line_of(release: &SignedRelease) -> PackageLine {
     PackageLine {
         reference: reference_of(release),
         digest: release.digest().to_string(),
-        kind: match release.content() {
-            Content::Component(_) => "component",
-            Content::Model(_) => "model",
-        }
-        .to_owned(),
+        kind: kind_of(release.content()).to_owned(),
         task: release.model().map(|model| model.task.to_string()),
+        base: release.adapter().map(|adapter| adapter.base.to_string()),
         bytes: release.total_size(),
         description: release.description().map(str::to_owned),
+    }
+}
+
+/// The kind of a package, as a manifest says it.
+pub fn kind_of(content: &Content) -> &'static str {
+    match content {
+        Content::Component(_) => "component",
+        Content::Model(_) => "model",
+        Content::Adapter(_) => "adapter",
     }
 }
 
@@ -83,11 +89,16 @@ pub async fn inspect(service: &Service, package: &str) -> Result<Response, Failu
                 kind: match manifest.source {
                     Source::Component { .. } => "component",
                     Source::Model { .. } => "model",
+                    Source::Adapter { .. } => "adapter",
                 }
                 .to_owned(),
                 task: match &manifest.source {
-                    Source::Component { .. } => None,
                     Source::Model { task, .. } => Some(task.to_string()),
+                    _ => None,
+                },
+                base: match &manifest.source {
+                    Source::Adapter { base, .. } => Some(base.to_string()),
+                    _ => None,
                 },
                 bytes: 0,
                 description: manifest.description.clone(),

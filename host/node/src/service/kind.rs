@@ -39,7 +39,7 @@ impl Found {
             return match is_gguf(path) {
                 true => Ok(Self {
                     task: ModelTask::LanguageModel,
-                    path: path.to_path_buf(),
+                    path: first_part(path),
                 }),
                 false => Err(Failure::new(
                     FailureKind::Usage,
@@ -184,8 +184,16 @@ fn only_gguf(folder: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
+/// The part that stands for all, of a model in parts, whichever is given.
+fn first_part(path: &Path) -> PathBuf {
+    match split_name(path) {
+        Some((front, _, total)) => path.with_file_name(format!("{front}-00001-of-{total:05}.gguf")),
+        None => path.to_path_buf(),
+    }
+}
+
 /// Of `name-00001-of-00003.gguf`: the name, the part and the number of parts.
-fn split_name(path: &Path) -> Option<(&str, u32, u32)> {
+pub fn split_name(path: &Path) -> Option<(&str, u32, u32)> {
     /// Parts of one model at most.
     const PARTS: u32 = 1000;
     let stem = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
@@ -284,8 +292,10 @@ mod tests {
                 .to_string()
                 .contains("b-00002-of-00002.gguf")
         );
-        fs::write(folder.path().join("b-00002-of-00002.gguf"), "GGUF").unwrap();
+        let second = folder.path().join("b-00002-of-00002.gguf");
+        fs::write(&second, "GGUF").unwrap();
         assert_eq!(first.parts().unwrap().unwrap().len(), 2);
+        assert_eq!(Found::at(&second).unwrap(), first);
         let many = Found::at(&folder.path().join("c-00001-of-99999.gguf")).unwrap();
         assert!(many.parts().is_err());
     }

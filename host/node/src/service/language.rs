@@ -18,13 +18,21 @@ use skep_sandbox::{
 };
 use skep_text::{ChatMessage, MarksInText};
 
-/// All language models that this node knows.
+/// All language models that this node knows. One that was loaded stays loaded.
 #[derive(Default)]
 pub struct NodeLanguages {
-    models: RwLock<BTreeMap<String, Arc<Slot>>>,
+    known: RwLock<Known>,
     /// The threads that compute, whichever model it is for.
     team: OnceLock<Arc<Team>>,
     computing: OnceLock<GuestsComputing>,
+}
+
+#[derive(Default)]
+struct Known {
+    slots: BTreeMap<Digest, Arc<Slot>>,
+    /// The model that each name stands for. A model keeps its digest when its name goes to
+    /// another, so that runs that chose it still find it.
+    names: BTreeMap<String, Digest>,
 }
 
 struct Slot {
@@ -36,19 +44,18 @@ struct Slot {
 }
 
 impl NodeLanguages {
-    /// Makes a model known under its name and digest. One that is known stays loaded.
+    /// Makes a model known under its name and digest.
     pub fn add(&self, name: &str, digest: Digest, path: &Path) {
-        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        if models.get(name).is_some_and(|slot| slot.digest == digest) {
-            return;
-        }
-        let slot = Slot {
-            name: name.to_owned(),
-            digest,
-            path: path.to_path_buf(),
-            engine: Mutex::default(),
-        };
-        models.insert(name.to_owned(), Arc::new(slot));
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.names.insert(name.to_owned(), digest);
+        known.slots.entry(digest).or_insert_with(|| {
+            Arc::new(Slot {
+                name: name.to_owned(),
+                digest,
+                path: path.to_path_buf(),
+                engine: Mutex::default(),
+            })
+        });
     }
 
     /// Engines leave guests some of the processors' time while any of them computes.
@@ -59,30 +66,46 @@ impl NodeLanguages {
 
     /// Opens a model by name or digest, and loads it if nobody has.
     pub fn open(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
-        let slot = {
-            let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-            let by_digest = models.values().find(|slot| slot.digest.to_string() == name);
-            let slot = models.get(name).or(by_digest);
-            Arc::clone(slot.ok_or_else(|| ModelError::NotFound(name.to_owned()))?)
-        };
-        let mut place = slot.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let engine = match &*place {
-            Some(engine) => engine.clone(),
-            None => {
-                let failed = |error: &dyn std::error::Error| ModelError::Failed(error.to_string());
-                let model = skep_engine::LanguageModel::load(&slot.name, &slot.path)
-                    .map_err(|error| failed(&error))?;
-                let team = self.team().map_err(|error| failed(&error))?;
-                let engine = Engine::start(Arc::new(model), team, Options::default())
-                    .map_err(|error| failed(&error))?;
-                if let Some(computing) = self.computing.get().cloned() {
-                    engine.give_way_to(move || computing.any());
-                }
-                place.insert(engine).clone()
-            }
-        };
-        drop(place);
+        let slot = self
+            .find(name)
+            .ok_or_else(|| ModelError::NotFound(name.to_owned()))?;
+        let engine = self.engine_of(&slot)?;
         Ok(Arc::new(Open { slot, engine }))
+    }
+
+    /// The engine of the model of this digest, loaded if nobody has; none if there is no such
+    /// model.
+    pub fn engine(&self, digest: &Digest) -> Result<Option<Engine>, ModelError> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let slot = known.slots.get(digest).cloned();
+        drop(known);
+        slot.map(|slot| self.engine_of(&slot)).transpose()
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Slot>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let digest = match known.names.get(name) {
+            Some(digest) => *digest,
+            None => name.parse().ok()?,
+        };
+        known.slots.get(&digest).cloned()
+    }
+
+    fn engine_of(&self, slot: &Slot) -> Result<Engine, ModelError> {
+        let mut place = slot.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = &*place {
+            return Ok(engine.clone());
+        }
+        let failed = |error: &dyn std::error::Error| ModelError::Failed(error.to_string());
+        let model = skep_engine::LanguageModel::load(&slot.name, &slot.path)
+            .map_err(|error| failed(&error))?;
+        let team = self.team().map_err(|error| failed(&error))?;
+        let engine = Engine::start(Arc::new(model), team, Options::default())
+            .map_err(|error| failed(&error))?;
+        if let Some(computing) = self.computing.get().cloned() {
+            engine.give_way_to(move || computing.any());
+        }
+        Ok(place.insert(engine).clone())
     }
 
     fn team(&self) -> std::io::Result<Arc<Team>> {

@@ -53,6 +53,11 @@ pub async fn locate(
 
 /// The installed release that a name or a digest means.
 pub async fn installed(service: &Service, package: &str) -> Result<Installed, Failure> {
+    installed_in(service.swarm().await?, package).await
+}
+
+/// The same, in this swarm's packages.
+pub async fn installed_in(swarm: &Swarm, package: &str) -> Result<Installed, Failure> {
     let reference: PackageRef = package.parse().map_err(|error| {
         let kind = match package.contains(['/', '\\', '.']) {
             true => FailureKind::NotFound,
@@ -63,24 +68,30 @@ pub async fn installed(service: &Service, package: &str) -> Result<Installed, Fa
             format!("{package:?} is no file or folder here, and no package's name either: {error}"),
         )
     })?;
-    let swarm = service.swarm().await?;
     let resolved = swarm
         .resolve_ref(&reference, &[])
         .await
         .map_err(|error| not_here(package, &error))?;
-    if let Ok(installed) = swarm.installed(&resolved.release.digest()) {
+    let digest = resolved.release.digest();
+    if let Ok(installed) = swarm.installed(&digest) {
         return Ok(installed);
+    }
+    let not_installed = |reason: String| {
+        Failure::new(
+            FailureKind::NotFound,
+            format!(
+                "{package} is known here but not installed; `skep install {package}` fetches it\
+                 {reason}"
+            ),
+        )
+    };
+    if !swarm.is_offered(&digest) {
+        return Err(not_installed(String::new()));
     }
     // What was published here is complete in the blob store, and only has to be put in place.
     match swarm.install(&resolved.release, &[], None).await {
         Ok((installed, _)) => Ok(installed),
-        Err(error) => Err(Failure::new(
-            FailureKind::NotFound,
-            format!(
-                "{package} is known here but not installed; `skep install {package}` fetches it \
-                 ({error})"
-            ),
-        )),
+        Err(error) => Err(not_installed(format!(" ({error})"))),
     }
 }
 

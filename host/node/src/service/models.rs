@@ -4,13 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use skep_model::{Catalog, CatalogEntry, EncodeError, Encoder, LoadError};
-use skep_registry::{Digest, ModelTask};
+use skep_registry::{Base, Digest, ModelTask};
 use skep_sandbox::{EncoderInfo, LanguageModel, ModelError, Models, TextAdapter, TextEncoder};
+use skep_swarm::Swarm;
 use skep_tensor::{Account, Device, Tensor};
+use tokio::runtime::Handle;
 
+use super::adapters::NodeAdapters;
 use super::kind::Found;
 use super::language::NodeLanguages;
+use super::locate;
+use crate::embedded;
 use crate::failure::{Failure, FailureKind};
+use crate::home::Home;
 
 /// All models that this node has open.
 pub struct NodeModels {
@@ -18,6 +24,8 @@ pub struct NodeModels {
     pub device: Device,
     /// The language models.
     pub languages: NodeLanguages,
+    /// Their adapters.
+    pub adapters: NodeAdapters,
     catalog: Catalog,
 }
 
@@ -27,6 +35,7 @@ impl NodeModels {
         Self {
             catalog: Catalog::new(device),
             languages: NodeLanguages::default(),
+            adapters: NodeAdapters::default(),
             device,
         }
     }
@@ -71,8 +80,74 @@ pub struct RunModels {
     pub node: Arc<NodeModels>,
     /// The digest of the encoder that is the default one.
     pub encoder: String,
-    /// The digest of the language model that is the default one, if there is one.
-    pub language: Option<String>,
+    /// The language model that is the default one.
+    pub language: DefaultLanguage,
+    /// Its adapters, if it may open any.
+    pub adapters: Option<Adapters>,
+    /// Where models that come with skep are written out.
+    pub home: Home,
+}
+
+/// The language model that a run gets as `default`.
+pub enum DefaultLanguage {
+    /// The one of this digest, which the node knows.
+    Chosen(String),
+    /// The one that comes with skep.
+    Embedded,
+}
+
+/// Where a run's adapters are found: by what is installed at the moment, so that a guest that opens
+/// a name once more gets a version that has come since.
+pub struct Adapters {
+    /// The packages of the node.
+    pub swarm: Swarm,
+    /// Where looking for one runs.
+    pub runtime: Handle,
+}
+
+impl RunModels {
+    fn default_language(&self) -> Result<Arc<dyn LanguageModel>, ModelError> {
+        match &self.language {
+            DefaultLanguage::Chosen(digest) => self.node.languages.open(digest),
+            DefaultLanguage::Embedded => {
+                self.add_embedded()?;
+                let digest = embedded::LANGUAGE.digest().to_string();
+                self.node.languages.open(&digest)
+            }
+        }
+    }
+
+    /// Makes the language model known that comes with skep, written out only now that somebody
+    /// needs it.
+    fn add_embedded(&self) -> Result<(), ModelError> {
+        let model = &embedded::LANGUAGE;
+        let folder = model.folder(&self.home).map_err(|error| {
+            ModelError::Failed(format!("cannot write out {}: {error}", model.name))
+        })?;
+        let added = self.node.add(model.name, model.digest(), &folder);
+        added.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Makes the base of an adapter known, if it is here.
+    fn add_base(&self, adapters: &Adapters, base: &Base) -> Result<(), ModelError> {
+        if base.digest == embedded::LANGUAGE.digest() {
+            return self.add_embedded();
+        }
+        let digest = base.digest.to_string();
+        let found = locate::installed_in(&adapters.swarm, &digest);
+        // One that is not here as a package may be known by its file.
+        if let Ok(installed) = adapters.runtime.block_on(found) {
+            let name = installed.release.name().as_str();
+            let added = self.node.add(name, base.digest, &installed.files);
+            added.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(failure: Failure) -> ModelError {
+    ModelError::Failed(failure.to_string())
 }
 
 impl Models for RunModels {
@@ -90,17 +165,27 @@ impl Models for RunModels {
     }
 
     fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
-        match (name, &self.language) {
-            ("default", Some(digest)) => self.node.languages.open(digest),
-            ("default", None) => Err(ModelError::NotFound(
-                "a default language model; choose one with --model".to_owned(),
-            )),
+        match name {
+            "default" => self.default_language(),
             _ => self.node.languages.open(name),
         }
     }
 
     fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
-        Err(ModelError::NotFound(name.to_owned()))
+        let not_found = || ModelError::NotFound(name.to_owned());
+        let adapters = self.adapters.as_ref().ok_or_else(not_found)?;
+        let found = locate::installed_in(&adapters.swarm, name);
+        let installed = adapters
+            .runtime
+            .block_on(found)
+            .map_err(|failure| match failure.kind {
+                FailureKind::NotFound => not_found(),
+                _ => failed(failure),
+            })?;
+        if let Some(adapter) = installed.release.adapter() {
+            self.add_base(adapters, &adapter.base)?;
+        }
+        self.node.adapters.open(&self.node.languages, &installed)
     }
 }
 

@@ -1,20 +1,26 @@
-//! Signs a package and offers it: a component with its manifest, or a model's folder.
+//! Signs a package and offers it: a component with its manifest, a model, or an adapter.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use skep_engine::Options;
+use skep_engine::scheduler::store_options;
 use skep_registry::{
     Draft, FileEntry, Grants, Manifest, PackagePath, PublisherKey, SignedRelease, Source,
 };
 use skep_swarm::{PackageTicket, PublishError, Swarm};
 
+use super::defaults::{self, BaseModel};
 use super::kind::Found;
 use super::{Service, inspect};
 use crate::building;
 use crate::failure::{Failure, FailureKind};
 use crate::keys;
-use crate::requests::{Published, Response};
+use crate::requests::{AdapterLine, Published, Response};
 
+/// Bytes of an adapter's configuration that are looked at.
+const CONFIG: u64 = 1 << 20;
 /// Files of a model's folder that are no part of the model.
 const LEFT_OUT: &str = ".";
 
@@ -43,9 +49,114 @@ pub async fn package(service: &Service, folder: &Path, key: &str) -> Result<Resp
             }
             Vec::new()
         }
+        Source::Adapter { path, base } => {
+            let folder = folder.join(path.as_str());
+            let model = defaults::base_model(service, &base.digest.to_string()).await?;
+            try_adapter(&folder, model).await?;
+            files.extend(adapter_files(&folder)?);
+            Vec::new()
+        }
     };
     let published = release(service, &key, &manifest, files, imports).await?;
     Ok(Response::Published(published))
+}
+
+/// Publishes an adapter: a PEFT folder. It has to fit its base.
+pub async fn adapter(
+    service: &Service,
+    folder: &Path,
+    base: Option<&str>,
+    name: &str,
+    version: &str,
+    key: &str,
+) -> Result<Response, Failure> {
+    let key = keys::load(&service.home, key)?;
+    let base = match base {
+        Some(base) => base.to_owned(),
+        None => named_base(folder)?,
+    };
+    let model = defaults::base_model(service, &base).await?;
+    let manifest = Manifest::parse(&format!(
+        "[package]\nname = {name:?}\nversion = {version:?}\nkind = \"adapter\"\n\
+         [adapter]\npath = \"adapter\"\nbase = \"{}\"\nbase-digest = \"{}\"\n",
+        model.base.name, model.base.digest
+    ))
+    .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    let line = try_adapter(folder, model).await?;
+    let files = adapter_files(folder)?;
+    let mut published = release(service, &key, &manifest, files, Vec::new()).await?;
+    published.adapter = Some(line);
+    Ok(Response::Published(published))
+}
+
+/// Reads an adapter as the engine of its base would.
+async fn try_adapter(folder: &Path, model: BaseModel) -> Result<AdapterLine, Failure> {
+    let folder = folder.to_path_buf();
+    let reading = tokio::task::spawn_blocking(move || {
+        let refused = |error: &dyn std::error::Error| Failure::of(FailureKind::Refused, error);
+        let BaseModel { base, path } = model;
+        let model = skep_engine::LanguageModel::load(base.name.as_str(), &path)
+            .map_err(|error| refused(&error))?;
+        let options = store_options(&model, &Options::default());
+        let weights =
+            skep_engine::adapters::read(&options, &folder).map_err(|error| refused(&error))?;
+        Ok(AdapterLine {
+            base: base.name.to_string(),
+            base_digest: base.digest.to_string(),
+            rank: weights.adapter().rank() as u64,
+            bytes: weights.adapter().bytes(),
+        })
+    });
+    reading
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?
+}
+
+/// The files of an adapter. Whatever else a training has left in the folder stays behind.
+fn adapter_files(folder: &Path) -> Result<Vec<(PackagePath, PathBuf)>, Failure> {
+    ["adapter_config.json", "adapter_model.safetensors"]
+        .map(|file| named(folder.join(file)))
+        .into_iter()
+        .collect()
+}
+
+/// The model that an adapter's configuration names, as far as it is a name: of `someone/model` or
+/// a path the last part.
+fn named_base(folder: &Path) -> Result<String, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        base_model_name_or_path: Option<String>,
+    }
+    let path = folder.join("adapter_config.json");
+    let refused = |reason: String| {
+        Failure::new(
+            FailureKind::Refused,
+            format!("{}: {reason}", path.display()),
+        )
+    };
+    let file = fs::File::open(&path).map_err(|error| {
+        Failure::new(
+            FailureKind::NotFound,
+            format!(
+                "cannot read {}: {error}; an adapter is a PEFT folder, with adapter_config.json \
+                 and adapter_model.safetensors",
+                path.display()
+            ),
+        )
+    })?;
+    let mut text = Vec::new();
+    file.take(CONFIG)
+        .read_to_end(&mut text)
+        .map_err(|error| refused(error.to_string()))?;
+    let config: Config =
+        serde_json::from_slice(&text).map_err(|error| refused(error.to_string()))?;
+    config
+        .base_model_name_or_path
+        .map(|base| crate::package_name(base.rsplit(['/', '\\']).next().unwrap_or_default()))
+        .filter(|base| !base.is_empty())
+        .ok_or_else(|| {
+            refused("it does not name its base; say which model it changes with --base".to_owned())
+        })
 }
 
 /// Publishes a model: a Hugging Face folder or a GGUF file. It has to load, so that nobody fetches
@@ -174,6 +285,7 @@ fn answer(swarm: &Swarm, release: &SignedRelease, releases: u64) -> Published {
         releases,
         ticket: ticket.to_string(),
         model: None,
+        adapter: None,
     }
 }
 

@@ -10,13 +10,15 @@ use skep_registry::{Grants, Limits, ModelGrant, Source};
 use skep_sandbox::{Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec};
 use skep_swarm::{ProviderAddr, Ticket};
 use skep_tensor::Device;
+use tokio::runtime::Handle;
 
 use super::blobs::NodeBlobs;
 use super::defaults::bind_models;
 use super::inspect::grants_of;
 use super::locate::{self, Located};
-use super::models::RunModels;
-use super::{ProgressSender, Service, install};
+use super::models::{Adapters, DefaultLanguage, RunModels};
+use super::{ProgressSender, Service, inspect, install};
+use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
@@ -73,7 +75,7 @@ pub async fn run(
     if let Ok(ticket) = request.package.parse::<Ticket>() {
         peers.push(ticket.node().clone());
     }
-    let mut subject = subject(service, &request.package, &progress).await?;
+    let mut subject = subject(service, &request, &progress).await?;
     let mut asked = Limits::default();
     for (key, text) in &request.limits {
         asked
@@ -88,10 +90,18 @@ pub async fn run(
         models: Some(Arc::new(RunModels {
             node: Arc::clone(&service.models),
             encoder: bound.encoder.digest.to_string(),
-            language: bound
-                .language
-                .as_ref()
-                .map(|model| model.digest.to_string()),
+            language: match &bound.language {
+                Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
+                None => DefaultLanguage::Embedded,
+            },
+            adapters: match subject.grants.adapters.is_empty() {
+                true => None,
+                false => Some(Adapters {
+                    swarm: service.swarm().await?.clone(),
+                    runtime: Handle::current(),
+                }),
+            },
+            home: service.home.clone(),
         })),
         blobs: blobs(service, &subject.grants, peers).await?,
         grants: subject.grants,
@@ -118,7 +128,10 @@ pub async fn run(
     Ok(Response::Ran(Box::new(Ran {
         digest,
         model: Some(bound.encoder.called),
-        text_model: bound.language.map(|model| model.called),
+        text_model: Some(match bound.language {
+            Some(chosen) => chosen.called,
+            None => embedded::LANGUAGE.name.to_owned(),
+        }),
         report: serde_json::to_value(&report)
             .map_err(|error| Failure::of(FailureKind::Failed, &error))?,
         limits: serde_json::to_value(limits)
@@ -138,10 +151,21 @@ impl Drop for CancelOnDrop {
 
 async fn subject(
     service: &Service,
-    package: &str,
+    request: &RunRequest,
     progress: &ProgressSender,
 ) -> Result<Subject, Failure> {
-    match locate::locate(service, package, progress).await? {
+    let package = request.package.as_str();
+    let located = locate::locate(service, package, progress).await?;
+    if !request.adapters.is_empty() && !matches!(located, Located::File(_)) {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "{package} has a manifest, and opens the adapters that its grants.adapters name; \
+                 --adapter is for a .wasm file"
+            ),
+        ));
+    }
+    match located {
         Located::Folder { folder, manifest } => match manifest.source {
             Source::Component {
                 path,
@@ -153,27 +177,37 @@ async fn subject(
                 grants,
                 limits,
             }),
-            Source::Model { .. } => Err(not_a_component(package)),
+            Source::Model { .. } => Err(not_a_component(package, "model")),
+            Source::Adapter { .. } => Err(not_a_component(package, "adapter")),
         },
         // A bare component has no manifest, so whoever runs it by hand grants what does not
-        // reach beyond the run: tensors and the model of their choice.
-        Located::File(component) => Ok(Subject {
-            component,
-            grants: Grants {
-                tensor: true,
-                models: [ModelGrant::Default].into(),
-                ..Grants::default()
-            },
-            limits: Limits::default(),
-        }),
+        // reach beyond the run: tensors, the model and the adapters of their choice.
+        Located::File(component) => {
+            let adapters = request.adapters.iter();
+            let adapters = adapters
+                .map(|adapter| adapter.parse::<ModelGrant>())
+                .collect::<Result<_, _>>()
+                .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+            Ok(Subject {
+                component,
+                grants: Grants {
+                    tensor: true,
+                    models: [ModelGrant::Default].into(),
+                    adapters,
+                    ..Grants::default()
+                },
+                limits: Limits::default(),
+            })
+        }
         Located::Installed(installed) => {
+            let kind = inspect::kind_of(installed.release.content());
             let component = installed
                 .release
                 .component()
-                .ok_or_else(|| not_a_component(package))?;
+                .ok_or_else(|| not_a_component(package, kind))?;
             let path = installed
                 .path(component.entry.as_str())
-                .ok_or_else(|| not_a_component(package))?;
+                .ok_or_else(|| not_a_component(package, kind))?;
             Ok(Subject {
                 component: path,
                 grants: component.grants.clone(),
@@ -183,10 +217,13 @@ async fn subject(
     }
 }
 
-fn not_a_component(package: &str) -> Failure {
+fn not_a_component(package: &str, kind: &str) -> Failure {
     Failure::new(
         FailureKind::Usage,
-        format!("{package} is a model; give it to a component with --model"),
+        match kind {
+            "adapter" => format!("{package} is an adapter; a component opens it by its name"),
+            _ => format!("{package} is a {kind}; give it to a component with --model"),
+        },
     )
 }
 
@@ -206,7 +243,7 @@ async fn blobs(
         swarm,
         drafts,
         peers,
-        runtime: tokio::runtime::Handle::current(),
+        runtime: Handle::current(),
     })))
 }
 

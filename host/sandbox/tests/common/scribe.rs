@@ -221,6 +221,7 @@ impl TextAdapter for Village {
             name: "village".to_owned(),
             digest: "2".repeat(64),
             base: DIGEST.to_owned(),
+            base_name: "scribe".to_owned(),
             rank: 8,
             bytes: 11,
         }

@@ -77,7 +77,7 @@ fn with_minima<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blo
             let small = scales_and_minima(heads);
             let lower_bits = _mm512_and_si512(small, seven);
             let upper_bits = _mm512_and_si512(_mm512_srli_epi16::<3>(small), seven);
-            // The first two lanes' worth of 16-bit floats of each quarter.
+            // The scale and the minimum of each quarter are its first 32 bits.
             let mut lanes = [0_u32; ROWS];
             // SAFETY: the array has 64 bytes.
             unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), small) };

@@ -1,0 +1,282 @@
+//! Versions of an adapter come, take each other's place and go, while texts are being written.
+
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use skep_engine::{Caller, Chunk, Priority, Request as TextRequest};
+use skep_registry::Digest;
+use skep_sandbox::{LanguageModel, ModelError, Models, Residency, TextAdapter, TextGeneration};
+use skep_tensor::{Account, Limits};
+use skep_tests::random::{self, Attention, Shape};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::home::Home;
+use crate::keys;
+use crate::requests::{Request, Response};
+use crate::service::Service;
+use crate::service::models::{Adapters, DefaultLanguage, RunModels};
+
+/// A node, and what a run on it may open. Its calls are those of a run: they wait on the thread.
+struct World {
+    folder: tempfile::TempDir,
+    service: Service,
+    models: RunModels,
+    base: Digest,
+    runtime: Handle,
+}
+
+impl World {
+    /// A node that knows a tiny model.
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        skep_tests::set_up(&home).unwrap();
+        let home = Home::open(Some(home)).unwrap();
+        keys::create(&home, "default").unwrap();
+        let service = Service::new(home.clone(), Config::load(&home).unwrap()).unwrap();
+        let file = folder.path().join("tiny.gguf");
+        random::gguf(&file, &Shape::TINY, 1).unwrap();
+        let base = Digest::of(&std::fs::read(&file).unwrap());
+        service.models.add("tiny", base, &file).unwrap();
+        let runtime = Handle::current();
+        let models = RunModels {
+            node: Arc::clone(&service.models),
+            encoder: String::new(),
+            language: DefaultLanguage::Chosen(base.to_string()),
+            adapters: Some(Adapters {
+                swarm: service.swarm().await.unwrap().clone(),
+                runtime: runtime.clone(),
+            }),
+            home,
+        };
+        Self {
+            folder,
+            service,
+            models,
+            base,
+            runtime,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn ask(&self, request: Request) -> Response {
+        let (progress, _) = mpsc::channel(1);
+        let answer = self.service.answer(request, progress);
+        self.runtime.block_on(answer).unwrap()
+    }
+
+    /// Adds a random adapter as a version of `voice`.
+    fn add(&self, version: &str, rank: usize, seed: u64) {
+        let folder = self.path(version);
+        let base = Attention {
+            layers: Shape::TINY.layers,
+            width: Shape::TINY.width,
+            queries: Shape::TINY.width,
+            values: Shape::TINY.width / Shape::TINY.heads * Shape::TINY.kv_heads,
+        };
+        random::adapter(&folder, &base, "tiny", rank, seed).unwrap();
+        self.ask(Request::AdapterAdd {
+            path: folder,
+            base: Some(text(&self.path("tiny.gguf"))),
+            name: "voice".to_owned(),
+            version: version.to_owned(),
+            key: "default".to_owned(),
+        });
+    }
+
+    fn open(&self) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        self.models.open_adapter("voice")
+    }
+
+    fn model(&self) -> Arc<dyn LanguageModel> {
+        self.models.open_text("default").unwrap()
+    }
+
+    /// Begins to write with an adapter, or with none.
+    fn begin(&self, adapter: Option<&dyn TextAdapter>, tokens: usize) -> Writing<'_> {
+        let caller = Caller {
+            account: Account::new(Limits::UNLIMITED),
+            owner: 1,
+            priority: Priority::Normal,
+        };
+        let request = TextRequest {
+            adapter: adapter.map(TextAdapter::engine_name),
+            ..TextRequest::greedy((1..30).collect(), tokens)
+        };
+        Writing {
+            texts: self.model().generate(&caller, vec![request]),
+            runtime: &self.runtime,
+        }
+    }
+
+    fn write(&self, adapter: &dyn TextAdapter) -> Vec<u32> {
+        self.begin(Some(adapter), 60).rest()
+    }
+
+    /// The versions that the model's engine has.
+    fn held(&self) -> Vec<String> {
+        let engine = self.models.node.languages.engine(&self.base).unwrap();
+        let adapters = engine.unwrap().adapters().into_iter();
+        adapters.map(|adapter| adapter.version).collect()
+    }
+}
+
+/// A text that is being written.
+struct Writing<'a> {
+    texts: Box<dyn TextGeneration>,
+    runtime: &'a Handle,
+}
+
+impl Writing<'_> {
+    fn next(&mut self) -> Option<Vec<Chunk>> {
+        let next = poll_fn(|context| self.texts.poll_next(context));
+        self.runtime.block_on(next).unwrap()
+    }
+
+    /// The tokens that are still to come.
+    fn rest(mut self) -> Vec<u32> {
+        let mut tokens = Vec::new();
+        while let Some(chunks) = self.next() {
+            tokens.extend(chunks.into_iter().flat_map(|chunk| chunk.tokens));
+        }
+        tokens
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// Runs a test as runs ask: on a thread that may wait.
+async fn on_a_thread(test: impl FnOnce(&World) + Send + 'static) {
+    let world = World::new().await;
+    let world = tokio::task::spawn_blocking(move || {
+        test(&world);
+        world
+    });
+    world.await.unwrap().service.shutdown().await;
+}
+
+/// Where an engine stops after each batch while it is closed.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn close(&self) {
+        *self.lock() = true;
+    }
+
+    fn open(&self) {
+        *self.lock() = false;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.opened.wait_while(self.lock(), |closed| *closed));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a gate whatever becomes of the test, so that the engine can end.
+struct Opens(Arc<Gate>);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_in_flight_finishes_on_the_version_that_it_began_with() {
+    on_a_thread(|world| {
+        let gate = Arc::new(Gate::default());
+        let engine = world.models.node.languages.engine(&world.base);
+        let at_gate = Arc::clone(&gate);
+        engine.unwrap().unwrap().give_way_to(move || {
+            at_gate.pass();
+            false
+        });
+        world.add("0.1.0", 4, 1);
+        let old = world.open().unwrap();
+        let expected = world.write(&*old);
+        let _opens = Opens(Arc::clone(&gate));
+        gate.close();
+        let mut flight = world.begin(Some(&*old), 60);
+        let begun = flight.next().unwrap();
+        let mut tokens: Vec<u32> = begun.into_iter().flat_map(|chunk| chunk.tokens).collect();
+        assert!(tokens.len() < expected.len(), "it is written already");
+        // Only the text still has the old version when the new one comes.
+        drop(old);
+        world.add("0.2.0", 8, 2);
+        let new = world.open().unwrap();
+        assert_eq!(world.held(), ["0.2.0"]);
+        gate.open();
+        assert_ne!(world.write(&*new), expected);
+        tokens.extend(flight.rest());
+        assert_eq!(tokens, expected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_a_version_open_keeps_it_when_it_is_replaced_or_removed() {
+    on_a_thread(|world| {
+        world.add("0.1.0", 4, 1);
+        let old = world.open().unwrap();
+        let expected = world.write(&*old);
+        world.add("0.2.0", 8, 2);
+        let new = world.open().unwrap();
+        assert_ne!(old.info().digest, new.info().digest);
+        assert_eq!((old.info().rank, new.info().rank), (4, 8));
+        assert_eq!(world.held().len(), 2);
+        assert_eq!(world.write(&*old), expected);
+        let other = world.write(&*new);
+        assert_ne!(other, expected);
+        // The same version is opened once for all who ask.
+        assert!(Arc::ptr_eq(&new, &world.open().unwrap()));
+
+        drop(old);
+        let package = "voice".to_owned();
+        world.ask(Request::AdapterRemove { package });
+        assert!(matches!(world.open(), Err(ModelError::NotFound(_))));
+        assert_eq!(world.held(), ["0.2.0"]);
+        assert_eq!(world.write(&*new), other);
+        drop(new);
+        world.add("0.3.0", 4, 1);
+        let again = world.open().unwrap();
+        assert_eq!(world.held(), ["0.3.0"]);
+        assert_eq!(world.write(&*again), expected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_comes_to_the_device_when_it_is_opened() {
+    on_a_thread(|world| {
+        world.add("0.1.0", 4, 1);
+        let adapter = world.open().unwrap();
+        // What is asked of an engine is done in turn, so the adapter has come before this text.
+        world.begin(None, 1).rest();
+        assert_eq!(adapter.residency(), Residency::Device);
+        let info = adapter.info();
+        assert_eq!(
+            (info.name.as_str(), info.base_name.as_str()),
+            ("voice", "tiny")
+        );
+        assert_eq!(info.base, world.base.to_string());
+        assert!(info.bytes > 0);
+    })
+    .await;
+}

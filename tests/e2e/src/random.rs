@@ -1,0 +1,480 @@
+//! Language models and adapters of random numbers, written as the files that people bring: GGUF,
+//! whole or in parts, Hugging Face folders, PEFT folders. The same seed writes the same bytes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::json;
+
+/// Elements of a Q8_0 block, and its bytes: a scale and one for each element.
+const BLOCK: usize = 32;
+const BLOCK_BYTES: usize = 34;
+/// Every tensor of a GGUF file begins at a multiple of this.
+const ALIGNMENT: usize = 32;
+/// The numbers that GGUF has for types of values and of tensors.
+const U16: u32 = 2;
+const U32: u32 = 4;
+const I32: u32 = 5;
+const F32: u32 = 6;
+const TEXT: u32 = 8;
+const ARRAY: u32 = 9;
+const TENSOR_F32: u32 = 0;
+const TENSOR_Q8_0: u32 = 8;
+
+/// The sizes of a model of the Llama family.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Layers.
+    pub layers: usize,
+    /// Elements of a token's row between layers, a multiple of 32.
+    pub width: usize,
+    /// Elements within a feed-forward layer, a multiple of 32.
+    pub hidden: usize,
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Tokens. In a GGUF file the first 256 are the bytes, and the last ends a text.
+    pub vocabulary: usize,
+    /// Tokens of context.
+    pub context: usize,
+}
+
+impl Shape {
+    /// A model of half a megabyte.
+    pub const TINY: Self = Self {
+        layers: 2,
+        width: 64,
+        hidden: 128,
+        heads: 4,
+        kv_heads: 2,
+        vocabulary: 288,
+        context: 256,
+    };
+
+    /// The name, rows and columns of every tensor, as GGUF calls them; a vector has one row.
+    fn tensors(&self) -> Vec<(String, usize, usize)> {
+        let (width, hidden) = (self.width, self.hidden);
+        let keys = width / self.heads * self.kv_heads;
+        let mut all = vec![("token_embd".to_owned(), self.vocabulary, width)];
+        for layer in 0..self.layers {
+            for (name, rows, columns) in [
+                ("attn_norm", 1, width),
+                ("attn_q", width, width),
+                ("attn_k", keys, width),
+                ("attn_v", keys, width),
+                ("attn_output", width, width),
+                ("ffn_norm", 1, width),
+                ("ffn_gate", hidden, width),
+                ("ffn_up", hidden, width),
+                ("ffn_down", width, hidden),
+            ] {
+                all.push((format!("blk.{layer}.{name}"), rows, columns));
+            }
+        }
+        all.push(("output_norm".to_owned(), 1, width));
+        all.push(("output".to_owned(), self.vocabulary, width));
+        all
+    }
+
+    fn metadata(&self) -> Vec<(String, Value)> {
+        let key = |name: &str| format!("llama.{name}");
+        let number = |size: usize| Value::U32(size as u32);
+        let mut tokens: Vec<String> = (0..=255).map(letter).collect();
+        let mut kinds = vec![1; 256];
+        for filler in 256..self.vocabulary {
+            tokens.push(format!("<filler {filler}>"));
+            // Never used.
+            kinds.push(5);
+        }
+        if let (Some(token), Some(kind)) = (tokens.last_mut(), kinds.last_mut()) {
+            *token = "<end>".to_owned();
+            // Control.
+            *kind = 3;
+        }
+        vec![
+            (
+                "general.architecture".to_owned(),
+                Value::Text("llama".to_owned()),
+            ),
+            (key("block_count"), number(self.layers)),
+            (key("context_length"), number(self.context)),
+            (key("embedding_length"), number(self.width)),
+            (key("feed_forward_length"), number(self.hidden)),
+            (key("attention.head_count"), number(self.heads)),
+            (key("attention.head_count_kv"), number(self.kv_heads)),
+            (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
+            (key("rope.freq_base"), Value::F32(10_000.0)),
+            (
+                "tokenizer.ggml.model".to_owned(),
+                Value::Text("gpt2".to_owned()),
+            ),
+            (
+                "tokenizer.ggml.pre".to_owned(),
+                Value::Text("default".to_owned()),
+            ),
+            ("tokenizer.ggml.tokens".to_owned(), Value::Texts(tokens)),
+            (
+                "tokenizer.ggml.token_type".to_owned(),
+                Value::Numbers(kinds),
+            ),
+            ("tokenizer.ggml.merges".to_owned(), Value::Texts(Vec::new())),
+            (
+                "tokenizer.ggml.eos_token_id".to_owned(),
+                number(self.vocabulary - 1),
+            ),
+        ]
+    }
+}
+
+/// A value of a GGUF file's metadata.
+enum Value {
+    U16(u16),
+    U32(u32),
+    I32(i32),
+    F32(f32),
+    Text(String),
+    Texts(Vec<String>),
+    Numbers(Vec<i32>),
+}
+
+impl Value {
+    fn write(&self, out: &mut Vec<u8>) {
+        let array = |out: &mut Vec<u8>, kind: u32, length: usize| {
+            out.extend(ARRAY.to_le_bytes());
+            out.extend(kind.to_le_bytes());
+            out.extend((length as u64).to_le_bytes());
+        };
+        match self {
+            Self::U16(value) => {
+                out.extend(U16.to_le_bytes());
+                out.extend(value.to_le_bytes());
+            }
+            Self::U32(value) => {
+                out.extend(U32.to_le_bytes());
+                out.extend(value.to_le_bytes());
+            }
+            Self::I32(value) => {
+                out.extend(I32.to_le_bytes());
+                out.extend(value.to_le_bytes());
+            }
+            Self::F32(value) => {
+                out.extend(F32.to_le_bytes());
+                out.extend(value.to_le_bytes());
+            }
+            Self::Text(value) => {
+                out.extend(TEXT.to_le_bytes());
+                text(out, value);
+            }
+            Self::Texts(values) => {
+                array(out, TEXT, values.len());
+                values.iter().for_each(|value| text(out, value));
+            }
+            Self::Numbers(values) => {
+                array(out, I32, values.len());
+                values
+                    .iter()
+                    .for_each(|value| out.extend(value.to_le_bytes()));
+            }
+        }
+    }
+}
+
+/// Writes a model as a GGUF file, its matrices as Q8_0.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn gguf(path: &Path, shape: &Shape, seed: u64) -> Result<()> {
+    write_gguf(path, &shape.metadata(), &shape.tensors(), seed)
+}
+
+/// Writes the same model as `name-00001-of-0000N.gguf` and so on, and returns the parts.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn split_gguf(
+    folder: &Path,
+    name: &str,
+    parts: usize,
+    shape: &Shape,
+    seed: u64,
+) -> Result<Vec<PathBuf>> {
+    let tensors = shape.tensors();
+    ensure!(
+        (2..=tensors.len()).contains(&parts),
+        "{parts} parts are none"
+    );
+    let mut written = Vec::new();
+    for (number, own) in tensors.chunks(tensors.len().div_ceil(parts)).enumerate() {
+        let mut metadata = match number {
+            0 => shape.metadata(),
+            _ => Vec::new(),
+        };
+        metadata.extend([
+            ("split.no".to_owned(), Value::U16(number as u16)),
+            ("split.count".to_owned(), Value::U16(parts as u16)),
+            (
+                "split.tensors.count".to_owned(),
+                Value::I32(tensors.len() as i32),
+            ),
+        ]);
+        let path = folder.join(format!("{name}-{:05}-of-{parts:05}.gguf", number + 1));
+        write_gguf(&path, &metadata, own, seed)?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+fn write_gguf(
+    path: &Path,
+    metadata: &[(String, Value)],
+    tensors: &[(String, usize, usize)],
+    seed: u64,
+) -> Result<()> {
+    let mut head = b"GGUF".to_vec();
+    head.extend(3_u32.to_le_bytes());
+    head.extend((tensors.len() as u64).to_le_bytes());
+    head.extend((metadata.len() as u64).to_le_bytes());
+    for (key, value) in metadata {
+        text(&mut head, key);
+        value.write(&mut head);
+    }
+    let mut offset = 0;
+    for (name, rows, columns) in tensors {
+        text(&mut head, &format!("{name}.weight"));
+        let (kind, bytes) = match rows {
+            1 => {
+                head.extend(1_u32.to_le_bytes());
+                (TENSOR_F32, 4 * columns)
+            }
+            _ => {
+                head.extend(2_u32.to_le_bytes());
+                (TENSOR_Q8_0, rows * columns / BLOCK * BLOCK_BYTES)
+            }
+        };
+        head.extend((*columns as u64).to_le_bytes());
+        if *rows > 1 {
+            head.extend((*rows as u64).to_le_bytes());
+        }
+        head.extend(kind.to_le_bytes());
+        head.extend((offset as u64).to_le_bytes());
+        offset += bytes.next_multiple_of(ALIGNMENT);
+    }
+    head.resize(head.len().next_multiple_of(ALIGNMENT), 0);
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(&head)?;
+    for (name, rows, columns) in tensors {
+        let mut bytes = Vec::new();
+        if *rows == 1 {
+            bytes.extend((0..*columns).flat_map(|_| 1.0_f32.to_le_bytes()));
+        } else {
+            let mut random = Random::new(seed, name);
+            // So that a product of a row with unit elements is about as large as they are: bytes
+            // are 74 large in the mean square.
+            let scale = half(1.0 / (74.0 * (*columns as f32).sqrt()));
+            for _ in 0..rows * columns / BLOCK {
+                bytes.extend(scale.to_le_bytes());
+                bytes.extend((0..BLOCK / 8).flat_map(|_| random.next().to_le_bytes()));
+            }
+        }
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        file.write_all(&bytes)?;
+    }
+    Ok(file.flush()?)
+}
+
+/// Writes the configuration and the weights of a Hugging Face folder, in `shards` files. Its
+/// tokenizer is the caller's.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn hugging_face(folder: &Path, shape: &Shape, shards: usize, seed: u64) -> Result<()> {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": shape.width,
+        "intermediate_size": shape.hidden,
+        "max_position_embeddings": shape.context,
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "num_key_value_heads": shape.kv_heads,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": false,
+        "vocab_size": shape.vocabulary,
+    });
+    fs::write(folder.join("config.json"), config.to_string())?;
+    let mut tensors = Vec::new();
+    for (name, rows, columns) in shape.tensors() {
+        let mut random = Random::new(seed, &name);
+        let size = 1.0 / (columns as f32).sqrt();
+        let (shape, values) = match rows {
+            1 => (vec![columns], vec![1.0; columns]),
+            _ => {
+                let values = (0..rows * columns).map(|_| random.signed() * size);
+                (vec![rows, columns], values.collect())
+            }
+        };
+        tensors.push((hugging_face_name(&name), shape, values));
+    }
+    let mut index = BTreeMap::new();
+    for (number, own) in tensors.chunks(tensors.len().div_ceil(shards)).enumerate() {
+        let file = match shards {
+            1 => "model.safetensors".to_owned(),
+            _ => format!("model-{:05}-of-{shards:05}.safetensors", number + 1),
+        };
+        index.extend(own.iter().map(|(name, ..)| (name.clone(), file.clone())));
+        write_safetensors(&folder.join(file), own)?;
+    }
+    if shards > 1 {
+        let index = json!({ "metadata": {}, "weight_map": index });
+        fs::write(
+            folder.join("model.safetensors.index.json"),
+            index.to_string(),
+        )?;
+    }
+    Ok(())
+}
+
+fn hugging_face_name(gguf: &str) -> String {
+    let mut name = format!("{gguf}.weight");
+    for (from, to) in [
+        ("token_embd", "model.embed_tokens"),
+        ("output_norm", "model.norm"),
+        ("attn_output", "self_attn.o_proj"),
+        ("attn_norm", "input_layernorm"),
+        ("attn_q", "self_attn.q_proj"),
+        ("attn_k", "self_attn.k_proj"),
+        ("attn_v", "self_attn.v_proj"),
+        ("ffn_norm", "post_attention_layernorm"),
+        ("ffn_gate", "mlp.gate_proj"),
+        ("ffn_up", "mlp.up_proj"),
+        ("ffn_down", "mlp.down_proj"),
+        ("blk.", "model.layers."),
+    ] {
+        name = name.replace(from, to);
+    }
+    match name.as_str() {
+        "output.weight" => "lm_head.weight".to_owned(),
+        _ => name,
+    }
+}
+
+/// What an adapter of queries and values has to know of its base.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Layers.
+    pub layers: usize,
+    /// Elements of a token's row between layers.
+    pub width: usize,
+    /// Elements of all queries of a token together.
+    pub queries: usize,
+    /// Elements of all values of a token together.
+    pub values: usize,
+}
+
+/// Writes an adapter of queries and values in every layer as a PEFT folder.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn adapter(
+    folder: &Path,
+    base: &Attention,
+    base_name: &str,
+    rank: usize,
+    seed: u64,
+) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut tensors = Vec::new();
+    for layer in 0..base.layers {
+        for (name, outputs) in [("q_proj", base.queries), ("v_proj", base.values)] {
+            let module = format!("base_model.model.model.layers.{layer}.self_attn.{name}");
+            let sides = [("lora_A", [rank, base.width]), ("lora_B", [outputs, rank])];
+            for (side, [rows, columns]) in sides {
+                let name = format!("{module}.{side}.weight");
+                let mut random = Random::new(seed, &name);
+                // Large enough to change what is written.
+                let size = 1.5 / (columns as f32).sqrt();
+                let values = (0..rows * columns).map(|_| random.signed() * size);
+                tensors.push((name, vec![rows, columns], values.collect()));
+            }
+        }
+    }
+    let config = json!({
+        "peft_type": "LORA",
+        "base_model_name_or_path": base_name,
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+    });
+    fs::write(folder.join("adapter_config.json"), config.to_string())?;
+    write_safetensors(&folder.join("adapter_model.safetensors"), &tensors)
+}
+
+fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<()> {
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, _, values)| values.iter().flat_map(|x| x.to_le_bytes()).collect())
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+    });
+    let views: Vec<_> = views.collect::<Result<_>>()?;
+    Ok(fs::write(path, safetensors::serialize(views, None)?)?)
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+/// The letter that stands for a byte in byte-level vocabularies: bytes that are printed stand for
+/// themselves, the others for letters from 256 on.
+fn letter(byte: u8) -> String {
+    let printed = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let code = match printed(byte) {
+        true => u32::from(byte),
+        false => 256 + (0..byte).filter(|before| !printed(*before)).count() as u32,
+    };
+    char::from_u32(code).unwrap_or_default().to_string()
+}
+
+/// The half-precision number at or below a normal one.
+fn half(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let exponent = (bits >> 23) as u16 - (127 - 15);
+    (exponent << 10) | ((bits >> 13) & 0x3ff) as u16
+}
+
+/// Numbers by xorshift, one sequence for each seed and name.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64, name: &str) -> Self {
+        let start = name
+            .bytes()
+            .fold(seed ^ 0xcbf2_9ce4_8422_2325, |state, byte| {
+                (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+        Self(start.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// From -1 to 1.
+    fn signed(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}

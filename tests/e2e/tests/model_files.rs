@@ -1,0 +1,210 @@
+//! Language models as people bring them: a GGUF file, one in parts, a Hugging Face folder, and
+//! files that are not what they say.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod language;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use language::Native;
+use serde_json::Value;
+use skep_tests::random::{self, Shape};
+use skep_tests::{Built, Node, run};
+
+const LINE: &str = "Once upon a time";
+
+struct Setting {
+    folder: tempfile::TempDir,
+    node: Node,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::start(&Built::skep(), &folder.path().join("home")).unwrap();
+        node.ask(&["key", "new"]).unwrap();
+        fs::write(folder.path().join("input"), LINE).unwrap();
+        Self { folder, node }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn add(&self, path: &Path) -> Value {
+        self.node
+            .ask(&["model".as_ref(), "add".as_ref(), path.as_os_str()])
+            .unwrap()
+    }
+
+    /// What the guest writes with a model, and the report.
+    fn written(&self, node: &Node, model: &str) -> (Vec<u8>, Value) {
+        let (input, output) = (self.path("input"), self.path("output"));
+        let component = Built::component("generate");
+        let report = node
+            .ask(&[
+                "run".as_ref(),
+                component.as_os_str(),
+                "--model".as_ref(),
+                model.as_ref(),
+                "--input".as_ref(),
+                input.as_os_str(),
+                "--output".as_ref(),
+                output.as_os_str(),
+                "--".as_ref(),
+                "max-tokens=20".as_ref(),
+            ])
+            .unwrap();
+        (fs::read(output).unwrap(), report)
+    }
+}
+
+fn native(path: &Path) -> Vec<u8> {
+    let native = Native::load(path);
+    let request = native.request(LINE, 20);
+    native.write(vec![request]).into_bytes()
+}
+
+#[test]
+fn a_gguf_file_whole_or_in_parts_is_added_fetched_and_written_with() {
+    let setting = Setting::new();
+    let whole = setting.path("whole.gguf");
+    random::gguf(&whole, &Shape::TINY, 7).unwrap();
+    let parts = random::split_gguf(setting.folder.path(), "parted", 3, &Shape::TINY, 7).unwrap();
+    let expected = native(&whole);
+    assert!(expected.len() > 5, "{expected:?}");
+
+    let added = setting.add(&whole);
+    assert_eq!(added["published"]["task"], "language-model");
+    assert_eq!(added["model"]["architecture"], "llama");
+    assert_eq!(added["model"]["context"], Shape::TINY.context);
+    let (written, report) = setting.written(&setting.node, "whole");
+    assert_eq!(written, expected);
+    assert_eq!(report["weights_bytes"], added["model"]["weights_bytes"]);
+    // Without having been added, too.
+    assert_eq!(
+        setting.written(&setting.node, whole.to_str().unwrap()).0,
+        expected
+    );
+
+    // Whichever part is named, all of them come along.
+    let added = setting.add(&parts[1]);
+    let other = Node::start(&Built::skep(), &setting.path("other")).unwrap();
+    let ticket = added["ticket"].as_str().unwrap();
+    let fetched = other.ask(&["install", ticket]).unwrap();
+    assert_eq!(fetched["files"], 3);
+    let reference = added["published"]["reference"].as_str().unwrap();
+    assert_eq!(setting.written(&other, reference).0, expected);
+    fs::remove_file(&parts[2]).unwrap();
+    let ended = run(
+        setting.node.home(),
+        &["model", "add", parts[0].to_str().unwrap()],
+    )
+    .unwrap();
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("parted-00003-of-00003.gguf"),
+        "{}",
+        ended.stderr
+    );
+}
+
+/// A Hugging Face folder of one model, with the tokenizer of another.
+fn hugging_face(folder: &Path, shards: usize) {
+    let tokenizer = Built::root().join("host/text/tests/folders/smollm");
+    fs::create_dir_all(folder).unwrap();
+    for entry in fs::read_dir(tokenizer).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    let text = fs::read(folder.join("tokenizer.json")).unwrap();
+    let json: Value = serde_json::from_slice(&text).unwrap();
+    let shape = Shape {
+        vocabulary: json["model"]["vocab"].as_object().unwrap().len() + 64,
+        ..Shape::TINY
+    };
+    random::hugging_face(folder, &shape, shards, 9).unwrap();
+}
+
+#[test]
+fn a_hugging_face_folder_is_added_fetched_and_written_with() {
+    let setting = Setting::new();
+    for (name, shards) in [("one-file", 1), ("shards", 3)] {
+        let folder = setting.path(name);
+        hugging_face(&folder, shards);
+        let expected = native(&folder);
+        let added = setting.add(&folder);
+        assert_eq!(added["published"]["task"], "language-model");
+        assert_eq!(setting.written(&setting.node, name).0, expected);
+        let other = Node::start(&Built::skep(), &setting.path(&format!("{name}-b"))).unwrap();
+        other
+            .ask(&["install", added["ticket"].as_str().unwrap()])
+            .unwrap();
+        assert_eq!(setting.written(&other, name).0, expected);
+    }
+}
+
+#[test]
+fn files_that_lie_are_refused_by_name_and_reason() {
+    let setting = Setting::new();
+    let good = setting.path("good.gguf");
+    random::gguf(&good, &Shape::TINY, 7).unwrap();
+    let bytes = fs::read(&good).unwrap();
+    let refused = |path: &Path, codes: &[i32], reason: &str| {
+        let ended = run(
+            setting.node.home(),
+            &["model", "add", path.to_str().unwrap()],
+        )
+        .unwrap();
+        assert!(codes.contains(&ended.code), "{}", ended.stderr);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(ended.stderr.contains(name), "{name}: {}", ended.stderr);
+        assert!(ended.stderr.contains(reason), "{reason}: {}", ended.stderr);
+        // It is said in words, and the node is as it was.
+        assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    };
+    let changed = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let path = setting.path(name);
+        let mut bytes = bytes.clone();
+        change(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let cut = changed("cut.gguf", &|bytes| bytes.truncate(bytes.len() / 2));
+    refused(&cut, &[3], "");
+    let magic = changed("magic.gguf", &|bytes| bytes.truncate(4));
+    refused(&magic, &[3], "");
+    let many = changed("many.gguf", &|bytes| bytes[8..16].fill(0xff));
+    refused(&many, &[3], "");
+    let long = changed("long.gguf", &|bytes| bytes[24..32].fill(0x7f));
+    refused(&long, &[3], "");
+    let none = changed("none.gguf", &|bytes| bytes[..4].copy_from_slice(b"GGML"));
+    refused(&none, &[2], "is no GGUF file");
+    let unknown = changed("unknown.gguf", &|bytes| {
+        let at = bytes.windows(5).position(|five| five == b"llama").unwrap();
+        bytes[at..at + 5].copy_from_slice(b"lemma");
+    });
+    refused(&unknown, &[3], "lemma");
+
+    // A tokenizer with more tokens than the model, broken JSON, and weights that are not there.
+    let folder = setting.path("folder");
+    hugging_face(&folder, 1);
+    let shape = Shape {
+        vocabulary: 32,
+        ..Shape::TINY
+    };
+    random::hugging_face(&folder, &shape, 1, 1).unwrap();
+    refused(&folder, &[3], "token");
+    fs::write(folder.join("config.json"), "{\"model_type\": ").unwrap();
+    refused(&folder, &[3], "config.json");
+    hugging_face(&folder, 1);
+    fs::write(folder.join("model.safetensors"), [0xff; 64]).unwrap();
+    refused(&folder, &[3], "model.safetensors");
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    refused(&folder, &[3, 5], "");
+    refused(&setting.path("home/keys"), &[5], "no model in it");
+    let listed = setting.node.ask(&["model", "list"]).unwrap();
+    assert_eq!(listed["packages"], serde_json::json!([]));
+}
