@@ -82,6 +82,10 @@ known_words! {
     AsyncTask = "async-task",
     /// Labels records by meaning.
     BatchClassifier = "batch-classifier",
+    /// Gives the people of a village their words.
+    NpcRenderer = "npc-renderer",
+    /// Owns the facts of a village.
+    Village = "village",
 }
 
 known_words! {
@@ -112,7 +116,7 @@ mod tests {
     #[test]
     fn the_errors_say_what_is_known() {
         insta::assert_snapshot!("batch-clasifier".parse::<World>().unwrap_err(), @"`batch-clasifier` is not a world that this version of skep knows; did you mean `batch-classifier`?");
-        insta::assert_snapshot!("space".parse::<World>().unwrap_err(), @"`space` is not a world that this version of skep knows; it knows `task`, `async-task` and `batch-classifier`");
+        insta::assert_snapshot!("space".parse::<World>().unwrap_err(), @"`space` is not a world that this version of skep knows; it knows `task`, `async-task`, `batch-classifier`, `npc-renderer` and `village`");
         insta::assert_snapshot!("poet".parse::<ModelTask>().unwrap_err(), @"`poet` is not a model task that this version of skep knows; it knows `sentence-encoder` and `language-model`");
     }
 }

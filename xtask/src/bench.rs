@@ -7,13 +7,16 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::environment::{self, Environment};
-use crate::{guests, models, python};
+use crate::{guests, models, python, village};
 
 #[derive(Args)]
 pub struct Options {
     /// Which; all of them without a word.
     #[arg(value_enum)]
     which: Vec<Which>,
+    /// For the village: take the host and the guests as they are built, and build nothing.
+    #[arg(long)]
+    built: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,6 +30,8 @@ enum Which {
     Embedding,
     /// Fetching a large blob beside nginx, curl and b3sum.
     Swarm,
+    /// A thousand turns of a hostile player in the village, with the grammar and without it.
+    Village,
 }
 
 /// Runs what was asked for.
@@ -100,6 +105,9 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             )
             .arg(example(environment, "transfer"));
         environment::run(&mut compare, "compare transfers")?;
+    }
+    if wanted(Which::Village) {
+        village::run(environment, options.built)?;
     }
     Ok(())
 }

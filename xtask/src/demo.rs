@@ -57,7 +57,7 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         environment.build_host()?;
         guests::build_rust(environment)?;
     }
-    let package = guests::package_batch_classifier(environment)?;
+    let package = guests::package(environment, "batch-classifier")?;
 
     let folder = environment.target.join("demo");
     if folder.exists() {

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::environment::{self, Environment, output};
+use crate::environment::{self, Environment, exists, output};
 
 const TARGET: &str = "wasm32-wasip2";
 
@@ -36,20 +36,21 @@ pub fn build(environment: &Environment, rust_only: bool) -> Result<PathBuf> {
     Ok(environment.components())
 }
 
-/// Makes the built batch classifier a package, ready to be published, and returns its folder.
-pub fn package_batch_classifier(environment: &Environment) -> Result<PathBuf> {
-    let source = environment.root.join("guests").join("batch-classifier");
-    let package = environment.components().join("batch-classifier");
+/// Makes a built guest a package, ready to be published or run, and returns its folder.
+pub fn package(environment: &Environment, name: &str) -> Result<PathBuf> {
+    let source = environment.root.join("guests").join(name);
+    let package = environment.components().join(name);
     fs::create_dir_all(&package)?;
     for file in ["skep.toml", "README.md"] {
         fs::copy(source.join(file), package.join(file))
-            .with_context(|| format!("cannot copy {file} of the batch classifier"))?;
+            .with_context(|| format!("cannot copy {file} of {name}"))?;
     }
+    let component = format!("{name}.wasm");
     fs::copy(
-        environment.components().join("batch-classifier.wasm"),
-        package.join("batch-classifier.wasm"),
+        environment.components().join(&component),
+        package.join(&component),
     )
-    .context("the batch classifier is not built; `cargo xtask guests` builds it")?;
+    .with_context(|| format!("{name} is not built; `cargo xtask guests` builds it"))?;
     Ok(package)
 }
 
@@ -74,6 +75,26 @@ pub fn build_rust(environment: &Environment) -> Result<()> {
     let built = target.join(TARGET).join("release");
     collect(&built, environment)?;
     collect(&built.join("examples"), environment)
+}
+
+/// The guests whose own tests run natively: what they compute has nothing to do with WebAssembly.
+const TESTED: [&str; 3] = ["npc-scene", "npc-renderer", "village"];
+
+/// Runs the guests' own tests. They are a workspace of their own, so the host's tests leave them
+/// out.
+pub fn test(environment: &Environment) -> Result<()> {
+    let mut cargo = environment.cargo();
+    cargo
+        .env("CARGO_TARGET_DIR", environment.target.join("guests"))
+        .current_dir(environment.root.join("guests"));
+    match exists("cargo-nextest") {
+        true => cargo.args(["nextest", "run", "--no-fail-fast"]),
+        false => cargo.args(["test", "--no-fail-fast", "--tests"]),
+    };
+    for name in TESTED {
+        cargo.args(["--package", name]);
+    }
+    environment::run(&mut cargo, "run the guests' own tests")
 }
 
 /// Copies the components in a folder, under their packages' names.

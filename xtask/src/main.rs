@@ -11,9 +11,11 @@ mod environment;
 mod guests;
 mod links;
 mod models;
+mod play;
 mod python;
 mod test;
 mod tidy;
+mod village;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,8 @@ struct Arguments {
 enum Chore {
     /// Run the main job: publish on one node, fetch, verify and run on another.
     Demo(demo::Options),
+    /// Build the village and who gives its people their words, and play.
+    Play(play::Options),
     /// Build what the tests need and run all of them.
     Test(test::Options),
     /// Build the guests: Rust, Python and JavaScript components.
@@ -59,6 +63,7 @@ fn run(chore: &Chore) -> Result<()> {
     let environment = Environment::find()?;
     match chore {
         Chore::Demo(options) => demo::run(&environment, options),
+        Chore::Play(options) => play::run(&environment, options),
         Chore::Test(options) => test::run(&environment, options),
         Chore::Guests(options) => guests::run(&environment, options).map(|_| ()),
         Chore::Tidy => tidy::run(&environment),

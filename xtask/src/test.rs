@@ -39,6 +39,7 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
     }
     with(&mut tests);
     environment::run(&mut tests, "run the tests")?;
+    guests::test(environment)?;
     let mut documentation = environment.cargo();
     documentation.args(["test", "--workspace", "--doc"]);
     with(&mut documentation);

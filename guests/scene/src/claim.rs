@@ -151,6 +151,16 @@ impl Relation {
     }
 }
 
+impl std::fmt::Display for Claim {
+    /// As a prompt has it, or its kind and terms.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.note() {
+            Some(note) => formatter.write_str(&note),
+            None => write!(formatter, "{:?} {}", self.relation, self.terms.join(" ")),
+        }
+    }
+}
+
 impl Slot {
     /// How the slot is written in a sentence.
     pub fn mark(self) -> &'static str {

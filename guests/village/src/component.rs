@@ -10,7 +10,7 @@ use wit::{Guest, GuestVillage};
 
 use crate::deed::{Deed, Event};
 use crate::game::{Entry, Game, Outcome};
-use crate::hash::hash;
+use crate::hash::{canonical, hash};
 use crate::log::{encode, resume};
 use crate::state::{PersonId, Stage, State, VISITOR, Whereabouts};
 use crate::violation::{FaultKind, Violation};
@@ -74,6 +74,10 @@ impl GuestVillage for Village {
 
     fn hash(&self) -> String {
         hash(self.0.borrow().state())
+    }
+
+    fn state(&self) -> Vec<u8> {
+        canonical(self.0.borrow().state())
     }
 
     fn log(&self) -> Vec<u8> {

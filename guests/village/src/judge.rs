@@ -25,10 +25,10 @@ pub enum Fault {
     #[error("the line has a sentence that is neither a claim nor small talk: {0}")]
     Unchecked(String),
     /// A claim contradicts the state.
-    #[error("the line claims what is not so: {0:?}")]
+    #[error("the line claims what is not so: {0}")]
     Contradiction(Claim),
     /// A claim is so, but the speaker cannot know.
-    #[error("the line claims what the speaker does not know: {0:?}")]
+    #[error("the line claims what the speaker does not know: {0}")]
     Leak(Claim),
     /// The action cannot be done.
     #[error("the action may not be done: {0}")]

@@ -178,7 +178,10 @@ fn claim(to: PersonId, tokens: &[&str], saying: &Saying) -> Option<Saw> {
         return Some(Saw::Owner(item, VISITOR));
     }
     if any(&["belongs", "owns", "yours"]) {
-        return Some(Saw::Owner(item, person.unwrap_or(to)));
+        // Of somebody whom the village does not have nothing was understood: who is listening is
+        // meant only by "you".
+        let owner = person.or(any(&["you", "yours"]).then_some(to));
+        return owner.map(|owner| Saw::Owner(item, owner));
     }
     if any(&[
         "has", "have", "hold", "holds", "carries", "carry", "hid", "hides", "took", "stole",

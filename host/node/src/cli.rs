@@ -49,6 +49,8 @@ pub enum Command {
     Build(Build),
     /// Run a component in the sandbox, over an input.
     Run(Box<Run>),
+    /// Walk through a village and talk to its people, whose words a language model writes.
+    Play(Box<Play>),
     /// Sign a package and offer it to the swarm.
     Publish(Publish),
     /// Fetch a package, verify it and keep it.
@@ -139,6 +141,41 @@ pub struct Run {
     /// Arguments for a task.
     #[arg(last = true)]
     pub arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Play {
+    /// What the village is drawn from: the same seed gives the same village.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// The language model that writes, instead of the one that comes with skep: an installed
+    /// model, a folder, or a GGUF file.
+    #[arg(short, long)]
+    pub model: Option<String>,
+    /// Read what to do from this file, line by line, instead of from the terminal.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub script: Option<PathBuf>,
+    /// Write the game into this file after everything that happened.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub save: Option<PathBuf>,
+    /// Take up the game in this file.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub load: Option<PathBuf>,
+    /// Add what the village refused to this file, as evidence: one JSON object a line.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub evidence: Option<PathBuf>,
+    /// Let the model write what it likes, and only then see what the village refuses.
+    #[arg(long)]
+    pub without_grammar: bool,
+    /// How freely the model chooses its words, from 0, which is not at all, to 2.
+    #[arg(long, default_value_t = 0.2)]
+    pub temperature: f32,
+    /// The village: a folder with a skep.toml, a .wasm file, an installed name or a digest.
+    #[arg(long, default_value = "village")]
+    pub village: String,
+    /// Who gives the people their words, in the same forms.
+    #[arg(long, default_value = "npc-renderer")]
+    pub renderer: String,
 }
 
 /// The form of a batch classifier's input.

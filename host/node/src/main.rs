@@ -10,6 +10,7 @@ mod embedded;
 mod failure;
 mod home;
 mod keys;
+mod play;
 mod requests;
 mod service;
 mod templates;
@@ -212,6 +213,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             };
             ask(Home::open(home)?, request, json).await
         }
+        Command::Play(options) => play_village(Home::open(home)?, *options, json).await,
         Command::List => ask(Home::open(home)?, Request::List, json).await,
     }
 }
@@ -247,6 +249,48 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
     let response = outcome?;
     show(json, &response, || display::print(&response));
     Ok(())
+}
+
+/// Plays a village in this process: a player's lines and what comes of them are nobody else's.
+async fn play_village(home: Home, options: cli::Play, json: bool) -> Result<(), Failure> {
+    let config = Config::load(&home)?;
+    let service = Service::new(home, config)?;
+    let script = match &options.script {
+        Some(path) => Some(std::fs::File::open(path).map_err(|error| {
+            let kind = FailureKind::NotFound;
+            Failure::new(kind, format!("cannot read {}: {error}", path.display()))
+        })?),
+        None => None,
+    };
+    let mut game = service::play::open(&service, options).await?;
+    let manner = play::Manner {
+        json,
+        echo: script.is_some(),
+    };
+    let played = tokio::task::spawn_blocking(move || {
+        let mut output = io::stdout().lock();
+        match script {
+            Some(file) => play::play(
+                &mut game,
+                &mut io::BufReader::new(file),
+                &mut output,
+                manner,
+            ),
+            None => play::play(&mut game, &mut io::stdin().lock(), &mut output, manner),
+        }
+    });
+    let played = played
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    service.shutdown().await;
+    match played {
+        // Whoever was reading has had enough.
+        Err(play::PlayError::Terminal(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(())
+        }
+        Err(error) => Err(Failure::of(FailureKind::Failed, &error)),
+        Ok(_) => Ok(()),
+    }
 }
 
 /// Shows the node that runs in this home. There has to be one: nothing is opened here instead.

@@ -4,14 +4,21 @@
 //! in the sandbox, behind [`Game`]; nothing here knows a fact of the village but through it.
 
 mod command;
+mod evidence;
+mod sandboxed;
 mod screen;
+mod told;
+mod witness;
 
 use std::io::{BufRead, Write};
 
 use serde::Serialize;
 
 pub use command::{Command, parse};
+pub use evidence::Evidence;
+pub use sandboxed::{Part, Sandboxed, Setting};
 use screen::Screen;
+pub use witness::{Witness, Witnessed};
 
 /// Bytes of a line that is read at most; the rest of a longer one is dropped.
 const LINE_BYTES: usize = 4096;
@@ -35,6 +42,12 @@ pub trait Game {
     /// # Errors
     /// [`PlayError::Refused`] when they are not there.
     fn say(&mut self, person: &str, words: &str) -> Result<Answer, PlayError>;
+
+    /// Everything that is so, and its hash.
+    ///
+    /// # Errors
+    /// When a component failed.
+    fn state(&mut self) -> Result<Snapshot, PlayError>;
 
     /// How the game stands.
     ///
@@ -133,6 +146,8 @@ pub struct Answer {
     pub person: String,
     /// What they said.
     pub line: String,
+    /// What they did, in the words of the contract: `nothing`, `give map`.
+    pub action: String,
     /// What came of it.
     pub events: Vec<Event>,
     /// Why the model's own reply was refused, if it was.
@@ -150,6 +165,15 @@ pub struct Refused {
     pub reason: String,
     /// The reply.
     pub text: String,
+}
+
+/// A village's state, for whoever wants to check it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// The hash of the state, as the village says.
+    pub hash: String,
+    /// The canonical bytes of the state, as the village says, in hexadecimal digits.
+    pub bytes: String,
 }
 
 /// How a game stands.
@@ -192,6 +216,7 @@ pub fn play(
             Ok(Command::Look) => screen.view(&view)?,
             Ok(Command::Bag) => screen.bag(&view)?,
             Ok(Command::Help) => screen.help()?,
+            Ok(Command::State) => screen.state(&game.state()?)?,
             Ok(Command::Do(deed)) => match game.act(&deed) {
                 Ok(events) => {
                     screen.events(&events)?;
@@ -245,7 +270,11 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
         ended = end.is_some();
         input.consume(taken);
     }
-    Ok(any.then(|| String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()))
+    Ok(any.then(|| {
+        String::from_utf8_lossy(&line)
+            .trim_end_matches('\r')
+            .to_owned()
+    }))
 }
 
 #[cfg(test)]

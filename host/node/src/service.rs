@@ -13,6 +13,7 @@ pub mod kind;
 mod language;
 mod locate;
 mod models;
+pub mod play;
 mod publish;
 mod remove;
 mod run;

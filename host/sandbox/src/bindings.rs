@@ -70,6 +70,40 @@ pub(crate) mod async_task {
     });
 }
 
+/// The world `village`, and the records that it shares with renderers.
+pub(crate) mod village {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "skep:workload/village",
+        imports: { default: trappable },
+        exports: { default: async },
+        with: {
+            "skep:types/types": crate::bindings::task::skep::types::types,
+        },
+        additional_derives: [PartialEq],
+        require_store_data_send: true,
+    });
+}
+
+/// The world `npc-renderer`.
+pub(crate) mod renderer {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "skep:workload/npc-renderer",
+        imports: { default: trappable },
+        exports: { default: async },
+        with: {
+            "skep:types/types": crate::bindings::task::skep::types::types,
+            "skep:tensor/tensors": crate::bindings::task::skep::tensor::tensors,
+            "skep:model/text": crate::bindings::task::skep::model::text,
+            "skep:adapter/adapters": crate::bindings::task::skep::adapter::adapters,
+            "skep:workload/npc": crate::bindings::village::skep::workload::npc,
+        },
+        additional_derives: [PartialEq],
+        require_store_data_send: true,
+    });
+}
+
 /// The world `batch-classifier`.
 pub(crate) mod classifier {
     wasmtime::component::bindgen!({

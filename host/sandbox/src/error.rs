@@ -166,6 +166,21 @@ pub enum RunError {
         /// The limit.
         limit: Duration,
     },
+    /// The guest computed for longer than one call of a session may.
+    #[error(
+        "the guest used the {:.3} s of processor time that one call may take",
+        limit.as_secs_f64()
+    )]
+    CallCpuTime {
+        /// The limit of one call.
+        limit: Duration,
+    },
+    /// One call of a session took longer than it may, whatever it was waiting for.
+    #[error("the call was not over after {:.3} s", limit.as_secs_f64())]
+    CallTime {
+        /// The limit of one call.
+        limit: Duration,
+    },
     /// The run took longer than it may, whatever it was waiting for.
     #[error(
         "the run was not over after {:.3} s (`limits.time` in skep.toml; the owner's policy \
@@ -238,6 +253,8 @@ impl RunError {
             RunError::Instances { .. } => "instances",
             RunError::CpuTime { .. } => "cpu-time",
             RunError::WallTime { .. } => "time",
+            RunError::CallCpuTime { .. } => "call-cpu-time",
+            RunError::CallTime { .. } => "call-time",
             RunError::Quota(excess) => excess.quota.key(),
             _ => return None,
         })

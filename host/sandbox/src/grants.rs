@@ -40,6 +40,8 @@ const INTERFACES: &[(&str, &str)] = &[
     ("skep:types/types", "0.1"),
     ("skep:tensor/tensors", "0.1"),
     ("skep:workload/io", "0.1"),
+    // Types alone: what villages and renderers tell each other.
+    ("skep:workload/npc", "0.1"),
     ("skep:model/encoders", "0.1"),
     ("skep:model/text", "0.1"),
     ("skep:model/text-streams", "0.1"),

@@ -5,6 +5,8 @@
 //! - [`Sandbox::run_task`] and [`Sandbox::classify`] run a program under a [`RunSpec`], on a
 //!   thread of its own, and return a [`RunReport`] or a [`FailedRun`] that says which limit
 //!   ended it.
+//! - [`Sandbox::open_village`] and [`Sandbox::open_renderer`] begin a run that stays: the guest
+//!   lives on from call to call, with limits for all of them and for each.
 //!
 //! A guest's mistake is a typed error of the contract in `wit/`; a guest's misdeed ends the run
 //! with a typed [`RunError`]; a fault of the host ends that run and not the node.
@@ -58,6 +60,20 @@ pub use program::{Origin, Program};
 pub use run::FailedRun;
 pub use run::cancel::Cancel;
 pub use run::records::{OutcomeSink, Progress};
+pub use run::renderer::{Rendered, Renderer};
 pub use run::report::RunReport;
+pub use run::session::{CallError, CallLimits};
 pub use run::spec::RunSpec;
+pub use run::village::{Beginning, Village};
+/// What a village and a renderer tell each other, and what a village tells whoever plays it: the
+/// records of the contract (`skep:workload/npc`, `skep:workload/villages`), as they are.
+pub mod records {
+    pub use crate::bindings::renderer::exports::skep::workload::renderer::Manner;
+    pub use crate::bindings::village::exports::skep::workload::villages::{
+        Deed, Event, Fault, Outcome, View, Violation, Whereabouts, Wish,
+    };
+    pub use crate::bindings::village::skep::workload::npc::{
+        Action, Claim, Heard, Intent, Mood, Regard, Relation, Reply, Scene, Speaker,
+    };
+}
 pub use sandbox::{Sandbox, SandboxConfig};

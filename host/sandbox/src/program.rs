@@ -6,7 +6,9 @@ use skep_registry::{Digest, Grants};
 
 use crate::bindings::async_task::AsyncTaskPre;
 use crate::bindings::classifier::BatchClassifierPre;
+use crate::bindings::renderer::NpcRendererPre;
 use crate::bindings::task::TaskPre;
+use crate::bindings::village::VillagePre;
 use crate::engine::EngineKind;
 use crate::error::RunError;
 use crate::grants::{self, Refusal};
@@ -31,6 +33,8 @@ pub struct Program {
     pub(crate) task: Option<TaskPre<State>>,
     pub(crate) async_task: Option<AsyncTaskPre<State>>,
     pub(crate) classifier: Option<BatchClassifierPre<State>>,
+    pub(crate) village: Option<VillagePre<State>>,
+    pub(crate) renderer: Option<NpcRendererPre<State>>,
     pub(crate) digest: Digest,
     pub(crate) origin: Origin,
     pub(crate) load_time: Duration,
@@ -68,6 +72,10 @@ impl Program {
             Some("task")
         } else if self.async_task.is_some() {
             Some("async-task")
+        } else if self.village.is_some() {
+            Some("village")
+        } else if self.renderer.is_some() {
+            Some("npc-renderer")
         } else {
             None
         }
@@ -108,6 +116,18 @@ impl Program {
         self.classifier
             .as_ref()
             .ok_or_else(|| self.wrong("batch-classifier", "skep:workload/classifier@0.1.0"))
+    }
+
+    pub(crate) fn as_village(&self) -> Result<&VillagePre<State>, RunError> {
+        self.village
+            .as_ref()
+            .ok_or_else(|| self.wrong("village", "skep:workload/villages@0.1.0"))
+    }
+
+    pub(crate) fn as_renderer(&self) -> Result<&NpcRendererPre<State>, RunError> {
+        self.renderer
+            .as_ref()
+            .ok_or_else(|| self.wrong("npc-renderer", "skep:workload/renderer@0.1.0"))
     }
 
     fn wrong(&self, wanted: &'static str, export: &str) -> RunError {

@@ -11,7 +11,9 @@ use wasmtime::component::Component;
 
 use crate::bindings::async_task::AsyncTaskPre;
 use crate::bindings::classifier::BatchClassifierPre;
+use crate::bindings::renderer::NpcRendererPre;
 use crate::bindings::task::TaskPre;
+use crate::bindings::village::VillagePre;
 use crate::cache::{Artefact, Cache, Lookup};
 use crate::compile::{CompileIn, Compilers};
 use crate::devices::{DeviceThreads, GuestsComputing};
@@ -145,6 +147,8 @@ impl Sandbox {
         Ok(Program {
             task: TaskPre::new(pre.clone()).ok(),
             async_task: AsyncTaskPre::new(pre.clone()).ok(),
+            village: VillagePre::new(pre.clone()).ok(),
+            renderer: NpcRendererPre::new(pre.clone()).ok(),
             classifier: BatchClassifierPre::new(pre).ok(),
             inspection,
             kind,

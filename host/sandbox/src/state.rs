@@ -75,6 +75,8 @@ pub(crate) struct Lent {
 pub(crate) enum Stop {
     #[error("processor time is over")]
     CpuTime,
+    #[error("processor time of one call is over")]
+    CallCpuTime { limit: Duration },
     #[error("cancelled")]
     Cancelled,
 }
@@ -147,6 +149,9 @@ impl State {
         if self.clock.used() > self.limits.cpu {
             return Err(Stop::CpuTime.into());
         }
+        if let Some(limit) = self.clock.call_is_over() {
+            return Err(Stop::CallCpuTime { limit }.into());
+        }
         // Yielding lets the guest's event loop look at the wall clock.
         Ok(UpdateDeadline::Yield(1))
     }
@@ -178,6 +183,8 @@ impl WasiView for State {
 pub(crate) struct CpuClock {
     before: Option<Duration>,
     ticks: u32,
+    /// Of a session's call: the processor time at its beginning, and how much it may use.
+    call: Option<(Duration, Duration)>,
 }
 
 impl CpuClock {
@@ -185,7 +192,19 @@ impl CpuClock {
         CpuClock {
             before: priority::thread_time(),
             ticks: 0,
+            call: None,
         }
+    }
+
+    /// A call of a session begins, which may use so much.
+    pub(crate) fn begin_call(&mut self, limit: Duration) {
+        self.call = Some((self.used(), limit));
+    }
+
+    /// What the call may use, if it has used more.
+    fn call_is_over(&self) -> Option<Duration> {
+        let (began, limit) = self.call?;
+        (self.used().saturating_sub(began) > limit).then_some(limit)
     }
 
     /// Processor time since the start. Where the system does not say, whole ticks in which the

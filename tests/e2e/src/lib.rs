@@ -3,6 +3,7 @@
 //! The end-to-end tests and the demo share this. It knows the binary only by its command line.
 
 pub mod random;
+pub mod village;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -121,6 +122,13 @@ impl Built {
             None => target().join("components"),
         };
         folder.join(format!("{name}.wasm"))
+    }
+
+    /// The language model that comes with skep.
+    #[must_use]
+    pub fn language_model() -> PathBuf {
+        let folder = Self::root().join("models").join("skep-mini-lm");
+        folder.join("skep-mini-lm.gguf")
     }
 
     /// The root of the repository.

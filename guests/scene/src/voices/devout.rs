@@ -284,7 +284,7 @@ pub const DEVOUT: Voice = Voice {
                 "My faith is tested, child.",
                 "I knelt too long, and my knees protest.",
                 "Sorrow is also a teacher.",
-                "The bell weighs on me.",
+                "The silence weighs on me.",
                 "Even saints sigh.",
                 "I wrestle with impatience.",
                 "My sermon put everyone to sleep.",

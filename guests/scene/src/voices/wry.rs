@@ -239,7 +239,7 @@ pub const WRY: Voice = Voice {
             Insulted,
             &[
                 "I have been insulted by better.",
-                "Did you practise that in a mirror?",
+                "Did you practise that for long?",
                 "Ouch, my feelings, both of them.",
                 "Such wit, it must itch.",
                 "I would be hurt if I were listening.",

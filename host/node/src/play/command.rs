@@ -13,6 +13,8 @@ pub enum Command {
     Bag,
     /// What can be typed.
     Help,
+    /// Everything that is so.
+    State,
     /// End the game.
     Leave,
     /// Do something.
@@ -40,6 +42,7 @@ pub fn parse(line: &str, view: &View, partner: Option<&str>) -> Result<Command, 
         ("look", "") => return Ok(Command::Look),
         ("bag", "") => return Ok(Command::Bag),
         ("help" | "?", "") => return Ok(Command::Help),
+        ("state", "") => return Ok(Command::State),
         ("quit" | "exit", "") => return Ok(Command::Leave),
         ("go", "") => return Err(format!("go where? {}", view.paths.join(", "))),
         ("go", _) => return Ok(Command::Do(Deed::Go(name()))),
@@ -48,7 +51,11 @@ pub fn parse(line: &str, view: &View, partner: Option<&str>) -> Result<Command, 
         ("drop", _) if known(&view.carried) => return Ok(Command::Do(Deed::Drop(name()))),
         ("drop", "") => return Err("drop what?".to_owned()),
         ("wait", _) => {
-            let minutes = if rest.is_empty() { Ok(30) } else { rest.parse() };
+            let minutes = if rest.is_empty() {
+                Ok(30)
+            } else {
+                rest.parse()
+            };
             let minutes = minutes.map_err(|_| "wait how many minutes?".to_owned())?;
             return Ok(Command::Do(Deed::Wait(minutes)));
         }
@@ -68,7 +75,9 @@ fn handed(verb: &str, rest: &str, view: &View) -> Option<Deed> {
     match verb {
         "give" => {
             let item = what.strip_prefix("the ").unwrap_or(what).to_lowercase();
-            view.carried.contains(&item).then_some(Deed::Give(item, person))
+            view.carried
+                .contains(&item)
+                .then_some(Deed::Give(item, person))
         }
         "pay" => {
             let coins = what.strip_suffix("coins").unwrap_or(what).trim();
@@ -90,9 +99,13 @@ fn said(line: &str, view: &View, partner: Option<&str>) -> Result<Command, Strin
     let to = match (partner, here.as_slice()) {
         (Some(partner), here) if here.contains(&partner) => partner,
         (_, [alone]) => alone,
-        (_, []) => return Err("nobody is here to hear that; `help` says what you can do".to_owned()),
+        (_, []) => {
+            return Err("nobody is here to hear that; `help` says what you can do".to_owned());
+        }
         (_, [first, ..]) => {
-            return Err(format!("to whom? begin with a name, as in `{first}: hello`"));
+            return Err(format!(
+                "to whom? begin with a name, as in `{first}: hello`"
+            ));
         }
     };
     Ok(Command::Say(to.to_owned(), line.to_owned()))

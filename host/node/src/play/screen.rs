@@ -4,7 +4,7 @@ use std::io::{Result, Write};
 
 use serde_json::{Value, json};
 
-use super::{Answer, Event, Manner, Tally, View};
+use super::{Answer, Event, Manner, Snapshot, Tally, View};
 
 /// Where a game is shown.
 pub struct Screen<'a, W> {
@@ -46,23 +46,33 @@ impl<'a, W: Write> Screen<'a, W> {
             "\nThe {}. Day {}, {hour}:{minute:02}, {}, {}.",
             view.place, view.day, view.time, view.weather
         )?;
-        let people = view.people.iter().map(|(name, role)| format!("{name} the {role}"));
+        let people = view
+            .people
+            .iter()
+            .map(|(name, role)| format!("{name} the {role}"));
         self.list("Here", people)?;
-        self.list("On the ground", view.lying.iter().map(|item| format!("a {item}")))?;
+        self.list(
+            "On the ground",
+            view.lying.iter().map(|item| format!("a {item}")),
+        )?;
         self.list("Paths", view.paths.iter().cloned())
     }
 
     /// Shows what the player has and was asked for.
     pub fn bag(&mut self, view: &View) -> Result<()> {
         if self.manner.json {
-            let bag = json!({ "carried": view.carried, "coins": view.coins, "wishes": view.wishes });
+            let bag =
+                json!({ "carried": view.carried, "coins": view.coins, "wishes": view.wishes });
             return self.object(&json!({ "bag": bag }));
         }
         let coins = std::iter::once(format!("{} coins", view.coins));
         self.list("You have", coins.chain(view.carried.iter().cloned()))?;
         for (person, item, reward, fulfilled) in &view.wishes {
             let how = if *fulfilled { "done" } else { "wanted" };
-            writeln!(self.output, "  {person}: the {item}, {reward} coins ({how})")?;
+            writeln!(
+                self.output,
+                "  {person}: the {item}, {reward} coins ({how})"
+            )?;
         }
         Ok(())
     }
@@ -109,6 +119,14 @@ impl<'a, W: Write> Screen<'a, W> {
         writeln!(self.output, "{HELP}")
     }
 
+    /// Shows the whole state: to a script its bytes, to a person the name that they have.
+    pub fn state(&mut self, state: &Snapshot) -> Result<()> {
+        if self.manner.json {
+            return self.object(&json!({ "state": state }));
+        }
+        writeln!(self.output, "  (the village is {} now)", state.hash)
+    }
+
     /// Shows how the game stands.
     pub fn tally(&mut self, tally: &Tally) -> Result<()> {
         if self.manner.json {
@@ -137,7 +155,7 @@ impl<'a, W: Write> Screen<'a, W> {
 const HELP: &str = "\
   go PLACE            take ITEM           drop ITEM
   give ITEM to NAME   pay 3 to NAME       wait MINUTES
-  look   bag   help   quit
+  look   bag   state   help   quit
   NAME: words         say something to somebody; without a name, to whom you spoke last";
 
 /// An event in words; nothing for what the player sees anyway.

@@ -3,7 +3,8 @@
 use std::io::Cursor;
 
 use super::{
-    Answer, Command, Deed, Event, Game, Manner, PlayError, Tally, View, parse, play, read_line,
+    Answer, Command, Deed, Event, Game, Manner, PlayError, Snapshot, Tally, View, parse, play,
+    read_line,
 };
 
 fn view() -> View {
@@ -35,19 +36,32 @@ fn verbs_are_deeds_and_the_rest_is_said() {
     let view = view();
     let read = |line: &str| parse(line, &view, Some("Nell")).unwrap();
     assert_eq!(read("  "), Command::Nothing);
-    assert_eq!(read("go tavern"), Command::Do(Deed::Go("tavern".to_owned())));
-    assert_eq!(read("Take the map"), Command::Do(Deed::Take("map".to_owned())));
+    assert_eq!(
+        read("go tavern"),
+        Command::Do(Deed::Go("tavern".to_owned()))
+    );
+    assert_eq!(
+        read("Take the map"),
+        Command::Do(Deed::Take("map".to_owned()))
+    );
     assert_eq!(read("take me home"), say("Nell", "take me home"));
     assert_eq!(
         read("give the key to odo"),
         Command::Do(Deed::Give("key".to_owned(), "Odo".to_owned()))
     );
     assert_eq!(read("give me the map"), say("Nell", "give me the map"));
-    assert_eq!(read("pay 3 coins to Odo"), Command::Do(Deed::Pay(3, "Odo".to_owned())));
+    assert_eq!(
+        read("pay 3 coins to Odo"),
+        Command::Do(Deed::Pay(3, "Odo".to_owned()))
+    );
     assert_eq!(read("wait"), Command::Do(Deed::Wait(30)));
     assert_eq!(read("odo: hello"), say("Odo", "hello"));
     assert_eq!(read("listen: hello"), say("Nell", "listen: hello"));
-    assert!(parse("hello", &view, None).unwrap_err().contains("Odo: hello"));
+    assert!(
+        parse("hello", &view, None)
+            .unwrap_err()
+            .contains("Odo: hello")
+    );
     assert!(parse("wait forever", &view, None).is_err());
 }
 
@@ -83,8 +97,16 @@ impl Game for Told {
         Ok(Answer {
             person: person.to_owned(),
             line: "Well, well.".to_owned(),
+            action: "nothing".to_owned(),
             events: Vec::new(),
             refused: None,
+        })
+    }
+
+    fn state(&mut self) -> Result<Snapshot, PlayError> {
+        Ok(Snapshot {
+            hash: "abc".to_owned(),
+            bytes: "00ff".to_owned(),
         })
     }
 
@@ -111,9 +133,20 @@ fn a_game_goes_on_after_a_refusal_and_ends_with_its_tally() {
     let (asked, shown) = played(lines, Manner::default());
     assert_eq!(
         asked,
-        ["Take(\"map\")", "Go(\"moon\")", "Odo hears hello", "Odo hears and you?"]
+        [
+            "Take(\"map\")",
+            "Go(\"moon\")",
+            "Odo hears hello",
+            "Odo hears and you?"
+        ]
     );
-    for text in ["The mill. Day 1, 7:05", "you have the map now", "no path", "Odo: Well", "2 talks"] {
+    for text in [
+        "The mill. Day 1, 7:05",
+        "you have the map now",
+        "no path",
+        "Odo: Well",
+        "2 talks",
+    ] {
         assert!(shown.contains(text), "{text} is not in {shown}");
     }
 }
@@ -124,7 +157,10 @@ fn in_json_every_line_is_an_object() {
         json: true,
         echo: true,
     };
-    let (_, shown) = played("look\nbag\nhelp\nOdo: hi\ntake map\ngo moon\n", manner);
+    let (_, shown) = played(
+        "look\nbag\nhelp\nstate\nOdo: hi\ntake map\ngo moon\n",
+        manner,
+    );
     for line in shown.lines() {
         let object: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(object.is_object(), "{line}");

@@ -24,10 +24,10 @@ use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
 
 /// A component about to run, with what its manifest says.
-struct Subject {
-    component: PathBuf,
-    grants: Grants,
-    limits: Limits,
+pub(super) struct Subject {
+    pub(super) component: PathBuf,
+    pub(super) grants: Grants,
+    pub(super) limits: Limits,
 }
 
 /// Loads a component: checks it and compiles it, or finds it in the cache.
@@ -75,7 +75,7 @@ pub async fn run(
     if let Ok(ticket) = request.package.parse::<Ticket>() {
         peers.push(ticket.node().clone());
     }
-    let mut subject = subject(service, &request, &progress).await?;
+    let mut subject = subject(service, &request.package, &request.adapters, &progress).await?;
     let mut asked = Limits::default();
     for (key, text) in &request.limits {
         asked
@@ -149,14 +149,14 @@ impl Drop for CancelOnDrop {
     }
 }
 
-async fn subject(
+pub(super) async fn subject(
     service: &Service,
-    request: &RunRequest,
+    package: &str,
+    adapters: &[String],
     progress: &ProgressSender,
 ) -> Result<Subject, Failure> {
-    let package = request.package.as_str();
     let located = locate::locate(service, package, progress).await?;
-    if !request.adapters.is_empty() && !matches!(located, Located::File(_)) {
+    if !adapters.is_empty() && !matches!(located, Located::File(_)) {
         return Err(Failure::new(
             FailureKind::Usage,
             format!(
@@ -183,7 +183,7 @@ async fn subject(
         // A bare component has no manifest, so whoever runs it by hand grants what does not
         // reach beyond the run: tensors, the model and the adapters of their choice.
         Located::File(component) => {
-            let adapters = request.adapters.iter();
+            let adapters = adapters.iter();
             let adapters = adapters
                 .map(|adapter| adapter.parse::<ModelGrant>())
                 .collect::<Result<_, _>>()

@@ -21,6 +21,9 @@ pub(crate) fn trap(error: &wasmtime::Error, state: &State) -> RunError {
                 limit: state.limits.cpu,
             };
         }
+        Some(Stop::CallCpuTime { limit }) => {
+            return RunError::CallCpuTime { limit: *limit };
+        }
         Some(Stop::Cancelled) => return RunError::Cancelled,
         None => {}
     }

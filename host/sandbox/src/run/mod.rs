@@ -8,9 +8,12 @@ pub(crate) mod cancel;
 mod classify;
 mod explain;
 pub(crate) mod records;
+pub(crate) mod renderer;
 pub(crate) mod report;
+pub(crate) mod session;
 pub(crate) mod spec;
 mod task;
+pub(crate) mod village;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -58,6 +61,8 @@ impl From<RunError> for FailedRun {
 pub(crate) enum Work {
     Task(task::Work),
     Classify(classify::Work),
+    Village(session::Work<village::Guest>),
+    Render(session::Work<renderer::Guest>),
 }
 
 impl Sandbox {
@@ -160,6 +165,8 @@ async fn under_the_clock(
         let outcome = match work {
             Work::Task(work) => work.run(store, program).await,
             Work::Classify(work) => work.run(store, program).await,
+            Work::Village(work) => work.run(store, program).await,
+            Work::Render(work) => work.run(store, program).await,
         };
         outcome.map_err(|ending| ending.explain(store.data()))
     };

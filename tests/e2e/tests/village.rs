@@ -1,0 +1,282 @@
+//! The village through the real binary: sandboxed components, the language model that comes with
+//! skep, and a player who wants it to break. `cargo xtask bench village` plays a thousand turns.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use skep_tests::village::{Campaign, Table};
+use skep_tests::{Built, Ended, run};
+
+/// Talks in the ordinary test: some seconds.
+const TALKS: u32 = 60;
+
+fn campaign(home: &Path, grammar: bool, talks: u32) -> skep_tests::village::Figures {
+    let campaign = Campaign {
+        skep: &Built::skep(),
+        home,
+        village: &Built::component("village"),
+        renderer: &Built::component("npc-renderer"),
+        model: &Built::language_model(),
+        talks,
+        seed: 2026,
+        grammar,
+    };
+    campaign.play().unwrap()
+}
+
+#[test]
+fn a_hostile_player_corrupts_nothing_and_hears_nothing_false() {
+    let home = tempfile::tempdir().unwrap();
+    let figures = campaign(home.path(), true, TALKS);
+    println!("{figures:#?}");
+    assert_eq!(figures.corruptions, Vec::<String>::new());
+    assert_eq!(figures.contradictions, Vec::<String>::new());
+    assert_eq!(figures.talks, TALKS);
+    assert_eq!(figures.evidence, figures.violated() as usize);
+}
+
+#[test]
+fn a_hostile_player_and_a_hostile_renderer_together_corrupt_nothing() {
+    // No model, so more talks, and actions: things are sold, asked for and refused, people leave.
+    let home = tempfile::tempdir().unwrap();
+    let campaign = Campaign {
+        skep: &Built::skep(),
+        home: home.path(),
+        village: &Built::component("village"),
+        renderer: &Built::component("hostile-renderer"),
+        model: &Built::language_model(),
+        talks: 1000,
+        seed: 7,
+        grammar: true,
+    };
+    let figures = campaign.play().unwrap();
+    println!("{figures:#?}");
+    assert_eq!(figures.corruptions, Vec::<String>::new());
+    assert_eq!(figures.contradictions, Vec::<String>::new());
+    for fault in ["contradiction", "illegal"] {
+        assert!(
+            figures.violations.contains_key(fault),
+            "no {fault} was tried"
+        );
+    }
+    for verb in ["nothing", "sell", "offer", "go"] {
+        assert!(figures.actions.contains_key(verb), "nobody did {verb}");
+    }
+}
+
+#[test]
+fn without_the_grammar_the_village_refuses_what_is_false_and_says_who_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let figures = campaign(home.path(), false, TALKS / 2);
+    println!("{figures:#?}");
+    assert_eq!(figures.corruptions, Vec::<String>::new());
+    assert_eq!(figures.contradictions, Vec::<String>::new());
+    assert_eq!(figures.evidence, figures.violated() as usize);
+    for record in records(&home.path().join("evidence.jsonl")) {
+        let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
+        assert_eq!(text("kind"), "skep village violation 1");
+        for digest in [
+            "model", "prompt", "renderer", "village", "state", "log", "node",
+        ] {
+            assert_eq!(text(digest).len(), 64, "{digest} of {record}");
+        }
+        assert_eq!(record["constrained"], false);
+        // The renderer handed on what the model wrote.
+        assert_eq!(record["output"], record["written"]);
+    }
+}
+
+fn records(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    let records = text.lines().map(serde_json::from_str);
+    records.collect::<Result<_, _>>().unwrap()
+}
+
+/// A game with the village and a renderer that knows no manners.
+fn hostile(home: &Path) -> Table {
+    let (village, renderer) = (
+        Built::component("village"),
+        Built::component("hostile-renderer"),
+    );
+    let evidence = home.join("evidence.jsonl");
+    let arguments: [&OsStr; 8] = [
+        "--village".as_ref(),
+        village.as_ref(),
+        "--renderer".as_ref(),
+        renderer.as_ref(),
+        "--evidence".as_ref(),
+        evidence.as_ref(),
+        "--seed".as_ref(),
+        "7".as_ref(),
+    ];
+    let mut table = Table::start(&Built::skep(), home, &arguments).unwrap();
+    // Somewhere somebody is at seven in the morning.
+    for _ in 0..20 {
+        if !table.view["people"].as_array().unwrap().is_empty() {
+            return table;
+        }
+        let path = table.view["paths"][0].as_str().unwrap().to_owned();
+        table.turn(&format!("go {path}")).unwrap();
+    }
+    panic!("nobody is anywhere: {}", table.view);
+}
+
+#[test]
+fn what_a_hostile_renderer_proposes_is_refused_counted_and_written_down() {
+    let home = tempfile::tempdir().unwrap();
+    let mut table = hostile(home.path());
+    let person = table.view["people"][0][0].as_str().unwrap().to_owned();
+    for (words, fault) in [
+        ("garbage", "unreadable"),
+        ("illegal", "illegal"),
+        ("lie", "contradiction"),
+        ("escape", "unchecked"),
+    ] {
+        let before = table.facts.clone();
+        let answers = table.turn(&format!("{person}: {words}")).unwrap();
+        let answer = &answers[0]["answer"];
+        assert_eq!(answer["refused"]["fault"], fault, "{answer}");
+        assert_eq!(answer["action"], "nothing");
+        assert!(!answer["line"].as_str().unwrap().is_empty());
+        let shown = answer.to_string();
+        assert!(
+            !shown.contains("\\u001b") && !shown.contains("\\u0007"),
+            "{shown}"
+        );
+        assert_eq!(table.facts.items, before.items);
+        assert_eq!(table.facts.violations, before.violations + 1);
+    }
+    let written = records(&home.path().join("evidence.jsonl"));
+    let faults: Vec<&Value> = written.iter().map(|record| &record["fault"]).collect();
+    assert_eq!(
+        faults,
+        ["unreadable", "illegal", "contradiction", "unchecked"]
+    );
+    // It asked no model, and nobody says that it did.
+    assert!(
+        written
+            .iter()
+            .all(|record| record["model"].is_null() && record["written"].is_null())
+    );
+    assert!(
+        written
+            .iter()
+            .all(|record| record["words"] != "" && record["person"] == *person)
+    );
+    table.end().unwrap();
+}
+
+#[test]
+fn a_renderer_that_fails_costs_one_answer_and_no_game() {
+    let home = tempfile::tempdir().unwrap();
+    let mut table = hostile(home.path());
+    let person = table.view["people"][0][0].as_str().unwrap().to_owned();
+    for words in ["trap", "fewer", "refuse"] {
+        let before = table.facts.clone();
+        let answers = table.turn(&format!("{person}: {words}")).unwrap();
+        let hint = answers[0]["hint"].as_str().unwrap();
+        assert!(hint.contains("does not answer"), "{hint}");
+        assert_eq!(table.facts, before, "{words} changed the village");
+    }
+    // It is no violation: nothing was proposed.
+    let answers = table.turn(&format!("{person}: hello")).unwrap();
+    assert_eq!(answers[0]["answer"]["person"], *person);
+    let tally = table.end().unwrap();
+    assert_eq!(tally["talks"], 1);
+}
+
+fn play(home: &Path, more: &[&str]) -> Ended {
+    let parts = [
+        ("--village", Built::component("village")),
+        ("--renderer", Built::component("npc-renderer")),
+        ("--model", Built::language_model()),
+    ];
+    let mut arguments = vec!["play"];
+    for (name, path) in &parts {
+        arguments.extend([*name, path.to_str().unwrap()]);
+    }
+    arguments.extend(more);
+    run(home, &arguments).unwrap()
+}
+
+fn script(home: &Path, lines: &str) -> PathBuf {
+    let path = home.join("script");
+    fs::write(&path, lines).unwrap();
+    path
+}
+
+/// The last line of a game in words, which has the village's hash.
+fn hash(ended: &Ended) -> String {
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let last = ended.stdout.lines().last().unwrap();
+    let hash = last.rsplit(' ').next().unwrap().trim_end_matches('.');
+    assert_eq!(hash.len(), 64, "{last}");
+    hash.to_owned()
+}
+
+#[test]
+fn the_same_script_plays_the_same_game_and_a_saved_one_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    let saved = home.path().join("game");
+    let saved = saved.to_str().unwrap();
+    let lines = "wait 5\nhello there\nwait 120\nwhere is the map?\n";
+    let path = script(home.path(), lines);
+    let path = path.to_str().unwrap();
+    let whole = hash(&play(home.path(), &["--script", path, "--save", saved]));
+    assert_eq!(hash(&play(home.path(), &["--script", path])), whole);
+    // Half of it, saved, and the other half after it was taken up.
+    let (first, second) = lines.split_at(lines.find("wait 120").unwrap());
+    let path = script(home.path(), first);
+    let path = path.to_str().unwrap();
+    hash(&play(home.path(), &["--script", path, "--save", saved]));
+    let path = script(home.path(), second);
+    let path = path.to_str().unwrap();
+    assert_eq!(
+        hash(&play(home.path(), &["--script", path, "--load", saved])),
+        whole
+    );
+    // Another seed is another village.
+    assert_ne!(
+        hash(&play(home.path(), &["--script", path, "--seed", "8"])),
+        whole
+    );
+    // A game that was changed is not taken up.
+    let mut log = fs::read(saved).unwrap();
+    let last = log.len() - 1;
+    log[last] ^= 1;
+    fs::write(saved, log).unwrap();
+    let ended = play(home.path(), &["--load", saved]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(
+        ended.stderr.contains("says it leads to"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn what_is_missing_is_said_with_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    let ended = run(home.path(), &["play"]).unwrap();
+    assert_eq!(ended.code, 5, "{ended:?}");
+    assert!(
+        ended.stderr.contains("cargo xtask play"),
+        "{}",
+        ended.stderr
+    );
+    let ended = play(home.path(), &["--load", "no-such-game"]);
+    assert_eq!(ended.code, 5, "{ended:?}");
+    let ended = play(home.path(), &["--temperature", "9"]);
+    assert_eq!(ended.code, 2, "{ended:?}");
+    let renderer = Built::component("npc-renderer");
+    let renderer = renderer.to_str().unwrap();
+    let ended = run(
+        home.path(),
+        &["play", "--village", renderer, "--renderer", renderer],
+    )
+    .unwrap();
+    assert!(ended.stderr.contains("is no village"), "{}", ended.stderr);
+}
