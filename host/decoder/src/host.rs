@@ -10,7 +10,7 @@ use skep_kernels::{Activations, Isa, ShapeError, Team};
 use crate::project::{Linear, project};
 
 /// The processor's operators, shared out among a team.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Host<'t> {
     pub isa: Isa,
     pub team: &'t Team,

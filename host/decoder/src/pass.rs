@@ -130,7 +130,7 @@ impl<M, V> Model<'_, M, V> {
             (AdapterTarget::Value, &mut *values),
         ];
         let next = [&layer.output];
-        self.project(pass, scratch, pages, number, normed, &mut products, &next)?;
+        self.project(pass, scratch, pages, (number, &next), normed, &mut products)?;
         for (weight, rows) in [
             (&layer.query_norm, &mut *queries),
             (&layer.key_norm, &mut *keys),
@@ -150,7 +150,14 @@ impl<M, V> Model<'_, M, V> {
         o.attention(&pass.plan, &what, pages, queries, attended)?;
         let mut products = [(AdapterTarget::Output, &mut *added)];
         let next = [&layer.gate, &layer.up];
-        self.project(pass, scratch, pages, number, attended, &mut products, &next)?;
+        self.project(
+            pass,
+            scratch,
+            pages,
+            (number, &next),
+            attended,
+            &mut products,
+        )?;
         if let Some(weight) = &layer.post_attention_norm {
             o.rms_norm_in_place(added, weight, epsilon)?;
         }
@@ -180,31 +187,30 @@ impl<M, V> Model<'_, M, V> {
             (AdapterTarget::Up, &mut *up),
         ];
         let next = [&layer.down];
-        self.project(pass, scratch, pages, number, normed, &mut products, &next)?;
+        self.project(pass, scratch, pages, (number, &next), normed, &mut products)?;
         o.gated(config.gate, gate, up)?;
         let mut products = [(AdapterTarget::Down, &mut *added)];
         let next = match self.layers.get(number + 1) {
             Some(next) => vec![&next.query, &next.key, &next.value],
             None => vec![self.head],
         };
-        self.project(pass, scratch, pages, number, gate, &mut products, &next)?;
+        self.project(pass, scratch, pages, (number, &next), gate, &mut products)?;
         if let Some(weight) = &layer.post_feed_forward_norm {
             o.rms_norm_in_place(added, weight, config.epsilon)?;
         }
         o.add(stream, added)
     }
 
-    /// Makes products of one layer and one input, with what adapters add to them. `next` is what
-    /// the model goes on with.
+    /// Makes products of the layer of that number and one input, with what adapters add to them.
+    /// `next` is what the model goes on with.
     fn project<O: Operators<Matrix = M, Vector = V>>(
         &self,
         pass: &Pass<'_, O>,
         scratch: &mut O::Scratch,
         pages: &O::Pages,
-        number: usize,
+        (number, next): (usize, &[&M]),
         input: &O::Rows,
         products: &mut [(AdapterTarget, &mut O::Rows)],
-        next: &[&M],
     ) -> Result<(), O::Error> {
         let layer = &self.layers[number];
         let mut base: Vec<_> = products

@@ -59,7 +59,7 @@ pub struct RowPlaces {
     pub columns: usize,
     /// Bytes from one row to the next, a multiple of [`PAGE_ALIGNMENT`].
     pub stride: usize,
-    /// RowPlaces in a page that holds nothing else.
+    /// Rows in a page that holds nothing else.
     pub each: usize,
     /// Which of the adapter's pages the first row lies in.
     pub page: usize,
