@@ -12,10 +12,12 @@ and whether it is a prompt (1: the model reads it, 0: the model is to write it).
   definitions  conversations: what does a word mean?
   packages     conversations: what does a package do?
   village      a scene of the village, and what somebody there says and does
+  copying      facts as the village's prompts have them, and the one that is about a name
 
 What is held out is chosen by hashes: for Debian's texts of the source package, for WordNet's of
-the synset's first word, for the village its last scenes, for the rest of the document. Of the tickets, those with certain phrases
-are held out too (`Phrases`), so that labelling can be tested on phrases that were never learned.
+the synset's first word, for the village its last scenes, for the rest of the document. Of the
+tickets, those with certain phrases are held out too (`Phrases`), so that labelling can be tested on
+phrases that were never learned.
 """
 
 import difflib
@@ -276,11 +278,116 @@ def support(count, seed):
 # --------------------------------------------------------------------------
 # The village
 
+# Of the scenes in which nothing can be done but to talk, every so many is learned from.
+IDLE_SCENES = 5
+# How many of a hundred scenes get other names.
+RENAMED_PERCENT = 20
+# Which action each manner of speaking may bring about.
+ACTIONS = {"begs": "give", "buys": "sell", "seeks work": "offer", "insults": "go"}
 
-def village(path):
+
+class Names:
+    """The names of the village, read from its source, and others in their place: things and places
+    from WordNet, people from syllables. Who must copy names that are new each time learns to copy,
+    and not only which names there are."""
+
+    def __init__(self, source, wordnet):
+        lists = re.findall(r"const (\w+): .*?\[(.*?)\];", Path(source).read_text(encoding="utf-8"), re.S)
+        self.own = {name.lower(): re.findall(r'"(\w+)"', body) for name, body in lists}
+        self.people, self.places, self.items = (self.own[name] for name in ("people", "places", "items"))
+        artifacts = set()
+        with open(Path(wordnet) / "data.noun", encoding="utf-8") as lines:
+            for fields in map(str.split, lines):
+                if len(fields) > 4 and fields[1] == "06" and re.fullmatch("[a-z]{3,7}", fields[4]):
+                    artifacts.add(fields[4])
+        self.other = sorted(artifacts - set(self.places) - set(self.items), key=lambda word: bucket("name:" + word, 1 << 32))[:1500]
+
+    def person(self, rng):
+        syllables = rng.sample(["ba", "den", "fi", "gor", "hal", "ki", "lo", "mi", "nar", "os", "pe", "ril", "su", "tam", "vo", "wen"], 2)
+        return "".join(syllables).capitalize()
+
+    def others(self, rng):
+        """Another name for each."""
+        new = dict(zip(self.places + self.items, rng.sample(self.other, len(self.places) + len(self.items))))
+        taken = set()
+        for name in self.people:
+            while (other := self.person(rng)) in taken:
+                pass
+            taken.add(other)
+            new[name] = other
+        return new
+
+    def renamed(self, rng, *texts):
+        """The texts with other names, written as large as the names were."""
+        new = {name.lower(): other for name, other in self.others(rng).items()}
+
+        def other(match):
+            word = match.group()
+            name = new.get(word.lower())
+            if name is None:
+                return word
+            if word.isupper():
+                return name.upper()
+            return capital(name) if word[0].isupper() else name.lower()
+
+        return [re.sub(r"[A-Za-z]+", other, text) for text in texts]
+
+
+def heard(prompt):
+    """The manner of what was said, and the names that came up."""
+    manner, topics = re.search(r"\((seeks work|[a-z]+)((?: \w+)*)\)\n\w+:$", prompt).groups()
+    return manner, topics.split()
+
+
+def may_act(prompt):
+    """Whether what was said asks for something that may be done."""
+    manner, topics = heard(prompt)
+    wanted = ACTIONS.get(manner)
+    allowed = re.search(r"^may: (.*)$", prompt, re.M).group(1).split("; ")
+    for action in allowed:
+        verb, _, thing = action.partition(" ")
+        if verb == wanted and (thing in topics or wanted in ("offer", "go")):
+            return True
+    return False
+
+
+def village(path, names, rng):
     """Prompts and completions that the village's own generator wrote, one JSON object a line. The
-    last of them, which are of villages of their own, are held out."""
+    last of them, which are of villages of their own, are held out. Of the others, scenes in which
+    something can be done are taken more often: all of them, whatever was done."""
     with open(path, encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+        rows = list(map(json.loads, lines))
     first = len(rows) - len(rows) * HELD_OUT_PERCENT // 100
-    return [completion("village", int(i >= first), row["prompt"], row["completion"]) for i, row in enumerate(rows)]
+    out = []
+    for i, row in enumerate(rows):
+        prompt, answer = row["prompt"], row["completion"]
+        if i < first:
+            if not may_act(prompt) and rng.randrange(IDLE_SCENES):
+                continue
+            if rng.randrange(100) < RENAMED_PERCENT:
+                prompt, answer = names.renamed(rng, prompt, answer)
+        out.append(completion("village", int(i >= first), prompt, answer))
+    return out
+
+
+def copying(count, names, rng):
+    """Facts, and a name: the fact that is about it is to be repeated."""
+    out = []
+    for _ in range(count):
+        new = names.others(rng) if rng.random() < 0.5 else {name: name for name in names.people + names.places + names.items}
+        topics = rng.sample(names.items + names.people, rng.randint(3, 7))
+        facts = []
+        for topic in topics:
+            person, place = (new[rng.choice(x)] for x in (names.people, names.places))
+            if topic in names.people:
+                facts.append(f"{new[topic]} works at {place}")
+            else:
+                forms = ["{p} has {i}", "{i} of {p}", "{i} at {pl}", "{i} for {n}", "pays {n} for {i}"]
+                facts.append(rng.choice(forms).format(p=person, pl=place, i=new[topic], n=rng.randint(2, 16)))
+        chosen = rng.randrange(len(topics))
+        asked = new[topics[chosen]]
+        if sum(asked in fact.split() for fact in facts) > 1:
+            continue
+        prompt = f"knows: {'; '.join(facts)}\nabout {asked}:"
+        out.append(completion("copying", held_out(prompt), prompt, f" {facts[chosen]}"))
+    return out

@@ -2,14 +2,14 @@
 """Train skep's small language model, skep-mini-lm, from nothing.
 
 A Llama-architecture model (lm_model.py) with a byte-level tokenizer of its own, on texts from
-Debian's packages and from the project's own generators (lm_corpus.py). One or two CPU cores and
-about an hour are enough; what comes out is a model for demos and tests.
+Debian's packages and from the project's own generators (lm_corpus.py). Two CPU cores and about an
+hour are enough; what comes out is a model for demos and tests.
 
 Steps, each leaving its files in --work:
 
   corpus     write the documents, <work>/corpus/KIND.jsonl
   tokenizer  train 4,096 byte-level pieces on the training documents, <work>/tokenizer.json
-  encode     cut the documents into tokens, <work>/tokens/KIND.{train,held}.npy
+  encode     cut the documents into tokens, <work>/tokens/KIND.{train,held}.npz
   train      train; <work>/checkpoint.pt now and then, <work>/model.pt at the end
   export     write the GGUF file to --out, and check it (lm_gguf.py)
   all        the five in order
@@ -24,11 +24,14 @@ Inputs:
   --village      lines with a prompt and a completion, of the village's example `dialogues`
 
 Matrices learn by Muon (Jordan et al., 2024: momentum whose matrix is made orthogonal by
-Newton-Schulz iterations), embeddings and norms by AdamW. The learning rate follows the time: full
-after a short warm-up until half of --minutes have passed, then a straight line to nothing.
-Stretches of the kinds of text are drawn by the weights in MIXES, which change on the way:
-first English in general, then what the model is for. Of prompts, which the model need not write,
-the loss counts a fifth.
+Newton-Schulz iterations), embeddings and norms by AdamW. The learning rate is full after a short
+warm-up, and falls in a straight line to nothing in the last --decay steps; a file <work>/cool-down
+with a number of steps, made while it learns, lets that begin at once. How often each kind of text
+is drawn changes on the way (MIXES): first English and copying, then what the model is for. Running
+texts are learned in stretches, the others one to a row, padded to one of a few lengths.
+
+The model computes in bfloat16 on f32 weights, compiled by torch.compile, which needs g++ and
+Python's headers; a processor with AMX gains most.
 """
 
 import argparse
@@ -41,21 +44,36 @@ from pathlib import Path
 import numpy as np
 
 SEED = 20261
-KINDS = ["debian", "glosses", "novels", "support", "tickets", "definitions", "packages", "village"]
+RUNNING = ["debian", "glosses", "novels", "support", "definitions", "packages"]
+ASKED = ["tickets", "village", "copying"]
+KINDS = RUNNING + ASKED
 END, TURN, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 MARKS = [END, TURN, TURN_END]
 VOCABULARY = 4096
 # In stored tokens, this bit says that the token belongs to a prompt.
 PROMPT = 1 << 15
+# What a token counts in the loss, beside 1 for a token of a running text.
 PROMPT_WEIGHT = 0.2
+ANSWER_WEIGHT = {"tickets": 8.0, "village": 3.0, "copying": 3.0}
 
-# From which part of the time on, how often each kind is drawn, and the length of a stretch.
-MIXES = [
-    (0.0, 256, {"debian": 22, "glosses": 14, "novels": 15, "support": 4, "tickets": 12, "definitions": 11, "packages": 6, "village": 16}),
-    (0.45, 256, {"debian": 11, "glosses": 8, "novels": 8, "support": 2, "tickets": 17, "definitions": 10, "packages": 6, "village": 38}),
-    (0.55, 256, {"debian": 8, "glosses": 6, "novels": 7, "support": 2, "tickets": 14, "definitions": 8, "packages": 4, "village": 51}),
-    (0.88, 512, {"debian": 8, "glosses": 6, "novels": 7, "support": 2, "tickets": 14, "definitions": 8, "packages": 4, "village": 51}),
-]
+# Tokens of a stretch of running text, and of some of them at the end.
+STRETCH, LONG_STRETCH = 128, 512
+# Rows of asked texts: their tokens, and how many of them are counted: all of the answer, and some of
+# the prompt.
+ASKED_ROWS = {64: 32, 96: 40, 128: 48, 160: 56}
+# A step learns from so many parts of so many tokens.
+PARTS, PART_TOKENS = 4, 2048
+WARM_UP = 50
+
+# How often each kind is drawn: the share of the tokens, padding with them. First, for so many steps,
+# then, and while the learning rate falls; then some of the running text is in long stretches.
+BEGIN_STEPS = 250
+MIXES = {
+    "begin": {"debian": 12, "glosses": 9, "novels": 10, "support": 4, "definitions": 6, "packages": 4, "tickets": 15, "village": 20, "copying": 20},
+    "middle": {"debian": 8, "glosses": 6, "novels": 7, "support": 3, "definitions": 5, "packages": 3, "tickets": 22, "village": 42, "copying": 4},
+    "end": {"debian": 6, "glosses": 5, "novels": 6, "support": 2, "definitions": 5, "packages": 3, "tickets": 22, "village": 49, "copying": 2},
+}
+LONG_SHARE = 0.3
 
 
 # --------------------------------------------------------------------------
@@ -93,8 +111,10 @@ def step_corpus(a):
     if missing("tickets"):
         phrases = lm_corpus.Phrases(Path(__file__).parent.parent / "tests/tickets/src/phrases")
         write(lm_corpus.tickets(a.tickets, phrases, random.Random(SEED)) + lm_corpus.topics(16000, SEED))
-    if missing("village"):
-        write(lm_corpus.village(a.village))
+    if missing("village") or missing("copying"):
+        names = lm_corpus.Names(Path(__file__).parent.parent / "guests/village/src/names.rs", a.wordnet)
+        write(lm_corpus.village(a.village, names, random.Random(SEED)))
+        write(lm_corpus.copying(40000, names, random.Random(SEED)))
 
 
 def letters(document):
@@ -175,23 +195,25 @@ class Cutter:
 
 
 def step_encode(a):
+    """Tokens of all documents of a kind in one list, and where each begins in it."""
     folder = a.work / "tokens"
     folder.mkdir(exist_ok=True)
     cutter = Cutter(a.work)
     for kind in KINDS:
-        if (folder / f"{kind}.train.npy").exists():
+        if (folder / f"{kind}.train.npz").exists():
             continue
-        split = {0: [], 1: []}
-        size = {0: 0, 1: 0}
+        tokens, starts, size = {0: [], 1: []}, {0: [], 1: []}, 0
         for d in documents(a.work, kind):
-            if d["held"] > 1:
+            held = d["held"]
+            if held > 1:
                 continue
-            split[d["held"]] += cutter.document(d)
-            size[d["held"]] += letters(d)
-        if split[0]:
-            for held, name in ((1, "held"), (0, "train")):
-                np.save(folder / f"{kind}.{name}.npy", np.array(split[held], np.uint16))
-            print(f"  {kind:12s} {len(split[0]):9d} tokens, {size[0] / len(split[0]):.2f} letters a token; held out {len(split[1])}")
+            starts[held].append(len(tokens[held]))
+            tokens[held] += cutter.document(d)
+            size += letters(d)
+        for held, name in ((1, "held"), (0, "train")):
+            np.savez(folder / f"{kind}.{name}.npz", tokens=np.array(tokens[held], np.uint16), starts=np.array(starts[held], np.int64))
+        count = len(tokens[0]) + len(tokens[1])
+        print(f"  {kind:12s} {len(tokens[0]):9d} tokens, {size / count:.2f} letters a token; held out {len(tokens[1])}", flush=True)
 
 
 # --------------------------------------------------------------------------
@@ -221,73 +243,127 @@ class Muon:
             x = gradient.lerp_(mean, self.momentum)
             tall = shape[0] > shape[1]
             x = x.mT if tall else x
-            x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+            x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
             for _ in range(5):
                 square = x @ x.mT
                 x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-            x = x.mT if tall else x
+            x = (x.mT if tall else x).float()
             for p, update in zip(ps, x):
                 p.mul_(1 - rate * self.decay).add_(update, alpha=-rate * max(1, shape[0] / shape[1]) ** 0.5)
 
 
-def load_tokens(work, name):
-    found = {kind: work / "tokens" / f"{kind}.{name}.npy" for kind in KINDS}
-    return {kind: np.load(path) for kind, path in found.items() if path.exists()}
+class Texts:
+    """The tokens of all kinds, and random parts of steps made of them."""
+
+    def __init__(self, work, name):
+        self.tokens, self.documents = {}, {}
+        for kind in KINDS:
+            found = np.load(work / "tokens" / f"{kind}.{name}.npz")
+            self.tokens[kind], starts = found["tokens"], found["starts"]
+            if kind in ASKED:
+                ends = np.append(starts[1:], len(self.tokens[kind]))
+                self.documents[kind] = self.by_length(starts, ends)
+
+    @staticmethod
+    def by_length(starts, ends):
+        """For each length of rows, where the documents begin and end that it is the shortest for.
+        Longer ones than the longest are left out."""
+        out, shortest = {}, 0
+        for length in ASKED_ROWS:
+            fits = (ends - starts > shortest) & (ends - starts <= length)
+            out[length] = np.stack([starts[fits], ends[fits]], 1)
+            shortest = length
+        return out
+
+    def shares(self, mix, long_share):
+        """How often parts of each length are drawn, and in them each kind. Lengths of running text
+        are negative."""
+        running = sum(mix[kind] for kind in RUNNING)
+        kinds = {kind: mix[kind] for kind in RUNNING}
+        out = {-STRETCH: (running * (1 - long_share), kinds), -LONG_STRETCH: (running * long_share, kinds)}
+        for length in ASKED_ROWS:
+            tokens = {kind: len(self.documents[kind][length]) * length for kind in ASKED}
+            every = {kind: sum(len(d) * size for size, d in self.documents[kind].items()) for kind in ASKED}
+            own = {kind: mix[kind] * tokens[kind] / every[kind] for kind in ASKED}
+            out[length] = (sum(own.values()), own)
+        return out
+
+    def part(self, step, number, mix, long_share):
+        """One of a step's parts: ids [rows, length + 1], the places that are counted, and how much.
+        The same for the same step and number."""
+        shares = self.shares(mix, long_share)
+        lengths = list(shares)
+        bounds = np.cumsum([shares[length][0] for length in lengths])
+        # The parts of a step are spread evenly over the kinds.
+        at = (np.random.default_rng([SEED, step]).random() + number) / PARTS % 1 * bounds[-1]
+        length = lengths[min(np.searchsorted(bounds, at, "right"), len(lengths) - 1)]
+        rng = np.random.default_rng([SEED, step, number])
+        weights = shares[length][1]
+        kinds = rng.choice(list(weights), PART_TOKENS // abs(length), p=np.array(list(weights.values())) / sum(weights.values()))
+        rows = [self.stretch(kind, -length, rng) if length < 0 else self.asked(kind, length, rng) for kind in kinds]
+        ids, chosen, counts = zip(*rows)
+        chosen = np.stack(chosen) + np.arange(len(rows))[:, None] * abs(length)
+        return np.stack(ids).astype(np.int64), chosen.ravel(), np.stack(counts).ravel().astype(np.float32)
+
+    def stretch(self, kind, length, rng):
+        tokens = self.tokens[kind]
+        at = rng.integers(0, len(tokens) - length - 1)
+        row = tokens[at : at + length + 1]
+        return row & (PROMPT - 1), np.arange(length), np.where(row[1:] & PROMPT, PROMPT_WEIGHT, 1.0)
+
+    def asked(self, kind, length, rng):
+        documents = self.documents[kind][length]
+        start, end = documents[rng.integers(len(documents))]
+        row = np.zeros(length + 1, np.uint16)
+        # What follows a document is the mark of its end, which is 0 as the padding is.
+        row[: end - start] = self.tokens[kind][start:end]
+        prompt = row[1 : end - start + 1] & PROMPT > 0
+        answer = np.flatnonzero(~prompt)
+        rest = rng.permutation(np.flatnonzero(prompt))
+        count = ASKED_ROWS[length]
+        chosen, counts = np.zeros(count, np.int64), np.zeros(count)
+        some = np.concatenate([answer, rest])[:count]
+        chosen[: len(some)] = some
+        counts[: len(some)] = np.where(prompt[some], PROMPT_WEIGHT, ANSWER_WEIGHT[kind])
+        return row & (PROMPT - 1), chosen, counts
 
 
-def batch_of(tokens, weights, length, tokens_per_batch, rng):
-    """Stretches of the kinds of text, [rows, length + 1]."""
-    kinds = [kind for kind in weights if kind in tokens]
-    share = np.array([weights[kind] for kind in kinds], float)
-    rows = []
-    for kind in rng.choice(kinds, tokens_per_batch // length, p=share / share.sum()):
-        at = rng.integers(0, len(tokens[kind]) - length - 1)
-        rows.append(tokens[kind][at : at + length + 1])
-    return np.stack(rows)
-
-
-def split_bits(rows):
-    """Token ids, and the weight of each token but the first in the loss."""
-    import torch
-
-    ids = torch.from_numpy((rows & (PROMPT - 1)).astype(np.int64))
-    weight = torch.from_numpy(np.where(rows[:, 1:] & PROMPT, PROMPT_WEIGHT, 1.0).astype(np.float32))
-    return ids, weight
-
-
-def held_out_loss(model, tokens, limit=16384, length=256):
+def held_out_loss(model, texts, rows=32):
     """Nats a token of the kinds of text, what belongs to prompts left out."""
     import torch
 
     out = {}
     with torch.inference_mode():
-        for kind, ids in tokens.items():
-            ids = ids[: limit - limit % (length + 1)]
-            rows = ids[: len(ids) // (length + 1) * (length + 1)].reshape(-1, length + 1)
+        for kind in KINDS:
+            rng = np.random.default_rng(SEED)
+            if kind in ASKED:
+                length = max(ASKED_ROWS, key=lambda length: len(texts.documents[kind][length]))
+                some = [texts.asked(kind, length, rng) for _ in range(rows)]
+            else:
+                some = [texts.stretch(kind, STRETCH, rng) for _ in range(rows)]
             loss = count = 0.0
-            for part in np.array_split(rows, max(1, len(rows) // 16)):
-                x, weight = split_bits(part)
-                weight = (weight == 1).float()
-                loss += (model.losses(x) * weight).sum().item()
-                count += weight.sum().item()
+            for ids, chosen, counts in some:
+                counted = chosen[counts == ANSWER_WEIGHT.get(kind, 1.0)]
+                loss += model.losses(torch.from_numpy(ids.astype(np.int64))[None], torch.from_numpy(counted)).sum().item()
+                count += len(counted)
             out[kind] = loss / max(count, 1)
     return out
 
 
 class Workers:
-    """Processes that compute the gradient of a batch together.
+    """Processes that compute the gradient of a step together.
 
-    Each takes a few rows at a time until none is left, so a core that is busy with other work
-    slows the rest down little; threads of one process would wait for it at every operation."""
+    Each takes a part at a time until none is left, so a core that is busy with other work slows the
+    rest down little; threads of one process would wait for it at every operation."""
 
-    def __init__(self, model, count, rows, tokens_per_part):
+    def __init__(self, model, texts, count):
         import torch
         from torch import multiprocessing
 
         model.share_memory()
-        self.model, self.tokens_per_part = model, tokens_per_part
+        self.model, self.texts = model, texts
         self.parameters = list(model.parameters())
-        self.rows = torch.zeros(rows, dtype=torch.int32).share_memory_()
+        self.losses = torch.compile(self.weighted, dynamic=False)
         self.next = multiprocessing.Value("i", 0)
         self.others = []
         for _ in range(count - 1):
@@ -296,6 +372,21 @@ class Workers:
             process = multiprocessing.get_context("fork").Process(target=self.serve, args=(there, gradient), daemon=True)
             process.start()
             self.others.append((here, gradient))
+        # Here first, so that the other processes find what the compiler made. No process may start
+        # after a first gradient.
+        for length, counted in [(STRETCH, STRETCH), (LONG_STRETCH, LONG_STRETCH), *ASKED_ROWS.items()]:
+            began, rows = time.time(), PART_TOKENS // length
+            ids, chosen = torch.zeros(rows, length + 1, dtype=torch.long), torch.zeros(rows * counted, dtype=torch.long)
+            self.losses(ids, chosen, torch.zeros(rows * counted)).backward()
+            print(f"  compiled for rows of {length}, {counted} counted, in {time.time() - began:.0f}s", flush=True)
+        model.zero_grad(set_to_none=True)
+
+    def weighted(self, ids, chosen, counts):
+        import torch
+
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = self.model.losses(ids, chosen)
+        return (losses * counts).sum()
 
     def serve(self, pipe, gradient):
         import torch
@@ -307,52 +398,55 @@ class Workers:
             while not pipe.poll(5):
                 if os.getppid() != parent:
                     return
-            shape, total = pipe.recv()
-            loss = self.work(shape, total)
+            done = self.work(*pipe.recv())
             at = 0
             for p in self.parameters:
                 own = gradient[at : at + p.numel()]
                 own.zero_() if p.grad is None else own.copy_(p.grad.flatten())
                 at += p.numel()
                 p.grad = None
-            pipe.send(loss)
+            pipe.send(done)
 
-    def work(self, shape, total):
-        rows = self.rows[: shape[0] * shape[1]].view(shape).numpy()
-        few = max(1, self.tokens_per_part // shape[1])
-        loss = 0.0
-        while True:
-            with self.next.get_lock():
-                at = self.next.value
-                self.next.value += few
-            if at >= shape[0]:
-                return loss
-            ids, weight = split_bits(rows[at : at + few])
-            part = (self.model.losses(ids) * weight).sum() / total
-            part.backward()
-            loss += part.item()
-
-    def gradient(self, rows):
-        """Leaves the gradient of the mean loss in the parameters and returns the loss."""
+    def work(self, step, mix, long_share):
+        """Adds the gradient of parts to the parameters' and returns the loss, its weight, and the
+        processor's seconds so far."""
         import torch
 
-        total = split_bits(rows)[1].sum().item()
-        self.rows[: rows.size] = torch.from_numpy(rows.astype(np.int32)).flatten()
+        loss = weight = 0.0
+        while True:
+            with self.next.get_lock():
+                number = self.next.value
+                self.next.value += 1
+            if number >= PARTS:
+                return loss, weight, time.process_time()
+            ids, chosen, counts = map(torch.from_numpy, self.texts.part(step, number, mix, long_share))
+            part = self.losses(ids, chosen, counts)
+            part.backward()
+            loss += part.item()
+            weight += counts.sum().item()
+
+    def gradient(self, *of_step):
+        """Leaves the gradient of the mean loss in the parameters; returns the loss and the seconds
+        that the processor has worked, in all processes."""
         self.next.value = 0
         for pipe, _ in self.others:
-            pipe.send((rows.shape, total))
-        loss = self.work(rows.shape, total)
-        for pipe, gradient in self.others:
-            loss += pipe.recv()
+            pipe.send(of_step)
+        done = [self.work(*of_step)] + [pipe.recv() for pipe, _ in self.others]
+        loss, weight, seconds = map(sum, zip(*done))
+        for _, gradient in self.others:
             at = 0
             for p in self.parameters:
                 other = gradient[at : at + p.numel()].view_as(p)
                 p.grad = other.clone() if p.grad is None else p.grad.add_(other)
                 at += p.numel()
-        return loss
+        for p in self.parameters:
+            p.grad.div_(weight)
+        return loss / weight, seconds
 
 
 def step_train(a):
+    # No processes of the compiler's own, which are in the way of those that learn.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     import torch
     from lm_model import Llama, Shape
 
@@ -365,66 +459,67 @@ def step_train(a):
     rest = [p for name, p in model.named_parameters() if p.ndim == 1 or name == "embedding"]
     muon = Muon(matrices)
     adam = torch.optim.AdamW(rest, lr=0, betas=(0.9, 0.95), weight_decay=0)
-    rng = np.random.default_rng(SEED)
-    tokens, held = load_tokens(a.work, "train"), load_tokens(a.work, "held")
-    step, seen, spent = 0, {}, 0.0
-    checkpoint = a.work / "checkpoint.pt"
+    texts, held = Texts(a.work, "train"), Texts(a.work, "held")
+    # `cooling`: the step at which the learning rate began to fall, and in how many it does.
+    state = {"step": 0, "tokens": 0, "wall": 0.0, "processor": 0.0, "cooling": None, "mixes": {}}
+    checkpoint, cool_down = a.work / "checkpoint.pt", a.work / "cool-down"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        model.load_state_dict(state["model"])
-        adam.load_state_dict(state["adam"])
-        muon.mean = state["muon"]
-        rng.bit_generator.state = state["rng"]
-        step, seen, spent = state["step"], state["seen"], state["spent"]
-    workers = Workers(model, a.workers, 2 * a.batch, 1024)
+        saved = torch.load(checkpoint, weights_only=False)
+        model.load_state_dict(saved["model"])
+        adam.load_state_dict(saved["adam"])
+        muon.mean = saved["muon"]
+        state = saved["state"]
+    workers = Workers(model, texts, a.workers)
     count = sum(p.numel() for p in model.parameters())
-    print(f"train: {count / 1e6:.2f} M parameters, from step {step}, {spent:.0f}s of {a.minutes * 60:.0f}s", flush=True)
-    began = told = saved = time.time()
-    average, told_step = None, step
+    print(f"train: {count / 1e6:.2f} M parameters, from step {state['step']}", flush=True)
+    began, wall, processor = time.time(), state["wall"], state["processor"]
+    average = first = None
+    told, told_tokens = began, state["tokens"]
 
     def save():
         part = a.work / "checkpoint.part"
-        state = {"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.mean, "rng": rng.bit_generator.state}
-        state |= {"step": step, "seen": seen, "spent": spent + time.time() - began, "shape": shape.to_dict()}
-        torch.save(state, part)
+        torch.save({"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.mean, "shape": shape.to_dict(), "state": state}, part)
         part.rename(checkpoint)
-
-    def report():
         print("  held out: " + ", ".join(f"{k} {v:.3f}" for k, v in held_out_loss(model, held).items()), flush=True)
 
     while True:
-        done = (spent + time.time() - began) / (a.minutes * 60)
-        if done >= 1 or (a.steps and step >= a.steps):
-            break
-        length, weights = [mix[1:] for mix in MIXES if mix[0] <= done][-1]
-        rows = batch_of(tokens, weights, length, a.batch, rng)
-        loss = workers.gradient(rows)
+        step = state["step"]
+        if cool_down.exists():
+            # The file may be written again, to lengthen or to shorten what is under way.
+            asked = int(cool_down.read_text().strip() or a.decay)
+            state["cooling"] = (state["cooling"][0] if state["cooling"] else step, asked)
+        elif state["cooling"] is None and step >= a.steps - a.decay:
+            state["cooling"] = (step, a.decay)
+        factor = min((step + 1) / WARM_UP, 1.0)
+        phase = "begin" if step < BEGIN_STEPS else "middle"
+        if state["cooling"]:
+            at, length = state["cooling"]
+            phase, factor = "end", 1 - (step - at) / length
+            if factor <= 0:
+                break
+        loss, seconds = workers.gradient(step, MIXES[phase], LONG_SHARE * (phase == "end"))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        factor = min((step + 1) / 30, 1.0, (1 - done) / 0.5 + 0.005)
         for group in adam.param_groups:
             group["lr"] = a.rate_embedding * factor
         with torch.no_grad():
             muon.step(a.rate * factor)
         adam.step()
         model.zero_grad(set_to_none=True)
-        step += 1
-        seen[length] = seen.get(length, 0) + len(rows) * length
-        average = loss if average is None else 0.97 * average + 0.03 * loss
+        first = first if first is not None else seconds
+        state["step"] += 1
+        state["tokens"] += PARTS * PART_TOKENS
+        state["mixes"][phase] = state["mixes"].get(phase, 0) + 1
         now = time.time()
-        if now - told > 30:
-            speed = (step - told_step) * a.batch / (now - told)
-            told, told_step = now, step
-            print(f"  step {step} {100 * done:.1f}% {spent + now - began:.0f}s loss {average:.4f} lr {a.rate * factor:.4f} {speed:.0f} tokens/s", flush=True)
-        if now - saved > 180:
+        state["wall"], state["processor"] = wall + now - began, processor + seconds - first
+        average = loss if average is None else 0.97 * average + 0.03 * loss
+        if state["step"] % 20 == 0:
+            speed, told, told_tokens = (state["tokens"] - told_tokens) / (now - told), now, state["tokens"]
+            print(f"  step {state['step']} {state['wall']:.0f}s, processor {state['processor']:.0f}s, loss {average:.4f} rate {a.rate * factor:.4f} {speed:.0f} tokens/s", flush=True)
+        if state["step"] % 50 == 0:
             save()
-            saved = time.time()
-            if step % 3 == 0:
-                report()
     save()
-    if not a.steps:
-        torch.save({"model": model.state_dict(), "shape": shape.to_dict(), "step": step, "seen": seen}, a.work / "model.pt")
-    print(f"train: {step} steps, {sum(seen.values()) / 1e6:.2f} M tokens, {spent + time.time() - began:.0f}s")
-    report()
+    torch.save({"model": model.state_dict(), "shape": shape.to_dict(), "state": state}, a.work / "model.pt")
+    print(f"train: {state}")
 
 
 # --------------------------------------------------------------------------
@@ -450,9 +545,8 @@ def main():
     p.add_argument("--tickets", type=Path, help="output of `skep-tickets tickets --with-label`")
     p.add_argument("--village", type=Path, help="output of the village's example `dialogues`")
     p.add_argument("--shape", default="{}", help="what differs from lm_model.Shape, as JSON")
-    p.add_argument("--minutes", type=float, default=60)
-    p.add_argument("--steps", type=int, help="stop after so many steps, to measure")
-    p.add_argument("--batch", type=int, default=4096, help="tokens")
+    p.add_argument("--steps", type=int, default=4000, help="of some 8,000 tokens")
+    p.add_argument("--decay", type=int, default=1200, help="the last steps, in which the learning rate falls")
     p.add_argument("--rate", type=float, default=0.02, help="Muon's learning rate")
     p.add_argument("--rate-embedding", type=float, default=0.004, help="AdamW's learning rate")
     p.add_argument("--workers", type=int, default=2, help="processes, one for each core")

@@ -40,7 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
         6 => {
             if let Ok(evidence) = Evidence::decode(bytes, &mut keys) {
                 assert_eq!(evidence.encode(), bytes);
-                let _ = evidence.offender();
+                let _ = evidence.offenders();
             }
         }
         _ => {

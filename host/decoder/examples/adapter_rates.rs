@@ -8,21 +8,15 @@
 //! the machine does meets all of them, and the middle of their times counts.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::io::Write;
-use std::path::Path;
+mod random_model;
+
 use std::time::Instant;
 
+use random_model::{Shape, write_adapter, write_model};
 use skep_decoder::{AdapterTarget, AdapterWeights, Batch, Decoder, PagedAdapter, Part, Workspace};
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages};
 
-const LAYERS: usize = 24;
-const WIDTH: usize = 1024;
-const HIDDEN: usize = 2816;
-const HEADS: usize = 16;
-const KV_HEADS: usize = 4;
-const VOCABULARY: usize = 32_000;
-const RANK: usize = 16;
 const BATCH: usize = 8;
 /// Tokens that a row writes with one adapter.
 const TOKENS: usize = 32;
@@ -42,7 +36,7 @@ fn main() {
     };
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("model.gguf");
-    write_model(&path);
+    write_model(&path, &Shape::default());
     let decoder = Decoder::load(&path).unwrap();
     write_adapter(scratch.path(), targets);
     let shape = decoder.kv_shape(KvFormat::F16);
@@ -194,171 +188,4 @@ impl Run {
         assert!(logits.unwrap().iter().all(|x| x.is_finite()));
         began.elapsed().as_secs_f64()
     }
-}
-
-/// Random numbers, the same every time.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
-/// A random adapter in 16-bit floats, as a PEFT folder.
-fn write_adapter(folder: &Path, targets: &[AdapterTarget]) {
-    let mut random = Random(7);
-    let mut tensors = Vec::new();
-    for layer in 0..LAYERS {
-        for target in targets {
-            let keys = WIDTH / HEADS * KV_HEADS;
-            let (outputs, inputs) = match target {
-                AdapterTarget::Query | AdapterTarget::Output => (WIDTH, WIDTH),
-                AdapterTarget::Key | AdapterTarget::Value => (keys, WIDTH),
-                AdapterTarget::Gate | AdapterTarget::Up => (HIDDEN, WIDTH),
-                AdapterTarget::Down => (WIDTH, HIDDEN),
-            };
-            for (factor, shape) in [("A", [RANK, inputs]), ("B", [outputs, RANK])] {
-                let name = format!(
-                    "base_model.model.model.layers.{layer}.{}.lora_{factor}.weight",
-                    target.name()
-                );
-                // 16-bit floats from 2⁻⁷ to 2⁻⁵, of either sign.
-                let bytes: Vec<u8> = (0..shape[0] * shape[1])
-                    .flat_map(|_| (0x2000 | (random.next() as u16 & 0x87ff)).to_le_bytes())
-                    .collect();
-                tensors.push((name, shape.to_vec(), bytes));
-            }
-        }
-    }
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        let kind = safetensors::Dtype::F16;
-        let view = safetensors::tensor::TensorView::new(kind, shape.clone(), bytes);
-        (name.clone(), view.unwrap())
-    });
-    let bytes = safetensors::serialize(views, None).unwrap();
-    std::fs::write(folder.join("adapter_model.safetensors"), bytes).unwrap();
-    let names: Vec<_> = targets.iter().map(|target| target.name()).collect();
-    let json = serde_json::json!({
-        "peft_type": "LORA", "r": RANK, "lora_alpha": 1, "target_modules": names,
-    });
-    std::fs::write(folder.join("adapter_config.json"), json.to_string()).unwrap();
-}
-
-/// A random model as a GGUF file, in Q4_K and Q6_K as "Q4_K_M" mixes them.
-fn write_model(path: &Path) {
-    let keys = WIDTH / HEADS * KV_HEADS;
-    let mut tensors: Vec<(String, [usize; 2], u32)> = Vec::new();
-    tensors.push(("token_embd.weight".to_owned(), [VOCABULARY, WIDTH], Q6_K));
-    tensors.push(("output_norm.weight".to_owned(), [1, WIDTH], F32));
-    for layer in 0..LAYERS {
-        let better = if layer % 2 == 0 { Q6_K } else { Q4_K };
-        for (name, shape, kind) in [
-            ("attn_norm", [1, WIDTH], F32),
-            ("attn_q", [WIDTH, WIDTH], Q4_K),
-            ("attn_k", [keys, WIDTH], Q4_K),
-            ("attn_v", [keys, WIDTH], better),
-            ("attn_output", [WIDTH, WIDTH], Q4_K),
-            ("ffn_norm", [1, WIDTH], F32),
-            ("ffn_gate", [HIDDEN, WIDTH], Q4_K),
-            ("ffn_up", [HIDDEN, WIDTH], Q4_K),
-            ("ffn_down", [WIDTH, HIDDEN], better),
-        ] {
-            tensors.push((format!("blk.{layer}.{name}.weight"), shape, kind));
-        }
-    }
-    let mut head = b"GGUF".to_vec();
-    let text = |out: &mut Vec<u8>, text: &str| {
-        out.extend((text.len() as u64).to_le_bytes());
-        out.extend(text.as_bytes());
-    };
-    let figures = [
-        ("block_count", LAYERS),
-        ("context_length", 4096),
-        ("embedding_length", WIDTH),
-        ("feed_forward_length", HIDDEN),
-        ("attention.head_count", HEADS),
-        ("attention.head_count_kv", KV_HEADS),
-    ];
-    head.extend(3_u32.to_le_bytes());
-    head.extend((tensors.len() as u64).to_le_bytes());
-    head.extend((figures.len() as u64 + 2).to_le_bytes());
-    text(&mut head, "general.architecture");
-    head.extend(8_u32.to_le_bytes());
-    text(&mut head, "llama");
-    text(&mut head, "llama.attention.layer_norm_rms_epsilon");
-    head.extend(6_u32.to_le_bytes());
-    head.extend(1e-5_f32.to_le_bytes());
-    for (key, value) in figures {
-        text(&mut head, &format!("llama.{key}"));
-        head.extend(4_u32.to_le_bytes());
-        head.extend((value as u32).to_le_bytes());
-    }
-    let mut offset = 0;
-    for (name, [rows, columns], kind) in &tensors {
-        text(&mut head, name);
-        let shape: &[usize] = if *rows == 1 {
-            &[*columns]
-        } else {
-            &[*columns, *rows]
-        };
-        head.extend((shape.len() as u32).to_le_bytes());
-        for side in shape {
-            head.extend((*side as u64).to_le_bytes());
-        }
-        head.extend(kind.to_le_bytes());
-        head.extend((offset as u64).to_le_bytes());
-        offset += bytes_of(rows * columns, *kind).next_multiple_of(32);
-    }
-    head.resize(head.len().next_multiple_of(32), 0);
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
-    file.write_all(&head).unwrap();
-    let mut random = Random(3);
-    for (_, [rows, columns], kind) in &tensors {
-        let mut bytes = blocks(&mut random, rows * columns, *kind);
-        bytes.resize(bytes.len().next_multiple_of(32), 0);
-        file.write_all(&bytes).unwrap();
-    }
-    file.flush().unwrap();
-}
-
-/// GGUF's numbers of these formats.
-const F32: u32 = 0;
-const Q4_K: u32 = 12;
-const Q6_K: u32 = 14;
-
-fn bytes_of(elements: usize, kind: u32) -> usize {
-    match kind {
-        F32 => 4 * elements,
-        Q4_K => elements / 256 * 144,
-        _ => elements / 256 * 210,
-    }
-}
-
-/// Random elements of some hundredths, or ones for norms.
-fn blocks(random: &mut Random, elements: usize, kind: u32) -> Vec<u8> {
-    if kind == F32 {
-        return 1.0_f32.to_le_bytes().repeat(elements);
-    }
-    let mut bytes: Vec<u8> = (0..bytes_of(elements, kind).div_ceil(8))
-        .flat_map(|_| random.next().to_le_bytes())
-        .collect();
-    bytes.truncate(bytes_of(elements, kind));
-    // 16-bit floats: 1.2e-4, seven and a half times that, 1e-5.
-    match kind {
-        Q4_K => {
-            for block in bytes.chunks_exact_mut(144) {
-                block[..4].copy_from_slice(&[0xdd, 0x07, 0x60, 0x13]);
-            }
-        }
-        _ => {
-            for block in bytes.chunks_exact_mut(210) {
-                block[208..].copy_from_slice(&[0xa8, 0x00]);
-            }
-        }
-    }
-    bytes
 }

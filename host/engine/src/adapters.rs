@@ -14,6 +14,7 @@
 //! What this module must never do: give back or write to a page of an adapter that is in use;
 //! hold a page that no adapter lies in; let a version change while somebody holds it.
 
+mod error;
 mod load;
 mod slot;
 #[cfg(test)]
@@ -23,9 +24,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_decoder::{Adapter, AdapterError, AdapterWeights, Config, PagedAdapter};
+use skep_decoder::{Adapter, AdapterWeights, Config, PagedAdapter};
 use skep_kernels::PageMemory;
 
+pub use error::StoreError;
 use load::Loads;
 use slot::{Place, Slot};
 
@@ -50,48 +52,6 @@ pub struct StoreOptions {
     pub page_bytes: usize,
     /// Bytes of host memory that adapters outside the pool may take. What is over goes to disk.
     pub memory_bytes: u64,
-}
-
-/// Why an adapter could not be served.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// It could not be read, or is not one for this base.
-    #[error(transparent)]
-    Load(#[from] AdapterError),
-    /// The name is taken.
-    #[error("there is an adapter {name:?} already; replace it, or choose another name")]
-    Taken {
-        /// The name.
-        name: String,
-    },
-    /// There is no adapter of that name.
-    #[error("there is no adapter {name:?} here; add it first")]
-    Unknown {
-        /// The name.
-        name: String,
-    },
-    /// It was read before, but now it cannot be.
-    #[error("the adapter {name:?} could not be read again: {reason}")]
-    Lost {
-        /// The name.
-        name: String,
-        /// Why.
-        reason: String,
-    },
-    /// The pool could not hold it if it were empty.
-    #[error("the adapter {name:?} takes {pages} pages, and the pool has {pool}")]
-    TooLarge {
-        /// The name.
-        name: String,
-        /// Pages that it takes.
-        pages: usize,
-        /// Pages that there are.
-        pool: usize,
-    },
-    /// The thread that reads adapters could not be started.
-    #[error("no thread for reading adapters: {0}")]
-    Thread(std::io::Error),
 }
 
 /// Where an adapter is.
@@ -290,6 +250,15 @@ impl AdapterStore {
         slots.map(Slot::info).collect()
     }
 
+    /// Pages of the pool that versions lie in, also those that have lost their names.
+    pub fn pages(&self) -> usize {
+        let there = self.slots.values().filter_map(|slot| match &slot.place {
+            Place::Device(paged) => Some(paged.pages().len()),
+            _ => None,
+        });
+        there.sum()
+    }
+
     /// Where a version is.
     pub fn residency(&self, lease: &Lease) -> Residency {
         let slot = self.slots.get(&lease.0.number);
@@ -334,6 +303,15 @@ impl AdapterStore {
             paged: Arc::clone(paged),
             _lease: lease.clone(),
         }))
+    }
+
+    /// Notes that an adapter was in use until now: by that it is known which one was not used for
+    /// longest. Whoever lets an [`ActiveAdapter`] go says so here.
+    pub fn used(&mut self, lease: &Lease) {
+        self.clock += 1;
+        if let Some(slot) = self.slots.get_mut(&lease.0.number) {
+            slot.used = self.clock;
+        }
     }
 
     /// Moves adapters that are not in use out of the pool, the one that was not used for longest

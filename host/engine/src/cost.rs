@@ -27,6 +27,11 @@ impl Cost {
         }
     }
 
+    /// A token's products, as a part of another model's.
+    pub fn share_of(&self, other: &Self) -> f64 {
+        self.token as f64 / other.token.max(1) as f64
+    }
+
     /// Of `count` tokens of one text from position `start` on.
     pub fn flops(&self, start: usize, count: usize) -> u64 {
         let (start, count) = (start as u64, count as u64);

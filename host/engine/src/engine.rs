@@ -19,7 +19,7 @@ use crate::generation::{Embeddings, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::LanguageModel;
 use crate::request::{Caller, Request, ScoreRequest};
-use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Task, store_options};
+use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Tally, Task, store_options};
 
 /// Of the time that a batch takes, the engine leaves this part to others that want it.
 const LEFT_TO_OTHERS: u32 = 16;
@@ -44,6 +44,7 @@ struct Shared {
     kv_bytes: AtomicU64,
     cached_bytes: AtomicU64,
     adapter_bytes: AtomicU64,
+    tally: Mutex<Tally>,
     adapters: Arc<Mutex<AdapterStore>>,
     others: OnceLock<Others>,
 }
@@ -76,7 +77,7 @@ struct Submission {
 /// Bytes that a model takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryReport {
-    /// Of the weights, which stay in their mapped files.
+    /// Of the weights, the draft model's among them, which stay in their mapped files.
     pub weights: u64,
     /// Of keys and values that texts hold.
     pub kv: u64,
@@ -134,6 +135,7 @@ impl Engine {
             kv_bytes: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
             adapter_bytes: AtomicU64::new(0),
+            tally: Mutex::default(),
             adapters: Arc::clone(&adapters),
             others: OnceLock::new(),
         });
@@ -233,11 +235,18 @@ impl Engine {
         self.0.shared.adapters().list()
     }
 
+    /// What texts were written in so far, and how right guesses were.
+    pub fn tally(&self) -> Tally {
+        let tally = self.0.shared.tally.lock();
+        *tally.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the model takes at the moment.
     pub fn memory(&self) -> MemoryReport {
         let shared = &self.0.shared;
+        let draft = shared.model.draft.as_ref();
         MemoryReport {
-            weights: shared.model.weights_bytes,
+            weights: shared.model.weights_bytes + draft.map_or(0, |draft| draft.weights_bytes),
             kv: shared.kv_bytes.load(Ordering::Relaxed),
             cached: shared.cached_bytes.load(Ordering::Relaxed),
             adapters: shared.adapter_bytes.load(Ordering::Relaxed),
@@ -472,6 +481,8 @@ impl Worker {
         self.shared
             .adapter_bytes
             .store(self.scheduler.adapter_bytes(), Ordering::Relaxed);
+        let tally = self.shared.tally.lock();
+        *tally.unwrap_or_else(PoisonError::into_inner) = self.scheduler.tally();
     }
 
     fn give_way(&mut self, took: Duration) {

@@ -53,6 +53,6 @@ pub use request::{
     TokenLogprob,
 };
 pub use sampling::{Chosen, Distribution, Sampler, SamplingError, Scratch, TokenMask};
-pub use scheduler::Options;
+pub use scheduler::{Options, Tally, page_bytes};
 pub use skep_text::Constraint;
-pub use speculation::{DraftOptions, Follow, NgramDraft, Verdict, verify};
+pub use speculation::{DraftError, DraftModel, DraftOptions, Follow, NgramDraft, verify};

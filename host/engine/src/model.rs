@@ -12,6 +12,7 @@ use skep_weights::{GgufError, WeightsError, WeightsFile};
 
 use crate::error::EngineError;
 use crate::grammars::Grammars;
+use crate::speculation::{DraftError, DraftModel};
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,9 @@ pub enum ModelError {
         /// Why.
         source: ChatError,
     },
+    /// The draft model does not belong to it.
+    #[error(transparent)]
+    Draft(#[from] DraftError),
 }
 
 /// A language model, and how texts become its tokens.
@@ -58,6 +62,8 @@ pub struct LanguageModel {
     pub weights_bytes: u64,
     /// Constraints that were compiled for it.
     pub grammars: Grammars,
+    /// A smaller model that guesses its next tokens ([`LanguageModel::with_draft`]).
+    pub draft: Option<DraftModel>,
 }
 
 impl LanguageModel {
@@ -104,6 +110,7 @@ impl LanguageModel {
             template,
             weights_bytes: weights.bytes(),
             grammars: Grammars::default(),
+            draft: None,
         })
     }
 

@@ -88,7 +88,8 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Added to the logits of single tokens.
     pub logit_bias: Vec<(u32, f32)>,
-    /// The same seed draws the same tokens, whatever else is in the batch.
+    /// The same seed draws the same tokens from the same model, whatever else is in the batch and
+    /// whatever is guessed ahead.
     pub seed: u64,
 }
 

@@ -40,7 +40,7 @@ pub use distribution::Distribution;
 pub use mask::TokenMask;
 
 use crate::request::{Sampling, TokenLogprob};
-use random::{Purpose, uniform};
+use random::uniform;
 use select::{Candidate, keep_by_mass, likeliest};
 use weights::{Weights, argmax, greatest, weight};
 
@@ -189,16 +189,15 @@ impl Sampler {
     ) -> Result<Chosen, SamplingError> {
         let token = match self.left(logits, mask, scratch)? {
             Left::One(token) => Some(token),
-            Left::All => scratch.weights.draw(self.uniform(Purpose::Draw)),
-            Left::Some => select::draw(&scratch.candidates, self.uniform(Purpose::Draw)),
+            Left::All => scratch.weights.draw(self.uniform()),
+            Left::Some => select::draw(&scratch.candidates, self.uniform()),
         };
         let token = token.ok_or(SamplingError::NothingLeft)?;
         let logprob = logprobs.map(|count| logprobs::of(logits, token, count, scratch));
         Ok(Chosen { token, logprob })
     }
 
-    /// The probabilities that [`Sampler::choose`] draws by: for rules that accept or refuse a
-    /// draft by them.
+    /// The probabilities that [`Sampler::choose`] draws by.
     ///
     /// # Errors
     /// As [`Sampler::choose`].
@@ -224,9 +223,9 @@ impl Sampler {
         }
     }
 
-    /// The random number for the next token, in [0, 1), that is used for this purpose alone.
-    pub(crate) fn uniform(&self, purpose: Purpose) -> f64 {
-        uniform(self.sampling.seed, self.sample, self.written, purpose)
+    /// The random number for the next token, in [0, 1).
+    fn uniform(&self) -> f64 {
+        uniform(self.sampling.seed, self.sample, self.written)
     }
 
     fn has_penalties(&self) -> bool {

@@ -9,14 +9,17 @@
 //!
 //! What this module must never do: block; let a text starve; hold a page for a text that is over.
 
+mod lead;
 mod lora;
 mod outcome;
 mod plan;
 mod room;
 mod submit;
+mod tally;
 
 pub use lora::store_options;
 pub use submit::{Prepared, Task};
+pub use tally::Tally;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -36,6 +39,7 @@ use crate::prefix::{PrefixCache, Realm};
 use crate::request::{Caller, ChoiceScore, Chunk};
 use crate::sampling::Scratch;
 use crate::sequence::{Key, Sequence};
+use lead::Leader;
 use skep_decoder::{Batch, Part, Workspace};
 
 /// How much an engine takes on.
@@ -58,6 +62,11 @@ pub struct Options {
     pub prefix_cache: bool,
     /// Tokens that are guessed ahead of a text at most, from what it said before; 0 guesses none.
     pub drafts: usize,
+    /// Tokens that the model's draft model guesses ahead of a text at most, if it has one: as many
+    /// as are worth it at the moment.
+    pub model_drafts: usize,
+    /// Whether it always guesses so many, however many prove right.
+    pub steady_drafts: bool,
     /// Bytes of host memory that adapters outside the pool may take.
     pub adapter_bytes: u64,
 }
@@ -73,9 +82,19 @@ impl Default for Options {
             requests_of_owner: 1024,
             prefix_cache: true,
             drafts: 0,
+            model_drafts: 8,
+            steady_drafts: false,
             adapter_bytes: 1 << 30,
         }
     }
+}
+
+/// Bytes of a page of the pool of a model's engine: the keys and values of
+/// [`skep_kernels::kv::PAGE_TOKENS`] tokens in the model, and in its draft model.
+pub fn page_bytes(model: &LanguageModel, format: KvFormat) -> u64 {
+    let draft = model.draft.as_ref();
+    let bytes = |decoder: &skep_decoder::Decoder| decoder.kv_shape(format).page_bytes();
+    bytes(&model.decoder).saturating_add(draft.map_or(0, |draft| bytes(&draft.decoder)))
 }
 
 /// Something that a request is told.
@@ -142,6 +161,9 @@ pub struct Scheduler {
     cache: PrefixCache,
     pages: KvPages,
     workspace: Workspace,
+    /// The draft model's part, if there is one.
+    leader: Option<Leader>,
+    tally: Tally,
     scratch: Scratch,
     groups: BTreeMap<u64, Group>,
     sequences: BTreeMap<Key, Sequence>,
@@ -163,11 +185,13 @@ impl Scheduler {
         Self {
             adapters,
             cost: Cost::of(model.decoder.config()),
-            page_bytes: shape.page_bytes(),
+            page_bytes: page_bytes(&model, options.kv_format),
             pool: PagePool::new(options.pages),
             cache: PrefixCache::default(),
             pages: KvPages::new(shape, options.pages),
             workspace: Workspace::default(),
+            leader: Leader::new(&model, options.kv_format, options.pages),
+            tally: Tally::default(),
             scratch: Scratch::default(),
             groups: BTreeMap::new(),
             sequences: BTreeMap::new(),
@@ -192,12 +216,16 @@ impl Scheduler {
     /// Pages that texts hold, and pages that only the prefix cache holds.
     pub fn held_pages(&self) -> (usize, usize) {
         let cached = self.cache.unused(&self.pool);
-        let adapters = (self.adapter_bytes() / self.page_bytes.max(1)) as usize;
         let taken = self.pool.pages() - self.pool.free();
-        (taken.saturating_sub(cached + adapters), cached)
+        (taken.saturating_sub(cached + self.adapter_pages()), cached)
     }
 
-    /// Bytes of a page.
+    /// What texts were written in, since the beginning.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Bytes of a page: of the model's keys and values, and of its draft model's.
     pub fn page_bytes(&self) -> u64 {
         self.page_bytes
     }
@@ -211,7 +239,8 @@ impl Scheduler {
     /// here too.
     pub fn step(&mut self) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
-        let plan = self.plan(&mut deliveries);
+        let mut plan = self.plan(&mut deliveries);
+        self.go_ahead(&mut plan);
         if plan.is_empty() {
             if deliveries.is_empty() {
                 self.wait_for_adapters();
@@ -248,8 +277,12 @@ impl Scheduler {
                 .forward(&self.team, &mut self.workspace, &mut self.pages, &batch);
         match forward {
             Ok(logits) => {
+                self.tally.passes += 1;
                 let logits = logits.to_vec();
                 self.deliver(&plan, &logits, &mut deliveries);
+                for planned in &plan {
+                    self.trim(planned.key);
+                }
             }
             Err(error) => {
                 for planned in &plan {
@@ -283,6 +316,7 @@ impl Scheduler {
                 group.holding.release(&mut self.pool, &sequence.pages);
             }
         }
+        self.leave_adapter(&group);
         self.turns.leave(group.caller.owner);
         true
     }

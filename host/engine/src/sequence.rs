@@ -31,6 +31,8 @@ pub struct Sequence {
     pub prompt: usize,
     /// How many tokens have their keys and values in `pages`.
     pub computed: usize,
+    /// How many of those have keys and values of the draft model too.
+    pub led: usize,
     /// How many whole pages the prefix cache has been told of.
     pub remembered: usize,
     pub pages: Vec<u32>,
@@ -45,6 +47,7 @@ impl Sequence {
             tokens,
             prompt,
             computed: 0,
+            led: 0,
             remembered: 0,
             pages: Vec::new(),
             waits: false,
@@ -88,6 +91,7 @@ impl Sequence {
     /// Begins anew: its keys and values are gone. What was written stays written.
     pub fn restart(&mut self) -> Vec<u32> {
         self.computed = 0;
+        self.led = 0;
         self.remembered = 0;
         match &mut self.goal {
             Goal::Write(_) => {}

@@ -12,15 +12,46 @@ use crate::error::EngineError;
 use crate::model::LanguageModel;
 use crate::request::{Chunk, Finish, Request, TokenLogprob};
 use crate::sampling::{Sampler, Scratch, TokenMask};
-use crate::speculation::{DraftOptions, Follow, NgramDraft, verify};
+use crate::scheduler::Options;
+use crate::speculation::{DraftOptions, Follow, GuessCost, NgramDraft, Pace, verify};
 
 /// A text that is being written.
 #[derive(Debug, Clone)]
 pub struct Writing {
     sampler: Sampler,
     drafts: Option<NgramDraft>,
+    lead: Option<Lead>,
     logprobs: Option<usize>,
     script: Script,
+}
+
+/// How far the draft model goes ahead.
+#[derive(Debug, Clone)]
+struct Lead {
+    pace: Pace,
+    /// Tokens at most.
+    most: usize,
+    /// Always so many.
+    steady: bool,
+}
+
+/// Who guessed the tokens of a draft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guesser {
+    /// Nobody but the text itself: it said them before.
+    #[default]
+    Text,
+    /// The draft model.
+    Model,
+}
+
+/// A text as the draft model goes on with it.
+#[derive(Debug)]
+pub struct Guess {
+    sampler: Sampler,
+    script: Script,
+    /// Whether it has come to an end.
+    over: bool,
 }
 
 /// What has been written.
@@ -54,7 +85,7 @@ impl Writing {
         model: &LanguageModel,
         request: &Request,
         limit: usize,
-        drafts: usize,
+        options: &Options,
     ) -> Result<Self, EngineError> {
         let vocabulary = model.decoder.config().vocabulary;
         let sampler = Sampler::new(&request.sampling, &request.prompt, vocabulary)
@@ -72,13 +103,19 @@ impl Writing {
             Some(constraint) => Some(model.grammar(constraint)?.start()),
             None => None,
         };
-        let options = DraftOptions {
-            tokens: drafts,
+        let ngrams = DraftOptions {
+            tokens: options.drafts,
             ..DraftOptions::default()
         };
+        let leads = model.draft.is_some() && options.model_drafts > 0;
         Ok(Self {
             sampler,
-            drafts: (drafts > 0).then(|| NgramDraft::new(options, &request.prompt)),
+            drafts: (options.drafts > 0).then(|| NgramDraft::new(ngrams, &request.prompt)),
+            lead: leads.then(|| Lead {
+                pace: Pace::default(),
+                most: options.model_drafts,
+                steady: options.steady_drafts,
+            }),
             logprobs: request.logprobs,
             script: Script {
                 letters,
@@ -100,25 +137,61 @@ impl Writing {
         copy
     }
 
-    /// Tokens that may come next, at most so many.
+    /// Tokens that may come next, at most so many, from what the text said before.
     pub fn draft(&self, most: usize) -> Vec<u32> {
         let mut draft = Vec::new();
         if let Some(drafts) = &self.drafts {
-            drafts.draft(most.min(self.script.left - 1), &mut draft);
+            drafts.draft(most.min(self.ahead()), &mut draft);
         }
         draft
     }
 
+    /// Tokens that may be written beyond the next one.
+    fn ahead(&self) -> usize {
+        self.script.left.saturating_sub(1)
+    }
+
+    /// Whether the draft model keeps up with this text.
+    pub fn is_led(&self) -> bool {
+        self.lead.is_some() && self.ahead() > 0
+    }
+
+    /// How many tokens the draft model had better guess next, `most` at most.
+    pub fn lead(&self, most: usize, cost: GuessCost) -> usize {
+        let Some(lead) = &self.lead else {
+            return 0;
+        };
+        let most = most.min(lead.most).min(self.ahead());
+        match lead.steady {
+            true => most,
+            false => lead.pace.length(most, cost),
+        }
+    }
+
+    /// The draft model knows nothing of this text's tokens.
+    pub fn leave_alone(&mut self) {
+        self.lead = None;
+    }
+
+    /// The text for the draft model to go on with.
+    pub fn guess(&self) -> Guess {
+        Guess {
+            sampler: self.sampler.clone(),
+            script: self.script.clone(),
+            over: false,
+        }
+    }
+
     /// Writes on. `logits` is `[draft.len() + 1, vocabulary]`: after the text so far, and after
-    /// each token of `draft`. The tokens that were written are appended to `tokens`; returns of
-    /// how many of them the keys and values are computed already.
+    /// each token of `draft`, which `guesser` has guessed. The tokens that were written are
+    /// appended to `tokens`; returns of how many of them the keys and values are computed already.
     ///
     /// # Errors
     /// When no token is left that may be written.
     pub fn go_on(
         &mut self,
         logits: &[f32],
-        draft: &[u32],
+        (draft, guesser): (&[u32], Guesser),
         tokens: &mut Vec<u32>,
         scratch: &mut Scratch,
     ) -> Result<usize, EngineError> {
@@ -137,8 +210,15 @@ impl Writing {
         let kept = kept.map_err(|error| EngineError::Failed(error.to_string()))?;
         let written = &self.script.new.tokens[before..];
         tokens.extend_from_slice(written);
+        match (guesser, &mut self.lead, draft.len()) {
+            (Guesser::Model, Some(lead), guessed @ 1..) => lead.pace.learn(guessed, kept),
+            (_, Some(lead), _) => lead.pace.rest(),
+            _ => {}
+        }
         if let Some(drafts) = &mut self.drafts {
-            drafts.learn(draft.len(), kept);
+            if guesser == Guesser::Text {
+                drafts.learn(draft.len(), kept);
+            }
             for token in written {
                 drafts.push(*token);
             }
@@ -160,6 +240,24 @@ impl Writing {
         let mut chunk = std::mem::replace(&mut self.script.new, next);
         chunk.finish = self.script.finish;
         chunk
+    }
+}
+
+impl Guess {
+    /// The token that the draft model goes on with, `logits` being what it holds likely, or
+    /// nothing if it finds none. It is drawn as the model will draw it: by the same options, under
+    /// the same constraint, with the same random number.
+    pub fn go_on(&mut self, logits: &[f32], scratch: &mut Scratch) -> Option<u32> {
+        let mask = self.script.mask();
+        let chosen = self.sampler.choose(logits, mask, None, scratch).ok()?;
+        self.sampler.accept(chosen.token);
+        self.over = !self.script.take(chosen.token, None);
+        Some(chosen.token)
+    }
+
+    /// Whether the text ends with the tokens that were guessed.
+    pub fn is_over(&self) -> bool {
+        self.over
     }
 }
 

@@ -3,22 +3,12 @@
 
 mod common;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::{caller, model};
+use common::{ADAPTERS, adapter, caller, model};
 use skep_engine::{Engine, EngineError, Options, Priority, Request, ScoreRequest};
 use skep_kernels::Team;
 use skep_kernels::kv::KvFormat;
-
-/// Adapters of the decoder's tests, of ranks 1 to 12.
-const FOLDERS: [&str; 4] = ["layer", "plain", "stable", "patterns"];
-
-fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../decoder/tests/adapters")
-        .join(name)
-}
 
 fn engine(pages: usize, adapter_bytes: u64) -> Engine {
     let options = Options {
@@ -30,8 +20,8 @@ fn engine(pages: usize, adapter_bytes: u64) -> Engine {
         ..Options::default()
     };
     let engine = Engine::start(model(), Arc::new(Team::new(2).unwrap()), options).unwrap();
-    for name in FOLDERS {
-        engine.add_adapter(name, "1", &folder(name)).unwrap();
+    for name in ADAPTERS {
+        engine.add_adapter(name, "1", &adapter(name)).unwrap();
     }
     engine
 }
@@ -63,7 +53,7 @@ fn each_text_of_a_batch_has_its_own_adapter() {
         .map(|n| {
             request(
                 n % 3,
-                [None, Some(FOLDERS[n as usize % 4])][n as usize % 5 % 2],
+                [None, Some(ADAPTERS[n as usize % 4])][n as usize % 5 % 2],
             )
         })
         .collect();
@@ -88,7 +78,7 @@ fn a_request_finishes_on_the_version_that_it_began_with() {
     let caller = caller(1, Priority::Normal);
     let begun = engine.generate(&caller, vec![request(1, Some("plain"))]);
     engine
-        .add_adapter("plain", "2", &folder("patterns"))
+        .add_adapter("plain", "2", &adapter("patterns"))
         .unwrap();
     assert_eq!(tokens(&engine, 1, vec![request(1, Some("plain"))])[0], new);
     assert_eq!(begun.wait()[0].as_ref().unwrap()[0].tokens, old);
@@ -120,7 +110,7 @@ fn judging_uses_the_adapter_too() {
 #[test]
 fn a_folder_that_is_no_adapter_is_refused() {
     let engine = engine(512, 1 << 20);
-    let wrong = engine.add_adapter("wrong", "1", &folder("../models/llama"));
+    let wrong = engine.add_adapter("wrong", "1", &adapter("../models/llama"));
     assert!(matches!(wrong, Err(EngineError::Adapter(_))), "{wrong:?}");
     assert_eq!(engine.adapters().len(), 4);
 }

@@ -13,6 +13,12 @@
 //! One of the two can still refuse to go on once it knows the draw. A requester who does not
 //! reveal cannot accuse; a provider who does not deliver is not paid.
 //!
+//! One auditor looks at a result. Only if it gets another output, a whole panel does the work
+//! again, and whoever is not with the majority of the panel has lied: the provider, the auditor,
+//! or whoever stood by them. A panel is large because it is rarely needed: with a fifth of all
+//! stake in the hands of those who lie together, they have the majority of 3 in one of 10 panels,
+//! and of 15 in one of 240.
+//!
 //! Candidates are drawn by stake, so that many small identities are worth no more than a large
 //! one.
 
@@ -24,6 +30,9 @@ use crate::statement::{StatementError, invalid};
 use crate::wire::{Out, Part, Written, encoded_struct, read_list, write_list, written};
 use minicbor::Decoder;
 
+/// The most that have a say in a disputed result.
+pub const MAX_PANEL: u32 = 31;
+
 encoded_struct! {
     /// What a lease says about audits.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +43,9 @@ encoded_struct! {
         pub candidates: Digest,
         /// How many of a million results are audited.
         pub rate: u32,
+        /// How many have a say in a disputed result, the provider among them: an odd number from
+        /// 3 to [`MAX_PANEL`].
+        pub panel: u32,
         /// Whether the same work has to give the same bytes, as the deterministic profile
         /// promises. Only then is another output a fault by itself.
         pub exact: bool,
@@ -42,11 +54,17 @@ encoded_struct! {
 
 impl AuditTerms {
     pub(crate) fn check(&self) -> Result<(), StatementError> {
-        match self.rate {
-            0..=1_000_000 => Ok(()),
-            _ => Err(invalid(
+        if self.rate > 1_000_000 {
+            return Err(invalid(
                 "audit rate",
                 "it is more than a million in a million",
+            ));
+        }
+        match self.panel {
+            3..=MAX_PANEL if self.panel % 2 == 1 => Ok(()),
+            _ => Err(invalid(
+                "audit panel",
+                "it is not an odd number from 3 to 31",
             )),
         }
     }

@@ -10,7 +10,7 @@ use minicbor::Decoder;
 use skep_registry::Digest;
 
 use crate::account::AccountId;
-use crate::audit::{AuditSecret, Candidates};
+use crate::audit::{AuditSecret, Candidates, MAX_PANEL};
 use crate::lease::Lease;
 use crate::receipt::Receipt;
 use crate::result::ResultCommitment;
@@ -21,10 +21,6 @@ use crate::wire::{
 };
 
 /// Statements of which not all can be true.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one per accusation, and boxes would be in every reader's way"
-)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Evidence {
     /// A worker bound itself to two results of one lease.
@@ -36,16 +32,18 @@ pub enum Evidence {
     ReceiptAgainstLease(Agreed<Lease>, Signed<Receipt>),
     /// A receipt names another result than its provider had bound itself to.
     ReceiptAgainstResult(Signed<ResultCommitment>, Signed<Receipt>),
-    /// Three did the same work, which gives the same bytes whoever does it, and one got others.
+    /// A panel did the same work, which gives the same bytes whoever does it, and some got others
+    /// than its majority.
     Divergence {
         /// The lease, of work in the deterministic profile.
         lease: Agreed<Lease>,
         /// What the requester had bound itself to, by which the result is audited.
         secret: AuditSecret,
-        /// Those of whom the two auditors were drawn.
+        /// Those of whom the auditors were drawn.
         candidates: Candidates,
-        /// What the provider and the two auditors bound themselves to, in this order.
-        results: [Signed<ResultCommitment>; 3],
+        /// What the provider bound itself to, and then what the auditors did, of whom some may be
+        /// missing.
+        results: Vec<Signed<ResultCommitment>>,
     },
 }
 
@@ -58,21 +56,18 @@ pub enum NoFraud {
     /// The statements do not contradict each other.
     #[error("the statements do not contradict each other: {0}")]
     NoContradiction(&'static str),
-    /// They show a fraud, and another one did it.
-    #[error("the evidence is against {offender}, not against whom it was brought")]
-    Another {
-        /// Who did it.
-        offender: AccountId,
-    },
+    /// They show a fraud, and it was not the accused's.
+    #[error("the evidence is against others than whom it was brought against")]
+    Another,
 }
 
 impl Evidence {
-    /// Who is shown to have cheated, and under which lease.
+    /// Who is shown to have cheated, at least one, and under which lease.
     ///
     /// # Errors
     ///
     /// When the statements show no such thing.
-    pub fn offender(&self) -> Result<(AccountId, Digest), NoFraud> {
+    pub fn offenders(&self) -> Result<(Vec<AccountId>, Digest), NoFraud> {
         use NoFraud::NoContradiction;
         match self {
             Self::TwoResults(one, two) => {
@@ -82,7 +77,7 @@ impl Evidence {
                 if one.digest() == two.digest() {
                     return Err(NoContradiction("they are the same"));
                 }
-                Ok((one.worker, one.lease))
+                Ok((vec![one.worker], one.lease))
             }
             Self::TwoReceipts(one, two) => {
                 if (one.provider, one.lease) != (two.provider, two.lease) {
@@ -91,14 +86,14 @@ impl Evidence {
                 if one.digest() == two.digest() {
                     return Err(NoContradiction("they are the same"));
                 }
-                Ok((one.provider, one.lease))
+                Ok((vec![one.provider], one.lease))
             }
             Self::ReceiptAgainstLease(lease, receipt) => {
                 if (receipt.lease, receipt.provider) != (lease.digest(), lease.provider) {
                     return Err(NoContradiction("the receipt is for another lease"));
                 }
                 match receipt.breach_of(lease) {
-                    Some(_) => Ok((receipt.provider, receipt.lease)),
+                    Some(_) => Ok((vec![receipt.provider], receipt.lease)),
                     None => Err(NoContradiction("the receipt keeps the lease")),
                 }
             }
@@ -109,15 +104,15 @@ impl Evidence {
                 if (receipt.commitment, receipt.output) == (result.digest(), result.output) {
                     return Err(NoContradiction("the receipt names the result"));
                 }
-                Ok((receipt.provider, receipt.lease))
+                Ok((vec![receipt.provider], receipt.lease))
             }
             Self::Divergence {
                 lease,
                 secret,
                 candidates,
                 results,
-            } => odd_one_out(lease, secret, candidates, results)
-                .map(|offender| (offender, lease.digest())),
+            } => minority(lease, secret, candidates, results)
+                .map(|offenders| (offenders, lease.digest())),
         }
     }
 
@@ -137,19 +132,16 @@ impl Evidence {
                 lease,
                 secret,
                 candidates,
-                results: [provider, first, second],
-            } => write(
-                out,
-                5,
-                &[
+                results,
+            } => {
+                let mut parts = vec![
                     lease.encode(),
                     secret.as_bytes().to_vec(),
                     written(|out| candidates.write(out)),
-                    provider.encode(),
-                    first.encode(),
-                    second.encode(),
-                ],
-            ),
+                ];
+                parts.extend(results.iter().map(Signed::encode));
+                write(out, 5, &parts)
+            }
         })
     }
 
@@ -158,12 +150,16 @@ impl Evidence {
     /// # Errors
     ///
     /// When anything is wrong with a statement in it. Whether it shows a fraud is for
-    /// [`Self::offender`] to say.
+    /// [`Self::offenders`] to say.
     pub fn decode(encoding: &[u8], keys: &mut Keys) -> Result<Self, StatementError> {
         let mut input = Decoder::new(encoding);
         let length = input.array()?.ok_or(StatementError::NotCanonical)?;
         let kind = input.u64()?;
-        let parts = if kind == 5 { 6 } else { 2 };
+        let results = match kind {
+            5 => length.saturating_sub(4).clamp(2, u64::from(MAX_PANEL)),
+            _ => 0,
+        };
+        let parts = if kind == 5 { 3 + results } else { 2 };
         expect_length(Some(length), 1 + parts, "this kind of evidence")?;
         let evidence = match kind {
             1 => Self::TwoResults(signed(&mut input, keys)?, signed(&mut input, keys)?),
@@ -177,11 +173,9 @@ impl Evidence {
                 lease: Agreed::decode(input.bytes()?, keys)?,
                 secret: AuditSecret::from_bytes(Part::read(&mut input)?),
                 candidates: read_candidates(input.bytes()?)?,
-                results: [
-                    signed(&mut input, keys)?,
-                    signed(&mut input, keys)?,
-                    signed(&mut input, keys)?,
-                ],
+                results: (0..results)
+                    .map(|_| signed(&mut input, keys))
+                    .collect::<Result<_, _>>()?,
             },
             _ => return Err(malformed(format!("evidence of an unknown kind, {kind}"))),
         };
@@ -212,13 +206,13 @@ fn read_candidates(bytes: &[u8]) -> Result<Candidates, StatementError> {
     }
 }
 
-/// The one of three workers whose output is another, if both auditors were rightly drawn.
-fn odd_one_out(
+/// Those whose output is another than that of the majority, if all were rightly drawn.
+fn minority(
     lease: &Agreed<Lease>,
     secret: &AuditSecret,
     candidates: &Candidates,
-    results: &[Signed<ResultCommitment>; 3],
-) -> Result<AccountId, NoFraud> {
+    results: &[Signed<ResultCommitment>],
+) -> Result<Vec<AccountId>, NoFraud> {
     use NoFraud::NoContradiction;
     let terms = &lease.audit;
     if !terms.exact {
@@ -232,7 +226,9 @@ fn odd_one_out(
             "the secret or the candidates are not those of the lease",
         ));
     }
-    let [provider, first, second] = results;
+    let Some((provider, audits)) = results.split_first() else {
+        return Err(NoContradiction("there is no result"));
+    };
     if provider.worker != lease.provider {
         return Err(NoContradiction("the first result is not the provider's"));
     }
@@ -240,23 +236,38 @@ fn odd_one_out(
     if !draw.is_audited(terms.rate) {
         return Err(NoContradiction("this result was not drawn to be audited"));
     }
-    let auditors = draw.auditors(candidates, 2, &[lease.provider, lease.requester]);
-    if auditors != [first.worker, second.worker] {
+    // In the order of the draw, so that nobody has two votes.
+    let others = terms.panel.saturating_sub(1) as usize;
+    let mut drawn = draw
+        .auditors(candidates, others, &[lease.provider, lease.requester])
+        .into_iter();
+    if !audits
+        .iter()
+        .all(|audit| drawn.any(|auditor| auditor == audit.worker))
+    {
         return Err(NoContradiction(
-            "the auditors are not those that were drawn",
+            "the auditors are not those that were drawn, in their order",
         ));
     }
-    let same = |a: &Signed<ResultCommitment>, b: &Signed<ResultCommitment>| a.output == b.output;
-    match (
-        same(provider, first),
-        same(provider, second),
-        same(first, second),
-    ) {
-        (true, true, _) => Err(NoContradiction("all three outputs are the same")),
-        (false, false, true) => Ok(provider.worker),
-        (false, true, false) => Ok(first.worker),
-        (true, false, false) => Ok(second.worker),
-        _ => Err(NoContradiction("no two outputs are the same")),
+    let votes = |output| {
+        results
+            .iter()
+            .filter(|result| result.output == output)
+            .count()
+    };
+    // Of the whole panel: who is missing agrees with nobody.
+    let majority = results
+        .iter()
+        .find(|result| 2 * votes(result.output) > terms.panel as usize)
+        .ok_or(NoContradiction("no output has the majority of the panel"))?;
+    let odd: Vec<AccountId> = results
+        .iter()
+        .filter(|result| result.output != majority.output)
+        .map(|result| result.worker)
+        .collect();
+    match odd.is_empty() {
+        true => Err(NoContradiction("all outputs are the same")),
+        false => Ok(odd),
     }
 }
 
@@ -343,14 +354,15 @@ pub enum Verdict {
 pub fn judge(accusation: &Signed<Accusation>, keys: &mut Keys) -> Verdict {
     let found = Evidence::decode(&accusation.evidence.0, keys)
         .map_err(NoFraud::from)
-        .and_then(|evidence| evidence.offender());
+        .and_then(|evidence| evidence.offenders());
     match found {
-        Ok((offender, lease)) if offender == accusation.accused => {
-            Verdict::Guilty { offender, lease }
-        }
-        Ok((offender, _)) => Verdict::FalseAccusation {
+        Ok((offenders, lease)) if offenders.contains(&accusation.accused) => Verdict::Guilty {
+            offender: accusation.accused,
+            lease,
+        },
+        Ok(_) => Verdict::FalseAccusation {
             accuser: accusation.accuser,
-            reason: NoFraud::Another { offender },
+            reason: NoFraud::Another,
         },
         Err(reason) => Verdict::FalseAccusation {
             accuser: accusation.accuser,

@@ -49,7 +49,7 @@ mod testing;
 mod wire;
 
 pub use account::{AccountId, AccountKey};
-pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw};
+pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw, MAX_PANEL};
 pub use credits::{Credits, MAX_SHARES, Share, Split};
 pub use fraud::{Accusation, Evidence, NoFraud, Verdict, judge};
 pub use lease::{Lease, Work};

@@ -31,6 +31,10 @@ pub(crate) struct Check<'a> {
     pub(crate) signature: &'a [u8; 64],
 }
 
+/// So many signatures make one combination: enough to share its fixed cost, and few enough for a
+/// few megabytes to hold their points.
+const COMBINED: usize = 8192;
+
 /// Keys that were met before, unpacked, so that each is unpacked once.
 ///
 /// It holds at most [`Keys::CAPACITY`] and begins anew beyond that: strangers can make as many
@@ -60,16 +64,20 @@ impl Keys {
     /// One that does not costs a check of each alone, which is some five times as much: whoever
     /// takes statements from strangers should remember who sent the bad one.
     pub(crate) fn all_hold(&mut self, checks: &[Check<'_>]) -> Result<(), usize> {
-        let mut terms = Vec::with_capacity(checks.len());
-        for (place, check) in checks.iter().enumerate() {
-            terms.push(self.term(check).ok_or(place)?);
+        let mut terms = Vec::with_capacity(checks.len().min(COMBINED));
+        for (number, part) in checks.chunks(COMBINED).enumerate() {
+            let first = number * COMBINED;
+            terms.clear();
+            for (place, check) in part.iter().enumerate() {
+                terms.push(self.term(check).ok_or(first + place)?);
+            }
+            if !combine(&terms) {
+                let bad = terms.iter().position(|term| !combine(&[*term]));
+                // A combination fails only if a part of it does.
+                return Err(first + bad.unwrap_or_default());
+            }
         }
-        if combine(&terms) {
-            return Ok(());
-        }
-        let bad = terms.iter().position(|term| !combine(&[*term]));
-        // A combination fails only if a part of it does.
-        Err(bad.unwrap_or_default())
+        Ok(())
     }
 
     fn term(&mut self, check: &Check<'_>) -> Option<Term> {
@@ -202,6 +210,19 @@ mod tests {
         let mut bad = good;
         bad[9].0 = key(99).id();
         assert_eq!(keys.all_hold(&checks(&bad)), Err(9));
+    }
+
+    #[test]
+    fn the_wrong_one_is_named_beyond_the_first_combination() {
+        let good = signed(250);
+        let mut many: Vec<_> = good.iter().cycle().take(COMBINED + 3).copied().collect();
+        let mut keys = Keys::default();
+        assert_eq!(keys.all_hold(&checks(&many)), Ok(()));
+        for wrong in [COMBINED - 1, COMBINED, COMBINED + 2] {
+            many[wrong].1[5] ^= 1;
+            assert_eq!(keys.all_hold(&checks(&many)), Err(wrong));
+            many[wrong].1[5] ^= 1;
+        }
     }
 
     #[test]

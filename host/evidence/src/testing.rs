@@ -86,6 +86,7 @@ pub(crate) fn any_lease() -> impl Strategy<Value = Lease> {
                 secret: who.2,
                 candidates: who.2,
                 rate: terms.4,
+                panel: 3 + terms.4 % 15 * 2,
                 exact: terms.5,
             },
         })
@@ -150,6 +151,7 @@ pub(crate) fn lease(secret: &AuditSecret, candidates: &Candidates) -> Agreed<Lea
             secret: secret.commitment(),
             candidates: candidates.digest(),
             rate: 1_000_000,
+            panel: 3,
             exact: true,
         },
     };

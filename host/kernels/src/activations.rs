@@ -15,7 +15,7 @@ use crate::isa::Isa;
 use crate::team::Team;
 use crate::{ShapeError, expect_below, expect_len};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use tiles::{Line, Tiles};
+pub(crate) use tiles::{Line, Tiles, TilesOfGroup};
 
 /// Elements that are not worth sharing among the team.
 const TAKEN: usize = 4096;

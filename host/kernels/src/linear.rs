@@ -379,21 +379,21 @@ impl<'a> Row<'a> {
 /// The products of one row with some tokens from `token` on, as many as `sums` has.
 fn dot(isa: Isa, row: &Row<'_>, input: &Activations, token: usize, sums: &mut [f32]) {
     match (isa, row) {
-        // SAFETY: the machine has these instructions, or the caller would have chosen others.
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Row::Packed(format, row)) => unsafe {
-            avx2::dot(*format, row, input, token, sums);
-        },
-        // SAFETY: as above.
+        (Isa::Avx2, Row::Packed(format, row)) => {
+            // SAFETY: the machine has these instructions, or the caller would have chosen others.
+            unsafe { avx2::dot(*format, row, input, token, sums) }
+        }
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Row::Grouped(row, group)) => unsafe {
-            avx2::dot_groups(row, *group, input, token, sums);
-        },
-        // SAFETY: as above.
+        (Isa::Avx2, Row::Grouped(row, group)) => {
+            // SAFETY: as above.
+            unsafe { avx2::dot_groups(row, *group, input, token, sums) }
+        }
         #[cfg(target_arch = "aarch64")]
-        (Isa::Neon, Row::Packed(format, row)) => unsafe {
-            neon::dot(*format, row, input, token, sums);
-        },
+        (Isa::Neon, Row::Packed(format, row)) => {
+            // SAFETY: as above.
+            unsafe { neon::dot(*format, row, input, token, sums) }
+        }
         (_, Row::Packed(format, row)) => {
             for (n, sum) in sums.iter_mut().enumerate() {
                 *sum = portable::dot(*format, row, input, token + n);

@@ -29,9 +29,9 @@ pub struct PageMemory {
 }
 
 impl PageMemory {
-    /// So many pages of at least `page_bytes` bytes, all zeros. The system hands out the memory
-    /// page by page as they are written to. Panics, as a vector does, when no address space has
-    /// so many bytes.
+    /// So many pages of at least `page_bytes` bytes, all zeros. The system hands out the memory as
+    /// it is written to, 2 MiB at a time where it can. Panics, as a vector does, when no address
+    /// space has so many bytes.
     pub fn new(page_bytes: usize, pages: usize) -> Self {
         let page_bytes = page_bytes
             .checked_next_multiple_of(PAGE_ALIGNMENT)
@@ -40,6 +40,8 @@ impl PageMemory {
         // aligned ones would be written by the allocator.
         let words = (page_bytes / 8).saturating_mul(pages);
         let words = vec![0; words.saturating_add(WORDS - 1)];
+        #[cfg(target_os = "linux")]
+        prefer_large_pages(&words);
         // Whole words away, because a word is aligned.
         let first = words.as_ptr().align_offset(PAGE_ALIGNMENT).min(WORDS - 1);
         Self {
@@ -100,6 +102,22 @@ impl PageMemory {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         let words = self.page_bytes / 8 * self.pages;
         bytemuck::cast_slice_mut(&mut self.words[self.first..self.first + words])
+    }
+}
+
+/// Tells the system to have this memory in pages of 2 MiB as far as it can. An adapter's matrices
+/// are read from front to back at every token, and with pages of 4 KiB a good part of that time goes
+/// into finding them. It is advice: without it everything is the same, but slower.
+#[cfg(target_os = "linux")]
+fn prefer_large_pages(words: &[u64]) {
+    const LARGE: usize = 2 << 20;
+    let bytes: &[u8] = bytemuck::cast_slice(words);
+    let start = bytes.as_ptr().align_offset(LARGE);
+    let whole = bytes.len().saturating_sub(start) / LARGE * LARGE;
+    if whole > 0 {
+        let inside = bytes[start..start + whole].as_ptr();
+        // SAFETY: these are whole pages of our own, and the advice changes nothing in them.
+        unsafe { libc::madvise(inside.cast_mut().cast(), whole, libc::MADV_HUGEPAGE) };
     }
 }
 

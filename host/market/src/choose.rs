@@ -57,12 +57,11 @@ pub fn rank(offers: &[Offer], limit: Credits, job: Digest) -> Vec<&Offer> {
         .iter()
         .filter(|offer| offer.reputation.is_trusted() && offer.price <= limit && offer.slots > 0)
         .map(|offer| {
-            let both = [*job.as_bytes(), *offer.provider.as_bytes()].concat();
-            let tie = blake3::derive_key("skep order of equal providers v1", &both);
+            let tie = blake3::keyed_hash(job.as_bytes(), offer.provider.as_bytes());
             (
                 u8::MAX - offer.warmth.rank(),
                 offer.expected_price(),
-                tie,
+                *tie.as_bytes(),
                 offer,
             )
         })

@@ -10,6 +10,7 @@
 
 mod date;
 mod environment;
+mod program;
 mod shadow;
 mod source;
 
@@ -152,7 +153,7 @@ impl ChatTemplate {
     pub fn new(source: &str) -> Result<Self, ChatError> {
         let source = source::prepared(source)?;
         Ok(Self {
-            environment: environment::environment(source.clone())?,
+            environment: environment::environment(&source)?,
             source,
         })
     }
@@ -190,13 +191,14 @@ impl ChatTemplate {
     /// the conversation is longer than 4 MiB or a role is no plain word.
     pub fn render(&self, chat: &Chat, tokenizer: &TextTokenizer) -> Result<MarkedText, ChatError> {
         let context = environment::context(chat, tokenizer)?;
-        let plain = environment::run(&self.environment, context.clone(), chat.now)?;
+        let plain = environment::run(&self.environment, &self.source, context.clone(), chat.now)?;
         let marks: Vec<&str> = tokenizer.marks().collect();
         let mut safe = None;
         for set in shadow::sets(&marks) {
             let shadow = Shadow::new(set, [&*self.source, &*plain], &context)?;
             let covered = shadow.cover(&context, &marks);
-            let Ok(shadowed) = environment::run(&self.environment, covered, chat.now) else {
+            let Ok(shadowed) = environment::run(&self.environment, &self.source, covered, chat.now)
+            else {
                 continue;
             };
             let marked = shadow.uncover(&shadowed);

@@ -84,8 +84,8 @@ pub struct Grammar {
     start: Arc<Matcher>,
 }
 
-/// How far a text has come in its constraint. A clone goes its own way.
-#[derive(Clone)]
+/// How far a text has come in its constraint. A clone goes its own way, and what it learns about
+/// the grammar it keeps to itself.
 pub struct GrammarState {
     vocabulary: Arc<vocabulary::Inner>,
     matcher: Matcher,
@@ -122,6 +122,17 @@ impl Grammar {
             vocabulary: self.vocabulary.clone(),
             matcher: self.start.deep_clone(),
             ended: false,
+        }
+    }
+}
+
+impl Clone for GrammarState {
+    fn clone(&self) -> Self {
+        Self {
+            vocabulary: self.vocabulary.clone(),
+            // A clone of the library's would share the states of its lexer, and their bound.
+            matcher: self.matcher.deep_clone(),
+            ended: self.ended,
         }
     }
 }
@@ -191,11 +202,17 @@ impl GrammarState {
             return Ok(valid);
         }
         // A draft that ends the text: is it complete there?
-        let mut after = self.clone();
-        for &token in &tokens[..valid] {
-            after.consume(token)?;
-        }
-        if !after.may_end()? {
+        let complete = match valid {
+            0 => self.may_end()?,
+            _ => {
+                let mut after = self.clone();
+                for &token in &tokens[..valid] {
+                    after.consume(token)?;
+                }
+                after.may_end()?
+            }
+        };
+        if !complete {
             return Ok(valid);
         }
         let ends = |token: &&u32| self.vocabulary.is_end(**token);

@@ -12,7 +12,7 @@ pub struct Slot {
     pub version: Arc<Version>,
     /// Whether a name stands for it.
     pub named: bool,
-    /// When it was used last.
+    /// When it was asked for, or used, last.
     pub used: u64,
     pub place: Place,
 }

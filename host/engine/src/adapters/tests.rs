@@ -219,6 +219,68 @@ fn what_is_parked_keeps_within_its_bytes() {
     assert_eq!(in_memory, ["0", "10"]);
 }
 
+/// Three adapters of one size.
+fn crowd(world: &mut World) -> Vec<Lease> {
+    let names = ["a", "b", "c"];
+    for (name, number) in names.iter().zip([1, 5, 9]) {
+        let version = number.to_string();
+        world.store.add(name, &version, folder(number)).unwrap();
+    }
+    let leases = names.map(|name| world.store.acquire(name).unwrap());
+    leases.to_vec()
+}
+
+#[test]
+fn what_leaves_the_pool_lies_in_memory_as_far_as_it_fits_and_then_on_disk() {
+    let mut world = World::new(u64::MAX);
+    let leases = crowd(&mut world);
+    // Nothing that somebody holds goes to disk, so they are let go of.
+    for lease in &leases {
+        assert_eq!(world.prefetch(lease), Residency::Device);
+    }
+    world.store.options.memory_bytes = 2 * world.bytes[1];
+    drop(leases);
+    let World {
+        store, pool, pages, ..
+    } = &mut world;
+    assert_eq!(store.make_room(POOL, pool, pages), POOL);
+    let places: Vec<_> = store.list().iter().map(|info| info.residency).collect();
+    use Residency::{Disk, Memory};
+    assert_eq!(
+        places,
+        [Disk, Memory, Memory],
+        "the first was used before the others"
+    );
+    // What comes back from either is what was there.
+    for name in ["a", "b"] {
+        let lease = world.store.acquire(name).unwrap();
+        world.prefetch(&lease);
+        world.settle();
+        let active = world.activate(&lease).unwrap();
+        world.check(&active);
+    }
+}
+
+#[test]
+fn what_was_in_use_last_goes_last() {
+    let mut world = World::new(u64::MAX);
+    let leases = crowd(&mut world);
+    let [a, b, c] = leases.try_into().unwrap();
+    let long = world.activate(&a).unwrap();
+    drop(world.activate(&b).unwrap());
+    drop(world.activate(&c).unwrap());
+    // It was asked for before the others, and was in use until now.
+    drop(long);
+    world.store.used(&a);
+    let World {
+        store, pool, pages, ..
+    } = &mut world;
+    store.make_room(pages.free() + 1, pool, pages);
+    let places: Vec<_> = store.list().iter().map(|info| info.residency).collect();
+    use Residency::{Device, Memory};
+    assert_eq!(places, [Device, Memory, Device]);
+}
+
 #[test]
 fn a_folder_that_is_gone_is_said_to_be() {
     let mut world = World::new(0);

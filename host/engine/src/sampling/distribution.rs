@@ -18,10 +18,7 @@ impl Distribution {
     /// From weights in the order of the tokens. Tokens without weight are left out.
     pub(crate) fn new(weights: impl Iterator<Item = (u32, f32)>) -> Self {
         let weights = weights.map(|(token, weight)| (token, f64::from(weight)));
-        Self::from_wide(weights.collect())
-    }
-
-    fn from_wide(mut weights: Vec<(u32, f64)>) -> Self {
+        let mut weights: Vec<(u32, f64)> = weights.collect();
         weights.retain(|(_, weight)| *weight > 0.0);
         let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
         for (_, weight) in &mut weights {
@@ -55,18 +52,5 @@ impl Distribution {
         passed
             .or(self.probabilities.last())
             .map(|(token, _)| *token)
-    }
-
-    /// What `other` gives too little of, as a distribution: `max(0, p - q)`, made 1 together.
-    /// `self` if there is nothing that `other` gives too little of.
-    pub fn residual(&self, other: &Self) -> Self {
-        let mut rest = self.probabilities.clone();
-        for (token, probability) in &mut rest {
-            *probability = (*probability - other.probability(*token)).max(0.0);
-        }
-        match rest.iter().any(|(_, probability)| *probability > 0.0) {
-            true => Self::from_wide(rest),
-            false => self.clone(),
-        }
     }
 }

@@ -4,21 +4,10 @@
 //! SC 2011, section 3.3): a block cipher with few rounds that turns a counter into 128 random
 //! bits under a key. There is no state to keep, to share or to rewind.
 
-/// What a random number of a token is for: numbers for different purposes are independent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Drawing the token.
-    Draw = 0,
-    /// Accepting a draft.
-    Accept = 1,
-    /// Drawing the token in the place of a draft that was refused.
-    Residual = 2,
-}
-
 /// The number in [0, 1) of a text's token, a multiple of 2⁻⁵³.
-pub(crate) fn uniform(seed: u64, sample: u64, token: u32, purpose: Purpose) -> f64 {
+pub(crate) fn uniform(seed: u64, sample: u64, token: u32) -> f64 {
     let key = [seed as u32, (seed >> 32) as u32];
-    let counter = [token, purpose as u32, sample as u32, (sample >> 32) as u32];
+    let counter = [token, 0, sample as u32, (sample >> 32) as u32];
     let [low, high, ..] = philox(counter, key);
     let bits = u64::from(high) << 32 | u64::from(low);
     (bits >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
@@ -72,14 +61,12 @@ mod tests {
     #[test]
     fn numbers_are_below_one_and_differ_by_every_part_of_their_place() {
         let all = [
-            uniform(1, 0, 0, Purpose::Draw),
-            uniform(1 << 32, 0, 0, Purpose::Draw),
-            uniform(0, 1, 0, Purpose::Draw),
-            uniform(0, 1 << 32, 0, Purpose::Draw),
-            uniform(0, 0, 1, Purpose::Draw),
-            uniform(0, 0, 0, Purpose::Accept),
-            uniform(0, 0, 0, Purpose::Residual),
-            uniform(0, 0, 0, Purpose::Draw),
+            uniform(1, 0, 0),
+            uniform(1 << 32, 0, 0),
+            uniform(0, 1, 0),
+            uniform(0, 1 << 32, 0),
+            uniform(0, 0, 1),
+            uniform(0, 0, 0),
         ];
         for (n, x) in all.iter().enumerate() {
             assert!((0.0..1.0).contains(x));

@@ -14,7 +14,7 @@ fn sampling(temperature: f32) -> Sampling {
 
 /// Random logits: normal enough, of the given spread, without equal ones if `distinct`.
 fn random_logits(seed: u64, spread: f32, distinct: bool) -> Vec<f32> {
-    let number = |token: usize, n: u64| random::uniform(seed, n, token as u32, Purpose::Draw);
+    let number = |token: usize, n: u64| random::uniform(seed, n, token as u32);
     let sum = |token: usize| (0..6).map(|n| number(token, n)).sum::<f64>() - 3.0;
     let logits = (0..VOCABULARY).map(|token| {
         let logit = sum(token) as f32 * spread;
@@ -125,7 +125,7 @@ proptest! {
         let got = sampler.distribution(&logits, mask, &mut scratch).unwrap();
         agree(&got, &slow(&options, &prompt, &written, &logits, mask), 1e-5);
         let chosen = sampler.choose(&logits, mask, None, &mut scratch).unwrap();
-        prop_assert_eq!(Some(chosen.token), got.draw(sampler.uniform(Purpose::Draw)));
+        prop_assert_eq!(Some(chosen.token), got.draw(sampler.uniform()));
     }
 
     #[test]

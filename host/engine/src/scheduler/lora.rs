@@ -1,13 +1,15 @@
 //! Adapters of the texts that come next: they are brought into the pool before they are needed,
 //! and kept there while a text that is written with them has pages.
 
+use std::cmp::Reverse;
 use std::sync::{MutexGuard, PoisonError};
 
-use super::{Options, Scheduler};
+use super::{Group, Options, Scheduler};
 use crate::adapters::{AdapterStore, Lease, Pages, Residency, StoreOptions};
 use crate::error::EngineError;
 use crate::model::LanguageModel;
 use crate::pages::PagePool;
+use crate::request::Priority;
 use crate::sequence::Key;
 
 /// Requests whose adapters are fetched ahead of need.
@@ -51,21 +53,22 @@ impl Scheduler {
         let (Some(lease), None) = (group.lease.clone(), &group.adapter) else {
             return Ok(true);
         };
-        let adapters = std::sync::Arc::clone(&self.adapters);
-        let mut adapters = lock(&adapters);
+        let wanted = lease.pages();
         loop {
-            let memory = self.pages.memory_mut();
-            let active = adapters.activate(&lease, memory, &mut self.pool)?;
-            if let Some(active) = active {
-                if let Some(group) = self.groups.get_mut(&key.group) {
-                    group.adapter = Some(active);
+            {
+                // Let go of before others are asked for their pages, who give up their adapters.
+                let mut adapters = lock(&self.adapters);
+                let memory = self.pages.memory_mut();
+                if let Some(active) = adapters.activate(&lease, memory, &mut self.pool)? {
+                    if let Some(group) = self.groups.get_mut(&key.group) {
+                        group.adapter = Some(active);
+                    }
+                    return Ok(true);
                 }
-                return Ok(true);
-            }
-            let wanted = lease.pages();
-            if adapters.residency(&lease) != Residency::Memory || self.pool.free() >= wanted {
-                // It is on its way from disk.
-                return Ok(false);
+                if adapters.residency(&lease) != Residency::Memory || self.pool.free() >= wanted {
+                    // It is on its way from disk.
+                    return Ok(false);
+                }
             }
             self.cache.shrink(&mut self.pool, wanted);
             if self.pool.free() < wanted && !self.take_from_another(key, chosen) {
@@ -74,13 +77,17 @@ impl Scheduler {
         }
     }
 
-    /// Brings the adapters of requests that wait nearer, in the order in which they came.
+    /// Brings the adapters of requests that wait nearer: of the most urgent first, then in the
+    /// order in which they came.
     pub(super) fn fetch_ahead(&mut self) {
         let waiting = self.groups.values().filter(|group| group.adapter.is_none());
-        let leases = waiting.filter_map(|group| group.lease.clone());
-        let leases: Vec<_> = leases.take(AHEAD).collect();
-        for lease in leases {
-            self.fetch(&lease);
+        let mut leases: Vec<(Priority, Lease)> = waiting
+            .filter_map(|group| Some((group.caller.priority, group.lease.clone()?)))
+            .collect();
+        // Those that are equally urgent stay in their order.
+        leases.sort_by_key(|(priority, _)| Reverse(*priority));
+        for (_, lease) in leases.iter().take(AHEAD) {
+            self.fetch(lease);
         }
     }
 
@@ -107,8 +114,19 @@ impl Scheduler {
             .texts_of(group)
             .filter_map(|key| self.sequences.get(&key))
             .all(|sequence| sequence.pages.is_empty());
-        if idle && let Some(group) = self.groups.get_mut(&group) {
-            group.adapter = None;
+        if idle
+            && let Some(group) = self.groups.get_mut(&group)
+            && group.adapter.take().is_some()
+            && let Some(lease) = &group.lease
+        {
+            lock(&self.adapters).used(lease);
+        }
+    }
+
+    /// Lets the adapter of a request go that is over.
+    pub(super) fn leave_adapter(&self, group: &Group) {
+        if let (Some(_), Some(lease)) = (&group.adapter, &group.lease) {
+            lock(&self.adapters).used(lease);
         }
     }
 
@@ -119,13 +137,14 @@ impl Scheduler {
         }
     }
 
+    /// Pages that adapters lie in.
+    pub fn adapter_pages(&self) -> usize {
+        lock(&self.adapters).pages()
+    }
+
     /// Bytes of the adapters in the pool.
     pub fn adapter_bytes(&self) -> u64 {
-        let infos = lock(&self.adapters).list();
-        let there = infos
-            .iter()
-            .filter(|info| info.residency == Residency::Device);
-        there.map(|info| info.pages as u64 * self.page_bytes).sum()
+        self.adapter_pages() as u64 * self.page_bytes
     }
 }
 

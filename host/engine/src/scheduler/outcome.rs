@@ -51,16 +51,19 @@ impl Scheduler {
         sequence.computed += planned.count;
         let complete = sequence.left() == 0;
         let text = planned.key.text;
-        match &mut sequence.goal {
+        let result = match &mut sequence.goal {
             Goal::Write(_) if logits.is_empty() => Ok((None, false)),
             Goal::Write(writing) => {
+                let before = sequence.tokens.len();
                 let kept = writing.go_on(
                     logits,
-                    &planned.drafts,
+                    (&planned.drafts, planned.guesser),
                     &mut sequence.tokens,
                     &mut self.scratch,
                 )?;
                 sequence.computed += kept;
+                let written = sequence.tokens.len() - before;
+                self.tally.turn(planned, written, kept);
                 let chunk = Event::Chunk(writing.take_chunk());
                 Ok((Some(chunk), writing.finished()))
             }
@@ -95,7 +98,16 @@ impl Scheduler {
                 let mean = || sum.iter().map(|x| x / count).collect();
                 Ok((complete.then(|| Event::Embedded(mean())), complete))
             }
+        };
+        if let Some(leader) = &mut self.leader
+            && planned.led > 0
+        {
+            // What it computed of guesses that were wrong is void.
+            let led = planned.led.min(sequence.computed);
+            leader.note(&sequence.pages, sequence.led, led);
+            sequence.led = led;
         }
+        result
     }
 
     /// Tells a request what came of one of its texts, lets others of its texts begin, and lets go
@@ -154,6 +166,10 @@ impl Scheduler {
                 group.holding.share(&mut self.pool, &pages);
                 sequence.pages.clone_from(&pages);
                 sequence.computed = shared;
+                sequence.led = self
+                    .leader
+                    .as_ref()
+                    .map_or(0, |leader| leader.known(&pages, shared));
                 sequence.remembered = shared / PAGE_TOKENS;
                 sequence.waits = false;
             }

@@ -3,10 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use super::room::Room;
+use super::lead::LeadPlan;
+use super::room::{Budget, Room};
 use super::{Delivery, Scheduler};
 use crate::request::Priority;
 use crate::sequence::{Goal, Key};
+use crate::writing::Guesser;
 
 /// One text's part of a batch.
 #[derive(Debug)]
@@ -16,6 +18,19 @@ pub(super) struct Planned {
     pub count: usize,
     /// Tokens that may come next, which are computed along with them.
     pub drafts: Vec<u32>,
+    pub guesser: Guesser,
+    /// What the draft model is to compute and to guess.
+    pub lead: Option<LeadPlan>,
+    /// Tokens of the text and its draft that the draft model has computed, if it had a part.
+    pub led: usize,
+}
+
+impl Planned {
+    /// Tokens that are guessed, or are to be.
+    pub fn guesses(&self) -> usize {
+        let ahead = self.lead.as_ref().map_or(0, |lead| lead.ahead);
+        self.drafts.len().max(ahead)
+    }
 }
 
 /// Texts of one owner and one priority that have tokens to be computed, in their order.
@@ -29,18 +44,36 @@ impl Scheduler {
         let mut queues = self.queues();
         let mut plan: Vec<Planned> = Vec::new();
         let mut chosen = HashSet::new();
-        let mut budget = self.options.batch_tokens.max(1);
-        while budget > 0 && plan.len() < self.options.batch_texts.max(1) {
+        let tokens = self.options.batch_tokens.max(1);
+        let mut budget = Budget {
+            tokens,
+            // Enough to keep up, and to make up for what it has missed by and by.
+            lead: 2 * tokens,
+            writers: self.writers(),
+        };
+        while budget.tokens > 0 && plan.len() < self.options.batch_texts.max(1) {
             let Some((owner, key)) = self.next_text(&mut queues) else {
                 break;
             };
-            match self.make_room(key, budget, &chosen) {
+            match self.make_room(key, &budget, &chosen) {
                 Ok(Room { count: 0, .. }) => {}
-                Ok(Room { count, drafts }) => {
-                    budget = budget.saturating_sub(count + drafts.len());
+                Ok(room) => {
+                    budget.spend(&room);
+                    let Room {
+                        count,
+                        drafts,
+                        lead,
+                    } = room;
                     self.turns.serve(owner, self.weight(key, count));
                     chosen.insert(key);
-                    plan.push(Planned { key, count, drafts });
+                    plan.push(Planned {
+                        key,
+                        count,
+                        drafts,
+                        guesser: Guesser::Text,
+                        lead,
+                        led: 0,
+                    });
                 }
                 Err(error) => {
                     self.fail(key.group, error, deliveries);
@@ -48,7 +81,19 @@ impl Scheduler {
                 }
             }
         }
+        for planned in &mut plan {
+            self.room_to_guess(planned);
+        }
         plan
+    }
+
+    /// Texts that are written on next, at most as many as fit a batch.
+    fn writers(&self) -> usize {
+        let ready = |sequence: &&crate::sequence::Sequence| {
+            matches!(sequence.goal, Goal::Write(_)) && sequence.left() == 1 && !sequence.waits
+        };
+        let writers = self.sequences.values().filter(ready).count();
+        writers.min(self.options.batch_texts.max(1))
     }
 
     /// All texts that have something to be computed. Those that are being written come before

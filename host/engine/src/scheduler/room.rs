@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use skep_kernels::kv::PAGE_TOKENS;
 
 use super::Scheduler;
+use super::lead::LeadPlan;
+use super::plan::Planned;
 use crate::error::EngineError;
 use crate::holding::Shortage;
 use crate::sequence::{Goal, Key, Sequence};
@@ -14,8 +16,37 @@ use crate::sequence::{Goal, Key, Sequence};
 pub(super) struct Room {
     /// Tokens of the text; none if it has to wait.
     pub count: usize,
-    /// Tokens that may follow.
+    /// Tokens that may follow, by what the text said before.
     pub drafts: Vec<u32>,
+    /// What the draft model is to do.
+    pub lead: Option<LeadPlan>,
+}
+
+impl Room {
+    /// Guesses that the model is to check.
+    fn guesses(&self) -> usize {
+        let ahead = self.lead.as_ref().map_or(0, |lead| lead.ahead);
+        self.drafts.len().max(ahead)
+    }
+}
+
+/// What is left of a step.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// Tokens of the model.
+    pub tokens: usize,
+    /// Tokens of the draft model.
+    pub lead: usize,
+    /// Texts that are written on.
+    pub writers: usize,
+}
+
+impl Budget {
+    pub fn spend(&mut self, room: &Room) {
+        self.tokens = self.tokens.saturating_sub(room.count + room.guesses());
+        let led = room.lead.as_ref().map_or(0, |lead| lead.known.len());
+        self.lead = self.lead.saturating_sub(led);
+    }
 }
 
 impl Scheduler {
@@ -24,7 +55,7 @@ impl Scheduler {
     pub(super) fn make_room(
         &mut self,
         key: Key,
-        budget: usize,
+        budget: &Budget,
         chosen: &HashSet<Key>,
     ) -> Result<Room, EngineError> {
         if !self.ready_adapter(key, chosen)? {
@@ -34,32 +65,104 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&key) else {
             return Ok(Room::default());
         };
-        let mut count = sequence.left().min(budget);
-        let most = self.options.drafts.min(budget - count);
-        let mut drafts = match &sequence.goal {
-            Goal::Write(writing) if sequence.computed + count == sequence.tokens.len() => {
-                writing.draft(most)
-            }
-            _ => Vec::new(),
-        };
+        let mut count = sequence.left().min(budget.tokens);
         let start = sequence.computed;
         // Guesses are worth no page that another text could have.
         let room = self.grow(key, start + count, chosen)?;
         count = count.min(room.saturating_sub(start));
-        drafts.truncate(room.saturating_sub(start + count));
         if count == 0 {
+            // It must not keep an adapter from making room for others while it has no page itself:
+            // two such texts would wait for each other for ever.
+            self.rest_adapter(key.group);
             return Ok(Room::default());
         }
-        let tokens = count + drafts.len();
+        // But for one that nobody else would miss.
+        let more = match self.pool.free() > self.sequences.len() {
+            true => PAGE_TOKENS,
+            false => 0,
+        };
+        let spare = (budget.tokens - count).min(room + more - start - count);
+        let room = self.guesses(key, (count, spare), budget);
+        let tokens = count + room.guesses();
         let mut work = self.cost.flops(start, tokens);
+        if let (Some(leader), Some(LeadPlan { known, ahead })) = (&self.leader, &room.lead) {
+            // What follows the last guess is for the model to say.
+            work += leader.flops(known.start..known.end + ahead.saturating_sub(1));
+        }
         if let Some(group) = self.groups.get(&key.group) {
             if let Some(lease) = &group.lease {
                 // Two operations for each 16-bit element.
-                work += tokens as u64 * lease.pages() as u64 * self.page_bytes;
+                let bytes = self.pages.shape().page_bytes();
+                work += tokens as u64 * lease.pages() as u64 * bytes;
             }
             group.caller.account.charge_work_in_pieces(work)?;
         }
-        Ok(Room { count, drafts })
+        Ok(room)
+    }
+
+    /// Guesses what follows the next `count` tokens of a text, if they are its last, or says how
+    /// much the draft model is to guess. Where the text has said something like it before, that
+    /// costs nothing; it is taken if it is as long as what the draft model would guess.
+    fn guesses(&mut self, key: Key, (count, spare): (usize, usize), budget: &Budget) -> Room {
+        let mut room = Room {
+            count,
+            ..Room::default()
+        };
+        if let Some(sequence) = self.sequences.get(&key)
+            && let Goal::Write(writing) = &sequence.goal
+            && sequence.computed + count == sequence.tokens.len()
+        {
+            room.drafts = writing.draft(spare);
+        }
+        room.lead = self.plan_lead(key, (count, spare), (budget.lead, budget.writers));
+        if let Some(lead) = &room.lead
+            && lead.ahead > 0
+        {
+            match room.drafts.len() >= lead.ahead {
+                true => room.lead = None,
+                false => room.drafts.clear(),
+            }
+        }
+        room
+    }
+
+    /// Gets the page that guesses reach into, if it is free and paid for, or leaves out the guesses
+    /// that would be in it. Once all texts of the step have theirs, so that nobody is refused a page
+    /// for a guess.
+    pub(super) fn room_to_guess(&mut self, planned: &mut Planned) {
+        let (Some(sequence), Some(group)) = (
+            self.sequences.get_mut(&planned.key),
+            self.groups.get_mut(&planned.key.group),
+        ) else {
+            return;
+        };
+        let tokens = sequence.computed + planned.count;
+        if sequence.pages.len() * PAGE_TOKENS < tokens + planned.guesses()
+            && let Ok(page) = group.holding.allocate(&mut self.pool)
+        {
+            sequence.pages.push(page);
+            if let Some(leader) = &mut self.leader {
+                leader.clear(page);
+            }
+        }
+        let room = sequence.pages.len() * PAGE_TOKENS - tokens;
+        planned.drafts.truncate(room);
+        if let Some(lead) = &mut planned.lead {
+            lead.ahead = lead.ahead.min(room);
+        }
+    }
+
+    /// Gives back pages that a text took for guesses and has not written into.
+    pub(super) fn trim(&mut self, key: Key) {
+        if let Some(sequence) = self.sequences.get_mut(&key)
+            && let Some(group) = self.groups.get_mut(&key.group)
+        {
+            let needed = Sequence::pages_for(sequence.tokens.len());
+            if sequence.pages.len() > needed {
+                let pages = sequence.pages.split_off(needed);
+                group.holding.release(&mut self.pool, &pages);
+            }
+        }
     }
 
     /// A text that has not begun takes over the pages in which its beginning is remembered.
@@ -88,6 +191,10 @@ impl Scheduler {
         group.cached.get_or_insert(cached.min(sequence.prompt));
         group.holding.adopt(&mut self.pool, &found)?;
         sequence.computed = cached;
+        sequence.led = self
+            .leader
+            .as_ref()
+            .map_or(0, |leader| leader.known(&found, cached));
         sequence.remembered = found.len();
         sequence.pages = found;
         Ok(())
@@ -126,10 +233,18 @@ impl Scheduler {
                         self.pages
                             .copy(from as usize, page as usize, slots)
                             .map_err(skep_decoder::ForwardError::from)?;
+                        if let Some(leader) = &mut self.leader {
+                            leader.copy(from, page, slots)?;
+                        }
                         group.holding.release(&mut self.pool, &[from]);
                         sequence.pages[begun] = page;
                     }
-                    None => sequence.pages.push(page),
+                    None => {
+                        sequence.pages.push(page);
+                        if let Some(leader) = &mut self.leader {
+                            leader.clear(page);
+                        }
+                    }
                 },
                 Err(Shortage::Quota(refusal)) => return Err(refusal.into()),
                 Err(Shortage::Pool) => {

@@ -173,7 +173,7 @@ impl Check<'_> {
         }
         self.length(longest.min(context - 1))?;
         let limit = request.max_tokens.min(context - prompt);
-        let first = Writing::new(self.model, request, limit, self.options.drafts)?;
+        let first = Writing::new(self.model, request, limit, self.options)?;
         let texts = (0..request.samples).map(|sample| {
             let writing = Box::new(first.sample(sample));
             Sequence::new(request.prompt.clone(), prompt, Goal::Write(writing))

@@ -1,8 +1,7 @@
 //! Which tokens of a draft are kept.
 
 use crate::request::TokenLogprob;
-use crate::sampling::random::Purpose;
-use crate::sampling::{Chosen, Distribution, Sampler, SamplingError, Scratch, TokenMask};
+use crate::sampling::{Chosen, Sampler, SamplingError, Scratch, TokenMask};
 
 /// Who goes along with a text as it is written: its constraint, its stops, its length.
 pub trait Follow {
@@ -49,49 +48,6 @@ pub fn verify(
         }
     }
     Ok(draft.len())
-}
-
-/// What becomes of a token that was drawn from a proposal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is the text's next token.
-    Kept,
-    /// This one takes its place, and what was proposed after it is void.
-    Instead(u32),
-}
-
-/// Keeps `token`, which was drawn from `proposal`, with probability `min(1, p / q)`, and otherwise
-/// draws from what the proposal gives too little of (arXiv 2211.17192, algorithm 1). `accept` and
-/// `draw` are random numbers in [0, 1) that have nothing to do with each other nor with how
-/// `token` was drawn.
-pub fn judge(
-    target: &Distribution,
-    proposal: &Distribution,
-    token: u32,
-    accept: f64,
-    draw: f64,
-) -> Verdict {
-    if accept * proposal.probability(token) < target.probability(token) {
-        return Verdict::Kept;
-    }
-    match target.residual(proposal).draw(draw) {
-        Some(instead) => Verdict::Instead(instead),
-        // A distribution has a token.
-        None => Verdict::Kept,
-    }
-}
-
-impl Sampler {
-    /// [`judge`] for the text's next token, with the random numbers that belong to it. The
-    /// proposal may be drawn with [`Sampler::choose`] under the same seed: that takes another
-    /// number.
-    pub fn judge(&self, target: &Distribution, proposal: &Distribution, token: u32) -> Verdict {
-        let (accept, draw) = (
-            self.uniform(Purpose::Accept),
-            self.uniform(Purpose::Residual),
-        );
-        judge(target, proposal, token, accept, draw)
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A tiny model of random weights, and what it writes when it is asked for one thing at a time.
+//! Models, and what they write when they are asked for one thing at a time.
 
 #![allow(dead_code, reason = "each file of tests uses a part of it")]
 
@@ -6,22 +6,53 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use skep_accounts::{Account, Limits};
-use skep_decoder::{Batch, Decoder, Part, Workspace};
-use skep_engine::{Caller, LanguageModel, Priority};
+use skep_decoder::{AdapterWeights, Batch, Decoder, PagedAdapter, Part, Workspace};
+use skep_engine::{Caller, LanguageModel, Priority, Sampler, Sampling, Scratch};
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages, PAGE_TOKENS};
 
-/// The model that the decoder's own tests have.
-pub fn model() -> Arc<LanguageModel> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../decoder/tests/models/llama");
-    Arc::new(LanguageModel {
-        name: "tiny".to_owned(),
-        decoder: Decoder::load(&folder).unwrap(),
+fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../decoder/tests")
+        .join(path)
+}
+
+/// One of the tiny models of random weights that the decoder's own tests have.
+pub fn tiny(name: &str) -> LanguageModel {
+    LanguageModel {
+        name: name.to_owned(),
+        decoder: Decoder::load(&fixture("models").join(name)).unwrap(),
         tokenizer: None,
         template: None,
         weights_bytes: 0,
         grammars: skep_engine::Grammars::default(),
-    })
+        draft: None,
+    }
+}
+
+/// The model of most tests.
+pub fn model() -> Arc<LanguageModel> {
+    Arc::new(tiny("llama"))
+}
+
+/// That model, with a draft model.
+pub fn drafted(draft: &str) -> Arc<LanguageModel> {
+    Arc::new(tiny("llama").with_draft(tiny(draft)).unwrap())
+}
+
+/// Adapters for it, of ranks 1 to 12.
+pub const ADAPTERS: [&str; 4] = ["layer", "plain", "stable", "patterns"];
+
+/// The folder of one of them.
+pub fn adapter(name: &str) -> PathBuf {
+    fixture("adapters").join(name)
+}
+
+/// The project's own small language model, which has a tokenizer.
+pub fn mini_lm() -> LanguageModel {
+    let path = "../../models/skep-mini-lm/skep-mini-lm.gguf";
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
+    LanguageModel::load("skep-mini-lm", &path).unwrap()
 }
 
 /// A caller without limits.
@@ -40,6 +71,7 @@ pub struct Alone<'a> {
     workspace: Workspace,
     pages: KvPages,
     table: Vec<u32>,
+    adapter: Option<PagedAdapter>,
 }
 
 impl<'a> Alone<'a> {
@@ -49,9 +81,22 @@ impl<'a> Alone<'a> {
             model,
             team: Team::new(1).unwrap(),
             workspace: Workspace::default(),
-            pages: KvPages::new(model.decoder.kv_shape(format), pages),
+            pages: KvPages::new(model.decoder.kv_shape(format), 4 * pages),
             table: (0..pages as u32).collect(),
+            adapter: None,
         }
+    }
+
+    /// With an adapter.
+    pub fn with(mut self, name: &str) -> Self {
+        let config = self.model.decoder.config();
+        let bytes = self.pages.memory().page_bytes();
+        let weights = AdapterWeights::load(&adapter(name), config, "tiny", bytes).unwrap();
+        let first = self.table.len() as u32;
+        let own = (first..first + weights.adapter().pages() as u32).collect();
+        let placed = weights.place(self.pages.memory_mut(), own);
+        self.adapter = Some(placed.unwrap());
+        self
     }
 
     /// The logits after each of `tokens`, `[tokens, vocabulary]`, `start` being the position of
@@ -61,7 +106,7 @@ impl<'a> Alone<'a> {
             tokens: tokens.len(),
             start,
             pages: &self.table,
-            adapter: None,
+            adapter: self.adapter.as_ref(),
         };
         let outputs: Vec<usize> = (0..tokens.len()).collect();
         let batch = Batch {
@@ -85,6 +130,35 @@ impl<'a> Alone<'a> {
             let last = &logits[logits.len() - vocabulary..];
             let best = (0..vocabulary).max_by(|a, b| last[*a].total_cmp(&last[*b]).then(b.cmp(a)));
             let token = best.unwrap() as u32;
+            written.push(token);
+            if written.len() == count {
+                return written;
+            }
+            logits = self.logits(prompt.len() + written.len() - 1, &[token]);
+        }
+    }
+
+    /// Tokens that are drawn, one by one, for one of the answers to `prompt`.
+    pub fn draw(
+        &mut self,
+        prompt: &[u32],
+        count: usize,
+        sampling: &Sampling,
+        sample: usize,
+    ) -> Vec<u32> {
+        let vocabulary = self.model.decoder.config().vocabulary;
+        let sampler = Sampler::new(sampling, prompt, vocabulary).unwrap();
+        let mut sampler = sampler.fork(sample as u64);
+        let mut scratch = Scratch::default();
+        let mut written = Vec::new();
+        let mut logits = self.logits(0, prompt);
+        loop {
+            let last = &logits[logits.len() - vocabulary..];
+            let token = sampler
+                .choose(last, None, None, &mut scratch)
+                .unwrap()
+                .token;
+            sampler.accept(token);
             written.push(token);
             if written.len() == count {
                 return written;

@@ -124,25 +124,33 @@ fn a_lease_has_one_receipt_that_keeps_it() {
     )));
 }
 
-/// The provider, then the two auditors that the draw names.
-fn three(outputs: [&[u8]; 3]) -> Evidence {
-    let lease = lease(&secret(), &candidates());
+/// What the provider says, then what the auditors say in the order of the draw; who has nothing
+/// to say is left out.
+fn panel(outputs: &[&[u8]]) -> Evidence {
+    let mut body = lease(&secret(), &candidates()).body().clone();
+    body.audit.panel = u32::try_from(outputs.len()).unwrap();
+    let lease = body.sign(&key(1)).unwrap().accept(&key(2)).unwrap();
     let provider = result(&lease, 2, outputs[0]);
-    let drawn =
-        secret()
-            .draw(provider.digest())
-            .auditors(&candidates(), 2, &[key(1).id(), key(2).id()]);
-    let seed = |id| (1..=10).find(|seed| key(*seed).id() == id).unwrap();
+    let drawn = secret().draw(provider.digest()).auditors(
+        &candidates(),
+        outputs.len() - 1,
+        &[key(1).id(), key(2).id()],
+    );
+    let audits = drawn
+        .into_iter()
+        .zip(&outputs[1..])
+        .filter(|(_, output)| !output.is_empty())
+        .map(|(auditor, output)| result(&lease, seed_of(auditor), output));
     Evidence::Divergence {
         secret: secret(),
         candidates: candidates(),
-        results: [
-            provider,
-            result(&lease, seed(drawn[0]), outputs[1]),
-            result(&lease, seed(drawn[1]), outputs[2]),
-        ],
+        results: std::iter::once(provider.clone()).chain(audits).collect(),
         lease,
     }
+}
+
+fn seed_of(id: AccountId) -> u8 {
+    (1..=10).find(|seed| key(*seed).id() == id).unwrap()
 }
 
 fn worker(evidence: &Evidence, place: usize) -> AccountId {
@@ -153,25 +161,36 @@ fn worker(evidence: &Evidence, place: usize) -> AccountId {
 }
 
 #[test]
-fn of_three_the_odd_one_out_is_charged() {
+fn whoever_is_not_with_the_majority_is_charged() {
     for odd in 0..3 {
         let mut outputs: [&[u8]; 3] = [b"right"; 3];
         outputs[odd] = b"wrong";
-        let evidence = three(outputs);
-        let found = evidence.offender().unwrap().0;
-        assert_eq!(found, worker(&evidence, odd));
-        let seed = (1..=10).find(|seed| key(*seed).id() == found).unwrap();
-        assert!(
-            matches!(accuse(seed, &evidence), Verdict::Guilty { offender, .. } if offender == found)
-        );
+        let evidence = panel(&outputs);
+        let found = evidence.offenders().unwrap().0;
+        assert_eq!(found, [worker(&evidence, odd)]);
+        let verdict = accuse(seed_of(found[0]), &evidence);
+        assert!(matches!(verdict, Verdict::Guilty { offender, .. } if offender == found[0]));
+        let innocent = worker(&evidence, (odd + 1) % 3);
+        assert!(is_false(&accuse(seed_of(innocent), &evidence)));
     }
-    assert!(three([b"1", b"1", b"1"]).offender().is_err());
-    assert!(three([b"1", b"2", b"3"]).offender().is_err());
+    assert!(panel(&[b"1", b"1", b"1"]).offenders().is_err());
+    assert!(panel(&[b"1", b"2", b"3"]).offenders().is_err());
+    // Two who lie together against an honest provider lose in a panel of seven, both of them.
+    let evidence = panel(&[
+        b"right", b"wrong", b"wrong", b"right", b"right", b"right", b"right",
+    ]);
+    let expected = [worker(&evidence, 1), worker(&evidence, 2)];
+    assert_eq!(evidence.offenders().unwrap().0, expected);
+    // Whoever is missing agrees with nobody: four of seven are needed.
+    let few = panel(&[b"wrong", b"right", b"right", b"right", b"", b"", b""]);
+    assert!(few.offenders().is_err());
+    let enough = panel(&[b"wrong", b"right", b"", b"right", b"right", b"right", b""]);
+    assert_eq!(enough.offenders().unwrap().0, [key(2).id()]);
 }
 
 #[test]
 fn nobody_is_outvoted_by_auditors_who_were_not_drawn() {
-    let evidence = three([b"right", b"wrong", b"wrong"]);
+    let evidence = panel(&[b"right", b"wrong", b"wrong"]);
     let Evidence::Divergence {
         lease,
         secret,
@@ -188,7 +207,7 @@ fn nobody_is_outvoted_by_auditors_who_were_not_drawn() {
             candidates: candidates.clone(),
             results,
         }
-        .offender()
+        .offenders()
     };
     assert!(judged(&lease, secret, &candidates, results.clone()).is_ok());
     // Two friends of the accuser instead of those drawn.
@@ -197,9 +216,11 @@ fn nobody_is_outvoted_by_auditors_who_were_not_drawn() {
         .filter(|n| !drawn.contains(&key(*n).id()))
         .collect();
     let friend = |n: usize| result(&lease, friends[n], b"wrong");
-    let chosen = [results[0].clone(), friend(0), friend(1)];
+    let chosen = vec![results[0].clone(), friend(0), friend(1)];
     assert!(judged(&lease, secret, &candidates, chosen).is_err());
-    let swapped = [results[0].clone(), results[2].clone(), results[1].clone()];
+    let twice = vec![results[0].clone(), results[1].clone(), results[1].clone()];
+    assert!(judged(&lease, secret, &candidates, twice).is_err());
+    let swapped = vec![results[0].clone(), results[2].clone(), results[1].clone()];
     assert!(judged(&lease, secret, &candidates, swapped).is_err());
     // Another secret, other candidates than the lease binds to.
     let other = AuditSecret::from_bytes([6; 32]);
@@ -220,7 +241,7 @@ fn nobody_is_outvoted_by_auditors_who_were_not_drawn() {
                 .unwrap();
             result(&changed, seed, if n == 0 { b"right" } else { b"wrong" })
         };
-        let again = [under(0), under(1), under(2)];
+        let again = vec![under(0), under(1), under(2)];
         assert!(judged(&changed, secret, &candidates, again).is_err());
     }
 }
@@ -259,7 +280,7 @@ fn an_accusation_of_nonsense_is_false_and_the_accuser_signed_it() {
 #[test]
 fn evidence_has_one_spelling() {
     let mut keys = Keys::default();
-    let evidence = three([b"right", b"wrong", b"right"]);
+    let evidence = panel(&[b"right", b"wrong", b"right"]);
     let encoding = evidence.encode();
     assert_eq!(Evidence::decode(&encoding, &mut keys), Ok(evidence));
     for bit in (0..8 * encoding.len()).step_by(11) {
@@ -267,7 +288,7 @@ fn evidence_has_one_spelling() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         // A revealed secret and a list of candidates are signed by nobody: they are held against
         // the lease, not against a signature.
-        let offender = Evidence::decode(&flipped, &mut keys).map(|evidence| evidence.offender());
+        let offender = Evidence::decode(&flipped, &mut keys).map(|evidence| evidence.offenders());
         assert!(!matches!(offender, Ok(Ok(_))), "bit {bit}");
     }
 }

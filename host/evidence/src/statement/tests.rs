@@ -195,9 +195,9 @@ fn many_are_verified_at_once_and_the_bad_one_is_named() {
 #[test]
 fn the_encodings_do_not_change() {
     let (lease, result, receipt) = example();
-    insta::assert_snapshot!(Digest::of(&lease.encode()), @"955da312f1ef1679c013e5cdda3b68c944a6201abe7ac8c105bc22129ab6e32e");
-    insta::assert_snapshot!(Digest::of(&result.encode()), @"42b476bd049e9ddca303025ad353c47ffdec185b8d98854089388eaa8b70cc4c");
-    insta::assert_snapshot!(Digest::of(&receipt.encode()), @"63b2f8ebcb3376005996cef47769a8cabca5f057e29fb033ed79a4aa4645a5a7");
+    insta::assert_snapshot!(Digest::of(&lease.encode()), @"317c1fdc98bb528b820591bb596edbad615c792fdafaa1b7eaee438cd57cc3b9");
+    insta::assert_snapshot!(Digest::of(&result.encode()), @"21df99733170e0da07cc0a46b784688d31c0fd90470558bf01746a9beb166642");
+    insta::assert_snapshot!(Digest::of(&receipt.encode()), @"1d6b8fbaf6ed5f4054ea2fc7a9caa774fbe8ec8bea461b4bd7e94fd90f183e16");
 }
 
 #[test]

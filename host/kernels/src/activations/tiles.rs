@@ -25,6 +25,9 @@ pub struct Line(pub [u8; 64]);
 /// a word.
 pub type Sums = [[u32; TOKENS]; 4];
 
+/// Some columns of a group: their lines, and for each block its scales and, of 256, its sums.
+pub type TilesOfGroup<'a> = (&'a [Line], &'a [[f32; TOKENS]], &'a [Sums]);
+
 /// Rows of activations, by groups of sixteen.
 #[derive(Debug, Default)]
 pub struct Tiles {
@@ -89,13 +92,8 @@ impl Tiles {
         })
     }
 
-    /// Some columns of a group, which are whole blocks: their lines, and for each block its
-    /// scales and, of 256, its sums.
-    pub fn group(
-        &self,
-        group: usize,
-        columns: &Range<usize>,
-    ) -> (&[Line], &[[f32; TOKENS]], &[Sums]) {
+    /// Some columns of a group, which are whole blocks.
+    pub fn group(&self, group: usize, columns: &Range<usize>) -> TilesOfGroup<'_> {
         let part = |each: usize| {
             let all = self.columns / each;
             group * all + columns.start / each..group * all + columns.end / each

@@ -4,7 +4,8 @@
 //! of weights with sixteen tokens. Sixteen rows of weights are taken apart into bytes, a kilobyte
 //! of activations long at a time, in a buffer that stays in the first cache while all tokens pass
 //! by. Where weights have integer scales within a block they are multiplied in then: a byte cannot
-//! hold that, so there are two planes of bytes whose products are put together again.
+//! hold that, so there are two planes of bytes whose products are put together again. Weights that
+//! are bytes already, of few tokens, go into tiles from where they lie.
 //!
 //! What comes out of the tiles are the exact integers of a block. They go into the same chain of
 //! f32 operations as in [`super::avx512`], so a token has the same bits here and there.
@@ -35,6 +36,29 @@ const COLUMNS: usize = 1024;
 
 /// Groups of tokens that pass by before weights are taken apart anew.
 const GROUPS: usize = 32;
+
+/// What is to be multiplied next, and is asked for meanwhile, line by line. Memory brings only so
+/// many lines at a time, and who asks for more stands still: so it is asked for while weights are
+/// taken apart and while tiles multiply, as evenly as that can be.
+struct Ahead {
+    at: *const u8,
+    /// Lines that are left.
+    lines: usize,
+}
+
+impl Ahead {
+    /// Asks for the next line, if one is left. It goes to the second cache: the first has the
+    /// scratch and the input.
+    #[inline(always)]
+    fn ask(&mut self) {
+        if self.lines > 0 {
+            // SAFETY: it reads nothing: any address will do.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.at.cast()) };
+            self.at = self.at.wrapping_add(64);
+            self.lines -= 1;
+        }
+    }
+}
 
 /// Does the same for each of sixteen rows. A loop would do, if the compiler took it apart: sums
 /// of rows are only kept in registers when their numbers are known.
@@ -184,10 +208,20 @@ impl Piece<'_> {
             // SAFETY: the caller's promise.
             let tiles = unsafe { Tiles::configure(shape) };
             let groups = self.input.tokens.div_ceil(TOKENS);
+            let mut ahead = Ahead {
+                at: self.ahead,
+                lines: match self.weights {
+                    Weights::Packed(matrix) => (self.rows.len() * matrix.row_bytes()).div_ceil(64),
+                    Weights::Grouped(_) => 0,
+                },
+            };
             for first in (0..groups).step_by(GROUPS) {
                 let groups = first..groups.min(first + GROUPS);
                 // SAFETY: the caller's promise, and the tiles have this shape.
-                unsafe { self.multiply_some(scratch, groups) };
+                unsafe { self.multiply_some(scratch, groups, &mut ahead) };
+            }
+            while ahead.lines > 0 {
+                ahead.ask();
             }
             drop(tiles);
         });
@@ -198,28 +232,32 @@ impl Piece<'_> {
     /// # Safety
     /// As [`Piece::multiply`]; tiles are configured in the shape for the weights.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    unsafe fn multiply_some(&self, scratch: &mut Scratch, groups: Range<usize>) {
+    unsafe fn multiply_some(&self, scratch: &mut Scratch, groups: Range<usize>, ahead: &mut Ahead) {
         let columns = self.input.columns;
+        let in_place = groups.len() == 1 && self.rows.len() == ROWS;
         for first in (0..columns).step_by(COLUMNS) {
             let some = first..columns.min(first + COLUMNS);
-            let kind = self.unpack(scratch, &some);
+            let kind = self.unpack(scratch, &some, in_place, ahead);
             for group in groups.clone() {
                 let number = group - groups.start;
                 let sums = match first {
                     0 => [_mm512_setzero_ps(); ROWS],
                     _ => loaded(&scratch.sums[number]),
                 };
-                let input = self.input;
+                let part = self.input.tiles.group(group, &some);
                 // SAFETY: the scratch has these columns' weights, and tiles the shape for them.
                 let sums = unsafe {
                     match kind {
-                        Kind::Half => blocks_of_32::multiply(scratch, input, group, &some, sums),
+                        Kind::InPlace(rows) => {
+                            blocks_of_32::multiply::<true>(scratch, Some(rows), part, sums, ahead)
+                        }
+                        Kind::Half => {
+                            blocks_of_32::multiply::<false>(scratch, None, part, sums, ahead)
+                        }
                         Kind::WithMinima => {
-                            blocks_of_256::multiply::<true>(scratch, input, group, &some, sums)
+                            blocks_of_256::multiply::<true>(scratch, part, sums, ahead)
                         }
-                        Kind::Q6 => {
-                            blocks_of_256::multiply::<false>(scratch, input, group, &some, sums)
-                        }
+                        Kind::Q6 => blocks_of_256::multiply::<false>(scratch, part, sums, ahead),
                     }
                 };
                 if some.end < columns {
@@ -227,7 +265,7 @@ impl Piece<'_> {
                     continue;
                 }
                 let mask = u16::MAX >> (ROWS - self.rows.len());
-                let tokens = group * TOKENS..input.tokens.min((group + 1) * TOKENS);
+                let tokens = group * TOKENS..self.input.tokens.min((group + 1) * TOKENS);
                 for (token, sums) in tokens.zip(transposed(sums)) {
                     // SAFETY: the token is one of the input's, and the mask has as many elements
                     // as there are rows.
@@ -240,16 +278,28 @@ impl Piece<'_> {
         }
     }
 
-    /// Takes some columns of the rows apart.
+    /// Takes some columns of the rows apart, unless they can be used where they lie and `in_place`
+    /// says so.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    fn unpack(&self, scratch: &mut Scratch, columns: &Range<usize>) -> Kind {
+    fn unpack(
+        &self,
+        scratch: &mut Scratch,
+        columns: &Range<usize>,
+        in_place: bool,
+        ahead: &mut Ahead,
+    ) -> Kind {
         match self.weights {
             Weights::Packed(matrix) => {
                 let panel = Panel::new(matrix, self.rows.clone(), self.ahead);
-                match matrix.format().block_len() {
-                    256 => blocks_of_256::unpack(scratch, &panel, matrix.format(), columns),
-                    _ => blocks_of_32::unpack(scratch, &panel, matrix.format(), columns),
+                match matrix.format() {
+                    PackedFormat::Q8_0 if in_place => {
+                        blocks_of_32::bytes_in_place(scratch, &panel, columns)
+                    }
+                    format if format.block_len() == 256 => {
+                        blocks_of_256::unpack(scratch, &panel, format, columns, ahead)
+                    }
+                    format => blocks_of_32::unpack(scratch, &panel, format, columns, ahead),
                 }
             }
             Weights::Grouped(matrix) => {
@@ -263,10 +313,23 @@ impl Piece<'_> {
 #[derive(Clone, Copy)]
 enum Kind {
     Half,
+    /// As [`Kind::Half`], but the weights are still where they were.
+    InPlace(InPlace),
     /// In parts with scales of six bits, taken apart in three and three, and minima.
     WithMinima,
     /// Products of a scale and a weight as 16-bit integers, taken apart in bytes.
     Q6,
+}
+
+/// Bytes of weights in sixteen rows of blocks.
+#[derive(Clone, Copy)]
+struct InPlace {
+    /// Those of the first row's first block.
+    first: *const u8,
+    /// Bytes from one block to the next.
+    block: usize,
+    /// Bytes from one row to the next.
+    row: usize,
 }
 
 #[inline]

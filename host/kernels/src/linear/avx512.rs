@@ -116,6 +116,11 @@ impl<'a> Panel<'a> {
         self.row_bytes / bytes
     }
 
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
     /// A place in a row.
     ///
     /// # Safety

@@ -4,8 +4,9 @@
 //! `cargo run -p skep-market --example swarm_simulation [folder for plots]`
 //!
 //! Assumptions, on the side of the cheats: a cheat answers at once and without working; all cheats
-//! give the same wrong answer to the same shard, so that two of them make a majority; as auditors they
-//! say what the other cheats say. An audit takes no time, and those who audit keep what they have.
+//! give the same wrong answer to the same shard, and as auditors they say what the other cheats
+//! say. An audit takes no time, those who audit are not paid, and everyone drawn into a panel has
+//! a say.
 
 mod plot;
 mod random;
@@ -16,11 +17,12 @@ use world::{Settings, World};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1);
     println!(
-        "| audits | shards | of what honest nodes could do | wrong accepted | cheats convicted | honest convicted | a cheat earned | an honest node earned |"
+        "| audits | panel | right results | of what honest nodes could do | wrong accepted | \
+         cheats convicted | honest convicted | panels called | a cheat earned | an honest node earned |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut histories = Vec::new();
-    for audits in [0, 10_000, 50_000] {
+    for (audits, panel) in [(0, 15), (10_000, 15), (50_000, 15), (50_000, 3)] {
         let settings = Settings {
             nodes: 10_000,
             cheats: 200_000,
@@ -28,7 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             neighbours: 200,
             shards: 100,
             audits,
-            hours: 6,
+            panel,
+            hours: 4,
             seed: 7,
         };
         let mut world = World::new(settings);
@@ -36,7 +39,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         world.run();
         eprintln!("simulated in {:.1} s", begin.elapsed().as_secs_f64());
         println!("{}", world.row());
-        histories.push((audits, world.history));
+        if panel > 3 {
+            histories.push((audits, world.history));
+        }
     }
     if let Some(folder) = folder {
         plot::write(std::path::Path::new(&folder), &histories)?;

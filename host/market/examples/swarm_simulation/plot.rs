@@ -13,24 +13,23 @@ const TOP: f64 = 34.0;
 const COLOURS: [&str; 3] = ["#b03a2e", "#d68910", "#1f618d"];
 
 type History = (u32, Vec<Minute>);
-type Value = fn(&Minute) -> f64;
+/// What is shown of some minutes.
+type Value = fn(&[Minute]) -> f64;
 
 /// Writes the plots of all runs into a folder.
 pub fn write(folder: &Path, histories: &[History]) -> std::io::Result<()> {
     let plots: [(&str, &str, Value); 3] = [
-        ("swarm-throughput.svg", "shards finished in a minute", |m| {
-            m.shards as f64
+        (
+            "swarm-throughput.svg",
+            "right results in a minute",
+            |part| (sum(part, |m| m.accepted) - sum(part, |m| m.wrong)) / part.len() as f64,
+        ),
+        ("swarm-wrong.svg", "wrong results in 1,000", |part| {
+            1_000.0 * sum(part, |m| m.wrong) / sum(part, |m| m.accepted).max(1.0)
         }),
-        (
-            "swarm-wrong.svg",
-            "wrong results accepted, of a thousand",
-            |m| 1_000.0 * m.wrong as f64 / m.shards.max(1) as f64,
-        ),
-        (
-            "swarm-cheats.svg",
-            "cheats that were not convicted yet",
-            |m| m.cheats_left as f64,
-        ),
+        ("swarm-cheats.svg", "cheats not convicted yet", |part| {
+            sum(part, |m| m.cheats_left) / part.len() as f64
+        }),
     ];
     for (file, title, value) in plots {
         std::fs::write(folder.join(file), plot(title, histories, value))?;
@@ -38,15 +37,16 @@ pub fn write(folder: &Path, histories: &[History]) -> std::io::Result<()> {
     Ok(())
 }
 
+fn sum(part: &[Minute], of: fn(&Minute) -> u64) -> f64 {
+    part.iter().map(of).sum::<u64>() as f64
+}
+
 fn plot(title: &str, histories: &[History], value: Value) -> String {
     let lines: Vec<Vec<f64>> = histories
         .iter()
         .map(|(_, history)| {
-            // Ten minutes in one point, the first of which nothing is finished in.
-            history
-                .chunks(10)
-                .map(|part| part.iter().map(value).sum::<f64>() / part.len() as f64)
-                .collect()
+            // Ten minutes in one point.
+            history.chunks(10).map(value).collect()
         })
         .collect();
     let most = lines

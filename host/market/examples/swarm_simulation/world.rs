@@ -24,6 +24,8 @@ pub struct Settings {
     pub shards: u32,
     /// Of a million results.
     pub audits: u32,
+    /// How many have a say in a disputed result.
+    pub panel: usize,
     pub hours: u64,
     pub seed: u64,
 }
@@ -77,7 +79,7 @@ struct Requester {
 /// What was true at the end of one minute.
 #[derive(Clone, Copy, Default)]
 pub struct Minute {
-    pub shards: u64,
+    pub accepted: u64,
     pub wrong: u64,
     pub cheats_left: u64,
 }
@@ -95,6 +97,7 @@ pub struct World {
     wrong: HashMap<(usize, u64, AttemptId), bool>,
     honest_time: u64,
     honest_convicted: u64,
+    panels: u64,
     pub history: Vec<Minute>,
 }
 
@@ -134,6 +137,7 @@ impl World {
             wrong: HashMap::new(),
             honest_time: 0,
             honest_convicted: 0,
+            panels: 0,
             history: vec![Minute::default()],
         };
         for _ in 0..settings.requesters {
@@ -268,7 +272,8 @@ impl World {
             .note(conduct);
     }
 
-    /// One auditor looks; if it differs, a second one decides, and the odd one out is convicted.
+    /// One auditor looks; if it differs, a panel decides, and whoever is not with its majority is
+    /// convicted.
     fn audit(&mut self, arrival: &Arrival, draw: &skep_evidence::Draw) -> bool {
         let known = self.requesters[arrival.requester].known.clone();
         let mut list: Vec<Candidate> = known
@@ -286,24 +291,38 @@ impl World {
         };
         let provider = self.nodes[arrival.node].account;
         let drawn: Vec<usize> = draw
-            .auditors(&candidates, 2, &[provider])
+            .auditors(&candidates, self.settings.panel - 1, &[provider])
             .iter()
             .filter_map(|account| self.places.get(account).copied())
             .collect();
-        let [first, second] = drawn[..] else {
-            return true;
-        };
-        let says_wrong = |place: usize| self.nodes[place].is_cheat;
-        let (one, two) = (says_wrong(first), says_wrong(second));
-        if one == arrival.is_wrong {
+        // What each says: whether the wrong output came out.
+        let mut said = vec![(arrival.node, arrival.is_wrong)];
+        said.extend(
+            drawn
+                .iter()
+                .map(|place| (*place, self.nodes[*place].is_cheat)),
+        );
+        if said
+            .get(1)
+            .is_none_or(|(_, first)| *first == arrival.is_wrong)
+        {
             return true;
         }
-        let odd = match two == arrival.is_wrong {
-            true => first,
-            false => arrival.node,
+        self.panels += 1;
+        let wrong = said.iter().filter(|(_, is_wrong)| *is_wrong).count();
+        let majority = if 2 * wrong > self.settings.panel {
+            true
+        } else if 2 * (said.len() - wrong) > self.settings.panel {
+            false
+        } else {
+            return true;
         };
-        self.convict(odd);
-        odd != arrival.node
+        for (place, is_wrong) in said {
+            if is_wrong != majority {
+                self.convict(place);
+            }
+        }
+        arrival.is_wrong == majority
     }
 
     fn convict(&mut self, place: usize) {
@@ -442,8 +461,9 @@ impl World {
                 match &event {
                     Event::Paid { id, .. } => {
                         let is_wrong = self.wrong.remove(&(place, requester.round, *id));
-                        if let (Some(minute), Some(true)) = (self.history.last_mut(), is_wrong) {
-                            minute.wrong += 1;
+                        if let Some(minute) = self.history.last_mut() {
+                            minute.accepted += 1;
+                            minute.wrong += u64::from(is_wrong == Some(true));
                         }
                         if let Some(node) = requester
                             .job
@@ -454,12 +474,7 @@ impl World {
                             node.earned += node.price as i64;
                         }
                     }
-                    Event::Assembled { .. } => {
-                        requester.counted += 1;
-                        if let Some(minute) = self.history.last_mut() {
-                            minute.shards += 1;
-                        }
-                    }
+                    Event::Assembled { .. } => requester.counted += 1,
                     _ => {}
                 }
                 let fits = requester.job.apply(&event);
@@ -471,7 +486,8 @@ impl World {
     /// The figures of the whole run, as a row of a table.
     pub fn row(&self) -> String {
         let sum = |of: fn(&Minute) -> u64| self.history.iter().map(of).sum::<u64>();
-        let (shards, wrong) = (sum(|m| m.shards), sum(|m| m.wrong));
+        let (accepted, wrong) = (sum(|m| m.accepted), sum(|m| m.wrong));
+        let right = accepted - wrong;
         let possible = self.honest_time / SHARD;
         let of = |is_cheat: bool| {
             self.nodes
@@ -484,13 +500,15 @@ impl World {
             earned / of(is_cheat).count().max(1) as i64
         };
         format!(
-            "| {} % | {shards} | {:.0} % | {wrong} ({:.2} %) | {convicted} of {} | {} of {} | {} | {} |",
+            "| {} % | {} | {right} | {:.0} % | {wrong} ({:.2} %) | {convicted} of {} | {} of {} | {} | {} | {} |",
             f64::from(self.settings.audits) / 10_000.0,
-            100.0 * shards as f64 / possible.max(1) as f64,
-            100.0 * wrong as f64 / shards.max(1) as f64,
+            self.settings.panel,
+            100.0 * right as f64 / possible.max(1) as f64,
+            100.0 * wrong as f64 / accepted.max(1) as f64,
             of(true).count(),
             self.honest_convicted,
             of(false).count(),
+            self.panels,
             mean(true),
             mean(false),
         )

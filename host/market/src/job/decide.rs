@@ -74,7 +74,10 @@ impl Job {
             return decisions;
         }
         let mut choice = Choice {
-            ranked: rank(offers, self.plan.lease_limit, self.plan.job),
+            offers,
+            limit: self.plan.lease_limit,
+            job: self.plan.job,
+            ranked: None,
             taken: BTreeMap::new(),
             left: difference(self.plan.budget, sum(self.spent, self.reserved)),
         };
@@ -261,7 +264,11 @@ impl Job {
 
 /// Those who can still be asked in one round of decisions.
 struct Choice<'a> {
-    ranked: Vec<&'a Offer>,
+    offers: &'a [Offer],
+    limit: Credits,
+    job: Digest,
+    /// Put in order when the first is asked for: most often nobody is.
+    ranked: Option<Vec<&'a Offer>>,
     /// The shards that each gets in this round.
     taken: BTreeMap<AccountId, Vec<u32>>,
     /// What of the budget is not promised.
@@ -271,9 +278,12 @@ struct Choice<'a> {
 impl Choice<'_> {
     /// The best provider of which `load` tells how many shards it has, if it may have one more.
     fn take(&mut self, load: impl Fn(AccountId, &[u32]) -> Option<u32>) -> Option<AccountId> {
+        let ranked = self
+            .ranked
+            .get_or_insert_with(|| rank(self.offers, self.limit, self.job));
         let mut full = Vec::new();
         let mut found = None;
-        for (place, offer) in self.ranked.iter().enumerate() {
+        for (place, offer) in ranked.iter().enumerate() {
             let taken = self
                 .taken
                 .get(&offer.provider)
@@ -289,7 +299,7 @@ impl Choice<'_> {
         }
         // Whoever is full stays so for the rest of this round.
         for place in full.into_iter().rev() {
-            self.ranked.remove(place);
+            ranked.remove(place);
         }
         found
     }

@@ -3,31 +3,33 @@
 
 use std::fmt;
 
+use minijinja::machinery::{eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value as Jinja};
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{CHAT_LIMIT, Chat, ChatError, date, error_of};
+use super::{CHAT_LIMIT, Chat, ChatError, date, error_of, program};
 use crate::tokenizer::TextTokenizer;
 
 /// The template's name in its environment.
 pub(super) const NAME: &str = "chat";
 /// Steps of a template, beside one for each byte of the conversation; a step also pays for 64 bytes
 /// that it makes. Templates of models take some thousands, and what messages come to.
-const FUEL: u64 = 1 << 18;
-/// Bytes of stack for each step. A template may put a value into another at every few steps, and
-/// values are let go of, compared and written by functions that call themselves once a level.
-const STACK: usize = 1 << 10;
+const FUEL: u64 = 1 << 19;
+/// Bytes of stack to read and run a template on: memory only as far as it is used. What takes stack
+/// is bounded in `chat/program.rs`, and the test that tries to use it up measures less than half of
+/// this.
+const STACK: usize = 64 << 20;
 /// Calls within calls.
 const DEPTH: usize = 64;
 /// Lists within lists, in what a conversation holds.
 const NESTED: usize = 100;
 
-/// An environment with one template.
-pub(super) fn environment(source: String) -> Result<Environment<'static>, ChatError> {
+/// The environment of a template, which is read to see that it is one.
+pub(super) fn environment(source: &str) -> Result<Environment<'static>, ChatError> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
@@ -38,9 +40,8 @@ pub(super) fn environment(source: String) -> Result<Environment<'static>, ChatEr
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", to_json);
-    environment
-        .add_template_owned(NAME, source)
-        .map_err(|error| error_of(&error))?;
+    let (syntax, source) = (environment.syntax().clone(), source.to_owned());
+    on_a_stack(move || program::compile(&source, NAME, &syntax).map(drop))?;
     Ok(environment)
 }
 
@@ -162,30 +163,63 @@ fn measure(value: &Value, depth: usize, left: &mut usize) -> Option<()> {
     }
 }
 
-/// Runs the template over a conversation, with steps in proportion to it, on a thread whose stack is
-/// deep enough for the deepest values that these steps can make. All values are made and let go of
-/// on that thread. The stack is memory only as far as it is used.
+/// Runs a template over a conversation, with steps in proportion to it. All values are made and let
+/// go of on a thread of their own.
 pub(super) fn run(
     environment: &Environment<'static>,
+    source: &str,
     context: Context,
     now: Option<u64>,
 ) -> Result<String, ChatError> {
-    let fuel = FUEL + context.size as u64;
+    let size = context.size as u64;
     let mut environment = environment.clone();
-    environment.set_fuel(Some(fuel));
-    let work = move || {
+    environment.set_fuel(Some(FUEL + size));
+    program::add_guard(&mut environment, size);
+    let source = source.to_owned();
+    on_a_stack(move || {
         let mut variables = vec![context.into_value()];
         variables.extend(now.map(clock));
-        let variables = minijinja::value::merge_maps(variables);
-        let template = environment.get_template(NAME);
-        let rendered = template.and_then(|template| template.render(variables));
-        rendered.map_err(|error| error_of(&error))
-    };
+        render(
+            &environment,
+            &source,
+            minijinja::value::merge_maps(variables),
+        )
+    })
+}
+
+/// Reads a template and runs it, here and now.
+pub(super) fn render(
+    environment: &Environment<'static>,
+    source: &str,
+    variables: Jinja,
+) -> Result<String, Error> {
+    let program = program::compile(source, NAME, environment.syntax())?;
+    let blocks = std::collections::BTreeMap::new();
+    let mut text = String::new();
+    let mut out = make_string_output(&mut text);
+    let ran = eval(
+        environment,
+        &program,
+        variables,
+        &blocks,
+        &mut out,
+        AutoEscape::None,
+    );
+    drop(ran?);
+    drop(out);
+    Ok(text)
+}
+
+/// Does work on a thread that has stack enough for any template.
+fn on_a_stack<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, ChatError> {
     let thread = std::thread::Builder::new()
         .name("chat template".to_owned())
-        .stack_size(fuel as usize * STACK);
+        .stack_size(STACK);
+    let work = move || work().map_err(|error| error_of(&error));
     match thread.spawn(work).map(std::thread::JoinHandle::join) {
-        Ok(Ok(rendered)) => rendered,
+        Ok(Ok(result)) => result,
         _ => Err(ChatError::NoThread),
     }
 }
@@ -314,5 +348,125 @@ impl Formatter for Python {
         writer: &mut W,
     ) -> std::io::Result<()> {
         writer.write_all(self.key.as_bytes())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Bytes of this thread's stack that have been written to, by what the system has given it
+    /// memory for.
+    fn stack_used() -> u64 {
+        let local = 0_u8;
+        let here = std::ptr::from_ref(&local).addr();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in maps.lines() {
+            let range = line
+                .split(' ')
+                .next()
+                .and_then(|range| range.split_once('-'));
+            if let Some((from, to)) = range
+                && let (Ok(from), Ok(to)) = (
+                    usize::from_str_radix(from, 16),
+                    usize::from_str_radix(to, 16),
+                )
+            {
+                inside = (from..to).contains(&here);
+            } else if inside && let Some(size) = line.strip_prefix("Rss:") {
+                return 1024 * size.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+            }
+        }
+        panic!("the stack lies nowhere");
+    }
+
+    /// Renders on a stack as large as it is for strangers, and says how much of it was used.
+    fn measure(source: String) -> u64 {
+        let mut environment = environment("").unwrap();
+        environment.set_fuel(Some(1 << 24));
+        program::add_guard(&mut environment, 0);
+        let work = move || {
+            let before = stack_used();
+            let deep = (0..90).fold(json!("x"), |inner, _| json!([inner]));
+            let variables = Jinja::from(Serde(json!({"deep": deep, "x": 1})));
+            drop(render(&environment, &source, variables));
+            stack_used() - before
+        };
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        thread.spawn(work).unwrap().join().unwrap()
+    }
+
+    #[test]
+    fn no_template_uses_half_of_the_stack() {
+        let most = |sources: Vec<String>| {
+            let used = sources
+                .into_iter()
+                .map(|source| (measure(source.clone()), source));
+            let (used, source) = used.max().unwrap();
+            let shown: String = source.chars().take(60).collect();
+            println!("{used} bytes at most, by {shown}");
+            used
+        };
+        // Expressions as long as a tag may be, by themselves and in as many blocks as there may be.
+        let blocks = |inside: &str| {
+            format!(
+                "{}{inside}{}",
+                "{% if x %}".repeat(140),
+                "{% endif %}".repeat(140)
+            )
+        };
+        let links = [
+            "+x", "~x", "|string", "|list", "[0]", ".a", " and x", " == x", "()", " is odd",
+        ];
+        let long = links.map(|link| format!("{{{{ x{} }}}}", link.repeat(4000 / 2)));
+        let many = links.map(|link| format!("{{{{ x{} }}}}", link.repeat(1300)));
+        let mut expressions: Vec<String> = long.iter().chain(&many).cloned().collect();
+        expressions.extend(many.iter().map(|inside| blocks(inside)));
+        expressions.push(format!("{{{{ {} x }}}}", "not ".repeat(4000)));
+        expressions.push(format!("{{{{ {} x }}}}", "-".repeat(4000)));
+        expressions.push(format!("{{{{ {}x{} }}}}", "(".repeat(140), ")".repeat(140)));
+        expressions.push(format!("{{{{ {}x{} }}}}", "[".repeat(140), "]".repeat(140)));
+        let branches = "{% elif x %}".repeat(1000);
+        expressions.push(format!("{{% if not x %}}{branches}{{% endif %}}"));
+        // Values as deep as they may be, in all that goes down into them.
+        let grow = "{% set ns = namespace(y=deep) %}\
+            {% for i in range(30) %}{% set ns.y = [ns.y] %}{% endfor %}\
+            {% set z = namespace(y=deep) %}\
+            {% for i in range(30) %}{% set z.y = [z.y] %}{% endfor %}";
+        let uses = [
+            "{{ ns.y }}",
+            "{{ ns.y | tojson }}",
+            "{{ ns.y | tojson(indent=2) }}",
+            "{{ ns.y == z.y }}",
+            "{{ ns.y < z.y }}",
+            "{{ ns.y in [z.y] }}",
+            "{{ {ns.y: 1}[z.y] }}",
+            "{{ ns.y | pprint }}",
+            "{{ [ns.y, z.y] | sort }}",
+            "{{ [ns.y, z.y] | unique | list }}",
+            "{{ ns.y ~ z.y }}",
+            "{{ [ns.y, z.y] | join(',') }}",
+            "{{ ns.y | string }}",
+            "{{ [ns.y] | max }}",
+            "{{ [ns.y] | groupby(0) }}",
+            "{{ '%s' | format(ns.y) }}",
+            "{{ ns.y | safe }}",
+            "{{ ns.y is eq z.y }}",
+            "{{ ns.y | urlencode }}",
+            "{{ ns.y | tojson(sort_keys=true) }}",
+        ];
+        let values = uses.map(|used| format!("{grow}{used}"));
+        // Calls within calls, each with such values.
+        let calls = [
+            "{% macro m(a) %}{{ a }}{{ m(a) }}{% endmacro %}{{ m(deep) }}",
+            "{% macro m(a) %}{% call m(a) %}{{ a }}{% endcall %}{% endmacro %}{{ m(deep) }}",
+            "{% for a in [[deep]] recursive %}{{ a }}{{ loop([a]) }}{% endfor %}",
+        ]
+        .map(str::to_owned);
+        for sources in [expressions, values.to_vec(), calls.to_vec()] {
+            let used = most(sources);
+            assert!(used < STACK as u64 / 2, "{used}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Texts with drafts against texts without, and the rule of two distributions by statistics.
+//! Texts with drafts against texts without.
 
 use super::*;
 use crate::request::Sampling;
@@ -100,54 +100,6 @@ proptest! {
 fn a_text_that_repeats_itself_takes_fewer_passes() {
     let (_, passes) = write(&Sampling::GREEDY, &[1, 2], 200, false, true);
     assert!(passes < 70, "{passes}");
-}
-
-#[test]
-fn kept_and_replaced_tokens_together_have_the_target_s_distribution() {
-    let target = Distribution::new([(0, 4.0), (1, 1.0), (3, 2.0), (5, 3.0)].into_iter());
-    for proposal in [
-        Distribution::new([(0, 1.0), (1, 3.0), (2, 2.0), (3, 2.0), (5, 0.5)].into_iter()),
-        Distribution::point(3),
-        Distribution::point(4),
-        target.clone(),
-    ] {
-        let draws = 20_000_u32;
-        let mut counts = [0.0_f64; VOCABULARY];
-        let mut kept = 0.0;
-        let options = Sampling {
-            seed: 5,
-            ..Sampling::GREEDY
-        };
-        let mut sampler = Sampler::new(&options, &[], VOCABULARY).unwrap();
-        for _ in 0..draws {
-            let drafted = proposal.draw(sampler.uniform(Purpose::Draw)).unwrap();
-            let token = match sampler.judge(&target, &proposal, drafted) {
-                Verdict::Kept => {
-                    kept += 1.0;
-                    drafted
-                }
-                Verdict::Instead(token) => token,
-            };
-            counts[token as usize] += 1.0;
-            sampler.accept(token);
-        }
-        let draws = f64::from(draws);
-        let mut squares = 0.0;
-        let mut overlap = 0.0;
-        for (token, count) in (0..).zip(counts) {
-            let p = target.probability(token);
-            overlap += p.min(proposal.probability(token));
-            if p == 0.0 {
-                assert_eq!(count, 0.0);
-            } else {
-                squares += (count - p * draws).powi(2) / (p * draws);
-            }
-        }
-        // 3 degrees of freedom: chance passes this once in a thousand seeds.
-        assert!(squares < 16.3, "{squares}");
-        // As many are kept as the two have in common, within four standard deviations.
-        assert!((kept / draws - overlap).abs() < 4.0 * (0.25 / draws).sqrt());
-    }
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use skep_weights::PackedFormat;
 
-use super::{COLUMNS, Kind, ROWS, Scratch, Square};
-use crate::activations::{Activations, Line};
+use super::{Ahead, COLUMNS, Kind, ROWS, Scratch, Square};
+use crate::activations::{Line, TilesOfGroup};
 use crate::linear::avx512::k_quants::{four, four_or_five_bits, scales_and_minima, six_bits};
 use crate::linear::avx512::{Panel, floats_of};
 
@@ -26,13 +26,14 @@ pub fn unpack(
     panel: &Panel<'_>,
     format: PackedFormat,
     columns: &Range<usize>,
+    ahead: &mut Ahead,
 ) -> Kind {
     let blocks = columns.start / 256..columns.end / 256;
     match format {
-        PackedFormat::Q4_K => with_minima::<144>(scratch, panel, blocks),
-        PackedFormat::Q5_K => with_minima::<176>(scratch, panel, blocks),
+        PackedFormat::Q4_K => with_minima::<144>(scratch, panel, blocks, ahead),
+        PackedFormat::Q5_K => with_minima::<176>(scratch, panel, blocks, ahead),
         _ => {
-            q6_k(scratch, panel, blocks);
+            q6_k(scratch, panel, blocks, ahead);
             return Kind::Q6;
         }
     }
@@ -65,7 +66,12 @@ const SCALES: [[[u8; 64]; 4]; 4] = {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn with_minima<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>) {
+fn with_minima<const BYTES: usize>(
+    scratch: &mut Scratch,
+    panel: &Panel<'_>,
+    blocks: Range<usize>,
+    ahead: &mut Ahead,
+) {
     let seven = _mm512_set1_epi8(7);
     for (n, block) in blocks.enumerate() {
         for k in 0..4 {
@@ -96,7 +102,7 @@ fn with_minima<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blo
                 // SAFETY: the block is the row's.
                 let [a, b, c, d] =
                     unsafe { four_or_five_bits::<BYTES>(panel.at(row, block * BYTES)) };
-                panel.ask_ahead(block, row, BYTES);
+                ahead.ask();
                 // Each second 32 columns lie in another register: in order they are these.
                 let weights = [
                     _mm512_inserti64x4::<1>(a, _mm512_castsi512_si256(b)),
@@ -136,7 +142,7 @@ fn two_halves(bits: u32) -> [f32; 2] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn q6_k(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>) {
+fn q6_k(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>, ahead: &mut Ahead) {
     const BYTES: usize = 210;
     let thirty_two = _mm512_set1_epi8(32);
     let upper = _mm512_set1_epi16(0xff00_u16 as i16);
@@ -150,7 +156,7 @@ fn q6_k(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>) {
                 *half = i32::from(at.add(208).cast::<u16>().read_unaligned());
                 (six_bits(at), _mm_loadu_si128(at.add(192).cast()))
             };
-            panel.ask_ahead(block, row, BYTES);
+            ahead.ask();
             let scales = _mm512_castsi256_si512(_mm256_cvtepi8_epi16(scales));
             for (quarter, weights) in weights.into_iter().enumerate() {
                 // A part of 16 weights is eight pairs.
@@ -255,13 +261,11 @@ unsafe fn product<const UNSIGNED: bool>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub unsafe fn multiply<const MINIMA: bool>(
     scratch: &mut Scratch,
-    input: &Activations,
-    group: usize,
-    columns: &Range<usize>,
+    (lines, steps, parts): TilesOfGroup<'_>,
     mut sums: [__m512; ROWS],
+    ahead: &mut Ahead,
 ) -> [__m512; ROWS] {
-    let blocks = columns.len() / 256;
-    let (lines, steps, parts) = input.tiles.group(group, columns);
+    let blocks = steps.len();
     let begin = |scratch: &mut Scratch, n: usize| {
         let from = scratch.weights[64 * n..PLANE + 64 * n + 64].as_ptr();
         let with = lines[64 * n..64 * n + 64].as_ptr();
@@ -290,6 +294,10 @@ pub unsafe fn multiply<const MINIMA: bool>(
             }
         }
         each_row!(ROW, {
+            // A block's row has two to four lines, of which one is asked for when it is taken
+            // apart.
+            ahead.ask();
+            ahead.ask();
             // SAFETY: as above.
             let (low, high) = unsafe {
                 (

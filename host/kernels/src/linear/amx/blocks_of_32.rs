@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use skep_weights::{GroupInt4, PackedFormat};
 
-use super::{Kind, ROWS, Scratch, Square};
-use crate::activations::{Activations, Line};
+use super::{Ahead, InPlace, Kind, ROWS, Scratch, Square};
+use crate::activations::{Line, TilesOfGroup};
 use crate::linear::avx512::Panel;
 use crate::linear::avx512::thirty_twos::{offset, places, scales, two_blocks, two_nibbles};
 
@@ -39,11 +39,12 @@ pub fn unpack(
     panel: &Panel<'_>,
     format: PackedFormat,
     columns: &Range<usize>,
+    ahead: &mut Ahead,
 ) -> Kind {
     match format {
-        PackedFormat::Q8_0 => unpack_some::<34>(scratch, panel, columns),
-        PackedFormat::Q4_0 => unpack_some::<18>(scratch, panel, columns),
-        _ => unpack_some::<22>(scratch, panel, columns),
+        PackedFormat::Q8_0 => unpack_some::<34>(scratch, panel, columns, ahead),
+        PackedFormat::Q4_0 => unpack_some::<18>(scratch, panel, columns, ahead),
+        _ => unpack_some::<22>(scratch, panel, columns, ahead),
     }
     Kind::Half
 }
@@ -54,15 +55,11 @@ fn unpack_some<const BYTES: usize>(
     scratch: &mut Scratch,
     panel: &Panel<'_>,
     columns: &Range<usize>,
+    ahead: &mut Ahead,
 ) {
-    let places = places(panel);
     let blocks = columns.start / 32..columns.end / 32;
     let offset = _mm512_set1_epi8(offset(BYTES) as i8);
-    for (n, block) in blocks.clone().enumerate() {
-        let scales = scales(panel, places, block * BYTES);
-        // SAFETY: sixteen floats may be written.
-        unsafe { _mm512_storeu_ps(scratch.scales[n].as_mut_ptr(), scales) };
-    }
+    take_scales::<BYTES>(scratch, panel, blocks.clone());
     for (n, block) in blocks.clone().enumerate().step_by(2) {
         let is_second = block + 1 < blocks.end;
         let next = block + usize::from(is_second);
@@ -71,9 +68,43 @@ fn unpack_some<const BYTES: usize>(
             let weights = unsafe {
                 two_blocks::<BYTES>(panel.at(row, block * BYTES), panel.at(row, next * BYTES))
             };
-            panel.ask_ahead(block / 2, row, 2 * BYTES);
+            // Two blocks have a line and a bit at most.
+            ahead.ask();
+            if BYTES > 32 {
+                ahead.ask();
+            }
             put(scratch, n, row, _mm512_sub_epi8(weights, offset), is_second);
         }
+    }
+}
+
+/// Takes no more than the scales of some columns of sixteen different rows of Q8_0, whose weights
+/// are what tiles take.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn bytes_in_place(scratch: &mut Scratch, panel: &Panel<'_>, columns: &Range<usize>) -> Kind {
+    const BYTES: usize = 34;
+    let blocks = columns.start / 32..columns.end / 32;
+    // A block's weights follow its scale.
+    let first = blocks.start * BYTES + 2;
+    take_scales::<BYTES>(scratch, panel, blocks);
+    Kind::InPlace(InPlace {
+        // SAFETY: the block is the row's.
+        first: unsafe { panel.at(0, first) },
+        block: BYTES,
+        row: panel.row_bytes(),
+    })
+}
+
+/// Takes the scales of some blocks of sixteen rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn take_scales<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>) {
+    let places = places(panel);
+    for (n, block) in blocks.enumerate() {
+        let scales = scales(panel, places, block * BYTES);
+        // SAFETY: sixteen floats may be written.
+        unsafe { _mm512_storeu_ps(scratch.scales[n].as_mut_ptr(), scales) };
     }
 }
 
@@ -107,9 +138,9 @@ pub fn unpack_groups(
 
 /// The product of a block of weights with sixteen tokens, in one of four sets of tiles.
 macro_rules! product {
-    ($out:literal, $weights:literal, $input:literal, $from:expr, $with:expr, $to:expr) => {
+    ($out:literal, $weights:literal, $input:literal, $from:expr, $stride:expr, $with:expr, $to:expr) => {
         asm!(
-            concat!("tileloadd ", $weights, ", [{from} + {half}*1]"),
+            concat!("tileloadd ", $weights, ", [{from} + {stride}*1]"),
             concat!("tileloadd ", $input, ", [{with} + {line}*1]"),
             concat!("tilezero ", $out),
             concat!("tdpbssd ", $out, ", ", $weights, ", ", $input),
@@ -117,7 +148,7 @@ macro_rules! product {
             from = in(reg) $from,
             with = in(reg) $with,
             to = in(reg) $to,
-            half = in(reg) 32_usize,
+            stride = in(reg) $stride,
             line = in(reg) 64_usize,
             options(nostack),
         )
@@ -125,42 +156,52 @@ macro_rules! product {
 }
 
 /// # Safety
-/// 512 bytes may be read at `from`, as many at `with`, and tiles are configured for them.
+/// Sixteen times 32 bytes may be read at `from` and each `stride` bytes further, 512 at `with`, and
+/// tiles are configured for them.
 #[inline(always)]
-unsafe fn product(set: usize, from: *const Line, with: *const Line, to: *mut Square<i32>) {
+unsafe fn product(
+    set: usize,
+    (from, stride): (*const u8, usize),
+    with: *const Line,
+    to: *mut Square<i32>,
+) {
     // SAFETY: the caller's promise; the tiles are nobody else's.
     unsafe {
         match set % 4 {
-            0 => product!("tmm0", "tmm4", "tmm6", from, with, to),
-            1 => product!("tmm1", "tmm5", "tmm7", from, with, to),
-            2 => product!("tmm2", "tmm4", "tmm6", from, with, to),
-            _ => product!("tmm3", "tmm5", "tmm7", from, with, to),
+            0 => product!("tmm0", "tmm4", "tmm6", from, stride, with, to),
+            1 => product!("tmm1", "tmm5", "tmm7", from, stride, with, to),
+            2 => product!("tmm2", "tmm4", "tmm6", from, stride, with, to),
+            _ => product!("tmm3", "tmm5", "tmm7", from, stride, with, to),
         }
     }
 }
 
-/// Goes on with the sums of sixteen rows for a group of tokens.
+/// Goes on with the sums of sixteen rows for a group of tokens. With `ASKS`, what is ahead is asked
+/// for here, and not when weights are taken apart.
 ///
 /// # Safety
-/// Tiles are configured for half lines of weights, the scratch has these columns, and the input is
-/// laid out for tiles.
+/// Tiles are configured for half lines of weights, and the scratch has these columns' scales, and
+/// their weights where they are not in place.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub unsafe fn multiply(
+pub unsafe fn multiply<const ASKS: bool>(
     scratch: &mut Scratch,
-    input: &Activations,
-    group: usize,
-    columns: &Range<usize>,
+    in_place: Option<InPlace>,
+    (lines, steps, _): TilesOfGroup<'_>,
     mut sums: [__m512; ROWS],
+    ahead: &mut Ahead,
 ) -> [__m512; ROWS] {
     /// Blocks that tiles are ahead of the sums.
     const AHEAD: usize = 3;
-    let blocks = columns.len() / 32;
-    let (lines, steps, _) = input.tiles.group(group, columns);
+    let blocks = steps.len();
     let begin = |scratch: &mut Scratch, n: usize| {
-        let from = scratch.weights[8 * n..8 * n + 8].as_ptr();
+        let from = match in_place {
+            Some(rows) => (rows.first.wrapping_add(n * rows.block), rows.row),
+            None => (scratch.weights[8 * n..8 * n + 8].as_ptr().cast(), 32),
+        };
         let with = lines[8 * n..8 * n + 8].as_ptr();
-        // SAFETY: eight lines of both; the tiles are as the caller says.
+        // SAFETY: eight lines of both, or the rows' block in place; the tiles are as the caller
+        // says.
         unsafe { product(n, from, with, &raw mut scratch.integers[n % 4]) };
     };
     for n in 0..blocks.min(AHEAD) {
@@ -174,6 +215,10 @@ pub unsafe fn multiply(
         let step = unsafe { _mm512_loadu_ps(step.as_ptr()) };
         let (integers, scales) = (&scratch.integers[n % 4], &scratch.scales[n]);
         each_row!(ROW, {
+            // Sixteen rows of a block have nine lines at most.
+            if ASKS && (ROW.is_multiple_of(2) || ROW == 1) {
+                ahead.ask();
+            }
             // SAFETY: sixteen integers may be read.
             let integers = unsafe { _mm512_loadu_si512(integers[ROW].as_ptr().cast()) };
             let scale = _mm512_mul_ps(_mm512_set1_ps(scales[ROW]), step);

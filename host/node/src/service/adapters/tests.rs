@@ -163,29 +163,39 @@ async fn on_a_thread(test: impl FnOnce(&World) + Send + 'static) {
     world.await.unwrap().service.shutdown().await;
 }
 
-/// Where an engine stops after each batch while it is closed.
+/// Where an engine stops after some more batches once it is closed.
 #[derive(Default)]
 struct Gate {
-    closed: Mutex<bool>,
+    /// How many batches may still pass; any number while it is open.
+    left: Mutex<Option<usize>>,
     opened: Condvar,
 }
 
 impl Gate {
+    /// What a text has been given may be read before its last batch has passed, so one of these is
+    /// perhaps not of the next text. The others are enough for its first token, and, with all that
+    /// may be guessed ahead, too few for sixty.
+    const BATCHES: usize = 4;
+
     fn close(&self) {
-        *self.lock() = true;
+        *self.lock() = Some(Self::BATCHES);
     }
 
     fn open(&self) {
-        *self.lock() = false;
+        *self.lock() = None;
         self.opened.notify_all();
     }
 
     fn pass(&self) {
-        drop(self.opened.wait_while(self.lock(), |closed| *closed));
+        let shut = |left: &mut Option<usize>| *left == Some(0);
+        let left = self.opened.wait_while(self.lock(), shut);
+        if let Some(left) = left.unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *left -= 1;
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<usize>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
