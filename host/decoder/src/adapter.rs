@@ -194,6 +194,7 @@ impl AdapterWeights {
             pages,
         };
         placed.check((pool.page_bytes(), pool.pages()))?;
+        pool.expect_long_runs();
         for (from, to) in placed.pages.iter().enumerate() {
             pool.copy_from(*to as usize, &self.memory, from)?;
         }

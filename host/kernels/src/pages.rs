@@ -26,12 +26,13 @@ pub struct PageMemory {
     first: usize,
     page_bytes: usize,
     pages: usize,
+    /// Whether the system was asked for large pages.
+    large: bool,
 }
 
 impl PageMemory {
-    /// So many pages of at least `page_bytes` bytes, all zeros. The system hands out the memory as
-    /// it is written to, 2 MiB at a time where it can. Panics, as a vector does, when no address
-    /// space has so many bytes.
+    /// So many pages of at least `page_bytes` bytes, all zeros. The system hands out the memory
+    /// as it is written to. Panics, as a vector does, when no address space has so many bytes.
     pub fn new(page_bytes: usize, pages: usize) -> Self {
         let page_bytes = page_bytes
             .checked_next_multiple_of(PAGE_ALIGNMENT)
@@ -40,8 +41,6 @@ impl PageMemory {
         // aligned ones would be written by the allocator.
         let words = (page_bytes / 8).saturating_mul(pages);
         let words = vec![0; words.saturating_add(WORDS - 1)];
-        #[cfg(target_os = "linux")]
-        prefer_large_pages(&words);
         // Whole words away, because a word is aligned.
         let first = words.as_ptr().align_offset(PAGE_ALIGNMENT).min(WORDS - 1);
         Self {
@@ -49,6 +48,18 @@ impl PageMemory {
             first,
             page_bytes,
             pages,
+            large: false,
+        }
+    }
+
+    /// Says that long runs of this memory will be read again and again, as an adapter's are: from
+    /// now on the system hands it out 2 MiB at a time where it can. Keys and values alone do not
+    /// ask for that, because a short text would take that much too.
+    pub fn expect_long_runs(&mut self) {
+        if !self.large {
+            self.large = true;
+            #[cfg(target_os = "linux")]
+            prefer_large_pages(&self.words);
         }
     }
 
