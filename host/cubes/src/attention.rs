@@ -6,191 +6,26 @@
 //! as for a few long texts of which each brings one token, a text's pages are split among several
 //! cubes, and what they found is put together (Flash-Decoding's way).
 
+mod plan;
 mod store;
 
 use cubecl::prelude::*;
-use skep_kernels::attention::{AttentionLayer, Sequence};
-use skep_kernels::kv::{KvFormat, PAGE_TOKENS};
+use skep_kernels::attention::AttentionLayer;
+use skep_kernels::kv::KvFormat;
 
 pub use crate::pages::Pages;
+pub use plan::Plan;
 pub use store::{Slots, store};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
-use crate::error::GpuError;
+use crate::error::{GpuError, expect_len};
 use crate::numbers::{byte_of, half_to_float};
 
 /// Units of a cube.
 const UNITS: usize = 128;
 
-/// Queries that a cube has at most, unless a group is larger.
-const TILE: usize = 16;
-
-/// Pages that are worth a cube of their own.
-const FEWEST_PAGES: usize = 4;
-
-/// Cubes that fill a device whose size nobody knows.
-const CUBES: usize = 256;
-
 /// A window that is none: more than there are positions.
 const NO_WINDOW: usize = 0x7fff_ffff;
-
-/// The sequences of a batch as the device sees them. Made once for all layers of a batch.
-#[derive(Debug)]
-pub struct Plan {
-    tokens: usize,
-    /// Token for token: the texts that bring one.
-    ones: Option<Pieces>,
-    /// Several tokens at a time: the texts that bring more.
-    several: Option<Pieces>,
-    /// Pages of all sequences, one after the other.
-    tables: Buffer,
-    heads: usize,
-}
-
-/// The work of one launch.
-#[derive(Debug)]
-struct Pieces {
-    /// Eight words each.
-    table: Buffer,
-    count: usize,
-    /// Tokens of a piece, at most.
-    together: usize,
-    /// For each token its first part and how many there are, where pages are split.
-    splits: Option<(Buffer, usize)>,
-}
-
-impl Plan {
-    /// Checks the sequences of a batch of so many tokens, and shares out their work.
-    ///
-    /// # Errors
-    /// As `skep_kernels::attention::attention`, when a head is too long for the device's shared
-    /// memory, or when the device fails.
-    pub fn new(
-        gpu: &Gpu,
-        pages: &Pages,
-        heads: usize,
-        sequences: &[Sequence<'_>],
-        tokens: usize,
-    ) -> Result<Self, GpuError> {
-        let shape = pages.shape();
-        let layer = AttentionLayer {
-            layer: 0,
-            heads,
-            scale: 1.0,
-            window: None,
-        };
-        let group = layer.check(shape, pages.pages(), sequences, tokens)?;
-        let needed =
-            4 * (PAGE_TOKENS * (shape.head_dim + 1) + (group.max(TILE)) * (PAGE_TOKENS + 3));
-        if needed > gpu.shared_bytes() {
-            let dim = shape.head_dim;
-            return Err(GpuError::Unsupported(format!("a head of {dim} elements")));
-        }
-        let mut tables = Vec::new();
-        let mut ones = Vec::new();
-        let mut several = Vec::new();
-        let together = (TILE / group.max(1)).max(1);
-        for sequence in sequences {
-            // Batches, pools and contexts have far fewer than 2³² of anything.
-            let table = tables.len() as u32;
-            tables.extend_from_slice(sequence.pages);
-            let alone = sequence.tokens.len() == 1;
-            let width = if alone { 1 } else { together };
-            for token in sequence.tokens.clone().step_by(width) {
-                let count = width.min(sequence.tokens.end - token);
-                let position = sequence.start + token - sequence.tokens.start;
-                let end = position + count;
-                let piece = [
-                    token,
-                    count,
-                    position,
-                    table as usize,
-                    0,
-                    end.div_ceil(PAGE_TOKENS),
-                    0,
-                    end,
-                ];
-                let piece = piece.map(|n| n as u32);
-                match alone {
-                    true => ones.push(piece),
-                    false => several.push(piece),
-                }
-            }
-        }
-        // Later tokens see more: they come first, so that the last piece is a short one.
-        several.sort_by_key(|piece| std::cmp::Reverse(piece[7]));
-        let (ones, splits) = split(gpu, ones, shape.kv_heads);
-        Ok(Self {
-            tokens,
-            ones: Pieces::upload(gpu, &ones, 1, splits.as_deref())?,
-            several: Pieces::upload(gpu, &several, together, None)?,
-            tables: gpu.upload_words(&tables)?,
-            heads,
-        })
-    }
-}
-
-/// Splits the pages of pieces until there are enough for the device. With it, for each piece that
-/// there was: its token, its first part and its parts; none if nothing was split.
-fn split(gpu: &Gpu, pieces: Vec<[u32; 8]>, kv_heads: usize) -> (Vec<[u32; 8]>, Option<Vec<u32>>) {
-    let wanted = match gpu
-        .client()
-        .properties()
-        .hardware
-        .num_streaming_multiprocessors
-    {
-        Some(processors) => 4 * processors as usize,
-        None => CUBES,
-    };
-    let parts = wanted.div_ceil((pieces.len() * kv_heads).max(1));
-    let longest = pieces
-        .iter()
-        .map(|piece| piece[5] as usize)
-        .max()
-        .unwrap_or(0);
-    if parts < 2 || longest < 2 * FEWEST_PAGES {
-        return (pieces, None);
-    }
-    let mut all = Vec::with_capacity(pieces.len() * parts);
-    let mut splits = Vec::with_capacity(3 * pieces.len());
-    for piece in pieces {
-        let pages = piece[5] as usize;
-        let each = pages.div_ceil(parts).max(FEWEST_PAGES);
-        let first = all.len();
-        for start in (0..pages).step_by(each) {
-            let mut part = piece;
-            part[4] = start as u32;
-            part[5] = pages.min(start + each) as u32;
-            part[6] = all.len() as u32;
-            all.push(part);
-        }
-        splits.extend([piece[0], first as u32, (all.len() - first) as u32]);
-    }
-    (all, Some(splits))
-}
-
-impl Pieces {
-    fn upload(
-        gpu: &Gpu,
-        pieces: &[[u32; 8]],
-        together: usize,
-        splits: Option<&[u32]>,
-    ) -> Result<Option<Self>, GpuError> {
-        if pieces.is_empty() {
-            return Ok(None);
-        }
-        let splits = match splits {
-            Some(splits) => Some((gpu.upload_words(splits)?, splits.len() / 3)),
-            None => None,
-        };
-        Ok(Some(Self {
-            table: gpu.upload_words(pieces.as_flattened())?,
-            count: pieces.len(),
-            together,
-            splits,
-        }))
-    }
-}
 
 /// `[tokens, heads * head_dim]`: for each query the values of the tokens it sees, weighted by the
 /// softmax of its products with their keys. What tokens of no sequence get is undefined.
@@ -210,8 +45,8 @@ pub fn attention(
     // The sequences were checked with the plan.
     let group = layer.check(shape, pages.pages(), &[], plan.tokens)?;
     let length = plan.tokens.checked_mul(plan.heads * dim);
-    crate::error::expect_len("attention", "the queries", queries.len(), length)?;
-    crate::error::expect_len("attention", "the heads", layer.heads, Some(plan.heads))?;
+    expect_len("attention", "the queries", queries.len(), length)?;
+    expect_len("attention", "the heads", layer.heads, Some(plan.heads))?;
     let out = gpu.empty(queries.len())?;
     for pieces in [&plan.ones, &plan.several].into_iter().flatten() {
         let elements = pieces.together * group * dim;
@@ -505,7 +340,7 @@ fn combine(
         let first = splits[entry + 1usize] as usize;
         let end = first + splits[entry + 2usize] as usize;
         let kv_heads = heads / group;
-        let mut most = -1.0e30f32;
+        let mut most = (-1.0e30f32).runtime();
         for part in first..end {
             let at = (part * kv_heads + head / group) * group + head % group;
             most = max(most, sums[2usize * at]);
