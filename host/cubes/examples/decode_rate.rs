@@ -7,17 +7,17 @@
 //! which adds two long rows reaches is measured in the same run, and the fraction of it given.
 #![allow(missing_docs)]
 
-#[cfg(not(any(feature = "cuda", feature = "vulkan")))]
+#[cfg(not(any(feature = "cuda", feature = "wgsl")))]
 fn main() {
     println!("nothing to measure: build this with --features cuda or vulkan");
 }
 
-#[cfg(any(feature = "cuda", feature = "vulkan"))]
+#[cfg(any(feature = "cuda", feature = "wgsl"))]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     measure::run()
 }
 
-#[cfg(any(feature = "cuda", feature = "vulkan"))]
+#[cfg(any(feature = "cuda", feature = "wgsl"))]
 mod measure {
     use std::error::Error;
     use std::time::Instant;

@@ -50,6 +50,7 @@ pub fn largest(
                 rows,
                 width,
                 count,
+                f32::NEG_INFINITY,
             );
         }
     })?;
@@ -65,18 +66,23 @@ pub fn largest(
         .collect())
 }
 
-/// Each pass finds the largest of what comes after the last one found.
+/// Each pass finds the largest of what comes after the last one found. `lowest` is negative
+/// infinity, which not every shading language has as a constant.
 #[cube(launch_unchecked)]
-fn largest_of_rows(logits: &[f32], found: &mut [u32], rows: usize, width: usize, count: usize) {
+fn largest_of_rows(
+    logits: &[f32],
+    found: &mut [u32],
+    rows: usize,
+    width: usize,
+    count: usize,
+    lowest: f32,
+) {
     let mut values = Shared::<[f32]>::new_slice(256usize);
     let mut places = Shared::<[u32]>::new_slice(256usize);
     let unit = UNIT_POS as usize;
     let row = min(CUBE_POS, rows - 1usize);
-    let lowest = f32::reinterpret(0xff80_0000u32);
-    // All that is there comes after it.
-    let mut last = f32::reinterpret(0x7f80_0000u32);
+    let mut last = lowest;
     let mut last_place = 0u32;
-    let mut any = false;
     for pass in 0..count {
         let mut best = lowest;
         let mut place = 0xffff_ffffu32;
@@ -84,7 +90,7 @@ fn largest_of_rows(logits: &[f32], found: &mut [u32], rows: usize, width: usize,
         while column < width {
             let x = logits[row * width + column];
             let number = column as u32;
-            let after = !any || x < last || (x == last && number > last_place);
+            let after = pass == 0usize || x < last || (x == last && number > last_place);
             // False of NaN; the first of equal ones stays.
             if after && (x > best || (x == best && number < place)) {
                 best = x;
@@ -111,7 +117,6 @@ fn largest_of_rows(logits: &[f32], found: &mut [u32], rows: usize, width: usize,
         }
         last = values[0usize];
         last_place = places[0usize];
-        any = true;
         sync_cube();
         if unit == 0usize && CUBE_POS < rows {
             let at = 2usize * (row * count + pass);

@@ -24,10 +24,10 @@ const LANES: u32 = 32;
 pub enum GpuKind {
     /// The NVIDIA device of this index, through CUDA. Needs the feature `cuda`.
     Cuda(usize),
-    /// The discrete device of this index, through Vulkan. Needs the feature `vulkan`.
+    /// The discrete device of this index, through Vulkan. Needs the feature `wgsl` or `vulkan`.
     Vulkan(usize),
     /// The best device that Vulkan has, which may be a program that plays one. Needs the feature
-    /// `vulkan`.
+    /// `wgsl` or `vulkan`.
     VulkanBest,
 }
 
@@ -95,6 +95,11 @@ impl Gpu {
             account,
             ..self.clone()
         }
+    }
+
+    /// Whether sums over units go without shared memory, by the device's planes.
+    pub fn has_planes(&self) -> bool {
+        self.planes
     }
 
     /// The same device, whose sums go through shared memory as on devices without planes.

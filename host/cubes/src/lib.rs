@@ -2,8 +2,9 @@
 //!
 //! These are the operators of `skep-kernels` written in CubeCL, over the same packed weights and
 //! the same pages of keys, values and adapters, and held against them by tests. One source serves
-//! every runtime that CubeCL has: CUDA with the feature `cuda`, Vulkan with `vulkan`. With neither
-//! the crate is empty and costs a build nothing.
+//! every runtime that CubeCL has: CUDA with the feature `cuda`, Vulkan with `wgsl`, or with `vulkan`
+//! by way of SPIR-V. With none the crate is empty and costs a build nothing. What has been run, and on
+//! what, is in `docs/decisions/0013`.
 //!
 //! | module | what it computes |
 //! |---|---|
@@ -20,7 +21,7 @@
 //! tables has been checked; allocate on a device without charging an account first; let a fault
 //! of a device's driver take the host down.
 
-#![cfg(any(feature = "cuda", feature = "vulkan"))]
+#![cfg(any(feature = "cuda", feature = "wgsl"))]
 // What the kernels' own language asks for: places are counted, not iterated over, and its
 // functions take as many arguments as a kernel has buffers.
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]

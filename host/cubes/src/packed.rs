@@ -13,11 +13,6 @@ use crate::numbers::half_to_float;
 /// Weights of a piece.
 pub const PIECE: usize = 32;
 
-/// Pieces of a block of this format.
-pub fn pieces_of_block(format: PackedFormat) -> usize {
-    format.block_len() / PIECE
-}
-
 /// The word that begins at byte `at`, an even number. Reads up to a word beyond it.
 #[cube]
 fn word_at(bytes: &[u32], at: usize) -> u32 {

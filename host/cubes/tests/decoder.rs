@@ -1,6 +1,6 @@
 //! Whole models on the device: the forward pass that processors run, against PyTorch's logits and
 //! against the processor's own.
-#![cfg(any(feature = "cuda", feature = "vulkan"))]
+#![cfg(any(feature = "cuda", feature = "wgsl"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -11,7 +11,9 @@ use common::devices;
 use safetensors::SafeTensors;
 use skep_cubes::attention::Pages;
 use skep_cubes::{Gpu, choose};
-use skep_decoder::{Batch, Decoder, Part, PlacedDecoder, PlacedWorkspace, Workspace};
+use skep_decoder::{
+    AdapterWeights, Batch, Decoder, Part, PlacedDecoder, PlacedWorkspace, Workspace,
+};
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages, PAGE_TOKENS};
 
@@ -199,6 +201,67 @@ fn batches_of_several_texts_are_those_of_the_processor() {
     }
 }
 
+/// Two adapters and a text without one in a batch, from the same files in both pools.
+#[test]
+fn adapters_change_each_its_own_text_as_on_the_processor() {
+    let team = Team::new(1).unwrap();
+    let host = Decoder::load(&folder("llama")).unwrap();
+    let prompt = Reference::read("llama").prompt;
+    let tables: [Vec<u32>; 3] = [vec![2], vec![0], vec![1]];
+    for gpu in devices() {
+        let decoder = host.place(&gpu).unwrap();
+        let mut on_host = KvPages::new(host.kv_shape(KvFormat::F32), 200);
+        let mut on_gpu = Pages::new(&gpu, host.kv_shape(KvFormat::F32), 200).unwrap();
+        let mut free = 3..200_u32;
+        let mut adapters = Vec::new();
+        for name in ["plain", "stable"] {
+            let files = folder("../adapters").join(name);
+            let page_bytes = on_gpu.page_bytes();
+            let weights = AdapterWeights::load(&files, host.config(), "tiny", page_bytes).unwrap();
+            let pages: Vec<u32> = free.by_ref().take(weights.adapter().pages()).collect();
+            let beyond = vec![200; pages.len()];
+            assert!(weights.place_on(&gpu, &mut on_gpu, beyond).is_err());
+            let placed = weights.place_on(&gpu, &mut on_gpu, pages.clone()).unwrap();
+            weights.place(on_host.memory_mut(), pages).unwrap();
+            adapters.push(placed);
+        }
+        let mut run = |adapters: [Option<_>; 3]| {
+            let parts: Vec<_> = tables
+                .iter()
+                .zip(adapters)
+                .map(|(pages, adapter)| Part {
+                    tokens: 5,
+                    start: 0,
+                    pages,
+                    adapter,
+                })
+                .collect();
+            let batch = Batch {
+                tokens: &prompt[..15],
+                parts: &parts,
+                outputs: &[4, 9, 14],
+            };
+            let mut workspace = Workspace::default();
+            let want = host.forward(&team, &mut workspace, &mut on_host, &batch);
+            let mut placed = PlacedWorkspace::default();
+            let got = decoder.forward(&gpu, &mut placed, &mut on_gpu, &batch);
+            let got = gpu.read(got.unwrap().buffer().unwrap()).unwrap();
+            (got, want.unwrap().to_vec())
+        };
+        let (got, want) = run([Some(&adapters[0]), None, Some(&adapters[1])]);
+        let difference = largest_difference(&got, &want);
+        println!("{gpu:?}: logits within {difference:.1e}");
+        assert!(difference < 1e-3, "{difference}");
+        let (without, _) = run([None; 3]);
+        let row = got.len() / 3;
+        for (number, changed) in [true, false, true].into_iter().enumerate() {
+            let own = number * row..(number + 1) * row;
+            let difference = largest_difference(&got[own.clone()], &without[own]);
+            assert_eq!(difference > 1e-2, changed, "text {number}: {difference}");
+        }
+    }
+}
+
 #[test]
 fn batches_that_do_not_fit_are_refused() {
     for gpu in devices() {
@@ -229,7 +292,17 @@ fn batches_that_do_not_fit_are_refused() {
     }
 }
 
+fn root_mean_square(values: impl ExactSizeIterator<Item = f32>) -> f32 {
+    let count = values.len() as f32;
+    (values.map(|x| x * x).sum::<f32>() / count).sqrt()
+}
+
 /// A model of 8-bit weights, the project's own, on both: prompts as tiles and tokens row by row.
+///
+/// An activation between two integers may be rounded to either, in each layer, and the next layer
+/// carries it on. The processor's own instruction sets, which differ in the order of sums alone,
+/// are 0.3 % to 0.6 % of the logits' size apart on this model for that reason (root mean squares;
+/// single logits by up to 0.09). A weight in the wrong place is some 100 %.
 #[test]
 fn quantized_models_are_those_of_the_processor() {
     let path = "../../models/skep-mini-lm/skep-mini-lm.gguf";
@@ -259,10 +332,11 @@ fn quantized_models_are_those_of_the_processor() {
                 .forward(&team, &mut workspace, &mut on_host, &batch)
                 .unwrap();
             let (got, _) = session.feed(batch.tokens, batch.outputs);
-            let difference = largest_difference(&got, want);
-            println!("{gpu:?}: {count} tokens, logits within {difference:.1e}");
-            // An activation between two integers may be rounded to either, in each layer.
-            assert!(difference < 0.05, "{count} tokens: {difference}");
+            assert_eq!(got.len(), want.len());
+            let difference = root_mean_square(got.iter().zip(want).map(|(a, b)| a - b));
+            let difference = difference / root_mean_square(want.iter().copied());
+            println!("{gpu:?}: {count} tokens, logits {difference:.1e} of their size apart");
+            assert!(difference < 0.01, "{count} tokens: {difference}");
             start += count;
         }
     }

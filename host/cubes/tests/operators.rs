@@ -1,5 +1,5 @@
 //! Every operator against its counterpart on the processor, on every device of the build.
-#![cfg(any(feature = "cuda", feature = "vulkan"))]
+#![cfg(any(feature = "cuda", feature = "wgsl"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;

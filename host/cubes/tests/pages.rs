@@ -1,5 +1,5 @@
 //! What lies in pages: keys, values and adapters, against the processor's operators.
-#![cfg(any(feature = "cuda", feature = "vulkan"))]
+#![cfg(any(feature = "cuda", feature = "wgsl"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;

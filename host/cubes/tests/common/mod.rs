@@ -12,13 +12,15 @@ pub fn devices() -> Vec<Gpu> {
     if cfg!(feature = "cuda") {
         kinds.push(GpuKind::Cuda(0));
     }
-    if cfg!(feature = "vulkan") {
+    if cfg!(feature = "wgsl") {
         kinds.push(GpuKind::VulkanBest);
     }
     let mut all = Vec::new();
     for kind in kinds {
         let gpu = Gpu::open(kind, Account::unlimited()).unwrap();
-        all.push(gpu.without_planes());
+        if gpu.has_planes() {
+            all.push(gpu.without_planes());
+        }
         all.push(gpu);
     }
     assert!(!all.is_empty());
