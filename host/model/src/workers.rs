@@ -133,9 +133,10 @@ impl Shared {
         let mut arena = Arena::default();
         let mut owed = Owed::default();
         while let Some(claims) = self.next() {
+            // Whoever gets its result computes from then on; so others are those who do before.
+            let wanted = self.others.get().is_some_and(|others| others());
             let began = Instant::now();
             run_batch(&claims, &mut arena);
-            let wanted = self.others.get().is_some_and(|others| others());
             if let Some(rest) = owed.after(began.elapsed(), wanted) {
                 std::thread::sleep(rest);
             }

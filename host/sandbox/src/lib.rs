@@ -41,6 +41,7 @@ mod streams;
 mod task_io;
 mod text_stream;
 mod ticker;
+mod turns;
 mod workers;
 mod writing;
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skep_tensor::{Account, Device};
 use thiserror::Error;
@@ -25,6 +25,7 @@ use crate::run::spec::RunSpec;
 use crate::streams::{self, Streams};
 use crate::task_io::TaskIo;
 use crate::ticker::TICK;
+use crate::turns::Turn;
 use crate::writing::Promises;
 
 /// The owner's number of the next run.
@@ -37,6 +38,7 @@ pub(crate) struct State {
     pub table: ResourceTable,
     pub memory: MemoryMeter,
     pub clock: CpuClock,
+    pub turn: Turn,
     pub account: Account,
     pub device: Device,
     pub threads: Arc<DeviceThreads>,
@@ -95,6 +97,7 @@ impl State {
             table,
             memory: MemoryMeter::new(limits.memory),
             clock: CpuClock::start(),
+            turn: Turn::new(),
             texts: account.part(),
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             promises: Promises::new(limits.call_bytes),
@@ -146,14 +149,23 @@ impl State {
             return Err(Stop::Cancelled.into());
         }
         self.clock.ticks = self.clock.ticks.saturating_add(1);
-        if self.clock.used() > self.limits.cpu {
+        let used = self.clock.used();
+        if used > self.limits.cpu {
             return Err(Stop::CpuTime.into());
         }
         if let Some(limit) = self.clock.call_is_over() {
             return Err(Stop::CallCpuTime { limit }.into());
         }
+        let guests = self.threads.guests_computing();
+        let wanted = guests.models_are_wanted();
+        let rest = self
+            .turn
+            .on_tick(Instant::now(), used, wanted, guests.share());
         // Yielding lets the guest's event loop look at the wall clock.
-        Ok(UpdateDeadline::Yield(1))
+        Ok(match rest {
+            Some(rest) => UpdateDeadline::YieldCustom(1, Box::pin(guests.rest(rest))),
+            None => UpdateDeadline::Yield(1),
+        })
     }
 }
 

@@ -56,7 +56,7 @@ impl State {
         });
         let made = self
             .threads
-            .operator(bytes, || make(&self.device, &self.account));
+            .operator(&self.turn, bytes, || make(&self.device, &self.account));
         self.give(made)
     }
 
@@ -67,7 +67,9 @@ impl State {
     ) -> Made {
         self.host_calls += 1;
         let tensor = self.table.get(this)?;
-        let made = self.threads.operator(tensor.bytes(), || operator(tensor));
+        let made = self
+            .threads
+            .operator(&self.turn, tensor.bytes(), || operator(tensor));
         self.give(made)
     }
 
@@ -87,7 +89,7 @@ impl State {
         } else {
             bytes
         };
-        let made = self.threads.operator(bytes, || operator(a, b));
+        let made = self.threads.operator(&self.turn, bytes, || operator(a, b));
         self.give(made)
     }
 
@@ -106,7 +108,9 @@ impl State {
             .bytes()
             .saturating_add(b.bytes())
             .saturating_add(c.bytes());
-        let made = self.threads.operator(bytes, || operator(a, b, c));
+        let made = self
+            .threads
+            .operator(&self.turn, bytes, || operator(a, b, c));
         self.give(made)
     }
 
@@ -266,7 +270,7 @@ impl HostTensor for State {
         let tensor = self.table.get(&this)?;
         let (values, indices) = self
             .threads
-            .operator(tensor.bytes(), || tensor.top_k(count, axis))?;
+            .operator(&self.turn, tensor.bytes(), || tensor.top_k(count, axis))?;
         let values = self.table.push(values)?;
         match self.table.push(indices) {
             Ok(indices) => Ok((values, indices)),
@@ -298,7 +302,7 @@ impl HostTensor for State {
         let bytes = parts.iter().map(|part| part.bytes()).sum();
         let made = self
             .threads
-            .operator(bytes, || Tensor::concat(&parts, axis));
+            .operator(&self.turn, bytes, || Tensor::concat(&parts, axis));
         self.give(made)
     }
 

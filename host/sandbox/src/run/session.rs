@@ -113,7 +113,7 @@ impl<G: Resident> Work<G> {
         let threads = Arc::clone(&store.data().threads);
         loop {
             // A guest that nobody calls does not compute.
-            let next = threads.waiting(|context| self.calls.poll_recv(context));
+            let next = threads.away(|context| self.calls.poll_recv(context));
             let Some(call) = next.await else {
                 return Ok(());
             };
