@@ -24,6 +24,10 @@ use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Tally, Tas
 /// Of the time that a batch takes, the engine leaves this part to others that want it.
 const LEFT_TO_OTHERS: u32 = 16;
 
+/// How often the engine looks whether they still do. Who only takes its piece of a text is done
+/// with it in less.
+const LOOK: Duration = Duration::from_micros(100);
+
 /// An engine for one model. Clones are the same engine; it ends with the last.
 #[derive(Clone)]
 pub struct Engine(Arc<Running>);
@@ -355,7 +359,7 @@ impl Worker {
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.scheduler.step()));
             // Whoever is told something computes from then on, if only to wait for more; so others
             // are those who computed while the batch ran.
-            let wanted = self.shared.others.get().is_some_and(|others| others());
+            let wanted = self.others_want_to();
             // Whoever is told that a request is over finds its memory free.
             self.report();
             match step {
@@ -488,6 +492,10 @@ impl Worker {
         *tally.unwrap_or_else(PoisonError::into_inner) = self.scheduler.tally();
     }
 
+    fn others_want_to(&self) -> bool {
+        self.shared.others.get().is_some_and(|others| others())
+    }
+
     fn give_way(&mut self, took: Duration, wanted: bool) {
         if !wanted {
             self.owed = Duration::ZERO;
@@ -495,8 +503,16 @@ impl Worker {
         }
         self.owed += took / LEFT_TO_OTHERS;
         // Shorter rests are no use to anybody.
-        if self.owed >= Duration::from_millis(1) {
-            std::thread::sleep(std::mem::take(&mut self.owed));
+        if self.owed < Duration::from_millis(1) {
+            return;
+        }
+        let until = Instant::now() + std::mem::take(&mut self.owed);
+        while self.others_want_to() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(LOOK));
         }
     }
 }

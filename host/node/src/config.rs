@@ -1,6 +1,7 @@
 //! What a node's owner sets, in `config.toml` in the home folder. Every field has a default, and
 //! an unknown one is refused, so that a misspelt cap is never silently no cap.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +21,10 @@ pub struct Config {
     pub limits: Limits,
     /// How many guests may run at once; by default two for each processor.
     pub guests: Option<usize>,
+    /// For a language model, by name, a small one with the same tokens whose guesses it checks
+    /// several at a time. Texts are the same with it and without it, and are written sooner where
+    /// it guesses well.
+    pub drafts: BTreeMap<String, String>,
     /// How the node meets others.
     pub network: Network,
 }

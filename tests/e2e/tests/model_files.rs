@@ -111,6 +111,51 @@ fn a_gguf_file_whole_or_in_parts_is_added_fetched_and_written_with() {
     );
 }
 
+#[test]
+fn a_smaller_model_guesses_and_nothing_of_it_shows_but_its_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    fs::create_dir_all(&home).unwrap();
+    let configuration = "[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n\
+        [drafts]\nlarge = \"small\"\nodd = \"stranger\"\nlost = \"nowhere\"\n";
+    fs::write(home.join("config.toml"), configuration).unwrap();
+    let node = Node::start(&Built::skep(), &home).unwrap();
+    node.ask(&["key", "new"]).unwrap();
+    fs::write(folder.path().join("input"), LINE).unwrap();
+    let setting = Setting { folder, node };
+    let other_tokens = Shape {
+        vocabulary: Shape::TINY.vocabulary + 1,
+        ..Shape::TINY
+    };
+    let mut weights = std::collections::BTreeMap::new();
+    for (name, shape, seed) in [
+        ("small", &Shape::TINY, 3),
+        ("large", &Shape::TINY, 7),
+        ("odd", &Shape::TINY, 9),
+        ("lost", &Shape::TINY, 11),
+        ("stranger", &other_tokens, 3),
+    ] {
+        let path = setting.path(&format!("{name}.gguf"));
+        random::gguf(&path, shape, seed).unwrap();
+        let added = setting.add(&path);
+        weights.insert(name, added["model"]["weights_bytes"].as_u64().unwrap());
+    }
+    let (written, report) = setting.written(&setting.node, "large");
+    assert_eq!(written, native(&setting.path("large.gguf")));
+    assert_eq!(report["weights_bytes"], weights["small"] + weights["large"]);
+    let (input, component) = (setting.path("input"), Built::component("generate"));
+    for (model, code, says) in [
+        ("odd", 1, "their tokens are not the same"),
+        ("lost", 5, "[drafts] of config.toml, for lost"),
+    ] {
+        let arguments = ["run", component.to_str().unwrap(), "--model", model];
+        let input = ["--input", input.to_str().unwrap()];
+        let ended = run(setting.node.home(), &[&arguments[..], &input].concat()).unwrap();
+        assert_eq!(ended.code, code, "{}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    }
+}
+
 /// A Hugging Face folder of one model, with the tokenizer of another.
 fn hugging_face(folder: &Path, shards: usize) {
     let tokenizer = Built::root().join("host/text/tests/folders/smollm");

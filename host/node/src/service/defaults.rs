@@ -39,9 +39,9 @@ pub async fn bind_models(
         }
         let name = grant.to_string();
         let installed = locate::installed(service, &name).await?;
-        service
-            .models
-            .add(&name, installed.release.digest(), &installed.files)?;
+        let digest = installed.release.digest();
+        let task = service.models.add(&name, digest, &installed.files)?;
+        bind_draft(service, task, &name, &digest).await?;
     }
     for grant in &grants.adapters {
         let installed = locate::installed(service, &grant.to_string()).await?;
@@ -96,6 +96,7 @@ async fn bind(service: &Service, model: &str) -> Result<(ModelTask, Default), Fa
             |name| name.to_string_lossy().into_owned(),
         );
         let task = service.models.add(&name, digest, path)?;
+        bind_draft(service, task, &crate::model_name(path), &digest).await?;
         let called = model.to_owned();
         return Ok((task, Default { called, digest }));
     }
@@ -110,8 +111,31 @@ async fn bind(service: &Service, model: &str) -> Result<(ModelTask, Default), Fa
     let digest = installed.release.digest();
     let name = installed.release.name().as_str();
     let task = service.models.add(name, digest, &installed.files)?;
+    bind_draft(service, task, name, &digest).await?;
     let called = reference_of(&installed.release);
     Ok((task, Default { called, digest }))
+}
+
+/// Finds the smaller model that the owner wants to guess for a language model of this name.
+async fn bind_draft(
+    service: &Service,
+    task: ModelTask,
+    name: &str,
+    digest: &Digest,
+) -> Result<(), Failure> {
+    let draft = service.config.drafts.get(name);
+    let Some(draft) = draft.filter(|_| task == ModelTask::LanguageModel) else {
+        return Ok(());
+    };
+    let found = base_model(service, draft).await.map_err(|failure| {
+        Failure::new(
+            failure.kind,
+            format!("[drafts] of config.toml, for {name}: {failure}"),
+        )
+    })?;
+    let languages = &service.models.languages;
+    languages.guess_with(digest, found.base.name.as_str(), &found.path);
+    Ok(())
 }
 
 /// A language model that an adapter can be made for: what it is called, its digest, and where it
@@ -153,7 +177,7 @@ pub async fn base_model(service: &Service, model: &str) -> Result<BaseModel, Fai
         return Err(Failure::new(
             FailureKind::Usage,
             format!(
-                "{model} is a {}, and adapters are for language models",
+                "{model} is a {}, and only language models have adapters and guess for others",
                 found.task
             ),
         ));

@@ -39,6 +39,8 @@ struct Slot {
     name: String,
     digest: Digest,
     path: PathBuf,
+    /// What the owner calls a smaller model that guesses for it, and where that lies.
+    draft: OnceLock<(String, PathBuf)>,
     /// Locked while loading, so that others wait for the result.
     engine: Mutex<Option<Engine>>,
 }
@@ -53,9 +55,19 @@ impl NodeLanguages {
                 name: name.to_owned(),
                 digest,
                 path: path.to_path_buf(),
+                draft: OnceLock::new(),
                 engine: Mutex::default(),
             })
         });
+    }
+
+    /// Lets a smaller model guess for the one of this digest, from when that is loaded on.
+    pub fn guess_with(&self, digest: &Digest, draft: &str, path: &Path) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = known.slots.get(digest) {
+            // The configuration is read once, so a second call says the same.
+            let _ = slot.draft.set((draft.to_owned(), path.to_path_buf()));
+        }
     }
 
     /// Engines leave guests some of the processors' time while any of them computes.
@@ -97,8 +109,14 @@ impl NodeLanguages {
             return Ok(engine.clone());
         }
         let failed = |error: &dyn std::error::Error| ModelError::Failed(error.to_string());
-        let model = skep_engine::LanguageModel::load(&slot.name, &slot.path)
-            .map_err(|error| failed(&error))?;
+        let model = match slot.draft.get() {
+            None => skep_engine::LanguageModel::load(&slot.name, &slot.path),
+            Some((draft, path)) => {
+                let draft = (draft.as_str(), path.as_path());
+                skep_engine::LanguageModel::load_with_draft(&slot.name, &slot.path, draft)
+            }
+        };
+        let model = model.map_err(|error| failed(&error))?;
         let team = self.team().map_err(|error| failed(&error))?;
         let engine = Engine::start(Arc::new(model), team, Options::default())
             .map_err(|error| failed(&error))?;
@@ -136,7 +154,7 @@ impl LanguageModel for Open {
             vocabulary: number(config.vocabulary),
             dimensions: number(config.width),
             has_chat_template: model.template.is_some(),
-            weights_bytes: model.weights_bytes,
+            weights_bytes: self.engine.memory().weights,
         }
     }
 
