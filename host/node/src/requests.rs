@@ -2,6 +2,8 @@
 //! answers. All of it crosses the control socket as JSON, and the answers are what `--json`
 //! prints: their fields are an interface that scripts rely on.
 
+pub mod jobs;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -69,6 +71,8 @@ pub enum Request {
     ModelList,
     /// How the node can be reached and what it is doing.
     Status,
+    /// Something about jobs or credits.
+    Job(Box<jobs::JobRequest>),
 }
 
 /// A run: of what, over what, within what.
@@ -119,6 +123,8 @@ pub enum Unit {
     Bytes,
     /// Records of a batch.
     Records,
+    /// Records of one shard among others, each of which has a stage of its own.
+    Shards,
 }
 
 /// The answer to a request.
@@ -139,6 +145,12 @@ pub enum Response {
     Removed(Removed),
     /// To `Status`.
     Status(Status),
+    /// To `Job`, about one job.
+    Job(Box<jobs::JobAnswer>),
+    /// To `Job`, about all jobs.
+    Jobs(jobs::JobList),
+    /// To `Job`, about credits.
+    Account(Box<jobs::AccountAnswer>),
 }
 
 /// A package as lists show it.
