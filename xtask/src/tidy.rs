@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-engine", 3),
     ("skep-model", 2),
     ("skep-decoder", 2),
+    ("skep-cubes", 2),
     ("skep-tensor", 1),
     ("skep-swarm", 1),
     ("skep-kernels", 1),
@@ -50,6 +51,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("wasmtime", &["skep-sandbox"]),
     ("burn", &["skep-tensor", "skep-model", "skep-train"]),
     ("iroh", &["skep-swarm"]),
+    ("cubecl", &["skep-cubes", "skep-tensor"]),
 ];
 
 /// A file holds one idea; beyond this many lines it hardly can.

@@ -18,11 +18,14 @@ use std::sync::Arc;
 
 use skep_kernels::PageMemory;
 use skep_kernels::lora::LowRankLayout;
+use skep_kernels::operators::Device;
 
 pub use error::AdapterError;
 pub(crate) use forward::Attached;
 
 use crate::config::Config;
+use crate::error::ForwardError;
+use crate::placed::PlacedError;
 
 /// A matrix of a layer that adapters may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -190,10 +193,41 @@ impl AdapterWeights {
             adapter: Arc::clone(&self.adapter),
             pages,
         };
-        placed.check(pool)?;
+        placed.check((pool.page_bytes(), pool.pages()))?;
         pool.expect_long_runs();
         for (from, to) in placed.pages.iter().enumerate() {
             pool.copy_from(*to as usize, &self.memory, from)?;
+        }
+        Ok(placed)
+    }
+}
+
+impl AdapterWeights {
+    /// As [`AdapterWeights::place`], into a device's pages.
+    ///
+    /// # Errors
+    /// As [`AdapterWeights::place`], and when the device fails.
+    pub fn place_on<O: Device>(
+        &self,
+        device: &O,
+        pool: &mut O::Pages,
+        pages: Vec<u32>,
+    ) -> Result<PagedAdapter, PlacedError<O::Error>>
+    where
+        O::Error: std::error::Error,
+    {
+        let placed = PagedAdapter {
+            adapter: Arc::clone(&self.adapter),
+            pages,
+        };
+        placed
+            .check(device.pool(pool))
+            .map_err(|error| PlacedError::Batch(ForwardError::AdapterPages(error.to_string())))?;
+        for (from, to) in placed.pages.iter().enumerate() {
+            let bytes = self.memory.page(from).map_err(ForwardError::from);
+            device
+                .write_page(pool, *to as usize, bytes.map_err(PlacedError::Batch)?)
+                .map_err(PlacedError::Device)?;
         }
         Ok(placed)
     }
@@ -222,7 +256,7 @@ impl PagedAdapter {
     /// # Errors
     /// When its pages are not in this pool.
     pub fn park(&self, pool: &PageMemory) -> Result<AdapterWeights, AdapterError> {
-        self.check(pool)?;
+        self.check((pool.page_bytes(), pool.pages()))?;
         let mut memory = PageMemory::new(pool.page_bytes(), self.pages.len());
         for (to, from) in self.pages.iter().enumerate() {
             memory.copy_from(to, pool, *from as usize)?;
@@ -233,21 +267,25 @@ impl PagedAdapter {
         })
     }
 
-    fn check(&self, pool: &PageMemory) -> Result<(), AdapterError> {
+    /// Whether it lies in a pool of so many pages of so many bytes.
+    fn check(&self, (page_bytes, pages): (usize, usize)) -> Result<(), AdapterError> {
         let wrong = |what, got, want| AdapterError::Pages { what, got, want };
         let layout = &self.adapter.layout;
-        if pool.page_bytes() != layout.page_bytes() {
-            let (got, want) = (pool.page_bytes(), layout.page_bytes());
-            return Err(wrong("the bytes of a page", got, want));
+        if page_bytes != layout.page_bytes() {
+            return Err(wrong(
+                "the bytes of a page",
+                page_bytes,
+                layout.page_bytes(),
+            ));
         }
         if self.pages.len() != layout.pages() {
             let (got, want) = (self.pages.len(), layout.pages());
             return Err(wrong("the adapter's pages", got, want));
         }
         match self.pages.iter().max() {
-            Some(last) if *last as usize >= pool.pages() => {
+            Some(last) if *last as usize >= pages => {
                 let want = *last as usize + 1;
-                Err(wrong("the pool's pages", pool.pages(), want))
+                Err(wrong("the pool's pages", pages, want))
             }
             _ => Ok(()),
         }

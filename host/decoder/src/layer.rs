@@ -8,41 +8,41 @@ use crate::error::LoadError;
 use crate::names::{LayerTensor, Names};
 use crate::project::{Linear, LinearWeights};
 
-/// One layer.
+/// One layer, whose matrices and norms lie on the host or on a device.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Layer {
+pub struct Layer<M = Linear, V = Vec<f32>> {
     /// `[width]`, of what attention takes.
-    pub attention_norm: Vec<f32>,
+    pub attention_norm: V,
     /// Makes queries.
-    pub query: Linear,
+    pub query: M,
     /// Makes keys.
-    pub key: Linear,
+    pub key: M,
     /// Makes values.
-    pub value: Linear,
+    pub value: M,
     /// `[head_dim]`, of each head of queries.
-    pub query_norm: Option<Vec<f32>>,
+    pub query_norm: Option<V>,
     /// `[head_dim]`, of each head of keys.
-    pub key_norm: Option<Vec<f32>>,
+    pub key_norm: Option<V>,
     /// What attention's results go through.
-    pub output: Linear,
+    pub output: M,
     /// Of what attention adds, before it is added.
-    pub post_attention_norm: Option<Vec<f32>>,
+    pub post_attention_norm: Option<V>,
     /// `[width]`, of what the feed-forward layer takes.
-    pub feed_forward_norm: Vec<f32>,
+    pub feed_forward_norm: V,
     /// The part of the feed-forward layer that the activation is applied to.
-    pub gate: Linear,
+    pub gate: M,
     /// The part that it is multiplied with.
-    pub up: Linear,
+    pub up: M,
     /// The second product of the feed-forward layer.
-    pub down: Linear,
+    pub down: M,
     /// Of what the feed-forward layer adds, before it is added.
-    pub post_feed_forward_norm: Option<Vec<f32>>,
+    pub post_feed_forward_norm: Option<V>,
 }
 
-impl Layer {
+impl<M, V> Layer<M, V> {
     /// The matrix that an adapter may change.
-    pub fn linear(&self, target: AdapterTarget) -> &Linear {
+    pub fn linear(&self, target: AdapterTarget) -> &M {
         match target {
             AdapterTarget::Query => &self.query,
             AdapterTarget::Key => &self.key,

@@ -20,9 +20,12 @@
 pub mod adapter;
 pub mod config;
 mod error;
+mod host;
 mod layer;
 pub mod model;
 mod names;
+mod pass;
+mod placed;
 mod project;
 
 pub use adapter::{Adapter, AdapterError, AdapterTarget, AdapterWeights, PagedAdapter};
@@ -30,4 +33,5 @@ pub use config::{Architecture, Config};
 pub use error::{ForwardError, LoadError};
 pub use layer::Layer;
 pub use model::{Batch, Decoder, Part, Workspace};
+pub use placed::{MatrixName, PlacedDecoder, PlacedError, PlacedWorkspace};
 pub use project::{Linear, LinearWeights};

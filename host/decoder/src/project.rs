@@ -23,7 +23,8 @@ pub enum LinearWeights {
 }
 
 impl Linear {
-    fn matrix(&self) -> Result<Weights<'_>, ShapeError> {
+    /// The weights as kernels take them.
+    pub fn matrix(&self) -> Result<Weights<'_>, ShapeError> {
         match &self.weights {
             LinearWeights::Packed(weights) => Ok(Weights::Packed(PackedMatrix::new(
                 weights.format(),
@@ -32,6 +33,22 @@ impl Linear {
                 weights.bytes(),
             )?)),
             LinearWeights::Grouped(weights) => Ok(Weights::Grouped(weights)),
+        }
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        match &self.weights {
+            LinearWeights::Packed(weights) => weights.rows(),
+            LinearWeights::Grouped(weights) => weights.rows(),
+        }
+    }
+
+    /// Inputs.
+    pub fn columns(&self) -> usize {
+        match &self.weights {
+            LinearWeights::Packed(weights) => weights.columns(),
+            LinearWeights::Grouped(weights) => weights.columns(),
         }
     }
 

@@ -13,7 +13,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::isa::Isa;
-use crate::kv::{KvPages, PAGE_TOKENS};
+use crate::kv::{KvPages, KvShape, PAGE_TOKENS};
 use crate::rows::exp;
 use crate::team::Team;
 use crate::{ShapeError, expect_below, expect_len};
@@ -46,6 +46,57 @@ pub struct AttentionLayer {
     pub window: Option<usize>,
 }
 
+impl AttentionLayer {
+    /// Checks the sequences of a batch of so many tokens against a pool of `pool_pages` pages of
+    /// this shape. Returns how many heads of queries share one of keys and values.
+    ///
+    /// # Errors
+    /// When the pool has no such layer, heads cannot be shared out, a sequence's tokens overlap
+    /// another's, or its pages are too few or not in the pool.
+    pub fn check(
+        &self,
+        shape: &KvShape,
+        pool_pages: usize,
+        sequences: &[Sequence<'_>],
+        tokens: usize,
+    ) -> Result<usize, ShapeError> {
+        expect_below("attention", "the layers", self.layer, shape.layers)?;
+        let group = self.heads.checked_div(shape.kv_heads).unwrap_or(0);
+        expect_len(
+            "attention",
+            "the heads",
+            self.heads,
+            group.checked_mul(shape.kv_heads),
+        )?;
+        let mut free = 0;
+        for sequence in sequences {
+            let Range { start, end } = sequence.tokens;
+            // In order and apart, within the batch.
+            expect_below(
+                "attention",
+                "the tokens before a sequence",
+                free,
+                start.saturating_add(1),
+            )?;
+            expect_below(
+                "attention",
+                "the tokens of a sequence",
+                start,
+                end.saturating_add(1),
+            )?;
+            expect_below("attention", "the batch", end, tokens.saturating_add(1))?;
+            free = end;
+            let length = sequence.start.saturating_add(end - start);
+            let room = sequence.pages.len().saturating_mul(PAGE_TOKENS);
+            expect_below("attention", "the pages", length, room.saturating_add(1))?;
+            for page in sequence.pages {
+                expect_below("attention", "the pool", *page as usize, pool_pages)?;
+            }
+        }
+        Ok(group)
+    }
+}
+
 /// `out[tokens, heads * head_dim]`: for each query the values of the tokens it sees, weighted by
 /// the softmax of its products with their keys. Tokens of the batch that belong to no sequence
 /// are left as they are.
@@ -73,39 +124,7 @@ pub fn attention(
         tokens.checked_mul(width),
     )?;
     expect_len("attention", "the output", out.len(), Some(queries.len()))?;
-    expect_below("attention", "the layers", layer.layer, shape.layers)?;
-    let group = layer.heads.checked_div(kv_heads).unwrap_or(0);
-    expect_len(
-        "attention",
-        "the heads",
-        layer.heads,
-        group.checked_mul(kv_heads),
-    )?;
-    let mut free = 0;
-    for sequence in sequences {
-        let Range { start, end } = sequence.tokens;
-        // In order and apart, within the batch.
-        expect_below(
-            "attention",
-            "the tokens before a sequence",
-            free,
-            start.saturating_add(1),
-        )?;
-        expect_below(
-            "attention",
-            "the tokens of a sequence",
-            start,
-            end.saturating_add(1),
-        )?;
-        expect_below("attention", "the batch", end, tokens.saturating_add(1))?;
-        free = end;
-        let length = sequence.start.saturating_add(end - start);
-        let room = sequence.pages.len().saturating_mul(PAGE_TOKENS);
-        expect_below("attention", "the pages", length, room.saturating_add(1))?;
-        for page in sequence.pages {
-            expect_below("attention", "the pool", *page as usize, pages.pages())?;
-        }
-    }
+    let group = layer.check(shape, pages.pages(), sequences, tokens)?;
     // Tokens that share a tile, so that with the heads of a group it is full.
     let together = (TILE / group.max(1)).max(1);
     let mut pieces = Vec::new();

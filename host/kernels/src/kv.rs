@@ -53,7 +53,7 @@ impl KvShape {
 
     /// Bytes of the keys, or of the values, of one head in one page: all integers or floats, then
     /// the scales of integers.
-    fn head_bytes(&self) -> usize {
+    pub fn head_bytes(&self) -> usize {
         let token = match self.format {
             KvFormat::F32 => self.head_dim.saturating_mul(4),
             KvFormat::F16 => self.head_dim.saturating_mul(2),

@@ -6,6 +6,7 @@
 //! | [`attention`] | attention with grouped heads over keys and values that lie in pages |
 //! | [`kv`] | keys and values in those pages |
 //! | [`lora`] | what low-rank adapters add, each token with its own, from the same pages |
+//! | [`operators`] | all of these as a trait, which other devices implement too |
 //! | [`pages`] | the memory of those pages |
 //! | [`rows`] | norms, rotary positions, gates, softmax |
 //! | [`team`] | the threads that share the work of one product |
@@ -25,6 +26,7 @@ mod isa;
 pub mod kv;
 pub mod linear;
 pub mod lora;
+pub mod operators;
 pub mod pages;
 pub mod rows;
 pub mod team;

@@ -92,6 +92,11 @@ impl<'a> PackedMatrix<'a> {
         self.columns
     }
 
+    /// The weights as they are packed, row after row.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
     /// What the input has to be rounded to.
     pub fn precision(&self) -> Precision {
         Precision::of(self.format)

@@ -19,13 +19,12 @@ use std::ops::Range;
 
 use half::f16;
 
-pub use layout::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape};
+pub use layout::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape, RowPlaces};
 
 use crate::isa::Isa;
 use crate::pages::PageMemory;
 use crate::team::Team;
 use crate::{ShapeError, expect_below, expect_len};
-use layout::Rows;
 
 /// Rows of `A` that are gone through side by side.
 const ROWS: usize = 4;
@@ -96,6 +95,16 @@ impl Segments {
     /// Whether there is no segment.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
+    }
+
+    /// Tokens of the batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The places of each segment's tokens in the batch.
+    pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
+        (0..self.len()).map(|segment| &self.tokens[self.range(segment)])
     }
 
     fn range(&self, segment: usize) -> Range<usize> {
@@ -182,7 +191,7 @@ struct Change<'a> {
     pages: &'a [u32],
     scale: f32,
     shape: LowRankShape,
-    rows: [&'a Rows; 2],
+    rows: [&'a RowPlaces; 2],
     /// Where its `[tokens, rank]` begin between the two products.
     between: usize,
 }

@@ -80,6 +80,16 @@ impl Rope {
         }
     }
 
+    /// How the two parts of a pair lie in a head.
+    pub fn layout(&self) -> RopeLayout {
+        self.layout
+    }
+
+    /// The radians that each of the first pairs of a head turns by a position.
+    pub fn radians(&self) -> &[f64] {
+        &self.frequencies
+    }
+
     /// The usual frequencies: `base ^ (-2 i / dim)`.
     pub fn frequencies(base: f64, dim: usize) -> Vec<f64> {
         (0..dim / 2)

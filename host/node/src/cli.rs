@@ -161,6 +161,10 @@ pub struct Play {
     /// model, a folder, or a GGUF file.
     #[arg(short, long)]
     pub model: Option<String>,
+    /// An installed adapter for a voice, besides those that the renderer's package names: a person
+    /// whose voice is gruff speaks with `voice-gruff`. May be given more than once.
+    #[arg(long)]
+    pub adapter: Vec<String>,
     /// Read what to do from this file, line by line, instead of from the terminal.
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub script: Option<PathBuf>,

@@ -2,13 +2,16 @@
 //! skep, and a player who wants it to break. `cargo xtask bench village` plays a thousand turns.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::ffi::OsStr;
+mod language;
+
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use language::{Native, mini_lm};
 use serde_json::Value;
 use skep_tests::village::{Campaign, Table};
-use skep_tests::{Built, Ended, run};
+use skep_tests::{Built, Ended, random, run};
 
 /// Talks in the ordinary test: some seconds.
 const TALKS: u32 = 60;
@@ -186,6 +189,66 @@ fn a_renderer_that_fails_costs_one_answer_and_no_game() {
     assert_eq!(answers[0]["answer"]["person"], *person);
     let tally = table.end().unwrap();
     assert_eq!(tally["talks"], 1);
+}
+
+#[test]
+fn people_speak_with_the_adapters_of_their_voices() {
+    let home = tempfile::tempdir().unwrap();
+    let done = |arguments: &[&str]| {
+        let ended = run(home.path(), arguments).unwrap();
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        ended.stdout
+    };
+    done(&["key", "new"]);
+    let base = Native::load(&mini_lm()).attention();
+    let mut arguments: Vec<OsString> = ["--without-grammar", "--temperature", "1.5", "--seed", "7"]
+        .map(OsString::from)
+        .into();
+    let mut digests = Vec::new();
+    let voices = [
+        "brisk", "devout", "dreamy", "grand", "gruff", "shy", "warm", "wry",
+    ];
+    for (seed, voice) in voices.iter().enumerate() {
+        let name = format!("voice-{voice}");
+        let folder = home.path().join(&name);
+        random::adapter(&folder, &base, "skep-mini-lm", 4, seed as u64).unwrap();
+        let added = done(&["--json", "adapter", "add", folder.to_str().unwrap()]);
+        let added: Value = serde_json::from_str(&added).unwrap();
+        digests.push(added["published"]["digest"].as_str().unwrap().to_owned());
+        arguments.extend(["--adapter".into(), name.into()]);
+    }
+    let evidence = home.path().join("evidence.jsonl");
+    for (flag, path) in [
+        ("--village", Built::component("village")),
+        ("--renderer", Built::component("npc-renderer")),
+        ("--evidence", evidence.clone()),
+    ] {
+        arguments.extend([flag.into(), path.into()]);
+    }
+    let mut table = Table::start(&Built::skep(), home.path(), &arguments).unwrap();
+    // Random weights, hot, do not keep to the facts for long.
+    for turn in 0..60 {
+        let people = table.view["people"].as_array().unwrap();
+        let line = match people.first() {
+            Some(person) => format!(
+                "{}: Who has the rope? ({turn})",
+                person[0].as_str().unwrap()
+            ),
+            None => format!("go {}", table.view["paths"][0].as_str().unwrap()),
+        };
+        table.turn(&line).unwrap();
+        if evidence.exists() && !records(&evidence).is_empty() {
+            break;
+        }
+    }
+    table.end().unwrap();
+    let records = records(&evidence);
+    let adapter = records[0]["adapter"].as_str().unwrap().to_owned();
+    assert!(digests.contains(&adapter), "{adapter} of {digests:?}");
+
+    let ended = play(home.path(), &["--adapter", "voice-nobody"]);
+    assert_eq!(ended.code, 5, "{}", ended.stderr);
+    assert!(ended.stderr.contains("voice-nobody"), "{}", ended.stderr);
 }
 
 fn play(home: &Path, more: &[&str]) -> Ended {

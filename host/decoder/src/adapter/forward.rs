@@ -1,7 +1,6 @@
 //! The adapters of a batch on their way through the layers.
 
-use skep_kernels::lora::{LowRank, Segments, Target, add_low_rank};
-use skep_kernels::{Isa, PageMemory, ShapeError, Team};
+use skep_kernels::lora::{LowRank, Segments};
 
 use super::{AdapterTarget, BaseShape, PagedAdapter};
 use crate::error::ForwardError;
@@ -15,11 +14,12 @@ pub(crate) struct Attached<'a> {
 }
 
 impl<'a> Attached<'a> {
-    /// Those of a batch whose parts have been checked; none if no part has one.
+    /// Those of a batch whose parts have been checked; none if no part has one. `pool` has the
+    /// bytes of a page and the pages that there are.
     pub fn of(
         batch: &Batch<'a>,
         base: BaseShape,
-        pool: &PageMemory,
+        pool: (usize, usize),
     ) -> Result<Option<Self>, ForwardError> {
         let mut adapters: Vec<&PagedAdapter> = Vec::new();
         let mut tokens: Vec<Vec<usize>> = Vec::new();
@@ -58,37 +58,13 @@ impl<'a> Attached<'a> {
         }))
     }
 
-    /// Adds to each product of `input` in layer `layer` what its tokens' adapters say.
-    pub fn add(
-        &self,
-        (isa, team): (Isa, &Team),
-        pool: &PageMemory,
-        layer: usize,
-        input: &[f32],
-        products: &mut [(AdapterTarget, &mut Vec<f32>)],
-        between: &mut Vec<f32>,
-    ) -> Result<(), ShapeError> {
-        let changes: Vec<Vec<_>> = products
-            .iter()
-            .map(|(target, _)| self.changes(layer, *target))
-            .collect();
-        let mut targets: Vec<_> = products
-            .iter_mut()
-            .zip(&changes)
-            .map(|((_, out), changes)| Target { out, changes })
-            .collect();
-        add_low_rank(
-            isa,
-            team,
-            pool,
-            &self.segments,
-            input,
-            &mut targets,
-            between,
-        )
+    /// Which tokens have which adapter.
+    pub fn segments(&self) -> &Segments {
+        &self.segments
     }
 
-    fn changes(&self, layer: usize, target: AdapterTarget) -> Vec<Option<LowRank<'_>>> {
+    /// What each segment adds to a product.
+    pub fn changes(&self, layer: usize, target: AdapterTarget) -> Vec<Option<LowRank<'_>>> {
         let of = |paged: &&'a PagedAdapter| {
             let (pair, scale) = paged.adapter.pair(layer, target)?;
             Some(LowRank {

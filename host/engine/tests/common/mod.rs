@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each file of tests uses a part of it")]
 
+pub mod world;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -47,26 +47,29 @@ pub struct LowRankLayout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pair {
     shape: LowRankShape,
-    a: Rows,
-    b: Rows,
+    a: RowPlaces,
+    b: RowPlaces,
 }
 
-/// Rows of one length, one after the other.
+/// Where rows of one length lie, one after the other. Those after the first page begin each page
+/// anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rows {
+pub struct RowPlaces {
+    /// Elements of a row.
     pub columns: usize,
-    /// Bytes from one row to the next.
-    stride: usize,
+    /// Bytes from one row to the next, a multiple of [`PAGE_ALIGNMENT`].
+    pub stride: usize,
     /// Rows in a page that holds nothing else.
-    each: usize,
-    /// Which of the adapter's pages the first row lies in, at which byte, and how many rows lie
-    /// in that page.
-    page: usize,
-    offset: usize,
-    first: usize,
+    pub each: usize,
+    /// Which of the adapter's pages the first row lies in.
+    pub page: usize,
+    /// The byte of that page at which it begins.
+    pub offset: usize,
+    /// How many rows lie in that page.
+    pub first: usize,
 }
 
-impl Rows {
+impl RowPlaces {
     /// Which of the adapter's pages a row lies in, and at which byte.
     #[inline]
     pub fn place(&self, row: usize) -> (usize, usize) {
@@ -174,19 +177,29 @@ impl LowRankLayout {
         pair: usize,
         memory: &PageMemory,
         pages: &[u32],
-    ) -> Result<(LowRankShape, [&Rows; 2]), ShapeError> {
+    ) -> Result<(LowRankShape, [&RowPlaces; 2]), ShapeError> {
+        self.places(pair, memory.page_bytes(), memory.pages(), pages)
+    }
+
+    /// The rows of a pair, `A` then `B`, if every page that they lie in is there, in a pool of
+    /// `pool_pages` pages of `page_bytes` bytes.
+    ///
+    /// # Errors
+    /// When there is no such pair, pages have another length, or one is not there.
+    pub fn places(
+        &self,
+        pair: usize,
+        page_bytes: usize,
+        pool_pages: usize,
+        pages: &[u32],
+    ) -> Result<(LowRankShape, [&RowPlaces; 2]), ShapeError> {
         expect_below("adapter", "the pairs", pair, self.pairs.len())?;
         let Pair { shape, a, b } = &self.pairs[pair];
-        expect_len(
-            "adapter",
-            "a page",
-            memory.page_bytes(),
-            Some(self.page_bytes),
-        )?;
+        expect_len("adapter", "a page", page_bytes, Some(self.page_bytes))?;
         let last = b.place(shape.rank - 1).0;
         expect_below("adapter", "the pages", last, pages.len())?;
         for page in &pages[a.page..=last] {
-            expect_below("adapter", "the pool", *page as usize, memory.pages())?;
+            expect_below("adapter", "the pool", *page as usize, pool_pages)?;
         }
         Ok((*shape, [a, b]))
     }
@@ -200,7 +213,7 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn take(&mut self, rows: usize, columns: usize) -> Result<Rows, ShapeError> {
+    fn take(&mut self, rows: usize, columns: usize) -> Result<RowPlaces, ShapeError> {
         expect_below("adapter", "an empty row", 0, columns)?;
         let stride = columns
             .checked_mul(2)
@@ -213,7 +226,7 @@ impl Cursor {
         }
         let each = self.page_bytes / stride;
         let first = ((self.page_bytes - self.offset) / stride).min(rows);
-        let taken = Rows {
+        let taken = RowPlaces {
             columns,
             stride,
             each,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use skep_registry::ModelGrant;
 use skep_sandbox::{Beginning, RunSpec};
 use skep_tensor::Device;
 use tokio::sync::mpsc;
@@ -33,13 +34,14 @@ pub async fn open(service: &Service, options: cli::Play) -> Result<Sandboxed, Fa
     };
     let witness = Witness::default();
     let village = part(service, &options.village, None, &witness).await?;
-    let renderer = part(
-        service,
-        &options.renderer,
-        Some(options.model.as_slice()),
-        &witness,
-    )
-    .await?;
+    let adapters = options.adapter.iter().map(|adapter| adapter.parse());
+    let chosen = Chosen {
+        models: options.model.as_slice(),
+        adapters: adapters
+            .collect::<Result<_, _>>()
+            .map_err(|error| Failure::of(FailureKind::Usage, &error))?,
+    };
+    let renderer = part(service, &options.renderer, Some(chosen), &witness).await?;
     let evidence = options.evidence.as_deref().map(|path| {
         Evidence::open(path).map_err(|error| {
             let kind = FailureKind::Failed;
@@ -66,16 +68,22 @@ pub async fn open(service: &Service, options: cli::Play) -> Result<Sandboxed, Fa
         .map_err(|error| Failure::of(FailureKind::Failed, &error))
 }
 
+/// What a player chose for the renderer.
+struct Chosen<'a> {
+    models: &'a [String],
+    adapters: Vec<ModelGrant>,
+}
+
 /// Finds and loads a component. One that is given models gets what it asks to be granted, and its
 /// models are watched; a village has nothing to do with anything outside, and is granted nothing.
 async fn part(
     service: &Service,
     package: &str,
-    models: Option<&[String]>,
+    chosen: Option<Chosen<'_>>,
     witness: &Witness,
 ) -> Result<Part, Failure> {
     let (progress, _) = mpsc::channel(1);
-    let subject = run::subject(service, package, &[], &progress).await.map_err(|failure| {
+    let mut subject = run::subject(service, package, &[], &progress).await.map_err(|failure| {
         // The names that are looked for without a word are a surprise to who has never heard of
         // them.
         let missing = failure.kind == FailureKind::NotFound || failure.kind == FailureKind::Usage;
@@ -97,8 +105,9 @@ async fn part(
         device: Device::cpu(),
         ..RunSpec::default()
     };
-    if let Some(chosen) = models {
-        let bound = bind_models(service, chosen, &subject.grants).await?;
+    if let Some(chosen) = chosen {
+        subject.grants.adapters.extend(chosen.adapters);
+        let bound = bind_models(service, chosen.models, &subject.grants).await?;
         spec.grants = subject.grants;
         spec.models = Some(Arc::new(Witnessed {
             models: RunModels {

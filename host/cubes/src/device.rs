@@ -1,0 +1,303 @@
+//! A graphics processor and the memory on it.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use cubecl::device::WgpuDeviceKind;
+use cubecl::features::Plane;
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+use skep_accounts::{Account, MemoryCharge};
+
+use crate::error::{GpuError, expect_len};
+
+/// Shared memory that the kernels take at most, on every device.
+const SHARED_BYTES: usize = 24 << 10;
+
+/// Units side by side where a device has no planes of one size.
+const LANES: u32 = 32;
+
+/// Which graphics processor, and by which way it is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GpuKind {
+    /// The NVIDIA device of this index, through CUDA. Needs the feature `cuda`.
+    Cuda(usize),
+    /// The discrete device of this index, through Vulkan. Needs the feature `wgsl` or `vulkan`.
+    Vulkan(usize),
+    /// The best device that Vulkan has, which may be a program that plays one. Needs the feature
+    /// `wgsl` or `vulkan`.
+    VulkanBest,
+}
+
+/// A graphics processor, and the account that pays for memory on it. Clones are the same device.
+#[derive(Clone)]
+pub struct Gpu {
+    client: Client,
+    account: Account,
+    name: Arc<str>,
+    /// Units that work on one row together.
+    pub(crate) lanes: u32,
+    /// Whether they are a plane, whose units add up without shared memory.
+    pub(crate) planes: bool,
+    shared_bytes: usize,
+}
+
+impl Gpu {
+    /// Opens a device. What is allocated on it is charged to `account`.
+    ///
+    /// # Errors
+    /// [`GpuError::NoDevice`] when the machine has none or this build knows no way to it;
+    /// [`GpuError::Unsupported`] when it cannot run the kernels.
+    pub fn open(kind: GpuKind, account: Account) -> Result<Self, GpuError> {
+        // Drivers that are half installed make the runtime panic rather than return.
+        let client = guard("opening a device", || {
+            let device = match kind {
+                GpuKind::Cuda(index) => cubecl::Device::cuda(index),
+                GpuKind::Vulkan(index) => {
+                    cubecl::Device::vulkan(WgpuDeviceKind::DiscreteGpu(index))
+                }
+                GpuKind::VulkanBest => cubecl::Device::vulkan(WgpuDeviceKind::DefaultDevice),
+            };
+            device.map(|device| device.client())
+        })
+        .map_err(|error| GpuError::NoDevice(error.to_string()))?
+        .map_err(|error| GpuError::NoDevice(error.to_string()))?;
+        let properties = client.properties();
+        let hardware = &properties.hardware;
+        if hardware.max_shared_memory_size < SHARED_BYTES || hardware.max_units_per_cube < 256 {
+            return Err(GpuError::Unsupported(format!(
+                "a device with {} bytes of shared memory and {} units in a cube",
+                hardware.max_shared_memory_size, hardware.max_units_per_cube
+            )));
+        }
+        let planes = properties.features.plane.contains(Plane::Ops)
+            && hardware.plane_size_min == hardware.plane_size_max
+            && (8..=64).contains(&hardware.plane_size_min);
+        Ok(Self {
+            lanes: if planes {
+                hardware.plane_size_min
+            } else {
+                LANES
+            },
+            planes,
+            shared_bytes: hardware.max_shared_memory_size,
+            name: client.name().into(),
+            client,
+            account,
+        })
+    }
+
+    /// The same device, with another account to pay.
+    pub fn charged_to(&self, account: Account) -> Self {
+        Self {
+            account,
+            ..self.clone()
+        }
+    }
+
+    /// Whether sums over units go without shared memory, by the device's planes.
+    pub fn has_planes(&self) -> bool {
+        self.planes
+    }
+
+    /// The same device, whose sums go through shared memory as on devices without planes.
+    pub fn without_planes(&self) -> Self {
+        Self {
+            lanes: LANES,
+            planes: false,
+            ..self.clone()
+        }
+    }
+
+    /// The way by which it is reached: the runtime's name and its compiler's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who pays for memory on it.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Bytes of memory that the units of a cube can share.
+    pub(crate) fn shared_bytes(&self) -> usize {
+        self.shared_bytes
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Memory for so many words, holding whatever was there.
+    ///
+    /// # Errors
+    /// When the account has no room or the buffer is too long.
+    pub fn empty(&self, words: usize) -> Result<Buffer, GpuError> {
+        let (charge, some) = self.charge(words)?;
+        let handle = guard("allocating", || self.client.empty(4 * some))?;
+        Ok(Buffer {
+            handle,
+            words,
+            _charge: charge,
+        })
+    }
+
+    /// The bytes as words, in memory of the device. A last word that is not whole is filled with
+    /// zeros, and one of zeros comes after it.
+    ///
+    /// # Errors
+    /// As [`Gpu::empty`].
+    pub fn upload_bytes(&self, bytes: &[u8]) -> Result<Buffer, GpuError> {
+        let (charge, words) = self.charge((bytes.len() / 4).saturating_add(2))?;
+        let mut padded = Vec::with_capacity(4 * words);
+        padded.extend_from_slice(bytes);
+        padded.resize(4 * words, 0);
+        let handle = guard("uploading", || {
+            self.client
+                .create(cubecl::bytes::Bytes::from_bytes_vec(padded))
+        })?;
+        Ok(Buffer {
+            handle,
+            words,
+            _charge: charge,
+        })
+    }
+
+    /// These numbers, in memory of the device.
+    ///
+    /// # Errors
+    /// As [`Gpu::empty`].
+    pub fn upload(&self, numbers: &[f32]) -> Result<Buffer, GpuError> {
+        self.upload_words(bytemuck::cast_slice(numbers))
+    }
+
+    /// These words, in memory of the device.
+    ///
+    /// # Errors
+    /// As [`Gpu::empty`].
+    pub fn upload_words(&self, words: &[u32]) -> Result<Buffer, GpuError> {
+        // A buffer of nothing has no address.
+        let some = if words.is_empty() { &[0][..] } else { words };
+        let (charge, _) = self.charge(some.len())?;
+        let handle = guard("uploading", || {
+            self.client.create_from_slice(bytemuck::cast_slice(some))
+        })?;
+        Ok(Buffer {
+            handle,
+            words: words.len(),
+            _charge: charge,
+        })
+    }
+
+    /// Reads a buffer of numbers. Waits for everything that was launched before.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn read(&self, buffer: &Buffer) -> Result<Vec<f32>, GpuError> {
+        Ok(self
+            .read_words(buffer)?
+            .into_iter()
+            .map(f32::from_bits)
+            .collect())
+    }
+
+    /// Reads a buffer of words. Waits for everything that was launched before.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn read_words(&self, buffer: &Buffer) -> Result<Vec<u32>, GpuError> {
+        let bytes = guard("reading", || self.client.read_one(buffer.handle.clone()))?
+            .map_err(|error| GpuError::Failed(error.to_string()))?;
+        let words: Vec<u32> = bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .take(buffer.words)
+            .map(|word| u32::from_le_bytes(*word))
+            .collect();
+        expect_len("read", "the buffer", words.len(), Some(buffer.words))?;
+        Ok(words)
+    }
+
+    /// Waits for everything that was launched.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn wait(&self) -> Result<(), GpuError> {
+        guard("waiting", || cubecl::future::block_on(self.client.sync()))?
+            .map_err(|error| GpuError::Failed(error.to_string()))
+    }
+
+    fn charge(&self, words: usize) -> Result<(MemoryCharge, usize), GpuError> {
+        let words = words.max(1);
+        // Kernels count words in 32 bits.
+        if u32::try_from(words).is_err() {
+            return Err(GpuError::Unsupported(format!(
+                "a buffer of {} bytes",
+                words.saturating_mul(4)
+            )));
+        }
+        Ok((self.account.charge_memory(4 * words as u64)?, words))
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} lanes)", self.name, self.lanes)
+    }
+}
+
+/// Words of 32 bits in memory of a device. Dropping it gives the memory back.
+pub struct Buffer {
+    handle: Handle,
+    words: usize,
+    _charge: MemoryCharge,
+}
+
+impl Buffer {
+    /// Words, or numbers.
+    pub fn len(&self) -> usize {
+        self.words
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.words == 0
+    }
+
+    /// The buffer as a kernel's argument.
+    pub(crate) fn arg(&self) -> BufferArg {
+        // SAFETY: the handle was made for so many words, and for one where there are none.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.words.max(1)) }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} words", self.words)
+    }
+}
+
+/// So many cubes, in a form that every device takes: none has more than 65,535 in a direction.
+pub(crate) fn cubes(count: usize) -> CubeCount {
+    const WIDEST: usize = 32_768;
+    let wide = count.clamp(1, WIDEST);
+    // Buffers have fewer than 2³² words, so there are fewer cubes than that.
+    CubeCount::Static(wide as u32, count.div_ceil(wide) as u32, 1)
+}
+
+/// Runs what may panic in the runtime, and turns that into an error.
+pub(crate) fn guard<T>(what: &str, run: impl FnOnce() -> T) -> Result<T, GpuError> {
+    catch_unwind(AssertUnwindSafe(run))
+        .map_err(|panic| GpuError::Failed(format!("{what}: {}", reason(&*panic))))
+}
+
+fn reason(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it gave no reason")
+}

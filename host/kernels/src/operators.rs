@@ -1,0 +1,216 @@
+//! The operators of a forward pass as a trait, so that one pass runs on processors and on
+//! graphics processors.
+//!
+//! What a pass works on is the implementation's own: rows of numbers, matrices, pages. The pass
+//! says which operator comes next and with what; it sees no number. Shapes are those of this
+//! crate's functions of the same names, which are the operators on the processor.
+//!
+//! What an implementation must never do: read or write outside what it is given, whatever the
+//! lengths; let a row's result depend on values of other rows.
+
+use crate::ShapeError;
+use crate::attention::{AttentionLayer, Sequence};
+use crate::linear::Weights;
+use crate::lora::{LowRank, Segments};
+use crate::rows::{Gate, Rope};
+
+/// What a forward pass is made of. Errors are those of lengths that do not fit together, and of
+/// the device. What an operator writes is resized to what it has to be.
+pub trait Operators {
+    /// Rows of numbers, one row a token.
+    type Rows: Default;
+    /// `[outputs, inputs]`, packed, with a bias or without.
+    type Matrix;
+    /// The weight of a norm.
+    type Vector;
+    /// Pages of keys, values and adapters.
+    type Pages;
+    /// What all layers need to know of a batch.
+    type Plan<'a>;
+    /// Buffers that operators use from one call to the next.
+    type Scratch: Default;
+    /// Why an operator was not run.
+    type Error: From<ShapeError>;
+
+    /// The bytes of a page, and the pages that there are.
+    fn pool(&self, pages: &Self::Pages) -> (usize, usize);
+
+    /// Prepares a batch: its sequences, one after the other without gaps, for layers of so many
+    /// heads of queries, each with one of these rotary positions.
+    ///
+    /// # Errors
+    /// When pages are missing.
+    fn plan<'a>(
+        &self,
+        pages: &Self::Pages,
+        heads: usize,
+        ropes: &[Rope],
+        sequences: Vec<Sequence<'a>>,
+    ) -> Result<Self::Plan<'a>, Self::Error>;
+
+    /// The matrix's rows of these numbers, multiplied with `scale`.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    fn gather(
+        &self,
+        matrix: &Self::Matrix,
+        numbers: &[u32],
+        scale: f32,
+        out: &mut Self::Rows,
+    ) -> Result<(), Self::Error>;
+
+    /// The rows of `width` elements at these places.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    fn pick(
+        &self,
+        rows: &Self::Rows,
+        width: usize,
+        places: &[usize],
+        out: &mut Self::Rows,
+    ) -> Result<(), Self::Error>;
+
+    /// Products of one input with several matrices, biases added. `next` are the matrices that
+    /// the pass goes on with, for whoever can fetch them meanwhile.
+    ///
+    /// # Errors
+    /// When a row of the input has not as many elements as a matrix has inputs.
+    fn linear(
+        &self,
+        scratch: &mut Self::Scratch,
+        input: &Self::Rows,
+        products: &mut [(&Self::Matrix, &mut Self::Rows)],
+        next: &[&Self::Matrix],
+    ) -> Result<(), Self::Error>;
+
+    /// Adds to products of one input what adapters make of it: for each product what each segment
+    /// adds.
+    ///
+    /// # Errors
+    /// When lengths do not fit together or an adapter's pages are not there.
+    fn add_low_rank(
+        &self,
+        scratch: &mut Self::Scratch,
+        pages: &Self::Pages,
+        segments: &Segments,
+        input: &Self::Rows,
+        targets: &mut [(&mut Self::Rows, Vec<Option<LowRank<'_>>>)],
+    ) -> Result<(), Self::Error>;
+
+    /// The norm of each row.
+    ///
+    /// # Errors
+    /// When a row has another length than the weight.
+    fn rms_norm(
+        &self,
+        rows: &Self::Rows,
+        weight: &Self::Vector,
+        epsilon: f32,
+        out: &mut Self::Rows,
+    ) -> Result<(), Self::Error>;
+
+    /// The norm of each run of as many elements as the weight has, in place.
+    ///
+    /// # Errors
+    /// When a row is no whole number of them.
+    fn rms_norm_in_place(
+        &self,
+        rows: &mut Self::Rows,
+        weight: &Self::Vector,
+        epsilon: f32,
+    ) -> Result<(), Self::Error>;
+
+    /// Turns heads of `dim` elements to their tokens' positions: by the rotary positions number
+    /// `number` of those that the plan was made with.
+    ///
+    /// # Errors
+    /// When a row is no whole number of heads.
+    fn rope(
+        &self,
+        plan: &Self::Plan<'_>,
+        number: usize,
+        rows: &mut Self::Rows,
+        dim: usize,
+    ) -> Result<(), Self::Error>;
+
+    /// Keeps the keys and values of the batch's tokens in a layer's part of their pages.
+    ///
+    /// # Errors
+    /// When there is no such layer or rows have another length.
+    fn store(
+        &self,
+        plan: &Self::Plan<'_>,
+        pages: &mut Self::Pages,
+        layer: usize,
+        keys: &Self::Rows,
+        values: &Self::Rows,
+    ) -> Result<(), Self::Error>;
+
+    /// What each query finds in the pages of its sequence.
+    ///
+    /// # Errors
+    /// When there is no such layer or rows have another length.
+    fn attention(
+        &self,
+        plan: &Self::Plan<'_>,
+        layer: &AttentionLayer,
+        pages: &Self::Pages,
+        queries: &Self::Rows,
+        out: &mut Self::Rows,
+    ) -> Result<(), Self::Error>;
+
+    /// `gate = function(gate) * up`.
+    ///
+    /// # Errors
+    /// When the lengths differ.
+    fn gated(
+        &self,
+        function: Gate,
+        gate: &mut Self::Rows,
+        up: &Self::Rows,
+    ) -> Result<(), Self::Error>;
+
+    /// `to += from`.
+    ///
+    /// # Errors
+    /// When the lengths differ.
+    fn add(&self, to: &mut Self::Rows, from: &Self::Rows) -> Result<(), Self::Error>;
+}
+
+/// Operators with a memory of their own, to which a model's weights are copied.
+pub trait Device: Operators {
+    /// Copies a matrix as it is packed.
+    ///
+    /// # Errors
+    /// When there is no room for it, or there is no operator for its form.
+    fn matrix(
+        &self,
+        weights: &Weights<'_>,
+        bias: Option<&[f32]>,
+    ) -> Result<Self::Matrix, Self::Error>;
+
+    /// Copies the weight of a norm.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector, Self::Error>;
+
+    /// Reads rows back. Waits for the operators that make them.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    fn read(&self, rows: &Self::Rows) -> Result<Vec<f32>, Self::Error>;
+
+    /// Writes a page whole.
+    ///
+    /// # Errors
+    /// When there is no such page, or it has another length.
+    fn write_page(
+        &self,
+        pages: &mut Self::Pages,
+        page: usize,
+        bytes: &[u8],
+    ) -> Result<(), Self::Error>;
+}
