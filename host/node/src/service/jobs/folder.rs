@@ -255,6 +255,9 @@ impl Folder {
                 .truncate(false)
                 .write(true)
                 .open(self.result())?;
+            if file.metadata()?.len() < length {
+                return Err(io::Error::other("a part of the result was lost on disk"));
+            }
             file.set_len(length)?;
             file.seek(SeekFrom::End(0))?;
             file.write_all(&output)?;
