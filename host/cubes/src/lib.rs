@@ -22,9 +22,16 @@
 //! of a device's driver take the host down.
 
 #![cfg(any(feature = "cuda", feature = "wgsl"))]
-// What the kernels' own language asks for: places are counted, not iterated over, and its
-// functions take as many arguments as a kernel has buffers.
-#![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
+// What the kernels' own language asks for: places are counted, not iterated over, its functions
+// take as many arguments as a kernel has buffers, and it has neither of these methods of integers.
+// Nor has it `is_nan`: what does not equal itself is no number.
+#![allow(
+    clippy::needless_range_loop,
+    clippy::too_many_arguments,
+    clippy::manual_div_ceil,
+    clippy::manual_is_multiple_of,
+    clippy::eq_op
+)]
 
 pub mod attention;
 pub mod choose;

@@ -5,6 +5,7 @@
 //! with whoever did the work.
 
 use std::fmt;
+use std::str::FromStr;
 
 use minicbor::Decoder;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,41 @@ impl fmt::Display for Credits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format!("{}.{:06}", self.0 / Self::ONE, self.0 % Self::ONE);
         f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+/// A text is not an amount.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is no amount of credits; write a number such as 2 or 0.25, with at most six decimals"
+)]
+pub struct CreditsError {
+    /// The text, cut after 40 characters.
+    text: String,
+}
+
+/// As it is displayed: digits, and at most six decimals.
+impl FromStr for Credits {
+    type Err = CreditsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || CreditsError {
+            text: text.chars().take(40).collect(),
+        };
+        let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let fits = !whole.is_empty() && (1..=6).contains(&decimals.len());
+        if !fits || !digits(whole) || !digits(decimals) {
+            return Err(error());
+        }
+        let whole: u64 = whole.parse().map_err(|_| error())?;
+        let decimals: u64 = format!("{decimals:0<6}").parse().map_err(|_| error())?;
+        let micro = whole.checked_mul(Self::ONE);
+        micro
+            .and_then(|micro| micro.checked_add(decimals))
+            .map(Self)
+            .filter(|credits| *credits <= Self::MAX)
+            .ok_or_else(error)
     }
 }
 
@@ -184,6 +220,28 @@ mod tests {
         assert_eq!(text(1), "0.000001");
         assert_eq!(text(1_250_000), "1.25");
         assert_eq!(text(20_000_000), "20");
+    }
+
+    #[test]
+    fn an_amount_is_read_as_it_is_written() {
+        for micro in [0, 1, 1_250_000, 20_000_000, Credits::MAX.micro()] {
+            let credits = Credits(micro);
+            assert_eq!(credits.to_string().parse(), Ok(credits));
+        }
+        assert_eq!("0.50".parse(), Ok(Credits(500_000)));
+        for wrong in [
+            "",
+            ".5",
+            "5.",
+            "-1",
+            "+1",
+            "1e3",
+            "1.2345678",
+            "99999999999999",
+            "1.+5",
+        ] {
+            assert!(wrong.parse::<Credits>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@
 //! | `account`, `signature` | keys that sign and get paid; checking many signatures at once |
 //! | `wire`, `statement` | the canonical encoding; signed and agreed statements |
 //! | `credits`, `meter` | amounts, shares of them; what was used and what that costs |
-//! | `lease`, `receipt`, `result` | the statements of a job |
+//! | `lease`, `receipt`, `result`, `sealing` | the statements of a job |
 //! | `audit` | who audits which result: committed first, revealed later |
 //! | `fraud` | statements that contradict each other, and accusations of that |
 //! | [`activations`] | commitments to the largest activations (TOPLOC) |
@@ -42,6 +42,7 @@ mod meter;
 mod receipt;
 mod result;
 pub mod sampling;
+mod sealing;
 mod signature;
 mod statement;
 #[cfg(test)]
@@ -50,12 +51,13 @@ mod wire;
 
 pub use account::{AccountId, AccountKey};
 pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw, MAX_PANEL};
-pub use credits::{Credits, MAX_SHARES, Share, Split};
+pub use credits::{Credits, CreditsError, MAX_SHARES, Share, Split};
 pub use fraud::{Accusation, Evidence, NoFraud, Verdict, judge};
 pub use lease::{Lease, Work};
 pub use meter::{Meter, Tariff};
 pub use receipt::Receipt;
 pub use result::ResultCommitment;
+pub use sealing::SealingKey;
 pub use signature::Keys;
 pub use statement::{
     Agreed, Agreement, Signed, Statement, StatementError, Unverified, verify_agreed,

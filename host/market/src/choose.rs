@@ -40,6 +40,11 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Whether it may be asked at all: nobody who lied, asks for too much, or takes nothing.
+    pub(crate) fn is_open(&self, limit: Credits) -> bool {
+        self.reputation.is_trusted() && self.price <= limit && self.slots > 0
+    }
+
     /// The expected price of a result, since what fails has to be paid for in time: the price over
     /// the likelihood that it delivers.
     fn expected_price(&self) -> u128 {
@@ -55,7 +60,7 @@ impl Offer {
 pub fn rank(offers: &[Offer], limit: Credits, job: Digest) -> Vec<&Offer> {
     let mut order: Vec<(u8, u128, [u8; 32], &Offer)> = offers
         .iter()
-        .filter(|offer| offer.reputation.is_trusted() && offer.price <= limit && offer.slots > 0)
+        .filter(|offer| offer.is_open(limit))
         .map(|offer| {
             let tie = blake3::keyed_hash(job.as_bytes(), offer.provider.as_bytes());
             (

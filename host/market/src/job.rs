@@ -18,6 +18,7 @@
 mod decide;
 mod event;
 mod journal;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,7 @@ use skep_registry::Digest;
 pub use decide::{Decision, Outstanding};
 pub use event::{AttemptId, Event, GaveUp};
 pub use journal::{Journal, JournalError};
+pub use view::{AttemptState, ShardView};
 
 /// What a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

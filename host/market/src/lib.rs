@@ -16,8 +16,13 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `split` | [`split`]: records into shards |
+//! | `split`, `shard` | [`split`]: records into shards; what a shard's input is, as bytes |
 //! | `choose`, `reputation` | whom to ask; what was seen of whom |
+//! | `message` | what requester and provider say to each other, as data |
+//! | `seal` | input and output closed so that only the other side of the lease opens them |
+//! | `engage` | one lease from its offer to its receipt, on both sides |
+//! | `policy` | what a provider's owner lets in, and for how much |
+//! | `earnings` | what a provider signed and was paid for |
 //! | `job` | [`Job`]: what is where and what is next; its [`Journal`] |
 //! | `ledger` | [`Ledger`]: books, entries, recovery |
 //! | `balance` | [`recompute`]: what receipts alone say |
@@ -27,28 +32,43 @@
 
 mod balance;
 mod choose;
+mod earnings;
+mod engage;
 mod job;
 mod ledger;
 mod merkle;
+mod message;
+mod policy;
 mod reputation;
+mod seal;
 mod settlement;
+mod shard;
 mod split;
 #[cfg(test)]
 mod testing;
 
 pub use balance::recompute;
 pub use choose::{Offer, Warmth, rank};
+pub use earnings::{Earnings, EarningsError, Finished};
+pub use engage::{BadDelivery, Delivery, Done, affordable, conclude, examine, receive, typical};
 pub use job::{
-    AttemptId, Decision, Event, GaveUp, Job, JobPlan, Journal, JournalError, Outstanding, Unfit,
+    AttemptId, AttemptState, Decision, Event, GaveUp, Job, JobPlan, Journal, JournalError,
+    Outstanding, ShardView, Unfit,
 };
 pub use ledger::{
     Book, Entry, EntryKind, Escrow, Ledger, LedgerError, Movement, Operation, Outcomes, PostError,
     Posted, Terms,
 };
 pub use merkle::{Inclusion, Tree};
+pub use message::{
+    Answer, Ask, MAX_MESSAGE, MAX_SOURCES, MessageError, Quotation, Refusal, Undertaking, said,
+};
+pub use policy::Policy;
 pub use reputation::{Conduct, Reputation};
+pub use seal::{CHUNK, Gathered, MAX_SEALED, Opener, SealError, SealSecret, Sealed, Sealer};
 pub use settlement::{
     Batch, BatchProof, EmbeddedSettlement, NetError, Position, SettleError, Settled, Settlement,
     Transfer, net,
 };
+pub use shard::{ShardError, ShardInput};
 pub use split::{MAX_RECORD, ShardLimits, SplitError, limits_for, split};

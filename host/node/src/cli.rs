@@ -3,10 +3,14 @@
 //! Nothing here acts. `main` turns what is parsed into requests, and the help, the completions
 //! and the documentation all follow from these definitions.
 
+mod jobs;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+pub use jobs::{Account, AccountCommand, Job, Submit};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -70,6 +74,11 @@ pub enum Command {
     /// Add, list and remove adapters of language models.
     #[command(subcommand)]
     Adapter(Adapter),
+    /// Have an input processed by other nodes, in parts, and follow how far they are.
+    #[command(subcommand)]
+    Job(Job),
+    /// Show the credits of this node: to spend, held for jobs, earned.
+    Account(Account),
     /// Serve what is installed here to the swarm, until interrupted; or ask the node that does.
     Node(Node),
     /// Print a completion script for a shell.

@@ -1,6 +1,8 @@
 //! What a node's owner sets, in `config.toml` in the home folder. Every field has a default, and
 //! an unknown one is refused, so that a misspelt cap is never silently no cap.
 
+mod jobs;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -12,6 +14,7 @@ use skep_swarm::SwarmConfig;
 
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
+pub use jobs::Jobs;
 
 /// The owner's configuration.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,6 +30,8 @@ pub struct Config {
     pub drafts: BTreeMap<String, String>,
     /// How the node meets others.
     pub network: Network,
+    /// What of others' work is done here.
+    pub jobs: Jobs,
 }
 
 /// How the node meets others.

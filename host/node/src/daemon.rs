@@ -32,6 +32,7 @@ pub async fn run(home: Home, options: &Node, json: bool) -> Result<(), Failure> 
             ),
         )
     })?;
+    service.serve_jobs().await?;
     let (sender, _) = tokio::sync::mpsc::channel(1);
     let status = service.answer(Request::Status, sender).await?;
     announce(&status, json);

@@ -1,5 +1,7 @@
 //! What a person sees: results in words, and progress bars that vanish where nobody looks.
 
+mod jobs;
+
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -14,11 +16,17 @@ use crate::requests::{
 #[derive(Default)]
 pub struct Bars {
     current: Option<(String, ProgressBar)>,
+    shards: jobs::ShardBars,
 }
 
 impl Bars {
     /// Shows a step; a new stage gets a new bar.
     pub fn show(&mut self, step: &Progress) {
+        if step.unit == Unit::Shards {
+            self.finish_one();
+            self.shards.show(step);
+            return;
+        }
         if !std::io::stderr().is_terminal() {
             return;
         }
@@ -27,7 +35,7 @@ impl Bars {
             .as_ref()
             .is_none_or(|(stage, _)| *stage != step.stage)
         {
-            self.finish();
+            self.finish_one();
             self.current = Some((step.stage.clone(), bar(step)));
         }
         if let Some((_, bar)) = &self.current {
@@ -41,8 +49,13 @@ impl Bars {
         }
     }
 
-    /// Takes the last bar away.
+    /// Takes the last bars away.
     pub fn finish(&mut self) {
+        self.finish_one();
+        self.shards.finish();
+    }
+
+    fn finish_one(&mut self) {
         if let Some((_, bar)) = self.current.take() {
             bar.finish_and_clear();
         }
@@ -56,10 +69,12 @@ fn bar(step: &Progress) -> ProgressBar {
             "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left"
         }
         (Unit::Bytes, None) => "{msg} {spinner} {bytes} {bytes_per_sec}",
-        (Unit::Records, Some(_)) => "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta} left",
+        (Unit::Records | Unit::Shards, Some(_)) => {
+            "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta} left"
+        }
         (Unit::Steps, Some(_)) => "{msg} [{bar:30}] {human_pos}/{human_len} steps {eta} left",
         (Unit::Steps, None) => "{msg} {spinner} {human_pos} steps",
-        (Unit::Records, None) => "{msg} {spinner} {human_pos} records {per_sec}",
+        (Unit::Records | Unit::Shards, None) => "{msg} {spinner} {human_pos} records {per_sec}",
     };
     // The templates are constants above, so that a wrong one would show in every run.
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -92,6 +107,9 @@ pub fn print(response: &Response) {
         Response::Listed(listed) => print_listed(listed),
         Response::Removed(removed) => print_removed(removed),
         Response::Status(status) => print_status(status),
+        Response::Job(answer) => jobs::print_job(&answer.job),
+        Response::Jobs(list) => jobs::print_jobs(&list.jobs),
+        Response::Account(answer) => jobs::print_account(&answer.account),
     }
 }
 

@@ -63,6 +63,26 @@ impl Home {
         self.0.join("embedded")
     }
 
+    /// The jobs that were begun here, a folder for each.
+    pub fn jobs(&self) -> PathBuf {
+        self.0.join("jobs")
+    }
+
+    /// The key that signs leases and receipts, and that credits belong to.
+    pub fn account_key(&self) -> PathBuf {
+        self.0.join("account.key")
+    }
+
+    /// What this node has to spend, and spent.
+    pub fn ledger(&self) -> PathBuf {
+        self.0.join("ledger.redb")
+    }
+
+    /// What this node signed and was paid for.
+    pub fn earnings(&self) -> PathBuf {
+        self.0.join("earnings.redb")
+    }
+
     /// The owner's configuration.
     pub fn configuration(&self) -> PathBuf {
         self.0.join("config.toml")

@@ -10,6 +10,7 @@ mod embedded;
 mod failure;
 mod finetune;
 mod home;
+mod jobs;
 mod keys;
 mod play;
 mod requests;
@@ -19,6 +20,7 @@ mod templates;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
@@ -222,6 +224,10 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             asked.map_err(finetune::told)
         }
         Command::Play(options) => play_village(Home::open(home)?, *options, json).await,
+        Command::Job(job) => ask(Home::open(home)?, jobs::request_of(job)?, json).await,
+        Command::Account(account) => {
+            ask(Home::open(home)?, jobs::request_of_account(account)?, json).await
+        }
         Command::List => ask(Home::open(home)?, Request::List, json).await,
     }
 }
@@ -236,7 +242,7 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
         }
         None => {
             let config = Config::load(&home)?;
-            let service = Service::new(home, config)?;
+            let service = Arc::new(Service::new(home, config)?);
             let (sender, mut steps) = mpsc::channel(64);
             let work = async {
                 let answer = service.answer(request, sender);

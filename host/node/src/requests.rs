@@ -2,6 +2,8 @@
 //! answers. All of it crosses the control socket as JSON, and the answers are what `--json`
 //! prints: their fields are an interface that scripts rely on.
 
+pub mod jobs;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +73,8 @@ pub enum Request {
     ModelList,
     /// How the node can be reached and what it is doing.
     Status,
+    /// Something about jobs or credits.
+    Job(Box<jobs::JobRequest>),
 }
 
 /// A run: of what, over what, within what.
@@ -169,6 +173,8 @@ pub enum Unit {
     Records,
     /// Steps of a training.
     Steps,
+    /// Records of one shard among others, each of which has a stage of its own.
+    Shards,
 }
 
 /// The answer to a request.
@@ -191,6 +197,12 @@ pub enum Response {
     Removed(Removed),
     /// To `Status`.
     Status(Status),
+    /// To `Job`, about one job.
+    Job(Box<jobs::JobAnswer>),
+    /// To `Job`, about all jobs.
+    Jobs(jobs::JobList),
+    /// To `Job`, about credits.
+    Account(Box<jobs::AccountAnswer>),
 }
 
 /// A package as lists show it.

@@ -10,6 +10,7 @@ mod defaults;
 mod finetune;
 mod inspect;
 mod install;
+pub mod jobs;
 pub mod kind;
 mod language;
 mod locate;
@@ -47,6 +48,9 @@ pub struct Service {
     models: Arc<models::NodeModels>,
     running: running::Running,
     trainings: Arc<finetune::trainings::Trainings>,
+    jobs: jobs::Jobs,
+    /// Whether this process is a node that goes on when a command has its answer.
+    node: OnceLock<()>,
     since: Instant,
 }
 
@@ -64,13 +68,15 @@ impl Service {
             models,
             running: running::Running::default(),
             trainings: Arc::default(),
+            jobs: jobs::Jobs::default(),
+            node: OnceLock::new(),
             since: Instant::now(),
         })
     }
 
     /// Does what is asked.
     pub async fn answer(
-        &self,
+        self: &Arc<Self>,
         request: Request,
         progress: ProgressSender,
     ) -> Result<Response, Failure> {
@@ -100,7 +106,20 @@ impl Service {
             Request::List => self.list(None).await,
             Request::ModelList => self.list(Some("model")).await,
             Request::Status => self.status().await,
+            Request::Job(request) => jobs::answer(self, *request, progress).await,
         }
+    }
+
+    /// Takes the jobs of others as far as the owner lets them in, and goes on with this home's own.
+    pub async fn serve_jobs(self: &Arc<Self>) -> Result<(), Failure> {
+        let _ = self.node.set(());
+        jobs::provide(self).await?;
+        jobs::resume(self);
+        Ok(())
+    }
+
+    fn is_node(&self) -> bool {
+        self.node.get().is_some()
     }
 
     /// The swarm side of the node, opened on first use. Only one process can have it open.

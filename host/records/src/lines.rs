@@ -55,6 +55,11 @@ impl<R: BufRead> Lines<R> {
         self.max = max;
     }
 
+    /// Says that the first line has this number, from 1.
+    pub(crate) fn start_at(&mut self, number: u64) {
+        self.number = number.saturating_sub(1);
+    }
+
     /// The number of the last line that was taken from the input, from 1.
     pub(crate) fn number(&self) -> u64 {
         self.number

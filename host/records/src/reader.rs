@@ -138,6 +138,14 @@ impl<R: BufRead> Reader<R> {
         self
     }
 
+    /// Says that the input is a part of a larger one, which begins at this line of it, from 1.
+    /// Errors, and records without an identifier, are named by the lines of the larger one.
+    #[must_use]
+    pub fn starting_at(mut self, line: u64) -> Self {
+        self.lines.start_at(line);
+        self
+    }
+
     /// How many bytes of the input have been read so far, for showing progress.
     #[must_use]
     pub fn position(&self) -> u64 {

@@ -26,6 +26,7 @@
 //! | `fetch`, `busy`, `transfer`, `report` | many providers; who fetches what; one request; what came of it |
 //! | `find`, `size` | a blob of which only the digest is known; the proof of its size |
 //! | `wire`, `serve`, `ask` | the protocol `skep/releases/1` |
+//! | `channel` | [`Channel`]: conversations of others' making, over `skep/jobs/1` |
 //! | `releases`, `disk` | what is remembered; how it is written |
 //! | `error`, `fault` | what goes wrong here; what other nodes do wrong |
 //! | `gate` | which blobs others may have |
@@ -36,6 +37,7 @@
 mod ask;
 mod blobs;
 mod busy;
+mod channel;
 mod config;
 mod discovery;
 mod disk;
@@ -61,6 +63,7 @@ mod transfer;
 mod wire;
 
 pub use blobs::Presence;
+pub use channel::{Answerer, Channel, ChannelError, MAX_FRAME};
 pub use config::{Limits, SwarmConfig};
 pub use discovery::{Discovery, TicketDiscovery, Want};
 pub use error::{

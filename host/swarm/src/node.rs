@@ -14,6 +14,7 @@ use skep_registry::Digest;
 
 use crate::blobs::{Blobs, Presence};
 use crate::busy::Busy;
+use crate::channel::{self, Conversations};
 use crate::config::{Limits, SwarmConfig, transport};
 use crate::discovery::{Discovery, Want, collect};
 use crate::disk::{DirLock, Layout, load_or_create_key};
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) blobs: Blobs,
     pub(crate) gate: Gate,
     pub(crate) releases: Arc<Releases>,
+    pub(crate) conversations: Conversations,
     busy: Arc<Busy>,
     router: Router,
     bound: SocketAddr,
@@ -99,12 +101,14 @@ impl Swarm {
         let gate = Gate::default();
         let events = gate.guard(config.limits.connections);
         let limits = Arc::new(config.limits);
+        let conversations = Conversations::default();
         let router = Router::builder(endpoint.clone())
             .accept(
                 iroh_blobs::ALPN,
                 BlobsProtocol::new(&blobs.store, Some(events)),
             )
             .accept(wire::ALPN, Answers::new(releases.clone(), &limits))
+            .accept(channel::ALPN, conversations.clone())
             .spawn();
         let swarm = Self {
             inner: Arc::new(Inner {
@@ -114,6 +118,7 @@ impl Swarm {
                 blobs,
                 gate,
                 releases,
+                conversations,
                 busy: Arc::default(),
                 router,
                 bound,

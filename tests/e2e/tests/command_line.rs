@@ -23,6 +23,7 @@ fn help_names_every_command_and_exit_code() {
     let home = tempfile::tempdir().unwrap();
     insta::assert_snapshot!(shown(home.path(), &["--help"]));
     insta::assert_snapshot!(shown(home.path(), &["run", "--help"]));
+    insta::assert_snapshot!(shown(home.path(), &["job", "submit", "--help"]));
     insta::assert_snapshot!(shown(home.path(), &["finetune", "--help"]));
 }
 
@@ -80,6 +81,28 @@ fn a_key_is_made_once_and_its_file_is_private() {
     {
         use std::os::unix::fs::PermissionsExt;
         let file = home.path().join("keys/work.key");
+        assert_eq!(
+            fs::metadata(file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+}
+
+#[test]
+fn credits_are_put_in_and_shown() {
+    let home = tempfile::tempdir().unwrap();
+    let added = run(home.path(), &["account", "add", "2.5"]).unwrap();
+    assert_eq!(added.code, 0, "{}", added.stderr);
+    insta::with_settings!({filters => vec![(r"account \w+", "account ACCOUNT")]}, {
+        insta::assert_snapshot!(shown(home.path(), &["account"]));
+        insta::assert_snapshot!(shown(home.path(), &["account", "add", "much"]));
+    });
+    insta::assert_snapshot!(shown(home.path(), &["job", "status"]));
+    insta::assert_snapshot!(shown(home.path(), &["job", "watch", "abc"]));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let file = home.path().join("account.key");
         assert_eq!(
             fs::metadata(file).unwrap().permissions().mode() & 0o777,
             0o600

@@ -147,7 +147,8 @@ impl Job {
         None
     }
 
-    /// A lease of a shard to the best provider that has room and has not had this shard before.
+    /// A lease of a shard to the best provider that has room and has not had this shard before, or
+    /// failed it if there is no other.
     fn lease(&self, number: u32, further: u32, choice: &mut Choice<'_>) -> Option<Decision> {
         let attempts = &self.shards[number as usize].attempts;
         if choice.left < self.plan.lease_limit {
@@ -157,13 +158,25 @@ impl Job {
             shard: number,
             attempt: u32::try_from(attempts.len()).ok()? + further,
         };
-        let provider = choice.take(|provider, taken| {
+        let room = |provider, taken: &[u32], may: bool| {
             let open = self.load.get(&provider).copied().unwrap_or(0);
-            let had = attempts.iter().any(|attempt| attempt.provider == provider);
-            let now_has = taken.contains(&number);
-            let room = u32::try_from(taken.len()).unwrap_or(u32::MAX);
-            (!had && !now_has).then_some(open.saturating_add(room))
-        })?;
+            let more = u32::try_from(taken.len()).unwrap_or(u32::MAX);
+            (may && !taken.contains(&number)).then_some(open.saturating_add(more))
+        };
+        let has_had = |provider| attempts.iter().any(|attempt| attempt.provider == provider);
+        // Somebody who has not had it comes first, even if that means to wait for room. Only where
+        // everybody has, those get it once more of whom nothing came: a provider may be back.
+        let provider = match choice.all(has_had) {
+            false => choice.take(|provider, taken| room(provider, taken, !has_had(provider))),
+            true => choice.take(|provider, taken| {
+                let mut its = attempts.iter().filter(|lease| lease.provider == provider);
+                room(
+                    provider,
+                    taken,
+                    its.all(|lease| lease.state == State::Ended),
+                )
+            }),
+        }?;
         choice.taken.entry(provider).or_default().push(number);
         choice.left = difference(choice.left, self.plan.lease_limit);
         Some(Decision::Lease {
@@ -276,6 +289,12 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
+    /// Whether something is true of everybody who may be asked, with room or without.
+    fn all(&self, is: impl Fn(AccountId) -> bool) -> bool {
+        let mut asked = self.offers.iter().filter(|offer| offer.is_open(self.limit));
+        asked.all(|offer| is(offer.provider))
+    }
+
     /// The best provider of which `load` tells how many shards it has, if it may have one more.
     fn take(&mut self, load: impl Fn(AccountId, &[u32]) -> Option<u32>) -> Option<AccountId> {
         let ranked = self

@@ -536,3 +536,46 @@ fn a_journal_gives_back_what_was_written() {
     let other = Journal::open(&path, digest("job", 2));
     assert!(matches!(other, Err(JournalError::OtherJob { .. })));
 }
+
+#[test]
+fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
+    let mut job = Job::new(plan(1, 1));
+    let offer = |n| Offer {
+        provider: account(n),
+        price: credits(1),
+        warmth: crate::Warmth::default(),
+        reputation: crate::Reputation::default(),
+        slots: 1,
+    };
+    let mut asked = |job: &mut Job, offers: &[Offer]| {
+        let decisions = job.decide(10, offers);
+        let [
+            Decision::Lease {
+                id,
+                provider,
+                limit,
+            },
+        ] = decisions[..]
+        else {
+            panic!("{decisions:?}");
+        };
+        let leased = Event::Leased {
+            id,
+            at: 10,
+            provider,
+            limit,
+            lease: digest("lease", u64::from(id.attempt)),
+            encoding: Vec::new(),
+        };
+        job.apply(&leased).unwrap();
+        (id, provider)
+    };
+    let (first, one) = asked(&mut job, &[offer(1)]);
+    assert!(job.decide(11, &[offer(1)]).is_empty(), "it has it");
+    job.apply(&Event::Failed { id: first, at: 12 }).unwrap();
+    // Somebody else comes first, and who failed only if there is nobody else.
+    let (second, other) = asked(&mut job, &[offer(1), offer(2)]);
+    assert_ne!(one, other);
+    job.apply(&Event::Failed { id: second, at: 13 }).unwrap();
+    assert_eq!(asked(&mut job, &[offer(1)]).1, one);
+}

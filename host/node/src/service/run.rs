@@ -13,7 +13,7 @@ use skep_tensor::Device;
 use tokio::runtime::Handle;
 
 use super::blobs::NodeBlobs;
-use super::defaults::bind_models;
+use super::defaults::{Defaults, bind_models};
 use super::inspect::grants_of;
 use super::locate::{self, Located};
 use super::models::{Adapters, DefaultLanguage, RunModels};
@@ -83,31 +83,11 @@ pub async fn run(
             .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
     }
     subject.limits = subject.limits.capped_by(&asked);
-    let program = load(service, subject.component).await?;
-    let bound = bind_models(service, &request.models, &subject.grants).await?;
-    let spec = RunSpec {
-        device: Device::cpu(),
-        models: Some(Arc::new(RunModels {
-            node: Arc::clone(&service.models),
-            encoder: bound.encoder.digest.to_string(),
-            language: match &bound.language {
-                Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
-                None => DefaultLanguage::Embedded,
-            },
-            adapters: match subject.grants.adapters.is_empty() {
-                true => None,
-                false => Some(Adapters {
-                    swarm: service.swarm().await?.clone(),
-                    runtime: Handle::current(),
-                }),
-            },
-            home: service.home.clone(),
-        })),
-        blobs: blobs(service, &subject.grants, peers).await?,
-        training: None,
-        grants: subject.grants,
-        limits: subject.limits,
-    };
+    let Prepared {
+        program,
+        spec,
+        bound,
+    } = prepare(service, subject, &request.models, peers).await?;
     let sandbox = service.sandbox()?;
     let limits = sandbox.limits_of(&spec);
     let grants = grants_of(&spec.grants);
@@ -142,7 +122,53 @@ pub async fn run(
     })))
 }
 
-struct CancelOnDrop(Cancel);
+/// A component that is loaded, and all that its run is given.
+pub(super) struct Prepared {
+    pub(super) program: Arc<Program>,
+    pub(super) spec: RunSpec,
+    pub(super) bound: Defaults,
+}
+
+/// Loads a component, and the models that it gets.
+pub(super) async fn prepare(
+    service: &Service,
+    subject: Subject,
+    models: &[String],
+    peers: Vec<ProviderAddr>,
+) -> Result<Prepared, Failure> {
+    let program = load(service, subject.component).await?;
+    let bound = bind_models(service, models, &subject.grants).await?;
+    let spec = RunSpec {
+        device: Device::cpu(),
+        models: Some(Arc::new(RunModels {
+            node: Arc::clone(&service.models),
+            encoder: bound.encoder.digest.to_string(),
+            language: match &bound.language {
+                Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
+                None => DefaultLanguage::Embedded,
+            },
+            adapters: match subject.grants.adapters.is_empty() {
+                true => None,
+                false => Some(Adapters {
+                    swarm: service.swarm().await?.clone(),
+                    runtime: Handle::current(),
+                }),
+            },
+            home: service.home.clone(),
+        })),
+        blobs: blobs(service, &subject.grants, peers).await?,
+        training: None,
+        grants: subject.grants,
+        limits: subject.limits,
+    };
+    Ok(Prepared {
+        program,
+        spec,
+        bound,
+    })
+}
+
+pub(super) struct CancelOnDrop(pub(super) Cancel);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {

@@ -326,3 +326,22 @@ proptest! {
         prop_assert_eq!(ours, theirs);
     }
 }
+
+#[test]
+fn a_part_of_an_input_keeps_the_lines_of_the_whole() {
+    let whole = "{\"text\": \"a\"}\n\nnonsense\n{\"text\": \"b\"}\n{\"id\": 7, \"text\": \"c\"}\n";
+    let shown = |line: &Line| (line.number, line.result.as_ref().ok().map(|r| r.id.clone()));
+    let all: Vec<_> = Reader::new(whole.as_bytes(), Format::Jsonl).collect();
+    for cut in 0..=5_usize {
+        let offset: usize = whole.split_inclusive('\n').take(cut).map(str::len).sum();
+        let (first, rest) = whole.split_at(offset);
+        let rest = Reader::new(rest.as_bytes(), Format::Jsonl).starting_at(cut as u64 + 1);
+        let parts = Reader::new(first.as_bytes(), Format::Jsonl).chain(rest);
+        let parts: Vec<_> = parts.map(|line| shown(&line)).collect();
+        assert_eq!(
+            parts,
+            all.iter().map(shown).collect::<Vec<_>>(),
+            "cut after {cut}"
+        );
+    }
+}

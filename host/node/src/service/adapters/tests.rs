@@ -22,7 +22,7 @@ use crate::service::models::{Adapters, DefaultLanguage, RunModels};
 /// A node, and what a run on it may open. Its calls are those of a run: they wait on the thread.
 struct World {
     folder: tempfile::TempDir,
-    service: Service,
+    service: Arc<Service>,
     models: RunModels,
     base: Digest,
     runtime: Handle,
@@ -36,7 +36,8 @@ impl World {
         skep_tests::set_up(&home).unwrap();
         let home = Home::open(Some(home)).unwrap();
         keys::create(&home, "default").unwrap();
-        let service = Service::new(home.clone(), Config::load(&home).unwrap()).unwrap();
+        let service = Service::new(home.clone(), Config::load(&home).unwrap());
+        let service = Arc::new(service.unwrap());
         let file = folder.path().join("tiny.gguf");
         random::gguf(&file, &Shape::TINY, 1).unwrap();
         let base = Digest::of(&std::fs::read(&file).unwrap());

@@ -1,0 +1,219 @@
+//! One lease from its offer to its receipt: what the provider checks and signs, and what the
+//! requester checks of what comes back. Functions of their arguments, so that both sides, and
+//! tests, come to the same answer.
+
+use skep_evidence::{
+    AccountKey, Agreed, Credits, Keys, Lease, Meter, Receipt, ResultCommitment, Signed,
+    Statement as _, StatementError, Tariff,
+};
+use skep_registry::Digest;
+
+use crate::message::{Refusal, Undertaking};
+use crate::policy::Policy;
+
+/// Checks a lease that is offered, and accepts it. Whether its package may run is for
+/// [`Policy::admit`].
+///
+/// # Errors
+///
+/// What keeps the provider from it.
+pub fn examine(
+    offer: &Undertaking,
+    policy: &Policy,
+    account: &AccountKey,
+    keys: &mut Keys,
+) -> Result<Agreed<Lease>, Refusal> {
+    let wrong = |reason: &str| Refusal::Lease(reason.to_owned());
+    let lease = Signed::<Lease>::decode(&offer.lease, keys)
+        .map_err(|error| Refusal::Lease(error.to_string()))?;
+    if lease.provider != account.id() {
+        return Err(wrong("it is made out to another account"));
+    }
+    if lease.tariff != policy.tariff {
+        return Err(wrong(
+            "its prices are not those that this node asks for now",
+        ));
+    }
+    if lease.allowance.residency > 0 || lease.work.adapter.is_some() {
+        return Err(wrong(
+            "this node keeps nothing ready and applies no adapters yet",
+        ));
+    }
+    if offer.input_bytes > policy.largest_input {
+        return Err(Refusal::InputTooLarge {
+            bytes: offer.input_bytes,
+            limit: policy.largest_input,
+        });
+    }
+    if lease.allowance.bytes < offer.input_bytes {
+        return Err(wrong("it does not allow for the bytes of its own input"));
+    }
+    lease
+        .accept(account)
+        .map_err(|error| Refusal::Lease(error.to_string()))
+}
+
+/// How many floating-point operations a lease pays for, what it says of bytes being paid first.
+#[must_use]
+pub fn affordable(lease: &Lease) -> u64 {
+    let bytes = Meter {
+        bytes: lease.allowance.bytes,
+        ..Meter::default()
+    };
+    let left = lease
+        .tariff
+        .price(&bytes)
+        .and_then(|price| lease.limit.checked_sub(price))
+        .unwrap_or(Credits::ZERO);
+    if lease.tariff.flops == 0 {
+        return lease.allowance.flops;
+    }
+    let flops = u128::from(left.micro()) * 1_000_000_000_000 / u128::from(lease.tariff.flops);
+    lease
+        .allowance
+        .flops
+        .min(u64::try_from(flops).unwrap_or(u64::MAX))
+}
+
+/// What a provider did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The output.
+    pub output: Digest,
+    /// What it used.
+    pub meter: Meter,
+    /// How many receipts the provider had signed before.
+    pub sequence: u64,
+    /// 32 random bytes.
+    pub nonce: [u8; 32],
+    /// When it began, in milliseconds since 1970.
+    pub started: u64,
+    /// When it ended.
+    pub finished: u64,
+}
+
+/// The commitment and the receipt for work that is done.
+///
+/// # Errors
+///
+/// When it used more than the lease pays for, so that no receipt would keep it.
+pub fn conclude(
+    lease: &Signed<Lease>,
+    done: &Done,
+    account: &AccountKey,
+) -> Result<(Signed<ResultCommitment>, Signed<Receipt>), Refusal> {
+    let failed = |error: StatementError| Refusal::Failed(error.to_string());
+    let commitment = ResultCommitment {
+        lease: lease.digest(),
+        work: lease.work.digest(),
+        worker: account.id(),
+        output: done.output,
+        activations: None,
+        nonce: done.nonce,
+    };
+    let commitment = commitment.sign(account).map_err(failed)?;
+    let price = lease
+        .tariff
+        .price(&done.meter)
+        .ok_or_else(|| Refusal::Failed("it costs more than there can be".to_owned()))?;
+    let receipt = Receipt {
+        lease: lease.digest(),
+        job: lease.job,
+        shard: lease.shard,
+        sequence: done.sequence,
+        provider: lease.provider,
+        requester: lease.requester,
+        work: lease.work,
+        commitment: commitment.digest(),
+        output: done.output,
+        meter: done.meter,
+        price,
+        split: lease.split.clone(),
+        started: done.started,
+        finished: done.finished.max(done.started),
+    };
+    if let Some(breach) = receipt.breach_of(lease) {
+        return Err(Refusal::Failed(format!(
+            "the work does not fit its lease: {breach}"
+        )));
+    }
+    let receipt = receipt.sign(account).map_err(failed)?;
+    Ok((commitment, receipt))
+}
+
+/// A result that keeps its lease.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The receipt, to be countersigned.
+    pub receipt: Signed<Receipt>,
+}
+
+/// Why what came back is no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadDelivery {
+    /// A statement that does not hold.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// Statements that do not fit the lease or each other.
+    #[error("what the node signed does not fit: {0}")]
+    Breach(&'static str),
+    /// Bytes of something else than what was signed.
+    #[error("the output has the digest {found}, and the node signed {signed}")]
+    Output {
+        /// What came.
+        found: Digest,
+        /// What was promised.
+        signed: Digest,
+    },
+}
+
+/// Checks what a provider sends back: that its commitment and its receipt hold, keep the lease and
+/// speak of each other, and that the output is the one that they name.
+///
+/// # Errors
+///
+/// The first thing that is wrong.
+pub fn receive(
+    lease: &Signed<Lease>,
+    commitment: &[u8],
+    receipt: &[u8],
+    output: Digest,
+    keys: &mut Keys,
+) -> Result<Delivery, BadDelivery> {
+    let commitment = Signed::<ResultCommitment>::decode(commitment, keys)?;
+    let receipt = Signed::<Receipt>::decode(receipt, keys)?;
+    if commitment.worker != lease.provider || !commitment.is_under(lease) {
+        return Err(BadDelivery::Breach(
+            "the commitment is for other work, or by another account",
+        ));
+    }
+    if let Some(breach) = receipt.breach_of(lease) {
+        return Err(BadDelivery::Breach(breach));
+    }
+    if (receipt.commitment, receipt.output) != (commitment.digest(), commitment.output) {
+        return Err(BadDelivery::Breach(
+            "the receipt names another result than the commitment",
+        ));
+    }
+    if receipt.output != output {
+        return Err(BadDelivery::Output {
+            found: output,
+            signed: receipt.output,
+        });
+    }
+    Ok(Delivery { receipt })
+}
+
+/// A price for a provider that is to be compared with others: of moving the bytes of a shard and
+/// of 10¹² operations, of which nobody knows beforehand how many it takes.
+pub fn typical(tariff: &Tariff, bytes: u64) -> Credits {
+    let meter = Meter {
+        flops: 1_000_000_000_000,
+        bytes,
+        ..Meter::default()
+    };
+    tariff.price(&meter).unwrap_or(Credits::MAX)
+}
+
+#[cfg(test)]
+mod tests;

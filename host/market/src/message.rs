@@ -1,0 +1,269 @@
+//! What requester and provider say to each other about a shard, as data.
+//!
+//! A conversation is one [`Ask`] and what follows from it, over a channel that carries frames
+//! (`skep_swarm::Channel`):
+//!
+//! ```text
+//! Quote    →  Quote | Refused
+//! Offer    →  Accepted | Refused
+//!             then the sealed input, chunk by chunk (`seal`)
+//!          →  Working, again and again while it runs
+//!          →  Done | Refused
+//!             then the sealed output, chunk by chunk
+//! Settle   →  Settled | Refused
+//! ```
+//!
+//! Messages are [postcard](https://postcard.jamesmunns.com/wire-format), and none is longer than
+//! [`MAX_MESSAGE`]; statements in them are in their own encoding, and believed only once they are
+//! verified. A length inside a message is believed only as far as the message goes.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use skep_evidence::Tariff;
+use skep_registry::Digest;
+
+/// The longest message, in bytes.
+pub const MAX_MESSAGE: usize = 24 << 10;
+/// The most nodes that a requester names as having the package.
+pub const MAX_SOURCES: usize = 8;
+/// The most characters that are shown of what another node says.
+const SHOWN: usize = 300;
+
+/// What a requester asks a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Whether it would take such a shard, and for how much.
+    Quote {
+        /// The release of the package.
+        package: Digest,
+        /// How many bytes the largest shard's input has.
+        input_bytes: u64,
+        /// Tickets of nodes that have the package.
+        sources: Vec<String>,
+    },
+    /// To do the work of a lease.
+    Offer(Undertaking),
+    /// To take a receipt that both signed, as proof that it was paid.
+    Settle {
+        /// The agreed receipt.
+        receipt: Vec<u8>,
+    },
+}
+
+/// A lease that is offered, and what it takes to do its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undertaking {
+    /// The lease as the requester signed it.
+    pub lease: Vec<u8>,
+    /// The requester's key to seal with, signed.
+    pub key: Vec<u8>,
+    /// How many bytes the input has.
+    pub input_bytes: u64,
+    /// Tickets of nodes that have the package.
+    pub sources: Vec<String>,
+}
+
+/// What a provider answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To a quote: it would.
+    Quote(Quotation),
+    /// It takes the lease.
+    Accepted {
+        /// The lease with both signatures.
+        lease: Vec<u8>,
+        /// Its key to seal with, signed.
+        key: Vec<u8>,
+    },
+    /// It is at work.
+    Working {
+        /// Records done so far.
+        done: u64,
+    },
+    /// It is done; the output follows.
+    Done {
+        /// The commitment to the result, signed.
+        commitment: Vec<u8>,
+        /// The receipt, as the provider signed it.
+        receipt: Vec<u8>,
+        /// How many bytes the output has.
+        output_bytes: u64,
+    },
+    /// It keeps the receipt.
+    Settled,
+    /// It does not do it.
+    Refused(Refusal),
+}
+
+/// What a provider asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quotation {
+    /// The account that is paid.
+    pub account: [u8; 32],
+    /// For a million tokens, 10¹² operations, 10⁹ bytes and an hour, in micro-credits.
+    pub tariff: [u64; 4],
+    /// How many shards it takes at once.
+    pub slots: u32,
+    /// Whether it has the package already.
+    pub warm: bool,
+    /// The most bytes that an output may have.
+    pub largest_output: u64,
+}
+
+impl Quotation {
+    /// The tariff.
+    #[must_use]
+    pub fn tariff(&self) -> Tariff {
+        let [tokens, flops, bytes, residency] = self.tariff;
+        Tariff {
+            tokens,
+            flops,
+            bytes,
+            residency,
+        }
+    }
+}
+
+/// Why a provider does not do what it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// Its owner takes no jobs.
+    #[error("it takes no jobs")]
+    NoJobs,
+    /// Its owner does not run this publisher's packages.
+    #[error("its owner does not run packages of this publisher")]
+    Publisher,
+    /// Its owner does not run this kind of package.
+    #[error("its owner does not run packages of the world `{}`", said(.0))]
+    World(String),
+    /// The input is larger than its owner allows.
+    #[error("an input has {bytes} bytes, and it takes at most {limit}; make more shards")]
+    InputTooLarge {
+        /// How many there are.
+        bytes: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// The lease is not one that it can keep.
+    #[error("it cannot keep the lease: {}", said(.0))]
+    Lease(String),
+    /// The package, or a model that it needs, cannot be had there.
+    #[error("it cannot get what the work needs: {}", said(.0))]
+    Unavailable(String),
+    /// It does as much as it may.
+    #[error("it is busy")]
+    Busy,
+    /// The work failed.
+    #[error("the work failed there: {}", said(.0))]
+    Failed(String),
+    /// It does not understand.
+    #[error("it does not understand what it was asked")]
+    Malformed,
+}
+
+/// What another node says, fit to be shown: short, and nothing that moves a cursor.
+#[must_use]
+pub fn said(text: &str) -> String {
+    let shown = text.chars().take(SHOWN);
+    shown
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect()
+}
+
+/// Bytes are no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the other side says something that is not of this protocol")]
+pub struct MessageError;
+
+macro_rules! message {
+    ($($type:ty),*) => {$(
+        impl $type {
+            /// The message as it is sent.
+            ///
+            /// # Errors
+            ///
+            /// When it is longer than a message may be.
+            pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
+                let bytes = postcard::to_stdvec(self).map_err(|_| MessageError)?;
+                match bytes.len() <= MAX_MESSAGE {
+                    true => Ok(bytes),
+                    false => Err(MessageError),
+                }
+            }
+
+            /// The message in these bytes, all of which must belong to it.
+            ///
+            /// # Errors
+            ///
+            /// When they are no such message.
+            pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+                decode(bytes)
+            }
+        }
+    )*};
+}
+message!(Ask, Answer);
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MessageError> {
+    if bytes.len() > MAX_MESSAGE {
+        return Err(MessageError);
+    }
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Ok(message),
+        Ok(_) | Err(_) => Err(MessageError),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::digest;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(ask) = Ask::decode(&bytes) {
+                prop_assert_eq!(Ask::decode(&ask.encode().unwrap()), Ok(ask));
+            }
+            if let Ok(answer) = Answer::decode(&bytes) {
+                prop_assert_eq!(Answer::decode(&answer.encode().unwrap()), Ok(answer));
+            }
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_is_not_believed() {
+        // A receipt that claims 2^60 bytes.
+        let mut bytes = vec![2];
+        bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
+        assert_eq!(Ask::decode(&bytes), Err(MessageError));
+        assert_eq!(Ask::decode(&vec![0; MAX_MESSAGE + 1]), Err(MessageError));
+        let long = Ask::Settle {
+            receipt: vec![0; MAX_MESSAGE],
+        };
+        assert_eq!(long.encode(), Err(MessageError));
+    }
+
+    #[test]
+    fn messages_come_back_whole_and_cut_ones_do_not() {
+        let ask = Ask::Quote {
+            package: digest("package", 1),
+            input_bytes: 77,
+            sources: vec!["skep1…".to_owned()],
+        };
+        let bytes = ask.encode().unwrap();
+        for cut in 0..bytes.len() {
+            assert_eq!(Ask::decode(&bytes[..cut]), Err(MessageError));
+        }
+        assert_eq!(Ask::decode(&bytes), Ok(ask));
+    }
+
+    #[test]
+    fn what_others_say_cannot_move_a_cursor() {
+        let refusal = Refusal::Failed(format!("a\u{1b}[2Jb\r\n{}", "c".repeat(1_000)));
+        let text = refusal.to_string();
+        assert!(!text.contains('\u{1b}') && !text.contains('\r') && text.len() < 400);
+    }
+}

@@ -1,0 +1,87 @@
+//! The command line of jobs and credits.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// Split an input over other nodes, have each part done there, and put the results together.
+    Submit(Box<Submit>),
+    /// Show a job and its shards, or all jobs.
+    Status {
+        /// The job's name, or the beginning of it.
+        job: Option<String>,
+    },
+    /// Follow a job to its end. Where no node runs, this goes on with a job that was interrupted.
+    Watch {
+        /// The job's name, or the beginning of it.
+        job: String,
+    },
+    /// Stop a job. What was delivered is paid; what is left of its credits comes back.
+    Cancel {
+        /// The job's name, or the beginning of it.
+        job: String,
+    },
+    /// Write the result of a job that is done.
+    Result {
+        /// The job's name, or the beginning of it.
+        job: String,
+        /// Where to.
+        #[arg(short, long, value_hint = ValueHint::FilePath)]
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Submit {
+    /// An installed name, a digest or a ticket. Nodes fetch it from this one.
+    pub package: String,
+    /// The input, one record a line.
+    #[arg(short, long, value_hint = ValueHint::FilePath)]
+    pub input: PathBuf,
+    /// Where the result goes.
+    #[arg(short, long, value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The labels of a batch classifier, as JSON.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub labels: Option<PathBuf>,
+    /// How many parts the input is cut into; by default two for each shard that nodes take at once.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub shards: Option<u32>,
+    /// How many nodes have to agree on the output of each shard. Where two differ, a third decides.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=7))]
+    pub replicas: u32,
+    /// A node to ask, by its ticket, beside those that the configuration names and those found
+    /// nearby; may be given several times.
+    #[arg(long, value_name = "TICKET")]
+    pub provider: Vec<String>,
+    /// The most that the whole job may cost, in credits.
+    #[arg(long, value_name = "CREDITS", default_value = "1")]
+    pub max_price: String,
+    /// How long the job may take, such as `30 min`.
+    #[arg(long, value_name = "TIME", default_value = "1 h")]
+    pub deadline: String,
+    /// Leave the job to the node that runs in this home, and return at once.
+    #[arg(long)]
+    pub detach: bool,
+    /// Arguments for a task.
+    #[arg(last = true)]
+    pub arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Account {
+    #[command(subcommand)]
+    pub command: Option<AccountCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Put credits into this node's own ledger, to spend on jobs.
+    Add {
+        /// How many, such as `2.5`.
+        credits: String,
+    },
+}

@@ -1,0 +1,86 @@
+//! The table `[jobs]` of a node's configuration: what of others' work is done here.
+
+use serde::{Deserialize, Deserializer};
+use skep_evidence::{Credits, Tariff};
+use skep_market::Policy;
+use skep_registry::{PublisherId, World, units};
+
+/// What of others' work is done here, and for how much.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Jobs {
+    /// Whether any is.
+    pub accept: bool,
+    /// Whose packages are run; none named is everybody's.
+    pub publishers: Vec<PublisherId>,
+    /// The worlds that are run; none named is all that jobs are made of.
+    #[serde(deserialize_with = "worlds")]
+    pub worlds: Vec<World>,
+    /// The most that the input of a shard may have, such as `16 MiB`.
+    #[serde(deserialize_with = "bytes")]
+    pub largest_input: u64,
+    /// The most that its output may have.
+    #[serde(deserialize_with = "bytes")]
+    pub largest_output: u64,
+    /// How many shards run at once.
+    pub at_once: u32,
+    /// Credits for 10¹² operations on the device.
+    #[serde(deserialize_with = "credits")]
+    pub price_per_teraflop: Credits,
+    /// Credits for 10⁹ bytes of input and output.
+    #[serde(deserialize_with = "credits")]
+    pub price_per_gigabyte: Credits,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self {
+            accept: false,
+            publishers: Vec::new(),
+            worlds: Vec::new(),
+            largest_input: 16 << 20,
+            largest_output: 64 << 20,
+            at_once: 1,
+            price_per_teraflop: Credits::from_micro(1_000),
+            price_per_gigabyte: Credits::from_micro(10_000),
+        }
+    }
+}
+
+impl Jobs {
+    /// The rules for what comes in.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            take: self.accept,
+            publishers: self.publishers.iter().copied().collect(),
+            worlds: self.worlds.iter().map(ToString::to_string).collect(),
+            largest_input: self.largest_input,
+            largest_output: self.largest_output,
+            slots: self.at_once,
+            tariff: Tariff {
+                tokens: 0,
+                flops: self.price_per_teraflop.micro(),
+                bytes: self.price_per_gigabyte.micro(),
+                residency: 0,
+            },
+        }
+    }
+}
+
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    units::parse_bytes(&text).map_err(serde::de::Error::custom)
+}
+
+fn credits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Credits, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+fn worlds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<World>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let worlds = names.iter().map(|name| name.parse());
+    worlds
+        .collect::<Result<_, _>>()
+        .map_err(serde::de::Error::custom)
+}

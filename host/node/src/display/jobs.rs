@@ -1,0 +1,153 @@
+//! Jobs and credits as a person sees them.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use skep_evidence::Credits;
+
+use crate::requests::Progress;
+use crate::requests::jobs::{AccountView, JobState, JobView};
+
+/// The shards of a job: a bar for each that is being worked on, or plain lines where nobody looks.
+#[derive(Default)]
+pub struct ShardBars {
+    all: Option<MultiProgress>,
+    bars: BTreeMap<String, ProgressBar>,
+    /// What was last said of each shard.
+    said: BTreeMap<String, String>,
+}
+
+impl ShardBars {
+    /// Shows what became of a shard.
+    pub fn show(&mut self, step: &Progress) {
+        let (shard, what) = step.stage.split_once(": ").unwrap_or((&step.stage, ""));
+        let is_new = self.said.get(shard).is_none_or(|said| said != what);
+        if is_new {
+            self.said.insert(shard.to_owned(), what.to_owned());
+        }
+        if !std::io::stderr().is_terminal() {
+            if is_new {
+                eprintln!("{}", step.stage);
+            }
+            return;
+        }
+        let all = self.all.get_or_insert_with(|| {
+            MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10))
+        });
+        if !what.starts_with("running") {
+            if let Some(bar) = self.bars.remove(shard) {
+                bar.finish_and_clear();
+            }
+            if what.starts_with("done") {
+                // A line that cannot be drawn is one that nobody sees.
+                let _ = all.println(&step.stage);
+            }
+            return;
+        }
+        let bar = self.bars.entry(shard.to_owned()).or_insert_with(|| {
+            let bar = all.add(ProgressBar::new(step.total.unwrap_or(0)));
+            let style = ProgressStyle::with_template("{msg} [{bar:30}] {human_pos}/{human_len}");
+            // The template is a constant above, so that a wrong one would show in every run.
+            if let Ok(style) = style {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        bar.set_message(step.stage.clone());
+        bar.set_position(step.done);
+    }
+
+    /// Takes the bars away.
+    pub fn finish(&mut self) {
+        for bar in std::mem::take(&mut self.bars).into_values() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Prints a job with its shards.
+pub fn print_job(job: &JobView) {
+    print_line(job);
+    println!("  package   {}", job.package);
+    println!("  output    {}", job.output.display());
+    println!(
+        "  cost      {} of at most {} credits",
+        Credits::from_micro(job.spent_micro),
+        Credits::from_micro(job.budget_micro)
+    );
+    if let Some(reason) = &job.reason {
+        println!("  reason    {reason}");
+    }
+    for line in &job.shards {
+        let providers: Vec<&str> = line
+            .providers
+            .iter()
+            .map(|account| short(account))
+            .collect();
+        let leases = match line.leases {
+            0 | 1 => String::new(),
+            leases => format!(", {leases} leases"),
+        };
+        let outvoted: Vec<&str> = line.outvoted.iter().map(|account| short(account)).collect();
+        let outvoted = match outvoted.is_empty() {
+            true => String::new(),
+            false => format!(", outvoted: {}", outvoted.join(" ")),
+        };
+        println!(
+            "  shard {:<4}{:<8} {}/{} records {}{leases}{outvoted}",
+            line.shard,
+            line.state,
+            line.records_done,
+            line.records,
+            providers.join(" ")
+        );
+    }
+}
+
+/// Prints the jobs, a line each.
+pub fn print_jobs(jobs: &[JobView]) {
+    if jobs.is_empty() {
+        println!("there are no jobs here; `skep job submit` begins one");
+    }
+    for job in jobs {
+        print_line(job);
+    }
+}
+
+fn print_line(job: &JobView) {
+    let state = match job.state {
+        JobState::Running => "running",
+        JobState::Paused => "paused",
+        JobState::Done => "done",
+        JobState::Failed => "failed",
+    };
+    println!("job {} {state}, {} shards done", job.job, job.finished);
+}
+
+/// Prints the credits of a node.
+pub fn print_account(account: &AccountView) {
+    let credits = Credits::from_micro;
+    println!("account {}", account.account);
+    println!("  to spend  {}", credits(account.available_micro));
+    println!("  in escrow {}", credits(account.escrowed_micro));
+    println!("  at stake  {}", credits(account.staked_micro));
+    println!(
+        "  earned    {} ({} receipts)",
+        credits(account.earned_micro),
+        account.receipts
+    );
+    for line in &account.paid {
+        println!(
+            "  paid      {} to {}",
+            credits(line.micro),
+            short(&line.account)
+        );
+    }
+}
+
+fn short(account: &str) -> &str {
+    account.get(..10).unwrap_or(account)
+}

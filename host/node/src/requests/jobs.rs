@@ -1,0 +1,176 @@
+//! What a command can ask about jobs and credits, and what it is answered.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One thing asked about jobs or credits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "kebab-case")]
+pub enum JobRequest {
+    /// Begin a job, and see it through unless it is left to the node.
+    Submit(Box<Submission>),
+    /// Show one job, or all.
+    Status {
+        /// Its name, or the beginning of it.
+        job: Option<String>,
+    },
+    /// Follow a job to its end, and go on with it if nobody does.
+    Watch {
+        /// Its name, or the beginning of it.
+        job: String,
+    },
+    /// Stop a job.
+    Cancel {
+        /// Its name, or the beginning of it.
+        job: String,
+    },
+    /// Write the result of a job that is done.
+    Result {
+        /// Its name, or the beginning of it.
+        job: String,
+        /// Where to.
+        output: PathBuf,
+    },
+    /// Show the credits of this node.
+    Account,
+    /// Put credits into this node's own ledger.
+    Credit {
+        /// How much, in micro-credits.
+        micro: u64,
+    },
+}
+
+/// A job to begin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Submission {
+    /// A reference, a digest or a ticket.
+    pub package: String,
+    /// The input file.
+    pub input: PathBuf,
+    /// Where the result goes.
+    pub output: PathBuf,
+    /// The labels file of a batch classifier.
+    pub labels: Option<PathBuf>,
+    /// Arguments of a task.
+    pub arguments: Vec<String>,
+    /// How many shards; none is by the number of providers.
+    pub shards: Option<u32>,
+    /// How many providers have to agree on each.
+    pub replicas: u32,
+    /// Tickets of providers, beside those that the node knows.
+    pub providers: Vec<String>,
+    /// All that it may cost, in micro-credits.
+    pub max_price: u64,
+    /// How long it may take, in milliseconds.
+    pub deadline: u64,
+    /// Whether to return at once and leave the job to the node that runs here.
+    pub detach: bool,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    /// A process works on it.
+    Running,
+    /// It is not at its end, and nobody works on it at this moment.
+    Paused,
+    /// The whole result is there.
+    Done,
+    /// It ended without its result.
+    Failed,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its name.
+    pub job: String,
+    /// The package.
+    pub package: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// Why it failed, or what keeps it.
+    pub reason: Option<String>,
+    /// How many shards are done.
+    pub finished: u32,
+    /// The shards.
+    pub shards: Vec<ShardLine>,
+    /// What it has cost, in micro-credits.
+    pub spent_micro: u64,
+    /// What it may cost.
+    pub budget_micro: u64,
+    /// Where the result goes.
+    pub output: PathBuf,
+}
+
+/// A shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardLine {
+    /// Its number, from 0.
+    pub shard: u32,
+    /// `waiting`, `running` or `done`.
+    pub state: String,
+    /// Accounts of those that have it, or whose output counts.
+    pub providers: Vec<String>,
+    /// Accounts of those whose output was another than the one that counts.
+    pub outvoted: Vec<String>,
+    /// How many leases it has had.
+    pub leases: u32,
+    /// How many records it has.
+    pub records: u64,
+    /// How many of them are done, as its provider says.
+    pub records_done: u64,
+}
+
+/// The answer about one job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobAnswer {
+    /// The job.
+    pub job: JobView,
+}
+
+/// The answer about all.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobList {
+    /// The jobs, newest first, without their shards.
+    pub jobs: Vec<JobView>,
+}
+
+/// The credits of a node, in micro-credits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccountView {
+    /// The account: the public half of the key in `account.key`.
+    pub account: String,
+    /// To spend.
+    pub available_micro: u64,
+    /// Held for jobs that are not over.
+    pub escrowed_micro: u64,
+    /// Held against cheating.
+    pub staked_micro: u64,
+    /// Earned with work for others, by receipts that both sides signed.
+    pub earned_micro: u64,
+    /// How many receipts these are.
+    pub receipts: u64,
+    /// What this node's ledger paid to whom, by account.
+    pub paid: Vec<PaidLine>,
+    /// All credits of the ledger, which never changes.
+    pub supply_micro: u64,
+}
+
+/// What another account got in this node's ledger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PaidLine {
+    /// The account.
+    pub account: String,
+    /// How much, in micro-credits.
+    pub micro: u64,
+}
+
+/// The answer about credits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccountAnswer {
+    /// The account.
+    pub account: AccountView,
+}

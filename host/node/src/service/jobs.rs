@@ -1,0 +1,93 @@
+//! Jobs over other nodes, and the work of others' jobs here.
+//!
+//! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
+//! down. The requester's side is `submit`, `around`, `drive`, `talk` and `folder`; the provider's is `provide`
+//! and `work`; `money` holds the key and the books of both.
+//!
+//! # What it must never do
+//!
+//! - Act on what is not in the journal yet, or pay what is not in the ledger.
+//! - Keep anything of another node's input or output, on disk or after the job.
+//! - Allocate what another node says.
+
+mod answer;
+mod around;
+mod drive;
+mod folder;
+mod money;
+mod provide;
+mod submit;
+mod talk;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use skep_evidence::{AccountId, AccountKey};
+use skep_market::{Earnings, Ledger, Reputation};
+use skep_registry::Digest;
+
+use super::Service;
+use crate::failure::{Failure, FailureKind};
+
+pub use answer::answer;
+pub use provide::provide;
+
+/// What of jobs is open in this process.
+#[derive(Default)]
+pub struct Jobs {
+    account: OnceLock<Arc<AccountKey>>,
+    ledger: Mutex<Option<Ledger>>,
+    earnings: OnceLock<Arc<Earnings>>,
+    opening: Mutex<()>,
+    running: Mutex<BTreeMap<Digest, Arc<drive::Running>>>,
+    seen: Mutex<BTreeMap<AccountId, Reputation>>,
+}
+
+impl Jobs {
+    /// The jobs that this process works on.
+    fn running(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<drive::Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was seen of other accounts since this process began.
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<AccountId, Reputation>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Goes on with every job that was interrupted.
+pub fn resume(service: &Arc<Service>) {
+    for folder in folder::all(&service.home) {
+        if folder.is_over() {
+            continue;
+        }
+        if let Err(failure) = drive::begin(service, &folder) {
+            tracing::warn!(job = %folder.id, %failure, "a job cannot be gone on with");
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// 32 random bytes.
+fn random() -> Result<[u8; 32], Failure> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        let reason = format!("the operating system has no randomness to give: {error}");
+        Failure::new(FailureKind::Failed, reason)
+    })?;
+    Ok(bytes)
+}
+
+/// A failure of this machine or its disk.
+fn failed(error: impl std::error::Error) -> Failure {
+    Failure::of(FailureKind::Failed, &error)
+}

@@ -1,0 +1,291 @@
+//! What is answered about jobs and credits.
+
+use std::sync::Arc;
+
+use skep_market::{AttemptId, AttemptState, Event, GaveUp, Job, Journal};
+
+use super::folder::{self, Folder, Spec};
+use super::{drive, failed, money, now, submit};
+use crate::failure::{Failure, FailureKind};
+use crate::requests::jobs::{
+    AccountAnswer, JobAnswer, JobList, JobRequest, JobState, JobView, ShardLine,
+};
+use crate::requests::{Progress, Response, Unit};
+use crate::service::{ProgressSender, Service};
+
+/// Does what is asked.
+pub async fn answer(
+    service: &Arc<Service>,
+    request: JobRequest,
+    progress: ProgressSender,
+) -> Result<Response, Failure> {
+    match request {
+        JobRequest::Submit(submission) => {
+            if submission.detach && !service.is_node() {
+                return Err(Failure::new(
+                    FailureKind::NotFound,
+                    "no node is running in this home to leave the job to; start one with \
+                     `skep node`, or leave --detach out",
+                ));
+            }
+            let folder = submit::submit(service, &submission, &progress).await?;
+            let running = drive::begin(service, &folder)?;
+            if submission.detach {
+                let job = running.view().borrow().clone();
+                return Ok(Response::Job(Box::new(JobAnswer { job })));
+            }
+            follow(&running, &progress).await
+        }
+        JobRequest::Watch { job } => {
+            let folder = folder::find(&service.home, &job)?;
+            if folder.is_over() {
+                return ended(at_rest(&folder)?);
+            }
+            let running = drive::begin(service, &folder)?;
+            follow(&running, &progress).await
+        }
+        JobRequest::Status { job: Some(job) } => {
+            let folder = folder::find(&service.home, &job)?;
+            let job = seen(service, &folder)?;
+            Ok(Response::Job(Box::new(JobAnswer { job })))
+        }
+        JobRequest::Status { job: None } => {
+            let all = folder::all(&service.home);
+            let jobs = all.iter().map(|folder| {
+                let job = seen(service, folder)?;
+                Ok(JobView {
+                    shards: Vec::new(),
+                    ..job
+                })
+            });
+            let jobs = jobs.collect::<Result<_, Failure>>()?;
+            Ok(Response::Jobs(JobList { jobs }))
+        }
+        JobRequest::Cancel { job } => {
+            let folder = folder::find(&service.home, &job)?;
+            let job = cancel(service, &folder).await?;
+            Ok(Response::Job(Box::new(JobAnswer { job })))
+        }
+        JobRequest::Result { job, output } => {
+            let folder = folder::find(&service.home, &job)?;
+            let job = seen(service, &folder)?;
+            if job.state != JobState::Done {
+                let total = job.shards.len();
+                return Err(Failure::new(
+                    FailureKind::NotFound,
+                    format!(
+                        "the job has no whole result: {} of {total} shards are done; \
+                         `skep job watch` goes on with it",
+                        job.finished
+                    ),
+                ));
+            }
+            folder.deliver(&output)?;
+            let job = JobView { output, ..job };
+            Ok(Response::Job(Box::new(JobAnswer { job })))
+        }
+        JobRequest::Account => {
+            let account = money::view(service)?;
+            Ok(Response::Account(Box::new(AccountAnswer { account })))
+        }
+        JobRequest::Credit { micro } => {
+            let account = money::credit(service, micro)?;
+            Ok(Response::Account(Box::new(AccountAnswer { account })))
+        }
+    }
+}
+
+/// Waits for a job's end, and tells what happens to its shards.
+async fn follow(running: &drive::Running, progress: &ProgressSender) -> Result<Response, Failure> {
+    let mut watched = running.view();
+    let mut told: Vec<Progress> = Vec::new();
+    loop {
+        let view = watched.borrow_and_update().clone();
+        let steps: Vec<Progress> = view
+            .shards
+            .iter()
+            .map(|line| step(&view.job, line))
+            .collect();
+        for (number, step) in steps.iter().enumerate() {
+            let before = told.get(number);
+            let is_new =
+                before.is_none_or(|told| (&told.stage, told.done) != (&step.stage, step.done));
+            // Whoever watches has gone if this fails, and then this future with it.
+            if is_new && progress.send(step.clone()).await.is_err() {
+                tracing::debug!("nobody watches the job any more");
+            }
+        }
+        told = steps;
+        if view.state != JobState::Running {
+            return ended(view);
+        }
+        if watched.changed().await.is_err() {
+            // Its last view was shown before.
+            return ended(watched.borrow().clone());
+        }
+    }
+}
+
+fn step(job: &str, line: &ShardLine) -> Progress {
+    let who: Vec<&str> = line
+        .providers
+        .iter()
+        .map(|account| account.get(..10).unwrap_or(account))
+        .collect();
+    let by = match who.is_empty() {
+        true => String::new(),
+        false => format!(" by {}", who.join(" and ")),
+    };
+    let job = job.get(..10).unwrap_or(job);
+    Progress {
+        stage: format!("job {job} shard {}: {}{by}", line.shard, line.state),
+        done: line.records_done,
+        total: Some(line.records),
+        unit: Unit::Shards,
+        training: None,
+    }
+}
+
+/// A job that is not worked on any more: its view, or why it has no result.
+fn ended(job: JobView) -> Result<Response, Failure> {
+    match job.state {
+        JobState::Failed | JobState::Paused => Err(Failure::new(
+            FailureKind::Failed,
+            format!(
+                "job {}: {}",
+                job.job.get(..10).unwrap_or(&job.job),
+                job.reason
+                    .as_deref()
+                    .unwrap_or("it did not come to its end")
+            ),
+        )),
+        JobState::Done | JobState::Running => Ok(Response::Job(Box::new(JobAnswer { job }))),
+    }
+}
+
+/// A job as it is now, worked on or not.
+fn seen(service: &Arc<Service>, folder: &Folder) -> Result<JobView, Failure> {
+    if let Some(running) = service.jobs.running().get(&folder.id) {
+        return Ok(running.view().borrow().clone());
+    }
+    at_rest(folder)
+}
+
+/// A job that this process does not work on.
+fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
+    let spec = folder.spec()?;
+    let (_, job) = open(folder, &spec)?;
+    let state = match (folder.is_over(), job.is_complete()) {
+        (true, true) => JobState::Done,
+        (true, false) => JobState::Failed,
+        (false, _) => JobState::Paused,
+    };
+    let reason = job.gave_up().map(|why| why.to_string());
+    Ok(view(&spec, &job, state, reason, |_| 0))
+}
+
+fn open(folder: &Folder, spec: &Spec) -> Result<(Journal, Job), Failure> {
+    let (journal, events) = Journal::open(&folder.journal(), spec.job).map_err(|error| {
+        let failure = Failure::of(FailureKind::Busy, &error);
+        Failure::new(
+            FailureKind::Busy,
+            format!("{failure} (the command that began the job may be at work on it)"),
+        )
+    })?;
+    let job = Job::resume(spec.plan(), &events).map_err(failed)?;
+    Ok((journal, job))
+}
+
+/// Stops a job, whether anyone works on it or not.
+async fn cancel(service: &Arc<Service>, folder: &Folder) -> Result<JobView, Failure> {
+    let running = service.jobs.running().get(&folder.id).map(Arc::clone);
+    if let Some(running) = running {
+        running.cancel();
+        let mut watched = running.view();
+        while watched.borrow_and_update().state == JobState::Running {
+            if watched.changed().await.is_err() {
+                break;
+            }
+        }
+        let job = watched.borrow().clone();
+        return Ok(job);
+    }
+    if folder.is_over() {
+        return at_rest(folder);
+    }
+    let spec = folder.spec()?;
+    let (mut journal, mut job) = open(folder, &spec)?;
+    let why = GaveUp::Cancelled;
+    let cancelled = Event::GaveUp { at: now(), why };
+    journal
+        .append(std::slice::from_ref(&cancelled))
+        .map_err(failed)?;
+    job.apply(&cancelled).map_err(failed)?;
+    drop(journal);
+    // What was delivered is paid, and the rest comes back, as at every other end.
+    let running = drive::begin(service, folder)?;
+    let mut watched = running.view();
+    while watched.borrow_and_update().state == JobState::Running {
+        if watched.changed().await.is_err() {
+            break;
+        }
+    }
+    let job = watched.borrow().clone();
+    Ok(job)
+}
+
+/// A job as it is shown.
+pub fn view(
+    spec: &Spec,
+    job: &Job,
+    state: JobState,
+    reason: Option<String>,
+    records: impl Fn(AttemptId) -> u64,
+) -> JobView {
+    let lines = (0..).zip(job.view()).zip(&spec.shards);
+    let lines = lines.map(|((number, shard), piece)| {
+        let attempts = || (0..).zip(&shard.attempts);
+        let those = |is: fn(&AttemptState) -> bool| {
+            attempts()
+                .filter(|(_, (_, state))| is(state))
+                .map(|(_, (account, _))| account.to_string())
+                .collect::<Vec<_>>()
+        };
+        let open = those(|state| matches!(state, AttemptState::Open));
+        let delivered = those(|state| matches!(state, AttemptState::Delivered(_)));
+        let (state, providers) = match (shard.finished, open.is_empty()) {
+            (true, _) => ("done", delivered),
+            (false, false) => ("running", open),
+            (false, true) => ("waiting", Vec::new()),
+        };
+        let done = attempts().map(|(attempt, _)| {
+            records(AttemptId {
+                shard: number,
+                attempt,
+            })
+        });
+        ShardLine {
+            shard: number,
+            state: state.to_owned(),
+            providers,
+            outvoted: those(|state| matches!(state, AttemptState::Outvoted)),
+            leases: u32::try_from(shard.attempts.len()).unwrap_or(u32::MAX),
+            records: piece.lines,
+            records_done: match shard.finished {
+                true => piece.lines,
+                false => done.max().unwrap_or(0),
+            },
+        }
+    });
+    JobView {
+        job: spec.job.to_string(),
+        package: spec.package.clone(),
+        state,
+        reason,
+        finished: job.finished(),
+        shards: lines.collect(),
+        spent_micro: job.spent().micro(),
+        budget_micro: spec.budget,
+        output: spec.output.clone(),
+    }
+}

@@ -1,0 +1,54 @@
+//! Asking around: what the nodes that are named or known would take of a job, and why not.
+
+use std::collections::BTreeMap;
+
+use skep_market::Quotation;
+use skep_registry::Digest;
+use skep_swarm::{NodeTicket, ProviderAddr, Swarm, Want};
+use tokio::task::JoinSet;
+
+use super::talk::{self, TalkError};
+
+/// What each node said.
+pub type Quotes = Vec<(ProviderAddr, Result<Quotation, TalkError>)>;
+
+/// Who does not take a job, and why.
+pub fn listed(refusals: &BTreeMap<String, String>) -> String {
+    let lines = refusals.iter().map(|(node, why)| format!("{node}: {why}"));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
+/// What the nodes that are named or known would take, all asked at once.
+pub async fn quotes(
+    swarm: &Swarm,
+    named: Vec<ProviderAddr>,
+    package: Digest,
+    bytes: u64,
+) -> Quotes {
+    let mut nodes = named;
+    for node in swarm.find(&Want::Anything).await {
+        if !nodes.iter().any(|known| known.id == node.id) {
+            nodes.push(node);
+        }
+    }
+    let own: NodeTicket = swarm.ticket();
+    nodes.retain(|node| node.id != own.node.id);
+    let mut asking = JoinSet::new();
+    for node in nodes {
+        let (swarm, sources) = (swarm.clone(), vec![own.to_string()]);
+        asking.spawn(async move {
+            let quote = talk::quote(&swarm, &node, package, bytes, sources).await;
+            (node, quote)
+        });
+    }
+    asking.join_all().await
+}
+
+/// Who does not take a job, and why, in one text.
+pub fn why_nobody(quotes: &[(ProviderAddr, Result<Quotation, TalkError>)]) -> String {
+    let refusals = quotes.iter().filter_map(|(node, quote)| {
+        let error = quote.as_ref().err()?;
+        Some((node.id.fmt_short(), error.to_string()))
+    });
+    listed(&refusals.collect())
+}

@@ -1,0 +1,312 @@
+//! A job on the requester's disk: what it is, its input, its journal, and what has come of it.
+//!
+//! ```text
+//! jobs/<job>/spec.json    what the job is; never changed
+//! jobs/<job>/input        the records, copied: the file that was given may change
+//! jobs/<job>/labels       the labels file, if there is one
+//! jobs/<job>/journal.redb what happened
+//! jobs/<job>/outputs/     outputs of shards that are not in the result yet, by digest
+//! jobs/<job>/result       the outputs that are, one behind the other
+//! jobs/<job>/over         there once the job has ended and everything is paid
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use skep_evidence::Credits;
+use skep_market::{JobPlan, ShardInput};
+use skep_registry::Digest;
+
+use super::failed;
+use crate::failure::{Failure, FailureKind};
+use crate::home::Home;
+
+/// What a job is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    /// Its name.
+    pub job: Digest,
+    /// The package, for people.
+    pub package: String,
+    /// The release of it.
+    pub release: Digest,
+    /// The models that it gets, if it gets any.
+    pub model: Option<Digest>,
+    /// Where each shard lies in the input.
+    pub shards: Vec<Piece>,
+    /// The most bytes that the input of a shard has.
+    pub largest: u64,
+    /// Arguments of a task.
+    pub arguments: Vec<String>,
+    /// How many providers have to agree on each shard.
+    pub replicas: u32,
+    /// All that it may cost, in micro-credits.
+    pub budget: u64,
+    /// Until when, in milliseconds since 1970.
+    pub deadline: u64,
+    /// When it began.
+    pub began: u64,
+    /// Tickets of providers that were named.
+    pub providers: Vec<String>,
+    /// Where the result goes.
+    pub output: PathBuf,
+    /// What the secrets of its leases grow from.
+    pub root: [u8; 32],
+}
+
+/// A shard's part of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// Its first byte.
+    pub start: u64,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// The number of its first line, from 1.
+    pub first_line: u64,
+    /// How many lines it has.
+    pub lines: u64,
+}
+
+/// No lease waits longer for its result, in milliseconds.
+const PATIENCE: u64 = 10 * 60 * 1000;
+
+impl Spec {
+    /// What the state machine has to know.
+    pub fn plan(&self) -> JobPlan {
+        let shards = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
+        let leases = u64::from(shards) * u64::from(self.replicas);
+        JobPlan {
+            job: self.job,
+            shards,
+            replicas: self.replicas,
+            budget: Credits::from_micro(self.budget),
+            lease_limit: Credits::from_micro(self.budget / leases.max(1)),
+            deadline: self.deadline,
+            patience: PATIENCE,
+            max_attempts: 5 + 3 * self.replicas,
+            hedges: 1,
+        }
+    }
+}
+
+/// The folder of a job.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    /// The job's name.
+    pub id: Digest,
+    path: PathBuf,
+}
+
+/// Every job in a home, newest first. What is no job's folder is left out.
+pub fn all(home: &Home) -> Vec<Folder> {
+    let entries = fs::read_dir(home.jobs()).into_iter().flatten().flatten();
+    let mut found: Vec<(u64, Folder)> = entries
+        .filter_map(|entry| {
+            let id: Digest = entry.file_name().to_str()?.parse().ok()?;
+            let folder = Folder {
+                id,
+                path: entry.path(),
+            };
+            let began = folder.spec().ok()?.began;
+            Some((began, folder))
+        })
+        .collect();
+    found.sort_by_key(|(began, folder)| (std::cmp::Reverse(*began), folder.id));
+    found.into_iter().map(|(_, folder)| folder).collect()
+}
+
+/// The one job whose name begins so.
+pub fn find(home: &Home, name: &str) -> Result<Folder, Failure> {
+    let matches = |folder: &Folder| !name.is_empty() && folder.id.to_string().starts_with(name);
+    let mut found = all(home).into_iter().filter(matches);
+    match (found.next(), found.next()) {
+        (Some(folder), None) => Ok(folder),
+        (Some(_), Some(_)) => Err(Failure::new(
+            FailureKind::Usage,
+            format!("several jobs begin with {name:?}; give more of the name"),
+        )),
+        (None, _) => Err(Failure::new(
+            FailureKind::NotFound,
+            format!("there is no job {name:?} here; `skep job status` lists those that are"),
+        )),
+    }
+}
+
+/// A new job: all of it is on disk when this returns, or nothing.
+pub fn create(
+    home: &Home,
+    spec: &Spec,
+    input: &Path,
+    labels: Option<&[u8]>,
+) -> Result<Folder, Failure> {
+    crate::home::make_private(&home.jobs()).map_err(failed)?;
+    let write = || -> io::Result<Folder> {
+        let draft = tempfile::Builder::new()
+            .prefix(".draft-")
+            .tempdir_in(home.jobs())?;
+        fs::copy(input, draft.path().join("input"))?;
+        File::open(draft.path().join("input"))?.sync_all()?;
+        if let Some(labels) = labels {
+            put(&draft.path().join("labels"), labels)?;
+        }
+        fs::create_dir(draft.path().join("outputs"))?;
+        put(&draft.path().join("spec.json"), &serde_json::to_vec(spec)?)?;
+        let path = home.jobs().join(spec.job.to_string());
+        fs::rename(draft.path(), &path)?;
+        // There is nothing at the old place to be cleaned up.
+        let _ = draft.keep();
+        File::open(home.jobs())?.sync_all()?;
+        Ok(Folder { id: spec.job, path })
+    };
+    write().map_err(failed)
+}
+
+impl Folder {
+    /// What the job is.
+    pub fn spec(&self) -> Result<Spec, Failure> {
+        let path = self.path.join("spec.json");
+        let bytes = fs::read(&path).map_err(failed)?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::new(
+                FailureKind::Failed,
+                format!("{} is damaged: {error}", path.display()),
+            )
+        })
+    }
+
+    /// Where the journal is.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal.redb")
+    }
+
+    /// Where the result is.
+    pub fn result(&self) -> PathBuf {
+        self.path.join("result")
+    }
+
+    /// Whether nothing is left to be done.
+    pub fn is_over(&self) -> bool {
+        self.path.join("over").exists()
+    }
+
+    /// Says that nothing is left to be done.
+    pub fn set_over(&self) -> Result<(), Failure> {
+        let outputs = self.path.join("outputs");
+        fs::remove_dir_all(&outputs)
+            .and_then(|()| fs::create_dir(&outputs))
+            .and_then(|()| put(&self.path.join("over"), b""))
+            .map_err(failed)
+    }
+
+    /// The input of a shard, as its provider gets it.
+    pub fn shard(&self, spec: &Spec, number: u32) -> Result<Vec<u8>, Failure> {
+        let piece = spec.shards.get(number as usize).ok_or_else(|| {
+            Failure::new(
+                FailureKind::Failed,
+                format!("the job has no shard {number}"),
+            )
+        })?;
+        let read = || -> io::Result<(Vec<u8>, Vec<u8>)> {
+            let mut file = File::open(self.path.join("input"))?;
+            file.seek(SeekFrom::Start(piece.start))?;
+            let mut records = vec![0; usize::try_from(piece.bytes).map_err(io::Error::other)?];
+            file.read_exact(&mut records)?;
+            let labels = match fs::read(self.path.join("labels")) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                labels => labels?,
+            };
+            Ok((records, labels))
+        };
+        let (records, labels) = read().map_err(failed)?;
+        let input = ShardInput {
+            first_line: piece.first_line,
+            arguments: spec.arguments.clone(),
+            labels: &labels,
+            records: &records,
+        };
+        input
+            .encode()
+            .map_err(|error| Failure::of(FailureKind::Usage, &error))
+    }
+
+    /// Keeps an output. It is on disk when this returns.
+    pub fn keep(&self, digest: Digest, output: &[u8]) -> Result<(), Failure> {
+        put(&self.output(digest), output).map_err(failed)
+    }
+
+    fn output(&self, digest: Digest) -> PathBuf {
+        self.path.join("outputs").join(digest.to_string())
+    }
+
+    /// Puts an output behind the first `length` bytes of the result, and cuts off what else was
+    /// there. It is on disk when this returns.
+    pub fn append(&self, length: u64, digest: Digest) -> Result<(), Failure> {
+        let append = || -> io::Result<()> {
+            let output = fs::read(self.output(digest))?;
+            if Digest::of(&output) != digest {
+                return Err(io::Error::other(
+                    "the output of a shard was damaged on disk",
+                ));
+            }
+            let mut file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(self.result())?;
+            if file.metadata()?.len() < length {
+                return Err(io::Error::other("a part of the result was lost on disk"));
+            }
+            file.set_len(length)?;
+            file.seek(SeekFrom::End(0))?;
+            file.write_all(&output)?;
+            file.sync_all()
+        };
+        append().map_err(failed)
+    }
+
+    /// Copies the result to where it goes, in place of what is there.
+    pub fn deliver(&self, to: &Path) -> Result<(), Failure> {
+        let parent = match to.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let deliver = || -> io::Result<()> {
+            let mut builder = tempfile::Builder::new();
+            // As any other file that the person makes: their umask decides who may read it.
+            #[cfg(unix)]
+            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+            let mut file = builder.tempfile_in(parent)?;
+            // A job without any record has no result yet.
+            match File::open(self.result()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => {
+                    io::copy(&mut result?, &mut file)?;
+                }
+            }
+            file.as_file().sync_all()?;
+            file.persist(to).map_err(|error| error.error)?;
+            Ok(())
+        };
+        deliver().map_err(|error| {
+            Failure::new(
+                FailureKind::Failed,
+                format!(
+                    "cannot write the result to {}: {error}; `skep job result` writes it elsewhere",
+                    to.display()
+                ),
+            )
+        })
+    }
+}
+
+/// Writes a file whole, or not at all.
+fn put(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
+}

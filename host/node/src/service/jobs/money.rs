@@ -1,0 +1,187 @@
+//! The key that signs and is paid, the ledger of what this node spends, and the receipts of what it
+//! earned.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use skep_evidence::{AccountId, AccountKey, Credits};
+use skep_market::{Book, Earnings, Ledger, Operation, PostError, Posted, Terms, recompute};
+use skep_registry::Digest;
+use zeroize::Zeroizing;
+
+use super::{failed, random};
+use crate::failure::{Failure, FailureKind};
+use crate::requests::jobs::{AccountView, PaidLine};
+use crate::service::Service;
+
+/// What a node's own ledger is made with. All of it is in its treasury until its owner takes some.
+const TERMS: Terms = Terms {
+    supply: Credits::from_micro(1_000_000_000 * Credits::ONE),
+    fine: Credits::from_micro(10 * Credits::ONE),
+    reward: 250_000,
+};
+
+/// The key of this node's account, made when it is first needed.
+pub fn account(service: &Service) -> Result<Arc<AccountKey>, Failure> {
+    let jobs = &service.jobs;
+    if let Some(key) = jobs.account.get() {
+        return Ok(Arc::clone(key));
+    }
+    let _one_at_a_time = jobs.opening.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = service.home.account_key();
+    let key = match fs::read_to_string(&path) {
+        Ok(text) => read_key(&path, &Zeroizing::new(text))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_key(&path)?,
+        Err(error) => return Err(cannot(&path, &error.to_string())),
+    };
+    Ok(Arc::clone(jobs.account.get_or_init(|| Arc::new(key))))
+}
+
+fn read_key(path: &Path, text: &str) -> Result<AccountKey, Failure> {
+    let mut seed = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text.trim(), seed.as_mut_slice())
+        .map_err(|_| cannot(path, "it does not hold 64 hexadecimal digits"))?;
+    Ok(AccountKey::from_seed(&seed))
+}
+
+/// Written whole or not at all, and readable by its owner only.
+fn make_key(path: &Path) -> Result<AccountKey, Failure> {
+    let seed = Zeroizing::new(random()?);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let text = Zeroizing::new(hex::encode(*seed));
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path).map_err(|error| error.error)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    match write() {
+        Ok(()) => Ok(AccountKey::from_seed(&seed)),
+        // Another process was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let text = fs::read_to_string(path).map_err(failed)?;
+            read_key(path, &Zeroizing::new(text))
+        }
+        Err(error) => Err(cannot(path, &error.to_string())),
+    }
+}
+
+fn cannot(path: &Path, reason: &str) -> Failure {
+    Failure::new(
+        FailureKind::Failed,
+        format!("cannot use the account key {}: {reason}", path.display()),
+    )
+}
+
+/// Does something with the ledger, which is opened when it is first needed.
+pub fn with_ledger<T>(
+    service: &Service,
+    act: impl FnOnce(&mut Ledger) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut ledger = service
+        .jobs
+        .ledger
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    // Every entry is checked when it opens, and every posting waits for the disk.
+    tokio::task::block_in_place(|| {
+        let opened = match ledger.take() {
+            Some(opened) => opened,
+            None => Ledger::open(&service.home.ledger(), TERMS).map_err(failed)?,
+        };
+        act(ledger.insert(opened))
+    })
+}
+
+/// Posts one operation. Posting it again changes nothing.
+pub fn post(
+    service: &Service,
+    operation: &Operation<'_>,
+) -> Result<Result<Posted, PostError>, Failure> {
+    with_ledger(service, |ledger| {
+        let mut outcomes = ledger.post(&[*operation]).map_err(failed)?;
+        outcomes.pop().ok_or_else(|| {
+            Failure::new(
+                FailureKind::Failed,
+                "the ledger does not say what became of an entry",
+            )
+        })
+    })
+}
+
+/// The receipts of what this node did for others.
+pub fn earnings(service: &Service) -> Result<Arc<Earnings>, Failure> {
+    let jobs = &service.jobs;
+    if let Some(earnings) = jobs.earnings.get() {
+        return Ok(Arc::clone(earnings));
+    }
+    let _one_at_a_time = jobs.opening.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(earnings) = jobs.earnings.get() {
+        return Ok(Arc::clone(earnings));
+    }
+    let earnings = Earnings::open(&service.home.earnings()).map_err(failed)?;
+    Ok(Arc::clone(jobs.earnings.get_or_init(|| Arc::new(earnings))))
+}
+
+/// Puts credits out of the treasury of this node's own ledger into its account.
+pub fn credit(service: &Service, micro: u64) -> Result<AccountView, Failure> {
+    let account = account(service)?.id();
+    let id = Digest::of(&random()?);
+    let amount = Credits::from_micro(micro);
+    let deposit = Operation::Deposit {
+        id,
+        account,
+        amount,
+    };
+    post(service, &deposit)?.map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    view(service)
+}
+
+/// What this node has, spent and earned.
+pub fn view(service: &Service) -> Result<AccountView, Failure> {
+    let account = account(service)?.id();
+    let receipts = earnings(service)?.receipts().map_err(failed)?;
+    let earned = recompute(&receipts).get(&account).copied().unwrap_or(0);
+    with_ledger(service, |ledger| {
+        let balance = |book| ledger.balance(book).micro();
+        let paid = ledger.books().filter_map(|(book, credits)| match book {
+            Book::Available(other) if other != account && credits > Credits::ZERO => {
+                Some(PaidLine {
+                    account: other.to_string(),
+                    micro: credits.micro(),
+                })
+            }
+            _ => None,
+        });
+        Ok(AccountView {
+            account: account.to_string(),
+            available_micro: balance(Book::Available(account)),
+            escrowed_micro: balance(Book::Escrowed(account)),
+            staked_micro: balance(Book::Staked(account)),
+            earned_micro: u64::try_from(earned.max(0)).unwrap_or(u64::MAX),
+            receipts: receipts.len() as u64,
+            paid: paid.collect(),
+            supply_micro: u64::try_from(ledger.total()).unwrap_or(u64::MAX),
+        })
+    })
+}
+
+/// Whether this node has so much to spend; if not, what to do.
+pub fn can_spend(service: &Service, account: AccountId, amount: Credits) -> Result<(), Failure> {
+    let has = with_ledger(service, |ledger| {
+        Ok(ledger.balance(Book::Available(account)))
+    })?;
+    match has >= amount {
+        true => Ok(()),
+        false => Err(Failure::new(
+            FailureKind::Refused,
+            format!(
+                "the job may cost {amount} credits, and this node has {has} to spend; lower \
+                 --max-price, or put some in with `skep account add`"
+            ),
+        )),
+    }
+}

@@ -1,0 +1,449 @@
+//! The provider's side: other nodes' leases, as far as the owner's policy lets them in.
+//!
+//! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
+//! What stays is what was signed: that a lease was done, with which digest, for how much.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use skep_evidence::{AccountKey, Agreed, Keys, Lease, Meter, Receipt, Signed};
+use skep_market::{
+    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES, Policy,
+    Quotation, Refusal, SealSecret, Undertaking, affordable, conclude, examine,
+};
+use skep_registry::{Digest, PackageRef, SignedRelease};
+use skep_swarm::{Answerer, Channel, NodeTicket, ProviderAddr, Swarm};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::work::{self, Allowed};
+use super::{money, now, random};
+use crate::failure::Failure;
+use crate::service::Service;
+use crate::service::run::Subject;
+
+/// How long a requester may say nothing while it is its turn.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How often one that waits is told that work goes on.
+const BEAT: Duration = Duration::from_secs(1);
+/// No lease takes longer, whatever it says.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Takes the leases of others from now on, as far as the owner lets them in.
+pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
+    let policy = service.config.jobs.policy();
+    let desk = Desk {
+        service: Arc::downgrade(service),
+        account: money::account(service)?,
+        earnings: money::earnings(service)?,
+        slots: Arc::new(Semaphore::new(policy.slots as usize)),
+        policy: Arc::new(policy),
+        engaged: Arc::default(),
+    };
+    service.swarm().await?.answer_with(Arc::new(desk));
+    Ok(())
+}
+
+/// What every conversation shares.
+#[derive(Clone)]
+struct Desk {
+    service: Weak<Service>,
+    account: Arc<AccountKey>,
+    earnings: Arc<Earnings>,
+    policy: Arc<Policy>,
+    slots: Arc<Semaphore>,
+    /// The leases at work, each with how to end its conversation.
+    engaged: Arc<Mutex<HashMap<Digest, oneshot::Sender<()>>>>,
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Desk({})", self.account.id())
+    }
+}
+
+impl Answerer for Desk {
+    fn answer(&self, channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let desk = self.clone();
+        Box::pin(async move {
+            let Some(service) = desk.service.upgrade() else {
+                return;
+            };
+            let mut channel = channel;
+            let ended = match desk.converse(&service, &mut channel).await {
+                Ok(()) => Ok(()),
+                Err(Stop::Gone) => return,
+                Err(Stop::Refused(refusal)) => {
+                    tracing::info!(peer = %channel.peer(), %refusal, "a job was refused");
+                    say(&mut channel, &Answer::Refused(refusal)).await
+                }
+            };
+            if ended.is_ok() {
+                // Whoever has gone meanwhile has what it wants, or asks again.
+                let _ = channel.finish(SILENCE).await;
+            }
+        })
+    }
+}
+
+/// Why a conversation does not go on.
+enum Stop {
+    /// The requester has gone, or does not keep to the protocol.
+    Gone,
+    /// It is told why.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn unavailable(error: &dyn std::error::Error) -> Stop {
+    Refusal::Unavailable(error.to_string()).into()
+}
+
+fn broken(error: &dyn std::error::Error) -> Stop {
+    tracing::warn!(%error, "a job failed for a reason of this node's own");
+    Refusal::Failed("a fault of the node; its owner can see which".to_owned()).into()
+}
+
+async fn say(channel: &mut Channel, answer: &Answer) -> Result<(), Stop> {
+    let frame = answer.encode().map_err(|_| Stop::Gone)?;
+    channel.say(&frame).await.map_err(|_| Stop::Gone)
+}
+
+/// Works, and tells the requester every second that it does. Ends when the requester has gone.
+async fn meanwhile<T>(
+    channel: &mut Channel,
+    done: &AtomicU64,
+    work: impl Future<Output = T>,
+) -> Result<T, Stop> {
+    let mut work = pin!(work);
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            made = &mut work => return Ok(made),
+            _ = beat.tick() => {}
+            () = channel.gone() => return Err(Stop::Gone),
+        }
+        let done = done.load(Ordering::Relaxed);
+        say(channel, &Answer::Working { done }).await?;
+    }
+}
+
+impl Desk {
+    async fn converse(&self, service: &Arc<Service>, channel: &mut Channel) -> Result<(), Stop> {
+        let frame = channel.hear(MAX_MESSAGE, SILENCE).await;
+        let ask = Ask::decode(&frame.map_err(|_| Stop::Gone)?);
+        match ask.map_err(|_| Refusal::Malformed)? {
+            Ask::Quote {
+                package,
+                input_bytes,
+                sources,
+            } => {
+                let quotation = self.quote(service, package, input_bytes, &sources).await?;
+                say(channel, &Answer::Quote(quotation)).await
+            }
+            Ask::Offer(offer) => self.undertake(service, channel, &offer).await,
+            Ask::Settle { receipt } => {
+                self.settle(&receipt)?;
+                say(channel, &Answer::Settled).await
+            }
+        }
+    }
+
+    async fn quote(
+        &self,
+        service: &Service,
+        package: Digest,
+        input_bytes: u64,
+        sources: &[String],
+    ) -> Result<Quotation, Stop> {
+        if !self.policy.take {
+            return Err(Refusal::NoJobs.into());
+        }
+        let swarm = service.swarm().await.map_err(|error| broken(&error))?;
+        let release = release(swarm, package, &nodes(sources)?).await?;
+        self.admit(&release, input_bytes)?;
+        let tariff = self.policy.tariff;
+        Ok(Quotation {
+            account: *self.account.id().as_bytes(),
+            tariff: [tariff.tokens, tariff.flops, tariff.bytes, tariff.residency],
+            slots: self.policy.slots,
+            warm: swarm.installed(&package).is_ok(),
+            largest_output: self.policy.largest_output,
+        })
+    }
+
+    fn admit(&self, release: &SignedRelease, input_bytes: u64) -> Result<(), Stop> {
+        let component = release.component().ok_or_else(|| {
+            Refusal::Unavailable("the package is not a component, and cannot be run".to_owned())
+        })?;
+        let world = component.world.as_str();
+        let admitted = self.policy.admit(release.publisher(), world, input_bytes);
+        admitted.map_err(Stop::from)
+    }
+
+    /// Keeps a receipt that both have signed, if it is one of this node's own.
+    fn settle(&self, receipt: &[u8]) -> Result<(), Stop> {
+        let agreed = Agreed::<Receipt>::decode(receipt, &mut Keys::default())
+            .map_err(|error| Refusal::Lease(error.to_string()))?;
+        let signed = self.earnings.finished(agreed.lease);
+        let mine = signed
+            .map_err(|error| broken(&error))?
+            .is_some_and(|signed| {
+                let mine = Signed::<Receipt>::decode(&signed.receipt, &mut Keys::default());
+                mine.is_ok_and(|mine| mine.digest() == agreed.digest())
+            });
+        if !mine {
+            return Err(Refusal::Lease("this node signed no such receipt".to_owned()).into());
+        }
+        self.earnings.paid(&agreed).map_err(|error| broken(&error))
+    }
+
+    async fn undertake(
+        &self,
+        service: &Arc<Service>,
+        channel: &mut Channel,
+        offer: &Undertaking,
+    ) -> Result<(), Stop> {
+        if !self.policy.take {
+            return Err(Refusal::NoJobs.into());
+        }
+        let lease = examine(offer, &self.policy, &self.account, &mut Keys::default())?;
+        let time = Duration::from_millis(lease.deadline.saturating_sub(lease.issued)).min(LONGEST);
+        // A requester that was killed comes again with the same lease, before anyone here knows
+        // that it had gone: the new conversation takes the place of the old one.
+        let (_engaged, superseded) = self.engage(lease.digest());
+        let work = async {
+            // By this node's own clock, whatever the requester's says.
+            tokio::time::timeout(time, self.fulfil(service, channel, offer, &lease, time)).await
+        };
+        tokio::select! {
+            done = work => done.unwrap_or_else(|_| {
+                Err(Refusal::Failed("the time of the lease is over".to_owned()).into())
+            }),
+            _ = superseded => Err(Stop::Gone),
+        }
+    }
+
+    fn engage(&self, lease: Digest) -> (Engaged, oneshot::Receiver<()>) {
+        let (end, superseded) = oneshot::channel();
+        let mut engaged = self.engaged.lock().unwrap_or_else(PoisonError::into_inner);
+        // Dropping the earlier one's sender ends it as well as a message would.
+        engaged.retain(|_, end| !end.is_closed());
+        engaged.insert(lease, end);
+        let desk = self.clone();
+        (Engaged { desk, lease }, superseded)
+    }
+
+    async fn fulfil(
+        &self,
+        service: &Arc<Service>,
+        channel: &mut Channel,
+        offer: &Undertaking,
+        lease: &Agreed<Lease>,
+        time: Duration,
+    ) -> Result<(), Stop> {
+        let records = Arc::new(AtomicU64::new(0));
+        let _slot = meanwhile(channel, &records, self.slots.acquire())
+            .await?
+            .map_err(|_| Stop::Gone)?;
+        let got = self.obtain(service, lease, offer);
+        let subject = meanwhile(channel, &records, got).await??;
+        let _listed = service
+            .running
+            .enter(&format!("a shard of {}", lease.work.package));
+
+        let secret = SealSecret::generate().map_err(|error| broken(&error))?;
+        let key = secret
+            .signed(lease.digest(), &self.account)
+            .ok_or(Stop::Gone)?;
+        let sealed = secret
+            .agree(
+                lease.digest(),
+                lease.requester,
+                &offer.key,
+                true,
+                &mut Keys::default(),
+            )
+            .map_err(|error| Refusal::Lease(error.to_string()))?;
+        let accepted = Answer::Accepted {
+            lease: lease.encode(),
+            key: key.encode(),
+        };
+        say(channel, &accepted).await?;
+        let mut input = Gathered::new(sealed.opener, offer.input_bytes);
+        loop {
+            let chunk = channel
+                .hear(MAX_SEALED, SILENCE)
+                .await
+                .map_err(|_| Stop::Gone)?;
+            let last = input
+                .add(chunk)
+                .map_err(|error| Refusal::Lease(error.to_string()))?;
+            if last {
+                break;
+            }
+        }
+        let input = input.into_bytes();
+        if Digest::of(&input) != lease.work.input {
+            return Err(Refusal::Lease("the input is not the one that it names".to_owned()).into());
+        }
+
+        let started = now();
+        let room = lease.allowance.bytes.saturating_sub(offer.input_bytes);
+        let allowed = Allowed {
+            flops: affordable(lease),
+            output: room.min(self.policy.largest_output),
+            time,
+        };
+        let work = work::perform(service, subject, input, allowed, Arc::clone(&records));
+        let made = meanwhile(channel, &records, work).await?;
+        let made = made.map_err(|failure| Refusal::Failed(failure.message))?;
+        let meter = Meter {
+            flops: made.report.flops,
+            bytes: offer.input_bytes + made.output.len() as u64,
+            ..Meter::default()
+        };
+        let signed = self.sign(lease, Digest::of(&made.output), meter, started)?;
+        let done = Answer::Done {
+            commitment: signed.commitment,
+            receipt: signed.receipt,
+            output_bytes: made.output.len() as u64,
+        };
+        say(channel, &done).await?;
+        for chunk in sealed.sealer.chunks(&made.output) {
+            let chunk = chunk.map_err(|error| broken(&error))?;
+            channel.say(&chunk).await.map_err(|_| Stop::Gone)?;
+        }
+        Ok(())
+    }
+
+    /// What is signed for a lease is signed once: whoever asks again gets the same.
+    fn sign(
+        &self,
+        lease: &Signed<Lease>,
+        output: Digest,
+        meter: Meter,
+        started: u64,
+    ) -> Result<Finished, Stop> {
+        let earlier = self.earnings.finished(lease.digest());
+        if let Some(earlier) = earlier.map_err(|error| broken(&error))? {
+            let receipt = Signed::<Receipt>::decode(&earlier.receipt, &mut Keys::default());
+            return match receipt.is_ok_and(|receipt| receipt.output == output) {
+                true => Ok(earlier),
+                false => {
+                    let reason = "the work did not give the same bytes when it was asked for again";
+                    Err(Refusal::Failed(reason.to_owned()).into())
+                }
+            };
+        }
+        let done = Done {
+            output,
+            meter,
+            sequence: self.earnings.number().map_err(|error| broken(&error))?,
+            nonce: random().map_err(|error| broken(&error))?,
+            started,
+            finished: now(),
+        };
+        let (commitment, receipt) = conclude(lease, &done, &self.account)?;
+        let signed = Finished {
+            commitment: commitment.encode(),
+            receipt: receipt.encode(),
+        };
+        let kept = self.earnings.keep(lease.digest(), signed);
+        kept.map_err(|error| broken(&error))
+    }
+
+    /// The package of a lease, fetched if it is not here and admitted by the policy, and the models
+    /// that it wants.
+    async fn obtain(
+        &self,
+        service: &Service,
+        lease: &Lease,
+        offer: &Undertaking,
+    ) -> Result<Subject, Stop> {
+        let swarm = service.swarm().await.map_err(|error| broken(&error))?;
+        let sources = nodes(&offer.sources)?;
+        let package = lease.work.package;
+        let release = release(swarm, package, &sources).await?;
+        self.admit(&release, offer.input_bytes)?;
+        let installed = match swarm.installed(&package) {
+            Ok(installed) => installed,
+            Err(_) => {
+                let installed = swarm.install(&release, &sources, None).await;
+                installed.map_err(|error| unavailable(&error))?.0
+            }
+        };
+        let component = release.component().ok_or(Stop::Gone)?;
+        let models = work::models(&component.grants).map_err(|error| unavailable(&error))?;
+        if models != lease.work.model {
+            let reason = "the models that come with this node's skep are not the requester's";
+            return Err(Refusal::Unavailable(reason.to_owned()).into());
+        }
+        Ok(Subject {
+            component: installed.path(component.entry.as_str()).ok_or_else(|| {
+                Refusal::Unavailable("the package lacks its component".to_owned())
+            })?,
+            grants: component.grants.clone(),
+            limits: component.limits.clone(),
+        })
+    }
+}
+
+/// The release of this digest: known here, or as one of these nodes shows it.
+async fn release(
+    swarm: &Swarm,
+    package: Digest,
+    sources: &[ProviderAddr],
+) -> Result<SignedRelease, Stop> {
+    if let Some(release) = swarm.release(&package) {
+        return Ok(release);
+    }
+    let resolved = swarm
+        .resolve_ref(&PackageRef::Digest(package), sources)
+        .await;
+    match resolved {
+        Ok(resolved) => Ok(resolved.release),
+        Err(error) => Err(unavailable(&error)),
+    }
+}
+
+fn nodes(tickets: &[String]) -> Result<Vec<ProviderAddr>, Stop> {
+    if tickets.len() > MAX_SOURCES {
+        return Err(Refusal::Malformed.into());
+    }
+    let node = |ticket: &String| {
+        let parsed: Result<NodeTicket, _> = ticket.parse();
+        parsed
+            .map(|ticket| ticket.node)
+            .map_err(|_| Refusal::Malformed.into())
+    };
+    tickets.iter().map(node).collect()
+}
+
+/// A lease at work, listed until this is dropped.
+struct Engaged {
+    desk: Desk,
+    lease: Digest,
+}
+
+impl Drop for Engaged {
+    fn drop(&mut self) {
+        let mut engaged = self
+            .desk
+            .engaged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // One that has taken its place stays.
+        engaged.retain(|lease, end| *lease != self.lease || !end.is_closed());
+    }
+}

@@ -1,0 +1,227 @@
+//! Beginning a job: finds the package, asks who would take it, cuts the input, and puts all of it on
+//! disk before anything else happens.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use skep_evidence::Credits;
+use skep_market::{Quotation, limits_for, split};
+use skep_records::{Format, Labels};
+use skep_registry::Digest;
+
+use super::folder::{self, Folder, Piece, Spec};
+use super::{around, failed, money, now, random, work};
+use crate::failure::{Failure, FailureKind};
+use crate::requests::jobs::Submission;
+use crate::service::locate::{self, Located};
+use crate::service::{ProgressSender, Service, inspect, install};
+
+/// The most bytes that a shard is made of, unless one line alone has more.
+const SHARD: u64 = 8 << 20;
+/// Shards for each that the providers take at once, so that the quick ones get more than the slow.
+const EACH: u32 = 2;
+/// What an input has beside its records, labels and arguments, at most.
+const AROUND: usize = 256;
+
+/// Puts a new job on disk.
+pub async fn submit(
+    service: &Arc<Service>,
+    submission: &Submission,
+    progress: &ProgressSender,
+) -> Result<Folder, Failure> {
+    let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
+    let Located::Installed(installed) =
+        locate::locate(service, &submission.package, progress).await?
+    else {
+        return Err(usage(format!(
+            "{} is not a package that others can fetch; `skep publish` makes it one, and its name \
+             then stands for it",
+            submission.package
+        )));
+    };
+    let release = &installed.release;
+    let component = release.component().ok_or_else(|| {
+        usage(format!(
+            "{} is not a component, and cannot be run",
+            submission.package
+        ))
+    })?;
+    let labels = labels(component.world.as_str(), submission)?;
+    let model = work::models(&component.grants)?;
+    let account = money::account(service)?.id();
+    let budget = Credits::from_micro(submission.max_price);
+    money::can_spend(service, account, budget)?;
+
+    let around = labels.as_ref().map_or(0, Vec::len)
+        + submission.arguments.iter().map(String::len).sum::<usize>()
+        + AROUND;
+    let largest = |pieces: &[Piece]| {
+        let records = pieces.iter().map(|piece| piece.bytes).max();
+        records.unwrap_or(0).saturating_add(around as u64)
+    };
+    let shards = match submission.shards {
+        Some(shards) => pieces(&submission.input, shards)?,
+        None => {
+            let quotations = willing(service, submission, release.digest(), around as u64).await?;
+            let slots = quotations.iter().map(|quotation| quotation.slots.min(64));
+            pieces(&submission.input, slots.sum::<u32>() * EACH)?
+        }
+    };
+    let largest = largest(&shards);
+    willing(service, submission, release.digest(), largest).await?;
+    let mut seed = release.digest().as_bytes().to_vec();
+    seed.extend(random()?);
+    let began = now();
+    let spec = Spec {
+        job: Digest::of(&seed),
+        package: inspect::reference_of(release),
+        release: release.digest(),
+        model,
+        shards,
+        largest,
+        arguments: submission.arguments.clone(),
+        replicas: submission.replicas,
+        budget: budget.micro(),
+        deadline: began.saturating_add(submission.deadline),
+        began,
+        providers: submission.providers.clone(),
+        output: submission.output.clone(),
+        root: random()?,
+    };
+    let home = service.home.clone();
+    let input = submission.input.clone();
+    tokio::task::spawn_blocking(move || folder::create(&home, &spec, &input, labels.as_deref()))
+        .await
+        .map_err(failed)?
+}
+
+/// What those nodes ask for that take a shard of so many bytes, of whom there have to be enough.
+async fn willing(
+    service: &Service,
+    submission: &Submission,
+    package: Digest,
+    bytes: u64,
+) -> Result<Vec<Quotation>, Failure> {
+    let named = install::nodes_of(&submission.providers)?;
+    let quotes = around::quotes(service.swarm().await?, named, package, bytes).await;
+    let taking = quotes.iter().filter_map(|(_, quote)| quote.as_ref().ok());
+    let taking: Vec<Quotation> = taking.copied().collect();
+    if taking.len() >= submission.replicas as usize {
+        return Ok(taking);
+    }
+    let reason = match quotes.is_empty() {
+        true => "no other node is known; name one by its ticket with --provider".to_owned(),
+        false => format!(
+            "{} of {} nodes take it, and each shard needs {}: {}",
+            taking.len(),
+            quotes.len(),
+            submission.replicas,
+            around::why_nobody(&quotes)
+        ),
+    };
+    Err(Failure::new(FailureKind::NotFound, reason))
+}
+
+/// The labels of a batch classifier, found to be ones before they go anywhere.
+fn labels(world: &str, submission: &Submission) -> Result<Option<Vec<u8>>, Failure> {
+    let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
+    if world != "batch-classifier" {
+        return Ok(None);
+    }
+    if Format::guess(&submission.input) == Some(Format::Csv) {
+        return Err(usage(
+            "jobs split JSON lines, and this is CSV; convert it first, one object a line"
+                .to_owned(),
+        ));
+    }
+    let path = submission
+        .labels
+        .as_deref()
+        .ok_or_else(|| usage("a batch classifier needs --labels, as `skep run` does".to_owned()))?;
+    let labels = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
+    Labels::parse(&labels).map_err(|error| usage(format!("{}: {error}", path.display())))?;
+    Ok(Some(labels))
+}
+
+/// Where about so many shards of whole lines lie in an input.
+fn pieces(input: &Path, wanted: u32) -> Result<Vec<Piece>, Failure> {
+    let lengths = lengths(input).map_err(|error| cannot_read(input, &error))?;
+    let limits = limits_for(lengths.len() as u64, wanted, SHARD);
+    let runs = split(lengths.iter().copied(), limits)
+        .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    let mut start = 0;
+    let piece = |run: Range<u64>| {
+        let (from, to) = (run.start as usize, run.end as usize);
+        let bytes = lengths[from..to].iter().sum();
+        let piece = Piece {
+            start,
+            bytes,
+            first_line: run.start + 1,
+            lines: run.end - run.start,
+        };
+        start += bytes;
+        piece
+    };
+    Ok(runs.into_iter().map(piece).collect())
+}
+
+/// How long each line is, its end included. No line is held.
+fn lengths(input: &Path) -> io::Result<Vec<u64>> {
+    let mut reader = BufReader::with_capacity(1 << 18, File::open(input)?);
+    let (mut lengths, mut length) = (Vec::new(), 0);
+    loop {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            break;
+        }
+        let newline = buffer.iter().position(|byte| *byte == b'\n');
+        let taken = newline.map_or(buffer.len(), |newline| newline + 1);
+        length += taken as u64;
+        if newline.is_some() {
+            lengths.push(std::mem::take(&mut length));
+        }
+        reader.consume(taken);
+    }
+    if length > 0 {
+        lengths.push(length);
+    }
+    Ok(lengths)
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> Failure {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => FailureKind::NotFound,
+        _ => FailureKind::Failed,
+    };
+    Failure::new(kind, format!("cannot read {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_the_input_line_by_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("input");
+        for (text, wanted) in [("a\nbb\n\nccc\nd", 2), ("one", 4), ("", 3), ("\n\n", 9)] {
+            std::fs::write(&path, text).unwrap();
+            let pieces = pieces(&path, wanted).unwrap();
+            let (mut start, mut line) = (0, 1);
+            for piece in &pieces {
+                assert_eq!((piece.start, piece.first_line), (start, line), "{text:?}");
+                let end = (piece.start + piece.bytes) as usize;
+                let lines = text[start as usize..end].lines().count() as u64;
+                assert_eq!(piece.lines, lines, "{text:?}");
+                assert!(text[..end].ends_with('\n') || end == text.len());
+                (start, line) = (end as u64, line + piece.lines);
+            }
+            assert_eq!(start, text.len() as u64, "{text:?}");
+            assert!(pieces.len() <= wanted as usize);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The requester's side of the conversations about a shard: see `skep_market`'s `message` for what
+//! is said, and in which order.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use skep_evidence::{AccountKey, Agreed, Keys, Lease, Receipt, Signed, StatementError};
+use skep_market::{
+    Answer, Ask, BadDelivery, Gathered, MAX_MESSAGE, MAX_SEALED, MessageError, Quotation, Refusal,
+    SealError, SealSecret, Undertaking, receive,
+};
+use skep_registry::Digest;
+use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
+
+/// How long a provider may say nothing. One that works says so every second.
+pub const SILENCE: Duration = Duration::from_secs(10);
+
+/// Why nothing came of a conversation.
+#[derive(Debug, thiserror::Error)]
+pub enum TalkError {
+    /// It did not go on to its end.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The provider says something else than the protocol has.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The provider says something else than would follow.
+    #[error("it does not answer what it was asked")]
+    OutOfTurn,
+    /// What it sent does not open, or its key is none.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A statement that does not hold.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// The lease that it accepted is another.
+    #[error("it accepted another lease than it was offered")]
+    OtherLease,
+    /// More than the lease allows.
+    #[error("its output has {bytes} bytes, and the lease allows {limit}")]
+    TooMuch {
+        /// How many it says.
+        bytes: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// What came is not what was signed.
+    #[error(transparent)]
+    Delivery(#[from] BadDelivery),
+    /// It will not, or could not.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+}
+
+/// What came of a lease.
+pub struct Delivered {
+    /// The receipt that the provider signed.
+    pub receipt: Signed<Receipt>,
+    /// The output.
+    pub output: Vec<u8>,
+}
+
+async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
+    let frame = channel.hear(MAX_MESSAGE, SILENCE).await?;
+    match Answer::decode(&frame)? {
+        Answer::Refused(refusal) => Err(refusal.into()),
+        answer => Ok(answer),
+    }
+}
+
+/// Asks a node whether it would take a shard, and for how much.
+pub async fn quote(
+    swarm: &Swarm,
+    node: &ProviderAddr,
+    package: Digest,
+    input_bytes: u64,
+    sources: Vec<String>,
+) -> Result<Quotation, TalkError> {
+    let ask = Ask::Quote {
+        package,
+        input_bytes,
+        sources,
+    };
+    let mut channel = swarm.converse(node).await?;
+    channel.say(&ask.encode()?).await?;
+    match hear(&mut channel).await? {
+        Answer::Quote(quotation) => Ok(quotation),
+        _ => Err(TalkError::OutOfTurn),
+    }
+}
+
+/// Offers a lease, hands over its input, and waits for what comes of it.
+pub async fn perform(
+    swarm: &Swarm,
+    node: &ProviderAddr,
+    account: &AccountKey,
+    lease: &Signed<Lease>,
+    input: &[u8],
+    sources: Vec<String>,
+    records: &AtomicU64,
+) -> Result<Delivered, TalkError> {
+    let mut keys = Keys::default();
+    let secret = SealSecret::generate()?;
+    let signed = secret.signed(lease.digest(), account);
+    let key = signed.ok_or(TalkError::OtherLease)?.encode();
+    let offer = Ask::Offer(Undertaking {
+        lease: lease.encode(),
+        key,
+        input_bytes: input.len() as u64,
+        sources,
+    });
+    let mut channel = swarm.converse(node).await?;
+    channel.say(&offer.encode()?).await?;
+    let (accepted, their_key) = loop {
+        match hear(&mut channel).await? {
+            Answer::Working { .. } => {}
+            Answer::Accepted { lease, key } => break (lease, key),
+            _ => return Err(TalkError::OutOfTurn),
+        }
+    };
+    let accepted = Agreed::<Lease>::decode(&accepted, &mut keys)?;
+    if accepted.digest() != lease.digest() {
+        return Err(TalkError::OtherLease);
+    }
+    let sealed = secret.agree(lease.digest(), lease.provider, &their_key, false, &mut keys)?;
+    for chunk in sealed.sealer.chunks(input) {
+        channel.say(&chunk?).await?;
+    }
+    let (commitment, receipt, output_bytes) = loop {
+        match hear(&mut channel).await? {
+            Answer::Working { done } => records.store(done, Ordering::Relaxed),
+            Answer::Done {
+                commitment,
+                receipt,
+                output_bytes,
+            } => break (commitment, receipt, output_bytes),
+            _ => return Err(TalkError::OutOfTurn),
+        }
+    };
+    let limit = lease.allowance.bytes.saturating_sub(input.len() as u64);
+    if output_bytes > limit {
+        return Err(TalkError::TooMuch {
+            bytes: output_bytes,
+            limit,
+        });
+    }
+    let mut gathered = Gathered::new(sealed.opener, output_bytes);
+    while !gathered.add(channel.hear(MAX_SEALED, SILENCE).await?)? {}
+    let output = gathered.into_bytes().to_vec();
+    let found = Digest::of(&output);
+    let delivery = receive(lease, &commitment, &receipt, found, &mut keys)?;
+    Ok(Delivered {
+        receipt: delivery.receipt,
+        output,
+    })
+}
+
+/// Hands over a receipt that both have signed.
+pub async fn settle(
+    swarm: &Swarm,
+    node: &ProviderAddr,
+    receipt: &Agreed<Receipt>,
+) -> Result<(), TalkError> {
+    let ask = Ask::Settle {
+        receipt: receipt.encode(),
+    };
+    let mut channel = swarm.converse(node).await?;
+    channel.say(&ask.encode()?).await?;
+    match hear(&mut channel).await? {
+        Answer::Settled => Ok(()),
+        _ => Err(TalkError::OutOfTurn),
+    }
+}

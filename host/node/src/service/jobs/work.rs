@@ -1,0 +1,172 @@
+//! Running a shard of another node's job: in the sandbox, within the owner's limits and those of the
+//! lease, from memory into memory.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use skep_market::ShardInput;
+use skep_records::{Format, Labels, Reader};
+use skep_registry::{Digest, Grants, Limits, ModelGrant};
+use skep_sandbox::{Cancel, RunReport};
+use zeroize::Zeroizing;
+
+use crate::embedded;
+use crate::failure::{Failure, FailureKind};
+use crate::service::Service;
+use crate::service::run::{self, CancelOnDrop, Prepared, Subject, explain};
+
+/// Line numbers beyond this are of no input that exists.
+const LAST_LINE: u64 = 1 << 48;
+/// How long to wait before a guest's place is tried for again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a shard is run with, beside what its package asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowed {
+    /// Operations on the device.
+    pub flops: u64,
+    /// Bytes of output.
+    pub output: u64,
+    /// Wall time.
+    pub time: Duration,
+}
+
+/// What came of it.
+pub struct Made {
+    /// The output.
+    pub output: Zeroizing<Vec<u8>>,
+    /// What the sandbox measured.
+    pub report: RunReport,
+}
+
+/// The models that a component gets in a job: those that come with skep, which the two sides have
+/// to have alike. `None` if it uses none.
+pub fn models(grants: &Grants) -> Result<Option<Digest>, Failure> {
+    let defaults = [ModelGrant::Default].into();
+    if grants.models.is_empty() && grants.adapters.is_empty() {
+        return Ok(None);
+    }
+    if grants.models != defaults || !grants.adapters.is_empty() {
+        return Err(Failure::new(
+            FailureKind::Refused,
+            "jobs run with the models that come with skep, and this package names others in \
+             grants.models or grants.adapters",
+        ));
+    }
+    let both = [
+        *embedded::ENCODER.digest().as_bytes(),
+        *embedded::LANGUAGE.digest().as_bytes(),
+    ];
+    Ok(Some(Digest::of(&both.concat())))
+}
+
+/// Does the work. Where the owner's own runs take all the places of guests, it waits for one.
+/// Dropping this calls it off.
+pub async fn perform(
+    service: &Service,
+    mut subject: Subject,
+    input: Zeroizing<Vec<u8>>,
+    allowed: Allowed,
+    records: Arc<AtomicU64>,
+) -> Result<Made, Failure> {
+    subject.limits = subject.limits.capped_by(&Limits {
+        device_work: Some(allowed.flops),
+        output: Some(allowed.output),
+        time: Some(allowed.time),
+        ..Limits::default()
+    });
+    let prepared = Arc::new(run::prepare(service, subject, &[], Vec::new()).await?);
+    let sandbox = service.sandbox()?;
+    let input = Arc::new(input);
+    loop {
+        let cancel = Cancel::new();
+        let _on_drop = CancelOnDrop(cancel.clone());
+        let (sandbox, prepared) = (Arc::clone(&sandbox), Arc::clone(&prepared));
+        let (input, records) = (Arc::clone(&input), Arc::clone(&records));
+        let made = tokio::task::spawn_blocking(move || {
+            run_once(
+                &sandbox,
+                &prepared,
+                &input,
+                allowed.output,
+                &records,
+                &cancel,
+            )
+        });
+        match made
+            .await
+            .map_err(|error| Failure::of(FailureKind::Failed, &error))?
+        {
+            Err(failure) if failure.kind == FailureKind::Busy => tokio::time::sleep(PAUSE).await,
+            made => return made,
+        }
+    }
+}
+
+fn run_once(
+    sandbox: &skep_sandbox::Sandbox,
+    prepared: &Prepared,
+    input: &[u8],
+    largest: u64,
+    done: &AtomicU64,
+    cancel: &Cancel,
+) -> Result<Made, Failure> {
+    let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
+    let shard = ShardInput::decode(input).map_err(|error| usage(error.to_string()))?;
+    if !(1..LAST_LINE).contains(&shard.first_line) {
+        return Err(usage("the lines of the shard have no numbers".to_owned()));
+    }
+    let mut sink = Bounded {
+        bytes: Zeroizing::default(),
+        largest,
+    };
+    let (program, spec) = (&prepared.program, &prepared.spec);
+    let report = match program.world() {
+        Some("batch-classifier") => {
+            let labels = Labels::parse(shard.labels).map_err(|error| usage(error.to_string()))?;
+            let lines = Reader::new(shard.records, Format::Jsonl).starting_at(shard.first_line);
+            let mut watch = |step: skep_sandbox::Progress| done.store(step.done, Ordering::Relaxed);
+            sandbox.classify(
+                program,
+                spec,
+                &labels.labels,
+                lines,
+                &mut sink,
+                &mut watch,
+                cancel,
+            )
+        }
+        _ => {
+            let (arguments, records) = (&shard.arguments, shard.records);
+            sandbox.run_task(program, spec, arguments, records, &mut sink, cancel)
+        }
+    };
+    Ok(Made {
+        report: report.map_err(explain)?,
+        output: sink.bytes,
+    })
+}
+
+/// An output in memory, up to a size.
+struct Bounded {
+    bytes: Zeroizing<Vec<u8>>,
+    largest: u64,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.bytes.len() + bytes.len()) as u64 > self.largest {
+            return Err(io::Error::other(
+                "the output is larger than the lease allows",
+            ));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! Conversations between two nodes over `skep/jobs/1`: frames in both directions, whose meaning is
+//! for whoever talks.
+//!
+//! One conversation for each bidirectional QUIC stream, on a connection of its own. A frame is its
+//! length as a big-endian `u32` and that many bytes. The one who asks opens it, and dropping either
+//! end tells the other side.
+//!
+//! # What it must never do
+//!
+//! - Allocate what a length says: whoever reads says how long a frame may be, which is never more
+//!   than [`MAX_FRAME`].
+//! - Serve conversations while nobody here answers them, or more at once than its limit.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use iroh::endpoint::{Connection, ReadExactError, RecvStream, SendStream};
+use iroh::protocol::{AcceptError, ProtocolHandler};
+use n0_future::boxed::BoxFuture;
+use tokio::sync::Semaphore;
+
+use crate::fault::explain;
+use crate::ids::{NodeId, ProviderAddr};
+use crate::node::Swarm;
+
+/// The protocol's name in the TLS handshake.
+pub(crate) const ALPN: &[u8] = b"skep/jobs/1";
+/// The longest frame, in bytes.
+pub const MAX_FRAME: usize = 128 << 10;
+/// Conversations that are answered at one moment.
+const CONVERSATIONS: usize = 256;
+
+/// Why a conversation cannot begin or go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelError {
+    /// No connection.
+    #[error("no connection: {reason}")]
+    Unreachable {
+        /// The reason.
+        reason: String,
+    },
+    /// The other side has gone, or ended the conversation.
+    #[error("the connection ended: {reason}")]
+    Closed {
+        /// The reason.
+        reason: String,
+    },
+    /// A frame that is longer than the protocol has them.
+    #[error("a frame of {length} bytes was announced, and at most {limit} are allowed")]
+    TooLong {
+        /// How long it is said to be.
+        length: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// Nothing came for so long.
+    #[error("nothing came for {} s", after.as_secs())]
+    Silent {
+        /// How long.
+        after: Duration,
+    },
+}
+
+/// One end of a conversation.
+#[derive(Debug)]
+pub struct Channel {
+    peer: NodeId,
+    connection: Connection,
+    send: SendStream,
+    recv: RecvStream,
+}
+
+impl Channel {
+    /// Who is at the other end: it has proved that it holds that key.
+    #[must_use]
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    ///
+    /// When it is too long, or the other side has gone.
+    pub async fn say(&mut self, frame: &[u8]) -> Result<(), ChannelError> {
+        let too_long = ChannelError::TooLong {
+            length: frame.len(),
+            limit: MAX_FRAME,
+        };
+        let length = match u32::try_from(frame.len()) {
+            Ok(length) if frame.len() <= MAX_FRAME => length,
+            _ => return Err(too_long),
+        };
+        let closed = |e| ChannelError::Closed {
+            reason: explain(&e),
+        };
+        self.send
+            .write_all(&length.to_be_bytes())
+            .await
+            .map_err(closed)?;
+        self.send.write_all(frame).await.map_err(closed)
+    }
+
+    /// Waits for the next frame, of at most `limit` bytes and no longer than `patience`. It is
+    /// lost if this is dropped in the middle of one.
+    ///
+    /// # Errors
+    ///
+    /// When none comes, the other side has gone, or the frame is too long.
+    pub async fn hear(
+        &mut self,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<Vec<u8>, ChannelError> {
+        tokio::time::timeout(patience, self.read(limit.min(MAX_FRAME)))
+            .await
+            .map_err(|_| ChannelError::Silent { after: patience })?
+    }
+
+    async fn read(&mut self, limit: usize) -> Result<Vec<u8>, ChannelError> {
+        let mut length = [0; 4];
+        self.recv.read_exact(&mut length).await.map_err(ended)?;
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        if length > limit {
+            return Err(ChannelError::TooLong { length, limit });
+        }
+        let mut frame = vec![0; length];
+        self.recv.read_exact(&mut frame).await.map_err(ended)?;
+        Ok(frame)
+    }
+
+    /// Returns once the other side has gone, for whoever works on its behalf and says nothing.
+    pub async fn gone(&self) {
+        self.connection.closed().await;
+    }
+
+    /// Ends this side's half, and waits until the other side has all of it.
+    ///
+    /// # Errors
+    ///
+    /// When it has gone before.
+    pub async fn finish(mut self, patience: Duration) -> Result<(), ChannelError> {
+        let closed = |reason: String| ChannelError::Closed { reason };
+        self.send.finish().map_err(|e| closed(explain(&e)))?;
+        match tokio::time::timeout(patience, self.send.stopped()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(closed(explain(&e))),
+            Err(_) => Err(ChannelError::Silent { after: patience }),
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // The connection was this conversation's only. What was finished before has arrived.
+        self.connection.close(0_u32.into(), b"done");
+    }
+}
+
+fn ended(error: ReadExactError) -> ChannelError {
+    ChannelError::Closed {
+        reason: explain(&error),
+    }
+}
+
+/// Who answers the conversations that others begin.
+pub trait Answerer: Send + Sync + fmt::Debug {
+    /// Holds one conversation to its end. Its future is dropped when the node shuts down.
+    fn answer(&self, channel: Channel) -> BoxFuture<()>;
+}
+
+/// What the router calls: nobody at first.
+#[derive(Clone, Debug)]
+pub(crate) struct Conversations {
+    answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
+    slots: Arc<Semaphore>,
+}
+
+impl Default for Conversations {
+    fn default() -> Self {
+        Self {
+            answerer: Arc::default(),
+            slots: Arc::new(Semaphore::new(CONVERSATIONS)),
+        }
+    }
+}
+
+impl ProtocolHandler for Conversations {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let slot = self.slots.try_acquire();
+        let (Some(answerer), Ok(_slot)) = (self.answerer.get(), slot) else {
+            connection.close(1_u32.into(), b"nobody answers here");
+            return Ok(());
+        };
+        let Ok((send, recv)) = connection.accept_bi().await else {
+            return Ok(());
+        };
+        let channel = Channel {
+            peer: connection.remote_id().into(),
+            connection,
+            send,
+            recv,
+        };
+        answerer.answer(channel).await;
+        Ok(())
+    }
+}
+
+impl Swarm {
+    /// Answers the conversations that other nodes begin, from now on. The first answerer stays.
+    pub fn answer_with(&self, answerer: Arc<dyn Answerer>) {
+        let _ = self.inner.conversations.answerer.set(answerer);
+    }
+
+    /// Begins a conversation with another node.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be reached.
+    pub async fn converse(&self, node: &ProviderAddr) -> Result<Channel, ChannelError> {
+        let unreachable = |reason: String| ChannelError::Unreachable { reason };
+        let connecting = self.inner.endpoint.connect(node.to_endpoint_addr(), ALPN);
+        let connection = tokio::time::timeout(self.inner.limits.connect, connecting)
+            .await
+            .map_err(|_| unreachable("it does not answer".to_owned()))?
+            .map_err(|e| unreachable(explain(&e)))?;
+        let (send, recv) = connection
+            .open_bi()
+            .await
+            .map_err(|e| unreachable(explain(&e)))?;
+        Ok(Channel {
+            peer: node.id,
+            connection,
+            send,
+            recv,
+        })
+    }
+}

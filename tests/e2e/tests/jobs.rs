@@ -1,0 +1,536 @@
+//! Jobs over real node processes on loopback: the right result, whoever dies, refuses or lies, and
+//! every credit where it belongs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod peers;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use peers::{Liar, Stranger};
+use serde_json::Value;
+use skep_market::Refusal;
+use skep_tests::{Built, Node, ask, run};
+use skep_tickets::Format;
+
+/// A folder with tickets, the classifier as a package that its publisher keeps in `requester`, and
+/// what one node alone makes of them.
+struct Setting {
+    folder: tempfile::TempDir,
+    package: String,
+    publisher: String,
+    expected: Vec<u8>,
+}
+
+impl Setting {
+    fn new(tickets: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let source = Built::root().join("guests/batch-classifier");
+        fs::create_dir(path("package")).unwrap();
+        for name in ["skep.toml", "README.md"] {
+            fs::copy(source.join(name), path("package").join(name)).unwrap();
+        }
+        let component = Built::component("batch-classifier");
+        fs::copy(&component, path("package").join("batch-classifier.wasm")).unwrap();
+        let tickets = skep_tickets::tickets(11, tickets);
+        let mut input = Vec::new();
+        // Every fiftieth line is no record, and is named by its place in the whole input.
+        skep_tickets::write_tickets(&mut input, &tickets, Format::Jsonl, false, Some(50)).unwrap();
+        fs::write(path("tickets.jsonl"), input).unwrap();
+        let mut labels = Vec::new();
+        skep_tickets::write_labels(&mut labels, &skep_tickets::labels(11, 8)).unwrap();
+        fs::write(path("labels.json"), labels).unwrap();
+        let text = |name: &str| path(name).to_str().unwrap().to_owned();
+
+        let requester = path("requester");
+        configure(&requester, "");
+        let home = |arguments: &[&str]| ask(&Built::skep(), &requester, arguments).unwrap();
+        home(&["key", "new"]);
+        let published = home(&["publish", &text("package")]);
+        home(&[
+            "run",
+            "batch-classifier",
+            "--input",
+            &text("tickets.jsonl"),
+            "--labels",
+            &text("labels.json"),
+            "--output",
+            &text("expected.jsonl"),
+        ]);
+        home(&["account", "add", "2"]);
+        let package = published["published"]["reference"].as_str().unwrap();
+        Self {
+            publisher: package.split_once('/').unwrap().0.to_owned(),
+            package: package.to_owned(),
+            expected: fs::read(path("expected.jsonl")).unwrap(),
+            folder,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A node that takes jobs, one at a time, with more of its owner's rules.
+    fn provider(&self, name: &str, rules: &str, guests: u32) -> Node {
+        let jobs = format!("guests = {guests}\n[jobs]\naccept = true\n{rules}");
+        configure(&self.path(name), &jobs);
+        Node::start(&Built::skep(), &self.path(name)).unwrap()
+    }
+
+    fn submit(&self, tickets: &[&str], more: &[&str]) -> Vec<String> {
+        let mut arguments: Vec<String> =
+            ["job", "submit", &self.package].map(str::to_owned).to_vec();
+        for (option, value) in [
+            ("--input", self.text("tickets.jsonl")),
+            ("--labels", self.text("labels.json")),
+            ("--output", self.text("result.jsonl")),
+        ] {
+            arguments.extend([option.to_owned(), value]);
+        }
+        for ticket in tickets {
+            arguments.extend(["--provider".to_owned(), (*ticket).to_owned()]);
+        }
+        arguments.extend(more.iter().map(|text| (*text).to_owned()));
+        arguments
+    }
+
+    fn assert_right(&self) {
+        let result = fs::read(self.path("result.jsonl")).unwrap();
+        assert!(
+            result == self.expected,
+            "the result differs from a local run"
+        );
+    }
+}
+
+/// A home on loopback, with more of a configuration than that.
+fn configure(home: &Path, more: &str) {
+    fs::create_dir_all(home).unwrap();
+    let (top, tables) = more.split_once("[jobs]").unwrap_or(("", ""));
+    let jobs = if tables.is_empty() { "" } else { "[jobs]" };
+    let text = format!("{top}[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n{jobs}{tables}");
+    fs::write(home.join("config.toml"), text).unwrap();
+}
+
+fn ticket(node: &Node) -> &str {
+    node.status["ticket"].as_str().unwrap()
+}
+
+fn account(home: &Path) -> Value {
+    ask(&Built::skep(), home, &["account"]).unwrap()["account"].clone()
+}
+
+fn micro(value: &Value, name: &str) -> u64 {
+    value[name].as_u64().unwrap()
+}
+
+/// Nothing was made or lost: what the requester lost is what its ledger gave to others, and what
+/// these earned by the receipts that they hold. Returns what each of them earned.
+fn assert_conserved(requester: &Path, providers: &[&Path], spent: u64) -> Vec<u64> {
+    let account_of = account(requester);
+    assert_eq!(micro(&account_of, "supply_micro"), 1_000_000_000_000_000);
+    assert_eq!(micro(&account_of, "escrowed_micro"), 0);
+    assert_eq!(micro(&account_of, "available_micro"), 2_000_000 - spent);
+    let paid = account_of["paid"].as_array().unwrap();
+    let mut all = 0;
+    let earned = providers.iter().map(|home| {
+        let provider = account(home);
+        let earned = micro(&provider, "earned_micro");
+        let line = paid
+            .iter()
+            .find(|line| line["account"] == provider["account"]);
+        assert_eq!(line.map_or(0, |line| micro(line, "micro")), earned);
+        all += earned;
+        earned
+    });
+    let earned = earned.collect();
+    assert_eq!(all, spent);
+    earned
+}
+
+/// A command whose lines are read while it runs.
+struct Following {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+}
+
+impl Following {
+    fn start(home: &Path, arguments: &[String]) -> Self {
+        let mut child = Command::new(Built::skep())
+            .arg("--home")
+            .arg(home)
+            .arg("--json")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Waits until so many shards are done; returns what the job's name begins with.
+    fn until_done(&mut self, shards: usize) -> String {
+        let mut done = 0;
+        let mut said = String::new();
+        while done < shards {
+            let line = self
+                .lines
+                .next()
+                .unwrap_or_else(|| panic!("ended early: {said}"));
+            let line = line.unwrap();
+            said.push_str(&line);
+            said.push('\n');
+            if line.contains(": done by ") {
+                done += 1;
+                if done == shards {
+                    return line.split(' ').nth(1).unwrap().to_owned();
+                }
+            }
+        }
+        unreachable!("it counts to the end")
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn end(self) -> Value {
+        let Self { child, lines } = self;
+        let said: Vec<String> = lines.map(Result::unwrap).collect();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said.join("\n"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    }
+}
+
+/// A guest of the owner's own that takes the only place for guests on a node, and stays in it: it
+/// reads a pipe to its end, which comes when this is dropped.
+struct Occupied {
+    run: Child,
+    pipe: Option<fs::File>,
+}
+
+impl Occupied {
+    fn new(setting: &Setting, node: &Node) -> Self {
+        let pipe = setting.path("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let run = Command::new(Built::skep())
+            .arg("--home")
+            .arg(node.home())
+            .arg("run")
+            .arg(Built::component("similar"))
+            .arg("--input")
+            .arg(&pipe)
+            .args(["--output", "/dev/null", "--", "query"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Opens when the node has opened the other end, and takes more than a pipe holds only
+        // once the guest reads.
+        let mut writer = fs::File::options().write(true).open(&pipe).unwrap();
+        writer.write_all(&vec![b'a'; 1 << 20]).unwrap();
+        Self {
+            run,
+            pipe: Some(writer),
+        }
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        // The run is called off, and then nothing waits for the pipe any more.
+        let _ = self.run.kill();
+        let _ = self.run.wait();
+        self.pipe.take();
+    }
+}
+
+#[test]
+fn three_nodes_make_what_one_makes_and_keep_nothing_but_what_they_earned() {
+    let setting = Setting::new(300);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let providers = ["a", "b", "c"].map(|name| setting.provider(name, "", 2));
+    let tickets: Vec<&str> = providers.iter().map(ticket).collect();
+    // A shard for each: nobody has two, and before the last nobody is late.
+    let each = requester
+        .ask(&setting.submit(&tickets, &["--shards", "3"]))
+        .unwrap();
+    setting.assert_right();
+    let job = requester
+        .ask(&setting.submit(&tickets, &["--shards", "9"]))
+        .unwrap();
+    setting.assert_right();
+    let job = &job["job"];
+    assert_eq!(job["state"], "done");
+    assert_eq!(job["finished"], 9);
+    let shards = job["shards"].as_array().unwrap();
+    assert!(shards.iter().all(|shard| shard["state"] == "done"));
+
+    let homes: Vec<&Path> = providers.iter().map(Node::home).collect();
+    let spent = micro(&each["job"], "spent_micro") + micro(job, "spent_micro");
+    let earned = assert_conserved(requester.home(), &homes, spent);
+    assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
+
+    // The same answer whenever it is asked for, and the result wherever it is wanted.
+    let name = job["job"].as_str().unwrap();
+    let again = requester.ask(&["job", "watch", &name[..12]]).unwrap();
+    assert_eq!(&again["job"], job);
+    let copy = setting.text("copy.jsonl");
+    requester
+        .ask(&["job", "result", name, "--output", &copy])
+        .unwrap();
+    assert_eq!(fs::read(copy).unwrap(), setting.expected);
+    let all = requester.ask(&["job", "status"]).unwrap();
+    assert_eq!(all["jobs"][0]["job"], *name);
+
+    // No text of a ticket is anywhere on a provider's disk.
+    let input = fs::read_to_string(setting.path("tickets.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(input.lines().next().unwrap()).unwrap();
+    let secret = first["text"].as_str().unwrap().as_bytes();
+    let found = |home: &Path| files(home).into_iter().find(|file| holds(file, secret));
+    assert!(
+        found(requester.home()).is_some(),
+        "the search finds what is there"
+    );
+    for home in homes {
+        assert_eq!(found(home), None);
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let nested = entries.flat_map(|path| match path.is_dir() {
+        true => files(&path),
+        false => vec![path],
+    });
+    nested.filter(|path| path.is_file()).collect()
+}
+
+fn holds(file: &Path, text: &[u8]) -> bool {
+    let bytes = fs::read(file).unwrap();
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+#[test]
+fn a_provider_that_dies_in_the_middle_loses_its_shard_to_another() {
+    let setting = Setting::new(60);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, c) = (setting.provider("a", "", 2), setting.provider("c", "", 1));
+    // Of three shards one is c's, which it holds and cannot begin.
+    let occupied = Occupied::new(&setting, &c);
+    let submit = setting.submit(&[ticket(&a), ticket(&c)], &["--shards", "3"]);
+    let mut following = Following::start(requester.home(), &submit);
+    following.until_done(2);
+    let home = c.home().to_path_buf();
+    c.kill().unwrap();
+    drop(occupied);
+    let job = following.end();
+    setting.assert_right();
+    let job = &job["job"];
+    let mut leases: Vec<u64> = job["shards"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|shard| micro(shard, "leases"))
+        .collect();
+    leases.sort_unstable();
+    assert_eq!(leases, [1, 1, 2], "the shard moved, and no other did");
+    let spent = micro(job, "spent_micro");
+    let earned = assert_conserved(requester.home(), &[a.home(), &home], spent);
+    assert_eq!(earned[1], 0);
+}
+
+#[test]
+fn a_requester_that_is_killed_goes_on_where_it_was_and_pays_once() {
+    let setting = Setting::new(60);
+    let requester = setting.path("requester");
+    let (a, c) = (setting.provider("a", "", 2), setting.provider("c", "", 1));
+    let occupied = Occupied::new(&setting, &c);
+    let submit = setting.submit(&[ticket(&a), ticket(&c)], &["--shards", "3"]);
+    // No node runs here: the command itself is the requester.
+    let mut following = Following::start(&requester, &submit);
+    let name = following.until_done(2);
+    following.kill();
+    let home = |arguments: &[&str]| ask(&Built::skep(), &requester, arguments).unwrap();
+    let paused = home(&["job", "status", &name]);
+    assert_eq!(paused["job"]["state"], "paused");
+    assert_eq!(paused["job"]["finished"], 2);
+    assert!(!setting.path("result.jsonl").exists());
+    drop(occupied);
+
+    let job = home(&["job", "watch", &name]);
+    setting.assert_right();
+    let job = &job["job"];
+    for (before, after) in paused["job"]["shards"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(job["shards"].as_array().unwrap())
+    {
+        assert_eq!(
+            after["leases"], 1,
+            "each lease was sent again, and none made anew"
+        );
+        if before["state"] == "done" {
+            assert_eq!(before, after);
+        }
+    }
+    let spent = micro(job, "spent_micro");
+    let earned = assert_conserved(&requester, &[a.home(), c.home()], spent);
+    assert!(earned.iter().all(|earned| *earned > 0));
+    assert_eq!(micro(&account(a.home()), "receipts"), 2);
+    assert_eq!(micro(&account(c.home()), "receipts"), 1);
+    // Once more changes nothing.
+    assert_eq!(&home(&["job", "watch", &name])["job"], job);
+    assert_conserved(&requester, &[a.home(), c.home()], spent);
+}
+
+#[test]
+fn an_owner_s_policy_is_kept_and_its_reason_told() {
+    let setting = Setting::new(40);
+    let requester = setting.path("requester");
+    run(&requester, &["key", "new", "other"]).unwrap();
+    let keys = ask(&Built::skep(), &requester, &["key", "list"]).unwrap();
+    let other = keys["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["publisher"].as_str().unwrap())
+        .find(|publisher| *publisher != setting.publisher)
+        .unwrap();
+    let choosy = setting.provider("choosy", &format!("publishers = [\"{other}\"]\n"), 1);
+    let narrow = setting.provider("narrow", "worlds = [\"task\"]\n", 1);
+    let small = setting.provider("small", "largest-input = \"1 KiB\"\n", 1);
+    configure(&setting.path("idle"), "");
+    let idle = Node::start(&Built::skep(), &setting.path("idle")).unwrap();
+    let dear = setting.provider("dear", "price-per-teraflop = \"1000\"\n", 1);
+    for (node, reason) in [
+        (&choosy, "does not run packages of this publisher"),
+        (
+            &narrow,
+            "does not run packages of the world `batch-classifier`",
+        ),
+        (&small, "and it takes at most 1024; make more shards"),
+        (&idle, "it takes no jobs"),
+    ] {
+        let submit = setting.submit(&[ticket(node)], &["--shards", "2"]);
+        let ended = run(&requester, &submit).unwrap();
+        assert_eq!(ended.code, 5, "{}", ended.stderr);
+        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+    }
+    // Nobody is asked who asks for more than the job may cost.
+    let submit = setting.submit(&[ticket(&dear)], &["--shards", "2", "--deadline", "2 s"]);
+    let ended = run(&requester, &submit).unwrap();
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("deadline passed"), "{}", ended.stderr);
+    // Who has nothing to spend is told before anybody is asked.
+    let submit = setting.submit(&[ticket(&dear)], &["--max-price", "3"]);
+    let ended = run(&requester, &submit).unwrap();
+    assert_eq!(ended.code, 3);
+    assert!(
+        ended.stderr.contains("skep account add"),
+        "{}",
+        ended.stderr
+    );
+    let none: [&Path; 0] = [];
+    assert_conserved(&requester, &none, 0);
+}
+
+#[test]
+fn a_provider_that_lies_is_outvoted_by_a_third_and_not_paid() {
+    let setting = Setting::new(60);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    // It is free and says that it is ready, so that it is asked first.
+    let liar = Liar::start(&setting.path("liar"));
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let more = ["--shards", "2", "--replicas", "2"];
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+    let job = &job["job"];
+    let shards = job["shards"].as_array().unwrap();
+    let outvoted = shards
+        .iter()
+        .flat_map(|shard| shard["outvoted"].as_array().unwrap());
+    let outvoted: Vec<&Value> = outvoted.collect();
+    assert!(!outvoted.is_empty(), "{job}");
+    assert!(outvoted.iter().all(|account| **account == *liar.account));
+    for shard in shards {
+        assert_eq!(shard["providers"].as_array().unwrap().len(), 2, "{shard}");
+    }
+    let spent = micro(job, "spent_micro");
+    let earned = assert_conserved(requester.home(), &[a.home(), b.home()], spent);
+    assert!(earned.iter().all(|earned| *earned > 0));
+}
+
+#[test]
+fn a_job_that_is_cancelled_gives_back_what_it_did_not_spend() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let c = setting.provider("c", "", 1);
+    let _occupied = Occupied::new(&setting, &c);
+    let submit = setting.submit(&[ticket(&c)], &["--shards", "2", "--detach"]);
+    let begun = requester.ask(&submit).unwrap();
+    let name = begun["job"]["job"].as_str().unwrap();
+    let held = account(requester.home());
+    assert_eq!(
+        micro(&held, "escrowed_micro") + micro(&held, "available_micro"),
+        2_000_000
+    );
+    let cancelled = requester.ask(&["job", "cancel", name]).unwrap();
+    assert_eq!(cancelled["job"]["state"], "failed");
+    assert_eq!(cancelled["job"]["reason"], "the job was cancelled");
+    assert_conserved(requester.home(), &[c.home()], 0);
+    let copy = setting.text("copy.jsonl");
+    let none = run(
+        requester.home(),
+        &["job", "result", name, "--output", &copy],
+    )
+    .unwrap();
+    assert_eq!(none.code, 5);
+}
+
+#[test]
+fn nonsense_and_greed_get_an_answer_and_nothing_else() {
+    let setting = Setting::new(10);
+    let a = setting.provider("a", "", 1);
+    let stranger = Stranger::start(&setting.path("stranger"), ticket(&a));
+    assert_eq!(stranger.sends(&[0xff; 100]), Refusal::Malformed);
+    assert_eq!(stranger.sends(b""), Refusal::Malformed);
+    assert!(matches!(
+        stranger.offers(u64::MAX),
+        Refusal::InputTooLarge {
+            bytes: u64::MAX,
+            ..
+        }
+    ));
+    assert!(matches!(stranger.settles(), Refusal::Lease(_)));
+    // It goes on as before.
+    let requester = setting.path("requester");
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
+    ask(&Built::skep(), &requester, &submit).unwrap();
+    setting.assert_right();
+}

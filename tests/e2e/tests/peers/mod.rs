@@ -1,0 +1,233 @@
+//! Nodes that speak the protocol of jobs and mean no good: one that lies about its output, and one
+//! that says what it should not.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_evidence::{
+    AccountId, AccountKey, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Split,
+    Statement as _, Tariff, Work,
+};
+use skep_market::{
+    Answer, Ask, Done, Gathered, MAX_MESSAGE, MAX_SEALED, Policy, Quotation, Refusal, SealSecret,
+    Undertaking, conclude, examine,
+};
+use skep_registry::Digest;
+use skep_swarm::{Answerer, Channel, NodeTicket, Swarm, SwarmConfig};
+use tokio::runtime::Runtime;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A provider that keeps to the protocol in everything but the work: it signs for an output that
+/// it made up.
+pub struct Liar {
+    pub ticket: String,
+    pub account: String,
+    _swarm: Swarm,
+    _runtime: Runtime,
+}
+
+impl Liar {
+    pub fn start(folder: &Path) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let swarm = runtime
+            .block_on(Swarm::open(SwarmConfig::loopback(folder)))
+            .unwrap();
+        swarm.answer_with(Arc::new(Lies));
+        Self {
+            ticket: swarm.ticket().to_string(),
+            account: key().id().to_string(),
+            _swarm: swarm,
+            _runtime: runtime,
+        }
+    }
+}
+
+fn key() -> AccountKey {
+    AccountKey::from_seed(&[66; 32])
+}
+
+#[derive(Debug)]
+struct Lies;
+
+impl Answerer for Lies {
+    fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            lie(&mut channel).await;
+            // The requester may have gone once it has all.
+            let _ = channel.finish(PATIENCE).await;
+        })
+    }
+}
+
+async fn lie(channel: &mut Channel) {
+    let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
+    let offer = match Ask::decode(&frame).unwrap() {
+        Ask::Quote { .. } => {
+            let quotation = Answer::Quote(Quotation {
+                account: *key().id().as_bytes(),
+                tariff: [0; 4],
+                slots: 4,
+                warm: true,
+                largest_output: 1 << 20,
+            });
+            return channel.say(&quotation.encode().unwrap()).await.unwrap();
+        }
+        Ask::Offer(offer) => offer,
+        Ask::Settle { .. } => panic!("a lie was paid for"),
+    };
+    let policy = Policy {
+        take: true,
+        publishers: BTreeSet::new(),
+        worlds: BTreeSet::new(),
+        largest_input: 1 << 30,
+        largest_output: 1 << 20,
+        slots: 4,
+        tariff: Tariff::default(),
+    };
+    let keys = &mut Keys::default();
+    let lease = examine(&offer, &policy, &key(), keys).unwrap();
+    let secret = SealSecret::generate().unwrap();
+    let accepted = Answer::Accepted {
+        lease: lease.encode(),
+        key: secret.signed(lease.digest(), &key()).unwrap().encode(),
+    };
+    let sealed = secret
+        .agree(lease.digest(), lease.requester, &offer.key, true, keys)
+        .unwrap();
+    channel.say(&accepted.encode().unwrap()).await.unwrap();
+    let mut input = Gathered::new(sealed.opener, offer.input_bytes);
+    while !input
+        .add(channel.hear(MAX_SEALED, PATIENCE).await.unwrap())
+        .unwrap()
+    {}
+    let output = b"{\"id\":\"1\",\"label\":\"billing\",\"score\":1.0}\n";
+    let done = Done {
+        output: Digest::of(output),
+        meter: Meter {
+            bytes: offer.input_bytes + output.len() as u64,
+            ..Meter::default()
+        },
+        sequence: 0,
+        nonce: [1; 32],
+        started: 1,
+        finished: 2,
+    };
+    let (commitment, receipt) = conclude(&lease, &done, &key()).unwrap();
+    let done = Answer::Done {
+        commitment: commitment.encode(),
+        receipt: receipt.encode(),
+        output_bytes: output.len() as u64,
+    };
+    channel.say(&done.encode().unwrap()).await.unwrap();
+    for chunk in sealed.sealer.chunks(output) {
+        // It may be outvoted before it has said all.
+        if channel.say(&chunk.unwrap()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Somebody who says to a provider what no requester would.
+pub struct Stranger {
+    swarm: Swarm,
+    runtime: Runtime,
+    node: NodeTicket,
+}
+
+impl Stranger {
+    pub fn start(folder: &Path, ticket: &str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let swarm = runtime
+            .block_on(Swarm::open(SwarmConfig::loopback(folder)))
+            .unwrap();
+        Self {
+            swarm,
+            runtime,
+            node: ticket.parse().unwrap(),
+        }
+    }
+
+    /// What these bytes are answered.
+    pub fn sends(&self, bytes: &[u8]) -> Refusal {
+        self.runtime.block_on(async {
+            let mut channel = self.swarm.converse(&self.node.node).await.unwrap();
+            channel.say(bytes).await.unwrap();
+            let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
+            match Answer::decode(&frame).unwrap() {
+                Answer::Refused(refusal) => refusal,
+                answer => panic!("{answer:?}"),
+            }
+        })
+    }
+
+    /// What a lease with an input of so many bytes is answered.
+    pub fn offers(&self, input_bytes: u64) -> Refusal {
+        let provider = self.account();
+        let lease = Lease {
+            job: Digest::of(b"job"),
+            shard: 0,
+            attempt: 0,
+            requester: key().id(),
+            provider,
+            work: Work {
+                package: Digest::of(b"package"),
+                model: None,
+                adapter: None,
+                input: Digest::of(b"input"),
+                seed: 0,
+            },
+            tariff: Tariff {
+                flops: 1_000,
+                bytes: 10_000,
+                ..Tariff::default()
+            },
+            allowance: Meter {
+                bytes: u64::MAX,
+                ..Meter::default()
+            },
+            limit: Credits::MAX,
+            split: Split::default(),
+            issued: 1,
+            deadline: u64::MAX,
+            audit: AuditTerms {
+                secret: Digest::of(b"secret"),
+                candidates: Candidates::new(Vec::new()).unwrap().digest(),
+                rate: 0,
+                panel: 3,
+                exact: false,
+            },
+        };
+        let offer = Ask::Offer(Undertaking {
+            lease: lease.sign(&key()).unwrap().encode(),
+            key: Vec::new(),
+            input_bytes,
+            sources: Vec::new(),
+        });
+        self.sends(&offer.encode().unwrap())
+    }
+
+    /// What a receipt that the provider never signed is answered.
+    pub fn settles(&self) -> Refusal {
+        let settle = Ask::Settle {
+            receipt: vec![0x83; 90],
+        };
+        self.sends(&settle.encode().unwrap())
+    }
+
+    /// The account of the provider, from the file in which it keeps its key: this test has both
+    /// on one disk.
+    fn account(&self) -> AccountId {
+        let home = self.swarm.dir().parent().unwrap().join("a");
+        let text = std::fs::read_to_string(home.join("account.key")).unwrap();
+        let mut seed = [0; 32];
+        let digits = text.trim().as_bytes().chunks(2);
+        for (byte, digits) in seed.iter_mut().zip(digits) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+        }
+        AccountKey::from_seed(&seed).id()
+    }
+}
