@@ -31,6 +31,9 @@ pub const MAX_FRAME: usize = 128 << 10;
 /// Conversations that are answered at one moment.
 const CONVERSATIONS: usize = 256;
 
+/// How long whoever has connected may take to begin: a place is kept for it meanwhile.
+const BEGINNING: Duration = Duration::from_secs(10);
+
 /// Why a conversation cannot begin or go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelError {
@@ -193,7 +196,9 @@ impl ProtocolHandler for Conversations {
             connection.close(1_u32.into(), b"nobody answers here");
             return Ok(());
         };
-        let Ok((send, recv)) = connection.accept_bi().await else {
+        let begun = tokio::time::timeout(BEGINNING, connection.accept_bi()).await;
+        let Ok(Ok((send, recv))) = begun else {
+            connection.close(1_u32.into(), b"nothing was said");
             return Ok(());
         };
         let channel = Channel {
