@@ -1,6 +1,6 @@
 //! Losses as a picture: two curves, two axes, and figures at them.
 //!
-//! Drawn by hand into pixels (`docs/decisions/0020`), with letters of five by seven pixels for the
+//! Drawn by hand into pixels (`docs/decisions/0019`), with letters of five by seven pixels for the
 //! few words that there are.
 
 use std::io;
