@@ -11,8 +11,8 @@
 //! - `stream`: write pieces as they come.
 
 use skep_sdk::{
-    Chunk, Constraint, Error, LanguageModel, Message, Output, Prompt, Request, Result, Sampling,
-    input, output,
+    Chunk, Constraint, Error, LanguageModel, Message, Output, Prompt, Request, Result, input,
+    output,
 };
 use std::io::{BufRead, Write};
 

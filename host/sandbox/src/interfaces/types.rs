@@ -12,6 +12,7 @@ use crate::models::ModelError;
 use crate::state::State;
 
 /// Why a call did not do what it was asked, on its way to the guest.
+#[derive(Debug)]
 pub(crate) enum HostError {
     /// A limit would have been passed.
     Quota(QuotaExcess),
