@@ -547,7 +547,7 @@ fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
         reputation: crate::Reputation::default(),
         slots: 1,
     };
-    let mut asked = |job: &mut Job, offers: &[Offer]| {
+    let asked = |job: &mut Job, offers: &[Offer]| {
         let decisions = job.decide(10, offers);
         let [
             Decision::Lease {
