@@ -16,7 +16,7 @@ const PART: f64 = 1.0 / 16.0;
 
 /// Seconds that a guest may compute without a rest: guests that compute a little between two
 /// calls of a model are never made to.
-const BURST: f64 = 0.02;
+const BURST: f64 = 0.01;
 
 /// Looks in a row at which no guest waits for a model before models count as not wanted. One is
 /// not enough: a guest that has just been given its result, and is kept from going on by whoever
@@ -154,7 +154,7 @@ mod tests {
         let soon = turn.counted.0 + Duration::from_millis(100);
         turn.operator(Duration::from_millis(100));
         let rest = turn.on_tick(soon, Duration::ZERO, true, 0.125);
-        // Earned 12.5 ms and had 20.
+        // Earned 12.5 ms and had 10.
         assert!(rest.is_some_and(|rest| rest > Duration::from_millis(500)));
     }
 
