@@ -1,5 +1,5 @@
-//! Turns: while some guests wait for models, those that compute get a sixteenth of the processors
-//! between them.
+//! Turns: while some guests wait for models, those that compute get a thirty-second of the
+//! processors between them.
 //!
 //! The standing of guests' threads alone does not protect a model. Linux lets a thread of the
 //! lowest standing run for a whole tick of its clock, 4 ms, whenever a model has run for longer
@@ -11,8 +11,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The part of the processors that computing guests have together while models are wanted.
-const PART: f64 = 1.0 / 16.0;
+/// The part of the processors that computing guests have together while models are wanted. A model
+/// waits for the slowest of its threads: what guests take on one processor and then on another, it
+/// loses twice.
+const PART: f64 = 1.0 / 32.0;
 
 /// Seconds that a guest may compute without a rest: guests that compute a little between two
 /// calls of a model are never made to.
@@ -159,10 +161,10 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_many_guests_come_to_a_sixteenth_of_the_processors() {
+    fn shares_of_many_guests_come_to_their_part_of_the_processors() {
         for (processors, guests) in [(2, 1), (2, 5), (16, 3), (64, 200)] {
             let all = share(processors, guests) * guests as f64;
-            assert!((all - processors as f64 / 16.0).abs() < 1e-9);
+            assert!((all - processors as f64 * PART).abs() < 1e-9);
         }
         assert!(share(64, 1) <= 1.0);
         assert!(share(2, 0) > 0.0);
