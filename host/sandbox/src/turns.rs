@@ -18,7 +18,7 @@ const PART: f64 = 1.0 / 32.0;
 
 /// Seconds that a guest may compute without a rest: guests that compute a little between two
 /// calls of a model are never made to.
-const BURST: f64 = 0.01;
+const BURST: f64 = 0.005;
 
 /// Looks in a row at which no guest waits for a model before models count as not wanted. One is
 /// not enough: a guest that has just been given its result, and is kept from going on by whoever
@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn a_guest_that_computes_little_between_its_calls_never_rests() {
-        let (computes, waits) = (Duration::from_millis(10), Duration::from_millis(200));
+        let (computes, waits) = (Duration::from_millis(5), Duration::from_millis(200));
         let had = part(computes, waits, true, 1.0 / 16.0);
-        assert!((had - 10.0 / 210.0).abs() < 1e-3, "{had}");
+        assert!((had - 5.0 / 205.0).abs() < 1e-3, "{had}");
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
         let soon = turn.counted.0 + Duration::from_millis(100);
         turn.operator(Duration::from_millis(100));
         let rest = turn.on_tick(soon, Duration::ZERO, true, 0.125);
-        // Earned 12.5 ms and had 10.
+        // Earned 12.5 ms and had 5.
         assert!(rest.is_some_and(|rest| rest > Duration::from_millis(500)));
     }
 
