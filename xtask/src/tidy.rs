@@ -30,6 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-text", 1),
     ("skep-evidence", 1),
     ("skep-accounts", 0),
+    ("skep-attest", 0),
     ("skep-registry", 0),
     ("skep-records", 0),
     ("skep-weights", 0),
