@@ -11,6 +11,7 @@
 //!          →  Done | Refused
 //!             then the sealed output, chunk by chunk
 //! Settle   →  Settled | Refused
+//! Attest   →  Attested | Refused
 //! ```
 //!
 //! Messages are [postcard](https://postcard.jamesmunns.com/wire-format), and none is longer than
@@ -47,6 +48,11 @@ pub enum Ask {
     Settle {
         /// The agreed receipt.
         receipt: Vec<u8>,
+    },
+    /// To have its hardware sign what it runs.
+    Attest {
+        /// Bytes that nobody asked with before.
+        challenge: [u8; 32],
     },
 }
 
@@ -93,6 +99,11 @@ pub enum Answer {
     Settled,
     /// It does not do it.
     Refused(Refusal),
+    /// What its hardware signed: see `skep_attest`.
+    Attested {
+        /// The quote, in its own encoding.
+        quote: Vec<u8>,
+    },
 }
 
 /// What a provider asks for.
@@ -153,6 +164,9 @@ pub enum Refusal {
     /// It does as much as it may.
     #[error("it is busy")]
     Busy,
+    /// It cannot show what hardware it runs on.
+    #[error("it shows no hardware that protects what it is given: {}", said(.0))]
+    NoHardware(String),
     /// The work failed.
     #[error("the work failed there: {}", said(.0))]
     Failed(String),

@@ -1,6 +1,7 @@
 //! What a node's owner sets, in `config.toml` in the home folder. Every field has a default, and
 //! an unknown one is refused, so that a misspelt cap is never silently no cap.
 
+mod attestation;
 mod jobs;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use skep_swarm::SwarmConfig;
 
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
+pub use attestation::Attestation;
 pub use jobs::Jobs;
 
 /// The owner's configuration.
@@ -32,6 +34,8 @@ pub struct Config {
     pub network: Network,
     /// What of others' work is done here.
     pub jobs: Jobs,
+    /// How this node shows what it runs on, and what it believes of others.
+    pub attestation: Attestation,
 }
 
 /// How the node meets others.

@@ -48,6 +48,7 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
         arguments: submit.arguments,
         shards: submit.shards,
         replicas: submit.replicas,
+        attested: submit.attested,
         providers: submit.provider,
         max_price: micro(&submit.max_price)?,
         deadline: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),

@@ -56,6 +56,10 @@ pub struct Submit {
     /// nearby; may be given several times.
     #[arg(long, value_name = "TICKET")]
     pub provider: Vec<String>,
+    /// Give shards only to nodes whose processor signs what they run, as `[attestation]` of the
+    /// configuration asks for.
+    #[arg(long)]
+    pub attested: bool,
     /// The most that the whole job may cost, in credits.
     #[arg(long, value_name = "CREDITS", default_value = "1")]
     pub max_price: String,

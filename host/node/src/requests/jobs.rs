@@ -58,6 +58,9 @@ pub struct Submission {
     pub shards: Option<u32>,
     /// How many providers have to agree on each.
     pub replicas: u32,
+    /// Whether only nodes get a shard that show hardware which is believed.
+    #[serde(default)]
+    pub attested: bool,
     /// Tickets of providers, beside those that the node knows.
     pub providers: Vec<String>,
     /// All that it may cost, in micro-credits.

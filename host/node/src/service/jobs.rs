@@ -1,7 +1,7 @@
 //! Jobs over other nodes, and the work of others' jobs here.
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
-//! down. The requester's side is `submit`, `around`, `drive`, `talk` and `folder`; the provider's is `provide`
+//! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk` and `folder`; the provider's is `provide`
 //! and `work`; `money` holds the key and the books of both.
 //!
 //! # What it must never do
@@ -12,6 +12,7 @@
 
 mod answer;
 mod around;
+mod attest;
 mod drive;
 mod folder;
 mod money;
@@ -22,7 +23,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use skep_evidence::{AccountId, AccountKey};
 use skep_market::{Earnings, Ledger, Reputation};
@@ -43,12 +44,18 @@ pub struct Jobs {
     opening: Mutex<()>,
     running: Mutex<BTreeMap<Digest, Arc<drive::Running>>>,
     seen: Mutex<BTreeMap<AccountId, Reputation>>,
+    attested: Mutex<BTreeMap<AccountId, Instant>>,
 }
 
 impl Jobs {
     /// The jobs that this process works on.
     fn running(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<drive::Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has shown hardware that is believed, and when.
+    fn attested(&self) -> MutexGuard<'_, BTreeMap<AccountId, Instant>> {
+        self.attested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was seen of other accounts since this process began.

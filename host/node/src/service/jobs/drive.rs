@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use super::around::{Quotes, listed, quotes};
 use super::folder::{Folder, Spec};
 use super::talk::{self, Delivered, TalkError};
-use super::{answer, failed, money, now};
+use super::{answer, attest, failed, money, now};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{JobState, JobView};
 use crate::service::{Service, install};
@@ -562,8 +562,12 @@ impl Driver {
         self.quoting = Instant::now().checked_add(Duration::from_secs(60));
         let named = install::nodes_of(&self.spec.providers)?;
         let (swarm, package, largest) = (swarm.clone(), self.spec.release, self.spec.largest);
+        let (service, has_to_attest) = (Arc::clone(&self.service), self.spec.attested);
         self.tasks.spawn(async move {
-            let quotes = quotes(&swarm, named, package, largest).await;
+            let mut quotes = quotes(&swarm, named, package, largest).await;
+            if has_to_attest {
+                quotes = attest::attested(&service, &swarm, quotes).await;
+            }
             Happened::Quotes(quotes)
         });
         Ok(())

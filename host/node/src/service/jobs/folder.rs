@@ -42,6 +42,9 @@ pub struct Spec {
     pub arguments: Vec<String>,
     /// How many providers have to agree on each shard.
     pub replicas: u32,
+    /// Whether only nodes get a shard that show hardware which is believed.
+    #[serde(default)]
+    pub attested: bool,
     /// All that it may cost, in micro-credits.
     pub budget: u64,
     /// Until when, in milliseconds since 1970.

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::work::{self, Allowed};
-use super::{money, now, random};
+use super::{attest, money, now, random};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -42,6 +42,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         earnings: money::earnings(service)?,
         slots: Arc::new(Semaphore::new(policy.slots as usize)),
         policy: Arc::new(policy),
+        attesting: Arc::default(),
         engaged: Arc::default(),
     };
     service.swarm().await?.answer_with(Arc::new(desk));
@@ -56,6 +57,7 @@ struct Desk {
     earnings: Arc<Earnings>,
     policy: Arc<Policy>,
     slots: Arc<Semaphore>,
+    attesting: Arc<tokio::sync::Mutex<()>>,
     /// The leases at work, each with how to end its conversation.
     engaged: Arc<Mutex<HashMap<Digest, oneshot::Sender<()>>>>,
 }
@@ -156,6 +158,11 @@ impl Desk {
                 self.settle(&receipt)?;
                 say(channel, &Answer::Settled).await
             }
+            Ask::Attest { challenge } => {
+                let making = self.attest(service, &challenge);
+                let quote = meanwhile(channel, &AtomicU64::new(0), making).await??;
+                say(channel, &Answer::Attested { quote }).await
+            }
         }
     }
 
@@ -189,6 +196,13 @@ impl Desk {
         let world = component.world.as_str();
         let admitted = self.policy.admit(release.publisher(), world, input_bytes);
         admitted.map_err(Stop::from)
+    }
+
+    /// Has the hardware sign, for one requester at a time: it takes a processor a while.
+    async fn attest(&self, service: &Service, challenge: &[u8; 32]) -> Result<Vec<u8>, Stop> {
+        let _alone = self.attesting.lock().await;
+        let made = attest::make(&service.config.attestation, self.account.id(), challenge).await;
+        made.map_err(|failure| Refusal::NoHardware(failure.message).into())
     }
 
     /// Keeps a receipt that both have signed, if it is one of this node's own.

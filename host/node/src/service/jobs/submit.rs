@@ -13,7 +13,7 @@ use skep_records::{Format, Labels};
 use skep_registry::Digest;
 
 use super::folder::{self, Folder, Piece, Spec};
-use super::{around, failed, money, now, random, work};
+use super::{around, attest, failed, money, now, random, work};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::Submission;
 use crate::service::locate::{self, Located};
@@ -84,6 +84,7 @@ pub async fn submit(
         largest,
         arguments: submission.arguments.clone(),
         replicas: submission.replicas,
+        attested: submission.attested,
         budget: budget.micro(),
         deadline: began.saturating_add(submission.deadline),
         began,
@@ -100,13 +101,17 @@ pub async fn submit(
 
 /// What those nodes ask for that take a shard of so many bytes, of whom there have to be enough.
 async fn willing(
-    service: &Service,
+    service: &Arc<Service>,
     submission: &Submission,
     package: Digest,
     bytes: u64,
 ) -> Result<Vec<Quotation>, Failure> {
     let named = install::nodes_of(&submission.providers)?;
-    let quotes = around::quotes(service.swarm().await?, named, package, bytes).await;
+    let swarm = service.swarm().await?;
+    let mut quotes = around::quotes(swarm, named, package, bytes).await;
+    if submission.attested {
+        quotes = attest::attested(service, swarm, quotes).await;
+    }
     let taking = quotes.iter().filter_map(|(_, quote)| quote.as_ref().ok());
     let taking: Vec<Quotation> = taking.copied().collect();
     if taking.len() >= submission.replicas as usize {

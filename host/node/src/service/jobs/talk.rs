@@ -12,6 +12,8 @@ use skep_market::{
 use skep_registry::Digest;
 use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
 
+use super::attest::NotAttested;
+
 /// How long a provider may say nothing. One that works says so every second.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
@@ -47,6 +49,9 @@ pub enum TalkError {
     /// What came is not what was signed.
     #[error(transparent)]
     Delivery(#[from] BadDelivery),
+    /// It does not run on hardware that is believed.
+    #[error(transparent)]
+    NotAttested(#[from] NotAttested),
     /// A fault of this side's own, which is in its log.
     #[error("the conversation broke off by a fault here; the log of this node says which")]
     Broken,
@@ -63,7 +68,7 @@ pub struct Delivered {
     pub output: Vec<u8>,
 }
 
-async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
+pub(super) async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
     let frame = channel.hear(MAX_MESSAGE, SILENCE).await?;
     match Answer::decode(&frame)? {
         Answer::Refused(refusal) => Err(refusal.into()),
