@@ -164,6 +164,12 @@ pub enum Refusal {
     /// It does as much as it may.
     #[error("it is busy")]
     Busy,
+    /// It is not the time for jobs there.
+    #[error("its owner lets in jobs only at {}, by the clock there", said(.0))]
+    Hours(String),
+    /// Its owner uses the machine.
+    #[error("its owner uses the machine; it takes jobs again when that is over")]
+    InUse,
     /// It cannot show what hardware it runs on.
     #[error("it shows no hardware that protects what it is given: {}", said(.0))]
     NoHardware(String),

@@ -2,6 +2,7 @@
 //! an unknown one is refused, so that a misspelt cap is never silently no cap.
 
 mod attestation;
+mod hours;
 mod jobs;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use skep_swarm::SwarmConfig;
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
 pub use attestation::Attestation;
+pub use hours::Hours;
 pub use jobs::Jobs;
 
 /// The owner's configuration.

@@ -454,6 +454,11 @@ fn an_owner_s_policy_is_kept_and_its_reason_told() {
     let choosy = setting.provider("choosy", &format!("publishers = [\"{other}\"]\n"), 1);
     let narrow = setting.provider("narrow", "worlds = [\"task\"]\n", 1);
     let small = setting.provider("small", "largest-input = \"1 KiB\"\n", 1);
+    // Neither now nor in the minute that may come before the node is asked.
+    let now = chrono::Local::now();
+    let away = |minutes| (now + chrono::Duration::minutes(minutes)).format("%H:%M");
+    let hours = format!("hours = [\"{}-{}\"]\n", away(60), away(120));
+    let asleep = setting.provider("asleep", &hours, 1);
     configure(&setting.path("idle"), "");
     let idle = Node::start(&Built::skep(), &setting.path("idle")).unwrap();
     let dear = setting.provider("dear", "price-per-teraflop = \"1000\"\n", 1);
@@ -464,6 +469,7 @@ fn an_owner_s_policy_is_kept_and_its_reason_told() {
             "does not run packages of the world `batch-classifier`",
         ),
         (&small, "and it takes at most 1024; make more shards"),
+        (&asleep, "its owner lets in jobs only at"),
         (&idle, "it takes no jobs"),
     ] {
         let submit = setting.submit(&[ticket(node)], &["--shards", "2"]);
@@ -487,6 +493,35 @@ fn an_owner_s_policy_is_kept_and_its_reason_told() {
     );
     let none: [&Path; 0] = [];
     assert_conserved(&requester, &none, 0);
+}
+
+/// A program that computes until this is dropped.
+struct Busy(Child);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_machine_that_its_owner_uses_takes_no_new_shard() {
+    let setting = Setting::new(10);
+    let requester = setting.path("requester");
+    let a = setting.provider("a", "pause-above = \"1 %\"\n", 1);
+    let other = Command::new("sh")
+        .args(["-c", "while :; do :; done"])
+        .spawn()
+        .unwrap();
+    let _other = Busy(other);
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "1", "--deadline", "1 min"]);
+    // Seen within a look or two; a job that begins before that is done as always.
+    let refused = (0..200).any(|_| {
+        let ended = run(&requester, &submit).unwrap();
+        ended.stderr.contains("its owner uses the machine")
+    });
+    assert!(refused);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use skep_evidence::{Credits, Tariff};
 use skep_market::Policy;
 use skep_registry::{PublisherId, World, units};
 
+use super::Hours;
+
 /// What of others' work is done here, and for how much.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -24,6 +26,11 @@ pub struct Jobs {
     pub largest_output: u64,
     /// How many shards run at once.
     pub at_once: u32,
+    /// When shards may begin, such as `22:00-07:30`, by the machine's own clock; none is always.
+    pub hours: Vec<Hours>,
+    /// The part of all processors, such as `25 %`, above which what other programs take keeps new
+    /// shards out. None is not to look.
+    pub pause_above: Option<Part>,
     /// Credits for 10¹² operations on the device.
     #[serde(deserialize_with = "credits")]
     pub price_per_teraflop: Credits,
@@ -41,6 +48,8 @@ impl Default for Jobs {
             largest_input: 16 << 20,
             largest_output: 64 << 20,
             at_once: 1,
+            hours: Vec::new(),
+            pause_above: None,
             price_per_teraflop: Credits::from_micro(1_000),
             price_per_gigabyte: Credits::from_micro(10_000),
         }
@@ -63,6 +72,26 @@ impl Jobs {
                 bytes: self.price_per_gigabyte.micro(),
                 residency: 0,
             },
+        }
+    }
+}
+
+/// A part of the whole, from 0 to 1.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Part(pub f32);
+
+impl TryFrom<String> for Part {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let percent = text.trim().strip_suffix('%').map(str::trim);
+        let number = percent.and_then(|number| number.parse::<f32>().ok());
+        match number {
+            Some(number) if (0.0..=100.0).contains(&number) => Ok(Self(number / 100.0)),
+            _ => Err(format!(
+                "`{text}` is no part of the whole; write it as `25 %`"
+            )),
         }
     }
 }

@@ -20,6 +20,7 @@ use skep_swarm::{Answerer, Channel, NodeTicket, ProviderAddr, Swarm};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use super::leisure::Leisure;
 use super::work::{self, Allowed};
 use super::{attest, money, now, random};
 use crate::failure::Failure;
@@ -42,6 +43,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         earnings: money::earnings(service)?,
         slots: Arc::new(Semaphore::new(policy.slots as usize)),
         policy: Arc::new(policy),
+        leisure: Arc::new(Leisure::of(&service.config.jobs)),
         attesting: Arc::default(),
         engaged: Arc::default(),
     };
@@ -56,6 +58,7 @@ struct Desk {
     account: Arc<AccountKey>,
     earnings: Arc<Earnings>,
     policy: Arc<Policy>,
+    leisure: Arc<Leisure>,
     slots: Arc<Semaphore>,
     attesting: Arc<tokio::sync::Mutex<()>>,
     /// The leases at work, each with how to end its conversation.
@@ -176,6 +179,7 @@ impl Desk {
         if !self.policy.take {
             return Err(Refusal::NoJobs.into());
         }
+        self.leisure.admit()?;
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
         let release = release(swarm, package, &nodes(sources)?).await?;
         self.admit(&release, input_bytes)?;
@@ -231,6 +235,7 @@ impl Desk {
         if !self.policy.take {
             return Err(Refusal::NoJobs.into());
         }
+        self.leisure.admit()?;
         let lease = examine(offer, &self.policy, &self.account, &mut Keys::default())?;
         let time = Duration::from_millis(lease.deadline.saturating_sub(lease.issued)).min(LONGEST);
         // A requester that was killed comes again with the same lease, before anyone here knows
