@@ -11,6 +11,7 @@ mod store;
 
 use cubecl::prelude::*;
 use skep_kernels::attention::AttentionLayer;
+use skep_kernels::expect_len;
 use skep_kernels::kv::KvFormat;
 
 pub use crate::pages::Pages;
@@ -18,7 +19,7 @@ pub use plan::Plan;
 pub use store::{Slots, store};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
-use crate::error::{GpuError, expect_len};
+use crate::error::GpuError;
 use crate::numbers::{byte_of, half_to_float};
 
 /// Units of a cube.

@@ -2,9 +2,10 @@
 //! vocabulary.
 
 use cubecl::prelude::*;
+use skep_kernels::{expect_below, expect_len};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
-use crate::error::{GpuError, expect_below, expect_len};
+use crate::error::GpuError;
 
 /// The most that are asked of a row: each costs a pass over it.
 pub const MOST: usize = 256;

@@ -10,8 +10,9 @@ use cubecl::features::Plane;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use skep_accounts::{Account, MemoryCharge};
+use skep_kernels::expect_len;
 
-use crate::error::{GpuError, expect_len};
+use crate::error::GpuError;
 
 /// Shared memory that the kernels take at most, on every device.
 const SHARED_BYTES: usize = 24 << 10;

@@ -25,39 +25,3 @@ pub enum GpuError {
     #[error("the graphics processor failed: {0}")]
     Failed(String),
 }
-
-/// Checks a length.
-pub(crate) fn expect_len(
-    operator: &'static str,
-    what: &'static str,
-    got: usize,
-    want: Option<usize>,
-) -> Result<(), ShapeError> {
-    match want {
-        Some(want) if want == got => Ok(()),
-        want => Err(ShapeError {
-            operator,
-            what,
-            got,
-            want: want.unwrap_or(usize::MAX),
-        }),
-    }
-}
-
-/// Checks that there is an element of this number among so many.
-pub(crate) fn expect_below(
-    operator: &'static str,
-    what: &'static str,
-    number: usize,
-    limit: usize,
-) -> Result<(), ShapeError> {
-    if number < limit {
-        return Ok(());
-    }
-    Err(ShapeError {
-        operator,
-        what,
-        got: limit,
-        want: number.saturating_add(1),
-    })
-}

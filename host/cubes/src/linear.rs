@@ -12,10 +12,11 @@ mod many;
 use cubecl::prelude::*;
 use skep_kernels::linear::Weights;
 use skep_kernels::{Precision, ShapeError};
+use skep_kernels::{expect_below, expect_len};
 use skep_weights::PackedFormat;
 
 use crate::device::{Buffer, Gpu, cubes, guard};
-use crate::error::{GpuError, expect_below, expect_len};
+use crate::error::GpuError;
 use crate::numbers::{byte_of, half_to_float};
 use crate::packed::{PIECE, columns_of, factors_of, halfword_at, words_of};
 use crate::round::{Rounded, round};

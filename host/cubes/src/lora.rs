@@ -5,10 +5,11 @@
 //! are read from pages in 16-bit floats, sums are made in 32 bits.
 
 use cubecl::prelude::*;
+use skep_kernels::expect_len;
 use skep_kernels::lora::{LowRank, RowPlaces, Segments};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
-use crate::error::{GpuError, expect_len};
+use crate::error::GpuError;
 use crate::numbers::half_to_float;
 use crate::packed::halfword_at;
 use crate::pages::Pages;

@@ -5,9 +5,10 @@
 
 use cubecl::prelude::*;
 use skep_kernels::kv::{KvFormat, KvShape, PAGE_TOKENS};
+use skep_kernels::{expect_below, expect_len};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
-use crate::error::{GpuError, expect_below, expect_len};
+use crate::error::GpuError;
 
 /// Pages on the device.
 #[derive(Debug)]

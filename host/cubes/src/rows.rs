@@ -2,9 +2,10 @@
 
 use cubecl::prelude::*;
 use skep_kernels::rows::{Gate, Rope, RopeLayout};
+use skep_kernels::{expect_below, expect_len};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
-use crate::error::{GpuError, expect_below, expect_len};
+use crate::error::GpuError;
 use crate::reduce::sum_of_cube;
 
 /// Units of a cube where each makes one element.

@@ -53,7 +53,10 @@ pub struct ShapeError {
 
 /// Checks that there is an element of this number among so many. The error says that one more
 /// than the number would be needed.
-fn expect_below(
+///
+/// # Errors
+/// When there is none.
+pub fn expect_below(
     operator: &'static str,
     what: &'static str,
     number: usize,
@@ -70,8 +73,11 @@ fn expect_below(
     })
 }
 
-/// Checks a length.
-fn expect_len(
+/// Checks a length; one that overflowed is none that fits.
+///
+/// # Errors
+/// When it is another.
+pub fn expect_len(
     operator: &'static str,
     what: &'static str,
     got: usize,

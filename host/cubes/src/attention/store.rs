@@ -2,10 +2,11 @@
 
 use cubecl::prelude::*;
 use skep_kernels::kv::{KvFormat, PAGE_TOKENS};
+use skep_kernels::{expect_below, expect_len};
 
 use super::Pages;
 use crate::device::{Buffer, Gpu, cubes, guard};
-use crate::error::{GpuError, expect_below, expect_len};
+use crate::error::GpuError;
 use crate::numbers::{float_to_half, round_to_byte};
 
 /// Where each token of a batch goes. Made once for all layers of a batch.
