@@ -28,6 +28,8 @@ enum Which {
     Tax,
     /// Sentence embedding beside sentence-transformers.
     Embedding,
+    /// One provider of jobs beside four, and what a shard costs.
+    Jobs,
     /// Fetching a large blob beside nginx, curl and b3sum.
     Swarm,
     /// A thousand turns of a hostile player in the village, with the grammar and without it.
@@ -52,6 +54,12 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         cargo.arg("--skep").arg(environment.skep());
         cargo.arg("--components").arg(components);
         environment::run(&mut cargo, "run the benchmark of starts")?;
+    }
+    if wanted(Which::Jobs) {
+        environment.build_host()?;
+        let mut cargo = bench_of(environment, "job_scaling");
+        cargo.arg("--skep").arg(environment.skep());
+        environment::run(&mut cargo, "compare one provider with four")?;
     }
     if wanted(Which::Tax) {
         let components = guests::build(environment, true)?;
