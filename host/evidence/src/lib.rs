@@ -52,7 +52,7 @@ mod wire;
 pub use account::{AccountId, AccountKey};
 pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw, MAX_PANEL};
 pub use credits::{Credits, CreditsError, MAX_SHARES, Share, Split};
-pub use fraud::{Accusation, Evidence, NoFraud, Verdict, judge};
+pub use fraud::{Accusation, Audit, Evidence, NoFraud, Verdict, judge};
 pub use lease::{Lease, Work};
 pub use meter::{Meter, Tariff};
 pub use receipt::Receipt;

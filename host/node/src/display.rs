@@ -110,6 +110,7 @@ pub fn print(response: &Response) {
         Response::Job(answer) => jobs::print_job(&answer.job),
         Response::Jobs(list) => jobs::print_jobs(&list.jobs),
         Response::Account(answer) => jobs::print_account(&answer.account),
+        Response::Judged(judged) => jobs::print_judged(judged),
     }
 }
 

@@ -203,6 +203,8 @@ pub enum Response {
     Jobs(jobs::JobList),
     /// To `Job`, about credits.
     Account(Box<jobs::AccountAnswer>),
+    /// To `Job`, about an accusation.
+    Judged(Box<jobs::Judged>),
 }
 
 /// A package as lists show it.

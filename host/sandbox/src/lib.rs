@@ -35,6 +35,7 @@ mod measure;
 mod models;
 mod priority;
 mod program;
+mod repeatable;
 mod run;
 mod sandbox;
 mod state;

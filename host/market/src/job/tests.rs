@@ -41,11 +41,15 @@ struct World {
     now: u64,
     /// Of a hundred results, how many are audited.
     audits: u64,
+    /// Who was found wrong by an audit.
+    charged: BTreeSet<AccountId>,
     /// The points at which the requester is killed, by their number.
     kills: BTreeSet<usize>,
     point: usize,
     /// What was accepted before any crash.
     accepted: BTreeMap<u32, Digest>,
+    /// Leases that were made out to audit others.
+    auditing: BTreeSet<AttemptId>,
 }
 
 const LIMIT: u64 = 100;
@@ -65,9 +69,11 @@ impl World {
             under_way: Vec::new(),
             now: 1_000,
             audits: 0,
+            charged: BTreeSet::new(),
             kills,
             point: 0,
             accepted: BTreeMap::new(),
+            auditing: BTreeSet::new(),
         }
     }
 
@@ -121,14 +127,18 @@ impl World {
             .unwrap();
         let right = output(id.shard);
         let wrong = format!("wrong {n} {}", id.attempt).into_bytes();
-        let chance = self.audit_draw(id);
+        // An auditor's own result is not audited; the first lease of a shard never is one.
+        let auditors = match self.auditing.contains(&id) {
+            true => Vec::new(),
+            false => self.draw(id, provider),
+        };
         let deliver = |at, bytes: Vec<u8>| Event::Delivered {
             id,
             at,
             output: Digest::of(&bytes),
             bytes: bytes.len() as u64,
             price: credits(10 + u64::from(id.attempt)),
-            audited: chance,
+            auditors: auditors.clone(),
             receipt: vec![7; 20],
         };
         let now = self.now;
@@ -143,9 +153,19 @@ impl World {
         self.under_way.push(Message { due, event });
     }
 
-    fn audit_draw(&self, id: AttemptId) -> bool {
+    /// Who audits a result: everybody else, in an order of its own, so that they and the provider
+    /// are an odd number.
+    fn draw(&self, id: AttemptId, provider: AccountId) -> Vec<AccountId> {
         let draw = digest("draw", u64::from(id.shard) * 100 + u64::from(id.attempt));
-        u64::from(draw.as_bytes()[0]) * 100 / 256 < self.audits
+        if u64::from(draw.as_bytes()[0]) * 100 / 256 >= self.audits {
+            return Vec::new();
+        }
+        let others = (1..=self.natures.len()).map(|n| account(n as u8));
+        let mut others: Vec<AccountId> = others.filter(|other| *other != provider).collect();
+        let turn = usize::from(draw.as_bytes()[1]) % others.len().max(1);
+        others.rotate_left(turn);
+        others.truncate(others.len() / 2 * 2);
+        others
     }
 
     /// One life of the requester: until the job has ended, or it is killed.
@@ -169,7 +189,8 @@ impl World {
                 if decisions.is_empty() {
                     break;
                 }
-                let events: Vec<Event> = decisions.into_iter().map(|d| self.carry_out(d)).collect();
+                let events = decisions.into_iter().flat_map(|d| self.carry_out(&job, d));
+                let events: Vec<Event> = events.collect();
                 self.write(&mut job, &events)?;
             }
             self.act(&mut job, &mut sent)?;
@@ -191,50 +212,39 @@ impl World {
         panic!("the job has no end");
     }
 
-    fn carry_out(&self, decision: Decision) -> Event {
+    fn carry_out(&mut self, job: &Job, decision: Decision) -> Vec<Event> {
         match decision {
-            Decision::Note(event) => event,
+            Decision::Note(event) => vec![event],
             Decision::Lease {
                 id,
                 provider,
                 limit,
-            } => Event::Leased {
-                id,
-                at: self.now,
-                provider,
-                limit,
-                lease: digest("lease", u64::from(id.shard) * 1_000 + u64::from(id.attempt)),
-                encoding: vec![1; 10],
-            },
+                audits,
+            } => {
+                if audits.is_some() {
+                    self.auditing.insert(id);
+                }
+                vec![Event::Leased {
+                    id,
+                    at: self.now,
+                    provider,
+                    limit,
+                    lease: digest("lease", u64::from(id.shard) * 1_000 + u64::from(id.attempt)),
+                    audits,
+                    encoding: vec![1; 10],
+                }]
+            }
+            Decision::Audited(outcome) => {
+                // Charged before it is written down, since whoever is killed in between does it
+                // again.
+                let wrong = outcome.wrong().map(|id| job.provider(id).unwrap());
+                self.charged.extend(wrong);
+                outcome.events(self.now)
+            }
         }
     }
 
     fn act(&mut self, job: &mut Job, sent: &mut BTreeSet<AttemptId>) -> Result<(), Killed> {
-        // Audits take their time, and are done by the truth.
-        let audits: Vec<AttemptId> = (0..self.plan.shards)
-            .flat_map(|shard| {
-                let attempts = job.shards[shard as usize].attempts.iter();
-                (0..).zip(attempts).filter_map(move |(attempt, lease)| {
-                    matches!(lease.state, State::Audited(_)).then_some(AttemptId { shard, attempt })
-                })
-            })
-            .collect();
-        for id in audits {
-            let State::Audited(found) =
-                job.shards[id.shard as usize].attempts[id.attempt as usize].state
-            else {
-                continue;
-            };
-            let passed = found.digest == Digest::of(&output(id.shard));
-            self.write(
-                job,
-                &[Event::Audited {
-                    id,
-                    at: self.now,
-                    passed,
-                }],
-            )?;
-        }
         loop {
             let owned = job.clone();
             let mut acted = false;
@@ -373,8 +383,13 @@ proptest! {
         budget in 0..30_u64,
         is_replicated: bool,
     ) {
-        // Either two have to agree and no two lies are the same, or every result is audited.
+        // Either two have to agree and no two lies are the same, or every result is audited. An
+        // audit takes three.
+        let is_replicated = is_replicated || natures.len() < 3;
         let replicas = if is_replicated { 2 } else { 1 };
+        // A panel is up to eight leases.
+        let leases = if is_replicated { 8 } else { 80 };
+        let budget = if is_replicated { budget } else { 10 * budget };
         let plan = JobPlan { budget: credits(LIMIT * budget), ..plan(shards, replicas) };
         let mut world = World::new(plan, natures.clone(), kills);
         world.audits = if is_replicated { 0 } else { 100 };
@@ -389,12 +404,20 @@ proptest! {
                 // What there is of the result is right.
                 prop_assert!(world.expected().starts_with(&world.result));
                 let good = natures.iter().filter(|n| matches!(n, Honest | Slow)).count();
-                let enough = budget >= u64::from(shards * 8).max(1);
-                prop_assert!(good < replicas as usize || !enough, "{:?}", job.gave_up());
+                let enough = budget >= u64::from(shards * leases).max(1);
+                // Of an even number one is not in the panel.
+                let panel = (natures.len() - 1) / 2 * 2 + 1;
+                let can_decide = is_replicated || 2 * (good - good.min(1)) > panel;
+                prop_assert!(
+                    good < replicas as usize || !enough || !can_decide,
+                    "{:?}",
+                    job.gave_up()
+                );
             }
         }
-        // Nobody honest is said to be odd.
-        for (_, odd) in job.outvoted() {
+        // Nobody honest is said to be odd, or charged.
+        let odd = job.outvoted().into_iter().map(|(_, odd)| odd);
+        for odd in odd.chain(world.charged.iter().copied()) {
             let n = (1..=natures.len()).find(|n| account(*n as u8) == odd).unwrap();
             prop_assert_eq!(natures[n - 1], Lies);
         }
@@ -482,6 +505,7 @@ fn what_comes_too_late_or_does_not_fit_changes_nothing() {
         provider: account(1),
         limit: credits(100),
         lease: digest("lease", 0),
+        audits: None,
         encoding: Vec::new(),
     };
     let delivered = |price| Event::Delivered {
@@ -490,7 +514,7 @@ fn what_comes_too_late_or_does_not_fit_changes_nothing() {
         output: digest("output", 0),
         bytes: 3,
         price: credits(price),
-        audited: false,
+        auditors: Vec::new(),
         receipt: Vec::new(),
     };
     assert!(job.apply(&delivered(1)).is_err(), "before any lease");
@@ -554,6 +578,7 @@ fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
                 id,
                 provider,
                 limit,
+                audits: None,
             },
         ] = decisions[..]
         else {
@@ -565,6 +590,7 @@ fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
             provider,
             limit,
             lease: digest("lease", u64::from(id.attempt)),
+            audits: None,
             encoding: Vec::new(),
         };
         job.apply(&leased).unwrap();
@@ -578,4 +604,89 @@ fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
     assert_ne!(one, other);
     job.apply(&Event::Failed { id: second, at: 13 }).unwrap();
     assert_eq!(asked(&mut job, &[offer(1)]).1, one);
+}
+
+#[test]
+fn an_audited_liar_is_charged_and_its_shard_is_the_panel_s() {
+    for natures in [
+        vec![Lies, Honest, Honest],
+        vec![Honest, Lies, Honest, Slow, Honest],
+    ] {
+        let mut world = World::new(plan(6, 1), natures.clone(), BTreeSet::new());
+        world.audits = 100;
+        let job = world.run();
+        assert!(job.is_complete());
+        assert_eq!(world.result, world.expected());
+        let liar = 1 + natures.iter().position(|n| *n == Lies).unwrap();
+        assert_eq!(world.charged, BTreeSet::from([account(liar as u8)]));
+        let wrong: Vec<_> = job
+            .view()
+            .into_iter()
+            .flat_map(|shard| shard.attempts)
+            .collect();
+        assert!(
+            wrong
+                .iter()
+                .any(|lease| lease.state == AttemptState::Outvoted)
+        );
+        assert!(wrong.iter().any(|lease| lease.audits.is_some()));
+    }
+}
+
+#[test]
+fn audits_of_honest_work_cost_one_lease_each_and_none_at_no_audits() {
+    for (audits, each) in [(0, 1), (100, 2)] {
+        let mut world = World::new(plan(6, 1), vec![Honest; 5], BTreeSet::new());
+        world.audits = audits;
+        let job = world.run();
+        assert!(job.is_complete());
+        for shard in job.view() {
+            assert_eq!(shard.attempts.len(), each);
+            let audited = shard.attempts.iter().filter(|lease| lease.audit.is_some());
+            assert_eq!(audited.count(), each - 1);
+        }
+        assert_eq!(world.charged, BTreeSet::new());
+    }
+}
+
+#[test]
+fn where_no_output_has_a_majority_nobody_is_charged_and_nothing_counts() {
+    // Each lies in its own way, so that the honest one is alone.
+    let mut world = World::new(plan(1, 1), vec![Lies, Lies, Honest], BTreeSet::new());
+    world.audits = 100;
+    let job = world.run();
+    assert!(job.gave_up().is_some());
+    assert_eq!(world.charged, BTreeSet::new());
+    assert_eq!(job.spent(), Credits::ZERO);
+}
+
+#[test]
+fn auditors_of_whom_nothing_comes_do_not_hold_up_a_job() {
+    let mut world = World::new(
+        plan(3, 1),
+        vec![Honest, Silent, Fails, Honest, Fails],
+        BTreeSet::new(),
+    );
+    world.audits = 100;
+    let job = world.run();
+    assert!(job.is_complete(), "{:?}", job.gave_up());
+    assert_eq!(world.result, world.expected());
+}
+
+#[test]
+fn killed_at_every_point_of_an_audit_it_goes_on_where_it_was() {
+    let natures = vec![Honest, Lies, Honest];
+    let audited = |kills| {
+        let mut world = World::new(plan(3, 1), natures.clone(), kills);
+        world.audits = 100;
+        world
+    };
+    let mut whole = audited(BTreeSet::new());
+    assert!(whole.run().is_complete());
+    for point in 0..whole.point {
+        let mut world = audited(BTreeSet::from([point]));
+        assert!(world.run().is_complete(), "killed at {point}");
+        assert_eq!(world.result, world.expected(), "killed at {point}");
+        assert!(world.charged.iter().all(|charged| *charged == account(2)));
+    }
 }

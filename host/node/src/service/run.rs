@@ -158,6 +158,7 @@ pub(super) async fn prepare(
         })),
         blobs: blobs(service, &subject.grants, peers).await?,
         training: None,
+        seed: None,
         grants: subject.grants,
         limits: subject.limits,
     };
