@@ -291,33 +291,37 @@ impl Swarm {
 
     fn act(&mut self) -> Result<(), Fault> {
         loop {
-            let owned = self.job.clone();
-            let mut acted = false;
-            for outstanding in owned.outstanding() {
-                let event = match outstanding {
+            let (mut sends, mut events, mut paid) = (Vec::new(), Vec::new(), Vec::new());
+            let at = self.now;
+            for outstanding in self.job.outstanding() {
+                match outstanding {
                     Outstanding::Send {
                         id,
                         provider,
                         lease,
-                    } => self.send(id, provider, lease)?,
+                    } => sends.push((id, provider, lease.to_vec())),
                     Outstanding::Pay { id, receipt, .. } => {
                         let receipt = Signed::<Receipt>::decode(receipt, &mut Keys::default())?;
-                        let agreed = receipt.accept(&self.requester)?;
-                        for outcome in self.ledger.post(&[Operation::Release(&agreed)])? {
-                            outcome?;
-                        }
-                        Event::Paid { id, at: self.now }
+                        paid.push(receipt.accept(&self.requester)?);
+                        events.push(Event::Paid { id, at });
                     }
-                    Outstanding::Assemble { shard, .. } => Event::Assembled {
-                        shard,
-                        at: self.now,
-                    },
-                };
-                self.job.apply(&event)?;
-                acted = true;
+                    Outstanding::Assemble { shard, .. } => {
+                        events.push(Event::Assembled { shard, at });
+                    }
+                }
             }
-            if !acted {
+            for (id, provider, lease) in sends {
+                events.push(self.send(id, provider, &lease)?);
+            }
+            let releases: Vec<_> = paid.iter().map(Operation::Release).collect();
+            for outcome in self.ledger.post(&releases)? {
+                outcome?;
+            }
+            if events.is_empty() {
                 return Ok(());
+            }
+            for event in events {
+                self.job.apply(&event)?;
             }
         }
     }
