@@ -155,21 +155,6 @@ impl World {
         self.under_way.push(Message { due, event });
     }
 
-    /// Who audits a result: everybody else, in an order of its own, so that they and the provider
-    /// are an odd number.
-    fn draw(&self, id: AttemptId, provider: AccountId) -> Vec<AccountId> {
-        let draw = digest("draw", u64::from(id.shard) * 100 + u64::from(id.attempt));
-        if u64::from(draw.as_bytes()[0]) * 100 / 256 >= self.audits {
-            return Vec::new();
-        }
-        let others = (1..=self.natures.len()).map(|n| account(n as u8));
-        let mut others: Vec<AccountId> = others.filter(|other| *other != provider).collect();
-        let turn = usize::from(draw.as_bytes()[1]) % others.len().max(1);
-        others.rotate_left(turn);
-        others.truncate(others.len() / 2 * 2);
-        others
-    }
-
     /// One life of the requester: until the job has ended, or it is killed.
     fn live(&mut self) -> Result<Job, Killed> {
         let events: Vec<Event> = self
