@@ -57,6 +57,7 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
         replicas: submit.replicas,
         audit: part(&submit.audit)
             .map_err(|error| Failure::new(FailureKind::Usage, format!("--audit: {error}")))?,
+        min_stake: micro(&submit.min_stake)?,
         providers: submit.provider,
         max_price: micro(&submit.max_price)?,
         deadline: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),

@@ -57,6 +57,10 @@ pub struct Submit {
     /// nodes on machines of one kind, and a package whose work can be repeated.
     #[arg(long, value_name = "PART", default_value = "0")]
     pub audit: String,
+    /// Ask only accounts that have at least so much at stake in this node's ledger (`skep account
+    /// stake`), so that making something up costs more than it brings.
+    #[arg(long, value_name = "CREDITS", default_value = "0")]
+    pub min_stake: String,
     /// A node to ask, by its ticket, beside those that the configuration names and those found
     /// nearby; may be given several times.
     #[arg(long, value_name = "TICKET")]

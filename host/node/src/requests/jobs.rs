@@ -72,6 +72,8 @@ pub struct Submission {
     pub replicas: u32,
     /// How many of a million results are audited.
     pub audit: u32,
+    /// What a provider has to have at stake here, in micro-credits.
+    pub min_stake: u64,
     /// Tickets of providers, beside those that the node knows.
     pub providers: Vec<String>,
     /// All that it may cost, in micro-credits.

@@ -174,8 +174,28 @@ fn without_audits_nobody_is_asked_twice_and_audits_take_three() {
         "{}",
         few.stderr
     );
+    let more = ["--shards", "2", "--min-stake", "1"];
+    let nothing = run(requester.home(), &setting.submit(&tickets, &more)).unwrap();
+    assert_eq!(nothing.code, 5, "{}", nothing.stderr);
+    assert!(
+        nothing
+            .stderr
+            .contains("0 of 2 nodes that take it have 1 credits"),
+        "{}",
+        nothing.stderr
+    );
     let none = refused("7");
     assert_eq!(none.code, 2, "{}", none.stderr);
+
+    // Who has enough at stake gets all of it, and who has less nothing.
+    stake(requester.home(), "1", &own(&a));
+    stake(requester.home(), "0.9", &own(&b));
+    let more = ["--shards", "2", "--min-stake", "1"];
+    let staked = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+    for shard in staked["job"]["shards"].as_array().unwrap() {
+        assert_eq!(shard["providers"], serde_json::json!([own(&a)]), "{shard}");
+    }
 
     let more = ["--shards", "2", "--audit", "0"];
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
@@ -185,6 +205,6 @@ fn without_audits_nobody_is_asked_twice_and_audits_take_three() {
         assert_eq!(shard["leases"], 1, "{shard}");
         assert_eq!(shard["audits"], serde_json::json!([]));
     }
-    let spent = micro(job, "spent_micro");
+    let spent = micro(job, "spent_micro") + micro(&staked["job"], "spent_micro");
     assert_conserved(requester.home(), &[a.home(), b.home()], spent);
 }

@@ -220,7 +220,7 @@ impl Driver {
 
     fn decide(&mut self) -> Result<(), Failure> {
         loop {
-            let decisions = self.job.decide(now(), &self.offers());
+            let decisions = self.job.decide(now(), &self.offers()?);
             if decisions.is_empty() {
                 return Ok(());
             }
@@ -476,6 +476,12 @@ impl Driver {
         }
         if self.quotes.is_empty() && !self.refusals.is_empty() {
             return Some(format!("no node takes it: {}", listed(&self.refusals)));
+        }
+        if !self.quotes.is_empty() && self.offers().is_ok_and(|offers| offers.is_empty()) {
+            return Some(format!(
+                "of the nodes that answer, none has enough at stake, or fewer than \
+                 {SMALLEST_PANEL} are of one kind, which an audit takes"
+            ));
         }
         self.trouble.clone()
     }

@@ -48,6 +48,9 @@ pub struct Spec {
     /// How many of a million results are audited.
     #[serde(default)]
     pub audit: u32,
+    /// What a provider has to have at stake here, in micro-credits.
+    #[serde(default)]
+    pub min_stake: u64,
     /// All that it may cost, in micro-credits.
     pub budget: u64,
     /// Until when, in milliseconds since 1970.

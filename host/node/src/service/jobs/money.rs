@@ -9,7 +9,9 @@ use std::sync::{Arc, PoisonError};
 use skep_evidence::{
     AccountId, AccountKey, Accusation, Credits, Evidence, Keys, Signed, Verdict, judge,
 };
-use skep_market::{Book, Earnings, Ledger, Operation, PostError, Posted, Terms, recompute};
+use skep_market::{
+    Book, Earnings, Ledger, Operation, PostError, Posted, Quotation, Terms, recompute,
+};
 use skep_registry::Digest;
 use zeroize::Zeroizing;
 
@@ -167,6 +169,20 @@ pub fn stake(service: &Service, micro: u64, whose: Option<&str>) -> Result<Accou
     };
     post(service, &stake)?.map_err(|error| usage(&error))?;
     view(service)
+}
+
+/// How many of those who quoted have so much at stake in this node's own ledger.
+pub fn staked(service: &Service, least: Credits, taking: &[Quotation]) -> Result<usize, Failure> {
+    if least == Credits::ZERO {
+        return Ok(taking.len());
+    }
+    with_ledger(service, |ledger| {
+        let accounts = taking
+            .iter()
+            .map(|quotation| AccountId::from_bytes(quotation.account));
+        let staked = accounts.filter(|account| ledger.balance(Book::Staked(*account)) >= least);
+        Ok(staked.count())
+    })
 }
 
 /// Judges an accusation, and takes from whoever is in the wrong what is at stake here.

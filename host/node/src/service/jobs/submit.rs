@@ -90,6 +90,7 @@ pub async fn submit(
         arguments: submission.arguments.clone(),
         replicas: submission.replicas,
         audit: submission.audit,
+        min_stake: submission.min_stake,
         budget: budget.micro(),
         deadline: began.saturating_add(submission.deadline),
         began,
@@ -115,6 +116,19 @@ async fn willing(
     let quotes = around::quotes(service.swarm().await?, named, package, bytes).await;
     let taking = quotes.iter().filter_map(|(_, quote)| quote.as_ref().ok());
     let taking: Vec<Quotation> = taking.copied().collect();
+    let least = Credits::from_micro(submission.min_stake);
+    let staked = money::staked(service, least, &taking)?;
+    if staked < taking.len() && staked < submission.replicas as usize {
+        return Err(Failure::new(
+            FailureKind::NotFound,
+            format!(
+                "{staked} of {} nodes that take it have {least} credits at stake here, and each \
+                 shard needs {}; lower --min-stake, or see `skep account stake`",
+                taking.len(),
+                submission.replicas
+            ),
+        ));
+    }
     if taking.len() >= submission.replicas as usize {
         return match submission.audit == 0 || largest_kind(&taking) >= SMALLEST_PANEL {
             true => Ok(taking),

@@ -1,5 +1,7 @@
 //! Making out leases: who could be asked, who could audit them, and what both sides sign.
 
+use std::collections::BTreeSet;
+
 use skep_evidence::{
     AccountId, AuditSecret, AuditTerms, Candidate, Candidates, Credits, Lease, MAX_PANEL, Meter,
     Split, Statement as _, Work,
@@ -17,12 +19,17 @@ const FLOPS: u64 = 1 << 60;
 pub const SMALLEST_PANEL: usize = 3;
 
 impl Driver {
-    /// Those who would take a shard. Where results are audited, they have to be of a kind of
-    /// machine of which there are enough for a panel.
-    pub(super) fn offers(&self) -> Vec<Offer> {
+    /// Those who would take a shard and have at stake what the job asks for. Where results are
+    /// audited, they have to be of a kind of machine of which there are enough for a panel.
+    pub(super) fn offers(&self) -> Result<Vec<Offer>, Failure> {
+        let staked = self.staked()?;
         let seen = self.service.jobs.seen();
-        let quotes = self.quotes.iter().filter(|(_, (_, quotation))| {
-            self.spec.audit == 0 || self.of_kind(quotation.kind).count() >= SMALLEST_PANEL
+        let quotes = self.quotes.iter().filter(|(account, (_, quotation))| {
+            let can_be_audited = || self.of_kind(quotation.kind).count() >= SMALLEST_PANEL;
+            staked
+                .as_ref()
+                .is_none_or(|staked| staked.contains(*account))
+                && (self.spec.audit == 0 || can_be_audited())
         });
         let offers = quotes.map(|(account, (_, quotation))| Offer {
             provider: *account,
@@ -34,7 +41,20 @@ impl Driver {
             reputation: seen.get(account).copied().unwrap_or_default(),
             slots: quotation.slots,
         });
-        offers.collect()
+        Ok(offers.collect())
+    }
+
+    /// Who has at stake what the job asks for; `None` is everybody.
+    fn staked(&self) -> Result<Option<BTreeSet<AccountId>>, Failure> {
+        let least = Credits::from_micro(self.spec.min_stake);
+        if least == Credits::ZERO {
+            return Ok(None);
+        }
+        money::with_ledger(&self.service, |ledger| {
+            let accounts = self.quotes.keys().copied();
+            let staked = accounts.filter(|account| ledger.balance(Book::Staked(*account)) >= least);
+            Ok(Some(staked.collect()))
+        })
     }
 
     /// Who takes shards on this kind of machine.
