@@ -33,6 +33,9 @@ const CONVERSATIONS: usize = 256;
 
 /// How long whoever has connected may take to begin: a place is kept for it meanwhile.
 const BEGINNING: Duration = Duration::from_secs(10);
+/// How long the other side may leave a frame where it is. One that reads takes it at once; one
+/// that keeps its connection alive and never reads would hold this side for ever.
+const TAKING: Duration = Duration::from_secs(10);
 
 /// Why a conversation cannot begin or go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +66,12 @@ pub enum ChannelError {
         /// How long.
         after: Duration,
     },
+    /// The other side does not read what it is sent.
+    #[error("what was sent was not read for {} s", after.as_secs())]
+    Unread {
+        /// How long.
+        after: Duration,
+    },
 }
 
 /// One end of a conversation.
@@ -85,7 +94,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// When it is too long, or the other side has gone.
+    /// When it is too long, or the other side has gone or does not read.
     pub async fn say(&mut self, frame: &[u8]) -> Result<(), ChannelError> {
         let too_long = ChannelError::TooLong {
             length: frame.len(),
@@ -95,14 +104,17 @@ impl Channel {
             Ok(length) if frame.len() <= MAX_FRAME => length,
             _ => return Err(too_long),
         };
-        let closed = |e| ChannelError::Closed {
-            reason: explain(&e),
+        let send = &mut self.send;
+        let written = async {
+            send.write_all(&length.to_be_bytes()).await?;
+            send.write_all(frame).await
         };
-        self.send
-            .write_all(&length.to_be_bytes())
+        tokio::time::timeout(TAKING, written)
             .await
-            .map_err(closed)?;
-        self.send.write_all(frame).await.map_err(closed)
+            .map_err(|_| ChannelError::Unread { after: TAKING })?
+            .map_err(|e| ChannelError::Closed {
+                reason: explain(&e),
+            })
     }
 
     /// Waits for the next frame, of at most `limit` bytes and no longer than `patience`. It is
@@ -225,15 +237,18 @@ impl Swarm {
     /// When it cannot be reached.
     pub async fn converse(&self, node: &ProviderAddr) -> Result<Channel, ChannelError> {
         let unreachable = |reason: String| ChannelError::Unreachable { reason };
-        let connecting = self.inner.endpoint.connect(node.to_endpoint_addr(), ALPN);
-        let connection = tokio::time::timeout(self.inner.limits.connect, connecting)
+        let opening = async {
+            let address = node.to_endpoint_addr();
+            let connecting = self.inner.endpoint.connect(address, ALPN).await;
+            let connection = connecting.map_err(|e| unreachable(explain(&e)))?;
+            // Whoever lets nobody open a stream answers as little as one that is not there.
+            let opened = connection.open_bi().await;
+            let (send, recv) = opened.map_err(|e| unreachable(explain(&e)))?;
+            Ok((connection, send, recv))
+        };
+        let (connection, send, recv) = tokio::time::timeout(self.inner.limits.connect, opening)
             .await
-            .map_err(|_| unreachable("it does not answer".to_owned()))?
-            .map_err(|e| unreachable(explain(&e)))?;
-        let (send, recv) = connection
-            .open_bi()
-            .await
-            .map_err(|e| unreachable(explain(&e)))?;
+            .map_err(|_| unreachable("it does not answer".to_owned()))??;
         Ok(Channel {
             peer: node.id,
             connection,

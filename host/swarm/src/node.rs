@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use iroh::endpoint::presets;
@@ -29,6 +30,9 @@ use crate::report::{FetchReport, FileRef, ProgressFn};
 use crate::serve::Answers;
 use crate::ticket::NodeTicket;
 use crate::wire;
+
+/// How long closing a node may take. All of it is local, but for what peers are told in passing.
+const CLOSING: Duration = Duration::from_secs(20);
 
 /// The most nodes that one search yields.
 pub(crate) const MAX_FOUND: usize = 64;
@@ -134,12 +138,19 @@ impl Swarm {
     /// Stops serving, closes every connection and writes everything down. Whatever else is called
     /// afterwards fails.
     pub async fn shutdown(&self) {
-        if let Err(e) = self.inner.router.shutdown().await {
-            tracing::warn!("the router did not stop cleanly: {e}");
+        let closing = async {
+            // This closes the store with the blob protocol, and the endpoint. To close the store
+            // once more is not only in vain: a call that meets it while it ends can be left
+            // without an answer for ever.
+            if let Err(e) = self.inner.router.shutdown().await {
+                tracing::warn!("the router did not stop cleanly: {e}");
+                let _ = self.inner.blobs.store.shutdown().await;
+                self.inner.endpoint.close().await;
+            }
+        };
+        if tokio::time::timeout(CLOSING, closing).await.is_err() {
+            tracing::warn!("the node was left without being closed in {CLOSING:?}");
         }
-        // The router has closed the store with the blob protocol; a second call does nothing.
-        let _ = self.inner.blobs.store.shutdown().await;
-        self.inner.endpoint.close().await;
     }
 
     /// Makes everything that has happened so far survive the end of the process.

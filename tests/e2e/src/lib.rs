@@ -8,9 +8,14 @@ pub mod village;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+/// How long a node may take to stop: many times what it takes.
+const STOPPING: Duration = Duration::from_secs(60);
 
 /// A home folder, and the node process that serves it.
 pub struct Node {
@@ -87,16 +92,32 @@ impl Node {
 }
 
 impl Drop for Node {
-    /// Asks the process to stop, as a person would with Ctrl-C, and waits for it.
+    /// Asks the process to stop, as a person would with Ctrl-C, and waits for it. One that does
+    /// not is ended, and the test with it.
     fn drop(&mut self) {
-        let asked = Command::new("kill")
-            .args(["-TERM", &self.process.id().to_string()])
-            .status();
-        if !asked.is_ok_and(|status| status.success()) {
-            // The process has gone already, or there is no `kill`; either way this ends it.
-            let _ = self.process.kill();
+        if matches!(self.process.try_wait(), Ok(Some(_))) {
+            return;
         }
-        let _ = self.process.wait();
+        let pid = self.process.id().to_string();
+        let signal = |name: &str| Command::new("kill").args([name, &pid]).status();
+        let _ = signal("-TERM");
+        let stopped = std::thread::scope(|scope| {
+            let (sender, ended) = channel();
+            let process = &mut self.process;
+            scope.spawn(move || {
+                let _ = process.wait();
+                let _ = sender.send(());
+            });
+            let stopped = ended.recv_timeout(STOPPING).is_ok();
+            if !stopped {
+                let _ = signal("-KILL");
+            }
+            stopped
+        });
+        assert!(
+            stopped || std::thread::panicking(),
+            "the node did not stop within {STOPPING:?} of being asked"
+        );
     }
 }
 

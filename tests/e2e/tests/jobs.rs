@@ -9,6 +9,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 use peers::{Liar, Stranger};
 use serde_json::Value;
@@ -157,10 +159,15 @@ fn assert_conserved(requester: &Path, providers: &[&Path], spent: u64) -> Vec<u6
     earned
 }
 
+/// How long a job of these tests may say nothing: many times what any of its steps takes.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// A command whose lines are read while it runs.
 struct Following {
     child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+    home: PathBuf,
+    lines: Receiver<String>,
+    said: Vec<String>,
 }
 
 impl Following {
@@ -175,22 +182,47 @@ impl Following {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, lines }
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            child,
+            home: home.to_path_buf(),
+            lines,
+            said: Vec::new(),
+        }
+    }
+
+    /// The next line, or nothing once the command has ended.
+    fn line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => {
+                self.said.push(line.clone());
+                Some(line)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                let job = self.said.first().and_then(|line| line.split(' ').nth(1));
+                let status = ["job", "status", job.unwrap_or_default()];
+                let stands = ask(&Built::skep(), &self.home, &status);
+                let _ = self.child.kill();
+                panic!("nothing for {PATIENCE:?}: {:#?}\n{stands:#?}", self.said);
+            }
+        }
     }
 
     /// Waits until so many shards are done; returns what the job's name begins with.
     fn until_done(&mut self, shards: usize) -> String {
         let mut done = 0;
-        let mut said = String::new();
-        while done < shards {
-            let line = self
-                .lines
-                .next()
-                .unwrap_or_else(|| panic!("ended early: {said}"));
-            let line = line.unwrap();
-            said.push_str(&line);
-            said.push('\n');
+        loop {
+            let line = self.line();
+            let line = line.unwrap_or_else(|| panic!("ended early: {:#?}", self.said));
             if line.contains(": done by ") {
                 done += 1;
                 if done == shards {
@@ -198,7 +230,6 @@ impl Following {
                 }
             }
         }
-        unreachable!("it counts to the end")
     }
 
     fn kill(mut self) {
@@ -206,11 +237,10 @@ impl Following {
         self.child.wait().unwrap();
     }
 
-    fn end(self) -> Value {
-        let Self { child, lines } = self;
-        let said: Vec<String> = lines.map(Result::unwrap).collect();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said.join("\n"));
+    fn end(mut self) -> Value {
+        while self.line().is_some() {}
+        let output = self.child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{:#?}", self.said);
         let text = String::from_utf8(output.stdout).unwrap();
         serde_json::from_str(text.lines().last().unwrap()).unwrap()
     }

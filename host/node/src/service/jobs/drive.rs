@@ -19,7 +19,7 @@ use skep_market::{
 use skep_registry::Digest;
 use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::around::{Quotes, listed, quotes};
 use super::folder::{Folder, Spec};
@@ -198,8 +198,9 @@ impl Driver {
             });
             let running = Arc::clone(&self.running);
             tokio::select! {
-                Some(happened) = self.tasks.join_next() => if let Ok(happened) = happened {
-                    self.take_in(happened)?;
+                Some(happened) = self.tasks.join_next_with_id() => match happened {
+                    Ok((_, happened)) => self.take_in(happened)?,
+                    Err(error) => self.lost(&error)?,
                 },
                 () = tokio::time::sleep(TICK) => {}
                 () = running.wake.notified() => {}
@@ -485,6 +486,21 @@ impl Driver {
                 Ok(())
             }
             Happened::Sent(id, came) => self.came(id, came),
+        }
+    }
+
+    /// A task ended without saying what came of it: it was called off, or it failed in a way that
+    /// nobody thought of, and then its shard must not wait for it.
+    fn lost(&mut self, error: &JoinError) -> Result<(), Failure> {
+        if error.is_cancelled() {
+            return Ok(());
+        }
+        tracing::warn!(%error, "a conversation of a job broke off");
+        let mut sends = self.sends.iter();
+        let found = sends.find(|(_, send)| send.handle.id() == error.id());
+        match found.map(|(id, _)| *id) {
+            Some(id) => self.came(id, Err(TalkError::Broken)),
+            None => Ok(()),
         }
     }
 

@@ -47,6 +47,9 @@ pub enum TalkError {
     /// What came is not what was signed.
     #[error(transparent)]
     Delivery(#[from] BadDelivery),
+    /// A fault of this side's own, which is in its log.
+    #[error("the conversation broke off by a fault here; the log of this node says which")]
+    Broken,
     /// It will not, or could not.
     #[error("{0}")]
     Refused(#[from] Refusal),
