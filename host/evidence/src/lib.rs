@@ -27,6 +27,7 @@
 //! | `lease`, `receipt`, `result`, `sealing` | the statements of a job |
 //! | `audit` | who audits which result: committed first, revealed later |
 //! | `fraud` | statements that contradict each other, and accusations of that |
+//! | [`lineage`] | where an adapter comes from, and what its family gets of a price |
 //! | [`activations`] | commitments to the largest activations (TOPLOC) |
 //! | [`sampling`] | which token shared randomness makes a model choose |
 
@@ -38,6 +39,7 @@ mod audit;
 mod credits;
 mod fraud;
 mod lease;
+pub mod lineage;
 mod meter;
 mod receipt;
 mod result;

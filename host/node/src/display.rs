@@ -1,5 +1,6 @@
 //! What a person sees: results in words, and progress bars that vanish where nobody looks.
 
+mod family;
 mod jobs;
 
 use std::io::IsTerminal;
@@ -264,6 +265,9 @@ fn print_inspected(inspected: &Inspected) {
         );
     }
     list("history", &inspected.history);
+    if let Some(family) = &inspected.family {
+        family::print(family);
+    }
 }
 
 fn list(name: &str, items: &[String]) {

@@ -59,7 +59,7 @@ pub use language::{
     Residency, TextAdapter, TextGeneration,
 };
 pub use limits::RunLimits;
-pub use models::{EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};
+pub use models::{BaseModel, EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};
 pub use program::{Origin, Program};
 pub use run::FailedRun;
 pub use run::cancel::Cancel;

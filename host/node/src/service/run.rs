@@ -147,6 +147,7 @@ pub(super) async fn prepare(
                 Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
                 None => DefaultLanguage::Embedded,
             },
+            trained_encoder: None,
             adapters: match subject.grants.adapters.is_empty() {
                 true => None,
                 false => Some(Adapters {
