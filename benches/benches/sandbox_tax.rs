@@ -154,6 +154,7 @@ impl Sides {
                 models: Some(Arc::new(OneEncoder(self.encoder.clone()))),
                 blobs: None,
                 training: None,
+                seed: None,
             };
             let lines = Reader::new(input.as_bytes(), Format::Jsonl);
             self.sandbox

@@ -1,22 +1,27 @@
 //! Runs the benchmarks and the side-by-side comparisons, one after the other, because each needs
 //! the machine to itself. The figures that count are in `docs/benchmarks.md`.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::environment::{self, Environment};
-use crate::{guests, models, python, village};
+use crate::{guests, models, python, tuning, village};
 
 #[derive(Args)]
 pub struct Options {
     /// Which; all of them without a word.
     #[arg(value_enum)]
     which: Vec<Which>,
-    /// For the village: take the host and the guests as they are built, and build nothing.
+    /// For the village and for tuning: take the host and the guests as they are built, and build
+    /// nothing.
     #[arg(long)]
     built: bool,
+    /// For tuning: a Python that has PyTorch, transformers and PEFT, instead of one that is made.
+    #[arg(long)]
+    python: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +39,8 @@ enum Which {
     Swarm,
     /// A thousand turns of a hostile player in the village, with the grammar and without it.
     Village,
+    /// An encoder that learns Debian's sections, beside the same by PEFT and the encoder as it is.
+    Tuning,
 }
 
 /// Runs what was asked for.
@@ -116,6 +123,12 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
     }
     if wanted(Which::Village) {
         village::run(environment, options.built)?;
+    }
+    if wanted(Which::Tuning) {
+        if !options.built {
+            environment.build_host()?;
+        }
+        tuning::run(environment, options.python.as_deref())?;
     }
     Ok(())
 }

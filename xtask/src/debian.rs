@@ -1,5 +1,6 @@
-//! Real input for the demo: the one-line descriptions of all of Debian's packages, to be sorted
-//! into the twelve largest sections from twenty examples of each.
+//! Real input: the one-line descriptions of all of Debian's packages, and the sections that they are
+//! in. The demo sorts them into the twelve largest from twenty examples of each, and the comparison
+//! of fine-tuning learns them from two hundred.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -17,47 +18,23 @@ const SECTIONS: usize = 12;
 const EXAMPLES: usize = 20;
 
 /// A package's name, section and one-line description.
-struct Package {
-    name: String,
-    section: String,
-    description: String,
+pub struct Package {
+    pub name: String,
+    pub section: String,
+    pub description: String,
 }
 
 /// Writes input and labels into `folder` and fetches the model.
 pub fn prepare(environment: &Environment, folder: &Path) -> Result<Job> {
     let model = models::fetch(environment)?;
-    let text = output(
-        Command::new("apt-cache").arg("dumpavail"),
-        "list Debian's packages (this demo needs apt; run `apt-get update` first)",
-    )?;
-    let mut packages: Vec<Package> = text.split("\n\n").filter_map(parse).collect();
-    packages.sort_by(|a, b| a.name.cmp(&b.name));
-    packages.dedup_by(|a, b| a.name == b.name);
-    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-    for package in &packages {
-        *sizes.entry(&package.section).or_default() += 1;
-    }
-    let mut largest: Vec<(&str, usize)> = sizes.into_iter().collect();
-    largest.sort_by_key(|&(section, size)| (std::cmp::Reverse(size), section));
-    largest.truncate(SECTIONS);
-    if largest.len() < SECTIONS || largest.iter().any(|&(_, size)| size <= EXAMPLES) {
-        bail!(
-            "apt knows only {} packages; run `apt-get update` and try again",
-            packages.len()
-        );
-    }
-    let labels = largest
-        .iter()
-        .map(|&(section, _)| {
-            let mut examples: Vec<&Package> =
-                packages.iter().filter(|p| p.section == section).collect();
-            // A fixed draw that looks random and is the same on every machine with the same
-            // package lists.
-            examples.sort_by_key(|package| *blake3::hash(package.name.as_bytes()).as_bytes());
-            examples.truncate(EXAMPLES);
-            (section.to_owned(), examples)
+    let packages = packages()?;
+    let labels: Vec<(String, Vec<&Package>)> = largest_sections(&packages, EXAMPLES)?
+        .into_iter()
+        .map(|(section, mut drawn)| {
+            drawn.truncate(EXAMPLES);
+            (section, drawn)
         })
-        .collect::<Vec<_>>();
+        .collect();
     let chosen: HashMap<&str, &str> = labels
         .iter()
         .flat_map(|(section, examples)| {
@@ -100,6 +77,51 @@ pub fn prepare(environment: &Environment, folder: &Path) -> Result<Job> {
         model,
         model_name: "all-minilm-l6-v2",
     })
+}
+
+/// All packages that apt knows, by name.
+pub fn packages() -> Result<Vec<Package>> {
+    let text = output(
+        Command::new("apt-cache").arg("dumpavail"),
+        "list Debian's packages (this needs apt; run `apt-get update` first)",
+    )?;
+    let mut packages: Vec<Package> = text.split("\n\n").filter_map(parse).collect();
+    packages.sort_by(|a, b| a.name.cmp(&b.name));
+    packages.dedup_by(|a, b| a.name == b.name);
+    Ok(packages)
+}
+
+/// The largest sections, of more than so many packages each, with their packages in an order that
+/// looks random and is the same on every machine with the same package lists.
+pub fn largest_sections(
+    packages: &[Package],
+    more_than: usize,
+) -> Result<Vec<(String, Vec<&Package>)>> {
+    let mut sections: BTreeMap<&str, Vec<&Package>> = BTreeMap::new();
+    for package in packages {
+        sections.entry(&package.section).or_default().push(package);
+    }
+    let mut largest: Vec<(&str, Vec<&Package>)> = sections.into_iter().collect();
+    largest.sort_by_key(|(section, all)| (std::cmp::Reverse(all.len()), *section));
+    largest.truncate(SECTIONS);
+    if largest.len() < SECTIONS || largest.iter().any(|(_, all)| all.len() <= more_than) {
+        bail!(
+            "apt knows only {} packages; run `apt-get update` and try again",
+            packages.len()
+        );
+    }
+    for (_, all) in &mut largest {
+        all.sort_by_key(|package| order(package));
+    }
+    let named = largest.into_iter();
+    Ok(named
+        .map(|(section, all)| (section.to_owned(), all))
+        .collect())
+}
+
+/// Where a package stands among those that are drawn.
+pub fn order(package: &Package) -> [u8; 32] {
+    *blake3::hash(package.name.as_bytes()).as_bytes()
 }
 
 /// What scikit-learn reaches on the files that `prepare` wrote.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::environment::{self, Environment, exists, output};
+use crate::recipe;
 
 const TARGET: &str = "wasm32-wasip2";
 
@@ -17,11 +18,18 @@ pub struct Options {
     /// Build only the Rust guests.
     #[arg(long)]
     rust_only: bool,
+    /// Put the recipe `fine-tune`, as it is built, into the repository, from where it comes into
+    /// the host.
+    #[arg(long)]
+    keep_recipe: bool,
 }
 
 /// Builds all guests and says where they are.
 pub fn run(environment: &Environment, options: &Options) -> Result<PathBuf> {
     let folder = build(environment, options.rust_only)?;
+    if options.keep_recipe {
+        recipe::keep(environment)?;
+    }
     println!("guests: {}", folder.display());
     Ok(folder)
 }
@@ -58,9 +66,15 @@ pub fn package(environment: &Environment, name: &str) -> Result<PathBuf> {
 pub fn build_rust(environment: &Environment) -> Result<()> {
     add_target(environment)?;
     let target = environment.target.join("guests");
+    let mut fetch = environment.cargo();
+    fetch
+        .current_dir(environment.root.join("guests"))
+        .args(["fetch", "--quiet"]);
+    environment::run(&mut fetch, "fetch what the guests depend on")?;
     let mut cargo = environment.cargo();
     cargo
         .env("CARGO_TARGET_DIR", &target)
+        .env("RUSTFLAGS", without_places()?)
         .current_dir(environment.root.join("guests"))
         .args([
             "build",
@@ -75,6 +89,24 @@ pub fn build_rust(environment: &Environment) -> Result<()> {
     let built = target.join(TARGET).join("release");
     collect(&built, environment)?;
     collect(&built.join("examples"), environment)
+}
+
+/// What has the compiler leave out where dependencies lie on this machine, so that components have
+/// the same digest wherever they are built.
+fn without_places() -> Result<String> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let sources = home
+        .context("there is no home folder")?
+        .join("registry")
+        .join("src");
+    let mut flags = Vec::new();
+    for entry in fs::read_dir(sources).into_iter().flatten() {
+        let folder = entry?.path();
+        flags.push(format!("--remap-path-prefix={}=crates", folder.display()));
+    }
+    flags.sort();
+    Ok(flags.join(" "))
 }
 
 /// The guests whose own tests run natively: what they compute has nothing to do with WebAssembly.

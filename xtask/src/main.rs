@@ -13,8 +13,10 @@ mod links;
 mod models;
 mod play;
 mod python;
+mod recipe;
 mod test;
 mod tidy;
+mod tuning;
 mod village;
 
 use std::process::ExitCode;

@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::environment::{Environment, output};
-use crate::links;
+use crate::{links, recipe};
 
 /// The floor of every crate of the host. A crate imports only crates on lower floors.
 const FLOORS: &[(&str, u8)] = &[
@@ -74,6 +74,7 @@ pub fn run(environment: &Environment) -> Result<()> {
     let exists = |path: &Path| environment.root.join(path).exists();
     let names: Vec<&str> = files.lines().collect();
     links::check(&names, read, exists, &mut breaches);
+    recipe::check(environment, &mut breaches)?;
     for file in files.lines() {
         let path = environment.root.join(file);
         // A file that was deleted but is still in the index has nothing to check.

@@ -27,11 +27,22 @@ pub fn write(
         // A string takes everything.
         let _ = writeln!(card, "{text}");
     };
+    let (kind, losses) = match seen.classes {
+        0 => ("language model", "tokens"),
+        _ => ("sentence encoder", "texts"),
+    };
     line(format!(
-        "A low-rank change (LoRA) of the language model {} (`{}`), with {} parameters, made by \
-         the recipe `fine-tune`.\n",
+        "A low-rank change (LoRA) of the {kind} {} (`{}`), with {} parameters, made by the recipe \
+         `fine-tune`.\n",
         info.base_name, info.base, info.parameters
     ));
+    if seen.classes > 0 {
+        line(format!(
+            "A linear layer over what the encoder pools of a text tells {} classes apart; \
+             `lineage.json` has their names in order.\n",
+            seen.classes
+        ));
+    }
     line("## What it learned from\n".to_owned());
     line(format!(
         "{} examples, and {} that were held out. The examples are not part of the adapter.\n",
@@ -48,10 +59,25 @@ pub fn write(
             best.loss, best.step
         ));
     }
+    if let Some(share) = state.best.as_ref().and_then(|best| best.accuracy) {
+        line(format!("| held-out accuracy after | {share:.4} |"));
+    }
+    if let Some(tested) = &seen.tested {
+        line(format!(
+            "| tests, which were not looked at before | {} |",
+            seen.test
+        ));
+        line(format!("| loss on them | {:.4} |", tested.loss));
+        if let Some(share) = tested.accuracy {
+            line(format!("| accuracy on them | {share:.4} |"));
+        }
+    }
     if let Some(loss) = state.loss {
         line(format!("| loss of the last batch | {loss:.4} |"));
     }
-    line("\nLosses are means over tokens of the negative natural logarithm.\n".to_owned());
+    line(format!(
+        "\nLosses are means over {losses} of the negative natural logarithm.\n"
+    ));
     line("## How it was trained\n".to_owned());
     line("| | |\n|---|---|".to_owned());
     for (name, value) in settings.told() {

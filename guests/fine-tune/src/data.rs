@@ -15,8 +15,22 @@ pub enum Record {
     Text(String),
 }
 
-/// A record and the number of its line, from 1.
-pub type Numbered = (usize, Record);
+/// What a line is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// To be learned from, or held out to see whether anything was learned.
+    Learn,
+    /// Never looked at before all is learned: to say then what it came to.
+    Test,
+}
+
+/// A record, what it is for, and the number of its line, from 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Numbered {
+    pub line: usize,
+    pub part: Part,
+    pub record: Record,
+}
 
 /// Reads all lines. Empty ones count and hold nothing.
 ///
@@ -31,8 +45,12 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Numbered>, String> {
         let number = number + 1;
         let value: Value = serde_json::from_slice(line)
             .map_err(|error| format!("line {number} is not JSON: {error}"))?;
-        let record = record(&value).map_err(|reason| format!("line {number}: {reason}"))?;
-        records.push((number, record));
+        let wrong = |reason| format!("line {number}: {reason}");
+        records.push(Numbered {
+            line: number,
+            part: part(&value).map_err(wrong)?,
+            record: record(&value).map_err(wrong)?,
+        });
     }
     if records.is_empty() {
         return Err(
@@ -42,6 +60,17 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Numbered>, String> {
         );
     }
     Ok(records)
+}
+
+fn part(value: &Value) -> Result<Part, String> {
+    match value.get("split") {
+        None => Ok(Part::Learn),
+        Some(Value::String(name)) if name == "train" => Ok(Part::Learn),
+        Some(Value::String(name)) if name == "test" => Ok(Part::Test),
+        Some(other) => Err(format!(
+            "`split` is {other}; it may be \"train\" or \"test\""
+        )),
+    }
 }
 
 fn record(value: &Value) -> Result<Record, String> {
@@ -117,7 +146,7 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Result<Record, String> {
-        parse(line.as_bytes()).map(|mut records| records.remove(0).1)
+        parse(line.as_bytes()).map(|mut records| records.remove(0).record)
     }
 
     #[test]
@@ -152,6 +181,10 @@ mod tests {
             (
                 "{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}",
                 "no turn",
+            ),
+            (
+                "{\"text\": \"a\", \"split\": \"dev\"}",
+                "`split` is \"dev\"",
             ),
             ("{\"messages\": [3]}", "`messages[0]` is no object"),
             ("\u{0}", "line 1 is not JSON"),

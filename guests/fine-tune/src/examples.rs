@@ -1,19 +1,25 @@
 //! From records to examples: tokens, and which of them are learned.
 
+use std::collections::BTreeSet;
+
 use crate::bindings::skep::model::text::{LanguageModel, Message, Prompt};
 use crate::bindings::skep::train::training::{Example, Trainer, TrainerInfo};
 use crate::bindings::skep::types::types::Error;
-use crate::data::{Numbered, Record};
+use crate::data::{Numbered, Part, Record};
 use crate::schedule::shuffled;
 
 /// Texts that are cut into tokens in one call, and bytes of them.
 const TEXTS: usize = 512;
 const BYTES: usize = 1 << 20;
 
-/// Examples, apart for learning and for looking whether anything was learned.
+/// Examples, apart for learning, for looking whether anything was learned, and for the end.
+#[derive(Default)]
 pub struct Data {
     pub training: Vec<Example>,
     pub held_out: Vec<Example>,
+    pub test: Vec<Example>,
+    /// What classes are called, where classes are learned rather than tokens.
+    pub classes: Vec<String>,
     /// For each example that is held out what comes before the words that are learned.
     pub prompts: Vec<Vec<u32>>,
 }
@@ -21,6 +27,7 @@ pub struct Data {
 /// A text that is learned, and what comes before it.
 struct Asked {
     line: usize,
+    part: Part,
     prompt: Prompt,
     answer: String,
     label: Option<String>,
@@ -50,7 +57,7 @@ pub fn prepare(
     }
     let mut cut = Vec::with_capacity(asked.len());
     for part in parts(&asked) {
-        let prompts: Vec<Prompt> = part.iter().map(|asked| asked.prompt.clone()).collect();
+        let prompts = prompts_of(part);
         let answers: Vec<String> = part.iter().map(|asked| asked.answer.clone()).collect();
         let prompts = trainer.encode(&prompts)?;
         let answers = model.tokenize(&answers)?;
@@ -61,11 +68,96 @@ pub fn prepare(
     divide(cut, &asked, share, seed)
 }
 
+/// The names of all classes that records have, in alphabetical order.
+///
+/// # Errors
+/// At the first record that has none, and where there are fewer than two.
+pub fn classes(records: &[Numbered]) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    for Numbered { line, record, .. } in records {
+        match record {
+            Record::Labelled { label, .. } => names.push(label.clone()),
+            _ => {
+                return Err(format!(
+                    "line {line}: a sentence encoder learns to tell texts apart; write `text` and \
+                     `label`"
+                ));
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    match names.len() {
+        0 | 1 => Err("all lines have one label, and at least two are needed".to_owned()),
+        _ => Ok(names),
+    }
+}
+
+/// Cuts texts into tokens and divides them, each with its class.
+///
+/// # Errors
+/// As [`prepare`], and when a test has a class that nothing else teaches.
+pub fn prepare_classes(
+    trainer: &Trainer,
+    records: Vec<Numbered>,
+    classes: Vec<String>,
+    share: f32,
+    seed: u64,
+) -> Result<Data, Error> {
+    let of = |numbered: Numbered| match numbered.record {
+        Record::Labelled { text, label } => Some(Asked {
+            line: numbered.line,
+            part: numbered.part,
+            prompt: Prompt::Text(text),
+            answer: String::new(),
+            label: Some(label),
+        }),
+        _ => None,
+    };
+    let asked: Vec<Asked> = records.into_iter().filter_map(of).collect();
+    let mut cut = Vec::with_capacity(asked.len());
+    for part in parts(&asked) {
+        let texts = trainer.encode(&prompts_of(part))?;
+        for (asked, tokens) in part.iter().zip(texts) {
+            let label = asked.label.as_deref().unwrap_or_default();
+            let class = classes.binary_search_by(|name| name.as_str().cmp(label));
+            let class = class.map_err(|_| Error::Failed(format!("no class is {label:?}")))?;
+            let example = Example {
+                tokens,
+                weights: Vec::new(),
+                label: Some(class as u32),
+                sampled_log_probabilities: Vec::new(),
+                advantages: Vec::new(),
+                reference_log_probability: 0.0,
+            };
+            cut.push((Vec::new(), example));
+        }
+    }
+    let mut data = divide(cut, &asked, share, seed)?;
+    let learned = asked.iter().filter(|one| one.part == Part::Learn);
+    let taught: BTreeSet<&Option<String>> = learned.map(|one| &one.label).collect();
+    if let Some(untaught) = asked.iter().find(|one| !taught.contains(&one.label)) {
+        return Err(Error::Invalid(format!(
+            "line {}: the label {:?} is only in the part for tests, so that nothing teaches it",
+            untaught.line,
+            untaught.label.as_deref().unwrap_or_default()
+        )));
+    }
+    data.classes = classes;
+    Ok(data)
+}
+
+fn prompts_of(part: &[Asked]) -> Vec<Prompt> {
+    part.iter().map(|asked| asked.prompt.clone()).collect()
+}
+
 /// What a record asks to be learned: of a conversation every answer, each after all before it.
-fn asked_of((line, record): Numbered) -> Vec<Asked> {
+fn asked_of(numbered: Numbered) -> Vec<Asked> {
+    let Numbered { line, part, record } = numbered;
     let one = |prompt, answer, label| {
         vec![Asked {
             line,
+            part,
             prompt: Prompt::Text(prompt),
             answer,
             label,
@@ -82,6 +174,7 @@ fn asked_of((line, record): Numbered) -> Vec<Asked> {
             let answers = answers.filter(|(_, (role, _))| role == "assistant");
             let asked = answers.map(|(place, (_, answer))| Asked {
                 line,
+                part,
                 prompt: Prompt::Chat(turns[..place].iter().map(message).collect()),
                 answer: answer.clone(),
                 label: None,
@@ -165,7 +258,13 @@ fn divide(
     share: f32,
     seed: u64,
 ) -> Result<Data, Error> {
-    let count = cut.len();
+    let is_test = |place: usize| asked[place].part == Part::Test;
+    let count = (0..cut.len()).filter(|place| !is_test(*place)).count();
+    if count == 0 {
+        return Err(Error::Invalid(
+            "all lines are of the part for tests, and there is nothing to learn from".to_owned(),
+        ));
+    }
     let mut held = match share > 0.0 {
         true if count < 2 => {
             return Err(Error::Invalid(
@@ -177,8 +276,9 @@ fn divide(
         true => ((f64::from(share) * count as f64).round() as usize).clamp(1, count - 1),
         false => 0,
     };
-    let order = shuffled(count, seed, 0);
-    let mut is_held = vec![false; count];
+    let mut order = shuffled(cut.len(), seed, 0);
+    order.retain(|place| !is_test(*place));
+    let mut is_held = vec![false; cut.len()];
     for place in &order {
         if held == 0 {
             break;
@@ -192,13 +292,10 @@ fn divide(
             held -= 1;
         }
     }
-    let mut data = Data {
-        training: Vec::new(),
-        held_out: Vec::new(),
-        prompts: Vec::new(),
-    };
-    for ((prompt, example), is_held) in cut.into_iter().zip(is_held) {
+    let mut data = Data::default();
+    for (place, ((prompt, example), is_held)) in cut.into_iter().zip(is_held).enumerate() {
         match is_held {
+            _ if is_test(place) => data.test.push(example),
             true => {
                 data.held_out.push(example);
                 data.prompts.push(prompt);
@@ -209,10 +306,14 @@ fn divide(
     Ok(data)
 }
 
-/// What the loss of these examples is divided by, to be the mean over the tokens that count.
+/// What the loss of these examples is divided by, to be the mean over the tokens that count, or
+/// over texts where each has a class.
 pub fn counted<'a>(examples: impl IntoIterator<Item = &'a Example>) -> f32 {
-    let weights = examples.into_iter().flat_map(|e| e.weights.iter().skip(1));
-    weights.sum()
+    let of = |example: &Example| match example.label {
+        Some(_) => 1.0,
+        None => example.weights.iter().skip(1).sum(),
+    };
+    examples.into_iter().map(of).sum()
 }
 
 #[cfg(test)]
@@ -225,7 +326,11 @@ mod tests {
                 text: "t".to_owned(),
                 label: (*label).to_owned(),
             };
-            asked_of((line, record))
+            asked_of(Numbered {
+                line,
+                part: Part::Learn,
+                record,
+            })
         };
         labels.iter().enumerate().flat_map(of).collect()
     }
@@ -272,12 +377,57 @@ mod tests {
     fn every_answer_of_a_conversation_is_learned_after_what_was_said_before() {
         let turn = |role: &str| (role.to_owned(), role.to_owned());
         let turns = ["user", "assistant", "user", "assistant"].map(turn);
-        let asked = asked_of((1, Record::Chat(turns.to_vec())));
+        let asked = asked_of(Numbered {
+            line: 1,
+            part: Part::Learn,
+            record: Record::Chat(turns.to_vec()),
+        });
         let lengths = asked.iter().map(|asked| match &asked.prompt {
             Prompt::Chat(turns) => turns.len(),
             _ => 0,
         });
         assert_eq!(lengths.collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn what_is_for_tests_is_neither_learned_nor_held_out() {
+        let mut asked = labelled(&["a", "b", "a", "b", "a", "b"]);
+        for test in [1, 2] {
+            asked[test].part = Part::Test;
+        }
+        for seed in 0..20 {
+            let Ok(data) = divide(cut(6), &asked, 0.5, seed) else {
+                unreachable!("six can be divided")
+            };
+            let tests: Vec<u32> = data.test.iter().map(|e| e.tokens[0]).collect();
+            assert_eq!(tests, [1, 2]);
+            assert_eq!((data.training.len(), data.held_out.len()), (2, 2));
+        }
+        for one in &mut asked {
+            one.part = Part::Test;
+        }
+        assert!(divide(cut(6), &asked, 0.5, 0).is_err());
+    }
+
+    #[test]
+    fn classes_are_the_labels_in_order() {
+        let of = |lines: &str| match crate::data::parse(lines.as_bytes()) {
+            Ok(records) => classes(&records),
+            Err(error) => Err(error),
+        };
+        let labelled = |label: &str| format!("{{\"text\": \"t\", \"label\": \"{label}\"}}\n");
+        let lines = [labelled("b"), labelled("a"), labelled("b")].concat();
+        assert_eq!(of(&lines), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        let one = of(&labelled("b"));
+        assert!(
+            matches!(&one, Err(text) if text.contains("at least two")),
+            "{one:?}"
+        );
+        let other = of(&format!("{lines}{{\"text\": \"t\"}}"));
+        assert!(
+            matches!(&other, Err(text) if text.starts_with("line 4")),
+            "{other:?}"
+        );
     }
 
     #[test]

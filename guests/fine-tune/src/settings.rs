@@ -14,6 +14,8 @@ pub struct Settings {
     pub rank_stabilized: bool,
     /// Names of linear layers; empty is all.
     pub targets: Vec<String>,
+    /// Whether the model stays as it is, and only the layer learns that tells classes apart.
+    pub only_head: bool,
     pub seed: u64,
     pub epochs: u64,
     /// Steps in place of epochs.
@@ -49,6 +51,7 @@ impl Default for Settings {
             dropout: 0.0,
             rank_stabilized: false,
             targets: Vec::new(),
+            only_head: false,
             seed: 0,
             epochs: 3,
             steps: None,
@@ -108,6 +111,7 @@ impl Settings {
                 "alpha" => alpha = Some(number(name, value, 1e-6, 1e6)?),
                 "dropout" => s.dropout = number(name, value, 0.0, 0.99)?,
                 "rank-stabilized" => s.rank_stabilized = one_of(name, value, YES_OR_NO)?,
+                "targets" if value == "none" => s.only_head = true,
                 "targets" => {
                     let names = value
                         .split(',')
@@ -160,7 +164,7 @@ impl Settings {
             self.alpha,
             self.dropout,
             self.rank_stabilized,
-            self.targets.join(","),
+            self.told_targets(),
             self.seed,
             self.epochs,
             self.steps,
@@ -173,6 +177,14 @@ impl Settings {
         )
     }
 
+    fn told_targets(&self) -> String {
+        match (self.only_head, self.targets.is_empty()) {
+            (true, _) => "none".to_owned(),
+            (false, true) => "all-linear".to_owned(),
+            (false, false) => self.targets.join(","),
+        }
+    }
+
     /// All of it as names and values, for the record.
     pub fn told(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
@@ -181,13 +193,7 @@ impl Settings {
         tell("alpha", self.alpha.to_string());
         tell("dropout", self.dropout.to_string());
         tell("rank-stabilized", word(self.rank_stabilized, YES_OR_NO));
-        tell(
-            "targets",
-            match self.targets.is_empty() {
-                true => "all-linear".to_owned(),
-                false => self.targets.join(","),
-            },
-        );
+        tell("targets", self.told_targets());
         tell("seed", self.seed.to_string());
         match self.steps {
             Some(steps) => tell("steps", steps.to_string()),

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bindings::skep::model::text::LanguageModel;
 use crate::bindings::skep::train::training::{
-    BaseWeights, Example, HyperParameters, LoraConfig, Loss, Metadata, Optimizer, Options,
-    Progress, Sampling, Signal, Targets, Trainer, report,
+    BaseKind, BaseWeights, Example, HyperParameters, LoraConfig, Loss, Metadata, Optimizer,
+    Options, Progress, Sampling, Signal, Targets, Trainer, report,
 };
 use crate::bindings::skep::types::types::Error;
 use crate::bindings::skep::workload::io;
@@ -19,6 +19,8 @@ use crate::examples::{self, Data, counted};
 use crate::schedule::{batch, factor, passes};
 use crate::settings::Settings;
 
+/// What the base is called that whoever started the run chose.
+const BASE: &str = "default";
 const LAST: &str = "last";
 const BEST: &str = "best";
 /// Bytes that are asked for at once.
@@ -30,6 +32,9 @@ const SAMPLE_PROMPT: usize = 240;
 /// A loss of so many times that of the untrained model, and of a batch so many times that of
 /// guessing, is none that training comes to by learning.
 const DIVERGED: f64 = 1.25;
+/// The same of a batch of classes: it has few of them, and one that is thought impossible counts
+/// for several.
+const DIVERGED_CLASSES: f64 = 3.0;
 /// The same of what is held out, of which there is enough to tell from guessing.
 const AS_GUESSING: f64 = 0.99;
 
@@ -37,6 +42,10 @@ const AS_GUESSING: f64 = 0.99;
 pub struct Seen {
     pub training: usize,
     pub held_out: usize,
+    /// Those for the end, and what the trained model came to on them.
+    pub test: usize,
+    pub tested: Option<Judged>,
+    pub classes: usize,
     pub steps: u64,
 }
 
@@ -45,6 +54,16 @@ pub struct Seen {
 pub struct Best {
     pub step: u64,
     pub loss: f64,
+    /// The share of classes that were right, where there are any.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
+}
+
+/// What a model comes to on examples that it has not learned from.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged {
+    pub loss: f64,
+    pub accuracy: Option<f64>,
 }
 
 /// Where a training is. Its weights are the trainer's.
@@ -71,9 +90,23 @@ pub struct State {
 /// When the data or the settings are not sound, or the training diverges.
 pub fn train(settings: &Settings) -> Result<(), Error> {
     let records = data::parse(&read()?).map_err(Error::Invalid)?;
-    let trainer = open(settings)?;
-    let model = LanguageModel::open("default")?;
-    let data = examples::prepare(&trainer, &model, records, settings.held_out, settings.seed)?;
+    let (trainer, writer, data) = match Trainer::kind_of(BASE)? {
+        BaseKind::LanguageModel => {
+            let trainer = open(settings, None)?;
+            let model = LanguageModel::open(BASE)?;
+            let (share, seed) = (settings.held_out, settings.seed);
+            let data = examples::prepare(&trainer, &model, records, share, seed)?;
+            (trainer, Some(model), data)
+        }
+        BaseKind::SentenceEncoder => {
+            let classes = examples::classes(&records).map_err(Error::Invalid)?;
+            let trainer = open(settings, Some(classes.len() as u32))?;
+            trainer.name_classes(&classes)?;
+            let (share, seed) = (settings.held_out, settings.seed);
+            let data = examples::prepare_classes(&trainer, records, classes, share, seed)?;
+            (trainer, None, data)
+        }
+    };
     let by_epoch = data.training.len().div_ceil(settings.batch) as u64;
     let steps = settings.steps.unwrap_or(settings.epochs * by_epoch);
     let training = Training {
@@ -85,7 +118,10 @@ pub fn train(settings: &Settings) -> Result<(), Error> {
             .evaluate_every
             .unwrap_or(by_epoch.div_ceil(4))
             .max(1),
-        guessing: f64::from(trainer.info().vocabulary).ln(),
+        guessing: match data.classes.len() {
+            0 => f64::from(trainer.info().vocabulary).ln(),
+            classes => (classes as f64).ln(),
+        },
     };
     let mut state = training.begin()?;
     while state.step < steps && !training.has_learned_enough(&state) {
@@ -99,7 +135,7 @@ pub fn train(settings: &Settings) -> Result<(), Error> {
     {
         training.take(BEST)?;
     }
-    training.save(&model, &state)
+    training.save(writer.as_ref(), &state)
 }
 
 /// All of the input.
@@ -114,13 +150,13 @@ fn read() -> Result<Vec<u8>, Error> {
     }
 }
 
-fn open(settings: &Settings) -> Result<Trainer, Error> {
+fn open(settings: &Settings, classes: Option<u32>) -> Result<Trainer, Error> {
     let lora = LoraConfig {
         rank: settings.rank,
         alpha: settings.alpha,
         dropout: settings.dropout,
         rank_stabilized: settings.rank_stabilized,
-        targets: match settings.targets.is_empty() {
+        targets: match settings.targets.is_empty() && !settings.only_head {
             true => Targets::AllLinear,
             false => Targets::Named(settings.targets.clone()),
         },
@@ -136,9 +172,9 @@ fn open(settings: &Settings) -> Result<Trainer, Error> {
             false => Optimizer::Adamw,
         },
         checkpoint_layers: settings.checkpoint_layers,
-        classes: None,
+        classes,
     };
-    let trainer = Trainer::open("default", &lora, options)?;
+    let trainer = Trainer::open(BASE, &lora, options)?;
     if let Some(adapter) = &settings.from {
         trainer.continue_from(adapter)?;
     }
@@ -175,7 +211,7 @@ impl Training<'_> {
             ..State::default()
         };
         if !self.data.held_out.is_empty() {
-            state.before = Some(self.evaluate(&state)?);
+            state.before = Some(self.evaluate(&self.data.held_out, &state)?.loss);
         }
         self.tell(&state, None, state.before, 0.0);
         self.keep(LAST, &state)?;
@@ -201,11 +237,15 @@ impl Training<'_> {
             let part: Vec<Example> = examples[pass].iter().map(|e| (*e).clone()).collect();
             let done = self
                 .trainer
-                .forward_backward(&part, Loss::CrossEntropy, Some(divisor))?;
+                .forward_backward(&part, self.loss(), Some(divisor))?;
             loss += done.loss;
             state.tokens += done.tokens;
         }
-        self.check(loss, "the loss", DIVERGED, state)?;
+        let most = match self.data.classes.is_empty() {
+            true => DIVERGED,
+            false => DIVERGED_CLASSES,
+        };
+        self.check(loss, "the loss", most, state)?;
         let made = self.trainer.optim_step(HyperParameters {
             learning_rate: rate,
             beta1: 0.9,
@@ -229,10 +269,14 @@ impl Training<'_> {
 
     /// Evaluates, and keeps what is the best so far.
     fn judge(&self, state: &mut State) -> Result<f64, Error> {
-        let loss = self.evaluate(state)?;
+        let Judged { loss, accuracy } = self.evaluate(&self.data.held_out, state)?;
+        self.check(loss, "the held-out loss", AS_GUESSING, state)?;
         if state.best.as_ref().is_none_or(|best| loss < best.loss) {
-            let step = state.step;
-            state.best = Some(Best { step, loss });
+            state.best = Some(Best {
+                step: state.step,
+                loss,
+                accuracy,
+            });
             state.worse = 0;
             self.keep(BEST, state)?;
         } else {
@@ -246,19 +290,36 @@ impl Training<'_> {
         self.settings.patience > 0 && state.worse >= self.settings.patience
     }
 
-    /// The mean loss over the tokens that are held out.
-    fn evaluate(&self, state: &State) -> Result<f64, Error> {
-        let held_out = &self.data.held_out;
-        let lengths: Vec<usize> = held_out.iter().map(|e| e.tokens.len()).collect();
-        let (mut sum, mut count) = (0.0, 0.0);
+    fn loss(&self) -> Loss {
+        match self.data.classes.is_empty() {
+            true => Loss::CrossEntropy,
+            false => Loss::Classification,
+        }
+    }
+
+    /// The mean loss over examples, and how many classes are right.
+    fn evaluate(&self, examples: &[Example], state: &State) -> Result<Judged, Error> {
+        let lengths: Vec<usize> = examples.iter().map(|e| e.tokens.len()).collect();
+        let (mut sum, mut count, mut right) = (0.0, 0.0, 0);
         for pass in passes(&lengths, self.settings.pass_tokens) {
-            let done = self.trainer.evaluate(&held_out[pass], Loss::CrossEntropy)?;
+            let part = &examples[pass];
+            let done = self.trainer.evaluate(part, self.loss())?;
             sum += done.outcome.loss * done.outcome.divisor;
             count += done.outcome.divisor;
+            let answers = part.iter().zip(&done.log_probabilities);
+            right += answers
+                .filter(|(example, logs)| is_right(example, logs))
+                .count();
         }
         let loss = sum / count;
-        self.check(loss, "the held-out loss", AS_GUESSING, state)?;
-        Ok(loss)
+        if !loss.is_finite() {
+            return Err(self.has_diverged("the loss on what was not learned is not finite", state));
+        }
+        let accuracy = right as f64 / examples.len() as f64;
+        Ok(Judged {
+            loss,
+            accuracy: (!self.data.classes.is_empty()).then_some(accuracy),
+        })
     }
 
     /// Refuses a loss that no training comes to by learning.
@@ -334,13 +395,24 @@ impl Training<'_> {
         Ok(Some(state))
     }
 
-    fn save(&self, model: &LanguageModel, state: &State) -> Result<(), Error> {
+    fn save(&self, writer: Option<&LanguageModel>, state: &State) -> Result<(), Error> {
+        let test = &self.data.test;
+        let tested = match test.is_empty() {
+            true => None,
+            false => Some(self.evaluate(test, state)?),
+        };
         let seen = Seen {
             training: self.data.training.len(),
             held_out: self.data.held_out.len(),
+            test: test.len(),
+            tested,
+            classes: self.data.classes.len(),
             steps: self.steps,
         };
-        let samples = self.samples(model)?;
+        let samples = match writer {
+            Some(model) => self.samples(model)?,
+            None => Vec::new(),
+        };
         let card = card::write(&self.trainer.info(), self.settings, &seen, state, &samples);
         let mut metrics = vec![
             ("steps".to_owned(), state.step as f64),
@@ -357,6 +429,13 @@ impl Training<'_> {
         if let Some(best) = &state.best {
             metrics.push(("held-out-loss".to_owned(), best.loss));
             metrics.push(("best-step".to_owned(), best.step as f64));
+            let accuracy = best.accuracy;
+            metrics.extend(accuracy.map(|share| ("held-out-accuracy".to_owned(), share)));
+        }
+        if let Some(Judged { loss, accuracy }) = seen.tested {
+            metrics.push(("test-examples".to_owned(), seen.test as f64));
+            metrics.push(("test-loss".to_owned(), loss));
+            metrics.extend(accuracy.map(|share| ("test-accuracy".to_owned(), share)));
         }
         self.trainer.save(&Metadata {
             card,
@@ -388,4 +467,10 @@ impl Training<'_> {
         });
         Ok(samples.collect())
     }
+}
+
+/// Whether the likeliest class is the example's.
+fn is_right(example: &Example, logs: &[f32]) -> bool {
+    let likeliest = logs.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    example.label.is_some() && likeliest.map(|(class, _)| class as u32) == example.label
 }

@@ -19,6 +19,9 @@
 //! stake in the hands of those who lie together, they have the majority of 3 in one of 10 panels,
 //! and of 15 in one of 240.
 //!
+//! An auditor gets a lease of the same shard that looks like any other, and does not know that it
+//! audits, or whom. So it cannot say what somebody else said before it.
+//!
 //! Candidates are drawn by stake, so that many small identities are worth no more than a large
 //! one.
 
@@ -264,11 +267,26 @@ impl Candidates {
     /// The digest of the list, to which a lease binds both sides.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        Digest::of(&written(|out| self.write(out)))
+        Digest::of(&self.encode())
     }
 
-    pub(crate) fn is_ordered(&self) -> bool {
-        self.0.is_sorted_by(|a, b| a.account < b.account)
+    /// The list as bytes, of which [`Self::digest`] is the digest.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        written(|out| self.write(out))
+    }
+
+    /// Reads a list.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are none, or the candidates are not in the order of their accounts.
+    pub fn decode(encoding: &[u8]) -> Result<Self, StatementError> {
+        let candidates = Self::read(&mut Decoder::new(encoding))?;
+        match candidates.0.is_sorted_by(|a, b| a.account < b.account) {
+            true => Ok(candidates),
+            false => Err(StatementError::NotCanonical),
+        }
     }
 }
 

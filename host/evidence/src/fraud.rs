@@ -41,10 +41,21 @@ pub enum Evidence {
         secret: AuditSecret,
         /// Those of whom the auditors were drawn.
         candidates: Candidates,
-        /// What the provider bound itself to, and then what the auditors did, of whom some may be
-        /// missing.
-        results: Vec<Signed<ResultCommitment>>,
+        /// What the provider bound itself to.
+        result: Signed<ResultCommitment>,
+        /// What the auditors did, in the order of the draw; some may be missing.
+        audits: Vec<Audit>,
     },
+}
+
+/// What an auditor bound itself to, and the lease under which it did: one of the same shard and
+/// the same work, which looks like any other, so that who audits does not know it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audit {
+    /// The auditor's own lease.
+    pub lease: Agreed<Lease>,
+    /// Its result.
+    pub result: Signed<ResultCommitment>,
 }
 
 /// Why statements are no evidence of fraud.
@@ -110,8 +121,9 @@ impl Evidence {
                 lease,
                 secret,
                 candidates,
-                results,
-            } => minority(lease, secret, candidates, results)
+                result,
+                audits,
+            } => minority(lease, secret, candidates, result, audits)
                 .map(|offenders| (offenders, lease.digest())),
         }
     }
@@ -132,14 +144,18 @@ impl Evidence {
                 lease,
                 secret,
                 candidates,
-                results,
+                result,
+                audits,
             } => {
                 let mut parts = vec![
                     lease.encode(),
                     secret.as_bytes().to_vec(),
-                    written(|out| candidates.write(out)),
+                    candidates.encode(),
+                    result.encode(),
                 ];
-                parts.extend(results.iter().map(Signed::encode));
+                let audits = audits.iter();
+                parts
+                    .extend(audits.flat_map(|audit| [audit.lease.encode(), audit.result.encode()]));
                 write(out, 5, &parts)
             }
         })
@@ -155,11 +171,11 @@ impl Evidence {
         let mut input = Decoder::new(encoding);
         let length = input.array()?.ok_or(StatementError::NotCanonical)?;
         let kind = input.u64()?;
-        let results = match kind {
-            5 => length.saturating_sub(4).clamp(2, u64::from(MAX_PANEL)),
+        let audits = match kind {
+            5 => (length.saturating_sub(5) / 2).clamp(1, u64::from(MAX_PANEL) - 1),
             _ => 0,
         };
-        let parts = if kind == 5 { 3 + results } else { 2 };
+        let parts = if kind == 5 { 4 + 2 * audits } else { 2 };
         expect_length(Some(length), 1 + parts, "this kind of evidence")?;
         let evidence = match kind {
             1 => Self::TwoResults(signed(&mut input, keys)?, signed(&mut input, keys)?),
@@ -172,10 +188,16 @@ impl Evidence {
             5 => Self::Divergence {
                 lease: Agreed::decode(input.bytes()?, keys)?,
                 secret: AuditSecret::from_bytes(Part::read(&mut input)?),
-                candidates: read_candidates(input.bytes()?)?,
-                results: (0..results)
-                    .map(|_| signed(&mut input, keys))
-                    .collect::<Result<_, _>>()?,
+                candidates: Candidates::decode(input.bytes()?)?,
+                result: signed(&mut input, keys)?,
+                audits: (0..audits)
+                    .map(|_| {
+                        Ok(Audit {
+                            lease: Agreed::decode(input.bytes()?, keys)?,
+                            result: signed(&mut input, keys)?,
+                        })
+                    })
+                    .collect::<Result<_, StatementError>>()?,
             },
             _ => return Err(malformed(format!("evidence of an unknown kind, {kind}"))),
         };
@@ -198,12 +220,15 @@ fn signed<T: Statement>(
     Signed::decode(input.bytes()?, keys)
 }
 
-fn read_candidates(bytes: &[u8]) -> Result<Candidates, StatementError> {
-    let candidates = Candidates::read(&mut Decoder::new(bytes))?;
-    match candidates.is_ordered() {
-        true => Ok(candidates),
-        false => Err(StatementError::NotCanonical),
-    }
+/// Whether an auditor's lease is of the same work as the one that it audits, and its result under
+/// its own.
+fn is_same_work(audit: &Audit, lease: &Lease) -> bool {
+    let of = |lease: &Lease| {
+        let exact = lease.audit.exact;
+        (lease.job, lease.shard, lease.requester, lease.work, exact)
+    };
+    let own = &audit.lease;
+    of(own) == of(lease) && own.provider == audit.result.worker && audit.result.is_under(own)
 }
 
 /// Those whose output is another than that of the majority, if all were rightly drawn.
@@ -211,14 +236,15 @@ fn minority(
     lease: &Agreed<Lease>,
     secret: &AuditSecret,
     candidates: &Candidates,
-    results: &[Signed<ResultCommitment>],
+    result: &Signed<ResultCommitment>,
+    audits: &[Audit],
 ) -> Result<Vec<AccountId>, NoFraud> {
     use NoFraud::NoContradiction;
     let terms = &lease.audit;
     if !terms.exact {
         return Err(NoContradiction("the work may give other bytes elsewhere"));
     }
-    if !results.iter().all(|result| result.is_under(lease)) {
+    if !result.is_under(lease) || !audits.iter().all(|audit| is_same_work(audit, lease)) {
         return Err(NoContradiction("a result is of other work"));
     }
     if (secret.commitment(), candidates.digest()) != (terms.secret, terms.candidates) {
@@ -226,13 +252,10 @@ fn minority(
             "the secret or the candidates are not those of the lease",
         ));
     }
-    let Some((provider, audits)) = results.split_first() else {
-        return Err(NoContradiction("there is no result"));
-    };
-    if provider.worker != lease.provider {
+    if result.worker != lease.provider {
         return Err(NoContradiction("the first result is not the provider's"));
     }
-    let draw = secret.draw(provider.digest());
+    let draw = secret.draw(result.digest());
     if !draw.is_audited(terms.rate) {
         return Err(NoContradiction("this result was not drawn to be audited"));
     }
@@ -243,27 +266,21 @@ fn minority(
         .into_iter();
     if !audits
         .iter()
-        .all(|audit| drawn.any(|auditor| auditor == audit.worker))
+        .all(|audit| drawn.any(|auditor| auditor == audit.result.worker))
     {
         return Err(NoContradiction(
             "the auditors are not those that were drawn, in their order",
         ));
     }
-    let votes = |output| {
-        results
-            .iter()
-            .filter(|result| result.output == output)
-            .count()
-    };
+    let said = || std::iter::once(result).chain(audits.iter().map(|audit| &audit.result));
+    let votes = |output| said().filter(|said| said.output == output).count();
     // Of the whole panel: who is missing agrees with nobody.
-    let majority = results
-        .iter()
-        .find(|result| 2 * votes(result.output) > terms.panel as usize)
+    let majority = said()
+        .find(|said| 2 * votes(said.output) > terms.panel as usize)
         .ok_or(NoContradiction("no output has the majority of the panel"))?;
-    let odd: Vec<AccountId> = results
-        .iter()
-        .filter(|result| result.output != majority.output)
-        .map(|result| result.worker)
+    let odd: Vec<AccountId> = said()
+        .filter(|said| said.output != majority.output)
+        .map(|said| said.worker)
         .collect();
     match odd.is_empty() {
         true => Err(NoContradiction("all outputs are the same")),

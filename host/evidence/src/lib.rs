@@ -27,6 +27,7 @@
 //! | `lease`, `receipt`, `result`, `sealing` | the statements of a job |
 //! | `audit` | who audits which result: committed first, revealed later |
 //! | `fraud` | statements that contradict each other, and accusations of that |
+//! | [`lineage`] | where an adapter comes from, and what its family gets of a price |
 //! | [`activations`] | commitments to the largest activations (TOPLOC) |
 //! | [`sampling`] | which token shared randomness makes a model choose |
 
@@ -38,6 +39,7 @@ mod audit;
 mod credits;
 mod fraud;
 mod lease;
+pub mod lineage;
 mod meter;
 mod receipt;
 mod result;
@@ -52,7 +54,7 @@ mod wire;
 pub use account::{AccountId, AccountKey};
 pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw, MAX_PANEL};
 pub use credits::{Credits, CreditsError, MAX_SHARES, Share, Split};
-pub use fraud::{Accusation, Evidence, NoFraud, Verdict, judge};
+pub use fraud::{Accusation, Audit, Evidence, NoFraud, Verdict, judge};
 pub use lease::{Lease, Work};
 pub use meter::{Meter, Tariff};
 pub use receipt::Receipt;

@@ -9,11 +9,11 @@ use crate::statement::{Signed, Statement, StatementError};
 use crate::wire::encoded_struct;
 
 encoded_struct! {
-    /// "This is what came out." A provider signs it before it gets to know whether it is audited,
-    /// an auditor before it gets to know what the provider said.
+    /// "This is what came out." Whoever does the work of a lease signs it before it gets to know
+    /// whether it is audited, or is itself the auditor of somebody else.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct ResultCommitment {
-        /// The lease under which the work was first done.
+        /// The lease under which the work was done.
         pub lease: Digest,
         /// The work that was done: [`crate::Work::digest`].
         pub work: Digest,

@@ -33,6 +33,17 @@ impl Isa {
         *BEST.get_or_init(|| Self::available().into_iter().max().unwrap_or(Isa::Portable))
     }
 
+    /// What all machines have in common on which results have the same bits as on this one.
+    pub fn alike() -> String {
+        let isa = match Self::best() {
+            // Tiles give the same bits as what they are built on.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512,
+            isa => isa,
+        };
+        format!("{} with {isa:?}", std::env::consts::ARCH)
+    }
+
     /// Every instruction set that this machine can run, the plainest first: each includes those
     /// before it.
     pub fn available() -> Vec<Self> {

@@ -144,6 +144,8 @@ pub fn conclude(
 /// A result that keeps its lease.
 #[derive(Clone, Debug)]
 pub struct Delivery {
+    /// What the provider bound itself to, by which it is drawn whether the result is audited.
+    pub commitment: Signed<ResultCommitment>,
     /// The receipt, to be countersigned.
     pub receipt: Signed<Receipt>,
 }
@@ -168,7 +170,8 @@ pub enum BadDelivery {
 }
 
 /// Checks what a provider sends back: that its commitment and its receipt hold, keep the lease and
-/// speak of each other, and that the output is the one that they name.
+/// speak of each other, that the output is the one that they name, and that they bill the bytes that
+/// were `moved`: those of the input and the output.
 ///
 /// # Errors
 ///
@@ -178,6 +181,7 @@ pub fn receive(
     commitment: &[u8],
     receipt: &[u8],
     output: Digest,
+    moved: u64,
     keys: &mut Keys,
 ) -> Result<Delivery, BadDelivery> {
     let commitment = Signed::<ResultCommitment>::decode(commitment, keys)?;
@@ -195,13 +199,21 @@ pub fn receive(
             "the receipt names another result than the commitment",
         ));
     }
+    if receipt.meter.bytes != moved {
+        return Err(BadDelivery::Breach(
+            "the receipt bills other bytes than were moved",
+        ));
+    }
     if receipt.output != output {
         return Err(BadDelivery::Output {
             found: output,
             signed: receipt.output,
         });
     }
-    Ok(Delivery { receipt })
+    Ok(Delivery {
+        commitment,
+        receipt,
+    })
 }
 
 /// A price for a provider that is to be compared with others: of moving the bytes of a shard and

@@ -10,11 +10,12 @@
 //! # What it must never do
 //!
 //! - Count a result twice, or one that came after its lease was withdrawn.
-//! - Accept an output that fewer than the asked-for number of providers agree on, or while it is
-//!   being audited.
+//! - Accept an output that fewer than the asked-for number of providers agree on, or while one of
+//!   its shard is being audited.
 //! - Promise more than the budget: what was spent and what open leases may cost stay within it.
 //! - Read a clock.
 
+mod audit;
 mod decide;
 mod event;
 mod journal;
@@ -25,10 +26,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
+pub use audit::Outcome;
 pub use decide::{Decision, Outstanding};
-pub use event::{AttemptId, Event, GaveUp};
+pub use event::{AttemptId, Event, Finding, GaveUp};
 pub use journal::{Journal, JournalError};
-pub use view::{AttemptState, ShardView};
+pub use view::{AttemptState, AttemptView, ShardView};
 
 /// What a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,13 @@ struct Attempt {
     state: State,
     paid: bool,
     lease: Digest,
+    /// Which lease's result it audits, if it is made out for that.
+    audits: Option<u32>,
+    /// Whether its result has a say in what the shard's output is: that of an auditor only once
+    /// the audit is over.
+    has_vote: bool,
+    /// Who may audit its result.
+    auditors: Vec<AccountId>,
     /// The signed lease while it is open, the signed receipt once there is one.
     encoding: Vec<u8>,
 }
@@ -112,6 +121,8 @@ pub struct Job {
     shards: Vec<Shard>,
     /// Shards without an accepted output.
     unfinished: BTreeSet<u32>,
+    /// Shards with a result that is being audited.
+    under_audit: BTreeSet<u32>,
     /// Shards before this one are in the result.
     assembled: u32,
     /// How long the result is up to there.
@@ -136,6 +147,7 @@ impl Job {
             plan,
             shards: vec![Shard::default(); plan.shards as usize],
             unfinished: (0..plan.shards).collect(),
+            under_audit: BTreeSet::new(),
             assembled: 0,
             assembled_bytes: 0,
             durations: [0; 64],
@@ -210,6 +222,7 @@ impl Job {
             provider,
             limit,
             lease,
+            audits,
             encoding,
             ..
         } = event
@@ -225,10 +238,17 @@ impl Job {
                 state: State::Open,
                 paid: false,
                 lease: *lease,
+                audits: *audits,
+                has_vote: audits.is_none(),
+                auditors: Vec::new(),
                 encoding: encoding.clone(),
             });
             *self.load.entry(*provider).or_default() += 1;
             return Ok(());
+        }
+        let is_accepted = self.shard(id.shard)?.accepted.is_some();
+        if is_accepted && matches!(event, Event::Audited { .. }) {
+            return Err(unfit("a result is audited that counts already"));
         }
         let attempt = self.attempt(id)?;
         let (provider, since) = (attempt.provider, attempt.since);
@@ -245,7 +265,7 @@ impl Job {
                     output,
                     bytes,
                     price,
-                    audited,
+                    auditors,
                     receipt,
                     ..
                 },
@@ -258,19 +278,24 @@ impl Job {
                     bytes: *bytes,
                     price: *price,
                 };
-                attempt.state = match audited {
-                    true => State::Audited(output),
-                    false => State::Delivered(output),
+                // Where another result counts already, there is nothing to wait for.
+                attempt.state = match auditors.is_empty() || is_accepted {
+                    true => State::Delivered(output),
+                    false => State::Audited(output),
                 };
-                attempt.encoding = receipt.clone();
+                attempt.auditors.clone_from(auditors);
+                attempt.encoding.clone_from(receipt);
+                attempt.since = *at;
                 self.unload(provider);
                 let power = at.saturating_sub(since).checked_ilog2().unwrap_or(0);
                 self.durations[power as usize] += 1;
             }
-            (State::Audited(output), Event::Audited { passed, .. }) => {
-                attempt.state = match passed {
-                    true => State::Delivered(output),
-                    false => State::Wrong,
+            (State::Audited(output) | State::Delivered(output), Event::Audited { finding, .. }) => {
+                attempt.has_vote = true;
+                attempt.state = match finding {
+                    Finding::Passed => State::Delivered(output),
+                    Finding::Wrong => State::Wrong,
+                    Finding::Undecided => State::Ended,
                 };
             }
             _ => {}
@@ -282,15 +307,24 @@ impl Job {
     fn accept(&mut self, number: u32) -> Result<(), Unfit> {
         let replicas = self.plan.replicas.max(1);
         let shard = self.shard(number)?;
+        let mut attempts = shard.attempts.iter();
+        if attempts.any(|attempt| matches!(attempt.state, State::Audited(_))) {
+            self.under_audit.insert(number);
+            return Ok(());
+        }
         if shard.accepted.is_none() {
-            let mut votes = shard.votes().into_iter();
+            // After an audit there may be several with enough votes; the panel's majority has
+            // the most.
+            let votes = shard.votes().into_iter();
             shard.accepted = votes
-                .find(|(_, votes)| *votes >= replicas)
+                .filter(|(_, votes)| *votes >= replicas)
+                .max_by_key(|(_, votes)| *votes)
                 .map(|(output, _)| output);
             if shard.accepted.is_some() {
                 self.unfinished.remove(&number);
             }
         }
+        self.under_audit.remove(&number);
         Ok(())
     }
 
@@ -311,6 +345,13 @@ impl Job {
         attempts
             .get_mut(id.attempt as usize)
             .ok_or(unfit("there is no such lease"))
+    }
+
+    /// Which lease's result another one audits, if it is made out for that.
+    #[must_use]
+    pub fn audits(&self, id: AttemptId) -> Option<u32> {
+        let attempts = &self.shards.get(id.shard as usize)?.attempts;
+        attempts.get(id.attempt as usize)?.audits
     }
 
     /// To whom a lease was made out.
@@ -426,7 +467,7 @@ impl Shard {
     fn votes(&self) -> BTreeMap<Digest, u32> {
         let mut votes: BTreeMap<Digest, BTreeSet<AccountId>> = BTreeMap::new();
         for attempt in &self.attempts {
-            if let State::Delivered(output) = attempt.state {
+            if let (State::Delivered(output), true) = (attempt.state, attempt.has_vote) {
                 votes
                     .entry(output.digest)
                     .or_default()

@@ -52,8 +52,8 @@ pub use choose::{Offer, Warmth, rank};
 pub use earnings::{Earnings, EarningsError, Finished};
 pub use engage::{BadDelivery, Delivery, Done, affordable, conclude, examine, receive, typical};
 pub use job::{
-    AttemptId, AttemptState, Decision, Event, GaveUp, Job, JobPlan, Journal, JournalError,
-    Outstanding, ShardView, Unfit,
+    AttemptId, AttemptState, AttemptView, Decision, Event, Finding, GaveUp, Job, JobPlan, Journal,
+    JournalError, Outcome, Outstanding, ShardView, Unfit,
 };
 pub use ledger::{
     Book, Entry, EntryKind, Escrow, Ledger, LedgerError, Movement, Operation, Outcomes, PostError,
@@ -61,7 +61,8 @@ pub use ledger::{
 };
 pub use merkle::{Inclusion, Tree};
 pub use message::{
-    Answer, Ask, MAX_MESSAGE, MAX_SOURCES, MessageError, Quotation, Refusal, Undertaking, said,
+    Answer, Ask, MAX_MESSAGE, MAX_SOURCES, MessageError, Quotation, Refusal, Undertaking,
+    machine_kind, said,
 };
 pub use policy::Policy;
 pub use reputation::{Conduct, Reputation};

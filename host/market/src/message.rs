@@ -119,6 +119,9 @@ pub struct Quotation {
     pub warm: bool,
     /// The most bytes that an output may have.
     pub largest_output: u64,
+    /// What kind of machine it is, as a digest: on all of one kind, work that can be repeated gives
+    /// the same bytes.
+    pub kind: [u8; 32],
 }
 
 impl Quotation {
@@ -133,6 +136,13 @@ impl Quotation {
             residency,
         }
     }
+}
+
+/// What kind of machine one is that runs this version of skep, and whose results have the same bits
+/// as those of others that are called so.
+#[must_use]
+pub fn machine_kind(version: &str, alike: &str) -> Digest {
+    Digest::of(format!("skep {version} on {alike}").as_bytes())
 }
 
 /// Why a provider does not do what it is asked.

@@ -1,9 +1,9 @@
 //! A loaded sentence encoder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_tensor::operators::{Isa, Precision, normalize_rows};
+use skep_tensor::operators::{Activation, Isa, Pooling, Precision, normalize_rows};
 use skep_tensor::{Account, Device, Tensor};
 
 use crate::bert::Bert;
@@ -51,11 +51,43 @@ pub struct EncoderInfo {
     pub cost: Cost,
 }
 
+/// What an encoder's network is, for whoever computes with its weights in another way. All of it
+/// was checked when the encoder was loaded.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Network {
+    /// The file of weights.
+    pub weights: PathBuf,
+    /// Tokens that there are.
+    pub vocabulary: usize,
+    /// Elements of a token's vector.
+    pub width: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Heads of attention.
+    pub heads: usize,
+    /// Elements between both products of the feed-forward layer.
+    pub hidden: usize,
+    /// Positions that there are embeddings of.
+    pub positions: usize,
+    /// Tokens that a text may have; of longer ones only so many are looked at.
+    pub context: usize,
+    /// Types of tokens that there are embeddings of.
+    pub token_types: usize,
+    /// What norms add to the variance.
+    pub epsilon: f32,
+    /// The curve of the feed-forward layer.
+    pub activation: Activation,
+    /// How the vectors of tokens become one.
+    pub pooling: Pooling,
+}
+
 /// A sentence encoder, ready to use from any thread. Clones are the same encoder.
 #[derive(Clone)]
 pub struct Encoder {
     model: Arc<Model>,
     info: Arc<EncoderInfo>,
+    network: Arc<Network>,
     device: Device,
     workers: Workers,
 }
@@ -108,6 +140,20 @@ impl Encoder {
                 reason: format!("no threads to run it: {error}"),
             })?,
         };
+        let network = Network {
+            weights,
+            vocabulary: settings.vocabulary,
+            width: settings.hidden,
+            layers: settings.layers,
+            heads: settings.heads,
+            hidden: settings.intermediate,
+            positions: settings.positions,
+            context: settings.max_tokens,
+            token_types: settings.token_types,
+            epsilon: settings.epsilon,
+            activation: settings.activation,
+            pooling: settings.pooling,
+        };
         let info = EncoderInfo {
             dimensions: settings.hidden as u32,
             max_tokens: settings.max_tokens as u32,
@@ -126,6 +172,7 @@ impl Encoder {
                 max_tokens: settings.max_tokens,
             }),
             info: Arc::new(info),
+            network: Arc::new(network),
             device: *device,
             workers,
         })
@@ -134,6 +181,25 @@ impl Encoder {
     /// What this encoder is.
     pub fn info(&self) -> &EncoderInfo {
         &self.info
+    }
+
+    /// What its network is.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The tokens of a text as the network sees them: special ones included, and no more than it
+    /// takes.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenizer`] when the tokenizer refuses the text.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        let mut tokens = Vec::new();
+        let most = self.model.max_tokens;
+        match self.model.tokenizer.encode(text, most, &mut tokens) {
+            Ok(_) => Ok(tokens),
+            Err(reason) => Err(EncodeError::Tokenizer { text: 0, reason }),
+        }
     }
 
     /// The number of tokens in each text, special ones included, before any cut.

@@ -27,7 +27,7 @@ mod workers;
 
 pub use catalog::{Catalog, CatalogEntry, ModelName};
 pub use cost::Cost;
-pub use encoder::{Encoder, EncoderInfo, EncoderOptions};
+pub use encoder::{Encoder, EncoderInfo, EncoderOptions, Network};
 pub use error::{EncodeError, LoadError};
-pub use skep_tensor::operators::{Isa, Precision};
+pub use skep_tensor::operators::{Activation, Isa, Pooling, Precision};
 pub use workers::Workers;

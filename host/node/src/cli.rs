@@ -203,15 +203,20 @@ pub struct Finetune {
     /// folder, or a GGUF file.
     #[arg(short, long)]
     pub base: Option<String>,
-    /// How to train: a folder with a skep.toml, a .wasm file, an installed name or a digest.
-    #[arg(long, default_value = "fine-tune")]
-    pub recipe: String,
+    /// How to train, instead of by the recipe `fine-tune` that comes with skep: a folder with a
+    /// skep.toml, a .wasm file, an installed name or a digest.
+    #[arg(long)]
+    pub recipe: Option<String>,
     /// An installed adapter of the same model to go on from.
     #[arg(long)]
     pub from: Option<String>,
     /// What to call the adapter; by default as the file of examples is called.
     #[arg(short, long)]
     pub out: Option<String>,
+    /// How much you ask for of the price of every use of the adapter, and of every adapter that
+    /// goes on from it, in percent. It is signed, and cannot be changed afterwards.
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = millionths)]
+    pub share: u32,
     /// Throw away what an unfinished training of this name has kept, instead of going on with it.
     #[arg(long)]
     pub fresh: bool,
@@ -364,6 +369,15 @@ pub struct Node {
 pub enum NodeCommand {
     /// Show the node that runs in this home: its identity, addresses, packages and runs.
     Status,
+}
+
+/// A part of a price in millionths, from a text in percent.
+fn millionths(text: &str) -> Result<u32, String> {
+    let percent: f64 = text.trim_end_matches('%').parse().unwrap_or(f64::NAN);
+    match (0.0..=100.0).contains(&percent) {
+        true => Ok((percent * 1e4).round() as u32),
+        false => Err("it must be a number from 0 to 100".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a person sees: results in words, and progress bars that vanish where nobody looks.
 
+mod family;
 mod jobs;
 
 use std::io::IsTerminal;
@@ -110,6 +111,7 @@ pub fn print(response: &Response) {
         Response::Job(answer) => jobs::print_job(&answer.job),
         Response::Jobs(list) => jobs::print_jobs(&list.jobs),
         Response::Account(answer) => jobs::print_account(&answer.account),
+        Response::Judged(judged) => jobs::print_judged(judged),
     }
 }
 
@@ -263,6 +265,9 @@ fn print_inspected(inspected: &Inspected) {
         );
     }
     list("history", &inspected.history);
+    if let Some(family) = &inspected.family {
+        family::print(family);
+    }
 }
 
 fn list(name: &str, items: &[String]) {

@@ -1,7 +1,8 @@
-//! The two small models that come with the binary, so that a first run needs no download: a
-//! sentence encoder and a language model.
+//! What comes with the binary, so that a first run needs no download and a first training no
+//! compiler: a sentence encoder, a language model, and the recipe that trains adapters.
 //!
-//! They are written out to the home folder, because what loads models maps files into memory.
+//! It is written out to the home folder, because what loads models maps files into memory, and a
+//! recipe is found there like any other.
 
 use std::fs;
 use std::io;
@@ -12,9 +13,18 @@ use skep_registry::Digest;
 
 use crate::home::{Home, make_private};
 
+macro_rules! file {
+    ($name:literal, $path:literal) => {
+        (
+            $name,
+            include_bytes!(concat!("../../../", $path)).as_slice(),
+        )
+    };
+}
+
 macro_rules! files {
     ($folder:literal: $($path:literal),* $(,)?) => {
-        &[$(($path, include_bytes!(concat!("../../../models/", $folder, "/", $path)).as_slice())),*]
+        &[$(($path, include_bytes!(concat!("../../../", $folder, "/", $path)).as_slice())),*]
     };
 }
 
@@ -22,7 +32,7 @@ macro_rules! files {
 pub static ENCODER: Embedded = Embedded {
     name: "skep-mini-embed",
     files: files![
-        "skep-mini-embed":
+        "models/skep-mini-embed":
         "config.json",
         "tokenizer.json",
         "model.safetensors",
@@ -36,11 +46,22 @@ pub static ENCODER: Embedded = Embedded {
 /// The language model.
 pub static LANGUAGE: Embedded = Embedded {
     name: "skep-mini-lm",
-    files: files!["skep-mini-lm": "skep-mini-lm.gguf"],
+    files: files!["models/skep-mini-lm": "skep-mini-lm.gguf"],
     digest: OnceLock::new(),
 };
 
-/// A model that comes with the binary.
+/// The recipe that fine-tunes when none is named. `cargo xtask guests --keep-recipe` builds it.
+pub static RECIPE: Embedded = Embedded {
+    name: "fine-tune",
+    files: &[
+        file!("skep.toml", "guests/fine-tune/skep.toml"),
+        file!("README.md", "guests/fine-tune/README.md"),
+        file!("fine-tune.wasm", "guests/fine-tune/built/fine-tune.wasm"),
+    ],
+    digest: OnceLock::new(),
+};
+
+/// A model or a package that comes with the binary.
 pub struct Embedded {
     /// Its name.
     pub name: &'static str,
@@ -51,7 +72,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// The model's digest. Of a single file it is the file's own, which is what the same file
+    /// Its digest. Of a single file it is the file's own, which is what the same file
     /// would be known by if somebody named it; of several it covers their paths and digests.
     pub fn digest(&self) -> Digest {
         *self.digest.get_or_init(|| self.hash())
@@ -70,7 +91,7 @@ impl Embedded {
         Digest::of(&whole)
     }
 
-    /// The folder that the model is in, written out unless it is there. The folder appears whole:
+    /// The folder that it is in, written out unless it is there. The folder appears whole:
     /// it is written beside its place and then renamed.
     pub fn folder(&self, home: &Home) -> io::Result<PathBuf> {
         let place = home.embedded().join(self.digest().to_string());
@@ -108,10 +129,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_model_is_written_out_whole_and_once() {
+    fn each_is_written_out_whole_and_once() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::open(Some(folder.path().to_path_buf())).unwrap();
-        for model in [&ENCODER, &LANGUAGE] {
+        for model in [&ENCODER, &LANGUAGE, &RECIPE] {
             let place = model.folder(&home).unwrap();
             for (path, content) in model.files {
                 assert_eq!(fs::read(place.join(path)).unwrap(), *content);
@@ -122,7 +143,7 @@ mod tests {
             assert!(marker.is_file(), "it was written out again");
         }
         let entries = fs::read_dir(home.embedded()).unwrap();
-        assert_eq!(entries.count(), 2, "a draft was left behind");
+        assert_eq!(entries.count(), 3, "a draft was left behind");
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub fn request_of_account(account: Account) -> Result<Request, Failure> {
         Some(AccountCommand::Add { credits }) => JobRequest::Credit {
             micro: micro(&credits)?,
         },
+        Some(AccountCommand::Stake { credits, account }) => JobRequest::Stake {
+            micro: micro(&credits)?,
+            account,
+        },
+        Some(AccountCommand::Judge { accusation }) => JobRequest::Judge {
+            accusation: absolute(&accusation)?,
+        },
     };
     Ok(Request::Job(Box::new(request)))
 }
@@ -49,11 +56,30 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
         shards: submit.shards,
         replicas: submit.replicas,
         attested: submit.attested,
+        audit: part(&submit.audit)
+            .map_err(|error| Failure::new(FailureKind::Usage, format!("--audit: {error}")))?,
+        min_stake: micro(&submit.min_stake)?,
         providers: submit.provider,
         max_price: micro(&submit.max_price)?,
         deadline: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         detach: submit.detach,
     })
+}
+
+/// A part of all, as `5%` or `0.05`, in millionths.
+fn part(text: &str) -> Result<u32, String> {
+    let wrong = || format!("{text:?} is no part of all, such as 5% or 0.05");
+    let (number, whole) = match text.strip_suffix('%') {
+        Some(percent) => (percent, 100.0),
+        None => (text, 1.0),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    if !(0.0..=whole).contains(&number) {
+        return Err(format!("{}, and not more than all", wrong()));
+    }
+    // Between 0 and a million, by the line above.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok((number / whole * 1_000_000.0).round() as u32)
 }
 
 fn micro(text: &str) -> Result<u64, Failure> {
@@ -72,4 +98,27 @@ fn file(path: &Path) -> Result<std::path::PathBuf, Failure> {
         ));
     }
     absolute(path)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::part;
+
+    #[test]
+    fn a_part_is_a_percentage_or_a_fraction() {
+        for (text, millionths) in [
+            ("0", 0),
+            ("5%", 50_000),
+            ("0.05", 50_000),
+            ("100%", 1_000_000),
+            ("1", 1_000_000),
+            ("0.5 %", 5_000),
+        ] {
+            assert_eq!(part(text), Ok(millionths), "{text}");
+        }
+        for text in ["", "%", "5", "-1%", "101%", "NaN", "inf", "a"] {
+            assert!(part(text).is_err(), "{text}");
+        }
+    }
 }

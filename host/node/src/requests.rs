@@ -111,10 +111,13 @@ pub struct FineTuneRequest {
     pub data: PathBuf,
     /// The model to adapt: a reference, a digest or a path; none is the one that comes with skep.
     pub base: Option<String>,
-    /// The recipe: a path, a reference or a digest.
-    pub recipe: String,
+    /// The recipe: a path, a reference or a digest; none is the one that comes with skep.
+    pub recipe: Option<String>,
     /// The adapter to go on from: a reference or a digest.
     pub from: Option<String>,
+    /// How many millionths of the price of every use of the adapter and of its descendants its
+    /// author asks for.
+    pub share: u32,
     /// What to call the adapter.
     pub name: String,
     /// Whether to begin anew where a training of this name was not finished.
@@ -203,6 +206,8 @@ pub enum Response {
     Jobs(jobs::JobList),
     /// To `Job`, about credits.
     Account(Box<jobs::AccountAnswer>),
+    /// To `Job`, about an accusation.
+    Judged(Box<jobs::Judged>),
 }
 
 /// A package as lists show it.
@@ -363,6 +368,51 @@ pub struct Inspected {
     pub files: Vec<FileLine>,
     /// Its earlier releases, newest first, as digests.
     pub history: Vec<String>,
+    /// Where it comes from, if it is an adapter.
+    pub family: Option<FamilyTree>,
+}
+
+/// An adapter's ancestors, itself, and those here that went on from it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct FamilyTree {
+    /// The model that all of them change.
+    pub base: String,
+    /// The oldest first, the adapter itself last.
+    pub members: Vec<FamilyLine>,
+    /// The release of an ancestor that is not here.
+    pub missing: Option<String>,
+    /// What cannot be believed of it, and why.
+    pub refused: Option<String>,
+    /// The adapters here that say that they went on from it.
+    pub children: Vec<String>,
+    /// What each author gets of the price of a use; nothing is known where an ancestor is missing.
+    pub shares: Vec<ShareLine>,
+}
+
+/// An adapter of a family.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FamilyLine {
+    /// The text that means exactly this release.
+    pub reference: String,
+    /// Its digest.
+    pub digest: String,
+    /// What its author asks for of every use, its own and its descendants', in percent.
+    pub percent: f64,
+    /// The digest of the examples that it learned from.
+    pub data: Option<String>,
+    /// The digest of the component that trained it.
+    pub recipe: Option<String>,
+    /// Steps that it was trained for.
+    pub steps: Option<u64>,
+}
+
+/// A part of a price.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShareLine {
+    /// Who gets it.
+    pub account: String,
+    /// How much of the price, in percent.
+    pub percent: f64,
 }
 
 /// A file of a package.

@@ -13,6 +13,7 @@ mod install;
 pub mod jobs;
 pub mod kind;
 mod language;
+pub mod lineage;
 mod locate;
 mod models;
 pub mod play;

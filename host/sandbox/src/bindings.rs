@@ -110,6 +110,7 @@ pub(crate) mod fine_tune {
         path: "../../wit",
         world: "skep:workload/fine-tune",
         imports: {
+            "skep:train/training.[static]trainer.kind-of": async | trappable,
             "skep:train/training.[static]trainer.open": async | trappable,
             "skep:train/training.[method]trainer.encode": async | trappable,
             "skep:train/training.[method]trainer.forward-backward": async | trappable,

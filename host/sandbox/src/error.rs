@@ -181,6 +181,13 @@ pub enum RunError {
         /// The limit of one call.
         limit: Duration,
     },
+    /// Others are to get the same bytes, and the guest could see how much room this machine has.
+    #[error(
+        "the run was refused something for want of room, which may be another machine's no; it was \
+         to give the same bytes everywhere, so that it has no result (raise the limits, or ask for \
+         smaller shards)"
+    )]
+    Unrepeatable,
     /// The run took longer than it may, whatever it was waiting for.
     #[error(
         "the run was not over after {:.3} s (`limits.time` in skep.toml; the owner's policy \

@@ -35,6 +35,7 @@ mod measure;
 mod models;
 mod priority;
 mod program;
+mod repeatable;
 mod run;
 mod sandbox;
 mod state;
@@ -58,7 +59,7 @@ pub use language::{
     Residency, TextAdapter, TextGeneration,
 };
 pub use limits::RunLimits;
-pub use models::{EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};
+pub use models::{BaseModel, EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};
 pub use program::{Origin, Program};
 pub use run::FailedRun;
 pub use run::cancel::Cancel;

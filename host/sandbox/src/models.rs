@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use skep_model::Encoder;
 use skep_tensor::{Account, QuotaError, Tensor};
 use thiserror::Error;
 
@@ -61,6 +62,20 @@ pub trait TextEncoder: Send + Sync + 'static {
     /// # Errors
     /// [`ModelError`].
     fn embed(&self, texts: &[String], account: &Account) -> Result<Tensor, ModelError>;
+
+    /// The network, for whoever trains an adapter for it; none if it is not in this process.
+    fn encoder(&self) -> Option<Encoder> {
+        None
+    }
+}
+
+/// A model that an adapter is trained for.
+#[derive(Clone)]
+pub enum BaseModel {
+    /// One that writes.
+    Language(Arc<dyn LanguageModel>),
+    /// One that embeds.
+    Encoder(Arc<dyn TextEncoder>),
 }
 
 /// Where models and adapters are found.
@@ -78,6 +93,15 @@ pub trait Models: Send + Sync + 'static {
     /// # Errors
     /// [`ModelError`].
     fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError>;
+
+    /// The model that an adapter is trained for: a language model, unless whoever started the run
+    /// chose an encoder.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    fn open_base(&self, name: &str) -> Result<BaseModel, ModelError> {
+        self.open_text(name).map(BaseModel::Language)
+    }
 
     /// The adapter of this name or digest; and begins to bring it to where it is used.
     ///

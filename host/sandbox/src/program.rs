@@ -14,6 +14,7 @@ use crate::engine::EngineKind;
 use crate::error::RunError;
 use crate::grants::{self, Refusal};
 use crate::inspect::Inspection;
+use crate::repeatable;
 use crate::state::State;
 
 /// Where the compiled form came from.
@@ -83,6 +84,12 @@ impl Program {
         } else {
             None
         }
+    }
+
+    /// Whether a run of it can be repeated by somebody else, and gives the same bytes on all
+    /// machines of one kind, if it has a seed.
+    pub fn is_repeatable(&self) -> bool {
+        self.kind == EngineKind::Plain && repeatable::can_be(self.imports())
     }
 
     /// The engine that it runs on.

@@ -21,6 +21,7 @@ use crate::language::TextAdapter;
 use crate::limits::RunLimits;
 use crate::log::Log;
 use crate::priority;
+use crate::repeatable;
 use crate::run::spec::RunSpec;
 use crate::streams::{self, Streams};
 use crate::task_io::TaskIo;
@@ -175,18 +176,19 @@ impl State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let log = &self.log;
+        let (log, seed) = (&self.log, self.spec.seed);
         let ctx = self.wasi.get_or_insert_with(|| {
-            Box::new(
-                WasiCtx::builder()
-                    .stdout(log.clone())
-                    .stderr(log.clone())
-                    .allow_ip_name_lookup(false)
-                    .allow_tcp(false)
-                    .allow_udp(false)
-                    .max_random_size(1 << 20)
-                    .build(),
-            )
+            let mut wasi = WasiCtx::builder();
+            wasi.stdout(log.clone())
+                .stderr(log.clone())
+                .allow_ip_name_lookup(false)
+                .allow_tcp(false)
+                .allow_udp(false)
+                .max_random_size(1 << 20);
+            if let Some(seed) = seed {
+                repeatable::set_up(&mut wasi, seed);
+            }
+            Box::new(wasi.build())
         });
         WasiCtxView {
             ctx,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use skep_train::Trainer;
 
 use crate::interfaces::HostError;
-use crate::language::LanguageModel;
+use crate::models::BaseModel;
 
 /// What the names of checkpoints' files end in.
 const ENDING: &str = "checkpoint";
@@ -71,6 +71,8 @@ pub struct SavedAdapter {
     pub base_name: String,
     /// The digest of the adapter that it was begun from.
     pub parent: Option<String>,
+    /// What its classes are called, where it has any and the guest named them.
+    pub classes: Vec<String>,
     /// Steps that it was trained for.
     pub steps: u64,
     /// The guest's model card.
@@ -85,8 +87,11 @@ pub struct SavedAdapter {
 pub struct OpenTrainer {
     /// Used by one call at a time: a guest waits for each.
     pub(crate) trainer: Arc<Mutex<Trainer>>,
-    pub(crate) model: Arc<dyn LanguageModel>,
+    pub(crate) model: BaseModel,
     pub(crate) parent: Option<String>,
+    /// How many classes it learns, and what they are called, if that was said.
+    pub(crate) classes: Option<u32>,
+    pub(crate) class_names: Vec<String>,
 }
 
 /// The trainer, for the length of a call. A call that panicked has left it in any state, so it is

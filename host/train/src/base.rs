@@ -1,4 +1,4 @@
-//! The base that an adapter is trained for: a decoder's weights, which never change.
+//! The base that an adapter is trained for: a model's weights, which never change.
 //!
 //! Either as they are stored, or with the linear layers of every layer rounded to NF4: then the
 //! file is not needed any more, and what was mapped of it goes.
@@ -7,24 +7,60 @@ use std::sync::Arc;
 
 use skep_accounts::{Account, MemoryCharge};
 use skep_decoder::{AdapterTarget, Config, Decoder, Layer, Linear, LinearWeights};
+use skep_model::Encoder;
 use skep_weights::PackedTensor;
 
+use crate::encoder::EncoderBase;
 use crate::error::TrainError;
 use crate::gemm::RowSource;
 use crate::nf4::Nf4Matrix;
 use crate::operators::frozen::{Frozen, Matrix, Place};
 
-/// A frozen decoder.
+/// A frozen model.
 #[derive(Debug)]
 pub struct Base {
-    pub(crate) config: Config,
-    pub(crate) layers: Vec<BaseLayer>,
-    pub(crate) embedding: Matrix,
-    /// The output layer, where it is not the embedding.
-    pub(crate) head: Option<Matrix>,
-    pub(crate) final_norm: Vec<f32>,
+    pub(crate) shape: Shape,
+    pub(crate) network: Network,
     /// Of what is in memory of its own rather than in the mapped file.
     _charges: Vec<MemoryCharge>,
+}
+
+/// What every base has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub vocabulary: usize,
+    /// Tokens that a text may have.
+    pub context: usize,
+    pub layers: usize,
+    pub width: usize,
+    /// Between both products of the feed-forward layer.
+    pub hidden: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+/// What it is.
+#[derive(Debug)]
+pub(crate) enum Network {
+    Decoder(DecoderBase),
+    Encoder(EncoderBase),
+}
+
+/// A frozen decoder.
+#[derive(Debug)]
+pub(crate) struct DecoderBase {
+    pub config: Config,
+    pub layers: Vec<BaseLayer>,
+    pub embedding: Matrix,
+    /// The output layer, where it is not the embedding.
+    head: Option<Matrix>,
+    pub final_norm: Vec<f32>,
+}
+
+impl DecoderBase {
+    pub fn head(&self) -> &Matrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
 }
 
 /// The weights of one layer.
@@ -70,14 +106,14 @@ impl Base {
             });
             BaseLayer::new(layer, linears.collect())
         });
-        Self {
+        let network = DecoderBase {
             config: decoder.config().clone(),
             layers: layers.collect(),
             embedding: matrix(Place::Embedding),
             head: decoder.head().map(|_| matrix(Place::Head)),
             final_norm: decoder.final_norm().to_vec(),
-            _charges: Vec::new(),
-        }
+        };
+        Self::of_decoder(network, Vec::new())
     }
 
     /// The decoder's layers rounded to NF4, charged to `account`. The embedding and the output
@@ -91,11 +127,8 @@ impl Base {
         for layer in decoder.layers() {
             let linears = AdapterTarget::ALL.iter().map(|target| {
                 let linear = layer.linear(*target);
-                let weights: &dyn RowSource = &linear.weights;
-                let (rows, columns) = (weights.rows(), weights.columns());
-                let read = |row: usize, out: &mut [f32]| weights.read(row, 0..columns, out);
                 Ok(Frozen {
-                    matrix: Matrix::Nf4(Nf4Matrix::quantize(rows, columns, account, read)?),
+                    matrix: rounded(&linear.weights, account)?,
                     bias: linear.bias.clone(),
                 })
             });
@@ -120,33 +153,97 @@ impl Base {
             })?;
             Ok(Matrix::Own(LinearWeights::Packed(copy)))
         };
-        Ok(Self {
+        let network = DecoderBase {
             config: decoder.config().clone(),
             layers,
             embedding: own(decoder.embedding())?,
             head: decoder.head().map(&mut own).transpose()?,
             final_norm: decoder.final_norm().to_vec(),
-            _charges: charges,
-        })
+        };
+        Ok(Self::of_decoder(network, charges))
     }
 
-    /// What it is made of.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// The encoder's weights as they are stored.
+    ///
+    /// # Errors
+    /// When the file has changed since the encoder was loaded, or the encoder is of a kind that
+    /// cannot be trained.
+    pub fn encoder(encoder: &Encoder) -> Result<Self, TrainError> {
+        let as_stored = |weights| Ok(Matrix::Own(LinearWeights::Packed(weights)));
+        Ok(Self::of_encoder(EncoderBase::open(
+            encoder.network(),
+            as_stored,
+        )?))
+    }
+
+    /// The encoder's layers rounded to NF4, charged to `account`.
+    ///
+    /// # Errors
+    /// As [`Base::encoder`], and as [`Base::nf4`].
+    pub fn encoder_nf4(encoder: &Encoder, account: &Account) -> Result<Self, TrainError> {
+        let in_nf4 = |weights| rounded(&LinearWeights::Packed(weights), account);
+        Ok(Self::of_encoder(EncoderBase::open(
+            encoder.network(),
+            in_nf4,
+        )?))
+    }
+
+    fn of_decoder(network: DecoderBase, charges: Vec<MemoryCharge>) -> Self {
+        let config = &network.config;
+        Self {
+            shape: Shape {
+                vocabulary: config.vocabulary,
+                context: config.context,
+                layers: config.layers.len(),
+                width: config.width,
+                hidden: config.hidden,
+                heads: config.heads,
+                head_dim: config.head_dim,
+            },
+            network: Network::Decoder(network),
+            _charges: charges,
+        }
+    }
+
+    fn of_encoder(network: EncoderBase) -> Self {
+        Self {
+            shape: network.shape(),
+            network: Network::Encoder(network),
+            _charges: Vec::new(),
+        }
+    }
+
+    /// Whether it is a sentence encoder, which learns classes and nothing else.
+    pub fn is_encoder(&self) -> bool {
+        matches!(self.network, Network::Encoder(_))
+    }
+
+    /// Its layers.
+    pub fn layers(&self) -> usize {
+        self.shape.layers
+    }
+
+    /// Tokens that there are.
+    pub fn vocabulary(&self) -> usize {
+        self.shape.vocabulary
     }
 
     /// Bytes of all its weights as they are kept.
     pub fn bytes(&self) -> u64 {
-        let layers = self.layers.iter().flat_map(|layer| &layer.linears);
-        let layers: u64 = layers.map(|linear| linear.matrix.bytes()).sum();
-        layers + self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes)
+        let others = match &self.network {
+            Network::Decoder(decoder) => {
+                decoder.embedding.bytes() + decoder.head.as_ref().map_or(0, Matrix::bytes)
+            }
+            Network::Encoder(encoder) => encoder.embedding_bytes(),
+        };
+        self.linear_weights().1 + others
     }
 
     /// Weights of its linear layers, the embedding and the output layer left out, and the bytes
     /// that they are kept in.
     pub fn linear_weights(&self) -> (u64, u64) {
-        let all = self.layers.iter().flat_map(|layer| &layer.linears);
-        all.fold((0, 0), |(weights, bytes), linear| {
+        let all = (0..self.shape.layers).flat_map(|layer| self.linears(layer));
+        all.fold((0, 0), |(weights, bytes), (_, linear)| {
             let own = linear.outputs() as u64 * linear.inputs() as u64;
             (weights + own, bytes + linear.matrix.bytes())
         })
@@ -163,11 +260,16 @@ impl Base {
         row: usize,
         out: &mut [f32],
     ) -> Result<(), TrainError> {
-        let Some(found) = self.layers.get(layer) else {
-            let (got, want) = (self.layers.len(), layer + 1);
+        let mut found = match layer < self.shape.layers {
+            true => self.linears(layer),
+            false => Vec::new(),
+        };
+        found.retain(|(other, _)| *other == target);
+        let Some((_, linear)) = found.pop() else {
+            let (got, want) = (self.shape.layers, layer + 1);
             return Err(TrainError::shape("base", "the layers", got, want));
         };
-        let source = found.linear(target).matrix.source();
+        let source = linear.matrix.source();
         if row >= source.rows() {
             return Err(TrainError::shape(
                 "base",
@@ -184,7 +286,38 @@ impl Base {
         Ok(())
     }
 
-    pub(crate) fn head(&self) -> &Matrix {
-        self.head.as_ref().unwrap_or(&self.embedding)
+    /// The linear layers of one of its layers, in the order of [`AdapterTarget::ALL`].
+    pub(crate) fn linears(&self, layer: usize) -> Vec<(AdapterTarget, &Frozen)> {
+        match &self.network {
+            Network::Decoder(decoder) => {
+                let layer = &decoder.layers[layer];
+                let all = AdapterTarget::ALL.into_iter();
+                all.map(|target| (target, layer.linear(target))).collect()
+            }
+            Network::Encoder(encoder) => encoder.layers[layer].linears().to_vec(),
+        }
     }
+
+    /// What Hugging Face's models call a linear layer.
+    pub(crate) fn module(&self, layer: usize, target: AdapterTarget) -> String {
+        match &self.network {
+            Network::Decoder(_) => format!("model.layers.{layer}.{}", target.name()),
+            Network::Encoder(_) => crate::encoder::module(layer, target),
+        }
+    }
+
+    /// Two of those names.
+    pub(crate) fn names_like(&self) -> String {
+        let names = [AdapterTarget::Query, AdapterTarget::Up].map(|target| self.module(0, target));
+        format!("{:?} and {:?}", names[0], names[1])
+    }
+}
+
+/// A matrix rounded to NF4.
+fn rounded(weights: &LinearWeights, account: &Account) -> Result<Matrix, TrainError> {
+    let (rows, columns) = (weights.rows(), weights.columns());
+    let read = |row: usize, out: &mut [f32]| weights.read(row, 0..columns, out);
+    Ok(Matrix::Nf4(Nf4Matrix::quantize(
+        rows, columns, account, read,
+    )?))
 }

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use skep_decoder::{Config, ForwardError};
+use skep_decoder::ForwardError;
 
+use crate::base::Base;
 use crate::error::TrainError;
 
 /// One text, with what the loss needs to know of it.
@@ -31,7 +32,8 @@ pub struct Example {
 pub enum Loss {
     /// The negative logarithm of each next token's probability, by its weight.
     CrossEntropy,
-    /// The same of each text's class, which a linear layer makes of its last token's state.
+    /// The same of each text's class, which a linear layer makes of its last token's state, or of
+    /// what an encoder pools of all of them.
     Classification,
     /// Direct preference optimization (arXiv 2305.18290, equation 7). Examples come in pairs: a
     /// text and then the one that it was preferred to.
@@ -101,8 +103,11 @@ impl Packed {
         examples: &[Example],
         loss: Loss,
         classes: Option<usize>,
-        config: &Config,
+        base: &Base,
     ) -> Result<Self, TrainError> {
+        if base.is_encoder() && loss != Loss::Classification {
+            return Err(TrainError::only_decoders());
+        }
         check_loss(examples, loss, classes)?;
         let mut packed = Self {
             tokens: Vec::new(),
@@ -112,7 +117,7 @@ impl Packed {
             targets: Vec::new(),
         };
         for (number, example) in examples.iter().enumerate() {
-            check_example(number, example, loss, classes, config)?;
+            check_example(number, example, loss, classes, base)?;
             let start = packed.tokens.len();
             packed.tokens.extend_from_slice(&example.tokens);
             packed.positions.extend(0..example.tokens.len() as u32);
@@ -175,10 +180,10 @@ fn check_example(
     example: &Example,
     loss: Loss,
     classes: Option<usize>,
-    config: &Config,
+    base: &Base,
 ) -> Result<(), TrainError> {
     let wrong = |reason: String| Err(TrainError::Example { number, reason });
-    let (count, context) = (example.tokens.len(), config.context);
+    let (count, context) = (example.tokens.len(), base.shape.context);
     if count == 0 {
         return wrong("it has no tokens".to_owned());
     }
@@ -190,11 +195,11 @@ fn check_example(
     if let Some(token) = example
         .tokens
         .iter()
-        .find(|t| **t as usize >= config.vocabulary)
+        .find(|t| **t as usize >= base.shape.vocabulary)
     {
         return Err(TrainError::Forward(ForwardError::Token {
             token: *token,
-            vocabulary: config.vocabulary,
+            vocabulary: base.shape.vocabulary,
         }));
     }
     let policy = matches!(loss, Loss::PolicyGradient { .. });

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use skep_accounts::QuotaError;
 use skep_decoder::{AdapterError, ForwardError, LoadError};
 use skep_kernels::ShapeError;
+use skep_weights::FolderError;
 
 /// Why a step of a training was not made. Unless it says otherwise, nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,17 @@ pub enum TrainError {
     /// The base could not be loaded.
     #[error(transparent)]
     Base(#[from] LoadError),
+    /// The file of an encoder's weights could not be read.
+    #[error(transparent)]
+    Weights(#[from] FolderError),
+    /// An encoder's weights are none that can be trained on.
+    #[error("{path} cannot be trained on: {reason}")]
+    Encoder {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An adapter could not be loaded, or was made for another base.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
@@ -38,9 +50,11 @@ pub enum TrainError {
     /// No linear layer of the model is a target.
     #[error(
         "no linear layer of the model matches the target modules {patterns:?}; the layers are \
-         named like \"model.layers.0.self_attn.q_proj\" and \"model.layers.0.mlp.up_proj\""
+         named like {like}"
     )]
     NoTarget {
+        /// How names look.
+        like: String,
         /// The modules that were asked for.
         patterns: Vec<String>,
     },
@@ -89,6 +103,15 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// Something was asked of an encoder that it has no words for.
+    pub(crate) fn only_decoders() -> Self {
+        Self::Setting {
+            what: "the base",
+            got: "a sentence encoder".to_owned(),
+            want: "a language model, for this; an encoder learns classes",
+        }
+    }
+
     pub(crate) fn shape(
         operator: &'static str,
         what: &'static str,

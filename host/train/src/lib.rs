@@ -1,9 +1,9 @@
-//! Fine-tuning: low-rank adapters of language models, trained on plain buffers over the base's
-//! packed weights (LoRA, arXiv 2106.09685; QLoRA, arXiv 2305.14314).
+//! Fine-tuning: low-rank adapters of language models and sentence encoders, trained on plain
+//! buffers over the base's packed weights (LoRA, arXiv 2106.09685; QLoRA, arXiv 2305.14314).
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`base`] | a frozen decoder, as it is stored or in NF4 |
+//! | [`base`] | a frozen decoder or encoder, as it is stored or in NF4 |
 //! | [`nf4`] | 4-bit weights with double quantization |
 //! | [`lora`] | which matrices an adapter changes, and its parameters |
 //! | [`batch`] | examples and losses |
@@ -25,16 +25,18 @@
 pub mod base;
 pub mod batch;
 mod checkpoint;
+mod decoder;
 pub mod dynamic8;
+mod encoder;
 mod error;
 mod files;
 mod gemm;
 pub mod lora;
 mod loss;
-mod model;
 pub mod nf4;
 mod operators;
 pub mod optimizer;
+mod pass;
 mod peft;
 mod pool;
 mod random;

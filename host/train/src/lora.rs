@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use regex::RegexBuilder;
 use serde::{Deserialize, Serialize};
-use skep_decoder::{AdapterTarget, Config};
+use skep_decoder::AdapterTarget;
 
+use crate::base::Base;
 use crate::error::TrainError;
 use crate::random::{hash, uniform};
 
@@ -14,13 +15,15 @@ const PATTERN_BYTES: usize = 1 << 20;
 /// The largest rank: that of the engine's adapters.
 const LARGEST_RANK: usize = 1024;
 
-/// A choice of a model's linear layers, by names like `model.layers.0.self_attn.q_proj`.
+/// A choice of a model's linear layers, by names like `model.layers.0.self_attn.q_proj` or
+/// `encoder.layer.0.attention.self.query`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Targets {
     /// Every linear layer but the output layer.
     AllLinear,
-    /// Those that have one of these names, or whose name ends with one after a dot.
+    /// Those that have one of these names, or whose name ends with one after a dot. With no name,
+    /// and classes to learn, the model stays as it is and the layer over it learns alone.
     Named(Vec<String>),
     /// Those whose whole name matches a regular expression.
     Pattern(String),
@@ -103,15 +106,13 @@ pub(crate) struct Layout {
     layers: Vec<[Option<Pair>; AdapterTarget::ALL.len()]>,
     /// `[classes, width]`.
     pub classifier: Option<Range<usize>>,
+    /// `[classes]`, where the base is an encoder.
+    pub classifier_bias: Option<Range<usize>>,
     pub len: usize,
 }
 
 impl Layout {
-    pub fn new(
-        lora: &LoraConfig,
-        config: &Config,
-        classes: Option<usize>,
-    ) -> Result<Self, TrainError> {
+    pub fn new(lora: &LoraConfig, base: &Base, classes: Option<usize>) -> Result<Self, TrainError> {
         lora.check()?;
         let chosen = Chosen::new(&lora.targets)?;
         let mut len = 0;
@@ -119,26 +120,43 @@ impl Layout {
             len += count;
             len - count..len
         };
-        let layers = (0..config.layers.len()).map(|layer| {
-            AdapterTarget::ALL.map(|target| {
-                let [outputs, inputs] = sides(config, target);
-                chosen.has(&module(layer, target)).then(|| Pair {
-                    a: take(lora.rank * inputs),
-                    b: take(outputs * lora.rank),
-                    inputs,
-                    outputs,
-                })
-            })
-        });
-        let layers: Vec<_> = layers.collect();
-        if layers.iter().flatten().all(Option::is_none) {
+        let mut layers = Vec::new();
+        for layer in 0..base.shape.layers {
+            let mut pairs = [const { None }; AdapterTarget::ALL.len()];
+            for (target, frozen) in base.linears(layer) {
+                let (outputs, inputs) = (frozen.outputs(), frozen.inputs());
+                if chosen.has(&base.module(layer, target)) {
+                    pairs[target as usize] = Some(Pair {
+                        a: take(lora.rank * inputs),
+                        b: take(outputs * lora.rank),
+                        inputs,
+                        outputs,
+                    });
+                }
+            }
+            layers.push(pairs);
+        }
+        let nothing = layers.iter().flatten().all(Option::is_none);
+        let only_head = classes.is_some() && chosen.names().is_empty();
+        if nothing && !only_head {
             return Err(TrainError::NoTarget {
+                like: base.names_like(),
                 patterns: chosen.names(),
             });
         }
-        let classifier = match classes {
-            None => None,
-            Some(classes @ 2..=65_536) => Some(take(classes * config.width)),
+        let (classifier, classifier_bias) = match classes {
+            None if base.is_encoder() => {
+                return Err(TrainError::Setting {
+                    what: "the number of classes",
+                    got: "none".to_owned(),
+                    want: "given for a sentence encoder, which learns nothing else",
+                });
+            }
+            None => (None, None),
+            Some(classes @ 2..=65_536) => (
+                Some(take(classes * base.shape.width)),
+                base.is_encoder().then(|| take(classes)),
+            ),
             Some(other) => {
                 return Err(TrainError::Setting {
                     what: "the number of classes",
@@ -150,6 +168,7 @@ impl Layout {
         Ok(Self {
             layers,
             classifier,
+            classifier_bias,
             len,
         })
     }
@@ -158,9 +177,10 @@ impl Layout {
         self.layers[layer][target as usize].as_ref()
     }
 
-    /// The first layer with a pair: no gradient goes further down.
+    /// The first layer with a pair, or how many layers there are: no gradient goes further down.
     pub fn first_layer(&self) -> usize {
-        self.pairs().next().map_or(0, |(layer, _, _)| layer)
+        let first = self.pairs().next();
+        first.map_or(self.layers.len(), |(layer, _, _)| layer)
     }
 
     /// All pairs with their layers and targets, in the order in which they lie.
@@ -187,24 +207,6 @@ impl Layout {
             // A deviation of 0.02, which is what most models began with.
             even(classifier, 0.02 * 3.0_f32.sqrt(), parameters);
         }
-    }
-}
-
-/// What Hugging Face's models call a linear layer.
-pub(crate) fn module(layer: usize, target: AdapterTarget) -> String {
-    format!("model.layers.{layer}.{}", target.name())
-}
-
-/// The outputs and inputs of a matrix.
-fn sides(config: &Config, target: AdapterTarget) -> [usize; 2] {
-    let queries = config.heads * config.head_dim;
-    let keys = config.kv_heads * config.head_dim;
-    match target {
-        AdapterTarget::Query => [queries, config.width],
-        AdapterTarget::Key | AdapterTarget::Value => [keys, config.width],
-        AdapterTarget::Output => [config.width, queries],
-        AdapterTarget::Gate | AdapterTarget::Up => [config.hidden, config.width],
-        AdapterTarget::Down => [config.width, config.hidden],
     }
 }
 

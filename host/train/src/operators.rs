@@ -1,11 +1,14 @@
-//! The operators that a decoder's layer is made of, each with its backward pass.
+//! The operators that a layer is made of, each with its backward pass.
 //!
 //! | module | forward | backward |
 //! |---|---|---|
 //! | [`frozen`] | `x · Wᵀ + b` with W as it is stored | `dy · W`, W unpacked tile by tile |
 //! | [`lora`] | what an adapter adds to it | gradients of both its matrices and of the input |
 //! | [`rows`] | norms, gates, rotary positions | theirs |
-//! | [`attention`] | causal attention within each sequence of a packed batch | the same |
+//! | [`layer_norm`] | an encoder's norms | theirs |
+//! | [`activation`] | an encoder's curve between two linear layers | its slope |
+//! | [`attention`] | attention within each sequence of a packed batch | the same |
+//! | [`pooling`] | one vector of a sequence's | of all of them |
 //! | [`head`] | log-probabilities of tokens, a few rows of logits at a time | of the hidden state |
 //!
 //! Each backward pass is held against differences of its forward pass in 64-bit arithmetic of the
@@ -14,10 +17,13 @@
 //! What these modules must never do: keep a dense copy of packed weights; sum in an order that
 //! depends on the number of threads.
 
+pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod frozen;
 pub(crate) mod head;
+pub(crate) mod layer_norm;
 pub(crate) mod lora;
+pub(crate) mod pooling;
 pub(crate) mod rows;
 
 use std::marker::PhantomData;

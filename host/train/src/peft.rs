@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -17,13 +18,17 @@ use skep_kernels::rows::RopeLayout;
 use skep_weights::PackedFormat;
 use skep_weights::format::dequantize;
 
+use crate::base::{Base, Network};
+use crate::encoder::ALL_MODULES;
 use crate::error::TrainError;
 use crate::files::{read_whole, write_whole};
-use crate::lora::{Targets, module};
-use crate::trainer::Trainer;
+use crate::lora::{LoraConfig, Targets};
+use crate::trainer::{Trainer, TrainerOptions};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The layer that makes classes of states.
+const HEAD: &str = "base_model.model.score.weight";
 /// The largest `adapter_config.json` that is read.
 const LARGEST_CONFIG: u64 = 1 << 20;
 /// What a file of weights may have beyond its weights: the names and shapes.
@@ -33,12 +38,40 @@ const LARGEST_HEADER: u64 = 16 << 20;
 #[derive(Deserialize)]
 struct Shape {
     r: usize,
+    #[serde(default)]
+    target_modules: Modules,
     lora_alpha: f32,
     #[serde(default)]
     use_rslora: bool,
     #[serde(default)]
     use_dora: bool,
     base_model_name_or_path: Option<String>,
+}
+
+/// The linear layers that an adapter is for: names, or a regular expression.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Modules {
+    Named(Vec<String>),
+    Pattern(String),
+}
+
+impl Default for Modules {
+    fn default() -> Self {
+        Self::Named(Vec::new())
+    }
+}
+
+impl Shape {
+    fn read(path: &Path) -> Result<Self, TrainError> {
+        let text = read_whole(path, LARGEST_CONFIG)?;
+        serde_json::from_slice(&text).map_err(|error| {
+            TrainError::Adapter(AdapterError::Malformed {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            })
+        })
+    }
 }
 
 /// A tensor of an adapter's file.
@@ -70,6 +103,41 @@ impl Named {
 }
 
 impl Trainer {
+    /// Opens a training from an adapter that was saved, with what its files say of it: rank, scale,
+    /// targets and classes. What `options` says of classes is not looked at.
+    ///
+    /// # Errors
+    /// As [`Trainer::open`] and [`Trainer::load_adapter`].
+    pub fn open_adapter(
+        base: Arc<Base>,
+        folder: &Path,
+        options: &TrainerOptions,
+    ) -> Result<Self, TrainError> {
+        let shape = Shape::read(&folder.join(CONFIG))?;
+        let lora = LoraConfig {
+            rank: shape.r,
+            alpha: shape.lora_alpha,
+            rank_stabilized: shape.use_rslora,
+            targets: match shape.target_modules {
+                Modules::Named(names) => Targets::Named(names),
+                Modules::Pattern(pattern) => Targets::Pattern(pattern),
+            },
+            ..LoraConfig::default()
+        };
+        let path = folder.join(WEIGHTS);
+        let file = skep_weights::SafetensorsFolder::open_file(&path)?;
+        let head = file
+            .raw(HEAD)
+            .and_then(|head| head.shape().first().copied());
+        let options = TrainerOptions {
+            classes: head.map(|classes| usize::try_from(classes).unwrap_or(usize::MAX)),
+            ..options.clone()
+        };
+        let mut trainer = Self::open(base, lora, &options)?;
+        trainer.load_adapter(folder)?;
+        Ok(trainer)
+    }
+
     /// Writes the adapter as it is to a folder, which is made if it is not there. `base_name` is
     /// what it says that it was made for.
     ///
@@ -108,6 +176,7 @@ impl Trainer {
 
     fn config_json(&self, base_name: &str) -> serde_json::Value {
         let targets = match &self.lora.targets {
+            Targets::AllLinear if self.base.is_encoder() => json!(format!(".*{ALL_MODULES}")),
             Targets::AllLinear => {
                 let names = AdapterTarget::ALL.map(|target| {
                     let name = target.name();
@@ -119,9 +188,15 @@ impl Trainer {
             Targets::Pattern(pattern) => json!(pattern),
         };
         let classes = self.classes.is_some();
+        let task = match (self.base.is_encoder(), classes) {
+            // No model of PEFT's tasks has a layer over what is pooled.
+            (true, _) => json!(null),
+            (false, true) => json!("SEQ_CLS"),
+            (false, false) => json!("CAUSAL_LM"),
+        };
         json!({
             "peft_type": "LORA",
-            "task_type": if classes { "SEQ_CLS" } else { "CAUSAL_LM" },
+            "task_type": task,
             "base_model_name_or_path": base_name,
             "r": self.lora.rank,
             "lora_alpha": self.lora.alpha,
@@ -145,7 +220,13 @@ impl Trainer {
     }
 
     fn named(&self) -> Vec<Named> {
-        let (rank, config) = (self.lora.rank, &self.base.config);
+        let rank = self.lora.rank;
+        let pairs_of = match &self.base.network {
+            Network::Decoder(decoder) if decoder.config.rope_layout == RopeLayout::Pairs => {
+                Some(decoder.config.head_dim)
+            }
+            _ => None,
+        };
         let mut all = Vec::new();
         let mut push = |name: String, shape, place: &Range<usize>, head| {
             all.push(Named {
@@ -156,22 +237,24 @@ impl Trainer {
             });
         };
         for (layer, target, pair) in self.layout.pairs() {
-            let name = format!("base_model.model.{}", module(layer, target));
-            let turns = matches!(target, AdapterTarget::Query | AdapterTarget::Key)
-                && config.rope_layout == RopeLayout::Pairs;
+            let name = format!("base_model.model.{}", self.base.module(layer, target));
+            let turns = matches!(target, AdapterTarget::Query | AdapterTarget::Key);
             let (a, b) = (vec![rank, pair.inputs], vec![pair.outputs, rank]);
             push(format!("{name}.lora_A.weight"), a, &pair.a, None);
-            let head = turns.then_some(config.head_dim);
+            let head = pairs_of.filter(|_| turns);
             push(format!("{name}.lora_B.weight"), b, &pair.b, head);
         }
         if let (Some(place), Some(classes)) = (&self.layout.classifier, self.classes) {
             let shape = vec![classes, place.len() / classes];
-            push(
-                "base_model.model.score.weight".to_owned(),
-                shape,
-                place,
-                None,
-            );
+            push(HEAD.to_owned(), shape, place, None);
+            if let Some(bias) = &self.layout.classifier_bias {
+                push(
+                    "base_model.model.score.bias".to_owned(),
+                    vec![classes],
+                    bias,
+                    None,
+                );
+            }
         }
         all
     }
@@ -184,13 +267,7 @@ impl Trainer {
     /// rank and scale. Then nothing has changed.
     pub fn load_adapter(&mut self, folder: &Path) -> Result<(), TrainError> {
         let path = folder.join(CONFIG);
-        let text = read_whole(&path, LARGEST_CONFIG)?;
-        let shape: Shape = serde_json::from_slice(&text).map_err(|error| {
-            TrainError::Adapter(AdapterError::Malformed {
-                path: path.clone(),
-                reason: error.to_string(),
-            })
-        })?;
+        let shape = Shape::read(&path)?;
         let named = shape.base_model_name_or_path.clone().unwrap_or_default();
         let wrong = |reason: String| {
             TrainError::Adapter(AdapterError::WrongBase {

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use skep_accounts::{Account, MemoryCharge, QuotaError, QuotaKind};
 use skep_kernels::Team;
 
-use crate::base::Base;
+use crate::base::{Base, Network};
 use crate::batch::{Divisor, Example, Loss, Outcome, Packed};
 use crate::error::TrainError;
 use crate::gemm::Simd;
 use crate::lora::{Layout, LoraConfig};
-use crate::model::Keep;
 use crate::operators::head::target_probabilities;
 use crate::optimizer::{HyperParameters, Optimizer, OptimizerKind, StepOutcome};
+use crate::pass::Keep;
 use crate::pool::Pool;
 
 pub use sample::Sampling;
@@ -117,7 +117,7 @@ impl Trainer {
         lora: LoraConfig,
         options: &TrainerOptions,
     ) -> Result<Self, TrainError> {
-        let layout = Layout::new(&lora, &base.config, options.classes)?;
+        let layout = Layout::new(&lora, &base, options.classes)?;
         let account = &options.account;
         let charge = account.charge_memory(8 * layout.len as u64)?;
         let optimizer = Optimizer::new(options.optimizer, layout.len, account, &options.host)?;
@@ -185,7 +185,7 @@ impl Trainer {
         loss: Loss,
         divisor: Divisor,
     ) -> Result<Outcome, TrainError> {
-        let packed = Packed::new(examples, loss, self.classes, &self.base.config)?;
+        let packed = Packed::new(examples, loss, self.classes, &self.base)?;
         // There and back: back is as much again, or twice with the layers computed again.
         let times = match self.checkpointing {
             Checkpointing::None => 2,
@@ -229,7 +229,7 @@ impl Trainer {
         loss: Loss,
         divisor: Divisor,
     ) -> Result<Outcome, TrainError> {
-        let packed = Packed::new(examples, loss, self.classes, &self.base.config)?;
+        let packed = Packed::new(examples, loss, self.classes, &self.base)?;
         self.charge_work(&packed, 1)?;
         let mut done = self.compute(examples, loss, divisor, &packed, None);
         if matches!(&done, Err(error) if is_memory(error)) && self.make_room() {
@@ -247,22 +247,26 @@ impl Trainer {
         &mut self,
         examples: &[Example],
     ) -> Result<Vec<f32>, TrainError> {
-        let packed = Packed::new(examples, Loss::CrossEntropy, None, &self.base.config)?;
+        let Network::Decoder(decoder) = &self.base.network else {
+            return Err(TrainError::only_decoders());
+        };
+        let packed = Packed::new(examples, Loss::CrossEntropy, None, &self.base)?;
         self.charge_work(&packed, 1)?;
         let pass = self.pass(&packed, false, false);
         let _scratch = self
             .account
             .charge_memory(self.scratch_bytes(&packed, false))?;
-        let forward = self.forward(&pass, &packed, Keep::Nothing)?;
+        let pass = self.decoder_pass(pass, decoder, &packed);
+        let states = self.decode(&pass, &packed, Keep::Nothing)?;
         let mut sums = vec![0.0_f64; examples.len()];
         let targets: Vec<u32> = packed.targets.iter().map(|target| target.token).collect();
-        let source = self.base.head().source();
+        let source = decoder.head().source();
         let add = |row: usize, log: f32| {
             let target = &packed.targets[row];
             sums[target.example] += f64::from(log) * f64::from(target.weight);
             0.0
         };
-        target_probabilities(pass.workers, source, &forward.hidden, &targets, add, None);
+        target_probabilities(pass.workers, source, &states.hidden, &targets, add, None);
         Ok(sums.into_iter().map(|sum| sum as f32).collect())
     }
 
@@ -324,7 +328,7 @@ impl Trainer {
 
     /// Meters a forward pass this many times over.
     fn charge_work(&self, packed: &Packed, times: u64) -> Result<(), QuotaError> {
-        let config = &self.base.config;
+        let shape = &self.base.shape;
         let (weights, _) = self.base.linear_weights();
         let tokens = packed.tokens.len() as u64;
         let linear = 2 * tokens * (weights + self.layout.len as u64);
@@ -333,9 +337,9 @@ impl Trainer {
             .iter()
             .map(|s| (s.len() as u64).pow(2))
             .sum();
-        let attention = 2 * pairs * (config.layers.len() * config.heads * config.head_dim) as u64;
-        let columns = self.classes.unwrap_or(config.vocabulary);
-        let head = 2 * packed.rows.len() as u64 * (columns * config.width) as u64;
+        let attention = 2 * pairs * (shape.layers * shape.heads * shape.head_dim) as u64;
+        let columns = self.classes.unwrap_or(shape.vocabulary);
+        let head = 2 * packed.rows.len() as u64 * (columns * shape.width) as u64;
         let once = linear.saturating_add(attention).saturating_add(head);
         self.account
             .charge_work_in_pieces(once.saturating_mul(times))

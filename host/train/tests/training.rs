@@ -5,7 +5,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Reference, base, examples, here, model_folder, options, seed_lora};
+use common::{
+    Reference, base, examples, gradients_agree, here, model_folder, options, relative, seed_lora,
+};
 use skep_accounts::{Account, Limits};
 use skep_decoder::{AdapterWeights, Decoder};
 use skep_train::{
@@ -14,27 +16,6 @@ use skep_train::{
 };
 
 const NAMES: [&str; 6] = ["llama", "smollm", "mistral", "qwen2", "qwen3", "gemma3"];
-
-/// The largest difference, over the largest magnitude of what is wanted.
-fn relative(got: &[f32], want: &[f32]) -> f32 {
-    assert_eq!(got.len(), want.len());
-    let size = want.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    let pairs = got.iter().zip(want);
-    pairs.fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / size
-}
-
-/// Holds every gradient against the reference's, matrix by matrix.
-fn gradients_agree(trainer: &Trainer, reference: &Reference, name: &str) {
-    let mut worst = 0.0_f32;
-    for (tensor, _, place) in trainer.tensors() {
-        let got = &trainer.gradients()[place];
-        let want = reference.floats(&format!("gradient.{tensor}"));
-        let error = relative(got, &want);
-        assert!(error < 1e-4, "{name}: {tensor}: {error}");
-        worst = worst.max(error);
-    }
-    println!("{name}: gradients within {worst:.1e}");
-}
 
 #[test]
 fn one_batch_of_every_architecture_has_pefts_loss_and_gradients() {

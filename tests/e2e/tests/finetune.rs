@@ -42,7 +42,7 @@ impl Setting {
     }
 
     /// The arguments of a training with these options and settings, on the examples and by the
-    /// recipe unless they name others.
+    /// recipe as it was built last unless they name others.
     fn arguments(&self, options: &[&str], settings: &[&str]) -> Vec<String> {
         let recipe = Built::component("fine-tune");
         let (data, recipe) = (self.text("shop.jsonl"), recipe.to_str().unwrap());
@@ -60,6 +60,14 @@ impl Setting {
 
     fn train(&self, options: &[&str], settings: &[&str]) -> Ended {
         run(&self.path("home"), &self.arguments(options, settings)).unwrap()
+    }
+
+    /// A training of the examples by the recipe that comes with skep, whose author asks for a
+    /// twentieth of every price.
+    fn train_simply(&self, settings: &[&str]) -> Ended {
+        let data = self.text("shop.jsonl");
+        let command = ["--json", "finetune", "--data", &data, "--share", "5", "--"];
+        run(&self.path("home"), &[&command[..], settings].concat()).unwrap()
     }
 
     fn training(&self, name: &str, file: &str) -> PathBuf {
@@ -94,7 +102,7 @@ fn an_adapter_is_trained_published_and_written_with() {
     let setting = Setting::new();
     let node = Node::start(&Built::skep(), &setting.path("home")).unwrap();
     let settings = [&QUICK[..], &["steps=24", "evaluate-every=8"]].concat();
-    let ended = setting.train(&[], &settings);
+    let ended = setting.train_simply(&settings);
     let trained = last(&ended);
     assert!(text(&trained, "/finetuned/reference").ends_with("/shop@0.1.0"));
     assert_eq!(text(&trained, "/adapter/base"), "skep-mini-lm");
@@ -130,7 +138,11 @@ fn an_adapter_is_trained_published_and_written_with() {
     assert_eq!(lineage["parent"], Value::Null);
     let data = fs::read(setting.path("shop.jsonl")).unwrap();
     assert_eq!(text(&lineage, "/data"), blake3::hash(&data).to_string());
-    let recipe = fs::read(Built::component("fine-tune")).unwrap();
+    let recipe = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../guests/fine-tune/built/fine-tune.wasm"
+    );
+    let recipe = fs::read(recipe).unwrap();
     assert_eq!(text(&lineage, "/recipe"), blake3::hash(&recipe).to_string());
     assert_eq!(text(&lineage, "/hyper_parameters/rank"), "4");
     let inspected = node.ask(&["inspect", "shop"]).unwrap();
@@ -172,11 +184,42 @@ fn an_adapter_is_trained_published_and_written_with() {
 
     // Trained on, it is the parent of what comes of it.
     let settings = [&QUICK[..], &["steps=2"]].concat();
-    let child = last(&setting.train(&["--from", "shop", "--out", "stall"], &settings));
+    let options = ["--from", "shop", "--out", "stall", "--share", "2.5"];
+    let child = last(&setting.train(&options, &settings));
     let lineage = setting.lineage("stall");
     assert_eq!(
         text(&lineage, "/parent"),
         text(&trained, "/finetuned/digest")
+    );
+    let family = &node.ask(&["inspect", "stall"]).unwrap()["family"];
+    let members = family["members"].as_array().unwrap();
+    let references: Vec<&str> = members.iter().map(|m| text(m, "/reference")).collect();
+    assert_eq!(
+        references,
+        [
+            text(&trained, "/finetuned/reference"),
+            text(&child, "/finetuned/reference")
+        ]
+    );
+    // Both are by one author, who gets the sum.
+    assert_eq!(number(family, "/shares/0/percent"), 7.5);
+    let parent = &node.ask(&["inspect", "shop"]).unwrap()["family"];
+    assert_eq!(
+        text(parent, "/children/0"),
+        text(&child, "/finetuned/reference")
+    );
+    let drawn = run(node.home(), &["inspect", "stall"]).unwrap().stdout;
+    assert!(
+        drawn.contains("asks for 5 %") && drawn.contains("← this one"),
+        "{drawn}"
+    );
+    let greedy = ["--from", "stall", "--out", "greedy", "--share", "93"];
+    let refused = setting.train(&greedy, &settings);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("more than the whole"),
+        "{}",
+        refused.stderr
     );
     let begun = number(&child, "/metrics/held-out-loss-before");
     assert!((begun - after).abs() < 1e-6, "{begun} {after}");
@@ -269,7 +312,7 @@ fn what_cannot_be_trained_is_told_and_leaves_no_adapter() {
         "none.jsonl",
     );
     refused(&["--key", "other"], &QUICK, 5, "other");
-    refused(&["--recipe", "nowhere"], &QUICK, 5, "`fine-tune`");
+    refused(&["--recipe", "nowhere"], &QUICK, 5, "Without --recipe");
     let classifier = Built::component("batch-classifier");
     refused(
         &["--recipe", classifier.to_str().unwrap()],
@@ -319,7 +362,7 @@ fn what_cannot_be_trained_is_told_and_leaves_no_adapter() {
         1,
         "the adapter stray changes the model tiny",
     );
-    refused(&["--from", "nobody"], &QUICK, 1, "nobody");
+    refused(&["--from", "nobody"], &QUICK, 5, "nobody");
     refused(&["--base", "stray"], &QUICK, 5, "no model in it");
     let listed = run(&setting.path("home"), &["--json", "adapter", "list"]).unwrap();
     let listed = last(&listed);
@@ -330,4 +373,77 @@ fn what_cannot_be_trained_is_told_and_leaves_no_adapter() {
         .map(|p| text(p, "/reference"))
         .collect();
     assert_eq!(names.len(), 2, "{names:?}");
+}
+
+/// A sentence encoder learns the labels of texts, and a training of it goes on from another.
+#[test]
+fn an_encoder_learns_to_tell_texts_apart() {
+    let setting = Setting::new();
+    let lines = |split: &str, from: usize, to: usize| -> String {
+        let one = |n: usize| {
+            let (text, label) = match n % 3 {
+                0 => ("The invoice was charged twice, refund me", "billing"),
+                1 => ("The parcel has not arrived at my door", "shipping"),
+                _ => ("I forgot the password and cannot sign in", "login"),
+            };
+            let line = serde_json::json!({
+                "text": format!("{text}, number {n}"), "label": label, "split": split,
+            });
+            format!("{line}\n")
+        };
+        (from..to).map(one).collect()
+    };
+    let all = [lines("train", 0, 60), lines("test", 60, 90)].concat();
+    fs::write(setting.path("desk.jsonl"), all).unwrap();
+    let data = setting.text("desk.jsonl");
+    let with = |options: &[&str]| -> Vec<String> {
+        let common = ["--data", &data, "--base", "skep-mini-embed"];
+        let all = common.iter().chain(options);
+        all.map(|word| (*word).to_owned()).collect()
+    };
+    let train = |options: &[&str], settings: &[&str]| {
+        let options = with(options);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        setting.train(&options, settings)
+    };
+    let settings = ["rank=4", "batch=12", "learning-rate=0.005", "epochs=4"];
+    let trained = last(&train(&["--out", "desk"], &settings));
+    assert_eq!(text(&trained, "/adapter/base"), "skep-mini-embed");
+    assert_eq!(number(&trained, "/metrics/test-examples"), 30.0);
+    let accuracy = number(&trained, "/metrics/test-accuracy");
+    assert!(accuracy > 0.9, "{accuracy}");
+    let lineage = setting.lineage("desk");
+    assert_eq!(
+        lineage["classes"],
+        serde_json::json!(["billing", "login", "shipping"])
+    );
+
+    let mut more = settings.to_vec();
+    more.push("seed=1");
+    let child = last(&train(&["--out", "desk-two", "--from", "desk"], &more));
+    assert_eq!(
+        text(&setting.lineage("desk-two"), "/parent"),
+        text(&trained, "/finetuned/digest")
+    );
+    let begun = number(&child, "/metrics/held-out-loss-before");
+    assert!(
+        begun < 0.5,
+        "{begun}: it did not begin where the other ended"
+    );
+    // Nothing but the layer over it.
+    let head = [&settings[..], &["targets=none"]].concat();
+    let head = last(&train(&["--out", "head"], &head));
+    assert!(number(&head, "/metrics/test-accuracy") > 0.34);
+
+    let unlabelled = setting.text("shop.jsonl");
+    let refused = setting.train(
+        &["--data", &unlabelled, "--base", "skep-mini-embed"],
+        &settings,
+    );
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("`text` and `label`"),
+        "{}",
+        refused.stderr
+    );
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "jobs/audits.rs"]
+mod audits;
 mod peers;
 
 use std::fs;

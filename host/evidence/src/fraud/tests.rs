@@ -140,12 +140,26 @@ fn panel(outputs: &[&[u8]]) -> Evidence {
         .into_iter()
         .zip(&outputs[1..])
         .filter(|(_, output)| !output.is_empty())
-        .map(|(auditor, output)| result(&lease, seed_of(auditor), output));
+        .map(|(auditor, output)| audit(&lease, seed_of(auditor), output));
     Evidence::Divergence {
         secret: secret(),
         candidates: candidates(),
-        results: std::iter::once(provider.clone()).chain(audits).collect(),
+        audits: audits.collect(),
+        result: provider,
         lease,
+    }
+}
+
+/// What one of the keys says came out, under a lease of its own of the same shard.
+fn audit(lease: &Agreed<Lease>, worker: u8, output: &[u8]) -> Audit {
+    let mut own = lease.body().clone();
+    own.attempt = 1 + u32::from(worker);
+    own.provider = key(worker).id();
+    own.audit.secret = Digest::of(&[worker]);
+    let own = own.sign(&key(1)).unwrap().accept(&key(worker)).unwrap();
+    Audit {
+        result: result(&own, worker, output),
+        lease: own,
     }
 }
 
@@ -155,7 +169,10 @@ fn seed_of(id: AccountId) -> u8 {
 
 fn worker(evidence: &Evidence, place: usize) -> AccountId {
     match evidence {
-        Evidence::Divergence { results, .. } => results[place].worker,
+        Evidence::Divergence { result, audits, .. } => match place {
+            0 => result.worker,
+            place => audits[place - 1].result.worker,
+        },
         _ => panic!("no divergence"),
     }
 }
@@ -195,38 +212,60 @@ fn nobody_is_outvoted_by_auditors_who_were_not_drawn() {
         lease,
         secret,
         candidates,
-        results,
+        result: said,
+        audits,
     } = evidence
     else {
         panic!("no divergence");
     };
-    let judged = |lease: &Agreed<Lease>, secret, candidates: &Candidates, results| {
+    let judged = |lease: &Agreed<Lease>, secret, candidates: &Candidates, said, audits| {
         Evidence::Divergence {
             lease: lease.clone(),
             secret,
             candidates: candidates.clone(),
-            results,
+            result: said,
+            audits,
         }
         .offenders()
     };
-    assert!(judged(&lease, secret, &candidates, results.clone()).is_ok());
+    let here = |audits| judged(&lease, secret, &candidates, said.clone(), audits);
+    assert!(here(audits.clone()).is_ok());
     // Two friends of the accuser instead of those drawn.
-    let drawn: Vec<_> = results.iter().map(|result| result.worker).collect();
+    let drawn: Vec<_> = audits.iter().map(|audit| audit.result.worker).collect();
     let friends: Vec<u8> = (3..=10)
         .filter(|n| !drawn.contains(&key(*n).id()))
         .collect();
-    let friend = |n: usize| result(&lease, friends[n], b"wrong");
-    let chosen = vec![results[0].clone(), friend(0), friend(1)];
-    assert!(judged(&lease, secret, &candidates, chosen).is_err());
-    let twice = vec![results[0].clone(), results[1].clone(), results[1].clone()];
-    assert!(judged(&lease, secret, &candidates, twice).is_err());
-    let swapped = vec![results[0].clone(), results[2].clone(), results[1].clone()];
-    assert!(judged(&lease, secret, &candidates, swapped).is_err());
+    let friend = |n: usize| audit(&lease, friends[n], b"wrong");
+    assert!(here(vec![friend(0), friend(1)]).is_err());
+    assert!(here(vec![audits[0].clone(), audits[0].clone()]).is_err());
+    assert!(here(vec![audits[1].clone(), audits[0].clone()]).is_err());
+    // An auditor's result of another shard, of other work, or under a lease of somebody else.
+    let changes: [fn(&mut Lease); 4] = [
+        |own| own.shard += 1,
+        |own| own.audit.exact = false,
+        |own| own.work.input = Digest::of(b"another input"),
+        |own| own.job = Digest::of(b"another job"),
+    ];
+    for change in changes {
+        let mut audits = audits.clone();
+        let mut own = audits[0].lease.body().clone();
+        change(&mut own);
+        let worker = seed_of(own.provider);
+        let own = own.sign(&key(1)).unwrap().accept(&key(worker)).unwrap();
+        audits[0] = Audit {
+            result: result(&own, worker, b"wrong"),
+            lease: own,
+        };
+        assert!(here(audits).is_err());
+    }
+    let mut borrowed = audits.clone();
+    borrowed[0].lease = audits[1].lease.clone();
+    assert!(here(borrowed).is_err());
     // Another secret, other candidates than the lease binds to.
     let other = AuditSecret::from_bytes([6; 32]);
-    assert!(judged(&lease, other, &candidates, results.clone()).is_err());
+    assert!(judged(&lease, other, &candidates, said.clone(), audits.clone()).is_err());
     let fewer = Candidates::new(candidates.list()[1..].to_vec()).unwrap();
-    assert!(judged(&lease, secret, &fewer, results.clone()).is_err());
+    assert!(judged(&lease, secret, &fewer, said.clone(), audits.clone()).is_err());
     // Work that may differ elsewhere, and a result that was not drawn.
     for change in [
         |lease: &mut Lease| lease.audit.exact = false,
@@ -235,14 +274,8 @@ fn nobody_is_outvoted_by_auditors_who_were_not_drawn() {
         let mut body = lease.body().clone();
         change(&mut body);
         let changed = body.sign(&key(1)).unwrap().accept(&key(2)).unwrap();
-        let under = |n: usize| {
-            let seed = (1..=10)
-                .find(|s| key(*s).id() == results[n].worker)
-                .unwrap();
-            result(&changed, seed, if n == 0 { b"right" } else { b"wrong" })
-        };
-        let again = vec![under(0), under(1), under(2)];
-        assert!(judged(&changed, secret, &candidates, again).is_err());
+        let said = result(&changed, 2, b"right");
+        assert!(judged(&changed, secret, &candidates, said, audits.clone()).is_err());
     }
 }
 

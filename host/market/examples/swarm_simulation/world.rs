@@ -5,7 +5,8 @@ use std::collections::{BinaryHeap, HashMap};
 
 use skep_evidence::{AccountId, AuditSecret, Candidate, Candidates, Credits};
 use skep_market::{
-    AttemptId, Conduct, Decision, Event, Job, JobPlan, Offer, Outstanding, Reputation, Warmth,
+    AttemptId, Conduct, Decision, Event, Finding, Job, JobPlan, Offer, Outstanding, Reputation,
+    Warmth,
 };
 use skep_registry::Digest;
 
@@ -240,7 +241,10 @@ impl World {
             output,
             bytes: 1,
             price: Credits::from_micro(node.price),
-            audited,
+            auditors: match audited {
+                true => vec![node.account],
+                false => Vec::new(),
+            },
             receipt: Vec::new(),
         };
         self.wrong.insert(
@@ -255,7 +259,10 @@ impl World {
             let audited = Event::Audited {
                 id: arrival.id,
                 at: self.now,
-                passed,
+                finding: match passed {
+                    true => Finding::Passed,
+                    false => Finding::Wrong,
+                },
             };
             let fits = self.requesters[arrival.requester].job.apply(&audited);
             assert!(fits.is_ok(), "{fits:?}");
@@ -384,6 +391,7 @@ impl World {
                 id,
                 provider,
                 limit,
+                audits,
             } => {
                 self.begin(place, id, provider);
                 Event::Leased {
@@ -392,10 +400,13 @@ impl World {
                     provider,
                     limit,
                     lease: Digest::from_bytes([0; 32]),
+                    audits,
                     encoding: Vec::new(),
                 }
             }
             Decision::Note(event) => event,
+            // An audit takes no time here, and is over before anything is decided.
+            Decision::Audited(_) => return,
         };
         let requester = &mut self.requesters[place];
         if let Event::Withdrawn { id, .. } = event {

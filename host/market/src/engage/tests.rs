@@ -96,10 +96,17 @@ fn what_a_provider_concludes_its_requester_receives() {
     let (commitment, receipt) = (commitment.encode(), receipt.encode());
     let keys = &mut Keys::default();
     let output = digest("output", 3);
-    let delivery = receive(&lease, &commitment, &receipt, output, keys).unwrap();
+    let delivery = receive(&lease, &commitment, &receipt, output, 2_000, keys).unwrap();
     assert_eq!(delivery.receipt.price, credits(2_000 + 4));
     assert!(matches!(
-        receive(&lease, &commitment, &receipt, digest("output", 4), keys),
+        receive(
+            &lease,
+            &commitment,
+            &receipt,
+            digest("output", 4),
+            2_000,
+            keys
+        ),
         Err(BadDelivery::Output { .. })
     ));
     // A receipt for another result, though both are signed.
@@ -109,10 +116,15 @@ fn what_a_provider_concludes_its_requester_receives() {
     };
     let (_, other) = conclude(&lease, &other, &key(2)).unwrap();
     assert!(matches!(
-        receive(&lease, &commitment, &other.encode(), output, keys),
+        receive(&lease, &commitment, &other.encode(), output, 2_000, keys),
         Err(BadDelivery::Breach(_))
     ));
-    assert!(receive(&lease, &receipt, &commitment, output, keys).is_err());
+    assert!(receive(&lease, &receipt, &commitment, output, 2_000, keys).is_err());
+    // Bytes that were never moved are not paid.
+    assert!(matches!(
+        receive(&lease, &commitment, &receipt, output, 1_999, keys),
+        Err(BadDelivery::Breach(_))
+    ));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
-use super::{AttemptId, Event, GaveUp, Job, State, difference, sum};
+use super::{AttemptId, Event, GaveUp, Job, Outcome, State, difference, sum};
 use crate::choose::{Offer, rank};
 
 /// Something that should happen, and has to be written before it does.
@@ -19,9 +19,14 @@ pub enum Decision {
         provider: AccountId,
         /// What it may cost at most.
         limit: Credits,
+        /// Which lease's result it audits, if it is made out for that. The lease must not say so.
+        audits: Option<u32>,
     },
     /// To write this down, which is all there is to do.
     Note(Event),
+    /// An audit is over: to charge those that it found wrong, and then write down
+    /// [`Outcome::events`].
+    Audited(Outcome),
 }
 
 /// Something that was begun and has no outcome yet. Doing it twice has the effect of doing it
@@ -81,7 +86,12 @@ impl Job {
             taken: BTreeMap::new(),
             left: difference(self.plan.budget, sum(self.spent, self.reserved)),
         };
-        // First what is needed, and only then what would be faster.
+        // First what is under way already, then what is needed, and only then what would be faster.
+        for number in &self.under_audit {
+            if let Some(why) = self.decide_audits(*number, now, &mut choice, &mut decisions) {
+                return vec![give_up(now, why)];
+            }
+        }
         let mut late = Vec::new();
         for number in &self.unfinished {
             if let Some(why) = self.decide_shard(*number, now, &mut choice, &mut decisions) {
@@ -93,7 +103,7 @@ impl Job {
         }
         if decisions.is_empty() {
             for number in late {
-                decisions.extend(self.lease(number, 0, &mut choice));
+                decisions.extend(self.lease(number, &mut choice));
             }
         }
         self.withdraw_done(now, &mut decisions);
@@ -130,38 +140,40 @@ impl Job {
             .replicas
             .max(1)
             .saturating_sub(most + open + audited);
-        let had = u32::try_from(shard.attempts.len()).unwrap_or(u32::MAX);
+        let ordinary = shard.attempts.iter();
+        let ordinary = ordinary.filter(|attempt| attempt.audits.is_none()).count();
+        let had = u32::try_from(ordinary).unwrap_or(u32::MAX);
         for further in 0..missing {
             if had.saturating_add(further) >= self.plan.max_attempts {
                 // What is under way may still do.
                 return (open + audited == 0).then_some(GaveUp::Attempts { shard: number });
             }
             if choice.left < self.plan.lease_limit {
-                // What is under way may cost less than was set aside for it.
-                let idle = self.load.values().all(|load| *load == 0) && audited == 0;
-                let nothing_leased = !decisions.iter().any(is_lease);
-                return (idle && nothing_leased).then_some(GaveUp::Budget);
+                let is_over = self.is_idle(decisions) && audited == 0;
+                return is_over.then_some(GaveUp::Budget);
             }
-            decisions.extend(self.lease(number, further, choice));
+            decisions.extend(self.lease(number, choice));
         }
         None
     }
 
+    /// Whether nothing is under way, that may cost less than was set aside for it.
+    pub(super) fn is_idle(&self, decisions: &[Decision]) -> bool {
+        let is_lease = |decision: &Decision| matches!(decision, Decision::Lease { .. });
+        self.load.values().all(|load| *load == 0) && !decisions.iter().any(is_lease)
+    }
+
     /// A lease of a shard to the best provider that has room and has not had this shard before, or
     /// failed it if there is no other.
-    fn lease(&self, number: u32, further: u32, choice: &mut Choice<'_>) -> Option<Decision> {
+    fn lease(&self, number: u32, choice: &mut Choice<'_>) -> Option<Decision> {
         let attempts = &self.shards[number as usize].attempts;
         if choice.left < self.plan.lease_limit {
             return None;
         }
-        let id = AttemptId {
-            shard: number,
-            attempt: u32::try_from(attempts.len()).ok()? + further,
-        };
         let room = |provider, taken: &[u32], may: bool| {
-            let open = self.load.get(&provider).copied().unwrap_or(0);
             let more = u32::try_from(taken.len()).unwrap_or(u32::MAX);
-            (may && !taken.contains(&number)).then_some(open.saturating_add(more))
+            let may = may && !taken.contains(&number);
+            may.then_some(self.load(provider).saturating_add(more))
         };
         let has_had = |provider| attempts.iter().any(|attempt| attempt.provider == provider);
         // Somebody who has not had it comes first, even if that means to wait for room. Only where
@@ -177,17 +189,44 @@ impl Job {
                 )
             }),
         }?;
+        self.lease_to(provider, number, None, choice)
+    }
+
+    /// A lease of a shard to this provider.
+    pub(super) fn lease_to(
+        &self,
+        provider: AccountId,
+        number: u32,
+        audits: Option<u32>,
+        choice: &mut Choice<'_>,
+    ) -> Option<Decision> {
+        let taken = choice.taken.values().flatten();
+        let further = taken.filter(|shard| **shard == number).count();
+        let had = self.shards[number as usize].attempts.len();
+        let id = AttemptId {
+            shard: number,
+            attempt: u32::try_from(had + further).ok()?,
+        };
         choice.taken.entry(provider).or_default().push(number);
         choice.left = difference(choice.left, self.plan.lease_limit);
         Some(Decision::Lease {
             id,
             provider,
             limit: self.plan.lease_limit,
+            audits,
         })
+    }
+
+    /// Open leases of a provider.
+    pub(super) fn load(&self, provider: AccountId) -> u32 {
+        self.load.get(&provider).copied().unwrap_or(0)
     }
 
     /// Whether a shard takes much longer than others did, and may have one more lease.
     fn is_late(&self, number: u32, now: u64) -> bool {
+        if self.under_audit.contains(&number) {
+            return false;
+        }
         let attempts = &self.shards[number as usize].attempts;
         let open = attempts
             .iter()
@@ -204,7 +243,7 @@ impl Job {
     }
 
     /// Twice to four times the median duration, in milliseconds, once enough are known.
-    fn usual(&self) -> Option<u64> {
+    pub(super) fn usual(&self) -> Option<u64> {
         let total: u32 = self.durations.iter().sum();
         if total < KNOWN {
             return None;
@@ -276,8 +315,8 @@ impl Job {
 }
 
 /// Those who can still be asked in one round of decisions.
-struct Choice<'a> {
-    offers: &'a [Offer],
+pub(super) struct Choice<'a> {
+    pub(super) offers: &'a [Offer],
     limit: Credits,
     job: Digest,
     /// Put in order when the first is asked for: most often nobody is.
@@ -285,10 +324,23 @@ struct Choice<'a> {
     /// The shards that each gets in this round.
     taken: BTreeMap<AccountId, Vec<u32>>,
     /// What of the budget is not promised.
-    left: Credits,
+    pub(super) left: Credits,
 }
 
 impl Choice<'_> {
+    /// Whether this provider may be asked, and if so whether it has room for one more shard. `None`
+    /// if it does not answer at present.
+    pub(super) fn room(&self, provider: AccountId, load: u32) -> Option<Room> {
+        let mut offers = self.offers.iter();
+        let offer = offers.find(|offer| offer.provider == provider)?;
+        let taken = self.taken.get(&provider).map_or(0, Vec::len) as u64;
+        Some(match offer.is_open(self.limit) {
+            false => Room::Never,
+            true if u64::from(load) + taken < u64::from(offer.slots) => Room::Now,
+            true => Room::Later,
+        })
+    }
+
     /// Whether something is true of everybody who may be asked, with room or without.
     fn all(&self, is: impl Fn(AccountId) -> bool) -> bool {
         let mut asked = self.offers.iter().filter(|offer| offer.is_open(self.limit));
@@ -324,8 +376,15 @@ impl Choice<'_> {
     }
 }
 
-fn is_lease(decision: &Decision) -> bool {
-    matches!(decision, Decision::Lease { .. })
+/// When a provider can be given one more shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// At once.
+    Now,
+    /// When it is done with another.
+    Later,
+    /// It lied, or asks for too much.
+    Never,
 }
 
 fn give_up(at: u64, why: GaveUp) -> Decision {

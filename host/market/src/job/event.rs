@@ -4,8 +4,9 @@
 //! event = [kind, shard, attempt, at, …]     what follows depends on the kind
 //! ```
 
+use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
-use skep_evidence::{AccountId, Credits};
+use skep_evidence::{AccountId, Credits, MAX_PANEL};
 use skep_registry::Digest;
 
 /// One lease of one shard.
@@ -37,6 +38,18 @@ pub enum GaveUp {
     Cancelled,
 }
 
+/// What an audit found of one result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is what others got as well.
+    Passed,
+    /// Most of the panel got something else.
+    Wrong,
+    /// Others got something else, and no output has the majority of the panel; or there was
+    /// nobody to look at it. It does not count, and nobody is charged.
+    Undecided,
+}
+
 /// Something that happened. Times are in milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -53,6 +66,8 @@ pub enum Event {
         limit: Credits,
         /// The lease's digest, under which it is paid.
         lease: Digest,
+        /// Which lease's result it audits, if it is made out for that. The lease does not say so.
+        audits: Option<u32>,
         /// The signed lease, to be sent.
         encoding: Vec<u8>,
     },
@@ -82,19 +97,20 @@ pub enum Event {
         bytes: u64,
         /// What it costs.
         price: Credits,
-        /// Whether it was drawn to be audited, and counts only once that is over.
-        audited: bool,
+        /// Who may audit it, in the order of the draw; if there is anybody, it counts only once that
+        /// is over.
+        auditors: Vec<AccountId>,
         /// The receipt, as the provider signed it.
         receipt: Vec<u8>,
     },
     /// An audit is over.
     Audited {
-        /// Of which result.
+        /// Of which result: an audited one, or that of an auditor.
         id: AttemptId,
         /// When.
         at: u64,
-        /// Whether the result is right.
-        passed: bool,
+        /// What was found of it.
+        finding: Finding,
     },
     /// A receipt was countersigned and posted.
     Paid {
@@ -165,11 +181,17 @@ impl Event {
                 provider,
                 limit,
                 lease,
+                audits,
                 encoding,
             } => {
-                head(out, 1, 4, *id, *at)?;
+                head(out, 1, 5, *id, *at)?;
                 out.bytes(provider.as_bytes())?.u64(limit.micro())?;
-                out.bytes(lease.as_bytes())?.bytes(encoding)?.ok()
+                out.bytes(lease.as_bytes())?;
+                match audits {
+                    Some(audited) => out.u32(*audited)?,
+                    None => out.null()?,
+                };
+                out.bytes(encoding)?.ok()
             }
             Self::Failed { id, at } => head(out, 2, 0, *id, *at),
             Self::Withdrawn { id, at } => head(out, 3, 0, *id, *at),
@@ -179,18 +201,27 @@ impl Event {
                 output,
                 bytes,
                 price,
-                audited,
+                auditors,
                 receipt,
             } => {
                 head(out, 4, 5, *id, *at)?;
                 out.bytes(output.as_bytes())?
                     .u64(*bytes)?
                     .u64(price.micro())?;
-                out.bool(*audited)?.bytes(receipt)?.ok()
+                out.array(auditors.len() as u64)?;
+                for auditor in auditors {
+                    out.bytes(auditor.as_bytes())?;
+                }
+                out.bytes(receipt)?.ok()
             }
-            Self::Audited { id, at, passed } => {
+            Self::Audited { id, at, finding } => {
                 head(out, 5, 1, *id, *at)?;
-                out.bool(*passed)?.ok()
+                out.u8(match finding {
+                    Finding::Passed => 0,
+                    Finding::Wrong => 1,
+                    Finding::Undecided => 2,
+                })?
+                .ok()
             }
             Self::Paid { id, at } => head(out, 6, 0, *id, *at),
             Self::Assembled { shard, at } => head(
@@ -245,6 +276,13 @@ fn read(bytes: &[u8]) -> Result<Event, minicbor::decode::Error> {
             provider: AccountId::from_bytes(fixed(&mut input)?),
             limit: Credits::from_micro(input.u64()?),
             lease: Digest::from_bytes(fixed(&mut input)?),
+            audits: match input.datatype()? {
+                Type::Null => {
+                    input.null()?;
+                    None
+                }
+                _ => Some(input.u32()?),
+            },
             encoding: input.bytes()?.to_vec(),
         },
         2 => Event::Failed { id, at },
@@ -255,13 +293,25 @@ fn read(bytes: &[u8]) -> Result<Event, minicbor::decode::Error> {
             output: Digest::from_bytes(fixed(&mut input)?),
             bytes: input.u64()?,
             price: Credits::from_micro(input.u64()?),
-            audited: input.bool()?,
+            auditors: {
+                let count = input.array()?.unwrap_or(u64::MAX);
+                if count > u64::from(MAX_PANEL) {
+                    return Err(unfit("more auditors than a panel has"));
+                }
+                let read = (0..count).map(|_| fixed(&mut input).map(AccountId::from_bytes));
+                read.collect::<Result<_, _>>()?
+            },
             receipt: input.bytes()?.to_vec(),
         },
         5 => Event::Audited {
             id,
             at,
-            passed: input.bool()?,
+            finding: match input.u8()? {
+                0 => Finding::Passed,
+                1 => Finding::Wrong,
+                2 => Finding::Undecided,
+                _ => return Err(unfit("an unknown finding")),
+            },
         },
         6 => Event::Paid { id, at },
         7 => Event::Assembled {
@@ -281,8 +331,7 @@ fn read(bytes: &[u8]) -> Result<Event, minicbor::decode::Error> {
         _ => return Err(unfit("an unknown kind")),
     };
     let expected = match kind {
-        1 => 8,
-        4 => 9,
+        1 | 4 => 9,
         5 | 8 => 5,
         _ => 4,
     };
@@ -311,6 +360,16 @@ mod tests {
                 provider: account(1),
                 limit: credits(77),
                 lease: digest("lease", 1),
+                audits: None,
+                encoding: vec![1; 300],
+            },
+            Event::Leased {
+                id,
+                at,
+                provider: account(1),
+                limit: credits(77),
+                lease: digest("lease", 1),
+                audits: Some(2),
                 encoding: vec![1; 300],
             },
             Event::Failed { id, at },
@@ -321,13 +380,18 @@ mod tests {
                 output: digest("output", 1),
                 bytes: 12,
                 price: credits(5),
-                audited: true,
+                auditors: vec![account(3), account(2)],
                 receipt: vec![2; 400],
             },
             Event::Audited {
                 id,
                 at,
-                passed: false,
+                finding: Finding::Undecided,
+            },
+            Event::Audited {
+                id,
+                at,
+                finding: Finding::Wrong,
             },
             Event::Paid { id, at },
             Event::Assembled { shard: 9, at },

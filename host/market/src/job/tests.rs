@@ -1,6 +1,8 @@
 //! A small world of providers, good and bad, in which the requester is killed at every point:
 //! nothing that was finished is lost, nothing is paid twice, and the result is the right one.
 
+mod audits;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -41,11 +43,15 @@ struct World {
     now: u64,
     /// Of a hundred results, how many are audited.
     audits: u64,
+    /// Who was found wrong by an audit.
+    charged: BTreeSet<AccountId>,
     /// The points at which the requester is killed, by their number.
     kills: BTreeSet<usize>,
     point: usize,
     /// What was accepted before any crash.
     accepted: BTreeMap<u32, Digest>,
+    /// Leases that were made out to audit others.
+    auditing: BTreeSet<AttemptId>,
 }
 
 const LIMIT: u64 = 100;
@@ -65,9 +71,11 @@ impl World {
             under_way: Vec::new(),
             now: 1_000,
             audits: 0,
+            charged: BTreeSet::new(),
             kills,
             point: 0,
             accepted: BTreeMap::new(),
+            auditing: BTreeSet::new(),
         }
     }
 
@@ -121,14 +129,18 @@ impl World {
             .unwrap();
         let right = output(id.shard);
         let wrong = format!("wrong {n} {}", id.attempt).into_bytes();
-        let chance = self.audit_draw(id);
+        // An auditor's own result is not audited; the first lease of a shard never is one.
+        let auditors = match self.auditing.contains(&id) {
+            true => Vec::new(),
+            false => self.draw(id, provider),
+        };
         let deliver = |at, bytes: Vec<u8>| Event::Delivered {
             id,
             at,
             output: Digest::of(&bytes),
             bytes: bytes.len() as u64,
             price: credits(10 + u64::from(id.attempt)),
-            audited: chance,
+            auditors: auditors.clone(),
             receipt: vec![7; 20],
         };
         let now = self.now;
@@ -141,11 +153,6 @@ impl World {
         };
         let due = now + delay;
         self.under_way.push(Message { due, event });
-    }
-
-    fn audit_draw(&self, id: AttemptId) -> bool {
-        let draw = digest("draw", u64::from(id.shard) * 100 + u64::from(id.attempt));
-        u64::from(draw.as_bytes()[0]) * 100 / 256 < self.audits
     }
 
     /// One life of the requester: until the job has ended, or it is killed.
@@ -169,7 +176,8 @@ impl World {
                 if decisions.is_empty() {
                     break;
                 }
-                let events: Vec<Event> = decisions.into_iter().map(|d| self.carry_out(d)).collect();
+                let events = decisions.into_iter().flat_map(|d| self.carry_out(&job, d));
+                let events: Vec<Event> = events.collect();
                 self.write(&mut job, &events)?;
             }
             self.act(&mut job, &mut sent)?;
@@ -191,50 +199,39 @@ impl World {
         panic!("the job has no end");
     }
 
-    fn carry_out(&self, decision: Decision) -> Event {
+    fn carry_out(&mut self, job: &Job, decision: Decision) -> Vec<Event> {
         match decision {
-            Decision::Note(event) => event,
+            Decision::Note(event) => vec![event],
             Decision::Lease {
                 id,
                 provider,
                 limit,
-            } => Event::Leased {
-                id,
-                at: self.now,
-                provider,
-                limit,
-                lease: digest("lease", u64::from(id.shard) * 1_000 + u64::from(id.attempt)),
-                encoding: vec![1; 10],
-            },
+                audits,
+            } => {
+                if audits.is_some() {
+                    self.auditing.insert(id);
+                }
+                vec![Event::Leased {
+                    id,
+                    at: self.now,
+                    provider,
+                    limit,
+                    lease: digest("lease", u64::from(id.shard) * 1_000 + u64::from(id.attempt)),
+                    audits,
+                    encoding: vec![1; 10],
+                }]
+            }
+            Decision::Audited(outcome) => {
+                // Charged before it is written down, since whoever is killed in between does it
+                // again.
+                let wrong = outcome.wrong().map(|id| job.provider(id).unwrap());
+                self.charged.extend(wrong);
+                outcome.events(self.now)
+            }
         }
     }
 
     fn act(&mut self, job: &mut Job, sent: &mut BTreeSet<AttemptId>) -> Result<(), Killed> {
-        // Audits take their time, and are done by the truth.
-        let audits: Vec<AttemptId> = (0..self.plan.shards)
-            .flat_map(|shard| {
-                let attempts = job.shards[shard as usize].attempts.iter();
-                (0..).zip(attempts).filter_map(move |(attempt, lease)| {
-                    matches!(lease.state, State::Audited(_)).then_some(AttemptId { shard, attempt })
-                })
-            })
-            .collect();
-        for id in audits {
-            let State::Audited(found) =
-                job.shards[id.shard as usize].attempts[id.attempt as usize].state
-            else {
-                continue;
-            };
-            let passed = found.digest == Digest::of(&output(id.shard));
-            self.write(
-                job,
-                &[Event::Audited {
-                    id,
-                    at: self.now,
-                    passed,
-                }],
-            )?;
-        }
         loop {
             let owned = job.clone();
             let mut acted = false;
@@ -373,8 +370,13 @@ proptest! {
         budget in 0..30_u64,
         is_replicated: bool,
     ) {
-        // Either two have to agree and no two lies are the same, or every result is audited.
+        // Either two have to agree and no two lies are the same, or every result is audited. An
+        // audit takes three.
+        let is_replicated = is_replicated || natures.len() < 3;
         let replicas = if is_replicated { 2 } else { 1 };
+        // A panel is up to eight leases.
+        let leases = if is_replicated { 8 } else { 80 };
+        let budget = if is_replicated { budget } else { 10 * budget };
         let plan = JobPlan { budget: credits(LIMIT * budget), ..plan(shards, replicas) };
         let mut world = World::new(plan, natures.clone(), kills);
         world.audits = if is_replicated { 0 } else { 100 };
@@ -389,12 +391,20 @@ proptest! {
                 // What there is of the result is right.
                 prop_assert!(world.expected().starts_with(&world.result));
                 let good = natures.iter().filter(|n| matches!(n, Honest | Slow)).count();
-                let enough = budget >= u64::from(shards * 8).max(1);
-                prop_assert!(good < replicas as usize || !enough, "{:?}", job.gave_up());
+                let enough = budget >= u64::from(shards * leases).max(1);
+                // Of an even number one is not in the panel.
+                let panel = (natures.len() - 1) / 2 * 2 + 1;
+                let can_decide = is_replicated || 2 * (good - good.min(1)) > panel;
+                prop_assert!(
+                    good < replicas as usize || !enough || !can_decide,
+                    "{:?}",
+                    job.gave_up()
+                );
             }
         }
-        // Nobody honest is said to be odd.
-        for (_, odd) in job.outvoted() {
+        // Nobody honest is said to be odd, or charged.
+        let odd = job.outvoted().into_iter().map(|(_, odd)| odd);
+        for odd in odd.chain(world.charged.iter().copied()) {
             let n = (1..=natures.len()).find(|n| account(*n as u8) == odd).unwrap();
             prop_assert_eq!(natures[n - 1], Lies);
         }
@@ -482,6 +492,7 @@ fn what_comes_too_late_or_does_not_fit_changes_nothing() {
         provider: account(1),
         limit: credits(100),
         lease: digest("lease", 0),
+        audits: None,
         encoding: Vec::new(),
     };
     let delivered = |price| Event::Delivered {
@@ -490,7 +501,7 @@ fn what_comes_too_late_or_does_not_fit_changes_nothing() {
         output: digest("output", 0),
         bytes: 3,
         price: credits(price),
-        audited: false,
+        auditors: Vec::new(),
         receipt: Vec::new(),
     };
     assert!(job.apply(&delivered(1)).is_err(), "before any lease");
@@ -554,6 +565,7 @@ fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
                 id,
                 provider,
                 limit,
+                audits: None,
             },
         ] = decisions[..]
         else {
@@ -565,6 +577,7 @@ fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
             provider,
             limit,
             lease: digest("lease", u64::from(id.attempt)),
+            audits: None,
             encoding: Vec::new(),
         };
         job.apply(&leased).unwrap();

@@ -2,7 +2,7 @@
 
 use skep_evidence::{AccountId, Credits};
 
-use super::{Job, State};
+use super::{Finding, Job, State};
 
 /// What became of one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,15 +13,30 @@ pub enum AttemptState {
     Ended,
     /// The provider delivered, at this price.
     Delivered(Credits),
+    /// The provider delivered, and others are to look at it first.
+    Audited,
     /// What it delivered is not what the shard's output is.
     Outvoted,
+}
+
+/// One lease of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptView {
+    /// To whom.
+    pub provider: AccountId,
+    /// What became of it.
+    pub state: AttemptState,
+    /// Which lease's result it audits, if it was made out for that.
+    pub audits: Option<u32>,
+    /// Whether its own result was drawn to be audited, and what was found of it so far.
+    pub audit: Option<Option<Finding>>,
 }
 
 /// One shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardView {
-    /// Its leases, in order: to whom, and what became of each.
-    pub attempts: Vec<(AccountId, AttemptState)>,
+    /// Its leases, in order.
+    pub attempts: Vec<AttemptView>,
     /// Whether its output is accepted.
     pub finished: bool,
 }
@@ -42,18 +57,25 @@ impl Job {
             attempts: shard
                 .attempts
                 .iter()
-                .map(|attempt| {
-                    let state = match attempt.state {
+                .map(|attempt| AttemptView {
+                    provider: attempt.provider,
+                    state: match attempt.state {
                         State::Open => AttemptState::Open,
                         State::Ended => AttemptState::Ended,
                         State::Wrong => AttemptState::Outvoted,
-                        State::Audited(output) => AttemptState::Delivered(output.price),
+                        State::Audited(_) => AttemptState::Audited,
                         State::Delivered(output) => match shard.accepted {
                             Some(accepted) if accepted != output.digest => AttemptState::Outvoted,
                             _ => AttemptState::Delivered(output.price),
                         },
-                    };
-                    (attempt.provider, state)
+                    },
+                    audits: attempt.audits,
+                    audit: (!attempt.auditors.is_empty()).then_some(match attempt.state {
+                        State::Open | State::Audited(_) => None,
+                        State::Delivered(_) => Some(Finding::Passed),
+                        State::Wrong => Some(Finding::Wrong),
+                        State::Ended => Some(Finding::Undecided),
+                    }),
                 })
                 .collect(),
         };

@@ -52,6 +52,15 @@ pub struct Submit {
     /// How many nodes have to agree on the output of each shard. Where two differ, a third decides.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=7))]
     pub replicas: u32,
+    /// How much of the work is done once more by others and compared, such as `5%` or `0.05`. Whoever
+    /// is found to have made something up is not paid, and accused with a proof. It takes three
+    /// nodes on machines of one kind, and a package whose work can be repeated.
+    #[arg(long, value_name = "PART", default_value = "0")]
+    pub audit: String,
+    /// Ask only accounts that have at least so much at stake in this node's ledger (`skep account
+    /// stake`), so that making something up costs more than it brings.
+    #[arg(long, value_name = "CREDITS", default_value = "0")]
+    pub min_stake: String,
     /// A node to ask, by its ticket, beside those that the configuration names and those found
     /// nearby; may be given several times.
     #[arg(long, value_name = "TICKET")]
@@ -87,5 +96,21 @@ pub enum AccountCommand {
     Add {
         /// How many, such as `2.5`.
         credits: String,
+    },
+    /// Put credits at stake in this node's own ledger, which are lost if a fraud is proven. Those of
+    /// another account come out of the treasury, as what it was given for them elsewhere.
+    Stake {
+        /// How many, such as `2.5`.
+        credits: String,
+        /// Whose; by default this node's own.
+        #[arg(long)]
+        account: Option<String>,
+    },
+    /// Judge an accusation, such as those that a job leaves behind. Whoever is in the wrong loses of
+    /// what it has at stake here: the accused, or whoever accused it.
+    Judge {
+        /// The file with the accusation.
+        #[arg(value_hint = ValueHint::FilePath)]
+        accusation: PathBuf,
     },
 }

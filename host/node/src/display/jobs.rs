@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use skep_evidence::Credits;
 
 use crate::requests::Progress;
-use crate::requests::jobs::{AccountView, JobState, JobView};
+use crate::requests::jobs::{AccountView, AuditLine, AuditState, JobState, JobView, Judged};
 
 /// The shards of a job: a bar for each that is being worked on, or plain lines where nobody looks.
 #[derive(Default)]
@@ -81,6 +81,9 @@ pub fn print_job(job: &JobView) {
     if let Some(reason) = &job.reason {
         println!("  reason    {reason}");
     }
+    for file in &job.evidence {
+        println!("  evidence  {}", file.display());
+    }
     for line in &job.shards {
         let providers: Vec<&str> = line
             .providers
@@ -96,14 +99,41 @@ pub fn print_job(job: &JobView) {
             true => String::new(),
             false => format!(", outvoted: {}", outvoted.join(" ")),
         };
+        let audits: String = line.audits.iter().map(audit).collect();
         println!(
-            "  shard {:<4}{:<8} {}/{} records {}{leases}{outvoted}",
+            "  shard {:<4}{:<8} {}/{} records {}{leases}{outvoted}{audits}",
             line.shard,
             line.state,
             line.records_done,
             line.records,
             providers.join(" ")
         );
+    }
+}
+
+fn audit(audit: &AuditLine) -> String {
+    let found = match audit.state {
+        AuditState::Open => "is being audited",
+        AuditState::Passed => "passed its audit",
+        AuditState::Wrong => "was found wrong by its audit",
+        AuditState::Undecided => "has an audit without a majority",
+    };
+    format!(", {} {found}", short(&audit.provider))
+}
+
+/// Prints what came of an accusation.
+pub fn print_judged(judged: &Judged) {
+    let (accuser, accused) = (&judged.accuser, &judged.accused);
+    match (&judged.lease, &judged.reason) {
+        (Some(lease), _) => println!("{accused} cheated under lease {lease}"),
+        (None, reason) => {
+            let reason = reason.as_deref().unwrap_or_default();
+            println!("{accuser} accuses falsely: {reason}");
+        }
+    }
+    match &judged.spared {
+        Some(why) => println!("  nothing is taken here: {why}"),
+        None => println!("  fined     {}", Credits::from_micro(judged.fined_micro)),
     }
 }
 
@@ -142,6 +172,13 @@ pub fn print_account(account: &AccountView) {
     for line in &account.paid {
         println!(
             "  paid      {} to {}",
+            credits(line.micro),
+            short(&line.account)
+        );
+    }
+    for line in &account.stakes {
+        println!(
+            "  at stake  {} of {}",
             credits(line.micro),
             short(&line.account)
         );

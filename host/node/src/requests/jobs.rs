@@ -39,6 +39,18 @@ pub enum JobRequest {
         /// How much, in micro-credits.
         micro: u64,
     },
+    /// Put credits at stake in this node's own ledger.
+    Stake {
+        /// How much, in micro-credits.
+        micro: u64,
+        /// Whose; none is this node's.
+        account: Option<String>,
+    },
+    /// Judge an accusation.
+    Judge {
+        /// The file that it is in.
+        accusation: PathBuf,
+    },
 }
 
 /// A job to begin.
@@ -61,6 +73,10 @@ pub struct Submission {
     /// Whether only nodes get a shard that show hardware which is believed.
     #[serde(default)]
     pub attested: bool,
+    /// How many of a million results are audited.
+    pub audit: u32,
+    /// What a provider has to have at stake here, in micro-credits.
+    pub min_stake: u64,
     /// Tickets of providers, beside those that the node knows.
     pub providers: Vec<String>,
     /// All that it may cost, in micro-credits.
@@ -100,6 +116,9 @@ pub struct JobView {
     pub finished: u32,
     /// The shards.
     pub shards: Vec<ShardLine>,
+    /// Files with accusations of those whose results audits found wrong, which everybody can
+    /// judge.
+    pub evidence: Vec<PathBuf>,
     /// What it has cost, in micro-credits.
     pub spent_micro: u64,
     /// What it may cost.
@@ -113,18 +132,45 @@ pub struct JobView {
 pub struct ShardLine {
     /// Its number, from 0.
     pub shard: u32,
-    /// `waiting`, `running` or `done`.
+    /// `waiting`, `running`, `audited` or `done`.
     pub state: String,
     /// Accounts of those that have it, or whose output counts.
     pub providers: Vec<String>,
     /// Accounts of those whose output was another than the one that counts.
     pub outvoted: Vec<String>,
+    /// The audits of its results.
+    pub audits: Vec<AuditLine>,
     /// How many leases it has had.
     pub leases: u32,
     /// How many records it has.
     pub records: u64,
     /// How many of them are done, as its provider says.
     pub records_done: u64,
+}
+
+/// Where an audit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuditState {
+    /// Nobody else's result is there yet.
+    Open,
+    /// Others got the same.
+    Passed,
+    /// Most others got something else.
+    Wrong,
+    /// Others got something else, and too few of them the same.
+    Undecided,
+}
+
+/// An audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditLine {
+    /// The account whose result was drawn.
+    pub provider: String,
+    /// Where it stands.
+    pub state: AuditState,
+    /// Accounts that were asked for the same work because of it.
+    pub auditors: Vec<String>,
 }
 
 /// The answer about one job.
@@ -158,6 +204,8 @@ pub struct AccountView {
     pub receipts: u64,
     /// What this node's ledger paid to whom, by account.
     pub paid: Vec<PaidLine>,
+    /// What others have at stake in this node's ledger, by account.
+    pub stakes: Vec<PaidLine>,
     /// All credits of the ledger, which never changes.
     pub supply_micro: u64,
 }
@@ -169,6 +217,25 @@ pub struct PaidLine {
     pub account: String,
     /// How much, in micro-credits.
     pub micro: u64,
+}
+
+/// What came of an accusation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Judged {
+    /// Who brought it.
+    pub accuser: String,
+    /// Whom it was brought against.
+    pub accused: String,
+    /// Whether it is true.
+    pub guilty: bool,
+    /// Why it is not, if it is not.
+    pub reason: Option<String>,
+    /// The lease under which the fraud was, if there was one.
+    pub lease: Option<String>,
+    /// What whoever is in the wrong lost of its stake in this node's ledger, in micro-credits.
+    pub fined_micro: u64,
+    /// Why nothing was taken, if nothing was.
+    pub spared: Option<String>,
 }
 
 /// The answer about credits.

@@ -5,9 +5,12 @@
 //! What this module must never do: change what a name stands for while somebody has it open. The
 //! engine knows every release by its own digest, so a newer one stands beside it.
 
+mod encoders;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
+
+pub use encoders::of_encoder;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -138,11 +138,13 @@ async fn bind_draft(
     Ok(())
 }
 
-/// A language model that an adapter can be made for: what it is called, its digest, and where it
-/// lies.
+/// A model that an adapter can be made for: what it is called, its digest, what it does, and where
+/// it lies.
 pub struct BaseModel {
     /// The name and the digest.
     pub base: Base,
+    /// What it does.
+    pub task: ModelTask,
     /// Its folder or file.
     pub path: PathBuf,
 }
@@ -150,6 +152,25 @@ pub struct BaseModel {
 /// The language model that a name, a digest, a folder or a file means: one that is installed, or
 /// the one that comes with skep.
 pub async fn base_model(service: &Service, model: &str) -> Result<BaseModel, Failure> {
+    let found = any_base(service, model).await?;
+    if found.task != ModelTask::LanguageModel {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "{model} is a {}, and what runs here with adapters or guesses for others are \
+                 language models",
+                found.task
+            ),
+        ));
+    }
+    Ok(found)
+}
+
+/// The same of a model of any kind: what a training may adapt.
+pub async fn any_base(service: &Service, model: &str) -> Result<BaseModel, Failure> {
+    let own = [&embedded::LANGUAGE, &embedded::ENCODER]
+        .into_iter()
+        .find(|own| model == own.name || model == own.digest().to_string());
     let (name, digest, path) = if Path::new(model).exists() {
         let path = PathBuf::from(model);
         (
@@ -157,8 +178,7 @@ pub async fn base_model(service: &Service, model: &str) -> Result<BaseModel, Fai
             digest_of(&Found::at(&path)?)?,
             path,
         )
-    } else if model == embedded::LANGUAGE.name || model == embedded::LANGUAGE.digest().to_string() {
-        let embedded = &embedded::LANGUAGE;
+    } else if let Some(embedded) = own {
         let folder = embedded
             .folder(&service.home)
             .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
@@ -173,20 +193,12 @@ pub async fn base_model(service: &Service, model: &str) -> Result<BaseModel, Fai
         )
     };
     let found = Found::at(&path)?;
-    if found.task != ModelTask::LanguageModel {
-        return Err(Failure::new(
-            FailureKind::Usage,
-            format!(
-                "{model} is a {}, and only language models have adapters and guess for others",
-                found.task
-            ),
-        ));
-    }
     let name = name
         .parse()
         .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
     Ok(BaseModel {
         base: Base { name, digest },
+        task: found.task,
         path: found.path,
     })
 }

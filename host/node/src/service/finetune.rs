@@ -13,23 +13,23 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_registry::{Digest, Limits, ModelGrant, PackageName};
+use skep_registry::{Digest, Limits, ModelGrant, ModelTask, PackageName, PublisherId};
 use skep_sandbox::{Program, RunReport, RunSpec, SavedAdapter};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
 
 use self::room::{Begun, Room};
 use self::trainings::{Entered, StopOnDrop};
-use super::defaults::{BaseModel, base_model};
+use super::defaults::{BaseModel, any_base};
 use super::models::{Adapters, DefaultLanguage, RunModels};
 use super::run::{self, Subject};
-use super::{ProgressSender, Service, publish};
+use super::{ProgressSender, Service, lineage, locate, publish};
 use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::keys;
 use crate::requests::{FineTuneRequest, FineTuned, Response};
 
-pub use room::{CARD, LINEAGE};
+pub use room::CARD;
 
 /// Trains what is asked, and publishes the adapter on this node.
 pub async fn finetune(
@@ -37,7 +37,8 @@ pub async fn finetune(
     request: FineTuneRequest,
     progress: ProgressSender,
 ) -> Result<Response, Failure> {
-    let _listed = service.running.enter(&request.recipe);
+    let listed = request.recipe.as_deref().unwrap_or(embedded::RECIPE.name);
+    let _listed = service.running.enter(listed);
     // What can be wrong is found out before anything is learned.
     let key = keys::load(&service.home, &request.key)?;
     let name: PackageName = request
@@ -46,7 +47,8 @@ pub async fn finetune(
         .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
     let entered = service.trainings.enter(&request.name).await?;
     let base = request.base.as_deref().unwrap_or(embedded::LANGUAGE.name);
-    let base = base_model(service, base).await?;
+    let base = any_base(service, base).await?;
+    check_family(service, &request, key.id()).await?;
     let subject = recipe(service, &request, &progress).await?;
     let program = run::load(service, subject.component.clone()).await?;
     let begun = Begun {
@@ -56,7 +58,9 @@ pub async fn finetune(
     };
     let folder = service.home.path().join("trainings").join(&request.name);
     let (fresh, stop) = (request.fresh, Arc::clone(&entered.stop));
-    let room = Arc::new(Room::open(folder.clone(), begun, fresh, stop, progress)?);
+    let mut room = Room::open(folder.clone(), begun, fresh, stop, progress)?;
+    room.share = request.share;
+    let room = Arc::new(room);
     let spec = spec(service, subject, &base, &room, &request).await?;
     let sandbox = service.sandbox()?;
 
@@ -156,24 +160,45 @@ impl Work {
     }
 }
 
+/// Whether the adapter that is gone on from is what it says, and what its family asks for leaves
+/// room for what this one's author does.
+async fn check_family(
+    service: &Service,
+    request: &FineTuneRequest,
+    author: PublisherId,
+) -> Result<(), Failure> {
+    let Some(parent) = &request.from else {
+        return Ok(());
+    };
+    let parent = locate::installed(service, parent).await?;
+    let family = lineage::family_of(service, &parent).await?;
+    let split = family.and_then(|family| family.split_of_child(author, request.share));
+    match split {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::of(FailureKind::Refused, &error)),
+    }
+}
+
 /// The recipe, with what it asks for.
 async fn recipe(
     service: &Service,
     request: &FineTuneRequest,
     progress: &ProgressSender,
 ) -> Result<Subject, Failure> {
-    let package = &request.recipe;
-    let found = run::subject(service, package, &[], progress).await;
+    let package = match &request.recipe {
+        Some(package) => package.clone(),
+        None => {
+            let folder = embedded::RECIPE.folder(&service.home);
+            let folder = folder.map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+            folder.display().to_string()
+        }
+    };
+    let found = run::subject(service, &package, &[], progress).await;
     let mut subject = found.map_err(|failure| {
-        // The name that is looked for without a word is a surprise to who has never heard of it.
-        match failure.kind == FailureKind::NotFound && !Path::new(package).exists() {
+        match failure.kind == FailureKind::NotFound && !Path::new(&package).exists() {
             true => Failure::new(
                 failure.kind,
-                format!(
-                    "{failure}. Fine-tuning needs a recipe, such as the package `fine-tune`: \
-                     install it, or name its folder with --recipe; in the repository, \
-                     `cargo xtask guests` builds it"
-                ),
+                format!("{failure}. Without --recipe it is the one that comes with skep"),
             ),
             false => failure,
         }
@@ -202,7 +227,7 @@ async fn spec(
     room: &Arc<Room>,
     request: &FineTuneRequest,
 ) -> Result<RunSpec, Failure> {
-    let BaseModel { base, path } = base;
+    let BaseModel { base, task, path } = base;
     service.models.add(base.name.as_str(), base.digest, path)?;
     let adapters = match request.from.is_some() {
         true => Some(Adapters {
@@ -217,6 +242,7 @@ async fn spec(
             node: Arc::clone(&service.models),
             encoder: String::new(),
             language: DefaultLanguage::Chosen(base.digest.to_string()),
+            trained_encoder: (*task == ModelTask::SentenceEncoder).then_some(base.digest),
             adapters,
             home: service.home.clone(),
         })),

@@ -3,7 +3,7 @@
 use skep_registry::{Content, Digest, Grants, Limits, SignedRelease, Source, SwarmRead};
 
 use super::locate::{Located, locate};
-use super::{Service, run};
+use super::{Service, lineage, run};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::{FileLine, Inspected, PackageLine, Response};
 
@@ -147,6 +147,9 @@ pub async fn inspect(service: &Service, package: &str) -> Result<Response, Failu
                     .map(|release| format!("{} {}", release.version(), release.digest()))
                     .collect();
             }
+            if release.adapter().is_some() {
+                inspected.family = Some(lineage::tree_of(service, &installed).await?);
+            }
             if let Some(component) = release.component() {
                 inspected.world = Some(component.world.to_string());
                 inspected.grants = grants_of(&component.grants);
@@ -198,5 +201,6 @@ fn empty(found: &str) -> Inspected {
         limits: serde_json::Value::Null,
         files: Vec::new(),
         history: Vec::new(),
+        family: None,
     }
 }

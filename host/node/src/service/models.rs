@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use skep_model::{Catalog, CatalogEntry, EncodeError, Encoder, LoadError};
 use skep_registry::{Base, Digest, ModelTask};
-use skep_sandbox::{EncoderInfo, LanguageModel, ModelError, Models, TextAdapter, TextEncoder};
+use skep_sandbox::{
+    BaseModel, EncoderInfo, LanguageModel, ModelError, Models, TextAdapter, TextEncoder,
+};
 use skep_swarm::Swarm;
 use skep_tensor::{Account, Device, Tensor};
 use tokio::runtime::Handle;
 
-use super::adapters::NodeAdapters;
+use super::adapters::{self, NodeAdapters};
 use super::kind::Found;
 use super::language::NodeLanguages;
 use super::locate;
@@ -82,6 +84,8 @@ pub struct RunModels {
     pub encoder: String,
     /// The language model that is the default one.
     pub language: DefaultLanguage,
+    /// The encoder that the run trains an adapter for, if it does.
+    pub trained_encoder: Option<Digest>,
     /// Its adapters, if it may open any.
     pub adapters: Option<Adapters>,
     /// Where models that come with skep are written out.
@@ -171,19 +175,31 @@ impl Models for RunModels {
         }
     }
 
+    fn open_base(&self, name: &str) -> Result<BaseModel, ModelError> {
+        match &self.trained_encoder {
+            Some(digest) if name == "default" || name == digest.to_string() => {
+                self.open(&digest.to_string()).map(BaseModel::Encoder)
+            }
+            _ => self.open_text(name).map(BaseModel::Language),
+        }
+    }
+
     fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
         let not_found = || ModelError::NotFound(name.to_owned());
-        let adapters = self.adapters.as_ref().ok_or_else(not_found)?;
-        let found = locate::installed_in(&adapters.swarm, name);
-        let installed = adapters
+        let here = self.adapters.as_ref().ok_or_else(not_found)?;
+        let found = locate::installed_in(&here.swarm, name);
+        let installed = here
             .runtime
             .block_on(found)
             .map_err(|failure| match failure.kind {
                 FailureKind::NotFound => not_found(),
                 _ => failed(failure),
             })?;
+        if let Some(trained) = &self.trained_encoder {
+            return adapters::of_encoder(trained, &installed);
+        }
         if let Some(adapter) = installed.release.adapter() {
-            self.add_base(adapters, &adapter.base)?;
+            self.add_base(here, &adapter.base)?;
         }
         self.node.adapters.open(&self.node.languages, &installed)
     }
@@ -209,6 +225,10 @@ impl TextEncoder for Open {
 
     fn count_tokens(&self, texts: &[String], _: &Account) -> Result<Vec<u32>, ModelError> {
         self.encoder.count_tokens(texts).map_err(explain)
+    }
+
+    fn encoder(&self) -> Option<Encoder> {
+        Some(self.encoder.clone())
     }
 
     fn embed(&self, texts: &[String], account: &Account) -> Result<Tensor, ModelError> {

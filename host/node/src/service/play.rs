@@ -117,6 +117,7 @@ async fn part(
                     Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
                     None => DefaultLanguage::Embedded,
                 },
+                trained_encoder: None,
                 adapters: match spec.grants.adapters.is_empty() {
                     true => None,
                     false => Some(Adapters {

@@ -3,17 +3,22 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use skep_engine::Options;
 use skep_engine::scheduler::store_options;
+use skep_evidence::lineage;
+use skep_model::Encoder;
 use skep_registry::{
-    Draft, FileEntry, Grants, Manifest, PackageName, PackagePath, PublisherKey, SignedRelease,
-    Source,
+    Draft, FileEntry, Grants, Manifest, ModelTask, PackageName, PackagePath, PublisherKey,
+    SignedRelease, Source,
 };
 use skep_swarm::{PackageTicket, PublishError, Swarm};
+use skep_tensor::Device;
+use skep_train::Trainer;
 
 use super::defaults::{self, BaseModel};
-use super::finetune::{CARD, LINEAGE};
+use super::finetune::CARD;
 use super::kind::Found;
 use super::{Service, inspect};
 use crate::building;
@@ -117,7 +122,7 @@ pub async fn trained(
     .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
     let line = try_adapter(folder, model).await?;
     let mut files = adapter_files(folder)?;
-    for file in [CARD, LINEAGE] {
+    for file in [CARD, lineage::FILE] {
         files.push(named(folder.join(file))?);
     }
     let mut published = release(service, key, &manifest, files, Vec::new()).await?;
@@ -125,12 +130,24 @@ pub async fn trained(
     Ok(published)
 }
 
-/// Reads an adapter as the engine of its base would.
+/// Reads an adapter as the engine of its base would, or the trainer of an encoder.
 async fn try_adapter(folder: &Path, model: BaseModel) -> Result<AdapterLine, Failure> {
     let folder = folder.to_path_buf();
     let reading = tokio::task::spawn_blocking(move || {
         let refused = |error: &dyn std::error::Error| Failure::of(FailureKind::Refused, error);
-        let BaseModel { base, path } = model;
+        let BaseModel { base, task, path } = model;
+        if task == ModelTask::SentenceEncoder {
+            let encoder = Encoder::load(&path, &Device::cpu()).map_err(|error| refused(&error))?;
+            let encoder = skep_train::Base::encoder(&encoder).map_err(|error| refused(&error))?;
+            let trainer = Trainer::open_adapter(Arc::new(encoder), &folder, &Default::default())
+                .map_err(|error| refused(&error))?;
+            return Ok(AdapterLine {
+                base: base.name.to_string(),
+                base_digest: base.digest.to_string(),
+                rank: trainer.lora().rank as u64,
+                bytes: trainer.memory().parameters,
+            });
+        }
         let model = skep_engine::LanguageModel::load(base.name.as_str(), &path)
             .map_err(|error| refused(&error))?;
         let options = store_options(&model, &Options::default());

@@ -147,6 +147,7 @@ pub(super) async fn prepare(
                 Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
                 None => DefaultLanguage::Embedded,
             },
+            trained_encoder: None,
             adapters: match subject.grants.adapters.is_empty() {
                 true => None,
                 false => Some(Adapters {
@@ -158,6 +159,7 @@ pub(super) async fn prepare(
         })),
         blobs: blobs(service, &subject.grants, peers).await?,
         training: None,
+        seed: None,
         grants: subject.grants,
         limits: subject.limits,
     };

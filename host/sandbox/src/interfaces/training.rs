@@ -5,34 +5,37 @@
 //! is charged to the run's account, what is kept to its storage. Nothing here trusts a number that
 //! a guest sends, and no error tells it where on the machine something lies.
 
+mod bases;
 mod convert;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use skep_tensor::Account;
-use skep_train::{Base, Divisor, Trainer, TrainerOptions};
+use skep_train::{Divisor, Trainer, TrainerOptions};
 use wasmtime::component::Resource;
 
+use self::bases::{about, base_of, encode};
 use self::convert::{
     at_most_tokens, evaluation_to_contract, examples, hyper_parameters, lora_config, loss,
     outcome_to_contract, trainer_options,
 };
-use super::text::requests::{REQUESTS, at_most, check_text, prompt, text_in};
+use super::text::requests::{REQUESTS, at_most, check_text, text_in};
 use super::types::HostError;
 use crate::bindings::fine_tune::skep::train::training::{
-    BaseWeights, Evaluation, Example, Host, HostTrainer, HyperParameters, LoraConfig, Loss,
-    Metadata, Options, Outcome, Progress, Sampling, Signal, Step, TrainerInfo,
+    BaseKind, Evaluation, Example, Host, HostTrainer, HyperParameters, LoraConfig, Loss, Metadata,
+    Options, Outcome, Progress, Sampling, Signal, Step, TrainerInfo,
 };
 use crate::bindings::task::skep::model::text::Prompt;
 use crate::error::{Quota, QuotaExcess};
-use crate::language::LanguageModel;
-use crate::models::ModelError;
+use crate::models::{BaseModel, ModelError};
 use crate::state::State;
 use crate::training::{OpenTrainer, SavedAdapter, TRAINERS, TrainingProgress, TrainingRoom, lock};
 
 /// Prompts that one call may have gone on with.
 const SAMPLES: usize = 64;
+/// The longest name of a class, in bytes.
+const CLASS: usize = 256;
 /// The longest model card, in bytes.
 const CARD: usize = 64 << 10;
 /// Names and values that may be said of an adapter, and bytes of each.
@@ -106,23 +109,35 @@ impl State {
     }
 }
 
-/// The weights of a base, as a training wants them.
-fn base_of(
-    model: &dyn LanguageModel,
-    weights: BaseWeights,
-    account: &Account,
-) -> Result<Base, HostError> {
-    let decoder = model.decoder().ok_or_else(|| {
-        let name = model.info().name;
-        HostError::failed(format!("the weights of {name} are not on this machine"))
-    })?;
-    Ok(match weights {
-        BaseWeights::Stored => Base::stored(decoder),
-        BaseWeights::Nf4 => Base::nf4(&decoder, account)?,
-    })
+impl State {
+    /// What opens a base, if the guest may have it.
+    fn opens_base(
+        &self,
+        base: String,
+    ) -> Result<impl FnOnce() -> Result<BaseModel, HostError> + Send + use<>, HostError> {
+        if !self.spec.grants.allows_model(&base) {
+            let name: String = base.chars().take(100).collect();
+            return Err(HostError::denied(format!("grants.models: \"{name}\"")));
+        }
+        self.room()?;
+        let Some(models) = self.spec.models.clone() else {
+            return Err(HostError::from(ModelError::NotFound(base)));
+        };
+        Ok(move || Ok(models.open_base(&base)?))
+    }
 }
 
 impl HostTrainer for State {
+    async fn kind_of(&mut self, base: String) -> Result<BaseKind, HostError> {
+        self.host_calls += 1;
+        let model = self.opens_base(base)?;
+        // Loading is work of the node's, as wherever a model is opened.
+        Ok(match self.threads.model(model).await?? {
+            BaseModel::Language(_) => BaseKind::LanguageModel,
+            BaseModel::Encoder(_) => BaseKind::SentenceEncoder,
+        })
+    }
+
     async fn open(
         &mut self,
         base: String,
@@ -130,11 +145,7 @@ impl HostTrainer for State {
         options: Options,
     ) -> Result<Resource<OpenTrainer>, HostError> {
         self.host_calls += 1;
-        if !self.spec.grants.allows_model(&base) {
-            let name: String = base.chars().take(100).collect();
-            return Err(HostError::denied(format!("grants.models: \"{name}\"")));
-        }
-        self.room()?;
+        let model = self.opens_base(base)?;
         if self.trainings.open >= TRAINERS {
             return Err(HostError::Quota(QuotaExcess {
                 quota: Quota::Handles,
@@ -142,15 +153,13 @@ impl HostTrainer for State {
                 asked: u64::from(TRAINERS) + 1,
             }));
         }
-        let Some(models) = self.spec.models.clone() else {
-            return Err(HostError::from(ModelError::NotFound(base)));
-        };
         let lora = lora_config(lora)?;
         let account = self.account.clone();
+        let classes = options.classes;
         let opened = self.threads.model(move || {
             account.check()?;
-            let model = models.open_text(&base)?;
-            let weights = base_of(&*model, options.base, &account)?;
+            let model = model()?;
+            let weights = base_of(&model, options.base, &account)?;
             let options = TrainerOptions {
                 account: account.clone(),
                 // The device's memory is the host's, so that there is no other place to go to.
@@ -161,11 +170,13 @@ impl HostTrainer for State {
             Ok::<_, HostError>((model, trainer))
         });
         let (model, trainer) = opened.await??;
-        let info = model.info();
+        let info = about(&model);
         let handle = self.table.push(OpenTrainer {
             trainer: Arc::new(Mutex::new(trainer)),
             model,
             parent: None,
+            classes,
+            class_names: Vec::new(),
         })?;
         self.trainings.open += 1;
         self.lent.models.insert(info.digest, info.weights_bytes);
@@ -175,7 +186,7 @@ impl HostTrainer for State {
     fn info(&mut self, this: Resource<OpenTrainer>) -> wasmtime::Result<TrainerInfo> {
         self.host_calls += 1;
         let open = self.table.get(&this)?;
-        let info = open.model.info();
+        let info = about(&open.model);
         let (parameters, steps) = match open.trainer.lock() {
             Ok(trainer) => (trainer.parameters() as u64, trainer.steps()),
             Err(_) => (0, 0),
@@ -186,7 +197,7 @@ impl HostTrainer for State {
             context: info.context,
             vocabulary: info.vocabulary,
             has_chat_template: info.has_chat_template,
-            ends: open.model.ends(),
+            ends: info.ends,
             parameters,
             steps,
         })
@@ -200,20 +211,11 @@ impl HostTrainer for State {
         self.host_calls += 1;
         at_most("prompts in one call", prompts.len(), REQUESTS)?;
         check_text(prompts.iter().map(text_in).sum())?;
-        let model = Arc::clone(&self.table.get(&this)?.model);
-        let info = model.info();
-        let prompts: Vec<_> = prompts
-            .into_iter()
-            .map(|asked| prompt(asked, &info))
-            .collect::<Result<_, _>>()?;
+        let model = self.table.get(&this)?.model.clone();
         let account = self.account.clone();
-        let encoded = self.threads.model(move || {
-            let tokens = prompts.iter().map(|prompt| {
-                account.check()?;
-                Ok(model.encode_prompt(prompt)?)
-            });
-            tokens.collect::<Result<_, HostError>>()
-        });
+        let encoded = self
+            .threads
+            .model(move || encode(&model, prompts, &account));
         encoded.await?
     }
 
@@ -297,12 +299,12 @@ impl HostTrainer for State {
         self.host_calls += 1;
         at_most("prompts in one call", prompts.len(), SAMPLES)?;
         let open = self.table.get(&this)?;
-        let context = open.model.info().context;
+        let about = about(&open.model);
         let how = skep_train::Sampling {
             temperature: sampling.temperature,
             seed: sampling.seed,
-            tokens: sampling.max_tokens.min(context) as usize,
-            end: open.model.ends().first().copied(),
+            tokens: sampling.max_tokens.min(about.context) as usize,
+            end: about.ends.first().copied(),
         };
         let work = move |trainer: &mut Trainer, account: &Account| {
             let texts = prompts.iter().enumerate().map(|(number, prompt)| {
@@ -327,7 +329,7 @@ impl HostTrainer for State {
         let Some(models) = self.spec.models.clone() else {
             return Err(HostError::from(ModelError::NotFound(adapter)));
         };
-        let own = self.table.get(&this)?.model.info();
+        let own = about(&self.table.get(&this)?.model);
         let load = move |trainer: &mut Trainer, _: &Account| {
             let parent = models.open_adapter(&adapter)?;
             let info = parent.info();
@@ -346,6 +348,27 @@ impl HostTrainer for State {
         };
         let digest = self.with_trainer(&this, load)?.await?;
         self.table.get_mut(&this)?.parent = Some(digest);
+        Ok(())
+    }
+
+    fn name_classes(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        names: Vec<String>,
+    ) -> Result<(), HostError> {
+        self.host_calls += 1;
+        let open = self.table.get_mut(&this)?;
+        let classes = open.classes.unwrap_or(0) as usize;
+        if names.len() != classes {
+            return Err(HostError::invalid(format!(
+                "{} names for {classes} classes",
+                names.len()
+            )));
+        }
+        for name in &names {
+            at_most("bytes of a class's name", name.len(), CLASS)?;
+        }
+        open.class_names = names;
         Ok(())
     }
 
@@ -399,7 +422,8 @@ impl HostTrainer for State {
         check_metadata(&metadata)?;
         let room = self.room()?;
         let open = self.table.get(&this)?;
-        let (info, parent) = (open.model.info(), open.parent.clone());
+        let (info, parent) = (about(&open.model), open.parent.clone());
+        let classes = open.class_names.clone();
         let bytes = 4 * lock(&open.trainer)?.parameters() as u64;
         let others = self.trainings.kept() - self.trainings.adapter;
         self.check_storage(others, bytes)?;
@@ -414,6 +438,7 @@ impl HostTrainer for State {
                 base: info.digest,
                 base_name: info.name,
                 parent,
+                classes,
                 steps: trainer.steps(),
                 card: metadata.card,
                 hyper_parameters: metadata.hyper_parameters,

@@ -29,6 +29,7 @@ use crate::engine::{Engines, Host};
 use crate::error::RunError;
 use crate::limits::RunLimits;
 use crate::program::Program;
+use crate::repeatable;
 use crate::sandbox::Sandbox;
 use crate::state::State;
 use crate::task_io::TaskIo;
@@ -171,7 +172,8 @@ async fn under_the_clock(
             Work::Village(work) => work.run(store, program).await,
             Work::Render(work) => work.run(store, program).await,
         };
-        outcome.map_err(|ending| ending.explain(store.data()))
+        outcome.map_err(|ending| ending.explain(store.data()))?;
+        repeatable::check(store.data())
     };
     let cancelled = async {
         match cancels {

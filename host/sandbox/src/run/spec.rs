@@ -25,6 +25,9 @@ pub struct RunSpec {
     pub blobs: Option<Arc<dyn Blobs>>,
     /// What a run that trains has besides; without it a run trains nothing.
     pub training: Option<Arc<dyn TrainingRoom>>,
+    /// What all randomness of the run grows from, if others are to be able to repeat it. Its
+    /// clocks then count and do not tell the time.
+    pub seed: Option<u64>,
 }
 
 impl Default for RunSpec {
@@ -37,6 +40,7 @@ impl Default for RunSpec {
             models: None,
             blobs: None,
             training: None,
+            seed: None,
         }
     }
 }

@@ -134,6 +134,7 @@ pub fn spec(limits: Limits) -> RunSpec {
         models: Some(Arc::new(OneModel(Arc::new(BusyEncoder)))),
         blobs: Some(Arc::new(Nowhere)),
         training: None,
+        seed: None,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Causal attention within each sequence of a packed batch, with grouped heads and a window.
+//! Attention within each sequence of a packed batch: to all its tokens, or to those before, with
+//! grouped heads and a window.
 //!
 //! A head's queries are taken some at a time; all the scores of those few with the keys that
 //! they see lie in the second cache, so softmax is plain. The backward pass makes the scores
@@ -26,7 +27,9 @@ pub(crate) struct Attention<'a> {
     pub dim: usize,
     /// What products of queries and keys are multiplied with.
     pub scale: f32,
-    /// A token sees itself and those before it, up to this many together.
+    /// Whether a token sees none of those after it.
+    pub causal: bool,
+    /// Where it is causal: a token sees itself and those before it, up to this many together.
     pub window: Option<usize>,
 }
 
@@ -186,6 +189,12 @@ impl Attention<'_> {
         let window = self.window.unwrap_or(length);
         (0..length).step_by(QUERIES).map(move |start| {
             let end = length.min(start + QUERIES);
+            if !self.causal {
+                return Block {
+                    queries: start..end,
+                    keys: 0..length,
+                };
+            }
             // The first key that the first query sees; panels begin at multiples of their width.
             let first = (start + 1).saturating_sub(window) / PANEL * PANEL;
             Block {
@@ -217,6 +226,12 @@ impl Attention<'_> {
                 false,
             )
         };
+        if !self.causal {
+            for row in scratch.scores.chunks_exact_mut(count) {
+                softmax(simd, row, self.scale);
+            }
+            return;
+        }
         let window = self.window.unwrap_or(usize::MAX);
         for (n, row) in scratch.scores.chunks_exact_mut(count).enumerate() {
             let query = block.queries.start + n;
@@ -364,14 +379,26 @@ mod tests {
     use crate::testing::check_gradients;
     use skep_kernels::Team;
 
-    fn shape(sequences: &[Range<usize>], window: Option<usize>) -> Attention<'_> {
+    /// What a token sees.
+    #[derive(Debug, Clone, Copy)]
+    enum Sees {
+        Before,
+        Window(usize),
+        All,
+    }
+
+    fn shape(sequences: &[Range<usize>], sees: Sees) -> Attention<'_> {
         Attention {
             sequences,
             heads: 4,
             kv_heads: 2,
             dim: 3,
             scale: 0.7,
-            window,
+            causal: !matches!(sees, Sees::All),
+            window: match sees {
+                Sees::Window(window) => Some(window),
+                Sees::Before | Sees::All => None,
+            },
         }
     }
 
@@ -397,7 +424,12 @@ mod tests {
                 for head in 0..heads {
                     let kv = head / (heads / kv_heads);
                     let query = &values[0][(token * heads + head) * dim..][..dim];
-                    let scores: Vec<f64> = (first..=token)
+                    let seen = match shape.causal {
+                        true => first..token + 1,
+                        false => sequence.clone(),
+                    };
+                    let scores: Vec<f64> = seen
+                        .clone()
                         .map(|other| {
                             let key = &values[1][(other * kv_heads + kv) * dim..][..dim];
                             let pairs = query.iter().zip(key);
@@ -406,7 +438,7 @@ mod tests {
                         })
                         .collect();
                     let total: f64 = scores.iter().sum();
-                    for (score, other) in scores.iter().zip(first..) {
+                    for (score, other) in scores.iter().zip(seen) {
                         for d in 0..dim {
                             let value = values[2][(other * kv_heads + kv) * dim + d];
                             out[(token * heads + head) * dim + d] +=
@@ -422,8 +454,8 @@ mod tests {
     #[test]
     fn packed_sequences_see_their_own_tokens_only() {
         let sequences = [0..1, 1..130, 130..133, 133..240];
-        for window in [None, Some(1), Some(40)] {
-            let shape = shape(&sequences, window);
+        for sees in [Sees::Before, Sees::Window(1), Sees::Window(40), Sees::All] {
+            let shape = shape(&sequences, sees);
             let values = [
                 test_values(240 * 12, 1),
                 test_values(240 * 6, 2),
@@ -445,14 +477,16 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_differences() {
-        let cases: [(&[Range<usize>], Option<usize>); 3] = [
-            (&[0..3, 3..8], None),
-            (&[0..1, 1..9], Some(3)),
+        let cases: [(&[Range<usize>], Sees); 5] = [
+            (&[0..3, 3..8], Sees::Before),
+            (&[0..1, 1..9], Sees::Window(3)),
             // Several blocks of queries, of which the last keys have a window of their own.
-            (&[0..2, 2..62], Some(30)),
+            (&[0..2, 2..62], Sees::Window(30)),
+            (&[0..3, 3..8], Sees::All),
+            (&[0..2, 2..62], Sees::All),
         ];
-        for (sequences, window) in cases {
-            let shape = shape(sequences, window);
+        for (sequences, sees) in cases {
+            let shape = shape(sequences, sees);
             let tokens = sequences[sequences.len() - 1].end;
             let inputs = [tokens * 12, tokens * 6, tokens * 6];
             let team = Team::new(2).unwrap();

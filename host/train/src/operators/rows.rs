@@ -35,7 +35,7 @@ pub(crate) use wide;
 
 /// A sum in 16 parts, in one order on every machine.
 #[inline(always)]
-fn sum_of(pairs: impl Fn(usize) -> f32, count: usize) -> f32 {
+pub(super) fn sum_of(pairs: impl Fn(usize) -> f32, count: usize) -> f32 {
     let mut parts = [0.0_f32; 16];
     let whole = count / 16 * 16;
     for start in (0..whole).step_by(16) {
@@ -215,7 +215,7 @@ fn silu(x: f32) -> (f32, f32) {
 /// GELU in its approximation by the hyperbolic tangent (arXiv 1606.08415, section 2), and its
 /// slope: `tanh(u)` is `2 sigmoid(2 u) - 1`, so it is `x` times a sigmoid too.
 #[inline(always)]
-fn gelu(x: f32) -> (f32, f32) {
+pub(super) fn gelu(x: f32) -> (f32, f32) {
     // 2 sqrt(2 / pi).
     const TWICE: f32 = 1.595_769;
     const CUBE: f32 = 0.044_715;

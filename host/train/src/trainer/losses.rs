@@ -1,9 +1,8 @@
 //! Losses of a batch whose hidden states are there, and the gradients of those.
 
 use crate::batch::{Example, Loss, Outcome, Packed};
-use crate::gemm::{Lhs, Product, Rhs, product};
+use crate::gemm::{Lhs, Product, Rhs, RowSource, Workers, product};
 use crate::loss::{of_pairs, of_token};
-use crate::model::Pass;
 use crate::operators::head::target_probabilities;
 use crate::trainer::Trainer;
 
@@ -12,7 +11,8 @@ impl Trainer {
     #[expect(clippy::too_many_arguments, reason = "one step of a longer function")]
     pub(super) fn tokens_loss(
         &self,
-        pass: &Pass<'_>,
+        workers: Workers<'_>,
+        source: &dyn RowSource,
         examples: &[Example],
         loss: Loss,
         packed: &Packed,
@@ -20,7 +20,6 @@ impl Trainer {
         divisor: f64,
         dhidden: Option<&mut [f32]>,
     ) -> Outcome {
-        let source = self.base.head().source();
         let targets: Vec<u32> = packed.targets.iter().map(|target| target.token).collect();
         let mut all: Vec<Vec<f32>> = examples
             .iter()
@@ -38,7 +37,7 @@ impl Trainer {
                 all[target.example][target.at] = log;
                 0.0
             };
-            target_probabilities(pass.workers, source, hidden, &targets, add, None);
+            target_probabilities(workers, source, hidden, &targets, add, None);
             let (sum, slopes) = of_pairs(beta, examples, &sums);
             (total, counted) = (sum, examples.len() / 2);
             pairs = Some(slopes);
@@ -58,7 +57,7 @@ impl Trainer {
                 };
                 (f64::from(slope) / divisor) as f32
             };
-            target_probabilities(pass.workers, source, hidden, &targets, slope, dhidden);
+            target_probabilities(workers, source, hidden, &targets, slope, dhidden);
         }
         Outcome {
             loss: total / divisor,
@@ -72,14 +71,14 @@ impl Trainer {
     /// The loss over classes.
     pub(super) fn classes_loss(
         &self,
-        pass: &Pass<'_>,
+        workers: Workers<'_>,
         examples: &[Example],
         packed: &Packed,
         hidden: &[f32],
         divisor: f64,
         to: Option<(&mut [f32], &mut [f32])>,
     ) -> Outcome {
-        let width = self.base.config.width;
+        let width = self.base.shape.width;
         let place = self.layout.classifier.clone().unwrap_or(0..0);
         let weights = &self.parameters[place.clone()];
         let (texts, classes) = (examples.len(), weights.len() / width);
@@ -92,7 +91,15 @@ impl Trainer {
             b: Rhs::Columns(weights),
             add: false,
         };
-        product(pass.workers, &asked, &mut logits);
+        product(workers, &asked, &mut logits);
+        if let Some(bias) = &self.layout.classifier_bias {
+            let bias = &self.parameters[bias.clone()];
+            for row in logits.chunks_exact_mut(classes) {
+                for (x, bias) in row.iter_mut().zip(bias) {
+                    *x += bias;
+                }
+            }
+        }
         let mut total = 0.0;
         let mut all = Vec::with_capacity(texts);
         for (row, example) in logits.chunks_exact_mut(classes.max(1)).zip(examples) {
@@ -117,7 +124,14 @@ impl Trainer {
                 b: Rhs::Rows(hidden),
                 add: true,
             };
-            product(pass.workers, &of_weights, &mut gradients[place]);
+            product(workers, &of_weights, &mut gradients[place]);
+            if let Some(bias) = &self.layout.classifier_bias {
+                for row in logits.chunks_exact(classes) {
+                    for (gradient, x) in gradients[bias.clone()].iter_mut().zip(row) {
+                        *gradient += x;
+                    }
+                }
+            }
             let of_hidden = Product {
                 m: texts,
                 n: width,
@@ -126,7 +140,7 @@ impl Trainer {
                 b: Rhs::Rows(weights),
                 add: false,
             };
-            product(pass.workers, &of_hidden, dhidden);
+            product(workers, &of_hidden, dhidden);
         }
         Outcome {
             loss: total / divisor,

@@ -1,22 +1,33 @@
 //! One pass over a batch: through the layers, to the loss, and back.
 
+use crate::base::{DecoderBase, Network};
 use crate::batch::{Divisor, Example, Loss, Outcome, Packed};
+use crate::decoder::DecoderPass;
+use crate::encoder::EncoderPass;
 use crate::error::TrainError;
 use crate::gemm::Workers;
 use crate::loss::own_divisor;
-use crate::model::{Keep, Kept, Pass};
 use crate::operators::head::rows_at_a_time;
 use crate::operators::rows::{Turns, rms_norm, rms_norm_backward};
+use crate::pass::{Keep, Pass};
 use crate::pool::Buffer;
 use crate::random::hash;
 use crate::trainer::{Checkpointing, Trainer};
 
-/// A batch on its way, with the states that the output layer takes.
-pub(super) struct Forward {
-    kept: Vec<Kept>,
+/// A batch that has gone through a decoder, with the states that the output layer takes.
+pub(super) struct Decoded {
+    kept: Vec<crate::decoder::Kept>,
     /// The rows of the residual stream that count, before and after the final norm.
-    pub rows: Buffer,
+    rows: Buffer,
     pub hidden: Buffer,
+}
+
+/// A batch that has gone through an encoder.
+struct Encoded {
+    kept: Vec<crate::encoder::Kept>,
+    /// The states of the last layer, and what is pooled of them.
+    states: Buffer,
+    pooled: Buffer,
 }
 
 impl Trainer {
@@ -26,7 +37,31 @@ impl Trainer {
         learning: bool,
         adapted: bool,
     ) -> Pass<'a> {
-        let config = &self.base.config;
+        Pass {
+            workers: Workers {
+                simd: self.simd,
+                team: &self.team,
+            },
+            pool: &self.pool,
+            base: &self.base,
+            lora: &self.lora,
+            layout: &self.layout,
+            parameters: &self.parameters,
+            sequences: &packed.sequences,
+            dropped: (learning && self.lora.dropout > 0.0)
+                .then(|| hash(self.lora.seed, self.batches.wrapping_add(1 << 32))),
+            adapted,
+        }
+    }
+
+    /// The same through a decoder, with the positions of its tokens.
+    pub(super) fn decoder_pass<'a>(
+        &self,
+        common: Pass<'a>,
+        decoder: &'a DecoderBase,
+        packed: &Packed,
+    ) -> DecoderPass<'a> {
+        let config = &decoder.config;
         let mut known: Vec<&[f64]> = Vec::new();
         let turns_of = config.layers.iter().map(|layer| {
             let own = layer.frequencies.as_slice();
@@ -42,63 +77,70 @@ impl Trainer {
         let turns = known
             .iter()
             .map(|frequencies| Turns::new(config.rope_layout, frequencies, &packed.positions));
-        Pass {
-            workers: Workers {
-                simd: self.simd,
-                team: &self.team,
-            },
-            pool: &self.pool,
-            base: &self.base,
-            lora: &self.lora,
-            layout: &self.layout,
-            parameters: &self.parameters,
-            sequences: &packed.sequences,
+        DecoderPass {
+            common,
+            decoder,
             turns: turns.collect(),
             turns_of,
-            dropped: (learning && self.lora.dropout > 0.0)
-                .then(|| hash(self.lora.seed, self.batches.wrapping_add(1 << 32))),
-            adapted,
         }
     }
 
-    /// Runs the layers, and the final norm on the rows that count.
-    pub(super) fn forward(
+    /// What of a layer is kept: nothing below the first with an adapter.
+    fn keep(&self, layer: usize, keep: Keep) -> Keep {
+        match layer < self.layout.first_layer() {
+            true => Keep::Nothing,
+            false => keep,
+        }
+    }
+
+    /// Runs a decoder's layers, and the final norm on the rows that count.
+    pub(super) fn decode(
         &self,
-        pass: &Pass<'_>,
+        pass: &DecoderPass<'_>,
         packed: &Packed,
         keep: Keep,
-    ) -> Result<Forward, TrainError> {
-        let config = &self.base.config;
+    ) -> Result<Decoded, TrainError> {
+        let (decoder, config) = (pass.decoder, &pass.decoder.config);
         let width = config.width;
         let mut stream = self.pool.take(packed.tokens.len() * width)?;
         for (row, token) in stream.chunks_exact_mut(width).zip(&packed.tokens) {
-            self.base
-                .embedding
-                .row(*token as usize, config.embedding_scale, row);
+            let scale = config.embedding_scale;
+            decoder.embedding.row(*token as usize, scale, row);
         }
         let mut kept = Vec::new();
         for number in 0..config.layers.len() {
             self.account.check()?;
-            let keep = if number < self.layout.first_layer() {
-                Keep::Nothing
-            } else {
-                keep
-            };
-            kept.extend(pass.layer(number, &mut stream, keep)?);
+            kept.extend(pass.layer(number, &mut stream, self.keep(number, keep))?);
         }
         let mut rows = self.pool.take(packed.rows.len() * width)?;
         for (to, row) in rows.chunks_exact_mut(width).zip(&packed.rows) {
             to.copy_from_slice(&stream[row * width..(row + 1) * width]);
         }
         let mut hidden = self.pool.take(rows.len())?;
-        rms_norm(
-            pass.workers,
-            &rows,
-            &self.base.final_norm,
-            config.epsilon,
-            &mut hidden,
-        );
-        Ok(Forward { kept, rows, hidden })
+        let (norm, epsilon) = (&decoder.final_norm, config.epsilon);
+        rms_norm(pass.workers, &rows, norm, epsilon, &mut hidden);
+        Ok(Decoded { kept, rows, hidden })
+    }
+
+    /// Runs an encoder's layers, and pools.
+    fn encode(
+        &self,
+        pass: &EncoderPass<'_>,
+        packed: &Packed,
+        keep: Keep,
+    ) -> Result<Encoded, TrainError> {
+        let mut states = pass.embed(&packed.tokens, &packed.positions)?;
+        let mut kept = Vec::new();
+        for number in 0..self.base.shape.layers {
+            self.account.check()?;
+            kept.extend(pass.layer(number, &mut states, self.keep(number, keep))?);
+        }
+        let pooled = pass.pool(&states)?;
+        Ok(Encoded {
+            kept,
+            states,
+            pooled,
+        })
     }
 
     /// The loss of a batch; where there are gradients, its own are added to them.
@@ -108,7 +150,7 @@ impl Trainer {
         loss: Loss,
         divisor: Divisor,
         packed: &Packed,
-        mut gradients: Option<&mut [f32]>,
+        gradients: Option<&mut [f32]>,
     ) -> Result<Outcome, TrainError> {
         let learning = gradients.is_some();
         let pass = self.pass(packed, learning, true);
@@ -116,12 +158,6 @@ impl Trainer {
         let _scratch = self
             .account
             .charge_memory(self.scratch_bytes(packed, learning))?;
-        let keep = match (learning, self.checkpointing) {
-            (false, _) => Keep::Nothing,
-            (true, Checkpointing::None) => Keep::All,
-            (true, Checkpointing::Layers) => Keep::Inputs,
-        };
-        let forward = self.forward(&pass, packed, keep)?;
         let divisor = match divisor {
             Divisor::Own => own_divisor(loss, packed),
             Divisor::Given(by) => f64::from(by),
@@ -133,46 +169,83 @@ impl Trainer {
                 want: "a number above 0",
             });
         }
-        let mut dhidden = match learning {
-            true => Some(self.pool.take(forward.hidden.len())?),
-            false => None,
-        };
+        match &self.base.network {
+            Network::Decoder(decoder) => {
+                let pass = self.decoder_pass(pass, decoder, packed);
+                self.through_decoder(&pass, examples, loss, divisor, packed, gradients)
+            }
+            Network::Encoder(encoder) => {
+                let pass = EncoderPass {
+                    common: pass,
+                    encoder,
+                };
+                self.through_encoder(&pass, examples, divisor, packed, gradients)
+            }
+        }
+    }
+
+    fn kept_of(&self, learning: bool) -> Keep {
+        match (learning, self.checkpointing) {
+            (false, _) => Keep::Nothing,
+            (true, Checkpointing::None) => Keep::All,
+            (true, Checkpointing::Layers) => Keep::Inputs,
+        }
+    }
+
+    /// Room for the gradient of what a loss is of, where anything is learned.
+    fn gradient_of(&self, hidden: &Buffer, learning: bool) -> Result<Option<Buffer>, TrainError> {
+        let taken = learning.then(|| self.pool.take(hidden.len()));
+        Ok(taken.transpose()?)
+    }
+
+    fn through_decoder(
+        &self,
+        pass: &DecoderPass<'_>,
+        examples: &[Example],
+        loss: Loss,
+        divisor: f64,
+        packed: &Packed,
+        mut gradients: Option<&mut [f32]>,
+    ) -> Result<Outcome, TrainError> {
+        let learning = gradients.is_some();
+        let done = self.decode(pass, packed, self.kept_of(learning))?;
+        let mut dhidden = self.gradient_of(&done.hidden, learning)?;
+        let (workers, hidden) = (pass.workers, &*done.hidden);
         let outcome = match loss {
             Loss::Classification => {
                 let to = gradients.as_deref_mut().zip(dhidden.as_deref_mut());
-                self.classes_loss(&pass, examples, packed, &forward.hidden, divisor, to)
+                self.classes_loss(workers, examples, packed, hidden, divisor, to)
             }
             _ => {
-                let to = dhidden.as_deref_mut();
-                self.tokens_loss(&pass, examples, loss, packed, &forward.hidden, divisor, to)
+                let (to, head) = (dhidden.as_deref_mut(), pass.decoder.head().source());
+                self.tokens_loss(workers, head, examples, loss, packed, hidden, divisor, to)
             }
         };
         if let (Some(gradients), Some(dhidden)) = (gradients, dhidden)
             && outcome.loss.is_finite()
         {
-            self.backward(&pass, packed, forward, &dhidden, gradients)?;
+            self.back_through_decoder(pass, packed, done, &dhidden, gradients)?;
         }
         Ok(outcome)
     }
 
-    fn backward(
+    fn back_through_decoder(
         &self,
-        pass: &Pass<'_>,
+        pass: &DecoderPass<'_>,
         packed: &Packed,
-        forward: Forward,
+        done: Decoded,
         dhidden: &[f32],
         gradients: &mut [f32],
     ) -> Result<(), TrainError> {
-        let config = &self.base.config;
-        let (width, norm) = (config.width, &self.base.final_norm);
-        let Forward { kept, rows, hidden } = forward;
+        let (width, epsilon) = (self.base.shape.width, pass.decoder.config.epsilon);
+        let Decoded { kept, rows, hidden } = done;
         drop(hidden);
         let mut drows = self.pool.take(rows.len())?;
         rms_norm_backward(
             pass.workers,
             &rows,
-            norm,
-            config.epsilon,
+            &pass.decoder.final_norm,
+            epsilon,
             dhidden,
             &mut drows,
             false,
@@ -195,15 +268,47 @@ impl Trainer {
         Ok(())
     }
 
+    fn through_encoder(
+        &self,
+        pass: &EncoderPass<'_>,
+        examples: &[Example],
+        divisor: f64,
+        packed: &Packed,
+        mut gradients: Option<&mut [f32]>,
+    ) -> Result<Outcome, TrainError> {
+        let learning = gradients.is_some();
+        let done = self.encode(pass, packed, self.kept_of(learning))?;
+        let mut dpooled = self.gradient_of(&done.pooled, learning)?;
+        let to = gradients.as_deref_mut().zip(dpooled.as_deref_mut());
+        let pooled = &done.pooled;
+        let outcome = self.classes_loss(pass.workers, examples, packed, pooled, divisor, to);
+        let (Some(gradients), Some(dpooled)) = (gradients, dpooled) else {
+            return Ok(outcome);
+        };
+        // Without an adapter there is nothing below the layer over what is pooled.
+        if outcome.loss.is_finite() && !done.kept.is_empty() {
+            let mut dstates = pass.pool_backward(&done.states, &dpooled)?;
+            let first = self.layout.first_layer();
+            for (number, kept) in done.kept.into_iter().enumerate().rev() {
+                self.account.check()?;
+                pass.layer_backward(first + number, kept, &mut dstates, gradients)?;
+            }
+        }
+        Ok(outcome)
+    }
+
     /// Bytes that a pass needs beside the pool's buffers.
     pub(super) fn scratch_bytes(&self, packed: &Packed, learning: bool) -> u64 {
-        let config = &self.base.config;
+        let shape = &self.base.shape;
         let tokens = packed.tokens.len();
-        let pairs = config
-            .layers
-            .first()
-            .map_or(0, |layer| layer.frequencies.len());
-        let columns = self.classes.unwrap_or(config.vocabulary);
+        let pairs = match &self.base.network {
+            Network::Decoder(decoder) => {
+                let first = decoder.config.layers.first();
+                first.map_or(0, |layer| layer.frequencies.len())
+            }
+            Network::Encoder(_) => 0,
+        };
+        let columns = self.classes.unwrap_or(shape.vocabulary);
         let logits = rows_at_a_time(columns, packed.rows.len()) * columns;
         let longest = packed
             .sequences
@@ -212,9 +317,9 @@ impl Trainer {
             .max()
             .unwrap_or(0);
         // A head's keys and values in panels, the scores of some queries, a block of weights.
-        let member = longest * (8 * config.head_dim.next_multiple_of(32) + 2 * 64) + (1 << 18);
+        let member = longest * (8 * shape.head_dim.next_multiple_of(32) + 2 * 64) + (1 << 18);
         let dropped = match learning && self.lora.dropout > 0.0 {
-            true => tokens * config.hidden.max(config.width),
+            true => tokens * shape.hidden.max(shape.width),
             false => 0,
         };
         let floats = logits + self.team.threads() * member + dropped + tokens * self.lora.rank;

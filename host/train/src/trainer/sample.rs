@@ -3,10 +3,11 @@
 //! For a look in between: every token runs the whole text again, without pages of keys and values
 //! and on weights that are still changing. Serving is the engine's.
 
+use crate::base::Network;
 use crate::batch::{Example, Loss, Packed};
 use crate::error::TrainError;
 use crate::gemm::{Lhs, Product, Rhs, product};
-use crate::model::Keep;
+use crate::pass::Keep;
 use crate::random::uniform;
 use crate::trainer::Trainer;
 
@@ -42,7 +43,7 @@ impl Trainer {
             ..Example::default()
         };
         for step in 0..how.tokens {
-            if text.tokens.len() == self.base.config.context {
+            if text.tokens.len() == self.base.shape.context {
                 break;
             }
             let next = self.next(&text, how, step as u64)?;
@@ -60,22 +61,25 @@ impl Trainer {
             label: Some(0),
             ..text.clone()
         };
-        let config = &self.base.config;
-        let packed = Packed::new(&[labelled], Loss::Classification, Some(2), config)?;
+        let Network::Decoder(decoder) = &self.base.network else {
+            return Err(TrainError::only_decoders());
+        };
+        let packed = Packed::new(&[labelled], Loss::Classification, Some(2), &self.base)?;
         self.charge_work(&packed, 1)?;
         let pass = self.pass(&packed, false, true);
         let _scratch = self
             .account
             .charge_memory(self.scratch_bytes(&packed, false))?;
-        let forward = self.forward(&pass, &packed, Keep::Nothing)?;
-        let source = self.base.head().source();
-        let mut logits = self.pool.take(config.vocabulary)?;
+        let pass = self.decoder_pass(pass, decoder, &packed);
+        let states = self.decode(&pass, &packed, Keep::Nothing)?;
+        let (vocabulary, width) = (self.base.shape.vocabulary, self.base.shape.width);
+        let mut logits = self.pool.take(vocabulary)?;
         let asked = Product {
             m: 1,
-            n: config.vocabulary,
-            k: config.width,
-            a: Lhs::rows(&forward.hidden, config.width),
-            b: Rhs::unpacked_columns(source),
+            n: vocabulary,
+            k: width,
+            a: Lhs::rows(&states.hidden, width),
+            b: Rhs::unpacked_columns(decoder.head().source()),
             add: false,
         };
         product(pass.workers, &asked, &mut logits);

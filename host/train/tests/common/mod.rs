@@ -1,4 +1,5 @@
 //! What the tests of trainings share.
+#![allow(dead_code, reason = "each test takes a part of it")]
 
 pub mod gguf;
 
@@ -10,7 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use skep_decoder::{AdapterTarget, AdapterWeights, Batch, Decoder, Part, Workspace};
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages};
-use skep_train::{Base, Example, LoraConfig, Targets, TrainerOptions};
+use skep_train::{Base, Example, LoraConfig, Targets, Trainer, TrainerOptions};
 use skep_weights::WeightsFile;
 
 pub fn here(name: &str) -> PathBuf {
@@ -144,7 +145,7 @@ pub fn write_dequantized(base: &Base, model: &str, to: &Path) {
         let tensor = file.tensor(name).unwrap();
         let mut values = vec![0.0; tensor.rows() * tensor.columns()];
         tensor.dequantize(&mut values).unwrap();
-        for (layer, target) in linears(base.config().layers.len()) {
+        for (layer, target) in linears(base.layers()) {
             if name == format!("model.layers.{layer}.{}.weight", target.name()) {
                 let columns = tensor.columns();
                 for (row, out) in values.chunks_exact_mut(columns).enumerate() {
@@ -165,4 +166,25 @@ pub fn write_dequantized(base: &Base, model: &str, to: &Path) {
         safetensors::serialize(views, None).unwrap(),
     )
     .unwrap();
+}
+
+/// The largest difference, over the largest magnitude of what is wanted.
+pub fn relative(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let size = want.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let pairs = got.iter().zip(want);
+    pairs.fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / size
+}
+
+/// Holds every gradient against the reference's, matrix by matrix.
+pub fn gradients_agree(trainer: &Trainer, reference: &Reference, name: &str) {
+    let mut worst = 0.0_f32;
+    for (tensor, _, place) in trainer.tensors() {
+        let got = &trainer.gradients()[place];
+        let want = reference.floats(&format!("gradient.{tensor}"));
+        let error = relative(got, &want);
+        assert!(error < 1e-4, "{name}: {tensor}: {error}");
+        worst = worst.max(error);
+    }
+    println!("{name}: gradients within {worst:.1e}");
 }

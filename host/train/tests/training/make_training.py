@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write what tests/training.rs is held against, beside this file: trainings by PEFT and PyTorch.
 
-    pip install torch transformers==5.24.0 peft==0.21.2 safetensors
+    pip install torch transformers==5.24.0 peft==0.21.2 tokenizers safetensors
     python make_training.py
 
 For each tiny model of host/decoder/tests/models an adapter of rank 4 on every linear layer, one
@@ -9,12 +9,16 @@ batch of three texts of different lengths with some tokens that do not count, it
 logarithms of its tokens' probabilities and the gradients of all of the adapter's weights. For
 `llama` also the losses of 50 steps of AdamW, each on two texts, from an adapter that PEFT began;
 and of a classifier on its last hidden state the loss and gradients.
+
+For a tiny encoder of BERT's kind, which is written to `bert/model`: a classifier on the mean of its
+tokens' states, with the loss and gradients of one batch and the losses of 50 steps.
 """
 
 import shutil
 from pathlib import Path
 
 import peft
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -156,12 +160,126 @@ def classification():
     print(f"classes: loss {float(loss):.5f}")
 
 
+class MeanClassifier(transformers.BertModel):
+    """An encoder with a linear layer over the mean of all tokens' states."""
+
+    def __init__(self, config):
+        super().__init__(config, add_pooling_layer=False)
+        self.score = torch.nn.Linear(config.hidden_size, 5)
+
+    def logits(self, tokens):
+        return self.score(self(input_ids=tokens[None]).last_hidden_state.mean(dim=1))[0]
+
+
+def write_bert(folder):
+    """A tiny encoder with names of tokens as its words."""
+    config = transformers.BertConfig(
+        vocab_size=160,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=56,
+        max_position_embeddings=80,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.2,
+    )
+    model = transformers.BertModel(config, add_pooling_layer=False)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "LayerNorm" in name or name.endswith("bias"):
+                weight.add_(torch.randn_like(weight) * 0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    words = {f"w{n}": n for n in range(160)}
+    words = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, **{w: n for w, n in words.items() if n > 2}}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def open_bert():
+    base = MeanClassifier.from_pretrained(
+        HERE / "bert" / "model", dtype=torch.float32, attn_implementation="eager"
+    )
+    base.name_or_path = base.config._name_or_path = "tiny-bert"
+    with torch.no_grad():
+        base.score.weight.copy_(torch.randn_like(base.score.weight) * 0.2)
+        base.score.bias.copy_(torch.randn_like(base.score.bias) * 0.2)
+    lora = dict(LORA, target_modules=r".*encoder\.layer\..*(query|key|value|dense)")
+    return peft.get_peft_model(base, peft.LoraConfig(modules_to_save=["score"], **lora))
+
+
+def bert_loss(model, texts):
+    logits = torch.stack([model.base_model.model.logits(tokens) for tokens, _ in texts])
+    labels = torch.tensor([label for _, label in texts])
+    return torch.nn.functional.cross_entropy(logits, labels), logits
+
+
+def labelled(texts):
+    return dict(
+        tokens=torch.cat([tokens for tokens, _ in texts]).to(torch.int32),
+        weights=torch.ones(sum(len(tokens) for tokens, _ in texts)),
+        lengths=torch.tensor([len(tokens) for tokens, _ in texts], dtype=torch.int32),
+        labels=torch.tensor([label for _, label in texts], dtype=torch.int32),
+    )
+
+
+def encoders():
+    torch.manual_seed(50)
+    write_bert(HERE / "bert" / "model")
+    model = open_bert()
+    save_adapter(model, HERE / "bert" / "steps")
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.01
+    )
+    texts = [(torch.randint(3, 160, (5 + 9 * n,)), n % 5) for n in range(8)]
+    losses = []
+    for step in range(50):
+        loss, _ = bert_loss(model, [texts[2 * step % 8], texts[(2 * step + 1) % 8]])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    save_file(
+        dict(**labelled(texts), losses=torch.stack(losses)),
+        HERE / "bert" / "steps" / "reference.safetensors",
+    )
+    print(f"bert, 50 steps: {float(losses[0]):.4f} to {float(losses[-1]):.4f}")
+
+    torch.manual_seed(51)
+    model = open_bert()
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                weight.copy_(torch.randn_like(weight) * 0.1)
+    texts = [(torch.randint(3, 160, (n,)), label) for n, label in [(9, 3), (70, 0), (1, 4)]]
+    loss, logits = bert_loss(model, texts)
+    loss.backward()
+    save_adapter(model, HERE / "bert" / "batch")
+    save_file(
+        dict(
+            **labelled(texts),
+            loss=loss.detach().view(1),
+            logs=torch.log_softmax(logits.detach(), dim=-1).contiguous(),
+            **gradients(model),
+        ),
+        HERE / "bert" / "batch" / "reference.safetensors",
+    )
+    print(f"bert: loss {float(loss):.5f}")
+
+
 def main():
     transformers.logging.set_verbosity_error()
     for name in NAMES:
         one_batch(name)
     fifty_steps()
     classification()
+    encoders()
     for file in HERE.rglob("*"):
         file.chmod(0o755 if file.is_dir() or file.suffix == ".py" else 0o644)
 

@@ -11,9 +11,10 @@ use skep_evidence::{
     AccountId, AccountKey, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Split,
     Statement as _, Tariff, Work,
 };
+use skep_kernels::Isa;
 use skep_market::{
     Answer, Ask, Done, Gathered, MAX_MESSAGE, MAX_SEALED, Policy, Quotation, Refusal, SealSecret,
-    Undertaking, conclude, examine,
+    Undertaking, conclude, examine, machine_kind,
 };
 use skep_registry::Digest;
 use skep_swarm::{Answerer, Channel, NodeTicket, Swarm, SwarmConfig};
@@ -31,12 +32,22 @@ pub struct Liar {
 }
 
 impl Liar {
+    /// One that is free and says that it is ready, so that it is asked first.
     pub fn start(folder: &Path) -> Self {
+        Self::with(folder, [0; 4], true)
+    }
+
+    /// One that is dearer than others and has nothing ready, so that it is asked last.
+    pub fn dear(folder: &Path) -> Self {
+        Self::with(folder, [0, 2_000, 20_000, 0], false)
+    }
+
+    fn with(folder: &Path, tariff: [u64; 4], warm: bool) -> Self {
         let runtime = Runtime::new().unwrap();
         let swarm = runtime
             .block_on(Swarm::open(SwarmConfig::loopback(folder)))
             .unwrap();
-        swarm.answer_with(Arc::new(Lies));
+        swarm.answer_with(Arc::new(Lies { tariff, warm }));
         Self {
             ticket: swarm.ticket().to_string(),
             account: key().id().to_string(),
@@ -46,87 +57,100 @@ impl Liar {
     }
 }
 
-fn key() -> AccountKey {
+/// The key of who lies.
+pub fn key() -> AccountKey {
     AccountKey::from_seed(&[66; 32])
 }
 
-#[derive(Debug)]
-struct Lies;
+#[derive(Clone, Copy, Debug)]
+struct Lies {
+    tariff: [u64; 4],
+    warm: bool,
+}
 
 impl Answerer for Lies {
     fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let lies = *self;
         Box::pin(async move {
-            lie(&mut channel).await;
+            lies.tell(&mut channel).await;
             // The requester may have gone once it has all.
             let _ = channel.finish(PATIENCE).await;
         })
     }
 }
 
-async fn lie(channel: &mut Channel) {
-    let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
-    let offer = match Ask::decode(&frame).unwrap() {
-        Ask::Quote { .. } => {
-            let quotation = Answer::Quote(Quotation {
-                account: *key().id().as_bytes(),
-                tariff: [0; 4],
-                slots: 4,
-                warm: true,
-                largest_output: 1 << 20,
-            });
-            return channel.say(&quotation.encode().unwrap()).await.unwrap();
-        }
-        Ask::Offer(offer) => offer,
-        Ask::Settle { .. } => panic!("a lie was paid for"),
-    };
-    let policy = Policy {
-        take: true,
-        publishers: BTreeSet::new(),
-        worlds: BTreeSet::new(),
-        largest_input: 1 << 30,
-        largest_output: 1 << 20,
-        slots: 4,
-        tariff: Tariff::default(),
-    };
-    let keys = &mut Keys::default();
-    let lease = examine(&offer, &policy, &key(), keys).unwrap();
-    let secret = SealSecret::generate().unwrap();
-    let accepted = Answer::Accepted {
-        lease: lease.encode(),
-        key: secret.signed(lease.digest(), &key()).unwrap().encode(),
-    };
-    let sealed = secret
-        .agree(lease.digest(), lease.requester, &offer.key, true, keys)
-        .unwrap();
-    channel.say(&accepted.encode().unwrap()).await.unwrap();
-    let mut input = Gathered::new(sealed.opener, offer.input_bytes);
-    while !input
-        .add(channel.hear(MAX_SEALED, PATIENCE).await.unwrap())
-        .unwrap()
-    {}
-    let output = b"{\"id\":\"1\",\"label\":\"billing\",\"score\":1.0}\n";
-    let done = Done {
-        output: Digest::of(output),
-        meter: Meter {
-            bytes: offer.input_bytes + output.len() as u64,
-            ..Meter::default()
-        },
-        sequence: 0,
-        nonce: [1; 32],
-        started: 1,
-        finished: 2,
-    };
-    let (commitment, receipt) = conclude(&lease, &done, &key()).unwrap();
-    let done = Answer::Done {
-        commitment: commitment.encode(),
-        receipt: receipt.encode(),
-        output_bytes: output.len() as u64,
-    };
-    channel.say(&done.encode().unwrap()).await.unwrap();
-    for chunk in sealed.sealer.chunks(output) {
-        // It may be outvoted before it has said all.
-        if channel.say(&chunk.unwrap()).await.is_err() {
-            return;
+impl Lies {
+    async fn tell(self, channel: &mut Channel) {
+        let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
+        let offer = match Ask::decode(&frame).unwrap() {
+            Ask::Quote { .. } => {
+                let kind = machine_kind(env!("CARGO_PKG_VERSION"), &Isa::alike());
+                let quotation = Answer::Quote(Quotation {
+                    account: *key().id().as_bytes(),
+                    tariff: self.tariff,
+                    slots: 4,
+                    warm: self.warm,
+                    largest_output: 1 << 20,
+                    kind: *kind.as_bytes(),
+                });
+                return channel.say(&quotation.encode().unwrap()).await.unwrap();
+            }
+            Ask::Offer(offer) => offer,
+            Ask::Settle { .. } => panic!("a lie was paid for"),
+        };
+        let policy = Policy {
+            take: true,
+            publishers: BTreeSet::new(),
+            worlds: BTreeSet::new(),
+            largest_input: 1 << 30,
+            largest_output: 1 << 20,
+            slots: 4,
+            tariff: Tariff {
+                flops: self.tariff[1],
+                bytes: self.tariff[2],
+                ..Tariff::default()
+            },
+        };
+        let keys = &mut Keys::default();
+        let lease = examine(&offer, &policy, &key(), keys).unwrap();
+        let secret = SealSecret::generate().unwrap();
+        let accepted = Answer::Accepted {
+            lease: lease.encode(),
+            key: secret.signed(lease.digest(), &key()).unwrap().encode(),
+        };
+        let sealed = secret
+            .agree(lease.digest(), lease.requester, &offer.key, true, keys)
+            .unwrap();
+        channel.say(&accepted.encode().unwrap()).await.unwrap();
+        let mut input = Gathered::new(sealed.opener, offer.input_bytes);
+        while !input
+            .add(channel.hear(MAX_SEALED, PATIENCE).await.unwrap())
+            .unwrap()
+        {}
+        let output = b"{\"id\":\"1\",\"label\":\"billing\",\"score\":1.0}\n";
+        let done = Done {
+            output: Digest::of(output),
+            meter: Meter {
+                bytes: offer.input_bytes + output.len() as u64,
+                ..Meter::default()
+            },
+            sequence: 0,
+            nonce: [1; 32],
+            started: 1,
+            finished: 2,
+        };
+        let (commitment, receipt) = conclude(&lease, &done, &key()).unwrap();
+        let done = Answer::Done {
+            commitment: commitment.encode(),
+            receipt: receipt.encode(),
+            output_bytes: output.len() as u64,
+        };
+        channel.say(&done.encode().unwrap()).await.unwrap();
+        for chunk in sealed.sealer.chunks(output) {
+            // It may be outvoted before it has said all.
+            if channel.say(&chunk.unwrap()).await.is_err() {
+                return;
+            }
         }
     }
 }

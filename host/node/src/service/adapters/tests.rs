@@ -47,6 +47,7 @@ impl World {
             node: Arc::clone(&service.models),
             encoder: String::new(),
             language: DefaultLanguage::Chosen(base.to_string()),
+            trained_encoder: None,
             adapters: Some(Adapters {
                 swarm: service.swarm().await.unwrap().clone(),
                 runtime: runtime.clone(),

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use skep_evidence::lineage::{self, Lineage, Named};
+use skep_registry::Digest;
 use skep_sandbox::{SavedAdapter, TrainingProgress, TrainingRoom};
 
 use super::super::ProgressSender;
@@ -28,8 +30,6 @@ use crate::requests::{Progress, TrainingStep, Unit};
 
 const BEGUN: &str = "begun.json";
 const LOSSES: &str = "losses.jsonl";
-/// What an adapter comes from, beside its weights.
-pub const LINEAGE: &str = "lineage.json";
 /// The model card.
 pub const CARD: &str = "README.md";
 
@@ -44,30 +44,12 @@ pub struct Begun {
     pub recipe: String,
 }
 
-/// The lineage of an adapter, as its package carries it.
-#[derive(Debug, Serialize)]
-struct Lineage<'a> {
-    format: u32,
-    base: Named<'a>,
-    parent: Option<&'a str>,
-    data: &'a str,
-    recipe: &'a str,
-    weights: &'a str,
-    steps: u64,
-    hyper_parameters: serde_json::Map<String, serde_json::Value>,
-    metrics: serde_json::Map<String, serde_json::Value>,
-}
-
-#[derive(Debug, Serialize)]
-struct Named<'a> {
-    name: &'a str,
-    digest: &'a str,
-}
-
 /// The room of a training that runs.
 pub struct Room {
     folder: PathBuf,
     begun: Begun,
+    /// What the author asks for, in millionths of a price.
+    pub share: u32,
     stop: Arc<AtomicBool>,
     progress: ProgressSender,
     kept: Mutex<Kept>,
@@ -119,6 +101,7 @@ impl Room {
         Ok(Self {
             folder,
             begun,
+            share: 0,
             stop,
             progress,
             kept: Mutex::new(Kept {
@@ -290,16 +273,19 @@ impl TrainingRoom for Room {
     fn saved(&self, saved: &SavedAdapter) -> io::Result<()> {
         let texts = saved.hyper_parameters.iter();
         let numbers = saved.metrics.iter();
+        let digest = |text: &str| text.parse::<Digest>().map_err(io::Error::other);
         let lineage = Lineage {
-            format: 1,
+            format: Lineage::format(),
             base: Named {
-                name: &saved.base_name,
-                digest: &saved.base,
+                name: saved.base_name.clone(),
+                digest: digest(&saved.base)?,
             },
-            parent: saved.parent.as_deref(),
-            data: &self.begun.data,
-            recipe: &self.begun.recipe,
-            weights: &saved.digest,
+            parent: saved.parent.as_deref().map(digest).transpose()?,
+            share: self.share,
+            data: digest(&self.begun.data)?,
+            recipe: digest(&self.begun.recipe)?,
+            weights: digest(&saved.digest)?,
+            classes: saved.classes.clone(),
             steps: saved.steps,
             hyper_parameters: texts
                 .map(|(name, value)| (name.clone(), value.as_str().into()))
@@ -310,7 +296,7 @@ impl TrainingRoom for Room {
         };
         let mut text = serde_json::to_vec_pretty(&lineage)?;
         text.push(b'\n');
-        fs::write(saved.folder.join(LINEAGE), text)?;
+        fs::write(saved.folder.join(lineage::FILE), text)?;
         fs::write(saved.folder.join(CARD), &saved.card)?;
         self.lock().saved = Some(saved.clone());
         Ok(())

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use skep_market::{AttemptId, AttemptState, Event, GaveUp, Job, Journal};
+use skep_market::{AttemptId, AttemptState, Event, Finding, GaveUp, Job, Journal, ShardView};
 
 use super::folder::{self, Folder, Spec};
 use super::{drive, failed, money, now, submit};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{
-    AccountAnswer, JobAnswer, JobList, JobRequest, JobState, JobView, ShardLine,
+    AccountAnswer, AuditLine, AuditState, JobAnswer, JobList, JobRequest, JobState, JobView,
+    ShardLine,
 };
 use crate::requests::{Progress, Response, Unit};
 use crate::service::{ProgressSender, Service};
@@ -91,6 +92,14 @@ pub async fn answer(
         JobRequest::Credit { micro } => {
             let account = money::credit(service, micro)?;
             Ok(Response::Account(Box::new(AccountAnswer { account })))
+        }
+        JobRequest::Stake { micro, account } => {
+            let account = money::stake(service, micro, account.as_deref())?;
+            Ok(Response::Account(Box::new(AccountAnswer { account })))
+        }
+        JobRequest::Judge { accusation } => {
+            let judged = money::judged(service, &accusation)?;
+            Ok(Response::Judged(Box::new(judged)))
         }
     }
 }
@@ -181,7 +190,7 @@ fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
         (false, _) => JobState::Paused,
     };
     let reason = job.gave_up().map(|why| why.to_string());
-    Ok(view(&spec, &job, state, reason, |_| 0))
+    Ok(view(folder, &spec, &job, state, reason, |_| 0))
 }
 
 fn open(folder: &Folder, spec: &Spec) -> Result<(Journal, Job), Failure> {
@@ -236,6 +245,7 @@ async fn cancel(service: &Arc<Service>, folder: &Folder) -> Result<JobView, Fail
 
 /// A job as it is shown.
 pub fn view(
+    folder: &Folder,
     spec: &Spec,
     job: &Job,
     state: JobState,
@@ -247,16 +257,18 @@ pub fn view(
         let attempts = || (0..).zip(&shard.attempts);
         let those = |is: fn(&AttemptState) -> bool| {
             attempts()
-                .filter(|(_, (_, state))| is(state))
-                .map(|(_, (account, _))| account.to_string())
+                .filter(|(_, lease)| is(&lease.state))
+                .map(|(_, lease)| lease.provider.to_string())
                 .collect::<Vec<_>>()
         };
         let open = those(|state| matches!(state, AttemptState::Open));
         let delivered = those(|state| matches!(state, AttemptState::Delivered(_)));
-        let (state, providers) = match (shard.finished, open.is_empty()) {
-            (true, _) => ("done", delivered),
-            (false, false) => ("running", open),
-            (false, true) => ("waiting", Vec::new()),
+        let audited = those(|state| matches!(state, AttemptState::Audited));
+        let (state, providers) = match (shard.finished, open.is_empty(), audited.is_empty()) {
+            (true, ..) => ("done", delivered),
+            (false, _, false) => ("audited", audited),
+            (false, false, true) => ("running", open),
+            (false, true, true) => ("waiting", Vec::new()),
         };
         let done = attempts().map(|(attempt, _)| {
             records(AttemptId {
@@ -269,6 +281,7 @@ pub fn view(
             state: state.to_owned(),
             providers,
             outvoted: those(|state| matches!(state, AttemptState::Outvoted)),
+            audits: audits(&shard),
             leases: u32::try_from(shard.attempts.len()).unwrap_or(u32::MAX),
             records: piece.lines,
             records_done: match shard.finished {
@@ -284,8 +297,33 @@ pub fn view(
         reason,
         finished: job.finished(),
         shards: lines.collect(),
+        evidence: match spec.audit {
+            0 => Vec::new(),
+            _ => folder.evidence(),
+        },
         spent_micro: job.spent().micro(),
         budget_micro: spec.budget,
         output: spec.output.clone(),
     }
+}
+
+/// The audits of a shard: whose result was drawn, who was asked to look, and what came of it.
+fn audits(shard: &ShardView) -> Vec<AuditLine> {
+    let drawn = (0..).zip(&shard.attempts);
+    drawn
+        .filter_map(|(attempt, lease)| {
+            let auditors = shard.attempts.iter();
+            let auditors = auditors.filter(|other| other.audits == Some(attempt));
+            Some(AuditLine {
+                provider: lease.provider.to_string(),
+                state: match lease.audit? {
+                    None => AuditState::Open,
+                    Some(Finding::Passed) => AuditState::Passed,
+                    Some(Finding::Wrong) => AuditState::Wrong,
+                    Some(Finding::Undecided) => AuditState::Undecided,
+                },
+                auditors: auditors.map(|other| other.provider.to_string()).collect(),
+            })
+        })
+        .collect()
 }

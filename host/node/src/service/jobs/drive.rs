@@ -1,22 +1,25 @@
 //! Seeing a job through: asks its state what is next, writes down what is decided, and then does it.
 //!
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
-//! being said to whom; killed at any moment, it begins with the journal again.
+//! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
+//! leases, `audit` sees to it that results are looked at and liars charged, and `pay` keeps the
+//! books.
+
+mod audit;
+mod lease;
+mod pay;
+
+pub use lease::SMALLEST_PANEL;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use skep_evidence::{
-    AccountId, AccountKey, Agreed, AuditSecret, AuditTerms, Candidates, Credits, Keys, Lease,
-    Meter, Receipt, Signed, Split, Statement as _, Work,
-};
+use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Lease, Receipt, Signed};
 use skep_market::{
-    AttemptId, Conduct, Decision, Event, GaveUp, Job, Journal, Offer, Operation, Outstanding,
-    Quotation, Warmth, typical,
+    AttemptId, Conduct, Decision, Event, GaveUp, Job, Journal, Outstanding, Quotation,
 };
-use skep_registry::Digest;
 use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -25,7 +28,7 @@ use super::around::{Quotes, listed, quotes};
 use super::folder::{Folder, Spec};
 use super::talk::{self, Delivered, TalkError};
 use super::{answer, attest, failed, money, now};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 use crate::requests::jobs::{JobState, JobView};
 use crate::service::{Service, install};
 
@@ -33,10 +36,6 @@ use crate::service::{Service, install};
 const TICK: Duration = Duration::from_millis(250);
 /// How often providers are asked whether they would still take a shard.
 const QUOTES: Duration = Duration::from_secs(5);
-/// How long providers that have gone are waited for at the end, to have their receipts.
-const PROOFS: Duration = Duration::from_secs(15);
-/// The most operations that a lease allows for: what is paid is bounded by its price.
-const FLOPS: u64 = 1 << 60;
 
 /// A job that this process works on.
 pub struct Running {
@@ -68,7 +67,7 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
     let opened = tokio::task::block_in_place(|| Journal::open(&folder.journal(), spec.job));
     let (journal, events) = opened.map_err(failed)?;
     let job = Job::resume(spec.plan(), &events).map_err(failed)?;
-    let first = answer::view(&spec, &job, JobState::Running, None, |_| 0);
+    let first = answer::view(folder, &spec, &job, JobState::Running, None, |_| 0);
     let (publish, view) = watch::channel(first);
     let running = Arc::new(Running {
         view,
@@ -148,7 +147,7 @@ impl Driver {
                 (JobState::Paused, Some(failure.message.clone()))
             }
         };
-        let view = answer::view(&self.spec, &self.job, state, reason, |_| 0);
+        let view = answer::view(&self.folder, &self.spec, &self.job, state, reason, |_| 0);
         self.publish.send_replace(view);
         // Before whoever watches learns of the end, the journal is free for another process.
         let Self {
@@ -210,43 +209,6 @@ impl Driver {
         self.folder.set_over()
     }
 
-    /// Holds what the job may cost. Once is as good as twice.
-    fn fund(&self) -> Result<(), Failure> {
-        let amount = Credits::from_micro(self.spec.budget);
-        if amount == Credits::ZERO {
-            return Ok(());
-        }
-        let escrow = Operation::Escrow {
-            id: self.entry("escrow"),
-            job: self.spec.job,
-            requester: self.account.id(),
-            amount,
-        };
-        money::post(&self.service, &escrow)?
-            .map(drop)
-            .map_err(|error| Failure::of(FailureKind::Refused, &error))
-    }
-
-    /// Gives back what is left.
-    fn refund(&self) -> Result<(), Failure> {
-        if self.spec.budget == 0 {
-            return Ok(());
-        }
-        let refund = Operation::Refund {
-            id: self.entry("refund"),
-            job: self.spec.job,
-        };
-        match money::post(&self.service, &refund)? {
-            // All of it was spent.
-            Ok(_) | Err(skep_market::PostError::Nothing) => Ok(()),
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    fn entry(&self, what: &str) -> Digest {
-        Digest::of(&[what.as_bytes(), self.spec.job.as_bytes()].concat())
-    }
-
     /// Writes events down, and only then lets the job know.
     fn note(&mut self, events: &[Event]) -> Result<(), Failure> {
         tokio::task::block_in_place(|| self.journal.append(events)).map_err(failed)?;
@@ -258,89 +220,39 @@ impl Driver {
 
     fn decide(&mut self) -> Result<(), Failure> {
         loop {
-            let decisions = self.job.decide(now(), &self.offers());
+            let decisions = self.job.decide(now(), &self.offers()?);
             if decisions.is_empty() {
                 return Ok(());
             }
             let mut events = Vec::new();
             for decision in decisions {
-                events.push(match decision {
-                    Decision::Note(event) => event,
+                match decision {
+                    Decision::Note(event) => events.push(event),
                     Decision::Lease {
                         id,
                         provider,
                         limit,
-                    } => self.lease(id, provider, limit)?,
-                });
+                        audits,
+                    } => events.push(self.lease(id, provider, limit, audits)?),
+                    Decision::Audited(outcome) => {
+                        // Charged before it is written down: whoever is killed in between finds
+                        // the same again, and what is charged twice is charged once.
+                        self.charge(&outcome)?;
+                        events.extend(outcome.events(now()));
+                    }
+                }
             }
             self.note(&events)?;
+            self.remember_liars();
         }
     }
 
-    fn offers(&self) -> Vec<Offer> {
-        let seen = self.service.jobs.seen();
-        let quotes = self.quotes.iter();
-        let offers = quotes.map(|(account, (_, quotation))| Offer {
-            provider: *account,
-            price: typical(&quotation.tariff(), self.spec.largest),
-            warmth: Warmth {
-                package: quotation.warm,
-                ..Warmth::default()
-            },
-            reputation: seen.get(account).copied().unwrap_or_default(),
-            slots: quotation.slots,
-        });
-        offers.collect()
-    }
-
-    fn lease(&self, id: AttemptId, provider: AccountId, limit: Credits) -> Result<Event, Failure> {
-        let gone = || Failure::new(FailureKind::Failed, "a provider was chosen that has gone");
-        let (_, quotation) = self.quotes.get(&provider).ok_or_else(gone)?;
-        let input = self.folder.shard(&self.spec, id.shard)?;
-        let nobody = Candidates::new(Vec::new()).map_err(failed)?;
-        let secret = AuditSecret::of_lease(&self.spec.root, self.spec.job, id.shard, id.attempt);
-        let issued = now();
-        let lease = Lease {
-            job: self.spec.job,
-            shard: id.shard,
-            attempt: id.attempt,
-            requester: self.account.id(),
-            provider,
-            work: Work {
-                package: self.spec.release,
-                model: self.spec.model,
-                adapter: None,
-                input: Digest::of(&input),
-                seed: 0,
-            },
-            tariff: quotation.tariff(),
-            allowance: Meter {
-                tokens: 0,
-                flops: FLOPS,
-                bytes: (input.len() as u64).saturating_add(quotation.largest_output.min(1 << 30)),
-                residency: 0,
-            },
-            limit,
-            split: Split::default(),
-            issued,
-            deadline: self.spec.deadline.max(issued + 1),
-            audit: AuditTerms {
-                secret: secret.commitment(),
-                candidates: nobody.digest(),
-                rate: 0,
-                panel: 3,
-                exact: false,
-            },
-        };
-        let lease = lease.sign(&self.account).map_err(failed)?;
-        Ok(Event::Leased {
-            id,
-            at: issued,
-            provider,
-            limit,
-            lease: lease.digest(),
-            encoding: lease.encode(),
-        })
+    /// Whoever lied is not asked again.
+    fn remember_liars(&self) {
+        let mut seen = self.service.jobs.seen();
+        for (_, liar) in self.job.outvoted() {
+            seen.entry(liar).or_default().note(Conduct::Lied);
+        }
     }
 
     /// Does what is outstanding and not being done.
@@ -389,43 +301,6 @@ impl Driver {
             }
             self.note(&events)?;
         }
-    }
-
-    /// Countersigns a receipt and pays it out of what is held for the job.
-    fn pay(&self, receipt: &[u8]) -> Result<Agreed<Receipt>, Failure> {
-        let agreed = self.countersigned(receipt)?;
-        if agreed.price > Credits::ZERO {
-            money::post(&self.service, &Operation::Release(&agreed))?.map_err(failed)?;
-        }
-        Ok(agreed)
-    }
-
-    fn countersigned(&self, receipt: &[u8]) -> Result<Agreed<Receipt>, Failure> {
-        let receipt = Signed::<Receipt>::decode(receipt, &mut Keys::default()).map_err(failed)?;
-        receipt.accept(&self.account).map_err(failed)
-    }
-
-    /// Gives providers the receipts that both have signed, as far as they can be reached.
-    fn hand_over(&mut self, swarm: &Swarm) {
-        for receipt in std::mem::take(&mut self.proofs) {
-            let Some((node, _)) = self.quotes.get(&receipt.provider) else {
-                self.proofs.push(receipt);
-                continue;
-            };
-            let (swarm, node) = (swarm.clone(), node.clone());
-            self.handing += 1;
-            self.tasks.spawn(async move {
-                let settled = talk::settle(&swarm, &node, &receipt).await;
-                Happened::Settled(Box::new(receipt), settled)
-            });
-        }
-    }
-
-    /// Whether every provider has its proofs, or was waited for long enough after the end.
-    fn have_proofs(&mut self) -> bool {
-        let since = *self.patience.get_or_insert_with(Instant::now);
-        let all = self.proofs.is_empty() && self.handing == 0;
-        all || since.elapsed() >= PROOFS
     }
 
     fn send(
@@ -514,7 +389,10 @@ impl Driver {
         let provider = self.job.provider(id);
         let (event, conduct) = match came {
             Ok(delivered) => {
-                let Delivered { receipt, output } = *delivered;
+                let auditors = self.auditors(id, &delivered)?;
+                let Delivered {
+                    receipt, output, ..
+                } = *delivered;
                 let digest = receipt.output;
                 tokio::task::block_in_place(|| self.folder.keep(digest, &output))?;
                 let event = Event::Delivered {
@@ -523,7 +401,7 @@ impl Driver {
                     output: digest,
                     bytes: output.len() as u64,
                     price: receipt.price,
-                    audited: false,
+                    auditors,
                     receipt: receipt.encode(),
                 };
                 (event, Conduct::Delivered)
@@ -534,17 +412,20 @@ impl Driver {
                 if let (TalkError::Channel(_), Some(provider)) = (&error, &provider) {
                     self.quotes.remove(provider);
                 }
-                (Event::Failed { id, at: now() }, Conduct::Failed)
+                // Statements that contradict each other are no accident.
+                let conduct = match error {
+                    TalkError::Delivery(_) => Conduct::Lied,
+                    _ => Conduct::Failed,
+                };
+                (Event::Failed { id, at: now() }, conduct)
             }
         };
         self.note(&[event])?;
-        let mut seen = self.service.jobs.seen();
         if let Some(provider) = provider {
+            let mut seen = self.service.jobs.seen();
             seen.entry(provider).or_default().note(conduct);
         }
-        for (_, liar) in self.job.outvoted() {
-            seen.entry(liar).or_default().note(Conduct::Lied);
-        }
+        self.remember_liars();
         Ok(())
     }
 
@@ -579,6 +460,7 @@ impl Driver {
             send.map_or(0, |send| send.records.load(Ordering::Relaxed))
         };
         answer::view(
+            &self.folder,
             &self.spec,
             &self.job,
             JobState::Running,
@@ -598,6 +480,12 @@ impl Driver {
         }
         if self.quotes.is_empty() && !self.refusals.is_empty() {
             return Some(format!("no node takes it: {}", listed(&self.refusals)));
+        }
+        if !self.quotes.is_empty() && self.offers().is_ok_and(|offers| offers.is_empty()) {
+            return Some(format!(
+                "of the nodes that answer, none has enough at stake, or fewer than \
+                 {SMALLEST_PANEL} are of one kind, which an audit takes"
+            ));
         }
         self.trouble.clone()
     }

@@ -7,6 +7,9 @@
 //! jobs/<job>/journal.redb what happened
 //! jobs/<job>/outputs/     outputs of shards that are not in the result yet, by digest
 //! jobs/<job>/result       the outputs that are, one behind the other
+//! jobs/<job>/candidates/  lists of those who may audit, by digest
+//! jobs/<job>/trail/       what was signed for each result, if results are audited
+//! jobs/<job>/evidence/    accusations of those whose results were found wrong
 //! jobs/<job>/over         there once the job has ended and everything is paid
 //! ```
 
@@ -15,8 +18,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use skep_evidence::Credits;
-use skep_market::{JobPlan, ShardInput};
+use skep_evidence::{AccountId, Candidates, Credits};
+use skep_market::{AttemptId, JobPlan, ShardInput};
 use skep_registry::Digest;
 
 use super::failed;
@@ -45,6 +48,12 @@ pub struct Spec {
     /// Whether only nodes get a shard that show hardware which is believed.
     #[serde(default)]
     pub attested: bool,
+    /// How many of a million results are audited.
+    #[serde(default)]
+    pub audit: u32,
+    /// What a provider has to have at stake here, in micro-credits.
+    #[serde(default)]
+    pub min_stake: u64,
     /// All that it may cost, in micro-credits.
     pub budget: u64,
     /// Until when, in milliseconds since 1970.
@@ -79,7 +88,9 @@ impl Spec {
     /// What the state machine has to know.
     pub fn plan(&self) -> JobPlan {
         let shards = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
-        let leases = u64::from(shards) * u64::from(self.replicas);
+        let results = u64::from(shards) * u64::from(self.replicas);
+        let audits = (results * u64::from(self.audit)).div_ceil(1_000_000);
+        let leases = results + audits;
         JobPlan {
             job: self.job,
             shards,
@@ -92,6 +103,15 @@ impl Spec {
             hedges: 1,
         }
     }
+}
+
+/// What a provider signed for a result that it delivered, in its encoding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trail {
+    /// The lease, with both signatures.
+    pub lease: Vec<u8>,
+    /// The commitment to the result.
+    pub commitment: Vec<u8>,
 }
 
 /// The folder of a job.
@@ -237,6 +257,73 @@ impl Folder {
     /// Keeps an output. It is on disk when this returns.
     pub fn keep(&self, digest: Digest, output: &[u8]) -> Result<(), Failure> {
         put(&self.output(digest), output).map_err(failed)
+    }
+
+    /// Keeps a list of those who may audit. It is on disk when this returns.
+    pub fn keep_candidates(&self, candidates: &Candidates) -> Result<(), Failure> {
+        if candidates.list().is_empty() {
+            return Ok(());
+        }
+        let path = self.path.join("candidates");
+        let file = path.join(candidates.digest().to_string());
+        if file.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&path)
+            .and_then(|()| put(&file, &candidates.encode()))
+            .map_err(failed)
+    }
+
+    /// The list of those who may audit that has this digest.
+    pub fn candidates(&self, digest: Digest) -> Result<Vec<u8>, Failure> {
+        fs::read(self.path.join("candidates").join(digest.to_string())).map_err(failed)
+    }
+
+    /// Keeps what was signed for a result. It is on disk when this returns.
+    pub fn keep_trail(&self, id: AttemptId, trail: &Trail) -> Result<(), Failure> {
+        let file = self.trail_of(id);
+        let bytes = serde_json::to_vec(trail).map_err(failed)?;
+        fs::create_dir_all(self.path.join("trail"))
+            .and_then(|()| put(&file, &bytes))
+            .map_err(failed)
+    }
+
+    /// What was signed for a result.
+    pub fn trail(&self, id: AttemptId) -> Result<Trail, Failure> {
+        let bytes = fs::read(self.trail_of(id)).map_err(failed)?;
+        serde_json::from_slice(&bytes).map_err(failed)
+    }
+
+    fn trail_of(&self, id: AttemptId) -> PathBuf {
+        let name = format!("{}-{}", id.shard, id.attempt);
+        self.path.join("trail").join(name)
+    }
+
+    /// Keeps an accusation of who delivered a result.
+    pub fn keep_evidence(
+        &self,
+        accused: AccountId,
+        id: AttemptId,
+        accusation: &[u8],
+    ) -> Result<(), Failure> {
+        let folder = self.path.join("evidence");
+        let name = format!("{}-{}-{accused}", id.shard, id.attempt);
+        fs::create_dir_all(&folder)
+            .and_then(|()| put(&folder.join(name), accusation))
+            .map_err(failed)
+    }
+
+    /// The files of all accusations.
+    pub fn evidence(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path.join("evidence"));
+        let mut files: Vec<PathBuf> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        files.sort();
+        files
     }
 
     fn output(&self, digest: Digest) -> PathBuf {

@@ -6,15 +6,19 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use skep_evidence::{AccountId, AccountKey, Credits};
-use skep_market::{Book, Earnings, Ledger, Operation, PostError, Posted, Terms, recompute};
+use skep_evidence::{
+    AccountId, AccountKey, Accusation, Credits, Evidence, Keys, Signed, Verdict, judge,
+};
+use skep_market::{
+    Book, Earnings, Ledger, Operation, PostError, Posted, Quotation, Terms, recompute,
+};
 use skep_registry::Digest;
 use zeroize::Zeroizing;
 
 use super::{failed, random};
 use crate::failure::{Failure, FailureKind};
-use crate::requests::jobs::{AccountView, PaidLine};
-use crate::service::Service;
+use crate::requests::jobs::{AccountView, Judged, PaidLine};
+use crate::service::{Service, run};
 
 /// What a node's own ledger is made with. All of it is in its treasury until its owner takes some.
 const TERMS: Terms = Terms {
@@ -140,6 +144,122 @@ pub fn credit(service: &Service, micro: u64) -> Result<AccountView, Failure> {
     view(service)
 }
 
+/// Puts credits at stake in this node's own ledger. Its own come out of its account, and those of
+/// another account out of the treasury.
+pub fn stake(service: &Service, micro: u64, whose: Option<&str>) -> Result<AccountView, Failure> {
+    let own = account(service)?.id();
+    let usage = |error: &dyn std::error::Error| Failure::of(FailureKind::Usage, error);
+    let account = match whose {
+        None => own,
+        Some(text) => text.parse().map_err(|error| usage(&error))?,
+    };
+    let amount = Credits::from_micro(micro);
+    if account != own {
+        let deposit = Operation::Deposit {
+            id: Digest::of(&random()?),
+            account,
+            amount,
+        };
+        post(service, &deposit)?.map_err(|error| usage(&error))?;
+    }
+    let stake = Operation::Stake {
+        id: Digest::of(&random()?),
+        account,
+        amount,
+    };
+    post(service, &stake)?.map_err(|error| usage(&error))?;
+    view(service)
+}
+
+/// How many of those who quoted have so much at stake in this node's own ledger.
+pub fn staked(service: &Service, least: Credits, taking: &[Quotation]) -> Result<usize, Failure> {
+    if least == Credits::ZERO {
+        return Ok(taking.len());
+    }
+    with_ledger(service, |ledger| {
+        let accounts = taking
+            .iter()
+            .map(|quotation| AccountId::from_bytes(quotation.account));
+        let staked = accounts.filter(|account| ledger.balance(Book::Staked(*account)) >= least);
+        Ok(staked.count())
+    })
+}
+
+/// Judges an accusation, and takes from whoever is in the wrong what is at stake here.
+pub fn judged(service: &Service, file: &Path) -> Result<Judged, Failure> {
+    let bytes = fs::read(file).map_err(|error| run::cannot_read(file, &error))?;
+    let mut keys = Keys::default();
+    let accusation = Signed::<Accusation>::decode(&bytes, &mut keys).map_err(|error| {
+        let failure = Failure::of(FailureKind::Refused, &error);
+        Failure::new(
+            FailureKind::Refused,
+            format!("{} is no accusation: {failure}", file.display()),
+        )
+    })?;
+    let verdict = judge(&accusation, &mut keys);
+    let (loser, lease, reason) = match &verdict {
+        Verdict::Guilty { offender, lease } => (*offender, Some(*lease), None),
+        Verdict::FalseAccusation { accuser, reason } => (*accuser, None, Some(reason.to_string())),
+    };
+    let spared = match lease.is_some() {
+        true => unknown_panel(service, &accusation, &mut keys)?,
+        false => None,
+    };
+    let at_stake =
+        |service: &Service| with_ledger(service, |ledger| Ok(ledger.balance(Book::Staked(loser))));
+    let before = at_stake(service)?;
+    let spared = match spared {
+        Some(why) => Some(why),
+        None => match post(service, &Operation::Judge(&accusation))? {
+            Ok(Posted::New { .. }) => None,
+            Ok(Posted::Already { .. }) => Some("it was fined for this before".to_owned()),
+            Err(error @ PostError::NothingAtStake { .. }) => Some(error.to_string()),
+            Err(error) => return Err(failed(error)),
+        },
+    };
+    let after = at_stake(service)?;
+    Ok(Judged {
+        accuser: accusation.accuser.to_string(),
+        accused: accusation.accused.to_string(),
+        guilty: lease.is_some(),
+        reason,
+        lease: lease.map(|lease| lease.to_string()),
+        fined_micro: before.micro().saturating_sub(after.micro()),
+        spared,
+    })
+}
+
+/// Why a panel is not believed here, if it is not: whoever made the list of candidates could have
+/// made up the candidates too. Their stakes have to be there in this node's own ledger.
+fn unknown_panel(
+    service: &Service,
+    accusation: &Accusation,
+    keys: &mut Keys,
+) -> Result<Option<String>, Failure> {
+    let evidence = Evidence::decode(&accusation.evidence.0, keys).map_err(failed)?;
+    let Evidence::Divergence { candidates, .. } = evidence else {
+        return Ok(None);
+    };
+    with_ledger(service, |ledger| {
+        let mut list = candidates.list().iter();
+        let unknown = list.find(|candidate| {
+            let least = Credits::from_micro(1);
+            let here = ledger.balance(Book::Staked(candidate.account));
+            candidate.stake > here.max(least)
+        });
+        let staked = candidates.list().iter();
+        let staked = staked.filter(|candidate| candidate.stake > Credits::from_micro(1));
+        Ok(match (unknown, staked.count()) {
+            (Some(candidate), _) => Some(format!(
+                "the panel was drawn by stakes, and {} has not so much at stake here",
+                candidate.account
+            )),
+            (None, 0) => Some("none of those who could be drawn has anything at stake".to_owned()),
+            (None, _) => None,
+        })
+    })
+}
+
 /// What this node has, spent and earned.
 pub fn view(service: &Service) -> Result<AccountView, Failure> {
     let account = account(service)?.id();
@@ -147,13 +267,18 @@ pub fn view(service: &Service) -> Result<AccountView, Failure> {
     let earned = recompute(&receipts).get(&account).copied().unwrap_or(0);
     with_ledger(service, |ledger| {
         let balance = |book| ledger.balance(book).micro();
+        let line = |other: AccountId, credits: Credits| {
+            (other != account && credits > Credits::ZERO).then(|| PaidLine {
+                account: other.to_string(),
+                micro: credits.micro(),
+            })
+        };
         let paid = ledger.books().filter_map(|(book, credits)| match book {
-            Book::Available(other) if other != account && credits > Credits::ZERO => {
-                Some(PaidLine {
-                    account: other.to_string(),
-                    micro: credits.micro(),
-                })
-            }
+            Book::Available(other) => line(other, credits),
+            _ => None,
+        });
+        let stakes = ledger.books().filter_map(|(book, credits)| match book {
+            Book::Staked(other) => line(other, credits),
             _ => None,
         });
         Ok(AccountView {
@@ -164,6 +289,7 @@ pub fn view(service: &Service) -> Result<AccountView, Failure> {
             earned_micro: u64::try_from(earned.max(0)).unwrap_or(u64::MAX),
             receipts: receipts.len() as u64,
             paid: paid.collect(),
+            stakes: stakes.collect(),
             supply_micro: u64::try_from(ledger.total()).unwrap_or(u64::MAX),
         })
     })

@@ -190,6 +190,7 @@ impl Desk {
             slots: self.policy.slots,
             warm: swarm.installed(&package).is_ok(),
             largest_output: self.policy.largest_output,
+            kind: *work::kind().as_bytes(),
         })
     }
 
@@ -323,6 +324,7 @@ impl Desk {
             flops: affordable(lease),
             output: room.min(self.policy.largest_output),
             time,
+            seed: lease.audit.exact.then_some(lease.work.seed),
         };
         let work = work::perform(service, subject, input, allowed, Arc::clone(&records));
         let made = meanwhile(channel, &records, work).await?;

@@ -11,13 +11,15 @@ use skep_evidence::Credits;
 use skep_market::{Quotation, limits_for, split};
 use skep_records::{Format, Labels};
 use skep_registry::Digest;
+use skep_swarm::Installed;
 
+use super::drive::SMALLEST_PANEL;
 use super::folder::{self, Folder, Piece, Spec};
 use super::{around, attest, failed, money, now, random, work};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::Submission;
 use crate::service::locate::{self, Located};
-use crate::service::{ProgressSender, Service, inspect, install};
+use crate::service::{ProgressSender, Service, inspect, install, run};
 
 /// The most bytes that a shard is made of, unless one line alone has more.
 const SHARD: u64 = 8 << 20;
@@ -51,6 +53,9 @@ pub async fn submit(
     })?;
     let labels = labels(component.world.as_str(), submission)?;
     let model = work::models(&component.grants)?;
+    if submission.audit > 0 {
+        repeatable(service, &installed).await?;
+    }
     let account = money::account(service)?.id();
     let budget = Credits::from_micro(submission.max_price);
     money::can_spend(service, account, budget)?;
@@ -85,6 +90,8 @@ pub async fn submit(
         arguments: submission.arguments.clone(),
         replicas: submission.replicas,
         attested: submission.attested,
+        audit: submission.audit,
+        min_stake: submission.min_stake,
         budget: budget.micro(),
         deadline: began.saturating_add(submission.deadline),
         began,
@@ -114,8 +121,32 @@ async fn willing(
     }
     let taking = quotes.iter().filter_map(|(_, quote)| quote.as_ref().ok());
     let taking: Vec<Quotation> = taking.copied().collect();
+    let least = Credits::from_micro(submission.min_stake);
+    let staked = money::staked(service, least, &taking)?;
+    if staked < taking.len() && staked < submission.replicas as usize {
+        return Err(Failure::new(
+            FailureKind::NotFound,
+            format!(
+                "{staked} of {} nodes that take it have {least} credits at stake here, and each \
+                 shard needs {}; lower --min-stake, or see `skep account stake`",
+                taking.len(),
+                submission.replicas
+            ),
+        ));
+    }
     if taking.len() >= submission.replicas as usize {
-        return Ok(taking);
+        return match submission.audit == 0 || largest_kind(&taking) >= SMALLEST_PANEL {
+            true => Ok(taking),
+            false => Err(Failure::new(
+                FailureKind::NotFound,
+                format!(
+                    "an audit takes {SMALLEST_PANEL} nodes on machines of one kind, and of {} that \
+                     take it {} are alike; name more with --provider, or leave --audit out",
+                    taking.len(),
+                    largest_kind(&taking)
+                ),
+            )),
+        };
     }
     let reason = match quotes.is_empty() {
         true => "no other node is known; name one by its ticket with --provider".to_owned(),
@@ -128,6 +159,37 @@ async fn willing(
         ),
     };
     Err(Failure::new(FailureKind::NotFound, reason))
+}
+
+/// How many nodes there are of the most common kind of machine.
+fn largest_kind(taking: &[Quotation]) -> usize {
+    let alike = |kind| {
+        taking
+            .iter()
+            .filter(move |quotation| quotation.kind == kind)
+    };
+    let counts = taking.iter().map(|quotation| alike(quotation.kind).count());
+    counts.max().unwrap_or(0)
+}
+
+/// Only work that gives the same bytes everywhere can be compared.
+async fn repeatable(service: &Service, installed: &Installed) -> Result<(), Failure> {
+    let release = &installed.release;
+    let path = release.component().and_then(|component| {
+        let entry = component.entry.as_str();
+        installed.path(entry)
+    });
+    let path =
+        path.ok_or_else(|| Failure::new(FailureKind::Failed, "the package lacks its component"))?;
+    match run::load(service, path).await?.is_repeatable() {
+        true => Ok(()),
+        false => Err(Failure::new(
+            FailureKind::Usage,
+            "the package writes texts, reads other nodes' blobs or is asynchronous, so that its \
+             output may differ from machine to machine and an audit would prove nothing; use \
+             --replicas instead of --audit",
+        )),
+    }
 }
 
 /// The labels of a batch classifier, found to be ones before they go anywhere.

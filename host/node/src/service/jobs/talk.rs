@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use skep_evidence::{AccountKey, Agreed, Keys, Lease, Receipt, Signed, StatementError};
+use skep_evidence::{
+    AccountKey, Agreed, Keys, Lease, Receipt, ResultCommitment, Signed, StatementError,
+};
 use skep_market::{
     Answer, Ask, BadDelivery, Gathered, MAX_MESSAGE, MAX_SEALED, MessageError, Quotation, Refusal,
     SealError, SealSecret, Undertaking, receive,
@@ -62,6 +64,10 @@ pub enum TalkError {
 
 /// What came of a lease.
 pub struct Delivered {
+    /// The lease, with both signatures.
+    pub lease: Agreed<Lease>,
+    /// What the provider bound itself to.
+    pub commitment: Signed<ResultCommitment>,
     /// The receipt that the provider signed.
     pub receipt: Signed<Receipt>,
     /// The output.
@@ -156,8 +162,11 @@ pub async fn perform(
     while !gathered.add(channel.hear(MAX_SEALED, SILENCE).await?)? {}
     let output = gathered.into_bytes().to_vec();
     let found = Digest::of(&output);
-    let delivery = receive(lease, &commitment, &receipt, found, &mut keys)?;
+    let moved = (input.len() as u64).saturating_add(output_bytes);
+    let delivery = receive(lease, &commitment, &receipt, found, moved, &mut keys)?;
     Ok(Delivered {
+        lease: accepted,
+        commitment: delivery.commitment,
         receipt: delivery.receipt,
         output,
     })

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use skep_market::ShardInput;
+use skep_kernels::Isa;
+use skep_market::{ShardInput, machine_kind};
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Digest, Grants, Limits, ModelGrant};
 use skep_sandbox::{Cancel, RunReport};
@@ -31,6 +32,8 @@ pub struct Allowed {
     pub output: u64,
     /// Wall time.
     pub time: Duration,
+    /// What its randomness grows from, if others are to get the same bytes.
+    pub seed: Option<u64>,
 }
 
 /// What came of it.
@@ -62,6 +65,11 @@ pub fn models(grants: &Grants) -> Result<Option<Digest>, Failure> {
     Ok(Some(Digest::of(&both.concat())))
 }
 
+/// What kind of machine this is: on all of one kind, work that can be repeated gives the same bytes.
+pub fn kind() -> Digest {
+    machine_kind(env!("CARGO_PKG_VERSION"), &Isa::alike())
+}
+
 /// Does the work. Where the owner's own runs take all the places of guests, it waits for one.
 /// Dropping this calls it off.
 pub async fn perform(
@@ -77,7 +85,16 @@ pub async fn perform(
         time: Some(allowed.time),
         ..Limits::default()
     });
-    let prepared = Arc::new(run::prepare(service, subject, &[], Vec::new()).await?);
+    let mut prepared = run::prepare(service, subject, &[], Vec::new()).await?;
+    if allowed.seed.is_some() && !prepared.program.is_repeatable() {
+        return Err(Failure::new(
+            FailureKind::Refused,
+            "the lease says that the work gives the same bytes everywhere, and that of this \
+             package may not",
+        ));
+    }
+    prepared.spec.seed = allowed.seed;
+    let prepared = Arc::new(prepared);
     let sandbox = service.sandbox()?;
     let input = Arc::new(input);
     loop {

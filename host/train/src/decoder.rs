@@ -4,37 +4,32 @@
 //! and the forward pass is made again (gradient checkpointing, arXiv 1604.06174). What is cheap
 //! to make again from what is kept, norms and gates, is made again in either case.
 
-use std::ops::Range;
-use std::sync::Arc;
+use std::ops::Deref;
 
 use skep_decoder::AdapterTarget;
 
-use crate::base::{Base, BaseLayer};
+use crate::base::{BaseLayer, DecoderBase};
 use crate::error::TrainError;
-use crate::gemm::Workers;
-use crate::lora::{Layout, LoraConfig};
 use crate::operators::attention::{Attention, AttentionGradients, Taken};
-use crate::operators::lora::{Dropout, LowRank, LowRankGradients};
 use crate::operators::rows::{Turns, add, gated, gated_backward, rms_norm, rms_norm_backward};
-use crate::pool::{Buffer, Pool};
-use crate::random::hash;
+use crate::pass::{Between, Keep, Pass};
+use crate::pool::Buffer;
 
-/// What one pass over a batch needs to know.
-pub(crate) struct Pass<'a> {
-    pub workers: Workers<'a>,
-    pub pool: &'a Arc<Pool>,
-    pub base: &'a Base,
-    pub lora: &'a LoraConfig,
-    pub layout: &'a Layout,
-    pub parameters: &'a [f32],
-    pub sequences: &'a [Range<usize>],
+/// A pass through a decoder.
+pub(crate) struct DecoderPass<'a> {
+    pub common: Pass<'a>,
+    pub decoder: &'a DecoderBase,
     /// The different rotary positions of all layers, and which of them each layer has.
     pub turns: Vec<Turns>,
     pub turns_of: Vec<usize>,
-    /// What elements are dropped by; none where none are.
-    pub dropped: Option<u64>,
-    /// Whether the adapter is there.
-    pub adapted: bool,
+}
+
+impl<'a> Deref for DecoderPass<'a> {
+    type Target = Pass<'a>;
+
+    fn deref(&self) -> &Pass<'a> {
+        &self.common
+    }
 }
 
 /// What the backward pass of a layer needs.
@@ -60,111 +55,55 @@ struct Rest {
     middle: Buffer,
     gate: Buffer,
     up: Buffer,
-    /// Between both matrices of each target's adapter.
-    between: [Option<Buffer>; AdapterTarget::ALL.len()],
+    between: Between,
 }
 
-/// How much of a forward pass is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
-    Nothing,
-    Inputs,
-    All,
-}
-
-impl Pass<'_> {
-    fn tokens(&self) -> usize {
-        self.sequences.last().map_or(0, |last| last.end)
-    }
-
-    fn take(&self, width: usize) -> Result<Buffer, TrainError> {
-        Ok(self.pool.take(self.tokens() * width)?)
-    }
-
-    fn copy(&self, values: &[f32]) -> Result<Buffer, TrainError> {
-        let mut copy = self.pool.take(values.len())?;
-        copy.copy_from_slice(values);
-        Ok(copy)
-    }
-
-    fn low_rank(&self, layer: usize, target: AdapterTarget) -> Option<LowRank<'_>> {
-        let pair = self.layout.pair(layer, target).filter(|_| self.adapted)?;
-        let place = (layer * AdapterTarget::ALL.len() + target as usize) as u64;
-        Some(LowRank {
-            a: &self.parameters[pair.a.clone()],
-            b: &self.parameters[pair.b.clone()],
-            rank: self.lora.rank,
-            scale: self.lora.scale(),
-            dropout: self.dropped.map(|seed| Dropout {
-                share: self.lora.dropout,
-                seed: hash(seed, place),
-            }),
-        })
-    }
-
-    fn linear(
+impl DecoderPass<'_> {
+    fn forward_linear(
         &self,
-        layer: usize,
-        target: AdapterTarget,
+        place: (usize, AdapterTarget),
         x: &[f32],
-        between: &mut [Option<Buffer>],
+        between: &mut Between,
     ) -> Result<Buffer, TrainError> {
-        let frozen = self.base.layers[layer].linear(target);
-        let mut y = self.take(frozen.outputs())?;
-        frozen.forward(self.workers, x, &mut y);
-        if let Some(low) = self.low_rank(layer, target) {
-            let mut own = self.take(low.rank)?;
-            low.forward(self.workers, x, &mut y, &mut own);
-            between[target as usize] = Some(own);
-        }
-        Ok(y)
+        let frozen = self.decoder.layers[place.0].linear(place.1);
+        self.linear(frozen, place, x, between)
     }
 
-    /// `dx (+)=` the gradient of a linear layer's input; those of its adapter are added to
-    /// `gradients`. Where nobody wants `dx`, only the latter.
-    fn linear_backward(
+    fn backward_linear(
         &self,
-        (layer, target): (usize, AdapterTarget),
+        place: (usize, AdapterTarget),
         x: &[f32],
         dy: &[f32],
         rest: &Rest,
         gradients: &mut [f32],
         dx: Option<(&mut [f32], bool)>,
     ) {
-        let dx = dx.map(|(dx, add)| {
-            let frozen = self.base.layers[layer].linear(target);
-            frozen.backward(self.workers, dy, dx, add);
-            dx
-        });
-        let (Some(low), Some(between), Some(pair)) = (
-            self.low_rank(layer, target),
-            &rest.between[target as usize],
-            self.layout.pair(layer, target),
-        ) else {
-            return;
-        };
-        // B follows A.
-        let own = &mut gradients[pair.a.start..pair.b.end];
-        let (a, b) = own.split_at_mut(pair.a.len());
-        let to = LowRankGradients { a, b, x: dx };
-        low.backward(self.workers, x, between, dy, to);
+        let frozen = self.decoder.layers[place.0].linear(place.1);
+        self.linear_backward(frozen, place, (x, dy), &rest.between, gradients, dx);
     }
 
     fn attention(&self, layer: usize) -> Attention<'_> {
-        let config = &self.base.config;
+        let config = &self.decoder.config;
         Attention {
             sequences: self.sequences,
             heads: config.heads,
             kv_heads: config.kv_heads,
             dim: config.head_dim,
             scale: config.attention_scale,
+            causal: true,
             window: config.layers[layer].window,
         }
     }
 
     fn norm(&self, x: &[f32], weight: &[f32]) -> Result<Buffer, TrainError> {
         let mut out = self.pool.take(x.len())?;
-        rms_norm(self.workers, x, weight, self.base.config.epsilon, &mut out);
+        rms_norm(
+            self.workers,
+            x,
+            weight,
+            self.decoder.config.epsilon,
+            &mut out,
+        );
         Ok(out)
     }
 
@@ -195,13 +134,13 @@ impl Pass<'_> {
             return Ok(None);
         };
         let mut dx = self.pool.take(dy.len())?;
-        let epsilon = self.base.config.epsilon;
+        let epsilon = self.decoder.config.epsilon;
         rms_norm_backward(self.workers, raw, weight, epsilon, dy, &mut dx, false);
         Ok(Some(dx))
     }
 
     fn turn(&self, layer: usize, rows: &mut [f32], heads: usize, back: bool) {
-        let dim = self.base.config.head_dim;
+        let dim = self.decoder.config.head_dim;
         let turns = &self.turns[self.turns_of[layer]];
         turns.apply(self.workers, rows, heads * dim, dim, back);
     }
@@ -227,12 +166,12 @@ impl Pass<'_> {
         stream: &mut Buffer,
         keep: bool,
     ) -> Result<Option<Rest>, TrainError> {
-        let (config, layer) = (&self.base.config, &self.base.layers[number]);
-        let mut between = [const { None }; AdapterTarget::ALL.len()];
+        let (config, layer) = (&self.decoder.config, &self.decoder.layers[number]);
+        let mut between = Between::default();
         let normed = self.norm(stream, &layer.attention_norm)?;
-        let queries = self.linear(number, AdapterTarget::Query, &normed, &mut between)?;
-        let keys = self.linear(number, AdapterTarget::Key, &normed, &mut between)?;
-        let values = self.linear(number, AdapterTarget::Value, &normed, &mut between)?;
+        let queries = self.forward_linear((number, AdapterTarget::Query), &normed, &mut between)?;
+        let keys = self.forward_linear((number, AdapterTarget::Key), &normed, &mut between)?;
+        let values = self.forward_linear((number, AdapterTarget::Value), &normed, &mut between)?;
         drop(normed);
         let (mut queries, raw_queries) = self.norm_if(&layer.query_norm, queries, keep)?;
         let (mut keys, raw_keys) = self.norm_if(&layer.key_norm, keys, keep)?;
@@ -247,18 +186,19 @@ impl Pass<'_> {
         self.attention(number)
             .forward(self.workers, taken, &mut attended);
         let kept = keep.then_some((queries, keys, values));
-        let added = self.linear(number, AdapterTarget::Output, &attended, &mut between)?;
+        let added =
+            self.forward_linear((number, AdapterTarget::Output), &attended, &mut between)?;
         let (added, raw_attention) = self.norm_if(&layer.post_attention_norm, added, keep)?;
         add(self.workers, stream, &added);
         drop(added);
         let middle = if keep { Some(self.copy(stream)?) } else { None };
         let normed = self.norm(stream, &layer.feed_forward_norm)?;
-        let gate = self.linear(number, AdapterTarget::Gate, &normed, &mut between)?;
-        let up = self.linear(number, AdapterTarget::Up, &normed, &mut between)?;
+        let gate = self.forward_linear((number, AdapterTarget::Gate), &normed, &mut between)?;
+        let up = self.forward_linear((number, AdapterTarget::Up), &normed, &mut between)?;
         drop(normed);
         let mut inner = self.take(config.hidden)?;
         gated(self.workers, config.gate, &gate, &up, &mut inner);
-        let added = self.linear(number, AdapterTarget::Down, &inner, &mut between)?;
+        let added = self.forward_linear((number, AdapterTarget::Down), &inner, &mut between)?;
         drop(inner);
         let (added, raw_feed_forward) = self.norm_if(&layer.post_feed_forward_norm, added, keep)?;
         add(self.workers, stream, &added);
@@ -302,7 +242,7 @@ impl Pass<'_> {
                 rest
             }
         };
-        let layer = &self.base.layers[number];
+        let layer = &self.decoder.layers[number];
         let rest = self.feed_forward_backward(number, layer, rest, dstream, gradients)?;
         self.attention_backward(number, layer, &input, rest, dstream, gradients)
     }
@@ -315,7 +255,7 @@ impl Pass<'_> {
         dstream: &mut Buffer,
         gradients: &mut [f32],
     ) -> Result<Rest, TrainError> {
-        let config = &self.base.config;
+        let config = &self.decoder.config;
         let (norm, raw) = (&layer.post_feed_forward_norm, &rest.raw_feed_forward);
         let through = self.norm_if_backward(norm, raw, dstream)?;
         let dadded = through.as_deref().unwrap_or(dstream);
@@ -324,7 +264,7 @@ impl Pass<'_> {
         let mut dinner = self.take(config.hidden)?;
         let down = (number, AdapterTarget::Down);
         let to = Some((&mut *dinner, false));
-        self.linear_backward(down, &inner, dadded, &rest, gradients, to);
+        self.backward_linear(down, &inner, dadded, &rest, gradients, to);
         drop((inner, through));
         // Gradients take the place of what they are of.
         gated_backward(
@@ -343,7 +283,7 @@ impl Pass<'_> {
         ];
         for (n, (target, dy)) in parts.into_iter().enumerate() {
             let to = Some((&mut *dnormed, n > 0));
-            self.linear_backward((number, target), &normed, dy, &rest, gradients, to);
+            self.backward_linear((number, target), &normed, dy, &rest, gradients, to);
         }
         let (weight, epsilon) = (&layer.feed_forward_norm, config.epsilon);
         rms_norm_backward(
@@ -367,7 +307,7 @@ impl Pass<'_> {
         dstream: &mut Buffer,
         gradients: &mut [f32],
     ) -> Result<(), TrainError> {
-        let config = &self.base.config;
+        let config = &self.decoder.config;
         let kv_width = config.kv_heads * config.head_dim;
         let through =
             self.norm_if_backward(&layer.post_attention_norm, &rest.raw_attention, dstream)?;
@@ -375,7 +315,7 @@ impl Pass<'_> {
         let mut dattended = self.take(config.heads * config.head_dim)?;
         let output = (number, AdapterTarget::Output);
         let to = Some((&mut *dattended, false));
-        self.linear_backward(output, &rest.attended, dadded, &rest, gradients, to);
+        self.backward_linear(output, &rest.attended, dadded, &rest, gradients, to);
         drop(through);
         let mut dqueries = self.take(config.heads * config.head_dim)?;
         let (mut dkeys, mut dvalues) = (self.take(kv_width)?, self.take(kv_width)?);
@@ -406,14 +346,14 @@ impl Pass<'_> {
         ];
         if number == self.layout.first_layer() {
             for (target, dy) in parts {
-                self.linear_backward((number, target), &normed, dy, &rest, gradients, None);
+                self.backward_linear((number, target), &normed, dy, &rest, gradients, None);
             }
             return Ok(());
         }
         let mut dnormed = self.take(config.width)?;
         for (n, (target, dy)) in parts.into_iter().enumerate() {
             let to = Some((&mut *dnormed, n > 0));
-            self.linear_backward((number, target), &normed, dy, &rest, gradients, to);
+            self.backward_linear((number, target), &normed, dy, &rest, gradients, to);
         }
         let (weight, epsilon) = (&layer.attention_norm, config.epsilon);
         rms_norm_backward(

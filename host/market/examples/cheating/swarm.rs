@@ -1,0 +1,441 @@
+//! A requester, its ledger, and the nodes that it asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skep_evidence::{
+    AccountId, AccountKey, Accusation, Agreed, Audit, AuditSecret, AuditTerms, Candidate,
+    Candidates, Credits, Evidence, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, Split,
+    Statement as _, Tariff, Verdict, Work, judge,
+};
+use skep_market::{
+    AttemptId, Book, Conduct, Decision, Event, Job, JobPlan, Ledger, Offer, Operation, Outcome,
+    Outstanding, PostError, Reputation, Terms, Warmth, receive, typical,
+};
+use skep_registry::Digest;
+
+use crate::node::{Cheat, Node, right};
+use crate::random::Random;
+
+/// What a shard costs: a tenth of what the default of a lease comes to.
+pub const PRICE: Credits = Credits::from_micro(50_000);
+/// What a node has at stake, and loses with one fraud: the default of a node's ledger.
+pub const STAKE: Credits = Credits::from_micro(10 * Credits::ONE);
+const NODES: usize = 10;
+const PANEL: u32 = 9;
+const TERMS: Terms = Terms {
+    supply: Credits::from_micro(1_000_000_000 * Credits::ONE),
+    fine: STAKE,
+    reward: 250_000,
+};
+
+type Fault = Box<dyn std::error::Error>;
+
+/// What came of one job.
+pub struct Run {
+    /// Whether every node that cheats was caught in the end.
+    pub was_caught: bool,
+    /// Results that were not what was asked for, until nobody asked the cheat any more.
+    pub attempted: u32,
+    /// Those of them that were accepted and paid.
+    pub accepted: u32,
+    /// What was paid for them, in micro-credits.
+    pub gained: u64,
+    /// What the cheats lost of their stake.
+    pub lost: u64,
+    /// Honest nodes that lost of theirs.
+    pub honest_charged: u32,
+}
+
+struct Swarm {
+    requester: AccountKey,
+    nodes: Vec<Node>,
+    places: BTreeMap<AccountId, usize>,
+    seen: BTreeMap<AccountId, Reputation>,
+    candidates: Candidates,
+    ledger: Ledger,
+    job: Job,
+    root: [u8; 32],
+    random: Random,
+    /// What was signed for each lease.
+    trails: BTreeMap<AttemptId, (Agreed<Lease>, Signed<ResultCommitment>)>,
+    wrong: BTreeSet<AttemptId>,
+    now: u64,
+    rate: u32,
+}
+
+impl Run {
+    /// One job in a swarm of its own.
+    pub fn of(cheat: Cheat, shards: u32, rate: u32, seed: u64) -> Result<Self, Fault> {
+        let folder = tempfile::tempdir()?;
+        let ledger = Ledger::open(&folder.path().join("ledger"), TERMS)?;
+        let mut swarm = Swarm::new(cheat, shards, rate, seed, ledger)?;
+        swarm.run()?;
+        let at_stake = |node: &Node| swarm.ledger.balance(Book::Staked(node.key.id())).micro();
+        let lost = |node: &Node| STAKE.micro() - at_stake(node);
+        let (cheats, honest): (Vec<&Node>, Vec<&Node>) = swarm
+            .nodes
+            .iter()
+            .partition(|node| node.cheat != Cheat::None);
+        let is_out = |node: &Node| {
+            let reputation = swarm.seen.get(&node.key.id());
+            reputation.is_some_and(|reputation| !reputation.is_trusted())
+        };
+        let paid = swarm.paid_wrong()?;
+        if swarm.ledger.total() != u128::from(TERMS.supply.micro()) {
+            return Err("credits were made or lost".into());
+        }
+        Ok(Self {
+            was_caught: !cheats.is_empty() && cheats.iter().all(|node| is_out(node)),
+            attempted: u32::try_from(swarm.wrong.len())?,
+            accepted: u32::try_from(paid.len())?,
+            gained: paid.iter().sum(),
+            lost: cheats.iter().map(|node| lost(node)).sum(),
+            honest_charged: u32::try_from(honest.iter().filter(|node| lost(node) > 0).count())?,
+        })
+    }
+}
+
+impl Swarm {
+    fn new(
+        cheat: Cheat,
+        shards: u32,
+        rate: u32,
+        seed: u64,
+        mut ledger: Ledger,
+    ) -> Result<Self, Fault> {
+        let mut random = Random(seed);
+        let requester = AccountKey::from_seed(&random.bytes());
+        let nodes: Vec<Node> = (0..NODES)
+            .map(|place| {
+                let cheats = place < cheat.nodes();
+                let cheat = if cheats { cheat } else { Cheat::None };
+                Node::new(AccountKey::from_seed(&random.bytes()), cheat)
+            })
+            .collect();
+        let accounts = nodes.iter().map(|node| node.key.id());
+        let list = accounts.clone().map(|account| Candidate {
+            account,
+            stake: STAKE,
+        });
+        let candidates = Candidates::new(list.collect())?;
+        let places = accounts.clone().zip(0..).collect();
+        let name = Digest::from_bytes(random.bytes());
+        let budget = Credits::from_micro(2 * PRICE.micro() * u64::from(shards));
+        let mut operations = Vec::new();
+        let mut id = || Digest::from_bytes(random.bytes());
+        for account in accounts {
+            let amount = STAKE;
+            operations.push(Operation::Deposit {
+                id: id(),
+                account,
+                amount,
+            });
+            operations.push(Operation::Stake {
+                id: id(),
+                account,
+                amount,
+            });
+        }
+        let account = requester.id();
+        operations.push(Operation::Deposit {
+            id: id(),
+            account,
+            amount: budget,
+        });
+        operations.push(Operation::Escrow {
+            id: id(),
+            job: name,
+            requester: account,
+            amount: budget,
+        });
+        for outcome in ledger.post(&operations)? {
+            outcome?;
+        }
+        let plan = JobPlan {
+            job: name,
+            shards,
+            replicas: 1,
+            budget,
+            lease_limit: Credits::from_micro(2 * PRICE.micro()),
+            deadline: u64::MAX,
+            patience: 1_000,
+            max_attempts: 20,
+            hedges: 0,
+        };
+        Ok(Self {
+            root: random.bytes(),
+            requester,
+            nodes,
+            places,
+            seen: BTreeMap::new(),
+            candidates,
+            ledger,
+            job: Job::new(plan),
+            random,
+            trails: BTreeMap::new(),
+            wrong: BTreeSet::new(),
+            now: 1_000,
+            rate,
+        })
+    }
+
+    fn run(&mut self) -> Result<(), Fault> {
+        while !self.job.is_complete() {
+            if let Some(why) = self.job.gave_up() {
+                return Err(why.into());
+            }
+            self.now += 1;
+            self.decide()?;
+            self.act()?;
+        }
+        Ok(())
+    }
+
+    fn offers(&self) -> Vec<Offer> {
+        let offer = |node: &Node| Offer {
+            provider: node.key.id(),
+            price: typical(&tariff(), 0),
+            warmth: Warmth::default(),
+            // Only whether it is trusted, so that all have the same share of the work.
+            reputation: match self.seen.get(&node.key.id()) {
+                Some(seen) if !seen.is_trusted() => *seen,
+                _ => Reputation::default(),
+            },
+            slots: 2,
+        };
+        self.nodes.iter().map(offer).collect()
+    }
+
+    fn decide(&mut self) -> Result<(), Fault> {
+        loop {
+            let decisions = self.job.decide(self.now, &self.offers());
+            if decisions.is_empty() {
+                return Ok(());
+            }
+            for decision in decisions {
+                let events = match decision {
+                    Decision::Note(event) => vec![event],
+                    Decision::Lease {
+                        id,
+                        provider,
+                        limit,
+                        audits,
+                    } => vec![self.lease(id, provider, limit, audits)?],
+                    Decision::Audited(outcome) => {
+                        self.charge(&outcome)?;
+                        outcome.events(self.now)
+                    }
+                };
+                for event in events {
+                    self.job.apply(&event)?;
+                }
+            }
+            for (_, liar) in self.job.outvoted() {
+                self.seen.entry(liar).or_default().note(Conduct::Lied);
+            }
+        }
+    }
+
+    fn secret(&self, id: AttemptId) -> AuditSecret {
+        AuditSecret::of_lease(&self.root, self.job.plan().job, id.shard, id.attempt)
+    }
+
+    fn lease(
+        &self,
+        id: AttemptId,
+        provider: AccountId,
+        limit: Credits,
+        audits: Option<u32>,
+    ) -> Result<Event, Fault> {
+        let lease = Lease {
+            job: self.job.plan().job,
+            shard: id.shard,
+            attempt: id.attempt,
+            requester: self.requester.id(),
+            provider,
+            work: Work {
+                package: Digest::of(b"package"),
+                model: Some(Digest::of(b"model")),
+                adapter: Some(Digest::of(b"adapter")),
+                input: Digest::of(&id.shard.to_le_bytes()),
+                seed: 0,
+            },
+            tariff: tariff(),
+            allowance: Meter {
+                flops: u64::MAX,
+                ..Meter::default()
+            },
+            limit,
+            split: Split::default(),
+            issued: self.now,
+            deadline: self.now + 1_000,
+            audit: AuditTerms {
+                secret: self.secret(id).commitment(),
+                candidates: self.candidates.digest(),
+                rate: self.rate,
+                panel: PANEL,
+                exact: true,
+            },
+        };
+        let lease = lease.sign(&self.requester)?;
+        Ok(Event::Leased {
+            id,
+            at: self.now,
+            provider,
+            limit,
+            lease: lease.digest(),
+            audits,
+            encoding: lease.encode(),
+        })
+    }
+
+    fn act(&mut self) -> Result<(), Fault> {
+        loop {
+            let (mut sends, mut events, mut paid) = (Vec::new(), Vec::new(), Vec::new());
+            let at = self.now;
+            for outstanding in self.job.outstanding() {
+                match outstanding {
+                    Outstanding::Send {
+                        id,
+                        provider,
+                        lease,
+                    } => sends.push((id, provider, lease.to_vec())),
+                    Outstanding::Pay { id, receipt, .. } => {
+                        let receipt = Signed::<Receipt>::decode(receipt, &mut Keys::default())?;
+                        paid.push(receipt.accept(&self.requester)?);
+                        events.push(Event::Paid { id, at });
+                    }
+                    Outstanding::Assemble { shard, .. } => {
+                        events.push(Event::Assembled { shard, at });
+                    }
+                }
+            }
+            for (id, provider, lease) in sends {
+                events.push(self.send(id, provider, &lease)?);
+            }
+            let releases: Vec<_> = paid.iter().map(Operation::Release).collect();
+            for outcome in self.ledger.post(&releases)? {
+                outcome?;
+            }
+            if events.is_empty() {
+                return Ok(());
+            }
+            for event in events {
+                self.job.apply(&event)?;
+            }
+        }
+    }
+
+    /// Has a node work, and checks what it sends as a requester does.
+    fn send(&mut self, id: AttemptId, provider: AccountId, lease: &[u8]) -> Result<Event, Fault> {
+        let mut keys = Keys::default();
+        let lease = Signed::<Lease>::decode(lease, &mut keys)?;
+        let place = *self.places.get(&provider).ok_or("there is no such node")?;
+        let chance = self.random.next();
+        let node = &mut self.nodes[place];
+        let agreed = lease.clone().accept(&node.key)?;
+        let sent = node.work(&agreed, chance)?;
+        if sent.is_wrong && self.job.audits(id).is_none() {
+            self.wrong.insert(id);
+        }
+        let came = receive(
+            &lease,
+            &sent.commitment,
+            &sent.receipt,
+            sent.output,
+            0,
+            &mut keys,
+        );
+        let Ok(delivery) = came else {
+            // What it signed contradicts its lease, or is another's: nobody asks it again.
+            self.seen.entry(provider).or_default().note(Conduct::Lied);
+            return Ok(Event::Failed { id, at: self.now });
+        };
+        let draw = self.secret(id).draw(delivery.commitment.digest());
+        let is_drawn = draw.is_audited(self.rate) && self.job.audits(id).is_none();
+        let auditors = match is_drawn {
+            true => draw.auditors(
+                &self.candidates,
+                PANEL as usize - 1,
+                &[provider, self.requester.id()],
+            ),
+            false => Vec::new(),
+        };
+        self.trails.insert(id, (agreed, delivery.commitment));
+        Ok(Event::Delivered {
+            id,
+            at: self.now,
+            output: delivery.receipt.output,
+            bytes: 1,
+            price: delivery.receipt.price,
+            auditors,
+            receipt: delivery.receipt.encode(),
+        })
+    }
+
+    /// Accuses those whose results an audit found wrong before the ledger.
+    fn charge(&mut self, outcome: &Outcome) -> Result<(), Fault> {
+        let trail = |id| self.trails.get(&id).cloned().ok_or("a result is missing");
+        let (lease, result) = trail(outcome.id)?;
+        let audits = outcome.audits.iter().map(|(id, _)| {
+            let (lease, result) = trail(*id)?;
+            Ok(Audit { lease, result })
+        });
+        let evidence = Evidence::Divergence {
+            lease,
+            secret: self.secret(outcome.id),
+            candidates: self.candidates.clone(),
+            result,
+            audits: audits.collect::<Result<_, Fault>>()?,
+        };
+        for id in outcome.wrong() {
+            let accused = self.job.provider(id).ok_or("a lease is missing")?;
+            let accusation = Accusation::new(self.requester.id(), accused, &evidence);
+            let accusation = accusation.sign(&self.requester)?;
+            if !matches!(
+                judge(&accusation, &mut Keys::default()),
+                Verdict::Guilty { .. }
+            ) {
+                return Err("an audit found somebody wrong, and its evidence does not".into());
+            }
+            for posted in self.ledger.post(&[Operation::Judge(&accusation)])? {
+                match posted {
+                    Ok(_) | Err(PostError::NothingAtStake { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was paid for each result that was not what was asked for. Of one that was right and
+    /// metered too much, only what was too much.
+    fn paid_wrong(&self) -> Result<Vec<u64>, Fault> {
+        let mut paid = Vec::new();
+        for id in &self.wrong {
+            let (lease, result) = match self.trails.get(id) {
+                Some(trail) => trail,
+                None => continue,
+            };
+            let Some(sequence) = self.ledger.paid(lease.digest())? else {
+                continue;
+            };
+            let entry = self.ledger.entry(sequence)?.ok_or("an entry is missing")?;
+            let all: u64 = entry
+                .movements
+                .iter()
+                .map(|movement| movement.amount.micro())
+                .sum();
+            let is_right = result.output == right(id.shard);
+            paid.push(if is_right { all - PRICE.micro() } else { all });
+        }
+        Ok(paid)
+    }
+}
+
+fn tariff() -> Tariff {
+    Tariff {
+        flops: PRICE.micro(),
+        ..Tariff::default()
+    }
+}

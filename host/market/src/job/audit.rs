@@ -1,0 +1,209 @@
+//! Audits: whose result is looked at by whom, and what comes of it.
+//!
+//! A result that was drawn to be audited does not count until somebody else's has been compared with
+//! it. Auditors get a lease of the same shard like any other. The first that was drawn decides if it
+//! agrees. If it does not, all that were drawn are asked, and whoever is not with the majority of
+//! the panel is wrong.
+//!
+//! It must never take a result for right that most of its panel did not get, or for wrong one that
+//! they did.
+
+use std::collections::BTreeMap;
+
+use skep_evidence::AccountId;
+use skep_registry::Digest;
+
+use super::decide::{Choice, Decision, Room};
+use super::{AttemptId, Event, Finding, GaveUp, Job, State};
+
+/// So often an auditor is asked of whom nothing comes.
+const TRIES: usize = 2;
+
+/// What came of an audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The result that was audited.
+    pub id: AttemptId,
+    /// What was found of it.
+    pub finding: Finding,
+    /// The leases whose results it was compared with, in the order of the draw, each with what was
+    /// found of it.
+    pub audits: Vec<(AttemptId, Finding)>,
+}
+
+impl Outcome {
+    /// The leases whose results are wrong.
+    pub fn wrong(&self) -> impl Iterator<Item = AttemptId> {
+        let wrong = |(id, finding)| (finding == Finding::Wrong).then_some(id);
+        self.findings().filter_map(wrong)
+    }
+
+    /// What is to be written down: the audited result last, since it counts from then on.
+    #[must_use]
+    pub fn events(&self, at: u64) -> Vec<Event> {
+        let said = self.findings();
+        said.map(|(id, finding)| Event::Audited { id, at, finding })
+            .collect()
+    }
+
+    fn findings(&self) -> impl Iterator<Item = (AttemptId, Finding)> {
+        let audits = self.audits.iter().copied();
+        audits.chain([(self.id, self.finding)])
+    }
+}
+
+/// What one that was drawn has to say.
+enum Say {
+    /// This came out.
+    Said(u32, Digest),
+    /// It is at work; longer than usual, or not.
+    Working { is_late: bool },
+    /// It has not been asked, or may be asked again.
+    Silent,
+    /// Nothing comes of it.
+    Spent,
+}
+
+impl Job {
+    /// What the audits of one shard need; or why the job cannot go on.
+    pub(super) fn decide_audits(
+        &self,
+        number: u32,
+        now: u64,
+        choice: &mut Choice<'_>,
+        decisions: &mut Vec<Decision>,
+    ) -> Option<GaveUp> {
+        let attempts = &self.shards[number as usize].attempts;
+        for (attempt, audited) in (0..).zip(attempts) {
+            let State::Audited(output) = audited.state else {
+                continue;
+            };
+            let id = AttemptId {
+                shard: number,
+                attempt,
+            };
+            // Who does not come for so long does not come.
+            let is_over = now.saturating_sub(audited.since) >= self.plan.patience;
+            let says: Vec<(AccountId, Say)> = audited
+                .auditors
+                .iter()
+                .map(|auditor| {
+                    let say = match self.say(number, *auditor, now) {
+                        Say::Silent => match choice.room(*auditor, self.load(*auditor)) {
+                            Some(Room::Never) => Say::Spent,
+                            Some(Room::Now | Room::Later) => Say::Silent,
+                            None if is_over => Say::Spent,
+                            None => Say::Silent,
+                        },
+                        say => say,
+                    };
+                    (*auditor, say)
+                })
+                .collect();
+            let mut said = says.iter().filter_map(|(_, say)| match say {
+                Say::Said(attempt, output) => Some((*attempt, *output)),
+                _ => None,
+            });
+            let is_disputed = said.clone().any(|(_, other)| other != output.digest);
+            if let (false, Some((auditor, _))) = (is_disputed, said.next()) {
+                let auditor = AttemptId {
+                    shard: number,
+                    attempt: auditor,
+                };
+                decisions.push(Decision::Audited(Outcome {
+                    id,
+                    finding: Finding::Passed,
+                    audits: vec![(auditor, Finding::Passed)],
+                }));
+                // It changes what the other audits of the shard look at.
+                return None;
+            }
+            let is_awaited = says.iter().any(|(_, say)| match say {
+                Say::Working { is_late } => is_disputed || !is_late,
+                _ => false,
+            });
+            let may_come = says
+                .iter()
+                .any(|(_, say)| matches!(say, Say::Working { .. } | Say::Silent));
+            if !may_come {
+                decisions.push(Decision::Audited(self.tally(id, output.digest, &says)));
+                return None;
+            }
+            if is_awaited && !is_disputed {
+                continue;
+            }
+            for (auditor, say) in &says {
+                let has_room = choice.room(*auditor, self.load(*auditor)) == Some(Room::Now);
+                if !matches!(say, Say::Silent) || !has_room {
+                    continue;
+                }
+                if choice.left < self.plan.lease_limit {
+                    return self.is_idle(decisions).then_some(GaveUp::Budget);
+                }
+                decisions.extend(self.lease_to(*auditor, number, Some(attempt), choice));
+                if !is_disputed {
+                    break;
+                }
+            }
+        }
+        None
+    }
+
+    /// What an account has to say of a shard, whatever it was asked for.
+    fn say(&self, number: u32, auditor: AccountId, now: u64) -> Say {
+        let attempts = (0..).zip(&self.shards[number as usize].attempts);
+        let mut failed = 0;
+        for (attempt, its) in attempts.filter(|(_, its)| its.provider == auditor) {
+            match its.state {
+                State::Delivered(output) | State::Audited(output) => {
+                    return Say::Said(attempt, output.digest);
+                }
+                State::Open => {
+                    let late = self.usual();
+                    let is_late = late.is_some_and(|late| now.saturating_sub(its.since) > late);
+                    return Say::Working { is_late };
+                }
+                State::Wrong => return Say::Spent,
+                State::Ended => failed += 1,
+            }
+        }
+        match failed >= TRIES {
+            true => Say::Spent,
+            false => Say::Silent,
+        }
+    }
+
+    /// Everybody has said what there is to say: who is with the majority of the panel?
+    fn tally(&self, id: AttemptId, output: Digest, says: &[(AccountId, Say)]) -> Outcome {
+        let mut votes: BTreeMap<Digest, usize> = BTreeMap::from([(output, 1)]);
+        let mut said = Vec::new();
+        for (_, say) in says {
+            if let Say::Said(attempt, output) = say {
+                *votes.entry(*output).or_default() += 1;
+                let shard = id.shard;
+                said.push((
+                    AttemptId {
+                        shard,
+                        attempt: *attempt,
+                    },
+                    *output,
+                ));
+            }
+        }
+        let panel = says.len() + 1;
+        let majority = votes.into_iter().find(|(_, votes)| 2 * votes > panel);
+        let finding = |output| match majority {
+            None => Finding::Undecided,
+            Some((right, _)) if right == output => Finding::Passed,
+            Some(_) => Finding::Wrong,
+        };
+        Outcome {
+            id,
+            finding: finding(output),
+            audits: said
+                .into_iter()
+                .map(|(id, output)| (id, finding(output)))
+                .collect(),
+        }
+    }
+}

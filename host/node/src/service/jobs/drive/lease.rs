@@ -1,0 +1,167 @@
+//! Making out leases: who could be asked, who could audit them, and what both sides sign.
+
+use std::collections::BTreeSet;
+
+use skep_evidence::{
+    AccountId, AuditSecret, AuditTerms, Candidate, Candidates, Credits, Lease, MAX_PANEL, Meter,
+    Split, Statement as _, Work,
+};
+use skep_market::{AttemptId, Book, Event, Offer, Quotation, Warmth, typical};
+use skep_registry::Digest;
+
+use super::super::{failed, money, now};
+use super::Driver;
+use crate::failure::{Failure, FailureKind};
+
+/// The most operations that a lease allows for: what is paid is bounded by its price.
+const FLOPS: u64 = 1 << 60;
+/// The fewest that have a say in a disputed result, the provider among them.
+pub const SMALLEST_PANEL: usize = 3;
+
+impl Driver {
+    /// Those who would take a shard and have at stake what the job asks for. Where results are
+    /// audited, they have to be of a kind of machine of which there are enough for a panel.
+    pub(super) fn offers(&self) -> Result<Vec<Offer>, Failure> {
+        let staked = self.staked()?;
+        let seen = self.service.jobs.seen();
+        let quotes = self.quotes.iter().filter(|(account, (_, quotation))| {
+            let can_be_audited = || self.of_kind(quotation.kind).count() >= SMALLEST_PANEL;
+            staked
+                .as_ref()
+                .is_none_or(|staked| staked.contains(*account))
+                && (self.spec.audit == 0 || can_be_audited())
+        });
+        let offers = quotes.map(|(account, (_, quotation))| Offer {
+            provider: *account,
+            price: typical(&quotation.tariff(), self.spec.largest),
+            warmth: Warmth {
+                package: quotation.warm,
+                ..Warmth::default()
+            },
+            reputation: seen.get(account).copied().unwrap_or_default(),
+            slots: quotation.slots,
+        });
+        Ok(offers.collect())
+    }
+
+    /// Who has at stake what the job asks for; `None` is everybody.
+    fn staked(&self) -> Result<Option<BTreeSet<AccountId>>, Failure> {
+        let least = Credits::from_micro(self.spec.min_stake);
+        if least == Credits::ZERO {
+            return Ok(None);
+        }
+        money::with_ledger(&self.service, |ledger| {
+            let accounts = self.quotes.keys().copied();
+            let staked = accounts.filter(|account| ledger.balance(Book::Staked(*account)) >= least);
+            Ok(Some(staked.collect()))
+        })
+    }
+
+    /// Who takes shards on this kind of machine.
+    fn of_kind(&self, kind: [u8; 32]) -> impl Iterator<Item = AccountId> {
+        let quotes = self.quotes.iter();
+        let alike = quotes.filter(move |(_, (_, quotation))| quotation.kind == kind);
+        alike.map(|(account, _)| *account)
+    }
+
+    /// Who may audit a result of this provider: all that are known of its kind, itself among them,
+    /// by what they have at stake in this node's ledger. Who has nothing there weighs next to
+    /// nothing, and not nothing.
+    fn candidates(&self, quotation: &Quotation) -> Result<Candidates, Failure> {
+        if self.spec.audit == 0 {
+            return Candidates::new(Vec::new()).map_err(failed);
+        }
+        let alike = self.of_kind(quotation.kind).take(Candidates::MAX);
+        let list = money::with_ledger(&self.service, |ledger| {
+            let candidate = |account| Candidate {
+                account,
+                stake: ledger
+                    .balance(Book::Staked(account))
+                    .max(Credits::from_micro(1)),
+            };
+            Ok(alike.map(candidate).collect())
+        })?;
+        Candidates::new(list).map_err(failed)
+    }
+
+    /// A lease of a shard. One that is made out to audit another result says nothing of that.
+    pub(super) fn lease(
+        &self,
+        id: AttemptId,
+        provider: AccountId,
+        limit: Credits,
+        audits: Option<u32>,
+    ) -> Result<Event, Failure> {
+        let gone = || Failure::new(FailureKind::Failed, "a provider was chosen that has gone");
+        let (_, quotation) = self.quotes.get(&provider).ok_or_else(gone)?;
+        let input = self.folder.shard(&self.spec, id.shard)?;
+        let candidates = self.candidates(quotation)?;
+        tokio::task::block_in_place(|| self.folder.keep_candidates(&candidates))?;
+        let issued = now();
+        let lease = Lease {
+            job: self.spec.job,
+            shard: id.shard,
+            attempt: id.attempt,
+            requester: self.account.id(),
+            provider,
+            work: Work {
+                package: self.spec.release,
+                model: self.spec.model,
+                adapter: None,
+                input: Digest::of(&input),
+                seed: 0,
+            },
+            tariff: quotation.tariff(),
+            allowance: Meter {
+                tokens: 0,
+                flops: FLOPS,
+                bytes: (input.len() as u64).saturating_add(quotation.largest_output.min(1 << 30)),
+                residency: 0,
+            },
+            limit,
+            split: Split::default(),
+            issued,
+            deadline: self.spec.deadline.max(issued + 1),
+            audit: AuditTerms {
+                secret: self.secret(id).commitment(),
+                candidates: candidates.digest(),
+                rate: self.spec.audit,
+                panel: panel(candidates.list().len()),
+                exact: self.spec.audit > 0,
+            },
+        };
+        let lease = lease.sign(&self.account).map_err(failed)?;
+        Ok(Event::Leased {
+            id,
+            at: issued,
+            provider,
+            limit,
+            lease: lease.digest(),
+            audits,
+            encoding: lease.encode(),
+        })
+    }
+
+    /// What this node binds itself to with a lease.
+    pub(super) fn secret(&self, id: AttemptId) -> AuditSecret {
+        AuditSecret::of_lease(&self.spec.root, self.spec.job, id.shard, id.attempt)
+    }
+}
+
+/// How many of so many have a say in a disputed result: as many as there can be, and an odd number.
+fn panel(candidates: usize) -> u32 {
+    let most = u32::try_from(candidates).unwrap_or(MAX_PANEL);
+    let odd = most.saturating_sub(1) / 2 * 2 + 1;
+    odd.clamp(3, MAX_PANEL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::panel;
+
+    #[test]
+    fn a_panel_is_an_odd_number() {
+        let found = [0, 2, 3, 4, 5, 30, 31, 5_000].map(panel);
+        assert_eq!(found, [3, 3, 3, 3, 5, 29, 31, 31]);
+    }
+}

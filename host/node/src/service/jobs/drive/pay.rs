@@ -1,0 +1,92 @@
+//! The books of a job at the requester: what is held for it, what is paid, what comes back, and
+//! who has the proof of it.
+
+use std::time::{Duration, Instant};
+
+use skep_evidence::{Agreed, Credits, Keys, Receipt, Signed};
+use skep_market::Operation;
+use skep_registry::Digest;
+use skep_swarm::Swarm;
+
+use super::super::{failed, money, talk};
+use super::{Driver, Happened};
+use crate::failure::{Failure, FailureKind};
+
+/// How long providers that have gone are waited for at the end, to have their receipts.
+const PROOFS: Duration = Duration::from_secs(15);
+
+impl Driver {
+    /// Holds what the job may cost. Once is as good as twice.
+    pub(super) fn fund(&self) -> Result<(), Failure> {
+        let amount = Credits::from_micro(self.spec.budget);
+        if amount == Credits::ZERO {
+            return Ok(());
+        }
+        let escrow = Operation::Escrow {
+            id: self.entry("escrow"),
+            job: self.spec.job,
+            requester: self.account.id(),
+            amount,
+        };
+        money::post(&self.service, &escrow)?
+            .map(drop)
+            .map_err(|error| Failure::of(FailureKind::Refused, &error))
+    }
+
+    /// Gives back what is left.
+    pub(super) fn refund(&self) -> Result<(), Failure> {
+        if self.spec.budget == 0 {
+            return Ok(());
+        }
+        let refund = Operation::Refund {
+            id: self.entry("refund"),
+            job: self.spec.job,
+        };
+        match money::post(&self.service, &refund)? {
+            // All of it was spent.
+            Ok(_) | Err(skep_market::PostError::Nothing) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn entry(&self, what: &str) -> Digest {
+        Digest::of(&[what.as_bytes(), self.spec.job.as_bytes()].concat())
+    }
+
+    /// Countersigns a receipt and pays it out of what is held for the job.
+    pub(super) fn pay(&self, receipt: &[u8]) -> Result<Agreed<Receipt>, Failure> {
+        let agreed = self.countersigned(receipt)?;
+        if agreed.price > Credits::ZERO {
+            money::post(&self.service, &Operation::Release(&agreed))?.map_err(failed)?;
+        }
+        Ok(agreed)
+    }
+
+    pub(super) fn countersigned(&self, receipt: &[u8]) -> Result<Agreed<Receipt>, Failure> {
+        let receipt = Signed::<Receipt>::decode(receipt, &mut Keys::default()).map_err(failed)?;
+        receipt.accept(&self.account).map_err(failed)
+    }
+
+    /// Gives providers the receipts that both have signed, as far as they can be reached.
+    pub(super) fn hand_over(&mut self, swarm: &Swarm) {
+        for receipt in std::mem::take(&mut self.proofs) {
+            let Some((node, _)) = self.quotes.get(&receipt.provider) else {
+                self.proofs.push(receipt);
+                continue;
+            };
+            let (swarm, node) = (swarm.clone(), node.clone());
+            self.handing += 1;
+            self.tasks.spawn(async move {
+                let settled = talk::settle(&swarm, &node, &receipt).await;
+                Happened::Settled(Box::new(receipt), settled)
+            });
+        }
+    }
+
+    /// Whether every provider has its proofs, or was waited for long enough after the end.
+    pub(super) fn have_proofs(&mut self) -> bool {
+        let since = *self.patience.get_or_insert_with(Instant::now);
+        let all = self.proofs.is_empty() && self.handing == 0;
+        all || since.elapsed() >= PROOFS
+    }
+}

@@ -1,0 +1,210 @@
+//! Audits over real nodes: who makes up a result is found out by those who did the same work,
+//! loses its stake by a proof that every third node can check, and nobody honest loses anything.
+
+use skep_evidence::{Accusation, Evidence, ResultCommitment, Statement as _};
+use skep_registry::Digest;
+
+use super::peers::key;
+use super::*;
+
+const CREDIT: u64 = 1_000_000;
+
+fn stake(home: &Path, credits: &str, whose: &str) {
+    let stake = ["account", "stake", credits, "--account", whose];
+    ask(&Built::skep(), home, &stake).unwrap();
+}
+
+/// What an account has in one of the lists of a ledger.
+fn line(home: &Path, list: &str, whose: &str) -> u64 {
+    let account = account(home);
+    let mut lines = account[list].as_array().unwrap().iter();
+    let found = lines.find(|line| line["account"] == whose);
+    found.map_or(0, |line| micro(line, "micro"))
+}
+
+fn own(node: &Node) -> String {
+    account(node.home())["account"].as_str().unwrap().to_owned()
+}
+
+/// The ledger gave others what the job cost, and the requester has the rest and what it got of a
+/// fine.
+fn assert_paid(requester: &Path, honest: [&Node; 2], spent: u64, reward: u64) {
+    let account_of = account(requester);
+    assert_eq!(micro(&account_of, "supply_micro"), 1_000_000_000 * CREDIT);
+    assert_eq!(micro(&account_of, "escrowed_micro"), 0);
+    let left = 2 * CREDIT - spent + reward;
+    assert_eq!(micro(&account_of, "available_micro"), left);
+    let earned = honest.map(|node| {
+        let earned = micro(&account(node.home()), "earned_micro");
+        assert_eq!(line(requester, "paid", &own(node)), earned);
+        earned
+    });
+    assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
+    assert_eq!(earned.iter().sum::<u64>(), spent);
+}
+
+#[test]
+fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
+    let setting = Setting::new(60);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    let liar = Liar::start(&setting.path("liar"));
+    stake(requester.home(), "5", &liar.account);
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let more = ["--shards", "2", "--audit", "100%"];
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+
+    let job = &job["job"];
+    let shards = job["shards"].as_array().unwrap();
+    let mut caught = 0;
+    for shard in shards {
+        let audits = shard["audits"].as_array().unwrap();
+        for audit in audits {
+            let lied = audit["provider"] == *liar.account;
+            let expected = if lied { "wrong" } else { "passed" };
+            assert_eq!(audit["state"], expected, "{shard}");
+            caught += u32::from(lied);
+        }
+        assert!(!audits.is_empty(), "{shard}");
+        for account in shard["outvoted"].as_array().unwrap() {
+            assert_eq!(*account, *liar.account);
+        }
+    }
+    assert!(caught > 0, "{job}");
+    // It is not paid, what it had at stake is gone, and a quarter of that is the accuser's.
+    let spent = micro(job, "spent_micro");
+    assert_paid(requester.home(), [&a, &b], spent, 5 * CREDIT / 4);
+    assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+    assert_eq!(line(requester.home(), "stakes", &liar.account), 0);
+
+    // A third node judges by the file alone. It believes the draw only where the stakes by which
+    // it was made are in its own ledger.
+    let evidence = job["evidence"].as_array().unwrap();
+    assert_eq!(evidence.len(), caught as usize);
+    let file = setting.text("accusation");
+    fs::copy(evidence[0].as_str().unwrap(), &file).unwrap();
+    let judge = |node: &Node| node.ask(&["account", "judge", &file]).unwrap();
+    let elsewhere = judge(&b);
+    assert_eq!(elsewhere["guilty"], true);
+    assert_eq!(elsewhere["accused"], *liar.account);
+    assert_eq!(elsewhere["fined_micro"], 0);
+    stake(a.home(), "5", &liar.account);
+    let here = judge(&a);
+    assert_eq!(here["guilty"], true);
+    assert_eq!(here["fined_micro"], 5 * CREDIT);
+    assert_eq!(judge(&a)["fined_micro"], 0, "one fraud is fined once");
+    // With a byte changed it is nobody's accusation.
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let ended = run(a.home(), &["account", "judge", &file]).unwrap();
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+}
+
+#[test]
+fn who_accuses_falsely_pays_and_the_accused_does_not() {
+    let setting = Setting::new(60);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    // It is dear, so that it is no provider, and has all of the stake, so that it audits.
+    let liar = Liar::dear(&setting.path("liar"));
+    stake(requester.home(), "8", &liar.account);
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let more = ["--shards", "1", "--audit", "100%"];
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+
+    let job = &job["job"];
+    let shard = &job["shards"][0];
+    let audit = &shard["audits"][0];
+    assert_eq!(audit["state"], "passed", "{shard}");
+    assert_eq!(audit["auditors"][0], *liar.account, "{shard}");
+    assert_eq!(shard["outvoted"], serde_json::json!([liar.account]));
+    assert_paid(
+        requester.home(),
+        [&a, &b],
+        micro(job, "spent_micro"),
+        2 * CREDIT,
+    );
+    assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+    assert_eq!(line(requester.home(), "stakes", &liar.account), 0);
+
+    // It says in public that another has cheated, and has nothing to show for it.
+    let result = ResultCommitment {
+        lease: Digest::of(b"lease"),
+        work: Digest::of(b"work"),
+        worker: key().id(),
+        output: Digest::of(b"output"),
+        activations: None,
+        nonce: [0; 32],
+    };
+    let result = result.sign(&key()).unwrap();
+    let nothing = Evidence::TwoResults(result.clone(), result);
+    let accused = own(&a);
+    let accusation = Accusation::new(key().id(), accused.parse().unwrap(), &nothing);
+    let file = setting.text("accusation");
+    fs::write(&file, accusation.sign(&key()).unwrap().encode()).unwrap();
+    stake(b.home(), "4", &liar.account);
+    stake(b.home(), "4", &accused);
+    let judged = b.ask(&["account", "judge", &file]).unwrap();
+    assert_eq!(judged["guilty"], false);
+    assert_eq!(judged["fined_micro"], 4 * CREDIT);
+    assert_eq!(line(b.home(), "stakes", &liar.account), 0);
+    assert_eq!(line(b.home(), "stakes", &accused), 4 * CREDIT);
+    // A quarter is for who was accused.
+    assert_eq!(line(b.home(), "paid", &accused), CREDIT);
+}
+
+#[test]
+fn without_audits_nobody_is_asked_twice_and_audits_take_three() {
+    let setting = Setting::new(40);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    let tickets = [ticket(&a), ticket(&b)];
+    let refused = |part: &str| {
+        let submit = setting.submit(&tickets, &["--shards", "2", "--audit", part]);
+        run(requester.home(), &submit).unwrap()
+    };
+    let few = refused("5%");
+    assert_eq!(few.code, 5, "{}", few.stderr);
+    assert!(
+        few.stderr.contains("an audit takes 3 nodes"),
+        "{}",
+        few.stderr
+    );
+    let more = ["--shards", "2", "--min-stake", "1"];
+    let nothing = run(requester.home(), &setting.submit(&tickets, &more)).unwrap();
+    assert_eq!(nothing.code, 5, "{}", nothing.stderr);
+    assert!(
+        nothing
+            .stderr
+            .contains("0 of 2 nodes that take it have 1 credits"),
+        "{}",
+        nothing.stderr
+    );
+    let none = refused("7");
+    assert_eq!(none.code, 2, "{}", none.stderr);
+
+    // Who has enough at stake gets all of it, and who has less nothing.
+    stake(requester.home(), "1", &own(&a));
+    stake(requester.home(), "0.9", &own(&b));
+    let more = ["--shards", "2", "--min-stake", "1"];
+    let staked = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+    for shard in staked["job"]["shards"].as_array().unwrap() {
+        assert_eq!(shard["providers"], serde_json::json!([own(&a)]), "{shard}");
+    }
+
+    let more = ["--shards", "2", "--audit", "0"];
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+    let job = &job["job"];
+    for shard in job["shards"].as_array().unwrap() {
+        assert_eq!(shard["leases"], 1, "{shard}");
+        assert_eq!(shard["audits"], serde_json::json!([]));
+    }
+    let spent = micro(job, "spent_micro") + micro(&staked["job"], "spent_micro");
+    assert_conserved(requester.home(), &[a.home(), b.home()], spent);
+}
