@@ -16,6 +16,7 @@ mod drive;
 mod folder;
 mod money;
 mod provide;
+mod shown;
 mod submit;
 mod talk;
 mod work;
