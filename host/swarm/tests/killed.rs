@@ -109,7 +109,7 @@ async fn the_process_that_is_killed() {
         Some(Arc::new(progress)),
     );
     let report = async {
-        middle.wait_for(|done| *done >= 20 << 20).await.unwrap();
+        middle.wait_for(|done| *done >= 15 << 20).await.unwrap();
         node.flush().await.unwrap();
         println!("\nIN THE MIDDLE");
         std::future::pending::<()>().await;

@@ -1,12 +1,19 @@
-//! Nodes that speak the protocol of jobs and mean no good: one that lies about its output, and one
-//! that says what it should not.
+//! Nodes that speak the protocol of jobs in ways of their own: providers that lie, never deliver or have
+//! another clock, somebody who says what it should not, and a requester that need not pay.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+mod requester;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[allow(unused_imports, reason = "each test file uses some of it")]
+pub use requester::{Requester, Task};
 use skep_evidence::{
     AccountId, AccountKey, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Split,
     Statement as _, Tariff, Work,
@@ -21,25 +28,48 @@ use tokio::runtime::Runtime;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A provider that keeps to the protocol in everything but the work: it signs for an output that
-/// it made up.
+/// How a provider of these tests does its work.
+#[derive(Clone, Debug)]
+pub enum Manner {
+    /// It signs for an output that it made up, another than other liars do.
+    Lies,
+    /// It says again and again that it works, and is never done.
+    NeverDelivers,
+    /// It gives this output, and signs with a clock that is so many seconds ahead.
+    Clock(Vec<u8>, i64),
+}
+
+/// A provider that keeps to the protocol in everything but its work.
 pub struct Liar {
     pub ticket: String,
     pub account: String,
+    /// The receipts that it was given with both signatures.
+    pub paid: Arc<AtomicUsize>,
     _swarm: Swarm,
     _runtime: Runtime,
 }
 
 impl Liar {
     pub fn start(folder: &Path) -> Self {
+        Self::with(folder, 66, Manner::Lies)
+    }
+
+    /// One whose account grows from `seed`.
+    pub fn with(folder: &Path, seed: u8, manner: Manner) -> Self {
         let runtime = Runtime::new().unwrap();
         let swarm = runtime
             .block_on(Swarm::open(SwarmConfig::loopback(folder)))
             .unwrap();
-        swarm.answer_with(Arc::new(Lies));
+        let paid = Arc::new(AtomicUsize::new(0));
+        swarm.answer_with(Arc::new(Lies {
+            key: Arc::new(AccountKey::from_seed(&[seed; 32])),
+            manner,
+            paid: paid.clone(),
+        }));
         Self {
             ticket: swarm.ticket().to_string(),
-            account: key().id().to_string(),
+            account: AccountKey::from_seed(&[seed; 32]).id().to_string(),
+            paid,
             _swarm: swarm,
             _runtime: runtime,
         }
@@ -50,85 +80,135 @@ fn key() -> AccountKey {
     AccountKey::from_seed(&[66; 32])
 }
 
-#[derive(Debug)]
-struct Lies;
+#[derive(Clone, Debug)]
+struct Lies {
+    key: Arc<AccountKey>,
+    manner: Manner,
+    paid: Arc<AtomicUsize>,
+}
 
 impl Answerer for Lies {
     fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let this = self.clone();
         Box::pin(async move {
-            lie(&mut channel).await;
+            this.converse(&mut channel).await;
             // The requester may have gone once it has all.
             let _ = channel.finish(PATIENCE).await;
         })
     }
 }
 
-async fn lie(channel: &mut Channel) {
-    let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
-    let offer = match Ask::decode(&frame).unwrap() {
-        Ask::Quote { .. } => {
-            let quotation = Answer::Quote(Quotation {
-                account: *key().id().as_bytes(),
-                tariff: [0; 4],
-                slots: 4,
-                warm: true,
-                largest_output: 1 << 20,
-            });
-            return channel.say(&quotation.encode().unwrap()).await.unwrap();
-        }
-        Ask::Offer(offer) => offer,
-        Ask::Settle { .. } => panic!("a lie was paid for"),
-    };
-    let policy = Policy {
-        take: true,
-        publishers: BTreeSet::new(),
-        worlds: BTreeSet::new(),
-        largest_input: 1 << 30,
-        largest_output: 1 << 20,
-        slots: 4,
-        tariff: Tariff::default(),
-    };
-    let keys = &mut Keys::default();
-    let lease = examine(&offer, &policy, &key(), keys).unwrap();
-    let secret = SealSecret::generate().unwrap();
-    let accepted = Answer::Accepted {
-        lease: lease.encode(),
-        key: secret.signed(lease.digest(), &key()).unwrap().encode(),
-    };
-    let sealed = secret
-        .agree(lease.digest(), lease.requester, &offer.key, true, keys)
-        .unwrap();
-    channel.say(&accepted.encode().unwrap()).await.unwrap();
-    let mut input = Gathered::new(sealed.opener, offer.input_bytes);
-    while !input
-        .add(channel.hear(MAX_SEALED, PATIENCE).await.unwrap())
-        .unwrap()
-    {}
-    let output = b"{\"id\":\"1\",\"label\":\"billing\",\"score\":1.0}\n";
-    let done = Done {
-        output: Digest::of(output),
-        meter: Meter {
-            bytes: offer.input_bytes + output.len() as u64,
-            ..Meter::default()
-        },
-        sequence: 0,
-        nonce: [1; 32],
-        started: 1,
-        finished: 2,
-    };
-    let (commitment, receipt) = conclude(&lease, &done, &key()).unwrap();
-    let done = Answer::Done {
-        commitment: commitment.encode(),
-        receipt: receipt.encode(),
-        output_bytes: output.len() as u64,
-    };
-    channel.say(&done.encode().unwrap()).await.unwrap();
-    for chunk in sealed.sealer.chunks(output) {
-        // It may be outvoted before it has said all.
-        if channel.say(&chunk.unwrap()).await.is_err() {
+impl Lies {
+    /// Says something; whether anybody is there to hear it.
+    async fn says(&self, channel: &mut Channel, answer: &Answer) -> bool {
+        channel.say(&answer.encode().unwrap()).await.is_ok()
+    }
+
+    async fn converse(&self, channel: &mut Channel) {
+        let key = &*self.key;
+        let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
+        let offer = match Ask::decode(&frame).unwrap() {
+            Ask::Quote { .. } => {
+                let quotation = Answer::Quote(Quotation {
+                    account: *key.id().as_bytes(),
+                    tariff: [0; 4],
+                    slots: 4,
+                    warm: true,
+                    largest_output: 1 << 20,
+                });
+                self.says(channel, &quotation).await;
+                return;
+            }
+            Ask::Offer(offer) => offer,
+            Ask::Settle { .. } => {
+                self.paid.fetch_add(1, Ordering::SeqCst);
+                self.says(channel, &Answer::Settled).await;
+                return;
+            }
+        };
+        let policy = Policy {
+            take: true,
+            publishers: BTreeSet::new(),
+            worlds: BTreeSet::new(),
+            largest_input: 1 << 30,
+            largest_output: 1 << 20,
+            slots: 4,
+            tariff: Tariff::default(),
+        };
+        let keys = &mut Keys::default();
+        let lease = examine(&offer, &policy, key, keys).unwrap();
+        let secret = SealSecret::generate().unwrap();
+        let accepted = Answer::Accepted {
+            lease: lease.encode(),
+            key: secret.signed(lease.digest(), key).unwrap().encode(),
+        };
+        let sealed = secret
+            .agree(lease.digest(), lease.requester, &offer.key, true, keys)
+            .unwrap();
+        if !self.says(channel, &accepted).await {
             return;
         }
+        let mut input = Gathered::new(sealed.opener, offer.input_bytes);
+        loop {
+            // It may be outvoted, or too late, before it has heard all.
+            match channel.hear(MAX_SEALED, PATIENCE).await {
+                Ok(chunk) => match input.add(chunk) {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => panic!("{error}"),
+                },
+                Err(_) => return,
+            }
+        }
+        let (output, ahead) = match &self.manner {
+            Manner::Lies => {
+                let label = &key.id().to_string()[..6];
+                let line = format!("{{\"id\":\"1\",\"label\":\"{label}\",\"score\":1.0}}\n");
+                (line.into_bytes(), 0)
+            }
+            Manner::NeverDelivers => {
+                while self.says(channel, &Answer::Working { done: 0 }).await {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                return;
+            }
+            Manner::Clock(output, ahead) => (output.clone(), *ahead),
+        };
+        let now = milliseconds(ahead);
+        let done = Done {
+            output: Digest::of(&output),
+            meter: Meter {
+                bytes: offer.input_bytes + output.len() as u64,
+                ..Meter::default()
+            },
+            sequence: 0,
+            nonce: [1; 32],
+            started: now - 1,
+            finished: now,
+        };
+        let (commitment, receipt) = conclude(&lease, &done, key).unwrap();
+        let done = Answer::Done {
+            commitment: commitment.encode(),
+            receipt: receipt.encode(),
+            output_bytes: output.len() as u64,
+        };
+        if !self.says(channel, &done).await {
+            return;
+        }
+        for chunk in sealed.sealer.chunks(&output) {
+            if channel.say(&chunk.unwrap()).await.is_err() {
+                return;
+            }
+        }
     }
+}
+
+/// Milliseconds since 1970, by a clock that is so many seconds ahead.
+fn milliseconds(ahead: i64) -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis())
+        .unwrap()
+        .saturating_add_signed(ahead * 1000)
 }
 
 /// Somebody who says to a provider what no requester would.
