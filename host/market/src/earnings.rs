@@ -8,6 +8,7 @@
 //! - Hold anything of an input or an output.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use skep_evidence::{Agreed, Keys, Receipt};
@@ -22,7 +23,8 @@ const NEXT: &str = "next";
 #[derive(Debug)]
 pub struct Earnings {
     path: PathBuf,
-    database: Database,
+    /// `None` after the disk has failed: the file is then opened anew.
+    database: Mutex<Option<Database>>,
 }
 
 /// What was signed for a lease, as it was sent.
@@ -66,20 +68,30 @@ impl Earnings {
     ///
     /// When it cannot be read.
     pub fn open(path: &Path) -> Result<Self, EarningsError> {
-        let open = || -> Result<Database, redb::Error> {
-            let database = Database::create(path)?;
-            let transaction = database.begin_write()?;
-            transaction.open_table(SIGNED)?;
-            transaction.open_table(RECEIPTS)?;
-            transaction.open_table(META)?;
-            transaction.commit()?;
-            Ok(database)
-        };
-        let database = open().map_err(|error| storage(path, error))?;
+        let database = create(path).map_err(|error| storage(path, error))?;
         Ok(Self {
             path: path.to_owned(),
-            database,
+            database: Mutex::new(Some(database)),
         })
+    }
+
+    /// Does something with the file. After an error the next one opens it anew: one that could not
+    /// write, because the disk was full, does not write again.
+    fn with<T>(
+        &self,
+        act: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, EarningsError> {
+        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let fail = |error| storage(&self.path, error);
+        let database = match kept.take() {
+            Some(database) => database,
+            None => create(&self.path).map_err(fail)?,
+        };
+        let done = act(&database).map_err(fail);
+        if done.is_ok() {
+            *kept = Some(database);
+        }
+        done
     }
 
     /// The number of the next receipt, which nobody gets again.
@@ -88,8 +100,8 @@ impl Earnings {
     ///
     /// When the file cannot be written.
     pub fn number(&self) -> Result<u64, EarningsError> {
-        let take = || -> Result<u64, redb::Error> {
-            let transaction = self.database.begin_write()?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
             let number = {
                 let mut meta = transaction.open_table(META)?;
                 let number = meta.get(NEXT)?.map_or(0, |found| found.value());
@@ -98,8 +110,7 @@ impl Earnings {
             };
             transaction.commit()?;
             Ok(number)
-        };
-        take().map_err(|error| storage(&self.path, error))
+        })
     }
 
     /// Keeps what was signed for a lease. If something was kept already, that is what counts, and
@@ -109,8 +120,8 @@ impl Earnings {
     ///
     /// When the file cannot be written. Then nothing may be sent.
     pub fn keep(&self, lease: Digest, finished: Finished) -> Result<Finished, EarningsError> {
-        let keep = || -> Result<Option<Finished>, redb::Error> {
-            let transaction = self.database.begin_write()?;
+        let earlier = self.with(|database| {
+            let transaction = database.begin_write()?;
             let earlier = {
                 let mut signed = transaction.open_table(SIGNED)?;
                 let earlier = signed
@@ -124,8 +135,7 @@ impl Earnings {
             };
             transaction.commit()?;
             Ok(earlier)
-        };
-        let earlier = keep().map_err(|error| storage(&self.path, error))?;
+        })?;
         Ok(earlier.unwrap_or(finished))
     }
 
@@ -135,13 +145,12 @@ impl Earnings {
     ///
     /// When the file cannot be read.
     pub fn finished(&self, lease: Digest) -> Result<Option<Finished>, EarningsError> {
-        let read = || -> Result<Option<Finished>, redb::Error> {
-            let signed = self.database.begin_read()?.open_table(SIGNED)?;
+        self.with(|database| {
+            let signed = database.begin_read()?.open_table(SIGNED)?;
             Ok(signed
                 .get(lease.as_bytes())?
                 .map(|found| owned(found.value())))
-        };
-        read().map_err(|error| storage(&self.path, error))
+        })
     }
 
     /// Keeps a receipt that the requester has countersigned. Once is as good as twice.
@@ -150,16 +159,15 @@ impl Earnings {
     ///
     /// When the file cannot be written.
     pub fn paid(&self, receipt: &Agreed<Receipt>) -> Result<(), EarningsError> {
-        let keep = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
             {
                 let mut receipts = transaction.open_table(RECEIPTS)?;
                 receipts.insert(receipt.lease.as_bytes(), receipt.encode().as_slice())?;
             }
             transaction.commit()?;
             Ok(())
-        };
-        keep().map_err(|error| storage(&self.path, error))
+        })
     }
 
     /// Every receipt that was countersigned, with both signatures checked.
@@ -168,15 +176,14 @@ impl Earnings {
     ///
     /// When the file cannot be read, or a receipt in it does not hold.
     pub fn receipts(&self) -> Result<Vec<Agreed<Receipt>>, EarningsError> {
-        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let receipts = self.database.begin_read()?.open_table(RECEIPTS)?;
+        let encoded: Vec<Vec<u8>> = self.with(|database| {
+            let receipts = database.begin_read()?.open_table(RECEIPTS)?;
             let mut all = Vec::new();
             for row in receipts.iter()? {
                 all.push(row?.1.value().to_vec());
             }
             Ok(all)
-        };
-        let encoded = read().map_err(|error| storage(&self.path, error))?;
+        })?;
         let mut keys = Keys::default();
         let decode = |bytes: &Vec<u8>| Agreed::<Receipt>::decode(bytes, &mut keys);
         let receipts: Result<_, _> = encoded.iter().map(decode).collect();
@@ -185,6 +192,17 @@ impl Earnings {
             reason: error.to_string(),
         })
     }
+}
+
+/// Opens the file with its tables, or makes it.
+fn create(path: &Path) -> Result<Database, redb::Error> {
+    let database = Database::create(path)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(SIGNED)?;
+    transaction.open_table(RECEIPTS)?;
+    transaction.open_table(META)?;
+    transaction.commit()?;
+    Ok(database)
 }
 
 fn owned((commitment, receipt): (&[u8], &[u8])) -> Finished {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use serde::Deserialize;
 use skep_registry::Limits;
-use skep_swarm::SwarmConfig;
+use skep_swarm::{Dht, SwarmConfig};
 
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
@@ -48,6 +48,13 @@ pub struct Network {
     pub listen: SocketAddr,
     /// Whether to announce the node on the local network, and to look for others there.
     pub mdns: bool,
+    /// Whether to tell the nodes that are known what is here, and to remember what they tell of
+    /// others.
+    pub gossip: bool,
+    /// Whether to join the mainline DHT, in which everybody can find this node and see its address.
+    pub dht: bool,
+    /// Nodes of the DHT to begin with, as `host:port`; none named is those that everybody knows.
+    pub dht_bootstrap: Vec<String>,
     /// Tickets of nodes to ask for whatever is looked for, wherever they are.
     pub peers: Vec<String>,
 }
@@ -57,6 +64,9 @@ impl Default for Network {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             mdns: true,
+            gossip: true,
+            dht: false,
+            dht_bootstrap: Vec::new(),
             peers: Vec::new(),
         }
     }
@@ -68,6 +78,10 @@ impl Config {
         SwarmConfig {
             bind: self.network.listen,
             mdns: self.network.mdns,
+            gossip: self.network.gossip,
+            dht: self.network.dht.then(|| Dht {
+                bootstrap: self.network.dht_bootstrap.clone(),
+            }),
             ..SwarmConfig::loopback(home.swarm())
         }
     }

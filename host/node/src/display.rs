@@ -308,6 +308,7 @@ fn print_status(status: &Status) {
         "  serves    {} packages, {} of them models",
         status.packages, status.models
     );
+    println!("  knows of  {} other nodes by gossip", status.heard_of);
     println!("  ticket    {}", status.ticket);
     let running: Vec<String> = status
         .running

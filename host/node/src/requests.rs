@@ -450,6 +450,8 @@ pub struct Status {
     pub packages: u64,
     /// How many of them are models.
     pub models: u64,
+    /// How many other nodes it has heard of by gossip.
+    pub heard_of: u64,
     /// What it is running.
     pub running: Vec<RunningLine>,
 }

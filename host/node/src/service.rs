@@ -115,6 +115,7 @@ impl Service {
     pub async fn serve_jobs(self: &Arc<Self>) -> Result<(), Failure> {
         let _ = self.node.set(());
         jobs::provide(self).await?;
+        self.swarm().await?.gossip();
         jobs::resume(self);
         Ok(())
     }
@@ -203,6 +204,7 @@ impl Service {
                 .iter()
                 .filter(|release| release.model().is_some())
                 .count() as u64,
+            heard_of: swarm.acquaintances().len() as u64,
             running: self.running.lines(),
         }))
     }

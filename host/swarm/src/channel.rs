@@ -9,10 +9,12 @@
 //!
 //! - Allocate what a length says: whoever reads says how long a frame may be, which is never more
 //!   than [`MAX_FRAME`].
-//! - Serve conversations while nobody here answers them, or more at once than its limit.
+//! - Serve conversations while nobody here answers them, or more at once than its limit, or leave no
+//!   place for others because one peer takes them all.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use iroh::endpoint::{Connection, ReadExactError, RecvStream, SendStream};
@@ -30,6 +32,8 @@ pub(crate) const ALPN: &[u8] = b"skep/jobs/1";
 pub const MAX_FRAME: usize = 128 << 10;
 /// Conversations that are answered at one moment.
 const CONVERSATIONS: usize = 256;
+/// Those of them that one peer may have.
+const FOR_ONE: usize = 64;
 
 /// How long whoever has connected may take to begin: a place is kept for it meanwhile.
 const BEGINNING: Duration = Duration::from_secs(10);
@@ -190,6 +194,41 @@ pub trait Answerer: Send + Sync + fmt::Debug {
 pub(crate) struct Conversations {
     answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
     slots: Arc<Semaphore>,
+    peers: Arc<Mutex<HashMap<NodeId, usize>>>,
+}
+
+/// One peer's place for a conversation, until this is dropped.
+struct Place {
+    peers: Arc<Mutex<HashMap<NodeId, usize>>>,
+    peer: NodeId,
+}
+
+impl Conversations {
+    /// A place for this peer, if it has not got all that it may have.
+    fn place(&self, peer: NodeId) -> Option<Place> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = peers.entry(peer).or_default();
+        if *count >= FOR_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            peers: Arc::clone(&self.peers),
+            peer,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = peers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+    }
 }
 
 impl Default for Conversations {
@@ -197,14 +236,16 @@ impl Default for Conversations {
         Self {
             answerer: Arc::default(),
             slots: Arc::new(Semaphore::new(CONVERSATIONS)),
+            peers: Arc::default(),
         }
     }
 }
 
 impl ProtocolHandler for Conversations {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let slot = self.slots.try_acquire();
-        let (Some(answerer), Ok(_slot)) = (self.answerer.get(), slot) else {
+        let peer = connection.remote_id().into();
+        let (place, slot) = (self.place(peer), self.slots.try_acquire());
+        let (Some(answerer), Some(_place), Ok(_slot)) = (self.answerer.get(), place, slot) else {
             connection.close(1_u32.into(), b"nobody answers here");
             return Ok(());
         };
@@ -214,7 +255,7 @@ impl ProtocolHandler for Conversations {
             return Ok(());
         };
         let channel = Channel {
-            peer: connection.remote_id().into(),
+            peer,
             connection,
             send,
             recv,

@@ -16,21 +16,34 @@ pub struct SwarmConfig {
     pub bind: SocketAddr,
     /// Whether to find other nodes on the local network, and to be found.
     pub mdns: bool,
+    /// Whether to tell other nodes what is here, and to remember what they tell.
+    pub gossip: bool,
+    /// Whether to join the mainline DHT, and by which of its nodes.
+    pub dht: Option<Dht>,
     /// Limits and patience.
     pub limits: Limits,
 }
 
 impl SwarmConfig {
-    /// A node in `dir` that listens on a free port of the loopback interface, without mDNS.
+    /// A node in `dir` that listens on a free port of the loopback interface, without mDNS, gossip or DHT.
     #[must_use]
     pub fn loopback(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             mdns: false,
+            gossip: false,
+            dht: None,
             limits: Limits::default(),
         }
     }
+}
+
+/// How to join the mainline DHT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dht {
+    /// Nodes of it to begin with, each as `host:port`. None means those that everybody knows.
+    pub bootstrap: Vec<String>,
 }
 
 /// What a node does for others at most, and how long it waits for them.
@@ -42,8 +55,13 @@ pub struct Limits {
     pub request: Duration,
     /// A provider from which no verified group of 16 KiB arrives for this long is dropped.
     pub stall: Duration,
+    /// A piece that one provider has had for so long is fetched from another too, when that has
+    /// nothing else to do.
+    pub hedge: Duration,
     /// How long to wait for providers that a discovery service may still find.
     pub discovery: Duration,
+    /// How often a few nodes are told and asked who is there.
+    pub gossip: Duration,
     /// Questions about releases that are answered at one moment.
     pub answers: usize,
     /// Connections to which blobs are served at one moment.
@@ -62,7 +80,9 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             request: Duration::from_secs(15),
             stall: Duration::from_secs(20),
+            hedge: Duration::from_secs(5),
             discovery: Duration::from_secs(3),
+            gossip: Duration::from_secs(60),
             answers: 64,
             connections: 256,
             release_bytes: 1 << 40,

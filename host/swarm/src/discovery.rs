@@ -2,7 +2,7 @@
 //!
 //! A discovery service only ever suggests: what it yields is an address to ask, and everything
 //! that a node at that address says is verified. Services are interchangeable behind one trait,
-//! so that another (a distributed hash table, gossip) is added without touching what uses them.
+//! so that another is added without touching what uses them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,9 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use n0_future::boxed::BoxStream;
+use n0_future::task::AbortOnDropHandle;
 use n0_future::{StreamExt, stream};
 use skep_registry::{Digest, PackageName, PublisherId};
+use tokio::sync::mpsc;
 
+use crate::announcement::Need;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::ticket::{NodeTicket, PackageTicket, Ticket};
 
@@ -30,6 +33,8 @@ pub enum Want {
     Release(Digest),
     /// One blob, by its digest.
     Blob(Digest),
+    /// Somebody who takes such work. Services that know nothing of work suggest whoever they know.
+    Jobs(Need),
     /// Any node at all.
     Anything,
 }
@@ -108,6 +113,19 @@ impl Discovery for TicketDiscovery {
             .clone();
         stream::iter(nodes).boxed()
     }
+}
+
+/// What a search of its own finds, which ends with the stream.
+pub(crate) fn from_search(
+    receiver: mpsc::Receiver<ProviderAddr>,
+    search: impl Future<Output = ()> + Send + 'static,
+) -> BoxStream<ProviderAddr> {
+    let search = AbortOnDropHandle::new(tokio::spawn(search));
+    stream::unfold((receiver, search), |(mut receiver, search)| async move {
+        let node = receiver.recv().await?;
+        Some((node, (receiver, search)))
+    })
+    .boxed()
 }
 
 /// Reads every service until all have ended, `limit` nodes are found, or `wait` has passed.

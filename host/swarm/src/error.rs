@@ -70,6 +70,15 @@ pub enum OpenError {
         /// The reason.
         reason: String,
     },
+    /// The DHT cannot be joined.
+    #[error(
+        "the mainline DHT cannot be joined: {reason}; check its bootstrap nodes, or open the node \
+         without it"
+    )]
+    Dht {
+        /// The reason.
+        reason: String,
+    },
 }
 
 fn describe_pid(pid: Option<u32>) -> String {

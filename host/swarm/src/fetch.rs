@@ -3,18 +3,23 @@
 //! What is missing is cut into pieces, which wait in one queue. Each provider has a few workers
 //! that take a piece, fetch it and take the next, so a fast provider does more of the work. A
 //! provider that fails, lies or stalls loses its workers, and the rest of its piece goes back to
-//! the queue. The fetch ends when the queue is empty, or when no worker is left.
+//! the queue. One that is slow keeps its piece, and at the end, when others have nothing to do, one
+//! of these fetches the rest of it too. The fetch ends when the queue is empty, or when no worker is
+//! left and nobody else is found.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bao_tree::{ChunkNum, ChunkRanges};
 use iroh::Endpoint;
 use iroh::endpoint::Connection;
+use n0_future::boxed::BoxStream;
+use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::blobs::{Blobs, Presence};
@@ -23,13 +28,18 @@ use crate::config::Limits;
 use crate::error::FetchError;
 use crate::fault::{ProviderFault, explain, of};
 use crate::ids::{NodeId, ProviderAddr};
+use crate::node::MAX_FOUND;
 use crate::repair::{MendError, mend};
 use crate::report::{FetchReport, FileRef, Progress, ProgressFn};
 use crate::transfer::{GROUP, Piece, PieceError, get_piece};
 
-/// The size of a piece, in bytes: a multiple of the group, large enough that the hash pairs above
-/// it and the round trip do not matter, small enough to share among providers.
-const PIECE: u64 = 32 << 20;
+/// The largest piece, in bytes: a multiple of the group, large enough that the hash pairs above
+/// it and the round trip do not matter.
+const LARGEST_PIECE: u64 = 32 << 20;
+/// The smallest, which is still large enough for that where providers are near.
+const SMALLEST_PIECE: u64 = 512 << 10;
+/// Pieces for each request that can be in flight, if they are not too small.
+const PIECES_EACH: u64 = 2;
 
 /// How often a connection to one provider is made in one fetch.
 const CONNECTIONS: usize = 4;
@@ -67,6 +77,8 @@ struct State {
     queue: VecDeque<Piece>,
     /// Damaged blobs to mend, with their sizes.
     damaged: VecDeque<(Digest, u64)>,
+    /// Pieces that somebody is fetching.
+    held: Vec<Arc<Held>>,
     /// Workers that are busy with something, which may come back to the queue.
     active: usize,
     done: u64,
@@ -76,16 +88,41 @@ struct State {
 }
 
 enum Work {
-    Piece(Piece),
+    Piece(Arc<Held>),
     Mend(Digest, u64),
 }
 
+/// A piece that one worker is fetching, or two.
+struct Held {
+    piece: Piece,
+    /// The provider that had it first.
+    first: NodeId,
+    since: Instant,
+    /// Whether another one fetches it too.
+    is_doubled: AtomicBool,
+    /// Whether one of them has all of it.
+    done: watch::Sender<bool>,
+}
+
+impl State {
+    /// One worker leaves a piece undone: it goes back to the queue, unless another has it too.
+    fn give_up(&mut self, held: &Arc<Held>) {
+        if held.is_doubled.swap(false, Ordering::Relaxed) || *held.done.borrow() {
+            return;
+        }
+        self.held.retain(|other| !Arc::ptr_eq(other, held));
+        self.queue.push_front(held.piece.clone());
+    }
+}
+
 impl Fetcher {
-    /// Fetches what is missing of `files` from `providers`.
+    /// Fetches what is missing of `files` from `providers`, and from those in `more` as they come.
+    /// Once no provider is left, the next in `more` is waited for as long as discovery may take.
     pub(crate) async fn fetch(
         &self,
         files: &[FileRef],
         providers: &[ProviderAddr],
+        more: BoxStream<ProviderAddr>,
         progress: Option<ProgressFn>,
     ) -> Result<FetchReport, FetchError> {
         let started = Instant::now();
@@ -119,8 +156,13 @@ impl Fetcher {
             },
             ..State::default()
         };
+        let requests = (providers.len() * self.limits.streams).max(1) as u64;
+        let piece = total / (requests * PIECES_EACH);
+        let piece = piece
+            .clamp(SMALLEST_PIECE, LARGEST_PIECE)
+            .next_multiple_of(GROUP);
         for file in distinct.values() {
-            self.plan(file, &mut state).await?;
+            self.plan(file, piece, &mut state).await?;
         }
         state.done = state.report.bytes_present;
         let job = Arc::new(Job {
@@ -134,7 +176,7 @@ impl Fetcher {
             state: Mutex::new(state),
             changed: Notify::new(),
         });
-        job.run(providers).await?;
+        job.run(providers, more).await?;
         for file in distinct.values() {
             if !matches!(self.blobs.presence(&file.digest).await?, Presence::Complete { size } if size == file.size)
             {
@@ -149,7 +191,7 @@ impl Fetcher {
     }
 
     /// Puts what is missing of one file into the queue.
-    async fn plan(&self, file: &FileRef, state: &mut State) -> Result<(), FetchError> {
+    async fn plan(&self, file: &FileRef, piece: u64, state: &mut State) -> Result<(), FetchError> {
         if let Presence::Complete { size } = self.blobs.presence(&file.digest).await? {
             if size != file.size {
                 return Err(FetchError::Size {
@@ -167,16 +209,17 @@ impl Fetcher {
         }
         let (missing, present) = self.blobs.missing(&file.digest, file.size).await?;
         state.report.bytes_present += present;
-        state.queue.extend(pieces(file.digest, file.size, &missing));
+        let pieces = pieces(file.digest, file.size, &missing, piece);
+        state.queue.extend(pieces);
         Ok(())
     }
 }
 
-/// Cuts the missing chunks of a blob into pieces.
-fn pieces(digest: Digest, size: u64, missing: &ChunkRanges) -> Vec<Piece> {
+/// Cuts the missing chunks of a blob into pieces of so many bytes.
+fn pieces(digest: Digest, size: u64, missing: &ChunkRanges, piece: u64) -> Vec<Piece> {
     let mut out = Vec::new();
     let total = ChunkNum::chunks(size);
-    let step = PIECE / 1024;
+    let step = piece / 1024;
     let mut start = ChunkNum(0);
     while start < total {
         let end = ChunkNum(start.0 + step).min(total);
@@ -205,26 +248,53 @@ impl Job {
             || (state.queue.is_empty() && state.damaged.is_empty() && state.active == 0)
     }
 
-    async fn run(self: &Arc<Self>, providers: &[ProviderAddr]) -> Result<(), FetchError> {
+    async fn run(
+        self: &Arc<Self>,
+        providers: &[ProviderAddr],
+        more: BoxStream<ProviderAddr>,
+    ) -> Result<(), FetchError> {
         if self.finished() {
             return Ok(());
         }
-        if providers.is_empty() {
+        let mut workers = JoinSet::new();
+        let mut asked = BTreeSet::new();
+        let mut suggested = stream::iter(providers.to_vec()).chain(more);
+        let mut searching = true;
+        // Since when there is nobody to fetch from.
+        let mut alone = Some(tokio::time::Instant::now());
+        while !self.finished() {
+            let room = searching && asked.len() < MAX_FOUND.max(providers.len());
+            let waiting = async {
+                match alone {
+                    Some(since) => {
+                        tokio::time::sleep_until(since + self.fetcher.limits.discovery).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                node = suggested.next(), if room => match node {
+                    Some(node) => if asked.insert(node.id) {
+                        let job = self.clone();
+                        workers.spawn(async move { job.serve_from(node).await });
+                    },
+                    None => searching = false,
+                },
+                Some(_) = workers.join_next(), if !workers.is_empty() => {}
+                () = waiting, if searching => searching = false,
+                else => break,
+            }
+            alone = match workers.is_empty() {
+                true => alone.or_else(|| Some(tokio::time::Instant::now())),
+                false => None,
+            };
+        }
+        workers.shutdown().await;
+        if asked.is_empty() {
             return Err(FetchError::NoProviders {
                 missing: self.total.saturating_sub(self.lock().done),
             });
         }
-        let mut workers = JoinSet::new();
-        for provider in providers {
-            let (job, provider) = (self.clone(), provider.clone());
-            workers.spawn(async move { job.serve_from(provider).await });
-        }
-        while workers.join_next().await.is_some() {
-            if self.finished() {
-                break;
-            }
-        }
-        workers.shutdown().await;
         let mut state = self.lock();
         if let Some(fatal) = state.fatal.take() {
             return Err(fatal);
@@ -338,13 +408,13 @@ impl Job {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let Some(task) = Task::take(self) else {
+            let Some(task) = Task::take(self, provider.id) else {
                 if self.finished() {
                     self.changed.notify_waiters();
                     return Ok(());
                 }
-                // Somebody else is busy with the rest; it may come back.
-                changed.await;
+                // Somebody else is busy with the rest; it may come back, or take too long.
+                let _ = tokio::time::timeout(self.fetcher.limits.hedge, changed).await;
                 continue;
             };
             match task.perform(connection, provider).await {
@@ -394,14 +464,34 @@ struct Task {
 }
 
 impl Task {
-    fn take(job: &Arc<Job>) -> Option<Self> {
+    /// What is next in the queue; or, when nothing is, the piece that somebody else has had for
+    /// longest.
+    fn take(job: &Arc<Job>, provider: NodeId) -> Option<Self> {
         let mut state = job.lock();
         if state.fatal.is_some() {
             return None;
         }
-        let work = match state.damaged.pop_front() {
-            Some((digest, size)) => Work::Mend(digest, size),
-            None => Work::Piece(state.queue.pop_front()?),
+        let work = if let Some((digest, size)) = state.damaged.pop_front() {
+            Work::Mend(digest, size)
+        } else if let Some(piece) = state.queue.pop_front() {
+            let held = Arc::new(Held {
+                piece,
+                first: provider,
+                since: Instant::now(),
+                is_doubled: AtomicBool::new(false),
+                done: watch::Sender::new(false),
+            });
+            state.held.push(held.clone());
+            Work::Piece(held)
+        } else {
+            let slow = state.held.iter().filter(|held| {
+                held.first != provider
+                    && !held.is_doubled.load(Ordering::Relaxed)
+                    && held.since.elapsed() >= job.fetcher.limits.hedge
+            });
+            let slowest = slow.min_by_key(|held| held.since)?;
+            slowest.is_doubled.store(true, Ordering::Relaxed);
+            Work::Piece(slowest.clone())
         };
         state.active += 1;
         drop(state);
@@ -418,9 +508,10 @@ impl Task {
     ) -> Result<(), PieceError> {
         let stall = self.job.fetcher.limits.stall;
         let blobs = &self.job.fetcher.blobs;
-        match self.work.as_mut() {
-            Some(Work::Piece(piece)) => {
-                // Part of it may have come by the last worker that had it.
+        match self.work.as_ref() {
+            Some(Work::Piece(held)) => {
+                let mut piece = held.piece.clone();
+                // Part of it may have come by another worker that had it.
                 let (missing, _) = blobs
                     .missing(&piece.digest, piece.size)
                     .await
@@ -429,8 +520,14 @@ impl Task {
                 if !piece.ranges.is_empty() {
                     let digest = piece.digest;
                     let arrived = |n| self.job.arrived(&digest, provider.id, n);
-                    get_piece(connection, &blobs.store, piece, stall, arrived).await?;
+                    let mut done = held.done.subscribe();
+                    tokio::select! {
+                        got = get_piece(connection, &blobs.store, &piece, stall, arrived) => got?,
+                        // The other one was quicker.
+                        _ = done.wait_for(|done| *done) => {}
+                    }
                 }
+                held.done.send_replace(true);
             }
             Some(Work::Mend(digest, size)) => {
                 match mend(blobs, connection, *digest, *size, stall).await {
@@ -459,9 +556,9 @@ impl Drop for Task {
         let mut state = self.job.lock();
         state.active -= 1;
         match self.work.take() {
-            Some(Work::Piece(piece)) => state.queue.push_front(piece),
+            Some(Work::Piece(held)) => state.give_up(&held),
             Some(Work::Mend(digest, size)) => state.damaged.push_front((digest, size)),
-            None => {}
+            None => state.held.retain(|held| !*held.done.borrow()),
         }
         drop(state);
         self.job.changed.notify_waiters();
@@ -478,6 +575,7 @@ mod tests {
         #[test]
         fn pieces_cover_exactly_what_is_missing(
             size in 1_u64..200_000_000,
+            groups in SMALLEST_PIECE / GROUP..=LARGEST_PIECE / GROUP,
             mut cuts in prop::collection::btree_set(0_u64..200_000, 0..8),
         ) {
             let total = ChunkNum::chunks(size);
@@ -491,7 +589,7 @@ mod tests {
             }
             let missing = &ChunkRanges::from(..total) - &here;
             let mut union = ChunkRanges::empty();
-            for piece in pieces(Digest::of(b"x"), size, &missing) {
+            for piece in pieces(Digest::of(b"x"), size, &missing, groups * GROUP) {
                 prop_assert!(!piece.ranges.is_empty());
                 prop_assert!(!union.intersects(&piece.ranges));
                 union |= piece.ranges;

@@ -77,7 +77,12 @@ impl Swarm {
                 }
                 () = &mut deadline, if searching => searching = false,
                 Some((node, answer)) = asking.next(), if !asking.is_empty() => match answer {
-                    Err(fault) => faults.push(of(&node, fault)),
+                    Err(fault) => {
+                        if is_gone(&fault) {
+                            self.is_gone(node.id);
+                        }
+                        faults.push(of(&node, fault));
+                    }
                     Ok(size) => {
                         nodes.retain(|other| {
                             other.id != node.id && !faults.iter().any(|f| f.node == other.id)
@@ -110,7 +115,8 @@ impl Swarm {
         size
     }
 
-    /// Fetches one blob of a known size from `providers`, or what is missing of it here. It is
+    /// Fetches one blob of a known size from `providers`, and from whoever the discovery services
+    /// find meanwhile, or what is missing of it here. It is
     /// kept for as long as the handle, or a clone of it, is there, and served to nobody.
     ///
     /// # Errors
@@ -132,12 +138,25 @@ impl Swarm {
             digest: *digest,
             size,
         };
+        let mut more = MergeUnbounded::new();
+        for service in self.services() {
+            more.push(service.providers(&Want::Blob(*digest)));
+        }
+        let more = more.boxed();
         let report = self
             .fetcher()
-            .fetch(std::slice::from_ref(&file), providers, progress)
+            .fetch(std::slice::from_ref(&file), providers, more, progress)
             .await?;
         Ok((self.blob(*digest, size, Arc::new(held)), report))
     }
+}
+
+/// Whether a fault says that nobody is there.
+fn is_gone(fault: &ProviderFault) -> bool {
+    matches!(
+        fault,
+        ProviderFault::Unreachable { .. } | ProviderFault::NoAnswer { .. }
+    )
 }
 
 /// Notes a node that was suggested. Returns it if it is to be asked: it is new, or has addresses

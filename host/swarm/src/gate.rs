@@ -14,17 +14,19 @@ use iroh_blobs::provider::events::{
     AbortReason, ConnectMode, EventMask, EventResult, EventSender, ObserveMode, ProviderMessage,
     RequestMode, ThrottleMode,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// The blobs that may be served, counted by how many releases offer them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
     offered: Arc<Mutex<HashMap<Hash, usize>>>,
+    changed: Arc<watch::Sender<u64>>,
 }
 
 impl Gate {
     pub(crate) fn offer(&self, hash: Hash) {
         *self.lock().entry(hash).or_default() += 1;
+        self.changed.send_modify(|version| *version += 1);
     }
 
     pub(crate) fn withdraw(&self, hash: Hash) {
@@ -33,8 +35,21 @@ impl Gate {
             *count -= 1;
             if *count == 0 {
                 offered.remove(&hash);
+                self.changed.send_modify(|version| *version += 1);
             }
         }
+    }
+
+    /// Says when other blobs are served than before.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The digests of what is served, in order.
+    pub(crate) fn offered(&self) -> Vec<[u8; 32]> {
+        let mut offered: Vec<_> = self.lock().keys().map(|hash| *hash.as_bytes()).collect();
+        offered.sort_unstable();
+        offered
     }
 
     pub(crate) fn allows(&self, hash: &Hash) -> bool {

@@ -31,24 +31,33 @@
 //! | `error`, `fault` | what goes wrong here; what other nodes do wrong |
 //! | `gate` | which blobs others may have |
 //! | `discovery`, `mdns`, `ticket` | finding nodes |
+//! | `topic`, `filter`, `announcement`, `own` | what a node says of itself |
+//! | `gossip`, `known` | the protocol `skep/gossip/1`: passing that on; remembering it |
+//! | `dht`, `who` | the mainline DHT; who is at an address |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod announcement;
 mod ask;
 mod blobs;
 mod busy;
 mod channel;
 mod config;
+mod dht;
 mod discovery;
 mod disk;
 mod error;
 mod fault;
 mod fetch;
+mod filter;
 mod find;
 mod gate;
+mod gossip;
 mod ids;
+mod known;
 mod mdns;
 mod node;
+mod own;
 mod packages;
 mod releases;
 mod repair;
@@ -59,12 +68,15 @@ mod size;
 #[cfg(test)]
 mod testing;
 mod ticket;
+mod topic;
 mod transfer;
+mod who;
 mod wire;
 
+pub use announcement::{Announcement, AnnouncementError, Capability, Need};
 pub use blobs::Presence;
 pub use channel::{Answerer, Channel, ChannelError, MAX_FRAME};
-pub use config::{Limits, SwarmConfig};
+pub use config::{Dht, Limits, SwarmConfig};
 pub use discovery::{Discovery, TicketDiscovery, Want};
 pub use error::{
     BlobError, ExportError, FetchError, FindError, ImportError, InstallError, OpenError,

@@ -1,6 +1,5 @@
 //! The node: its endpoint, its store, and what it serves.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,20 +10,26 @@ use iroh::protocol::Router;
 use iroh::{Endpoint, RelayMode};
 use iroh_blobs::BlobsProtocol;
 use iroh_blobs::api::TempTag;
+use n0_future::task::AbortOnDropHandle;
+use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
 
+use crate::announcement::{Announcement, Capability};
 use crate::blobs::{Blobs, Presence};
 use crate::busy::Busy;
 use crate::channel::{self, Conversations};
 use crate::config::{Limits, SwarmConfig, transport};
+use crate::dht::DhtDiscovery;
 use crate::discovery::{Discovery, Want, collect};
 use crate::disk::{DirLock, Layout, load_or_create_key};
 use crate::error::{BlobError, ExportError, FetchError, ImportError, OpenError};
 use crate::fault::explain;
 use crate::fetch::Fetcher;
 use crate::gate::Gate;
+use crate::gossip::{self, Gossip, Services};
 use crate::ids::{NodeId, ProviderAddr, to_hash};
 use crate::mdns::MdnsDiscovery;
+use crate::own::Own;
 use crate::releases::Releases;
 use crate::report::{FetchReport, FileRef, ProgressFn};
 use crate::serve::Answers;
@@ -55,8 +60,10 @@ pub(crate) struct Inner {
     pub(crate) conversations: Conversations,
     busy: Arc<Busy>,
     router: Router,
-    bound: SocketAddr,
-    services: Mutex<Vec<Arc<dyn Discovery>>>,
+    own: Arc<Own>,
+    services: Services,
+    gossip: Option<Gossip>,
+    rounds: Mutex<Option<AbortOnDropHandle<()>>>,
     /// One installation or removal at a time.
     pub(crate) installing: tokio::sync::Mutex<()>,
     /// Given back last.
@@ -81,7 +88,7 @@ impl Swarm {
             reason,
         };
         let endpoint = Endpoint::builder(presets::Minimal)
-            .secret_key(key)
+            .secret_key(key.clone())
             .relay_mode(RelayMode::Disabled)
             .clear_ip_transports()
             .bind_addr(config.bind)
@@ -103,17 +110,40 @@ impl Swarm {
             services.push(Arc::new(mdns));
         }
         let gate = Gate::default();
+        let own = Arc::new(Own::new(
+            key,
+            endpoint.clone(),
+            bound,
+            gate.clone(),
+            releases.clone(),
+        ));
+        if let Some(dht) = &config.dht {
+            let dht = DhtDiscovery::start(own.clone(), &dht.bootstrap)
+                .await
+                .map_err(|reason| OpenError::Dht { reason })?;
+            services.push(Arc::new(dht));
+        }
+        let services: Services = Arc::new(Mutex::new(services));
         let events = gate.guard(config.limits.connections);
         let limits = Arc::new(config.limits);
         let conversations = Conversations::default();
-        let router = Router::builder(endpoint.clone())
+        let gossip = config.gossip.then(|| {
+            let (endpoint, limits) = (endpoint.clone(), limits.clone());
+            Gossip::new(endpoint, limits, own.clone(), &services)
+        });
+        let mut router = Router::builder(endpoint.clone())
             .accept(
                 iroh_blobs::ALPN,
                 BlobsProtocol::new(&blobs.store, Some(events)),
             )
             .accept(wire::ALPN, Answers::new(releases.clone(), &limits))
-            .accept(channel::ALPN, conversations.clone())
-            .spawn();
+            .accept(channel::ALPN, conversations.clone());
+        if let Some(gossip) = &gossip {
+            router = router.accept(gossip::ALPN, gossip.clone());
+            let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
+            services.push(Arc::new(gossip.clone()));
+        }
+        let router = router.spawn();
         let swarm = Self {
             inner: Arc::new(Inner {
                 layout,
@@ -125,8 +155,10 @@ impl Swarm {
                 conversations,
                 busy: Arc::default(),
                 router,
-                bound,
-                services: Mutex::new(services),
+                own,
+                services,
+                gossip,
+                rounds: Mutex::default(),
                 installing: tokio::sync::Mutex::default(),
                 _lock: lock,
             }),
@@ -138,6 +170,10 @@ impl Swarm {
     /// Stops serving, closes every connection and writes everything down. Whatever else is called
     /// afterwards fails.
     pub async fn shutdown(&self) {
+        let rounds = self.inner.rounds.lock();
+        drop(rounds.unwrap_or_else(PoisonError::into_inner).take());
+        let services = self.inner.services.lock();
+        services.unwrap_or_else(PoisonError::into_inner).clear();
         let closing = async {
             // This closes the store with the blob protocol, and the endpoint. To close the store
             // once more is not only in vain: a call that meets it while it ends can be left
@@ -184,13 +220,7 @@ impl Swarm {
     /// How other nodes reach this one.
     #[must_use]
     pub fn addr(&self) -> ProviderAddr {
-        if self.inner.bound.ip().is_unspecified() {
-            return ProviderAddr::from_endpoint_addr(&self.inner.endpoint.addr());
-        }
-        ProviderAddr {
-            id: self.id(),
-            addrs: vec![self.inner.bound],
-        }
+        self.inner.own.addr()
     }
 
     /// The ticket of this node.
@@ -212,6 +242,37 @@ impl Swarm {
     pub(crate) fn services(&self) -> Vec<Arc<dyn Discovery>> {
         let services = self.inner.services.lock();
         services.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells others from now on what this node has, and asks them, until the node closes. Without
+    /// gossip in the configuration this does nothing.
+    pub fn gossip(&self) {
+        if let Some(gossip) = &self.inner.gossip {
+            let rounds = self.inner.rounds.lock();
+            let mut rounds = rounds.unwrap_or_else(PoisonError::into_inner);
+            rounds.get_or_insert_with(|| gossip.rounds());
+        }
+    }
+
+    /// Announces the work that this node takes, or that it takes none. The packages, models and
+    /// adapters that it offers are announced as ready for it.
+    pub fn announce(&self, work: Option<Capability>) {
+        self.inner.own.take_work(work);
+    }
+
+    /// What other nodes say of themselves, as far as gossip has brought it here. None of it is
+    /// verified but who says it.
+    #[must_use]
+    pub fn acquaintances(&self) -> Vec<Announcement> {
+        let gossip = self.inner.gossip.as_ref();
+        gossip.map(Gossip::known).unwrap_or_default()
+    }
+
+    /// Forgets that a node was said to be there: it did not answer.
+    pub(crate) fn is_gone(&self, node: NodeId) {
+        if let Some(gossip) = &self.inner.gossip {
+            gossip.forget(node);
+        }
     }
 
     /// Nodes that may have `want`, from every discovery service, waiting no longer than the
@@ -350,7 +411,10 @@ impl Swarm {
             let kept = self.inner.blobs.keep("import", &file.digest).await;
             kept.map_err(|reason| FetchError::Store { reason })?;
         }
-        self.fetcher().fetch(files, providers, progress).await
+        let nobody_else = stream::empty().boxed();
+        self.fetcher()
+            .fetch(files, providers, nobody_else, progress)
+            .await
     }
 
     pub(crate) fn fetcher(&self) -> Fetcher {

@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use n0_future::{StreamExt, stream};
 use skep_registry::{Digest, SignedRelease};
 
 use crate::blobs::Presence;
@@ -140,7 +141,12 @@ impl Swarm {
         let kept = self.keep_release(release).await;
         kept.map_err(|reason| FetchError::Store { reason })?;
         self.fetcher()
-            .fetch(&file_refs(release), providers, progress)
+            .fetch(
+                &file_refs(release),
+                providers,
+                stream::empty().boxed(),
+                progress,
+            )
             .await
     }
 

@@ -14,9 +14,9 @@ use common::{content, limits, node, node_with, publish, visible};
 use skep_registry::{Digest, PublisherKey, SignedRelease};
 use skep_swarm::{FetchError, InstallError, Limits, NodeTicket, Presence, Swarm};
 
-/// Two pieces, so that two requests are cut off in the middle.
+/// Eight pieces, so that four requests are cut off in the middle.
 const KILLED_SIZE: usize = 48 << 20;
-const KILLED_AFTER: usize = 12 << 20;
+const KILLED_AFTER: usize = 11 << 19;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_fetch_leaves_nothing_visible_and_goes_on_where_it_was() {
@@ -109,7 +109,7 @@ async fn the_process_that_is_killed() {
         Some(Arc::new(progress)),
     );
     let report = async {
-        middle.wait_for(|done| *done >= 20 << 20).await.unwrap();
+        middle.wait_for(|done| *done >= 15 << 20).await.unwrap();
         node.flush().await.unwrap();
         println!("\nIN THE MIDDLE");
         std::future::pending::<()>().await;

@@ -18,6 +18,7 @@ mod folder;
 mod leisure;
 mod money;
 mod provide;
+mod shown;
 mod submit;
 mod talk;
 mod work;

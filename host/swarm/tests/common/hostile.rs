@@ -10,6 +10,7 @@ use iroh_blobs::store::mem::MemStore;
 use serde::Serialize;
 use skep_registry::SignedRelease;
 use skep_swarm::ProviderAddr;
+use tokio::sync::Notify;
 
 use super::content;
 
@@ -62,6 +63,10 @@ pub enum Sends {
     Endless,
     /// What was asked for, under another size.
     Size(u64),
+    /// What was asked for, up to so many bytes; then something else.
+    Turns(usize),
+    /// What was asked for, a little at a time, so that it never stalls and never ends.
+    Trickle,
 }
 
 #[derive(Clone, Debug)]
@@ -79,12 +84,13 @@ impl ProtocolHandler for Teller {
 }
 
 #[derive(Clone, Debug)]
-pub struct Sender(MemStore, Sends);
+pub struct Sender(MemStore, Sends, Arc<Notify>);
 
 impl ProtocolHandler for Sender {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         while let Ok((mut send, mut recv)) = connection.accept_bi().await {
-            let Self(store, sends) = self.clone();
+            let Self(store, sends, asked) = self.clone();
+            asked.notify_one();
             tokio::spawn(async move {
                 let (request, _) = Request::read_async(&mut recv).await.unwrap();
                 let Request::Get(request) = request else {
@@ -99,12 +105,28 @@ impl ProtocolHandler for Sender {
                 let bytes = match sends {
                     Sends::Garbage => [&right[..8], &content(99, 100_000)].concat(),
                     Sends::Half(n) | Sends::Stall(n) => right[..n.min(right.len())].to_vec(),
+                    Sends::Turns(n) => {
+                        [&right[..n.min(right.len())], &content(98, 100_000)].concat()
+                    }
+                    Sends::Trickle => {
+                        for little in right.chunks(1 << 10) {
+                            if send.write_all(little).await.is_err() {
+                                return;
+                            }
+                            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                        }
+                        Vec::new()
+                    }
                     Sends::Endless => (1_u64 << 62).to_le_bytes().to_vec(),
                     Sends::Size(size) => [&size.to_le_bytes(), &right[8..]].concat(),
                 };
                 let _ = send.write_all(&bytes).await;
                 match sends {
-                    Sends::Garbage | Sends::Half(_) | Sends::Size(_) => {}
+                    Sends::Garbage
+                    | Sends::Half(_)
+                    | Sends::Size(_)
+                    | Sends::Turns(_)
+                    | Sends::Trickle => {}
                     Sends::Stall(_) => std::future::pending().await,
                     Sends::Endless => while send.write_all(&[7; 65536]).await.is_ok() {},
                 }
@@ -119,6 +141,7 @@ impl ProtocolHandler for Sender {
 /// A node that is not skep's: it says and sends whatever it is told to.
 pub struct Hostile {
     router: Router,
+    asked: Arc<Notify>,
     pub addr: ProviderAddr,
 }
 
@@ -140,11 +163,16 @@ impl Hostile {
             id: skep_swarm::NodeId::from_bytes(endpoint.id().as_bytes()).unwrap(),
             addrs: endpoint.bound_sockets(),
         };
+        let asked = Arc::new(Notify::new());
         let router = Router::builder(endpoint)
             .accept(b"skep/releases/1", Teller(Arc::new(says)))
-            .accept(iroh_blobs::ALPN, Sender(store, sends))
+            .accept(iroh_blobs::ALPN, Sender(store, sends, asked.clone()))
             .spawn();
-        Self { router, addr }
+        Self {
+            router,
+            asked,
+            addr,
+        }
     }
 
     pub async fn telling(says: Vec<u8>) -> Self {
@@ -153,6 +181,11 @@ impl Hostile {
 
     pub async fn sending(sends: Sends, blob: &[u8]) -> Self {
         Self::start(Vec::new(), sends, &[blob]).await
+    }
+
+    /// Says when it has been asked for a blob.
+    pub fn asked(&self) -> Arc<Notify> {
+        self.asked.clone()
     }
 
     pub async fn stop(self) {

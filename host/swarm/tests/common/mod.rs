@@ -27,6 +27,8 @@ pub fn limits() -> Limits {
         request: Duration::from_secs(10),
         stall: Duration::from_secs(10),
         discovery: Duration::from_millis(200),
+        // No piece is fetched twice because a machine is slow.
+        hedge: Duration::from_secs(60),
         ..Limits::default()
     }
 }

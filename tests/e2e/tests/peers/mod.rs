@@ -1,12 +1,19 @@
-//! Nodes that speak the protocol of jobs and mean no good: one that lies about its output, and one
-//! that says what it should not.
+//! Nodes that speak the protocol of jobs in ways of their own: providers that lie, never deliver or have
+//! another clock, somebody who says what it should not, and a requester that need not pay.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+mod requester;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[allow(unused_imports, reason = "each test file uses some of it")]
+pub use requester::{Requester, Task};
 use skep_evidence::{
     AccountId, AccountKey, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Split,
     Statement as _, Tariff, Work,
@@ -22,11 +29,23 @@ use tokio::runtime::Runtime;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A provider that keeps to the protocol in everything but the work: it signs for an output that
-/// it made up.
+/// How a provider of these tests does its work.
+#[derive(Clone, Debug)]
+pub enum Manner {
+    /// It signs for an output that it made up, another than other liars do.
+    Lies,
+    /// It says again and again that it works, and is never done.
+    NeverDelivers,
+    /// It gives this output, and signs with a clock that is so many seconds ahead.
+    Clock(Vec<u8>, i64),
+}
+
+/// A provider that keeps to the protocol in everything but its work.
 pub struct Liar {
     pub ticket: String,
     pub account: String,
+    /// The receipts that it was given with both signatures.
+    pub paid: Arc<AtomicUsize>,
     _swarm: Swarm,
     _runtime: Runtime,
 }
@@ -34,23 +53,36 @@ pub struct Liar {
 impl Liar {
     /// One that is free and says that it is ready, so that it is asked first.
     pub fn start(folder: &Path) -> Self {
-        Self::with(folder, [0; 4], true)
+        Self::with(folder, 66, Manner::Lies)
+    }
+
+    /// One whose account grows from `seed`, that is free and says that it is ready.
+    pub fn with(folder: &Path, seed: u8, manner: Manner) -> Self {
+        Self::asking(folder, seed, manner, [0; 4], true)
     }
 
     /// One that is dearer than others and has nothing ready, so that it is asked last.
     pub fn dear(folder: &Path) -> Self {
-        Self::with(folder, [0, 2_000, 20_000, 0], false)
+        Self::asking(folder, 66, Manner::Lies, [0, 2_000, 20_000, 0], false)
     }
 
-    fn with(folder: &Path, tariff: [u64; 4], warm: bool) -> Self {
+    fn asking(folder: &Path, seed: u8, manner: Manner, tariff: [u64; 4], warm: bool) -> Self {
         let runtime = Runtime::new().unwrap();
         let swarm = runtime
             .block_on(Swarm::open(SwarmConfig::loopback(folder)))
             .unwrap();
-        swarm.answer_with(Arc::new(Lies { tariff, warm }));
+        let paid = Arc::new(AtomicUsize::new(0));
+        swarm.answer_with(Arc::new(Lies {
+            key: Arc::new(AccountKey::from_seed(&[seed; 32])),
+            manner,
+            tariff,
+            warm,
+            paid: paid.clone(),
+        }));
         Self {
             ticket: swarm.ticket().to_string(),
-            account: key().id().to_string(),
+            account: AccountKey::from_seed(&[seed; 32]).id().to_string(),
+            paid,
             _swarm: swarm,
             _runtime: runtime,
         }
@@ -62,17 +94,20 @@ pub fn key() -> AccountKey {
     AccountKey::from_seed(&[66; 32])
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Lies {
+    key: Arc<AccountKey>,
+    manner: Manner,
     tariff: [u64; 4],
     warm: bool,
+    paid: Arc<AtomicUsize>,
 }
 
 impl Answerer for Lies {
     fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let lies = *self;
+        let this = self.clone();
         Box::pin(async move {
-            lies.tell(&mut channel).await;
+            this.converse(&mut channel).await;
             // The requester may have gone once it has all.
             let _ = channel.finish(PATIENCE).await;
         })
@@ -80,23 +115,39 @@ impl Answerer for Lies {
 }
 
 impl Lies {
-    async fn tell(self, channel: &mut Channel) {
+    /// Says something; whether anybody is there to hear it.
+    async fn says(&self, channel: &mut Channel, answer: &Answer) -> bool {
+        channel.say(&answer.encode().unwrap()).await.is_ok()
+    }
+
+    async fn converse(&self, channel: &mut Channel) {
+        let key = &*self.key;
         let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
         let offer = match Ask::decode(&frame).unwrap() {
             Ask::Quote { .. } => {
                 let kind = machine_kind(env!("CARGO_PKG_VERSION"), &Isa::alike());
                 let quotation = Answer::Quote(Quotation {
-                    account: *key().id().as_bytes(),
+                    account: *key.id().as_bytes(),
                     tariff: self.tariff,
                     slots: 4,
                     warm: self.warm,
                     largest_output: 1 << 20,
                     kind: *kind.as_bytes(),
                 });
-                return channel.say(&quotation.encode().unwrap()).await.unwrap();
+                self.says(channel, &quotation).await;
+                return;
             }
             Ask::Offer(offer) => offer,
-            Ask::Settle { .. } => panic!("a lie was paid for"),
+            Ask::Settle { .. } => {
+                self.paid.fetch_add(1, Ordering::SeqCst);
+                self.says(channel, &Answer::Settled).await;
+                return;
+            }
+            Ask::Attest { .. } => {
+                let refusal = Refusal::NoHardware("it has none".to_owned());
+                self.says(channel, &Answer::Refused(refusal)).await;
+                return;
+            }
         };
         let policy = Policy {
             take: true,
@@ -112,47 +163,79 @@ impl Lies {
             },
         };
         let keys = &mut Keys::default();
-        let lease = examine(&offer, &policy, &key(), keys).unwrap();
+        let lease = examine(&offer, &policy, key, keys).unwrap();
         let secret = SealSecret::generate().unwrap();
         let accepted = Answer::Accepted {
             lease: lease.encode(),
-            key: secret.signed(lease.digest(), &key()).unwrap().encode(),
+            key: secret.signed(lease.digest(), key).unwrap().encode(),
         };
         let sealed = secret
             .agree(lease.digest(), lease.requester, &offer.key, true, keys)
             .unwrap();
-        channel.say(&accepted.encode().unwrap()).await.unwrap();
+        if !self.says(channel, &accepted).await {
+            return;
+        }
         let mut input = Gathered::new(sealed.opener, offer.input_bytes);
-        while !input
-            .add(channel.hear(MAX_SEALED, PATIENCE).await.unwrap())
-            .unwrap()
-        {}
-        let output = b"{\"id\":\"1\",\"label\":\"billing\",\"score\":1.0}\n";
+        loop {
+            // It may be outvoted, or too late, before it has heard all.
+            match channel.hear(MAX_SEALED, PATIENCE).await {
+                Ok(chunk) => match input.add(chunk) {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => panic!("{error}"),
+                },
+                Err(_) => return,
+            }
+        }
+        let (output, ahead) = match &self.manner {
+            Manner::Lies => {
+                let label = &key.id().to_string()[..6];
+                let line = format!("{{\"id\":\"1\",\"label\":\"{label}\",\"score\":1.0}}\n");
+                (line.into_bytes(), 0)
+            }
+            Manner::NeverDelivers => {
+                while self.says(channel, &Answer::Working { done: 0 }).await {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                return;
+            }
+            Manner::Clock(output, ahead) => (output.clone(), *ahead),
+        };
+        let now = milliseconds(ahead);
         let done = Done {
-            output: Digest::of(output),
+            output: Digest::of(&output),
             meter: Meter {
                 bytes: offer.input_bytes + output.len() as u64,
                 ..Meter::default()
             },
             sequence: 0,
             nonce: [1; 32],
-            started: 1,
-            finished: 2,
+            started: now - 1,
+            finished: now,
         };
-        let (commitment, receipt) = conclude(&lease, &done, &key()).unwrap();
+        let (commitment, receipt) = conclude(&lease, &done, key).unwrap();
         let done = Answer::Done {
             commitment: commitment.encode(),
             receipt: receipt.encode(),
             output_bytes: output.len() as u64,
         };
-        channel.say(&done.encode().unwrap()).await.unwrap();
-        for chunk in sealed.sealer.chunks(output) {
-            // It may be outvoted before it has said all.
+        if !self.says(channel, &done).await {
+            return;
+        }
+        for chunk in sealed.sealer.chunks(&output) {
             if channel.say(&chunk.unwrap()).await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// Milliseconds since 1970, by a clock that is so many seconds ahead.
+fn milliseconds(ahead: i64) -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis())
+        .unwrap()
+        .saturating_add_signed(ahead * 1000)
 }
 
 /// Somebody who says to a provider what no requester would.

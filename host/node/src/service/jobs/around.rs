@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use skep_market::Quotation;
 use skep_registry::Digest;
-use skep_swarm::{NodeTicket, ProviderAddr, Swarm, Want};
+use skep_swarm::{Need, NodeTicket, ProviderAddr, Swarm, Want};
 use tokio::task::JoinSet;
 
 use super::talk::{self, TalkError};
+
+/// The most nodes that are asked, beside those that are named.
+const MOST: usize = 64;
 
 /// What each node said.
 pub type Quotes = Vec<(ProviderAddr, Result<Quotation, TalkError>)>;
@@ -25,9 +28,16 @@ pub async fn quotes(
     package: Digest,
     bytes: u64,
 ) -> Quotes {
+    // Those that have the package ready come first, where so many are known that not all are asked.
+    let ready = Want::Jobs(Need {
+        ready: vec![package],
+        ..Need::default()
+    });
+    let any = Want::Jobs(Need::default());
+    let (ready, any) = tokio::join!(swarm.find(&ready), swarm.find(&any));
     let mut nodes = named;
-    for node in swarm.find(&Want::Anything).await {
-        if !nodes.iter().any(|known| known.id == node.id) {
+    for node in ready.into_iter().chain(any) {
+        if nodes.len() < MOST && !nodes.iter().any(|known| known.id == node.id) {
             nodes.push(node);
         }
     }

@@ -26,6 +26,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::around::{Quotes, listed, quotes};
 use super::folder::{Folder, Spec};
+use super::shown::Shown;
 use super::talk::{self, Delivered, TalkError};
 use super::{answer, attest, failed, money, now};
 use crate::failure::Failure;
@@ -69,6 +70,7 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
     let job = Job::resume(spec.plan(), &events).map_err(failed)?;
     let first = answer::view(folder, &spec, &job, JobState::Running, None, |_| 0);
     let (publish, view) = watch::channel(first);
+    let shown = Shown::new(publish, spec.shards.len());
     let running = Arc::new(Running {
         view,
         cancelled: AtomicBool::new(false),
@@ -82,7 +84,7 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
         spec,
         job,
         journal,
-        publish,
+        shown,
         running: Arc::clone(&running),
         service: Arc::clone(service),
         quotes: BTreeMap::new(),
@@ -121,7 +123,7 @@ struct Driver {
     spec: Spec,
     job: Job,
     journal: Journal,
-    publish: watch::Sender<JobView>,
+    shown: Shown,
     running: Arc<Running>,
     quotes: BTreeMap<AccountId, (ProviderAddr, Quotation)>,
     refusals: BTreeMap<String, String>,
@@ -148,18 +150,18 @@ impl Driver {
             }
         };
         let view = answer::view(&self.folder, &self.spec, &self.job, state, reason, |_| 0);
-        self.publish.send_replace(view);
+        self.shown.show(view);
         // Before whoever watches learns of the end, the journal is free for another process.
         let Self {
             service,
             folder,
             journal,
-            publish,
+            shown,
             ..
         } = self;
         drop(journal);
         service.jobs.running().remove(&folder.id);
-        drop(publish);
+        drop(shown);
     }
 
     async fn see_through(&mut self) -> Result<(), Failure> {
@@ -189,12 +191,10 @@ impl Driver {
             }
             self.hand_over(swarm);
             self.ask_around(swarm)?;
-            let view = self.view();
-            self.publish.send_if_modified(|seen| {
-                let changed = *seen != view;
-                *seen = view;
-                changed
-            });
+            if self.shown.is_due() {
+                let view = self.view();
+                self.shown.show(view);
+            }
             let running = Arc::clone(&self.running);
             tokio::select! {
                 Some(happened) = self.tasks.join_next_with_id() => match happened {

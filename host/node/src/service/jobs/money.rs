@@ -92,11 +92,16 @@ pub fn with_ledger<T>(
         .unwrap_or_else(PoisonError::into_inner);
     // Every entry is checked when it opens, and every posting waits for the disk.
     tokio::task::block_in_place(|| {
-        let opened = match ledger.take() {
+        let mut opened = match ledger.take() {
             Some(opened) => opened,
             None => Ledger::open(&service.home.ledger(), TERMS).map_err(failed)?,
         };
-        act(ledger.insert(opened))
+        let done = act(&mut opened);
+        // Once the disk has failed, the file is of no use before it is opened anew.
+        if done.is_ok() {
+            *ledger = Some(opened);
+        }
+        done
     })
 }
 

@@ -16,7 +16,7 @@ use skep_market::{
     Quotation, Refusal, SealSecret, Undertaking, affordable, conclude, examine,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
-use skep_swarm::{Answerer, Channel, NodeTicket, ProviderAddr, Swarm};
+use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
@@ -31,12 +31,23 @@ use crate::service::run::Subject;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How often one that waits is told that work goes on.
 const BEAT: Duration = Duration::from_secs(1);
+/// What jobs are computed on.
+const DEVICE: &str = "cpu";
 /// No lease takes longer, whatever it says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Takes the leases of others from now on, as far as the owner lets them in.
 pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     let policy = service.config.jobs.policy();
+    let capability = policy.take.then(|| Capability {
+        device: DEVICE.to_owned(),
+        memory: service.config.limits.memory.unwrap_or(u64::MAX),
+        slots: policy.slots,
+        tariff: {
+            let tariff = policy.tariff;
+            [tariff.tokens, tariff.flops, tariff.bytes, tariff.residency]
+        },
+    });
     let desk = Desk {
         service: Arc::downgrade(service),
         account: money::account(service)?,
@@ -47,7 +58,9 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         attesting: Arc::default(),
         engaged: Arc::default(),
     };
-    service.swarm().await?.answer_with(Arc::new(desk));
+    let swarm = service.swarm().await?;
+    swarm.answer_with(Arc::new(desk));
+    swarm.announce(capability);
     Ok(())
 }
 

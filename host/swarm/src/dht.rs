@@ -1,0 +1,174 @@
+//! Finding nodes by the mainline DHT: millions of nodes that nobody runs, and that know where
+//! others say they have something.
+//!
+//! Each topic is an info-hash, the first 20 of its bytes. A node announces there the port at which it
+//! answers who it is (`who`); whoever looks gets addresses, asks each of them, and has nodes that can
+//! be connected to. The DHT knows addresses of IPv4 only.
+//!
+//! # What it must never do
+//!
+//! - Join the DHT unless the owner has said so: everybody there sees this machine's address.
+//! - Ask more addresses for one search than [`MAX_ASKED`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mainline::async_dht::AsyncDht;
+use mainline::{Dht, Id};
+use n0_future::boxed::BoxStream;
+use n0_future::task::AbortOnDropHandle;
+use n0_future::{FuturesUnorderedBounded, StreamExt};
+use tokio::sync::mpsc;
+
+use crate::discovery::{Discovery, Want, from_search};
+use crate::ids::ProviderAddr;
+use crate::own::Own;
+use crate::topic::Topic;
+use crate::who::{self, Who};
+
+/// The most topics that a node announces.
+const MAX_TOPICS: usize = 512;
+/// The most addresses that one search asks.
+const MAX_ASKED: usize = 256;
+/// Addresses that are asked at one moment.
+const AT_ONCE: usize = 16;
+/// How often a topic is announced again: those who keep it forget it after half an hour or so.
+const AGAIN: Duration = Duration::from_secs(15 * 60);
+/// When what could not be announced is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Nodes that announce themselves in the mainline DHT.
+#[derive(Debug, Clone)]
+pub(crate) struct DhtDiscovery {
+    dht: AsyncDht,
+    ip: IpAddr,
+    _announcing: Arc<AbortOnDropHandle<()>>,
+}
+
+impl DhtDiscovery {
+    /// Joins the DHT by these nodes of it, or by those that everybody knows if there are none, and
+    /// announces what `own` has from now on.
+    pub(crate) async fn start(own: Arc<Own>, bootstrap: &[String]) -> Result<Self, String> {
+        let ip = match own.bound().ip() {
+            IpAddr::V4(ip) => ip,
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::UNSPECIFIED,
+            IpAddr::V6(_) => {
+                return Err("the DHT knows addresses of IPv4 only; listen on one".to_owned());
+            }
+        };
+        let mut builder = Dht::builder();
+        builder.bind_address(ip).port(0);
+        if !bootstrap.is_empty() {
+            let nodes: Vec<&str> = bootstrap.iter().map(String::as_str).collect();
+            builder.bootstrap(&nodes);
+        }
+        // Names of bootstrap nodes are looked up in there.
+        let dht = tokio::task::spawn_blocking(move || builder.build()).await;
+        let dht = dht
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?
+            .as_async();
+        let ip = IpAddr::V4(ip);
+        let who = Who::answer(ip, own.key().clone(), own.bound().port()).await;
+        let who = who.map_err(|error| error.to_string())?;
+        let announcing = tokio::spawn(announce(dht.clone(), own, who));
+        Ok(Self {
+            dht,
+            ip,
+            _announcing: Arc::new(AbortOnDropHandle::new(announcing)),
+        })
+    }
+}
+
+/// Announces each topic when it is new, and again before it is forgotten.
+async fn announce(dht: AsyncDht, own: Arc<Own>, who: Who) {
+    let mut announced: BTreeMap<Topic, Instant> = BTreeMap::new();
+    let (mut work, mut served) = own.changes();
+    while !dht.bootstrapped().await {
+        tokio::time::sleep(RETRY).await;
+    }
+    loop {
+        let mut topics = own.topics();
+        topics.truncate(MAX_TOPICS);
+        announced.retain(|topic, _| topics.contains(topic));
+        let mut next = AGAIN;
+        for topic in topics {
+            if let Some(at) = announced.get(&topic)
+                && let Some(rest) = AGAIN.checked_sub(at.elapsed())
+            {
+                next = next.min(rest);
+                continue;
+            }
+            let Some(id) = info_hash(&topic) else {
+                continue;
+            };
+            match dht.announce_peer(id, Some(who.port())).await {
+                Ok(_) => {
+                    announced.insert(topic, Instant::now());
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the DHT did not take an announcement");
+                    next = next.min(RETRY);
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(next) => {}
+            Ok(()) = work.changed() => {}
+            Ok(()) = served.changed() => {}
+        }
+    }
+}
+
+fn info_hash(topic: &Topic) -> Option<Id> {
+    Id::from_bytes(topic.as_bytes().first_chunk::<20>()?).ok()
+}
+
+impl DhtDiscovery {
+    async fn search(self, topic: Topic, found: mpsc::Sender<ProviderAddr>) {
+        let Some(id) = info_hash(&topic) else { return };
+        let mut addresses = self.dht.get_peers(id);
+        let mut seen = BTreeSet::new();
+        let mut waiting: Vec<SocketAddr> = Vec::new();
+        let mut asking = FuturesUnorderedBounded::new(AT_ONCE);
+        let mut searching = true;
+        loop {
+            while asking.len() < AT_ONCE
+                && let Some(at) = waiting.pop()
+            {
+                asking.push(who::ask(self.ip, at));
+            }
+            tokio::select! {
+                some = addresses.next(), if searching => match some {
+                    None => searching = false,
+                    Some(some) => for at in some {
+                        if seen.len() < MAX_ASKED && seen.insert(at) {
+                            waiting.push(SocketAddr::V4(at));
+                        }
+                    },
+                },
+                Some(node) = asking.next(), if !asking.is_empty() => {
+                    if let Some(node) = node && found.send(node).await.is_err() {
+                        return;
+                    }
+                }
+                () = found.closed() => return,
+                else => return,
+            }
+        }
+    }
+}
+
+impl Discovery for DhtDiscovery {
+    fn name(&self) -> &'static str {
+        "dht"
+    }
+
+    fn providers(&self, want: &Want) -> BoxStream<ProviderAddr> {
+        let (sender, receiver) = mpsc::channel(16);
+        let search = self.clone().search(Topic::rarest(want), sender);
+        from_search(receiver, search)
+    }
+}

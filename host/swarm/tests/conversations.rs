@@ -1,0 +1,76 @@
+//! Conversations: who may have how many.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::node;
+use n0_future::boxed::BoxFuture;
+use skep_swarm::{Answerer, Channel};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Says what it hears, and hears more until the other side has gone.
+#[derive(Debug)]
+struct Echo;
+
+impl Answerer for Echo {
+    fn answer(&self, mut channel: Channel) -> BoxFuture<()> {
+        Box::pin(async move {
+            while let Ok(frame) = channel.hear(16, Duration::from_secs(600)).await {
+                if channel.say(&frame).await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+async fn echoes(channel: &mut Channel) -> bool {
+    channel.say(b"hello").await.is_ok()
+        && channel
+            .hear(16, PATIENCE)
+            .await
+            .is_ok_and(|frame| frame == b"hello")
+}
+
+#[tokio::test]
+async fn one_peer_cannot_take_the_places_of_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = node(&dir.path().join("provider")).await;
+    provider.answer_with(Arc::new(Echo));
+    let greedy = node(&dir.path().join("greedy")).await;
+    let other = node(&dir.path().join("other")).await;
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        let mut channel = greedy.converse(&provider.addr()).await.unwrap();
+        assert!(echoes(&mut channel).await);
+        held.push(channel);
+    }
+    let more = greedy.converse(&provider.addr()).await;
+    let answered = match more {
+        Ok(mut channel) => echoes(&mut channel).await,
+        Err(_) => false,
+    };
+    assert!(!answered, "it has all that it may have");
+    let mut channel = other.converse(&provider.addr()).await.unwrap();
+    assert!(echoes(&mut channel).await, "others are answered");
+    // What it gives back it may have again, once the other side has noticed.
+    drop(held.pop());
+    let again = async {
+        loop {
+            if let Ok(mut channel) = greedy.converse(&provider.addr()).await
+                && echoes(&mut channel).await
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    for node in [provider, greedy, other] {
+        node.shutdown().await;
+    }
+}

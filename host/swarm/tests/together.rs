@@ -1,0 +1,203 @@
+//! Several providers of one blob at once, of whom some lie, stall or dawdle in the middle.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::hostile::{Hostile, Sends};
+use common::{content, limits, node, node_with};
+use iroh::endpoint::{Connection, presets};
+use iroh::protocol::{AcceptError, ProtocolHandler, Router};
+use iroh::{Endpoint, RelayMode};
+use iroh_blobs::protocol::Request;
+use iroh_blobs::store::mem::MemStore;
+use n0_future::boxed::BoxStream;
+use n0_future::{StreamExt, stream};
+use skep_registry::Digest;
+use skep_swarm::{Discovery, Limits, NodeId, ProviderAddr, TicketDiscovery, Want};
+use tokio::sync::{Barrier, Notify};
+
+/// As long as no test here ever takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A provider that sends nothing before others have been asked too.
+#[derive(Clone, Debug)]
+struct Waiting(MemStore, Arc<Barrier>);
+
+impl Waiting {
+    async fn start(blob: &[u8], barrier: Arc<Barrier>) -> (Router, ProviderAddr) {
+        let store = MemStore::new();
+        store.add_slice(blob).await.unwrap();
+        let endpoint = Endpoint::builder(presets::Minimal)
+            .relay_mode(RelayMode::Disabled)
+            .clear_ip_transports()
+            .bind_addr("127.0.0.1:0")
+            .unwrap()
+            .bind()
+            .await
+            .unwrap();
+        let addr = ProviderAddr {
+            id: NodeId::from_bytes(endpoint.id().as_bytes()).unwrap(),
+            addrs: endpoint.bound_sockets(),
+        };
+        let router = Router::builder(endpoint)
+            .accept(iroh_blobs::ALPN, Self(store, barrier))
+            .spawn();
+        (router, addr)
+    }
+}
+
+impl ProtocolHandler for Waiting {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+            let (request, _) = Request::read_async(&mut recv).await.unwrap();
+            let Request::Get(request) = request else {
+                panic!("{request:?}")
+            };
+            let (_, ranges) = request.ranges.as_single().unwrap();
+            let export = self.0.export_bao(request.hash, ranges.clone());
+            let bytes = export.bao_to_vec().await.unwrap();
+            self.1.wait().await;
+            send.write_all(&bytes).await.unwrap();
+            let _ = send.finish();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn several_providers_send_one_blob_at_the_same_time() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two pieces for each of four, and no piece arrives before all four are asked for one.
+    let data = content(70, 4 << 20);
+    let barrier = Arc::new(Barrier::new(4));
+    let mut routers = Vec::new();
+    let mut providers = Vec::new();
+    for _ in 0..4 {
+        let (router, addr) = Waiting::start(&data, barrier.clone()).await;
+        routers.push(router);
+        providers.push(addr);
+    }
+    let one_each = Limits {
+        streams: 1,
+        ..limits()
+    };
+    let b = node_with(&dir.path().join("b"), one_each).await;
+    let digest = Digest::of(&data);
+    let fetch = b.fetch_blob(&digest, data.len() as u64, &providers, None);
+    let (blob, report) = tokio::time::timeout(DEADLINE, fetch)
+        .await
+        .expect("each waits for the others")
+        .unwrap();
+    assert_eq!(blob.read_at(0, data.len()).await.unwrap(), data);
+    assert_eq!(report.providers.len(), 4, "{report:?}");
+    assert_eq!(report.bytes_fetched, data.len() as u64);
+    b.shutdown().await;
+    for router in routers {
+        router.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn liars_and_stallers_are_dropped_in_the_middle_and_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = content(71, 6 << 20);
+    let digest = Digest::of(&data);
+    let honest = node(&dir.path().join("a")).await;
+    honest.import_bytes(data.clone()).await.unwrap();
+    honest.share(&digest).await.unwrap();
+    let patience = Limits {
+        stall: Duration::from_secs(1),
+        ..limits()
+    };
+    let b = node_with(&dir.path().join("b"), patience).await;
+    let mut bad = Vec::new();
+    for sends in [
+        Sends::Turns(100_000),
+        Sends::Stall(100_000),
+        Sends::Half(100_000),
+        Sends::Garbage,
+    ] {
+        bad.push(Hostile::sending(sends, &data).await);
+    }
+    // Only these at first: each sends a part, and none the whole.
+    let providers: Vec<_> = bad.iter().map(|node| node.addr.clone()).collect();
+    let fetch = b.fetch_blob(&digest, data.len() as u64, &providers, None);
+    let alone = tokio::time::timeout(DEADLINE, fetch).await.unwrap();
+    assert!(alone.is_err());
+    // Then somebody finds an honest one while they are at it.
+    b.add_discovery(Arc::new(TicketDiscovery::from(honest.ticket())));
+    let fetch = b.fetch_blob(&digest, data.len() as u64, &providers, None);
+    let (blob, report) = tokio::time::timeout(DEADLINE, fetch)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(blob.read_at(0, data.len()).await.unwrap(), data);
+    assert!(
+        report.bytes_present > 0,
+        "what liars sent right is kept: {report:?}"
+    );
+    assert!(report.providers.contains_key(&honest.id()), "{report:?}");
+    b.shutdown().await;
+    honest.shutdown().await;
+    for node in bad {
+        node.stop().await;
+    }
+}
+
+/// Suggests a node once somebody else has been asked.
+#[derive(Debug)]
+struct Later(ProviderAddr, Arc<Notify>);
+
+impl Discovery for Later {
+    fn name(&self) -> &'static str {
+        "later"
+    }
+
+    fn providers(&self, _want: &Want) -> BoxStream<ProviderAddr> {
+        let (node, asked) = (self.0.clone(), self.1.clone());
+        let later = async move {
+            asked.notified().await;
+            node
+        };
+        stream::once_future(later).boxed()
+    }
+}
+
+#[tokio::test]
+async fn who_dawdles_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    // At its pace a piece takes minutes, and it never stalls.
+    let data = content(72, 8 << 20);
+    let digest = Digest::of(&data);
+    let honest = node(&dir.path().join("a")).await;
+    honest.import_bytes(data.clone()).await.unwrap();
+    honest.share(&digest).await.unwrap();
+    let hedging = Limits {
+        stall: Duration::from_secs(3600),
+        hedge: Duration::from_millis(100),
+        streams: 1,
+        ..limits()
+    };
+    let b = node_with(&dir.path().join("b"), hedging).await;
+    let slow = Hostile::sending(Sends::Trickle, &data).await;
+    // It has a piece before anybody else is there.
+    b.add_discovery(Arc::new(Later(honest.addr(), slow.asked())));
+    let from = [slow.addr.clone()];
+    let fetch = b.fetch_blob(&digest, data.len() as u64, &from, None);
+    let (blob, report) = tokio::time::timeout(DEADLINE, fetch)
+        .await
+        .expect("another fetches the piece too")
+        .unwrap();
+    assert_eq!(blob.read_at(0, data.len()).await.unwrap(), data);
+    assert!(
+        report.faults.is_empty(),
+        "being slow is no fault: {report:?}"
+    );
+    b.shutdown().await;
+    slow.stop().await;
+    honest.shutdown().await;
+}

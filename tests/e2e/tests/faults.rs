@@ -1,0 +1,314 @@
+//! Jobs over real node processes while something breaks: liars, cut cables, full disks, those who do
+//! not deliver or do not pay, wrong clocks, and inputs of unusual shape. Each ends with the right
+//! result or says why not; no credit is made or lost, and nothing that was finished is done again.
+//!
+//! Cut cables and full disks need network and mount namespaces, which only root may make. Anybody
+//! else is told that those tests did not run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod peers;
+mod places;
+mod setting;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+use peers::{Liar, Manner, Requester, Task};
+use places::{Cable, Disk, is_root};
+use serde_json::Value;
+use setting::{Following, Occupied, Setting, account, assert_conserved, micro, ticket};
+use skep_tests::{Built, Node, ask, run};
+
+const HOUR: i64 = 3600;
+
+fn spent(job: &Value) -> u64 {
+    micro(&job["job"], "spent_micro")
+}
+
+#[test]
+fn a_third_that_lies_at_once_changes_nothing() {
+    let setting = Setting::new(60);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let honest = ["a", "b", "c", "d"].map(|name| setting.provider(name, "", 2));
+    // Free and said to be ready, so that they are asked first.
+    let liars = [66, 67].map(|seed| {
+        let folder = setting.path(&format!("liar {seed}"));
+        Liar::with(&folder, seed, Manner::Lies)
+    });
+    let mut tickets: Vec<&str> = honest.iter().map(ticket).collect();
+    tickets.extend(liars.iter().map(|liar| &*liar.ticket));
+    let more = ["--shards", "6", "--replicas", "2"];
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+    let homes = honest.each_ref().map(Node::home);
+    assert_conserved(requester.home(), &homes, spent(&job));
+    for liar in &liars {
+        assert_eq!(liar.paid.load(Ordering::SeqCst), 0, "a lie was paid for");
+    }
+    let shards = job["job"]["shards"].as_array().unwrap();
+    let outvoted = |shard: &Value| shard["outvoted"].as_array().unwrap().len();
+    assert!(shards.iter().map(outvoted).sum::<usize>() > 0, "{job}");
+}
+
+/// A job of which one shard is on a node that then cannot be reached; `cut` makes it so, and `heal`
+/// ends it. The node works for the same requester again afterwards.
+fn partition(setting: &Setting, requester: &Node, a: &Node, c: &Node, cut: &dyn Fn(bool)) {
+    let occupied = Occupied::new(setting, c);
+    let submit = setting.submit(&[ticket(a), ticket(c)], &["--shards", "3"]);
+    let mut following = Following::start(requester.home(), &submit);
+    following.until_done(2);
+    cut(true);
+    let job = following.end();
+    setting.assert_right();
+    cut(false);
+    drop(occupied);
+    let again = setting.submit(&[ticket(c)], &["--shards", "1"]);
+    let again = requester.ask(&again).unwrap();
+    setting.assert_right();
+    let spent = spent(&job) + spent(&again);
+    let earned = assert_conserved(requester.home(), &[a.home(), c.home()], spent);
+    assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
+}
+
+#[test]
+fn a_cable_that_is_cut_for_the_length_of_a_job_and_mended_costs_one_lease() {
+    if !is_root() {
+        return;
+    }
+    let setting = Setting::new(60);
+    let cable = Cable::new(setting.folder.path());
+    let [near, far] = cable.ends();
+    let requester = Node::start(near, &setting.path("requester")).unwrap();
+    let a = setting.provider_by(near, "a", "", 2);
+    let c = setting.provider_by(far, "c", "", 1);
+    partition(&setting, &requester, &a, &c, &|cut| cable.set(!cut));
+}
+
+#[test]
+fn a_provider_that_is_stopped_and_goes_on_later_costs_one_lease() {
+    let setting = Setting::new(60);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, c) = (setting.provider("a", "", 2), setting.provider("c", "", 1));
+    let pid = c.pid().to_string();
+    partition(&setting, &requester, &a, &c, &|stop| {
+        let signal = if stop { "-STOP" } else { "-CONT" };
+        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
+    });
+}
+
+#[test]
+fn a_provider_with_a_full_disk_says_so_and_works_again_once_there_is_room() {
+    if !is_root() {
+        return;
+    }
+    let setting = Setting::new(40);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let a = setting.provider("a", "", 2);
+    let disk = Disk::new(&setting.path("c"), "64m");
+    let c = setting.provider_by(disk.skep(), "c", "", 2);
+    disk.fill(&c);
+    // Full before it has the package: the other one does it all.
+    let both = setting.submit(&[ticket(&a), ticket(&c)], &["--shards", "4"]);
+    let first = requester.ask(&both).unwrap();
+    setting.assert_right();
+    // And alone it says why not.
+    let alone = setting.submit(&[ticket(&c)], &["--shards", "2", "--deadline", "5 s"]);
+    let ended = run(requester.home(), &alone).unwrap();
+    assert_ne!(ended.code, 0, "{}", ended.stderr);
+    let said = &ended.stderr;
+    assert!(said.contains("No space left on device"), "{said}");
+    disk.empty(&c);
+    let alone = setting.submit(&[ticket(&c)], &["--shards", "2"]);
+    let second = requester.ask(&alone).unwrap();
+    setting.assert_right();
+    // Full when it has all that it needs: nothing is signed that it does not keep.
+    disk.fill(&c);
+    let third = requester.ask(&both).unwrap();
+    setting.assert_right();
+    disk.empty(&c);
+    let fourth = requester.ask(&alone).unwrap();
+    setting.assert_right();
+    let spent: u64 = [first, second, third, fourth].iter().map(spent).sum();
+    let earned = [account(a.home()), disk.account(&c)].map(|view| micro(&view, "earned_micro"));
+    assert_eq!(earned.iter().sum::<u64>(), spent);
+    assert!(earned[1] > 0);
+    let own = account(requester.home());
+    assert_eq!(micro(&own, "escrowed_micro"), 0);
+    assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
+}
+
+#[test]
+fn a_requester_with_a_full_disk_says_so_and_goes_on_once_there_is_room() {
+    if !is_root() {
+        return;
+    }
+    let setting = Setting::new(60);
+    let disk = Disk::new(&setting.path("requester"), "128m");
+    let requester = Node::start(disk.skep(), &setting.path("requester")).unwrap();
+    let (a, c) = (setting.provider("a", "", 2), setting.provider("c", "", 1));
+    let occupied = Occupied::new(&setting, &c);
+    let submit = setting.submit(&[ticket(&a), ticket(&c)], &["--shards", "3"]);
+    let mut following = Following::start_by(&disk.inside(&requester), requester.home(), &submit);
+    let name = following.until_done(2);
+    disk.fill(&requester);
+    drop(occupied);
+    let said = following.fails();
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(!setting.path("result.jsonl").exists());
+    let inside =
+        |arguments: &[&str]| ask(&disk.inside(&requester), requester.home(), arguments).unwrap();
+    disk.empty(&requester);
+    let paused = inside(&["job", "status", &name]);
+    assert_eq!(paused["job"]["state"], "paused", "{paused}");
+    let job = inside(&["job", "watch", &name]);
+    setting.assert_right();
+    for (before, after) in paused["job"]["shards"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(job["job"]["shards"].as_array().unwrap())
+    {
+        if before["state"] == "done" {
+            assert_eq!(before, after, "nothing that was finished is done again");
+        }
+    }
+    let own = inside(&["account"]);
+    let own = &own["account"];
+    let spent = spent(&job);
+    assert_eq!(micro(own, "escrowed_micro"), 0);
+    assert_eq!(micro(own, "available_micro"), 2_000_000 - spent);
+    let earned = [&a, &c].map(|node| micro(&account(node.home()), "earned_micro"));
+    assert_eq!(earned.iter().sum::<u64>(), spent);
+}
+
+#[test]
+fn a_provider_that_never_delivers_keeps_no_job_from_its_end() {
+    let setting = Setting::new(60);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    let never = Liar::with(&setting.path("never"), 68, Manner::NeverDelivers);
+    let tickets = [ticket(&a), ticket(&b), &never.ticket];
+    let job = requester
+        .ask(&setting.submit(&tickets, &["--shards", "12"]))
+        .unwrap();
+    setting.assert_right();
+    let leases = |shard: &Value| micro(shard, "leases");
+    let shards = job["job"]["shards"].as_array().unwrap();
+    assert!(shards.iter().map(leases).sum::<u64>() > 12, "{job}");
+    assert_conserved(requester.home(), &[a.home(), b.home()], spent(&job));
+    assert_eq!(never.paid.load(Ordering::SeqCst), 0);
+}
+
+/// What the last job of a requester was made of, for somebody else to ask for.
+fn task_of(setting: &Setting, requester: &Path) -> Task {
+    let jobs = fs::read_dir(requester.join("jobs")).unwrap();
+    let folder = jobs.map(|entry| entry.unwrap().path()).next().unwrap();
+    let spec = fs::read(folder.join("spec.json")).unwrap();
+    let spec: Value = serde_json::from_slice(&spec).unwrap();
+    Task {
+        package: serde_json::from_value(spec["release"].clone()).unwrap(),
+        model: serde_json::from_value(spec["model"].clone()).unwrap(),
+        labels: fs::read(setting.path("labels.json")).unwrap(),
+        records: fs::read(setting.path("tickets.jsonl")).unwrap(),
+    }
+}
+
+#[test]
+fn a_requester_that_never_pays_gets_no_credit_into_any_book() {
+    let setting = Setting::new(20);
+    let a = setting.provider("a", "", 2);
+    let requester = setting.path("requester");
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
+    let honest = ask(&Built::skep(), &requester, &submit).unwrap();
+    let task = task_of(&setting, &requester);
+    let before = account(a.home());
+    let stranger = Requester::start(&setting.path("stranger"));
+    let mut receipts = Vec::new();
+    for number in 0..3 {
+        let (output, receipt) = stranger.has_done(ticket(&a), &task, number, 0).unwrap();
+        assert_eq!(output, setting.expected);
+        receipts.push(receipt);
+    }
+    assert_eq!(account(a.home()), before, "what nobody paid is in no book");
+    // Paid after all, it counts: once, however often it is shown.
+    let receipt = receipts.swap_remove(1);
+    stranger.pays(ticket(&a), receipt.clone());
+    stranger.pays(ticket(&a), receipt.clone());
+    let after = account(a.home());
+    let price = receipt.price.micro();
+    let earned = micro(&before, "earned_micro") + price;
+    assert!(price > 0);
+    assert_eq!(micro(&after, "earned_micro"), earned);
+    assert_eq!(micro(&after, "receipts"), 2);
+    // Others are served as before, and their books know nothing of it.
+    let again = ask(&Built::skep(), &requester, &submit).unwrap();
+    setting.assert_right();
+    let own = account(&requester);
+    let spent = spent(&honest) + spent(&again);
+    assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
+    assert_eq!(micro(&account(a.home()), "earned_micro"), spent + price);
+}
+
+#[test]
+fn clocks_that_are_an_hour_off_hurt_nobody() {
+    let setting = Setting::new(20);
+    let requester = setting.path("requester");
+    let mut paid = 0;
+    // A requester and providers that sign with other clocks than the other side's.
+    for (seed, ahead) in [(70, HOUR), (71, -HOUR)] {
+        let manner = Manner::Clock(setting.expected.clone(), ahead);
+        let provider = Liar::with(&setting.path(&format!("clock {seed}")), seed, manner);
+        let submit = setting.submit(&[&provider.ticket], &["--shards", "1"]);
+        let job = ask(&Built::skep(), &requester, &submit).unwrap();
+        setting.assert_right();
+        assert_eq!(job["job"]["state"], "done");
+        paid += provider.paid.load(Ordering::SeqCst);
+    }
+    assert_eq!(paid, 2, "each has its receipt with both signatures");
+    let a = setting.provider("a", "", 2);
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
+    let job = ask(&Built::skep(), &requester, &submit).unwrap();
+    let task = task_of(&setting, &requester);
+    let stranger = Requester::start(&setting.path("stranger"));
+    let mut earned = spent(&job);
+    for (number, ahead) in [(0, HOUR), (1, -HOUR)] {
+        let (output, receipt) = stranger.has_done(ticket(&a), &task, number, ahead).unwrap();
+        assert_eq!(output, setting.expected);
+        earned += receipt.price.micro();
+        stranger.pays(ticket(&a), receipt);
+    }
+    assert_eq!(micro(&account(a.home()), "earned_micro"), earned);
+    assert_conserved_alone(&requester, spent(&job));
+}
+
+/// The requester's own books, where not all who were paid have books of their own.
+fn assert_conserved_alone(requester: &Path, spent: u64) {
+    let own = account(requester);
+    assert_eq!(micro(&own, "supply_micro"), 1_000_000_000_000_000);
+    assert_eq!(micro(&own, "escrowed_micro"), 0);
+    assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
+}
+
+#[test]
+fn one_record_of_ten_megabytes_is_a_shard_of_its_own() {
+    let setting = Setting::new(20);
+    let mut input = fs::read(setting.path("tickets.jsonl")).unwrap();
+    let text = "the parcel did not come ".repeat(10 << 20 >> 4);
+    let text = &text[..10 << 20];
+    let record = serde_json::json!({"id": "large", "text": text});
+    input.extend(format!("{record}\n").bytes());
+    input.extend(fs::read(setting.path("tickets.jsonl")).unwrap());
+    fs::write(setting.path("tickets.jsonl"), input).unwrap();
+    let requester = setting.path("requester");
+    let local = setting.local_run(&requester);
+    let a = setting.provider("a", "", 2);
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "3"]);
+    let job = ask(&Built::skep(), &requester, &submit).unwrap();
+    let result = fs::read(setting.path("result.jsonl")).unwrap();
+    assert!(result == local, "the result differs from a local run");
+    assert_conserved(&requester, &[a.home()], spent(&job));
+}

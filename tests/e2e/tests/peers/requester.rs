@@ -1,0 +1,190 @@
+//! A requester that takes what a provider made, with whatever clock it has, and pays only when it is
+//! told to.
+
+use std::path::Path;
+
+use skep_evidence::{
+    AccountKey, Agreed, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Receipt, Signed,
+    Split, Statement as _, Tariff, Work,
+};
+use skep_market::{
+    Answer, Ask, Gathered, MAX_MESSAGE, MAX_SEALED, Refusal, SealSecret, ShardInput, Undertaking,
+    receive,
+};
+use skep_registry::Digest;
+use skep_swarm::{Channel, NodeTicket, Swarm, SwarmConfig};
+use tokio::runtime::Runtime;
+
+use super::{PATIENCE, milliseconds};
+
+/// What is asked for.
+pub struct Task {
+    pub package: Digest,
+    pub model: Option<Digest>,
+    pub labels: Vec<u8>,
+    pub records: Vec<u8>,
+}
+
+/// Somebody with work to give.
+pub struct Requester {
+    key: AccountKey,
+    swarm: Swarm,
+    runtime: Runtime,
+}
+
+impl Requester {
+    pub fn start(folder: &Path) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let swarm = runtime
+            .block_on(Swarm::open(SwarmConfig::loopback(folder)))
+            .unwrap();
+        Self {
+            key: AccountKey::from_seed(&[77; 32]),
+            swarm,
+            runtime,
+        }
+    }
+
+    /// Has a task done by a provider that has its package, under the `number`th lease of a job, as if
+    /// the time were so many seconds ahead. Returns the output and the receipt.
+    pub fn has_done(
+        &self,
+        provider: &str,
+        task: &Task,
+        number: u32,
+        ahead: i64,
+    ) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
+        let node: NodeTicket = provider.parse().unwrap();
+        self.runtime.block_on(async {
+            let input = ShardInput {
+                first_line: 1,
+                arguments: Vec::new(),
+                labels: &task.labels,
+                records: &task.records,
+            };
+            let input = input.encode().unwrap();
+            let quote = Ask::Quote {
+                package: task.package,
+                input_bytes: input.len() as u64,
+                sources: Vec::new(),
+            };
+            let mut channel = self.swarm.converse(&node.node).await.unwrap();
+            channel.say(&quote.encode().unwrap()).await.unwrap();
+            let Answer::Quote(quotation) = hear(&mut channel).await? else {
+                panic!("no quotation");
+            };
+            drop(channel);
+            let issued = milliseconds(ahead);
+            let lease = Lease {
+                job: Digest::of(b"a job of somebody's own"),
+                shard: number,
+                attempt: 0,
+                requester: self.key.id(),
+                provider: skep_evidence::AccountId::from_bytes(quotation.account),
+                work: Work {
+                    package: task.package,
+                    model: task.model,
+                    adapter: None,
+                    input: Digest::of(&input),
+                    seed: 0,
+                },
+                tariff: Tariff {
+                    tokens: quotation.tariff[0],
+                    flops: quotation.tariff[1],
+                    bytes: quotation.tariff[2],
+                    residency: quotation.tariff[3],
+                },
+                allowance: Meter {
+                    flops: 1 << 60,
+                    bytes: 1 << 24,
+                    ..Meter::default()
+                },
+                limit: Credits::from_micro(1_000_000),
+                split: Split::default(),
+                issued,
+                deadline: issued + 600_000,
+                audit: AuditTerms {
+                    secret: Digest::of(b"secret"),
+                    candidates: Candidates::new(Vec::new()).unwrap().digest(),
+                    rate: 0,
+                    panel: 3,
+                    exact: false,
+                },
+            };
+            self.perform(&node, &lease.sign(&self.key).unwrap(), &input)
+                .await
+        })
+    }
+
+    async fn perform(
+        &self,
+        node: &NodeTicket,
+        lease: &Signed<Lease>,
+        input: &[u8],
+    ) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
+        let keys = &mut Keys::default();
+        let secret = SealSecret::generate().unwrap();
+        let offer = Ask::Offer(Undertaking {
+            lease: lease.encode(),
+            key: secret.signed(lease.digest(), &self.key).unwrap().encode(),
+            input_bytes: input.len() as u64,
+            sources: Vec::new(),
+        });
+        let mut channel = self.swarm.converse(&node.node).await.unwrap();
+        channel.say(&offer.encode().unwrap()).await.unwrap();
+        let their_key = loop {
+            match hear(&mut channel).await? {
+                Answer::Working { .. } => {}
+                Answer::Accepted { key, .. } => break key,
+                answer => panic!("{answer:?}"),
+            }
+        };
+        let sealed = secret
+            .agree(lease.digest(), lease.provider, &their_key, false, keys)
+            .unwrap();
+        for chunk in sealed.sealer.chunks(input) {
+            channel.say(&chunk.unwrap()).await.unwrap();
+        }
+        let (commitment, receipt, output_bytes) = loop {
+            match hear(&mut channel).await? {
+                Answer::Working { .. } => {}
+                Answer::Done {
+                    commitment,
+                    receipt,
+                    output_bytes,
+                } => break (commitment, receipt, output_bytes),
+                answer => panic!("{answer:?}"),
+            }
+        };
+        let mut output = Gathered::new(sealed.opener, output_bytes);
+        while !output
+            .add(channel.hear(MAX_SEALED, PATIENCE).await.unwrap())
+            .unwrap()
+        {}
+        let output = output.into_bytes().to_vec();
+        let delivery = receive(lease, &commitment, &receipt, Digest::of(&output), keys).unwrap();
+        Ok((output, delivery.receipt))
+    }
+
+    /// Countersigns a receipt and gives it to the provider, as proof that it was paid.
+    pub fn pays(&self, provider: &str, receipt: Signed<Receipt>) {
+        let node: NodeTicket = provider.parse().unwrap();
+        let agreed: Agreed<Receipt> = receipt.accept(&self.key).unwrap();
+        self.runtime.block_on(async {
+            let settle = Ask::Settle {
+                receipt: agreed.encode(),
+            };
+            let mut channel = self.swarm.converse(&node.node).await.unwrap();
+            channel.say(&settle.encode().unwrap()).await.unwrap();
+            assert!(matches!(hear(&mut channel).await, Ok(Answer::Settled)));
+        });
+    }
+}
+
+async fn hear(channel: &mut Channel) -> Result<Answer, Refusal> {
+    let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
+    match Answer::decode(&frame).unwrap() {
+        Answer::Refused(refusal) => Err(refusal),
+        answer => Ok(answer),
+    }
+}

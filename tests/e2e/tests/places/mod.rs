@@ -1,0 +1,152 @@
+//! Places for node processes that can be spoiled: two ends of a cable that can be cut, and a disk that
+//! can be filled. Linux namespaces, which end with what is in them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use skep_tests::{Built, Node, ask};
+
+/// Whether namespaces can be made. Says so if not: then the test does not run.
+pub fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    let is_root = id.stdout.trim_ascii() == b"0";
+    if !is_root {
+        eprintln!("NOT RUN: this test needs namespaces of its own, which only root may make");
+    }
+    is_root
+}
+
+fn must(program: &str, arguments: &[&str]) {
+    let ended = Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{program} {arguments:?}: {said}");
+}
+
+/// A program that stands in for `skep` and ends up as it.
+fn script(path: PathBuf, text: &str) -> PathBuf {
+    fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// Two network namespaces and a cable between them. Nothing else is connected to either.
+pub struct Cable {
+    names: [String; 2],
+    ends: [PathBuf; 2],
+}
+
+impl Cable {
+    /// One whose programs are kept in `folder`.
+    pub fn new(folder: &Path) -> Self {
+        let names = ["near", "far"].map(|end| format!("skep-{}-{end}", std::process::id()));
+        let [near, far] = &names;
+        must("ip", &["netns", "add", near]);
+        must("ip", &["netns", "add", far]);
+        let link = ["-n", near, "link", "add", "cable", "type", "veth"];
+        must(
+            "ip",
+            &[&link[..], &["peer", "name", "cable", "netns", far]].concat(),
+        );
+        let skep = Built::skep();
+        let mut number = 0;
+        let ends = names.each_ref().map(|name| {
+            number += 1;
+            let address = format!("10.213.7.{number}");
+            let with_length = format!("{address}/24");
+            must(
+                "ip",
+                &["-n", name, "addr", "add", &with_length, "dev", "cable"],
+            );
+            must("ip", &["-n", name, "link", "set", "cable", "up"]);
+            must("ip", &["-n", name, "link", "set", "lo", "up"]);
+            let text = format!(
+                "exec ip netns exec {name} {} \"${{@/127.0.0.1:0/{address}:0}}\"",
+                skep.display()
+            );
+            script(folder.join(name), &text)
+        });
+        Self { names, ends }
+    }
+
+    /// The programs that start a node at either end.
+    pub fn ends(&self) -> [&Path; 2] {
+        self.ends.each_ref().map(PathBuf::as_path)
+    }
+
+    /// Cuts the cable, or mends it.
+    pub fn set(&self, whole: bool) {
+        let state = if whole { "up" } else { "down" };
+        must("ip", &["-n", &self.names[0], "link", "set", "cable", state]);
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for name in &self.names {
+            // It goes when the last process in it has ended.
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+/// A home on a small disk of its own, which is there for the node's process only.
+pub struct Disk {
+    home: PathBuf,
+    skep: PathBuf,
+}
+
+impl Disk {
+    /// For a home, which may have something in it already.
+    pub fn new(home: &Path, size: &str) -> Self {
+        let text = format!(
+            "exec unshare -m bash -c '\
+             cp -a \"$0\" \"$0.before\" && mount -t tmpfs -o size={size} tmpfs \"$0\" && \
+             cp -a \"$0.before/.\" \"$0\" && exec {} \"$@\"' \"{}\" \"$@\"",
+            Built::skep().display(),
+            home.display(),
+        );
+        Self {
+            home: home.to_path_buf(),
+            skep: script(home.with_extension("start"), &text),
+        }
+    }
+
+    /// The program that starts the node.
+    pub fn skep(&self) -> &Path {
+        &self.skep
+    }
+
+    /// The program for commands that see the same disk.
+    pub fn inside(&self, node: &Node) -> PathBuf {
+        let text = format!(
+            "exec nsenter -t {} -m {} \"$@\"",
+            node.pid(),
+            Built::skep().display()
+        );
+        script(self.home.with_extension("inside"), &text)
+    }
+
+    /// The account of the node, as it says itself.
+    pub fn account(&self, node: &Node) -> Value {
+        ask(&self.inside(node), &self.home, &["account"]).unwrap()["account"].clone()
+    }
+
+    fn sh(&self, node: &Node, command: &str) {
+        let command = format!("cd '{}' && {command}", self.home.display());
+        let pid = node.pid().to_string();
+        must("nsenter", &["-t", &pid, "-m", "sh", "-c", &command]);
+    }
+
+    /// Leaves not a byte.
+    pub fn fill(&self, node: &Node) {
+        self.sh(node, "! head -c 1G /dev/zero > filler 2> /dev/null");
+    }
+
+    /// Takes away what filled it.
+    pub fn empty(&self, node: &Node) {
+        self.sh(node, "rm filler");
+    }
+}

@@ -1,0 +1,340 @@
+//! What the tests of jobs share: a package and its input, nodes that take jobs, commands that are
+//! followed while they run, and the check that no credit was made or lost.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use serde_json::Value;
+use skep_tests::{Built, Node, ask};
+use skep_tickets::Format;
+
+/// A folder with tickets, the classifier as a package that its publisher keeps in `requester`, and
+/// what one node alone makes of them.
+pub struct Setting {
+    pub folder: tempfile::TempDir,
+    pub package: String,
+    pub publisher: String,
+    pub expected: Vec<u8>,
+}
+
+impl Setting {
+    pub fn new(tickets: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let source = Built::root().join("guests/batch-classifier");
+        fs::create_dir(path("package")).unwrap();
+        for name in ["skep.toml", "README.md"] {
+            fs::copy(source.join(name), path("package").join(name)).unwrap();
+        }
+        let component = Built::component("batch-classifier");
+        fs::copy(&component, path("package").join("batch-classifier.wasm")).unwrap();
+        let tickets = skep_tickets::tickets(11, tickets);
+        let mut input = Vec::new();
+        // Every fiftieth line is no record, and is named by its place in the whole input.
+        skep_tickets::write_tickets(&mut input, &tickets, Format::Jsonl, false, Some(50)).unwrap();
+        fs::write(path("tickets.jsonl"), input).unwrap();
+        let mut labels = Vec::new();
+        skep_tickets::write_labels(&mut labels, &skep_tickets::labels(11, 8)).unwrap();
+        fs::write(path("labels.json"), labels).unwrap();
+        let text = |name: &str| path(name).to_str().unwrap().to_owned();
+
+        let requester = path("requester");
+        configure(&requester, "");
+        let home = |arguments: &[&str]| ask(&Built::skep(), &requester, arguments).unwrap();
+        home(&["key", "new"]);
+        let published = home(&["publish", &text("package")]);
+        home(&[
+            "run",
+            "batch-classifier",
+            "--input",
+            &text("tickets.jsonl"),
+            "--labels",
+            &text("labels.json"),
+            "--output",
+            &text("expected.jsonl"),
+        ]);
+        home(&["account", "add", "2"]);
+        let package = published["published"]["reference"].as_str().unwrap();
+        Self {
+            publisher: package.split_once('/').unwrap().0.to_owned(),
+            package: package.to_owned(),
+            expected: fs::read(path("expected.jsonl")).unwrap(),
+            folder,
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A node that takes jobs, one at a time, with more of its owner's rules.
+    pub fn provider(&self, name: &str, rules: &str, guests: u32) -> Node {
+        self.provider_by(&Built::skep(), name, rules, guests)
+    }
+
+    /// The same, begun by another program than `skep`, which ends up as it.
+    pub fn provider_by(&self, skep: &Path, name: &str, rules: &str, guests: u32) -> Node {
+        let jobs = format!("guests = {guests}\n[jobs]\naccept = true\n{rules}");
+        configure(&self.path(name), &jobs);
+        Node::start(skep, &self.path(name)).unwrap()
+    }
+
+    pub fn submit(&self, tickets: &[&str], more: &[&str]) -> Vec<String> {
+        let mut arguments: Vec<String> =
+            ["job", "submit", &self.package].map(str::to_owned).to_vec();
+        for (option, value) in [
+            ("--input", self.text("tickets.jsonl")),
+            ("--labels", self.text("labels.json")),
+            ("--output", self.text("result.jsonl")),
+        ] {
+            arguments.extend([option.to_owned(), value]);
+        }
+        for ticket in tickets {
+            arguments.extend(["--provider".to_owned(), (*ticket).to_owned()]);
+        }
+        arguments.extend(more.iter().map(|text| (*text).to_owned()));
+        arguments
+    }
+
+    /// What one node alone makes of the tickets as they are now.
+    pub fn local_run(&self, home: &Path) -> Vec<u8> {
+        let (input, labels) = (self.text("tickets.jsonl"), self.text("labels.json"));
+        let output = self.text("expected.jsonl");
+        let run = [
+            "run",
+            "batch-classifier",
+            "--input",
+            &input,
+            "--labels",
+            &labels,
+        ];
+        ask(
+            &Built::skep(),
+            home,
+            &[&run[..], &["--output", &output]].concat(),
+        )
+        .unwrap();
+        fs::read(output).unwrap()
+    }
+
+    pub fn assert_right(&self) {
+        let result = fs::read(self.path("result.jsonl")).unwrap();
+        assert!(
+            result == self.expected,
+            "the result differs from a local run"
+        );
+    }
+}
+
+/// A home on loopback, with more of a configuration than that.
+pub fn configure(home: &Path, more: &str) {
+    let (top, tables) = more.split_once("[jobs]").unwrap_or(("", ""));
+    let jobs = if tables.is_empty() { "" } else { "[jobs]" };
+    configure_with(home, top, "", &format!("{jobs}{tables}"));
+}
+
+/// The same, with something before, in and after the table `[network]`.
+pub fn configure_with(home: &Path, before: &str, network: &str, after: &str) {
+    fs::create_dir_all(home).unwrap();
+    let own = "listen = \"127.0.0.1:0\"\nmdns = false\n";
+    let text = format!("{before}[network]\n{own}{network}{after}");
+    fs::write(home.join("config.toml"), text).unwrap();
+}
+
+pub fn ticket(node: &Node) -> &str {
+    node.status["ticket"].as_str().unwrap()
+}
+
+pub fn account(home: &Path) -> Value {
+    ask(&Built::skep(), home, &["account"]).unwrap()["account"].clone()
+}
+
+pub fn micro(value: &Value, name: &str) -> u64 {
+    value[name].as_u64().unwrap()
+}
+
+/// Nothing was made or lost: what the requester lost is what its ledger gave to others, and what
+/// these earned by the receipts that they hold. Returns what each of them earned.
+pub fn assert_conserved(requester: &Path, providers: &[&Path], spent: u64) -> Vec<u64> {
+    let account_of = account(requester);
+    assert_eq!(micro(&account_of, "supply_micro"), 1_000_000_000_000_000);
+    assert_eq!(micro(&account_of, "escrowed_micro"), 0);
+    assert_eq!(micro(&account_of, "available_micro"), 2_000_000 - spent);
+    let paid = account_of["paid"].as_array().unwrap();
+    let mut all = 0;
+    let earned = providers.iter().map(|home| {
+        let provider = account(home);
+        let earned = micro(&provider, "earned_micro");
+        let line = paid
+            .iter()
+            .find(|line| line["account"] == provider["account"]);
+        assert_eq!(line.map_or(0, |line| micro(line, "micro")), earned);
+        all += earned;
+        earned
+    });
+    let earned = earned.collect();
+    assert_eq!(all, spent);
+    earned
+}
+
+/// How long a job of these tests may say nothing: many times what any of its steps takes.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A command whose lines are read while it runs.
+pub struct Following {
+    child: Child,
+    skep: PathBuf,
+    home: PathBuf,
+    lines: Receiver<String>,
+    said: Vec<String>,
+}
+
+impl Following {
+    pub fn start(home: &Path, arguments: &[String]) -> Self {
+        Self::start_by(&Built::skep(), home, arguments)
+    }
+
+    /// The same, begun by another program than `skep`, which ends up as it.
+    pub fn start_by(skep: &Path, home: &Path, arguments: &[String]) -> Self {
+        let mut child = Command::new(skep)
+            .arg("--home")
+            .arg(home)
+            .arg("--json")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            child,
+            skep: skep.to_path_buf(),
+            home: home.to_path_buf(),
+            lines,
+            said: Vec::new(),
+        }
+    }
+
+    /// The next line, or nothing once the command has ended.
+    fn line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => {
+                self.said.push(line.clone());
+                Some(line)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                let job = self.said.first().and_then(|line| line.split(' ').nth(1));
+                let status = ["job", "status", job.unwrap_or_default()];
+                let stands = ask(&self.skep, &self.home, &status);
+                let _ = self.child.kill();
+                panic!("nothing for {PATIENCE:?}: {:#?}\n{stands:#?}", self.said);
+            }
+        }
+    }
+
+    /// Waits until so many shards are done; returns what the job's name begins with.
+    pub fn until_done(&mut self, shards: usize) -> String {
+        let mut done = 0;
+        loop {
+            let line = self.line();
+            let line = line.unwrap_or_else(|| panic!("ended early: {:#?}", self.said));
+            if line.contains(": done by ") {
+                done += 1;
+                if done == shards {
+                    return line.split(' ').nth(1).unwrap().to_owned();
+                }
+            }
+        }
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end, which is no good one; returns what it said meanwhile.
+    pub fn fails(mut self) -> String {
+        while self.line().is_some() {}
+        let said = self.said.join("\n");
+        assert!(!self.child.wait().unwrap().success(), "{said}");
+        said
+    }
+
+    pub fn end(mut self) -> Value {
+        while self.line().is_some() {}
+        let output = self.child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{:#?}", self.said);
+        let text = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    }
+}
+
+/// A guest of the owner's own that takes the only place for guests on a node, and stays in it: it
+/// reads a pipe to its end, which comes when this is dropped.
+pub struct Occupied {
+    run: Child,
+    pipe: Option<fs::File>,
+}
+
+impl Occupied {
+    pub fn new(setting: &Setting, node: &Node) -> Self {
+        let pipe = setting.path("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let run = Command::new(Built::skep())
+            .arg("--home")
+            .arg(node.home())
+            .arg("run")
+            .arg(Built::component("similar"))
+            .arg("--input")
+            .arg(&pipe)
+            .args(["--output", "/dev/null", "--", "query"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Opens when the node has opened the other end, and takes more than a pipe holds only
+        // once the guest reads.
+        let mut writer = fs::File::options().write(true).open(&pipe).unwrap();
+        writer.write_all(&vec![b'a'; 1 << 20]).unwrap();
+        Self {
+            run,
+            pipe: Some(writer),
+        }
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        // The run is called off, and then nothing waits for the pipe any more.
+        let _ = self.run.kill();
+        let _ = self.run.wait();
+        self.pipe.take();
+    }
+}
