@@ -162,7 +162,8 @@ impl Requester {
             .unwrap()
         {}
         let output = output.into_bytes().to_vec();
-        let delivery = receive(lease, &commitment, &receipt, Digest::of(&output), keys).unwrap();
+        let (found, moved) = (Digest::of(&output), (input.len() + output.len()) as u64);
+        let delivery = receive(lease, &commitment, &receipt, found, moved, keys).unwrap();
         Ok((output, delivery.receipt))
     }
 
