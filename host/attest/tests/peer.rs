@@ -23,17 +23,21 @@ const NOW: u64 = 1_750_000_000;
 fn published(name: &str) -> Vec<u8> {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let version = Command::new("rustc").arg("-vV").output().unwrap();
+        let version = String::from_utf8(version.stdout).unwrap();
+        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+        // Of this platform alone: of others not everything need be there.
         let output = Command::new(cargo)
+            .args(["metadata", "--format-version=1", "--locked"])
+            .args(["--filter-platform", host.unwrap()])
             .args([
-                "metadata",
-                "--format-version=1",
-                "--offline",
                 "--manifest-path",
-                manifest,
+                concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
             ])
             .output()
             .unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{complaint}");
         let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let packages = said["packages"].as_array().unwrap();
         let peer = packages.iter().find(|package| package["name"] == "sev");
