@@ -74,7 +74,7 @@ impl fmt::Debug for Job {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Piece>,
+    queue: VecDeque<Queued>,
     /// Damaged blobs to mend, with their sizes.
     damaged: VecDeque<(Digest, u64)>,
     /// Pieces that somebody is fetching.
@@ -87,6 +87,13 @@ struct State {
     fatal: Option<FetchError>,
 }
 
+/// A piece that waits for a worker.
+struct Queued {
+    piece: Piece,
+    /// Whether a worker of this fetch has had it: then what there is of it has been counted.
+    is_tried: bool,
+}
+
 enum Work {
     Piece(Arc<Held>),
     Mend(Digest, u64),
@@ -95,6 +102,8 @@ enum Work {
 /// A piece that one worker is fetching, or two.
 struct Held {
     piece: Piece,
+    /// Whether a worker had it, and left it, before.
+    is_tried: bool,
     /// The provider that had it first.
     first: NodeId,
     since: Instant,
@@ -111,7 +120,10 @@ impl State {
             return;
         }
         self.held.retain(|other| !Arc::ptr_eq(other, held));
-        self.queue.push_front(held.piece.clone());
+        self.queue.push_front(Queued {
+            piece: held.piece.clone(),
+            is_tried: true,
+        });
     }
 }
 
@@ -210,7 +222,10 @@ impl Fetcher {
         let (missing, present) = self.blobs.missing(&file.digest, file.size).await?;
         state.report.bytes_present += present;
         let pieces = pieces(file.digest, file.size, &missing, piece);
-        state.queue.extend(pieces);
+        state.queue.extend(pieces.into_iter().map(|piece| Queued {
+            piece,
+            is_tried: false,
+        }));
         Ok(())
     }
 }
@@ -234,6 +249,19 @@ fn pieces(digest: Digest, size: u64, missing: &ChunkRanges, piece: u64) -> Vec<P
         start = end;
     }
     out
+}
+
+/// How many bytes of a blob of `size` bytes lie in `ranges`.
+fn bytes_of(ranges: &ChunkRanges, size: u64) -> u64 {
+    let byte = |chunk: &ChunkNum| chunk.to_bytes().min(size);
+    let bounds = ranges.boundaries().chunks(2);
+    bounds
+        .map(|bound| match bound {
+            [start, end] => byte(end) - byte(start),
+            [start] => size - byte(start),
+            _ => 0,
+        })
+        .sum()
 }
 
 impl Job {
@@ -473,9 +501,10 @@ impl Task {
         }
         let work = if let Some((digest, size)) = state.damaged.pop_front() {
             Work::Mend(digest, size)
-        } else if let Some(piece) = state.queue.pop_front() {
+        } else if let Some(Queued { piece, is_tried }) = state.queue.pop_front() {
             let held = Arc::new(Held {
                 piece,
+                is_tried,
                 first: provider,
                 since: Instant::now(),
                 is_doubled: AtomicBool::new(false),
@@ -511,11 +540,18 @@ impl Task {
         match self.work.as_ref() {
             Some(Work::Piece(held)) => {
                 let mut piece = held.piece.clone();
-                // Part of it may have come by another worker that had it.
+                // Part of it may have come by another worker that had it; or by an earlier fetch that
+                // was called off, of which the store took the last groups after it was asked.
                 let (missing, _) = blobs
                     .missing(&piece.digest, piece.size)
                     .await
                     .map_err(|e| PieceError::Local(explain(&e)))?;
+                let here = bytes_of(&(&piece.ranges - &missing), piece.size);
+                if here > 0 && !held.is_tried && held.first == provider.id {
+                    let mut state = self.job.lock();
+                    state.report.bytes_present += here;
+                    state.done += here;
+                }
                 piece.ranges = &piece.ranges & &missing;
                 if !piece.ranges.is_empty() {
                     let digest = piece.digest;
@@ -588,6 +624,11 @@ mod tests {
                 here |= ChunkRanges::from(ChunkNum(pair[0])..ChunkNum(pair[1]));
             }
             let missing = &ChunkRanges::from(..total) - &here;
+            let all = ChunkRanges::from(..total);
+            prop_assert_eq!(
+                bytes_of(&missing, size) + bytes_of(&(&all - &missing), size),
+                size
+            );
             let mut union = ChunkRanges::empty();
             for piece in pieces(Digest::of(b"x"), size, &missing, groups * GROUP) {
                 prop_assert!(!piece.ranges.is_empty());
@@ -596,5 +637,15 @@ mod tests {
             }
             prop_assert_eq!(union, missing);
         }
+    }
+
+    #[test]
+    fn the_last_chunk_counts_as_long_as_it_is() {
+        let chunks = |start, end| ChunkRanges::from(ChunkNum(start)..ChunkNum(end));
+        assert_eq!(bytes_of(&chunks(0, 2), 1_500), 1_500);
+        assert_eq!(bytes_of(&chunks(1, 2), 1_500), 476);
+        assert_eq!(bytes_of(&(&chunks(0, 1) | &chunks(2, 4)), 10_000), 3_072);
+        assert_eq!(bytes_of(&ChunkRanges::from(ChunkNum(1)..), 1_500), 476);
+        assert_eq!(bytes_of(&ChunkRanges::empty(), 1_500), 0);
     }
 }
