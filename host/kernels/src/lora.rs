@@ -35,11 +35,17 @@ const ADDED_ROWS: usize = 16;
 /// Tokens that share what is loaded of those rows.
 const TOGETHER: usize = 4;
 
-/// Rows of `A` that a member of the team takes at a time.
+/// Rows of `A` that a member of the team takes at a time, where there is enough for everybody.
 const TAKEN_ROWS: usize = 16;
 
-/// Columns of `B` that a member of the team takes at a time.
+/// Columns of `B` that a member of the team takes at a time, where there is enough for everybody.
 const TAKEN_COLUMNS: usize = 1024;
+
+/// Columns that it takes at the least.
+const FEWEST_COLUMNS: usize = 128;
+
+/// Pieces for each member that make the last ones short enough not to be waited for.
+const PIECES_EACH: usize = 4;
 
 /// Tokens that a member of the team takes at a time.
 const TAKEN_TOKENS: usize = 32;
@@ -151,10 +157,11 @@ pub fn add_low_rank(
     between: &mut Vec<f32>,
 ) -> Result<(), ShapeError> {
     let isa = isa.or_portable();
-    let plan = Plan::new(memory, segments, input, targets)?;
+    let mut plan = Plan::new(memory, segments, input, targets)?;
     if plan.changes.is_empty() {
         return Ok(());
     }
+    plan.cut(team.threads());
     between.resize(plan.between, 0.0);
     let shared = Shared(between.as_mut_ptr());
     let shared = &shared;
@@ -273,22 +280,50 @@ impl<'a> Plan<'a> {
     }
 
     fn add(&mut self, change: Change<'a>) {
-        let number = self.changes.len();
-        let LowRankShape { outputs, rank, .. } = change.shape;
-        for tokens in pieces(change.tokens.len(), TAKEN_TOKENS) {
-            for (all, size, to) in [
-                (rank, TAKEN_ROWS, &mut self.shrinks),
-                (outputs, TAKEN_COLUMNS, &mut self.expands),
-            ] {
-                to.extend(pieces(all, size).map(|part| Piece {
-                    change: number,
-                    tokens: tokens.clone(),
-                    part,
-                }));
+        self.between += change.tokens.len() * change.shape.rank;
+        self.changes.push(change);
+    }
+
+    /// Shares out the work to so many members. How it is cut changes no sum.
+    fn cut(&mut self, members: usize) {
+        let enough = if members > 1 {
+            members * PIECES_EACH
+        } else {
+            1
+        };
+        let (mut rows, mut columns) = (TAKEN_ROWS, TAKEN_COLUMNS);
+        while rows > ROWS && self.count(|shape| shape.rank.div_ceil(rows)) < enough {
+            rows /= 2;
+        }
+        while columns > FEWEST_COLUMNS
+            && self.count(|shape| shape.outputs.div_ceil(columns)) < enough
+        {
+            columns /= 2;
+        }
+        for (number, change) in self.changes.iter().enumerate() {
+            let LowRankShape { outputs, rank, .. } = change.shape;
+            for tokens in pieces(change.tokens.len(), TAKEN_TOKENS) {
+                for (all, size, to) in [
+                    (rank, rows, &mut self.shrinks),
+                    (outputs, columns, &mut self.expands),
+                ] {
+                    to.extend(pieces(all, size).map(|part| Piece {
+                        change: number,
+                        tokens: tokens.clone(),
+                        part,
+                    }));
+                }
             }
         }
-        self.between += change.tokens.len() * rank;
-        self.changes.push(change);
+    }
+
+    /// How many pieces there are when a change is cut into so many.
+    fn count(&self, each: impl Fn(LowRankShape) -> usize) -> usize {
+        let tokens = |change: &Change<'_>| change.tokens.len().div_ceil(TAKEN_TOKENS);
+        let changes = self.changes.iter();
+        changes
+            .map(|change| tokens(change) * each(change.shape))
+            .sum()
     }
 
     /// `between[token, row] = scale · input[token] · A[row]`.
