@@ -110,6 +110,17 @@ impl Decoder {
         })
     }
 
+    /// Computes with these instructions, of which the machine must have no fewer, instead of the
+    /// best that it has: what a machine with other instructions gets can so be had here. Only
+    /// those in [`Isa::available`] are taken.
+    #[must_use]
+    pub fn with_isa(mut self, isa: Isa) -> Self {
+        if Isa::available().contains(&isa) {
+            self.isa = isa;
+        }
+        self
+    }
+
     /// What it is made of.
     pub fn config(&self) -> &Config {
         &self.config

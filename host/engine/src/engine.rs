@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use skep_kernels::Team;
 
 use crate::adapters::{self, AdapterInfo, AdapterStore, Lease, Residency};
+use crate::checking::CheckRequest;
 use crate::error::EngineError;
-use crate::generation::{Embeddings, Generation, Scores};
+use crate::generation::{Checks, Embeddings, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::LanguageModel;
 use crate::request::{Caller, Request, ScoreRequest};
@@ -190,6 +191,14 @@ impl Engine {
         let count = texts.len();
         let tasks = texts.into_iter().map(Task::Embed).collect();
         Embeddings::new(self.ask(caller, tasks), count)
+    }
+
+    /// Compares texts that others say this model wrote with what it says here: each in one pass,
+    /// at the price of its prompt and tokens as a prompt.
+    pub fn check(&self, caller: &Caller, requests: Vec<CheckRequest>) -> Checks {
+        let count = requests.len();
+        let tasks = requests.into_iter().map(Task::Check).collect();
+        Checks::new(self.ask(caller, tasks), count)
     }
 
     /// Adds the adapter in a PEFT folder under a name that is free, or gives a name another

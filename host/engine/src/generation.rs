@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::checking::Checked;
 use crate::engine::Ticket;
 use crate::error::EngineError;
 use crate::mailbox::Mail;
@@ -105,7 +106,7 @@ impl Generation {
                     chunks.push(chunk);
                 }
                 Event::Failed(failure) => self.failed.push_back(failure),
-                Event::Scored { .. } | Event::Embedded(_) => {}
+                Event::Scored { .. } | Event::Embedded(_) | Event::Checked(_) => {}
             }
         }
         match self.failed.pop_front() {
@@ -140,16 +141,18 @@ impl Generation {
                             tokens: Vec::new(),
                             logprobs: Vec::new(),
                             finish: Finish::Length,
+                            commitments: Vec::new(),
                             prompt_tokens: *prompt_tokens,
                             cached_tokens,
                         });
                     sample.text.push_str(&chunk.text);
                     sample.tokens.extend(chunk.tokens);
                     sample.logprobs.extend(chunk.logprobs);
+                    sample.commitments.extend(chunk.commitments);
                     sample.finish = chunk.finish.unwrap_or(sample.finish);
                 }
                 Event::Failed(failure) => whole.failure = Some(failure),
-                Event::Scored { .. } | Event::Embedded(_) => {}
+                Event::Scored { .. } | Event::Embedded(_) | Event::Checked(_) => {}
             }
         }
     }
@@ -267,6 +270,35 @@ impl Future for Embeddings {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(context).map(|rows| rows.map(normalised))
+    }
+}
+
+/// Checks that are being made. Dropping it ends the work. As a future it does not block.
+pub struct Checks(Answers<Checked>);
+
+impl Checks {
+    pub(crate) fn new(ticket: Ticket, requests: usize) -> Self {
+        Self(Answers::new(ticket, requests, |event| match event {
+            Event::Checked(checked) => Some((0, *checked)),
+            _ => None,
+        }))
+    }
+
+    /// How each text compares with what the model says here; waits for it.
+    ///
+    /// # Errors
+    /// Why one of the texts could not be checked.
+    pub fn wait(self) -> Result<Vec<Checked>, EngineError> {
+        Ok(self.0.wait()?.into_iter().flatten().collect())
+    }
+}
+
+impl Future for Checks {
+    type Output = Result<Vec<Checked>, EngineError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let checks = self.0.poll(context);
+        checks.map(|checks| Ok(checks?.into_iter().flatten().collect()))
     }
 }
 

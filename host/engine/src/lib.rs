@@ -20,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod adapters;
+mod checking;
 mod cost;
 mod engine;
 pub mod error;
@@ -42,9 +43,10 @@ mod writing;
 pub use adapters::{
     ActiveAdapter, AdapterInfo, AdapterStore, Lease, Residency, StoreError, StoreOptions,
 };
+pub use checking::{CheckRequest, Checked};
 pub use engine::{Engine, MemoryReport};
 pub use error::EngineError;
-pub use generation::{Embeddings, Generation, Scores};
+pub use generation::{Checks, Embeddings, Generation, Scores};
 pub use grammars::Grammars;
 pub use model::{LanguageModel, ModelError};
 pub use pages::PagePool;

@@ -1,6 +1,7 @@
 //! What is asked of a language model, and what it answers.
 
 use skep_accounts::Account;
+use skep_evidence::activations::Commitment;
 use skep_text::Constraint;
 
 /// Who asks.
@@ -46,6 +47,10 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// The adapter to write with, by the name it was added under.
     pub adapter: Option<String>,
+    /// Whether to commit to the states that lead to the tokens, so that whoever has the model can
+    /// check the text ([`crate::Engine::check`]). The prompt is then computed whole, whatever is
+    /// remembered of it.
+    pub commit: bool,
 }
 
 impl Request {
@@ -60,6 +65,7 @@ impl Request {
             samples: 1,
             logprobs: None,
             adapter: None,
+            commit: false,
         }
     }
 }
@@ -91,6 +97,10 @@ pub struct Sampling {
     /// The same seed draws the same tokens from the same model, whatever else is in the batch and
     /// whatever is guessed ahead.
     pub seed: u64,
+    /// Draws by adding noise to what is left and taking the largest ([`skep_evidence::sampling`]):
+    /// the same probabilities, but tokens of their own, which another machine can foretell whose
+    /// logits differ in the last digits.
+    pub shared_noise: bool,
 }
 
 impl Sampling {
@@ -105,6 +115,7 @@ impl Sampling {
         frequency_penalty: 0.0,
         logit_bias: Vec::new(),
         seed: 0,
+        shared_noise: false,
     };
 }
 
@@ -145,6 +156,9 @@ pub struct Chunk {
     pub logprobs: Vec<TokenLogprob>,
     /// Set in the answer's last chunk.
     pub finish: Option<Finish>,
+    /// In the answer's last chunk, if they were asked for: those of the prompt, then of every 32
+    /// tokens.
+    pub commitments: Vec<Commitment>,
 }
 
 /// An answer as a whole.
@@ -158,6 +172,9 @@ pub struct Completion {
     pub logprobs: Vec<TokenLogprob>,
     /// Why it ended.
     pub finish: Finish,
+    /// Commitments to the states that led to the tokens, if they were asked for: those of the
+    /// prompt, then of every 32 tokens.
+    pub commitments: Vec<Commitment>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// How many of them were computed before, for another request.

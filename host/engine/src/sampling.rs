@@ -36,6 +36,8 @@ mod weights;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use skep_evidence::sampling::{Agreement, Sampling as Noise};
+
 pub use distribution::Distribution;
 pub use mask::TokenMask;
 
@@ -189,12 +191,77 @@ impl Sampler {
     ) -> Result<Chosen, SamplingError> {
         let token = match self.left(logits, mask, scratch)? {
             Left::One(token) => Some(token),
+            left if self.sampling.shared_noise => {
+                let (noise, position) = self.noise();
+                let drawn = match left {
+                    Left::Some => noise.draw_among(candidates(scratch), position),
+                    _ => {
+                        let view = self.view(logits, mask, scratch);
+                        noise.draw_among(finite(view), position)
+                    }
+                };
+                drawn.ok()
+            }
             Left::All => scratch.weights.draw(self.uniform()),
             Left::Some => select::draw(&scratch.candidates, self.uniform()),
         };
         let token = token.ok_or(SamplingError::NothingLeft)?;
         let logprob = logprobs.map(|count| logprobs::of(logits, token, count, scratch));
         Ok(Chosen { token, logprob })
+    }
+
+    /// How a claimed token compares with the one that [`Sampler::choose`] would choose, which has to
+    /// draw with shared noise or at a temperature of zero. `tolerance` is how far it may fall short
+    /// and pass for a tie, in logits divided by the temperature: of the noise's sum, and of what
+    /// `top_k`, `top_p` and `min_p` leave.
+    ///
+    /// # Errors
+    /// As [`Sampler::choose`].
+    pub fn check(
+        &self,
+        logits: &[f32],
+        mask: Option<TokenMask<'_>>,
+        claimed: u32,
+        tolerance: f64,
+        scratch: &mut Scratch,
+    ) -> Result<Agreement, SamplingError> {
+        let left = self.left(logits, mask, scratch)?;
+        let view = self.view(logits, mask, scratch);
+        let logit = view.get(claimed as usize).copied();
+        let logit = logit.map_or(f32::NEG_INFINITY, comparable);
+        let (noise, position) = self.noise();
+        // Nothing is a tie yet, so that all gaps are seen.
+        let nothing = f64::NEG_INFINITY;
+        let own = (claimed, logit);
+        let mut edge = nothing;
+        let agreement = match left {
+            Left::One(token) if token == claimed => Ok(Agreement::Same),
+            Left::One(token) => Ok(Agreement::Different {
+                predicted: token,
+                gap: f64::from(view[token as usize]) - f64::from(logit),
+            }),
+            Left::All => noise.check_among(finite(view), position, own, nothing),
+            Left::Some => {
+                let all = &scratch.candidates;
+                if !all.iter().any(|candidate| candidate.token == claimed) {
+                    let least = all.iter().map(|candidate| candidate.logit);
+                    let least = least.fold(f32::INFINITY, f32::min);
+                    let below = f64::from(least) - f64::from(logit);
+                    edge = below / f64::from(self.sampling.temperature);
+                }
+                noise.check_among(candidates(scratch), position, own, nothing)
+            }
+        };
+        Ok(match agreement.map_err(|_| SamplingError::NothingLeft)? {
+            Agreement::Different { predicted, gap } => {
+                let gap = gap.max(edge);
+                match gap <= tolerance {
+                    true => Agreement::Tie { gap },
+                    false => Agreement::Different { predicted, gap },
+                }
+            }
+            agreement => agreement,
+        })
     }
 
     /// The probabilities that [`Sampler::choose`] draws by.
@@ -226,6 +293,33 @@ impl Sampler {
     /// The random number for the next token, in [0, 1).
     fn uniform(&self) -> f64 {
         uniform(self.sampling.seed, self.sample, self.written)
+    }
+
+    /// The noise that is shared, and the place of the next token in it.
+    fn noise(&self) -> (Noise, u64) {
+        let noise = Noise {
+            temperature: self.sampling.temperature,
+            seed: self.sampling.seed,
+            sample: u32::try_from(self.sample).unwrap_or(u32::MAX),
+        };
+        (noise, u64::from(self.written))
+    }
+
+    /// The logits that [`Sampler::left`] has looked at.
+    fn view<'a>(
+        &self,
+        logits: &'a [f32],
+        mask: Option<TokenMask<'_>>,
+        scratch: &'a Scratch,
+    ) -> &'a [f32] {
+        match self.adjusts(mask) {
+            true => &scratch.adjusted,
+            false => logits,
+        }
+    }
+
+    fn adjusts(&self, mask: Option<TokenMask<'_>>) -> bool {
+        mask.is_some() || !self.sampling.logit_bias.is_empty() || !self.counts.is_empty()
     }
 
     fn has_penalties(&self) -> bool {
@@ -281,7 +375,7 @@ impl Sampler {
             spare,
         } = scratch;
         let mut view = logits;
-        if mask.is_some() || !s.logit_bias.is_empty() || !self.counts.is_empty() {
+        if self.adjusts(mask) {
             self.adjust(logits, mask, adjusted);
             view = adjusted;
         }
@@ -332,6 +426,24 @@ impl Sampler {
         candidates.retain(|c| c.weight > 0.0 && c.weight >= s.min_p);
         Ok(Left::Some)
     }
+}
+
+/// A logit as it counts: no number is minus infinity.
+fn comparable(logit: f32) -> f32 {
+    match logit.is_nan() {
+        true => f32::NEG_INFINITY,
+        false => weights::finite(logit),
+    }
+}
+
+/// Tokens that options have left, with their logits.
+fn candidates(scratch: &Scratch) -> impl Iterator<Item = (u32, f32)> {
+    scratch.candidates.iter().map(|c| (c.token, c.logit))
+}
+
+/// All tokens, with logits that can be compared.
+fn finite(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> {
+    (0..).zip(logits.iter().map(|logit| comparable(*logit)))
 }
 
 fn check(sampling: &Sampling, vocabulary: usize) -> Result<(), SamplingError> {

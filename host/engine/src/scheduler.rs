@@ -29,6 +29,7 @@ use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages};
 
 use crate::adapters::{ActiveAdapter, AdapterStore, Lease};
+use crate::checking::Checked;
 use crate::cost::Cost;
 use crate::error::EngineError;
 use crate::fairness::Turns;
@@ -111,6 +112,8 @@ pub enum Event {
     },
     /// The mean of a text's hidden states, `[width]`.
     Embedded(Vec<f32>),
+    /// How a text compares with what the model says.
+    Checked(Box<Checked>),
     /// The request is over without a result.
     Failed(EngineError),
 }

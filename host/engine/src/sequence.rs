@@ -2,6 +2,7 @@
 
 use skep_kernels::kv::PAGE_TOKENS;
 
+use crate::checking::Checking;
 use crate::writing::Writing;
 
 /// A text's place in the order of arrival: its request, then which of the request's texts.
@@ -20,6 +21,8 @@ pub enum Goal {
     Score { first: usize, logprob: f64 },
     /// For the mean of its hidden states. `sum` is of those seen so far, `[width]`.
     Embed { sum: Vec<f32> },
+    /// To compare it with what the model says.
+    Check(Box<Checking>),
 }
 
 /// A text, its pages, and how much of it has been computed.
@@ -58,8 +61,8 @@ impl Sequence {
     /// How many of its tokens have to be computed: all, but nothing follows the last one where
     /// only the likelihood of known tokens is wanted.
     pub fn wanted(&self) -> usize {
-        match self.goal {
-            Goal::Score { .. } => self.tokens.len() - 1,
+        match &self.goal {
+            Goal::Score { .. } | Goal::Check(_) => self.tokens.len() - 1,
             Goal::Write(_) | Goal::Embed { .. } => self.tokens.len(),
         }
     }
@@ -76,10 +79,24 @@ impl Sequence {
         match &self.goal {
             Goal::Write(_) if end == self.tokens.len() => count - 1..count + drafts,
             Goal::Write(_) | Goal::Embed { .. } => 0..0,
-            Goal::Score { first, .. } => {
-                let begin = (first - 1).max(self.computed).min(end);
-                begin - self.computed..count
-            }
+            Goal::Score { first, .. } => self.outputs_from(*first, count),
+            Goal::Check(_) => self.outputs_from(self.prompt, count),
+        }
+    }
+
+    /// Those of the next `count` tokens after which a token from `first` on comes.
+    fn outputs_from(&self, first: usize, count: usize) -> std::ops::Range<usize> {
+        let begin = (first - 1).max(self.computed).min(self.computed + count);
+        begin - self.computed..count
+    }
+
+    /// Whether it needs the states of all its tokens, so that no beginning of it can be taken from
+    /// where it is remembered.
+    pub fn is_whole(&self) -> bool {
+        match &self.goal {
+            Goal::Write(writing) => writing.committing.is_some(),
+            Goal::Embed { .. } | Goal::Check(_) => true,
+            Goal::Score { .. } => false,
         }
     }
 
@@ -94,7 +111,8 @@ impl Sequence {
         self.led = 0;
         self.remembered = 0;
         match &mut self.goal {
-            Goal::Write(_) => {}
+            // They know what they have seen, and it comes again the same.
+            Goal::Write(_) | Goal::Check(_) => {}
             Goal::Score { logprob, .. } => *logprob = 0.0,
             Goal::Embed { sum } => sum.fill(0.0),
         }

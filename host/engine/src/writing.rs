@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
+use skep_evidence::sampling::Agreement;
 use skep_text::{GrammarState, TextStart, TextStream, TextTokenizer};
 
+use crate::checking::Committing;
 use crate::error::EngineError;
 use crate::model::LanguageModel;
 use crate::request::{Chunk, Finish, Request, TokenLogprob};
@@ -18,6 +20,8 @@ use crate::speculation::{DraftOptions, Follow, GuessCost, NgramDraft, Pace, veri
 /// A text that is being written.
 #[derive(Debug, Clone)]
 pub struct Writing {
+    /// Its commitments, if they are wanted.
+    pub committing: Option<Committing>,
     sampler: Sampler,
     drafts: Option<NgramDraft>,
     lead: Option<Lead>,
@@ -108,7 +112,10 @@ impl Writing {
             ..DraftOptions::default()
         };
         let leads = model.draft.is_some() && options.model_drafts > 0;
+        let width = model.decoder.config().width;
+        let committing = || Committing::new(request.prompt.len(), width);
         Ok(Self {
+            committing: request.commit.then(committing),
             sampler,
             drafts: (options.drafts > 0).then(|| NgramDraft::new(ngrams, &request.prompt)),
             lead: leads.then(|| Lead {
@@ -224,6 +231,39 @@ impl Writing {
             }
         }
         Ok(kept)
+    }
+
+    /// Takes `claimed` for the next token, and says how it compares with the one that these logits
+    /// `[vocabulary]` lead to.
+    ///
+    /// # Errors
+    /// When no token is left that may be written.
+    pub fn follow(
+        &mut self,
+        logits: &[f32],
+        claimed: u32,
+        tolerance: f64,
+        scratch: &mut Scratch,
+    ) -> Result<Agreement, EngineError> {
+        let beyond = Agreement::Different {
+            predicted: claimed,
+            gap: f64::INFINITY,
+        };
+        if self.finished() {
+            return Ok(beyond);
+        }
+        let mask = self.script.mask();
+        let agreement = self
+            .sampler
+            .check(logits, mask, claimed, tolerance, scratch)
+            .map_err(|error| EngineError::Failed(error.to_string()))?;
+        self.sampler.accept(claimed);
+        self.script.take(claimed, None);
+        Ok(match self.script.broken.take() {
+            // What the constraint does not admit, and where nobody can say what should follow.
+            Some(_) => beyond,
+            None => agreement,
+        })
     }
 
     /// Whether the last token was written.

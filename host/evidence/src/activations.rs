@@ -88,6 +88,16 @@ pub enum ActivationError {
         /// How many a token has.
         width: usize,
     },
+    /// Not one commitment for each chunk of the text.
+    #[error(
+        "{found} commitments came with a text that has at least {chunks} chunks; ask for one each"
+    )]
+    Count {
+        /// Commitments.
+        found: usize,
+        /// Chunks, as far as the text was looked at.
+        chunks: usize,
+    },
     /// Every modulus makes two of the places coincide.
     #[error("no modulus keeps the places of these activations apart; commit to a shorter chunk")]
     NoModulus,
@@ -213,53 +223,30 @@ fn modulus_of(entries: &[Entry]) -> Option<u16> {
     None
 }
 
-/// Makes the commitments of a text as it is being written, token by token: the work is spread
-/// over the tokens, and only the largest activations so far are kept.
-#[derive(Debug)]
-pub struct Committer {
+/// The largest activations of chunk after chunk, as tokens come: only those of one chunk are kept.
+#[derive(Clone, Debug)]
+struct Chunks {
     width: usize,
     largest: Largest,
     tokens: usize,
-    commitments: Vec<Commitment>,
 }
 
-impl Committer {
-    /// For a model whose states have this width.
-    #[must_use]
-    pub fn new(width: usize) -> Self {
+impl Chunks {
+    fn new(width: usize) -> Self {
         Self {
             width,
             largest: Largest::default(),
             tokens: 0,
-            commitments: Vec::new(),
         }
     }
 
-    /// Takes the states of a part of the prompt, whose chunk ends with [`Self::end_prompt`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Commitment::of`], or when these are no whole tokens.
-    pub fn push_prompt(&mut self, states: States<'_>) -> Result<(), ActivationError> {
+    fn push_prompt(&mut self, states: States<'_>) -> Result<(), ActivationError> {
         self.check_width(states)?;
         self.largest.push(states)
     }
 
-    /// Commits to the prompt.
-    ///
-    /// # Errors
-    ///
-    /// As [`Commitment::of`].
-    pub fn end_prompt(&mut self) -> Result<(), ActivationError> {
-        self.end_chunk()
-    }
-
-    /// Takes the state of one more token.
-    ///
-    /// # Errors
-    ///
-    /// As [`Commitment::of`], or when this is not one token.
-    pub fn push_token(&mut self, state: States<'_>) -> Result<(), ActivationError> {
+    /// The chunk that this token ends, if it ends one.
+    fn push_token(&mut self, state: States<'_>) -> Result<Option<Vec<Entry>>, ActivationError> {
         self.check_width(state)?;
         if state.len() != self.width {
             return Err(ActivationError::Width {
@@ -269,28 +256,22 @@ impl Committer {
         }
         self.largest.push(state)?;
         self.tokens += 1;
-        if self.tokens.is_multiple_of(CHUNK) {
-            self.end_chunk()?;
+        match self.tokens.is_multiple_of(CHUNK) {
+            true => self.end().map(Some),
+            false => Ok(None),
         }
-        Ok(())
     }
 
-    /// The commitments of all chunks, the last of which may be shorter.
-    ///
-    /// # Errors
-    ///
-    /// As [`Commitment::of`].
-    pub fn finish(mut self) -> Result<Vec<Commitment>, ActivationError> {
-        if !self.tokens.is_multiple_of(CHUNK) {
-            self.end_chunk()?;
+    /// The last chunk, if it is a shorter one.
+    fn finish(&mut self) -> Result<Option<Vec<Entry>>, ActivationError> {
+        match self.tokens.is_multiple_of(CHUNK) {
+            true => Ok(None),
+            false => self.end().map(Some),
         }
-        Ok(self.commitments)
     }
 
-    fn end_chunk(&mut self) -> Result<(), ActivationError> {
-        let largest = std::mem::take(&mut self.largest).finish()?;
-        self.commitments.push(Commitment::of_largest(&largest)?);
-        Ok(())
+    fn end(&mut self) -> Result<Vec<Entry>, ActivationError> {
+        std::mem::take(&mut self.largest).finish()
     }
 
     fn check_width(&self, states: States<'_>) -> Result<(), ActivationError> {
@@ -301,6 +282,154 @@ impl Committer {
                 width: self.width,
             }),
         }
+    }
+}
+
+/// Makes the commitments of a text as it is being written, token by token: the work is spread
+/// over the tokens, and only the largest activations so far are kept.
+#[derive(Clone, Debug)]
+pub struct Committer {
+    chunks: Chunks,
+    commitments: Vec<Commitment>,
+}
+
+impl Committer {
+    /// For a model whose states have this width.
+    #[must_use]
+    pub fn new(width: usize) -> Self {
+        Self {
+            chunks: Chunks::new(width),
+            commitments: Vec::new(),
+        }
+    }
+
+    /// Takes the states of a part of the prompt, whose chunk ends with [`Self::end_prompt`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Commitment::of`], or when these are no whole tokens.
+    pub fn push_prompt(&mut self, states: States<'_>) -> Result<(), ActivationError> {
+        self.chunks.push_prompt(states)
+    }
+
+    /// Commits to the prompt.
+    ///
+    /// # Errors
+    ///
+    /// As [`Commitment::of`].
+    pub fn end_prompt(&mut self) -> Result<(), ActivationError> {
+        let largest = self.chunks.end()?;
+        self.commit(&largest)
+    }
+
+    /// Takes the state of one more token.
+    ///
+    /// # Errors
+    ///
+    /// As [`Commitment::of`], or when this is not one token.
+    pub fn push_token(&mut self, state: States<'_>) -> Result<(), ActivationError> {
+        match self.chunks.push_token(state)? {
+            Some(largest) => self.commit(&largest),
+            None => Ok(()),
+        }
+    }
+
+    /// The commitments of all chunks, the last of which may be shorter.
+    ///
+    /// # Errors
+    ///
+    /// As [`Commitment::of`].
+    pub fn finish(mut self) -> Result<Vec<Commitment>, ActivationError> {
+        if let Some(largest) = self.chunks.finish()? {
+            self.commit(&largest)?;
+        }
+        Ok(self.commitments)
+    }
+
+    fn commit(&mut self, largest: &[Entry]) -> Result<(), ActivationError> {
+        self.commitments.push(Commitment::of_largest(largest)?);
+        Ok(())
+    }
+}
+
+/// Compares the commitments that a [`Committer`] made of a text with a verifier's own states of
+/// it, token by token.
+#[derive(Clone, Debug)]
+pub struct Comparer {
+    chunks: Chunks,
+    commitments: std::vec::IntoIter<Commitment>,
+    comparisons: Vec<Comparison>,
+}
+
+impl Comparer {
+    /// For a model whose states have this width, and what was committed to.
+    #[must_use]
+    pub fn new(width: usize, commitments: Vec<Commitment>) -> Self {
+        Self {
+            chunks: Chunks::new(width),
+            comparisons: Vec::with_capacity(commitments.len()),
+            commitments: commitments.into_iter(),
+        }
+    }
+
+    /// Takes the states of a part of the prompt, whose chunk ends with [`Self::end_prompt`].
+    ///
+    /// # Errors
+    ///
+    /// As [`compare`], or when these are no whole tokens.
+    pub fn push_prompt(&mut self, states: States<'_>) -> Result<(), ActivationError> {
+        self.chunks.push_prompt(states)
+    }
+
+    /// Compares the prompt.
+    ///
+    /// # Errors
+    ///
+    /// As [`compare`], or when there is no commitment to it.
+    pub fn end_prompt(&mut self) -> Result<(), ActivationError> {
+        let largest = self.chunks.end()?;
+        self.compare(&largest)
+    }
+
+    /// Takes the state of one more token.
+    ///
+    /// # Errors
+    ///
+    /// As [`compare`], or when this is not one token, or ends a chunk without a commitment.
+    pub fn push_token(&mut self, state: States<'_>) -> Result<(), ActivationError> {
+        match self.chunks.push_token(state)? {
+            Some(largest) => self.compare(&largest),
+            None => Ok(()),
+        }
+    }
+
+    /// How every chunk compares: the prompt, then every 32 tokens, the last ones perhaps fewer.
+    ///
+    /// # Errors
+    ///
+    /// As [`compare`], or when there are more commitments than chunks, or fewer.
+    pub fn finish(mut self) -> Result<Vec<Comparison>, ActivationError> {
+        if let Some(largest) = self.chunks.finish()? {
+            self.compare(&largest)?;
+        }
+        match self.commitments.len() {
+            0 => Ok(self.comparisons),
+            more => Err(ActivationError::Count {
+                found: self.comparisons.len() + more,
+                chunks: self.comparisons.len(),
+            }),
+        }
+    }
+
+    fn compare(&mut self, largest: &[Entry]) -> Result<(), ActivationError> {
+        let Some(commitment) = self.commitments.next() else {
+            return Err(ActivationError::Count {
+                found: self.comparisons.len(),
+                chunks: self.comparisons.len() + 1,
+            });
+        };
+        self.comparisons.push(compare_largest(&commitment, largest));
+        Ok(())
     }
 }
 
@@ -362,9 +491,12 @@ impl Comparison {
 pub fn compare(commitment: &Commitment, states: States<'_>) -> Result<Comparison, ActivationError> {
     let mut largest = Largest::default();
     largest.push(states)?;
-    let largest = largest.finish()?;
+    Ok(compare_largest(commitment, &largest.finish()?))
+}
+
+fn compare_largest(commitment: &Commitment, largest: &[Entry]) -> Comparison {
     let mut differences = Vec::with_capacity(LARGEST);
-    for entry in &largest {
+    for entry in largest {
         let place = residue(entry.place, commitment.modulus);
         let claimed = evaluate(&commitment.coefficients, place);
         // Sign and exponent are the upper 9 bits.
@@ -379,12 +511,12 @@ pub fn compare(commitment: &Commitment, states: States<'_>) -> Result<Comparison
         odd if odd % 2 == 1 => 2 * differences[middle],
         _ => differences[middle - 1] + differences[middle],
     };
-    Ok(Comparison {
+    Comparison {
         compared: largest.len() as u32,
         matches: differences.len() as u32,
         mantissa_sum: differences.iter().sum(),
         mantissa_median_doubled: median_doubled,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -79,6 +79,19 @@ impl Sampling {
     ///
     /// When there is nothing to draw from.
     pub fn draw(&self, logits: &[f32], position: u64) -> Result<u32, SamplingError> {
+        self.draw_among((0..).zip(logits.iter().copied()), position)
+    }
+
+    /// As [`Self::draw`], from some tokens with their logits alone.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to draw from.
+    pub fn draw_among(
+        &self,
+        logits: impl IntoIterator<Item = (u32, f32)>,
+        position: u64,
+    ) -> Result<u32, SamplingError> {
         self.best(logits, position).map(|(token, _)| token)
     }
 
@@ -102,11 +115,28 @@ impl Sampling {
                 token: claimed,
                 size: logits.len(),
             })?;
+        let all = (0..).zip(logits.iter().copied());
+        self.check_among(all, position, (claimed, *logit), tolerance)
+    }
+
+    /// As [`Self::check`], where some tokens alone could be drawn. The claimed token comes with its
+    /// logit, and need not be among them.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to draw from.
+    pub fn check_among(
+        &self,
+        logits: impl IntoIterator<Item = (u32, f32)>,
+        position: u64,
+        (claimed, logit): (u32, f32),
+        tolerance: f64,
+    ) -> Result<Agreement, SamplingError> {
         let (predicted, best) = self.best(logits, position)?;
         if predicted == claimed {
             return Ok(Agreement::Same);
         }
-        let gap = best - self.sum(*logit, claimed, &self.noise(position));
+        let gap = best - self.sum(logit, claimed, &self.noise(position));
         Ok(match gap <= tolerance {
             true => Agreement::Tie { gap },
             false => Agreement::Different { predicted, gap },
@@ -114,29 +144,47 @@ impl Sampling {
     }
 
     /// The largest sum and its token; of equal ones the first.
-    fn best(&self, logits: &[f32], position: u64) -> Result<(u32, f64), SamplingError> {
+    fn best(
+        &self,
+        logits: impl IntoIterator<Item = (u32, f32)>,
+        position: u64,
+    ) -> Result<(u32, f64), SamplingError> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(SamplingError::Temperature {
                 found: self.temperature,
             });
         }
         let noise = self.noise(position);
-        let mut best = None;
-        for (token, logit) in (0_u32..).zip(logits) {
-            if logit.is_nan() || *logit == f32::INFINITY {
+        let mut best: Option<(u32, f64)> = None;
+        for (token, logit) in logits {
+            if logit.is_nan() || logit == f32::INFINITY {
                 return Err(SamplingError::NotFinite {
                     token: token as usize,
                 });
             }
-            if *logit == f32::NEG_INFINITY {
+            if logit == f32::NEG_INFINITY {
                 continue;
             }
-            let sum = self.sum(*logit, token, &noise);
+            // Most tokens fall short whatever their noise is, and need no logarithm.
+            if let Some((_, best)) = best
+                && self.most(logit, token, &noise) < best
+            {
+                continue;
+            }
+            let sum = self.sum(logit, token, &noise);
             if best.is_none_or(|(_, best)| sum > best) {
                 best = Some((token, sum));
             }
         }
         best.ok_or(SamplingError::NothingAllowed)
+    }
+
+    /// No less than [`Self::sum`], and cheap.
+    fn most(&self, logit: f32, token: u32, noise: &Noise) -> f64 {
+        match self.temperature == 0.0 {
+            true => f64::from(logit),
+            false => f64::from(logit) / f64::from(self.temperature) + noise.most(token),
+        }
     }
 
     fn sum(&self, logit: f32, token: u32, noise: &Noise) -> f64 {
@@ -163,7 +211,21 @@ struct Noise(u64);
 impl Noise {
     /// A number of the standard Gumbel distribution: −ln(−ln u), with u uniform between 0 and 1.
     fn of(&self, token: u32) -> f64 {
-        // The finalizer of SplitMix64 over a Weyl sequence: 53 bits that pass for random.
+        // In the middle of its interval, and so neither 0 nor 1.
+        let uniform = (self.bits(token) as f64 + 0.5) / (1_u64 << 52) as f64;
+        -libm::log(-libm::log(uniform))
+    }
+
+    /// No less than [`Self::of`]: −ln u is at least 1 − u, so the noise is at most −ln(1 − u), and
+    /// how many ones the bits begin with says how small 1 − u is.
+    fn most(&self, token: u32) -> f64 {
+        let ones = (self.bits(token) << 12).leading_ones();
+        // 1 − u is above 2^−(ones + 1), but for rounding.
+        (f64::from(ones) + 1.001) * std::f64::consts::LN_2
+    }
+
+    /// 52 bits: the finalizer of SplitMix64 over a Weyl sequence, of which they pass for random.
+    fn bits(&self, token: u32) -> u64 {
         let step = u64::from(token) + 1;
         let mut bits = self
             .0
@@ -171,9 +233,7 @@ impl Noise {
         bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^= bits >> 31;
-        // In the middle of its interval, and so neither 0 nor 1.
-        let uniform = ((bits >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
-        -libm::log(-libm::log(uniform))
+        bits >> 12
     }
 }
 
@@ -209,6 +269,39 @@ mod tests {
                 let room = 5.0 * expected.sqrt() + 1.0;
                 assert!((f64::from(*count) - expected).abs() < room, "{counts:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_passed_over_could_not_have_won() {
+        for position in 0..200 {
+            let noise = sampling(1.0).noise(position);
+            for token in 0..1_000 {
+                assert!(noise.most(token) >= noise.of(token));
+            }
+        }
+    }
+
+    #[test]
+    fn some_tokens_alone_are_drawn_as_if_the_others_were_forbidden() {
+        let logits: Vec<f32> = (0..50).map(|n| (n % 7) as f32 / 3.0).collect();
+        let some = |token: &u32| token.is_multiple_of(3);
+        let forbidden: Vec<f32> = (0..50)
+            .map(|n| {
+                if some(&n) {
+                    logits[n as usize]
+                } else {
+                    f32::NEG_INFINITY
+                }
+            })
+            .collect();
+        for position in 0..100 {
+            let among = (0..50).filter(some).map(|n| (n, logits[n as usize]));
+            let sampling = sampling(0.9);
+            assert_eq!(
+                sampling.draw_among(among, position),
+                sampling.draw(&forbidden, position)
+            );
         }
     }
 

@@ -47,10 +47,23 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&planned.key) else {
             return Ok((None, false));
         };
-        let first_output = sequence.computed + sequence.outputs(planned.count, 0).start;
+        let begin = sequence.computed;
+        let first_output = begin + sequence.outputs(planned.count, 0).start;
         sequence.computed += planned.count;
         let complete = sequence.left() == 0;
         let text = planned.key.text;
+        let (decoder, workspace) = (&self.model.decoder, &self.workspace);
+        let mut state = vec![0.0; decoder.config().width];
+        if let Goal::Write(writing) = &mut sequence.goal
+            && let Some(committing) = &mut writing.committing
+        {
+            for (position, token) in (begin..).zip(batch.clone()) {
+                if committing.wants(position) {
+                    decoder.hidden(workspace, token, &mut state)?;
+                    committing.push(&state)?;
+                }
+            }
+        }
         let result = match &mut sequence.goal {
             Goal::Write(_) if logits.is_empty() => Ok((None, false)),
             Goal::Write(writing) => {
@@ -64,8 +77,25 @@ impl Scheduler {
                 sequence.computed += kept;
                 let written = sequence.tokens.len() - before;
                 self.tally.turn(planned, written, kept);
-                let chunk = Event::Chunk(writing.take_chunk());
-                Ok((Some(chunk), writing.finished()))
+                let mut chunk = writing.take_chunk();
+                if let Some(committing) = &mut writing.committing {
+                    // The last token that was written is not gone on from.
+                    let guessed = batch.end..batch.end + kept;
+                    for (position, token) in
+                        (begin + planned.count..before + written - 1).zip(guessed)
+                    {
+                        if committing.wants(position) {
+                            decoder.hidden(workspace, token, &mut state)?;
+                            committing.push(&state)?;
+                        }
+                    }
+                }
+                if writing.finished()
+                    && let Some(committing) = writing.committing.take()
+                {
+                    chunk.commitments = committing.finish()?;
+                }
+                Ok((Some(Event::Chunk(chunk)), writing.finished()))
             }
             Goal::Score { first, logprob } => {
                 let rows = logits.chunks_exact(self.model.decoder.config().vocabulary);
@@ -85,18 +115,33 @@ impl Scheduler {
                 Ok((event, complete))
             }
             Goal::Embed { sum } => {
-                let mut row = vec![0.0; sum.len()];
                 for token in batch {
-                    self.model
-                        .decoder
-                        .hidden(&self.workspace, token, &mut row)?;
-                    for (sum, x) in sum.iter_mut().zip(&row) {
+                    decoder.hidden(workspace, token, &mut state)?;
+                    for (sum, x) in sum.iter_mut().zip(&state) {
                         *sum += x;
                     }
                 }
                 let count = sequence.tokens.len() as f32;
                 let mean = || sum.iter().map(|x| x / count).collect();
                 Ok((complete.then(|| Event::Embedded(mean())), complete))
+            }
+            Goal::Check(checking) => {
+                for (position, token) in (begin..).zip(batch) {
+                    if checking.wants(position) {
+                        decoder.hidden(workspace, token, &mut state)?;
+                        checking.push(&state)?;
+                    }
+                }
+                let rows = logits.chunks_exact(decoder.config().vocabulary);
+                for (position, row) in (first_output..).zip(rows) {
+                    let next = sequence.tokens[position + 1];
+                    checking.judge(position, row, next, &mut self.scratch)?;
+                }
+                let checked = match complete {
+                    true => Some(Event::Checked(Box::new(checking.finish()?))),
+                    false => None,
+                };
+                Ok((checked, complete))
             }
         };
         if let Some(leader) = &mut self.leader

@@ -170,11 +170,11 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&key) else {
             return Ok(());
         };
-        // Hidden states are not remembered.
         let usable = match sequence.goal {
-            Goal::Write(_) => sequence.tokens.len(),
+            // States are not remembered.
+            _ if sequence.is_whole() => 0,
             Goal::Score { first, .. } => first,
-            Goal::Embed { .. } => 0,
+            _ => sequence.tokens.len(),
         };
         let Some(group) = self.groups.get_mut(&key.group) else {
             return Ok(());

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Group, Options, Scheduler};
 use crate::adapters::{AdapterStore, Lease};
+use crate::checking::{CheckRequest, Checking};
 use crate::error::EngineError;
 use crate::holding::Holding;
 use crate::model::LanguageModel;
@@ -24,6 +25,8 @@ pub enum Task {
     Score(ScoreRequest),
     /// The mean of the hidden states of these tokens.
     Embed(Vec<u32>),
+    /// To compare a text with what the model says.
+    Check(CheckRequest),
 }
 
 impl Task {
@@ -32,7 +35,7 @@ impl Task {
         match self {
             Self::Write(request) => request.samples,
             Self::Score(request) => request.choices.len(),
-            Self::Embed(_) => 1,
+            Self::Embed(_) | Self::Check(_) => 1,
         }
     }
 
@@ -40,6 +43,7 @@ impl Task {
         match self {
             Self::Write(request) => request.adapter.as_deref(),
             Self::Score(request) => request.adapter.as_deref(),
+            Self::Check(check) => check.request.adapter.as_deref(),
             Self::Embed(_) => None,
         }
     }
@@ -79,6 +83,7 @@ impl Prepared {
                 let prompt = tokens.len();
                 vec![Sequence::new(tokens, prompt, Goal::Embed { sum })]
             }
+            Task::Check(request) => vec![check.text_to_check(request)?],
         };
         Ok(Self { texts, lease })
     }
@@ -118,7 +123,7 @@ impl Scheduler {
             },
         );
         for (text, mut sequence) in texts.into_iter().enumerate() {
-            sequence.waits = text > 0;
+            sequence.waits = text > 0 && !sequence.is_whole();
             let key = Key {
                 group: number,
                 text,
@@ -151,6 +156,52 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn texts_to_write(&self, request: &Request) -> Result<Vec<Sequence>, EngineError> {
+        let first = self.beginning(request)?;
+        let prompt = request.prompt.len();
+        let texts = (0..request.samples).map(|sample| {
+            let writing = Box::new(first.sample(sample));
+            Sequence::new(request.prompt.clone(), prompt, Goal::Write(writing))
+        });
+        Ok(texts.collect())
+    }
+
+    fn text_to_check(&self, check: CheckRequest) -> Result<Sequence, EngineError> {
+        let request = &check.request;
+        let first = self.beginning(request)?;
+        if check.sample >= request.samples {
+            return Err(invalid(format!(
+                "sample {} is to be checked; the request has {}, from 0 on",
+                check.sample, request.samples
+            )));
+        }
+        if request.sampling.temperature > 0.0 && !request.sampling.shared_noise {
+            return Err(invalid(
+                "tokens that were drawn without shared noise cannot be foretold on another \
+                 machine; ask for shared noise, or for a temperature of 0",
+            ));
+        }
+        if !(check.tolerance >= 0.0) {
+            return Err(invalid(format!(
+                "the tolerance is {}; it has to be a number from 0 on",
+                check.tolerance
+            )));
+        }
+        self.tokens("the text", &check.tokens)?;
+        let mut tokens = request.prompt.clone();
+        let prompt = tokens.len();
+        tokens.extend_from_slice(&check.tokens);
+        self.length(tokens.len() - 1)?;
+        let width = self.model.decoder.config().width;
+        let checking = Checking::new(first.sample(check.sample), check, width);
+        Ok(Sequence::new(
+            tokens,
+            prompt,
+            Goal::Check(Box::new(checking)),
+        ))
+    }
+
+    /// The text to a request before its first token.
+    fn beginning(&self, request: &Request) -> Result<Writing, EngineError> {
         self.tokens("the prompt", &request.prompt)?;
         if request.max_tokens == 0 {
             return Err(invalid("max-tokens is 0; ask for one token at least"));
@@ -173,12 +224,7 @@ impl Check<'_> {
         }
         self.length(longest.min(context - 1))?;
         let limit = request.max_tokens.min(context - prompt);
-        let first = Writing::new(self.model, request, limit, self.options)?;
-        let texts = (0..request.samples).map(|sample| {
-            let writing = Box::new(first.sample(sample));
-            Sequence::new(request.prompt.clone(), prompt, Goal::Write(writing))
-        });
-        Ok(texts.collect())
+        Writing::new(self.model, request, limit, self.options)
     }
 
     fn texts_to_judge(&self, request: &ScoreRequest) -> Result<Vec<Sequence>, EngineError> {

@@ -99,6 +99,7 @@ pub fn take(told: &mut HashMap<u64, Told>, deliveries: Vec<Delivery>) {
                 told.scores.insert(choice, score.logprob);
             }
             Event::Embedded(mean) => told.mean = Some(mean),
+            Event::Checked(checked) => panic!("nobody asked for a check: {checked:?}"),
             Event::Failed(error) => panic!("{error}"),
         }
         told.over = delivery.over;

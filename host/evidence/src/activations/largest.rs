@@ -10,7 +10,7 @@ const ROOM: usize = 8 * LARGEST;
 const BLOCK: usize = 64;
 
 /// What could still be among the largest.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Largest {
     seen: usize,
     /// Only magnitudes above this can be among the largest: 128 at least this large are known.

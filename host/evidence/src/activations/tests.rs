@@ -153,7 +153,36 @@ fn states_that_come_in_parts_give_the_same_commitments() {
         .chain(tokens.chunks(CHUNK * width))
         .map(|chunk| Commitment::of(States::F32(chunk)).unwrap())
         .collect();
-    assert_eq!(committer.finish(), Ok(expected));
+    let committed = committer.finish().unwrap();
+    assert_eq!(committed, expected);
+    let compared = |commitments: Vec<Commitment>| {
+        let mut comparer = Comparer::new(width, commitments);
+        comparer.push_prompt(States::F32(&prompt[..4 * width]))?;
+        comparer.push_prompt(States::F32(&prompt[4 * width..]))?;
+        comparer.end_prompt()?;
+        for token in tokens.chunks(width) {
+            comparer.push_token(States::F32(token))?;
+        }
+        comparer.finish()
+    };
+    let exact = compared(committed.clone()).unwrap();
+    assert_eq!(exact.len(), 4);
+    assert!(
+        exact
+            .iter()
+            .all(|c| c.matches == 128 && c.mantissa_sum == 0)
+    );
+    for wrong in [
+        &committed[..3],
+        &[&committed[..], &committed[..1]].concat(),
+        &[],
+    ] {
+        let refused = compared(wrong.to_vec());
+        assert!(
+            matches!(refused, Err(ActivationError::Count { .. })),
+            "{refused:?}"
+        );
+    }
     let mut committer = Committer::new(width);
     assert!(
         committer

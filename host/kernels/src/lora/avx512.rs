@@ -7,6 +7,12 @@ use half::f16;
 use super::{ADDED_ROWS, ROWS};
 use crate::linear::avx512::across;
 
+/// Elements of a line of memory.
+const LINE: usize = 32;
+
+/// Elements that are asked for ahead in a row of `Bᵀ`.
+const AHEAD: usize = 256;
+
 /// The product of each row with each input. A row and an input give the same bits beside
 /// whatever others.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
@@ -17,6 +23,11 @@ pub fn products<const T: usize>(rows: [&[f16]; ROWS], inputs: [&[f32]; T]) -> [[
     let mut sums = [[_mm512_setzero_ps(); T]; ROWS];
     for column in (0..columns).step_by(16) {
         let mask = mask(columns - column);
+        if column % LINE == 0 {
+            for row in rows {
+                ask_for(row.as_ptr().wrapping_add(ROWS * columns + column));
+            }
+        }
         let mut weights = [_mm512_setzero_ps(); ROWS];
         for (weights, row) in weights.iter_mut().zip(rows) {
             // SAFETY: the mask has no more elements than are left of every row.
@@ -78,6 +89,11 @@ fn add_some<const R: usize, const T: usize>(
     }
     for column in (0..columns).step_by(16) {
         let mask = mask(columns - column);
+        if column % LINE == 0 {
+            for row in rows {
+                ask_for(row.as_ptr().wrapping_add(AHEAD + column));
+            }
+        }
         let mut weights = [_mm512_setzero_ps(); R];
         for (weights, row) in weights.iter_mut().zip(rows) {
             // SAFETY: the mask has no more elements than are left of every row.
@@ -95,6 +111,14 @@ fn add_some<const R: usize, const T: usize>(
             }
         }
     }
+}
+
+/// Asks memory for a line that will be read soon: rows lie one after the other, so what comes after
+/// four rows is the next four, and after the last of a matrix the next matrix.
+#[inline]
+fn ask_for(at: *const f16) {
+    // SAFETY: it reads nothing, so any address will do.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
 /// As many elements as are left, sixteen at most.

@@ -184,6 +184,7 @@ impl TextGeneration for Lines {
                     tokens: vec![97; request.max_tokens],
                     logprobs: Vec::new(),
                     finish: Finish::Length,
+                    commitments: Vec::new(),
                     prompt_tokens: request.prompt.len(),
                     cached_tokens: 0,
                 })

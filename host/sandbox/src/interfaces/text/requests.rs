@@ -136,6 +136,7 @@ pub(crate) fn request(
         samples: asked.samples as usize,
         logprobs: asked.logprobs.map(|rivals| rivals as usize),
         adapter: None,
+        commit: false,
     })
 }
 
@@ -172,6 +173,7 @@ fn sampling(
             None if asked.temperature > 0.0 => seed()?,
             None => 0,
         },
+        shared_noise: false,
         logit_bias: asked.logit_bias,
     })
 }

@@ -1,0 +1,275 @@
+//! What a text's commitments show: that this model wrote it to this prompt, in whatever company,
+//! and that nothing else did.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{adapter, caller, drafted, model, tiny};
+use skep_engine::{
+    CheckRequest, Checked, Completion, Constraint, Engine, EngineError, LanguageModel, Options,
+    Priority, Request, Sampling,
+};
+use skep_evidence::activations::Thresholds;
+use skep_kernels::kv::KvFormat;
+use skep_kernels::{Isa, Team};
+
+/// As far as sums in another order move a logit of the tiny models, with room.
+const TOLERANCE: f64 = 1e-3;
+
+fn engine_of(model: Arc<LanguageModel>, pages: usize, drafts: usize) -> Engine {
+    let options = Options {
+        kv_format: KvFormat::F32,
+        pages,
+        batch_texts: 6,
+        batch_tokens: 48,
+        drafts,
+        ..Options::default()
+    };
+    Engine::start(model, Arc::new(Team::new(2).unwrap()), options).unwrap()
+}
+
+fn engine() -> Engine {
+    engine_of(model(), 512, 0)
+}
+
+/// A request whose tokens are drawn with shared noise, from what several options leave.
+fn request(number: u32) -> Request {
+    let prompt = (0..30 + number % 7).map(|n| 3 + (n * n + number) % 150);
+    Request {
+        sampling: Sampling {
+            temperature: [0.0, 0.8, 1.4][number as usize % 3],
+            top_k: [0, 40][number as usize % 2],
+            repetition_penalty: 1.1,
+            seed: u64::from(number),
+            shared_noise: true,
+            ..Sampling::GREEDY
+        },
+        commit: true,
+        ..Request::greedy(prompt.collect(), 20 + number as usize * 13 % 60)
+    }
+}
+
+fn write(engine: &Engine, requests: &[Request]) -> Vec<Completion> {
+    let caller = caller(1, Priority::Normal);
+    let answers = engine.generate(&caller, requests.to_vec()).wait();
+    assert_eq!(caller.account.usage().device_bytes, 0);
+    let answers = answers.into_iter().map(Result::unwrap);
+    answers.map(|mut samples| samples.remove(0)).collect()
+}
+
+fn claim(request: &Request, text: &Completion) -> CheckRequest {
+    CheckRequest {
+        request: request.clone(),
+        sample: 0,
+        tokens: text.tokens.clone(),
+        commitments: text.commitments.clone(),
+        tolerance: TOLERANCE,
+    }
+}
+
+fn check(engine: &Engine, claims: Vec<CheckRequest>) -> Vec<Checked> {
+    let caller = caller(2, Priority::Normal);
+    let checked = engine.check(&caller, claims).wait().unwrap();
+    assert_eq!(caller.account.usage().device_bytes, 0);
+    checked
+}
+
+fn is_exact(checked: &Checked) -> bool {
+    let chunk =
+        |c: &skep_evidence::activations::Comparison| c.matches == c.compared && c.mantissa_sum == 0;
+    checked.is_whole && checked.ties + checked.different == 0 && checked.chunks.iter().all(chunk)
+}
+
+#[test]
+fn a_text_commits_to_the_same_in_any_company() {
+    let requests: Vec<Request> = (0..18).map(request).collect();
+    let roomy = engine();
+    let alone: Vec<Completion> = requests
+        .iter()
+        .map(|request| write(&roomy, std::slice::from_ref(request)).remove(0))
+        .collect();
+    for (request, text) in requests.iter().zip(&alone) {
+        assert_eq!(text.tokens.len(), request.max_tokens);
+        let chunks = 1 + (text.tokens.len() - 1).div_ceil(32);
+        assert_eq!(text.commitments.len(), chunks);
+    }
+    // The prefix cache has all of them by now, and must not be asked.
+    assert_eq!(write(&roomy, &requests), alone);
+    // Texts lose their pages and begin anew.
+    let tight = engine_of(model(), 24, 0);
+    assert_eq!(write(&tight, &requests), alone);
+    // Tokens come several at a time, and some guesses are wrong.
+    for guessing in [
+        engine_of(model(), 512, 6),
+        engine_of(drafted("llama"), 512, 0),
+    ] {
+        assert_eq!(write(&guessing, &requests), alone);
+    }
+    let claims = requests.iter().zip(&alone).map(|(r, t)| claim(r, t));
+    let claims: Vec<_> = claims.collect();
+    for engine in [&roomy, &tight] {
+        let checked = check(engine, claims.clone());
+        assert_eq!(checked.len(), claims.len());
+        assert!(checked.iter().all(is_exact), "{checked:?}");
+    }
+}
+
+#[test]
+fn samples_of_one_request_commit_each_for_itself() {
+    let engine = engine();
+    let request = Request {
+        samples: 3,
+        ..request(4)
+    };
+    let caller = caller(1, Priority::Normal);
+    let answers = engine.generate(&caller, vec![request.clone()]).wait();
+    let samples = answers.into_iter().next().unwrap().unwrap();
+    assert_ne!(samples[0].tokens, samples[1].tokens);
+    for (sample, text) in samples.iter().enumerate() {
+        let mut claim = claim(&request, text);
+        claim.sample = sample;
+        assert!(is_exact(&check(&engine, vec![claim.clone()])[0]));
+        claim.sample = (sample + 1) % 3;
+        let checked = &check(&engine, vec![claim])[0];
+        assert!(
+            !checked.is_honest(&Thresholds::default(), 20),
+            "{checked:?}"
+        );
+    }
+}
+
+/// Sums in another order, as another processor makes them, are forgiven.
+#[test]
+fn other_instructions_get_texts_that_pass() {
+    let requests: Vec<Request> = (0..12).map(request).collect();
+    let here = engine();
+    for isa in Isa::available() {
+        let mut other = tiny("llama");
+        let decoder = Arc::try_unwrap(other.decoder).expect("nobody else has it");
+        other.decoder = Arc::new(decoder.with_isa(isa));
+        let there = engine_of(Arc::new(other), 512, 0);
+        let texts = write(&there, &requests);
+        let claims = requests.iter().zip(&texts).map(|(r, t)| claim(r, t));
+        for checked in check(&here, claims.collect()) {
+            assert!(
+                checked.is_honest(&Thresholds::default(), 20),
+                "{isa:?}: {checked:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_was_not_done_as_asked_does_not_pass() {
+    let here = engine();
+    here.add_adapter("plain", "1", &adapter("plain")).unwrap();
+    let honest = Request {
+        adapter: Some("plain".to_owned()),
+        max_tokens: 60,
+        ..request(1)
+    };
+    let text = write(&here, std::slice::from_ref(&honest)).remove(0);
+    assert!(is_exact(&check(&here, vec![claim(&honest, &text)])[0]));
+    let with = |change: &dyn Fn(&mut Request)| {
+        let mut other = honest.clone();
+        change(&mut other);
+        let text = write(&here, &[other]).remove(0);
+        claim(&honest, &text)
+    };
+    let other_model = engine_of(Arc::new(tiny("qwen2")), 512, 0);
+    let mut elsewhere = Request {
+        adapter: None,
+        ..honest.clone()
+    };
+    elsewhere.prompt.iter_mut().for_each(|token| *token %= 90);
+    let mut edited = claim(&honest, &text);
+    edited.tokens[7] ^= 1;
+    let mut short = claim(&honest, &text);
+    short.tokens.truncate(33);
+    short.commitments.truncate(2);
+    let cheats = [
+        ("drops the adapter", with(&|r| r.adapter = None)),
+        (
+            "leaves out the prompt's beginning",
+            with(&|r| drop(r.prompt.drain(..15))),
+        ),
+        (
+            "draws at another temperature",
+            with(&|r| r.sampling.temperature = 2.0),
+        ),
+        ("draws with another seed", with(&|r| r.sampling.seed = 99)),
+        (
+            "takes the likeliest",
+            with(&|r| r.sampling.temperature = 0.0),
+        ),
+        ("draws from fewer", with(&|r| r.sampling.top_k = 2)),
+        (
+            "has another model",
+            claim(&honest, &write(&other_model, &[elsewhere])[0]),
+        ),
+        ("writes something else", edited),
+        ("ends early", short),
+    ];
+    for (what, cheat) in cheats {
+        let checked = &check(&here, vec![cheat])[0];
+        assert!(
+            !checked.is_honest(&Thresholds::default(), 20),
+            "{what}: {checked:?}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_checked_is_refused() {
+    let here = engine();
+    let honest = request(1);
+    let text = write(&here, std::slice::from_ref(&honest)).remove(0);
+    let refused = |change: &dyn Fn(&mut CheckRequest)| {
+        let mut claim = claim(&honest, &text);
+        change(&mut claim);
+        let caller = caller(3, Priority::Normal);
+        let checked = here.check(&caller, vec![claim]).wait();
+        assert!(
+            matches!(checked, Err(EngineError::Invalid(_))),
+            "{checked:?}"
+        );
+        assert_eq!(caller.account.usage().device_bytes, 0);
+    };
+    refused(&|c| c.request.sampling.shared_noise = false);
+    refused(&|c| c.tolerance = f64::NAN);
+    refused(&|c| c.tolerance = -1.0);
+    refused(&|c| c.sample = 1);
+    refused(&|c| c.tokens.clear());
+    refused(&|c| c.tokens[0] = u32::MAX);
+    refused(&|c| c.commitments.truncate(1));
+    refused(&|c| c.commitments.push(c.commitments[0]));
+    refused(&|c| c.tokens = vec![5; 100_000]);
+}
+
+#[test]
+fn a_grammar_is_followed_by_whoever_checks() {
+    let here = engine_of(Arc::new(common::mini_lm()), 512, 0);
+    let model = common::mini_lm();
+    let request = Request {
+        constraint: Some(Constraint::Regex(
+            "(red|green|blue)( (red|green|blue)){6}".into(),
+        )),
+        max_tokens: 64,
+        prompt: model.encode_text("The colours are").unwrap(),
+        ..request(2)
+    };
+    let text = write(&here, std::slice::from_ref(&request)).remove(0);
+    let honest = claim(&request, &text);
+    assert!(is_exact(&check(&here, vec![honest.clone()])[0]));
+    let mut free = request.clone();
+    free.constraint = None;
+    free.max_tokens = text.tokens.len();
+    let other = claim(&request, &write(&here, &[free])[0]);
+    let checked = &check(&here, vec![other])[0];
+    assert!(
+        checked.widest.is_infinite() && checked.different > 0,
+        "{checked:?}"
+    );
+}
