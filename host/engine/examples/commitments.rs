@@ -1,0 +1,310 @@
+//! What commitments cost, and where the thresholds between honest and dishonest lie.
+//!
+//! * `commitments rates [threads]`: a model of 0.3 billion random weights in Q4_K and Q6_K writes
+//!   256 tokens with and without commitments, turn by turn; then they are checked.
+//! * `commitments calibrate MODEL.gguf TEXTS [NAME=OTHER.gguf ...]`: honest texts by every set of
+//!   instructions that the machine has, checked by the best; then texts by other models under the
+//!   name of the first, and by itself with the prompt cut short or the sampling changed. Prompts
+//!   are what the model says of its own accord.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../../decoder/examples/random_model/mod.rs"]
+mod random_model;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use random_model::{Shape, VOCABULARY, write_model};
+use skep_accounts::{Account, Limits};
+use skep_decoder::Decoder;
+use skep_engine::{
+    Caller, CheckRequest, Checked, Engine, Grammars, LanguageModel, Options, Priority, Request,
+    Sampling,
+};
+use skep_evidence::activations::{Commitment, Thresholds};
+use skep_kernels::{Isa, Team};
+
+/// Tokens of a text that is calibrated with.
+const TOKENS: usize = 40;
+/// Texts that are written and checked together.
+const TOGETHER: usize = 100;
+/// Texts of each kind of cheat, at most.
+const CHEATS: usize = 500;
+/// A gap within which a token passes for a tie, in logits divided by the temperature.
+const TOLERANCE: f64 = 0.05;
+/// One token in so many may be another without an explanation.
+const ONE_IN: usize = 20;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("calibrate") => {
+            let model = arguments.next().expect("a model");
+            let texts = arguments.next().map_or(200, |n| n.parse().unwrap());
+            let others = arguments.map(|other| {
+                let (name, path) = other.split_once('=').expect("NAME=OTHER.gguf");
+                (name.to_owned(), path.to_owned())
+            });
+            calibrate(Path::new(&model), texts, &others.collect::<Vec<_>>());
+        }
+        _ => rates(arguments.next().map_or(2, |n| n.parse().unwrap())),
+    }
+}
+
+fn model_of(path: &Path, isa: Isa) -> Arc<LanguageModel> {
+    Arc::new(LanguageModel {
+        name: "model".to_owned(),
+        decoder: Arc::new(Decoder::load(path).unwrap().with_isa(isa)),
+        tokenizer: None,
+        template: None,
+        weights_bytes: std::fs::metadata(path).unwrap().len(),
+        grammars: Grammars::default(),
+        draft: None,
+    })
+}
+
+fn engine(model: Arc<LanguageModel>, threads: usize) -> Engine {
+    let team = Arc::new(Team::new(threads).unwrap());
+    Engine::start(model, team, Options::default()).unwrap()
+}
+
+fn caller() -> Caller {
+    Caller {
+        account: Account::new(Limits::UNLIMITED),
+        owner: 1,
+        priority: Priority::Normal,
+    }
+}
+
+fn claim(request: &Request, (tokens, commitments): (Vec<u32>, Vec<Commitment>)) -> CheckRequest {
+    CheckRequest {
+        request: request.clone(),
+        sample: 0,
+        tokens,
+        commitments,
+        tolerance: TOLERANCE,
+    }
+}
+
+fn write(engine: &Engine, requests: &[Request]) -> Vec<(Vec<u32>, Vec<Commitment>)> {
+    let answers = engine.generate(&caller(), requests.to_vec()).wait();
+    let texts = answers.into_iter().map(|answer| answer.unwrap().remove(0));
+    texts.map(|text| (text.tokens, text.commitments)).collect()
+}
+
+fn rates(threads: usize) {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("model.gguf");
+    write_model(&path, &Shape::default());
+    let engine = engine(model_of(&path, Isa::best()), threads);
+    let plain = Request {
+        sampling: Sampling {
+            temperature: 0.8,
+            shared_noise: true,
+            ..Sampling::GREEDY
+        },
+        ..Request::greedy(
+            (0..64)
+                .map(|n| 3 + n * n % (VOCABULARY as u32 - 3))
+                .collect(),
+            256,
+        )
+    };
+    let committing = Request {
+        commit: true,
+        ..plain.clone()
+    };
+    // Both take turns, so that whatever else the machine does meets both.
+    let mut seconds = [Vec::new(), Vec::new(), Vec::new()];
+    for round in 0..8 {
+        for (request, seconds) in [&plain, &committing].into_iter().zip(&mut seconds) {
+            let begin = Instant::now();
+            write(&engine, std::slice::from_ref(request));
+            if round > 0 {
+                seconds.push(begin.elapsed().as_secs_f64());
+            }
+        }
+        let text = write(&engine, std::slice::from_ref(&committing)).remove(0);
+        let begin = Instant::now();
+        let checked = engine
+            .check(&caller(), vec![claim(&committing, text)])
+            .wait();
+        assert!(checked.unwrap()[0].is_honest(&Thresholds::default(), ONE_IN));
+        if round > 0 {
+            seconds[2].push(begin.elapsed().as_secs_f64());
+        }
+    }
+    let [plain, committing, check] = seconds.map(|mut all| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    });
+    println!("{threads} threads, 256 tokens after a prompt of 64, medians of 7");
+    println!("written alone:           {:7.1} tokens/s", 256.0 / plain);
+    println!(
+        "with commitments:        {:7.1} tokens/s, {:+.2} %",
+        256.0 / committing,
+        100.0 * (committing / plain - 1.0)
+    );
+    println!(
+        "checked in one pass:     {:7.1} ms, {:.1} times as fast as written",
+        check * 1e3,
+        plain / check
+    );
+}
+
+/// What checks of many texts have shown: the furthest from the model's own that each figure was.
+#[derive(Default)]
+struct Seen {
+    all: Vec<Checked>,
+    tokens: [usize; 3],
+    fewest: f64,
+    mean: f64,
+    median: f64,
+    widest: f64,
+}
+
+impl Seen {
+    fn new(all: Vec<Checked>) -> Self {
+        let mut seen = Self {
+            fewest: 1.0,
+            ..Self::default()
+        };
+        for checked in &all {
+            let tokens = [checked.same, checked.ties, checked.different];
+            for (sum, one) in seen.tokens.iter_mut().zip(tokens) {
+                *sum += one;
+            }
+            for chunk in &checked.chunks {
+                let share = f64::from(chunk.matches) / f64::from(chunk.compared);
+                seen.fewest = seen.fewest.min(share);
+                if chunk.matches > 0 {
+                    let mean = f64::from(chunk.mantissa_sum) / f64::from(chunk.matches);
+                    seen.mean = seen.mean.max(mean);
+                }
+                let median = f64::from(chunk.mantissa_median_doubled) / 2.0;
+                seen.median = seen.median.max(median);
+            }
+            if checked.widest.is_finite() {
+                seen.widest = seen.widest.max(checked.widest);
+            }
+        }
+        seen.all = all;
+        seen
+    }
+
+    fn refused(&self, thresholds: &Thresholds) -> usize {
+        let honest = |checked: &&Checked| checked.is_honest(thresholds, ONE_IN);
+        self.all.len() - self.all.iter().filter(honest).count()
+    }
+
+    fn print(&self, what: &str, thresholds: &[Thresholds; 2]) {
+        let [same, ties, different] = self.tokens;
+        let [published, own] = thresholds.map(|thresholds| self.refused(&thresholds));
+        println!(
+            "| {what} | {published} | {own} | {} | {:.1} % | {:.2} | {:.1} | {same} / {ties} / {different} | {:.3} |",
+            self.all.len(),
+            100.0 * self.fewest,
+            self.mean,
+            self.median,
+            self.widest,
+        );
+    }
+}
+
+/// Twice as far from the model's own as honest texts were at the most.
+fn thresholds_of(honest: &[(String, Seen)]) -> Thresholds {
+    let most = |of: fn(&Seen) -> f64| honest.iter().map(|(_, seen)| of(seen)).fold(0.0, f64::max);
+    let missing = most(|seen| 1.0 - seen.fewest);
+    Thresholds {
+        matches: (128.0 * (1.0 - 2.0 * missing)).max(0.0) as u32,
+        mantissa_mean: (2.0 * most(|seen| seen.mean)).ceil().max(1.0) as u32,
+        mantissa_median: (2.0 * most(|seen| seen.median)).ceil().max(1.0) as u32,
+    }
+}
+
+fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
+    let here = engine(model_of(path, Isa::best()), 2);
+    let requests = requests(&here, texts);
+    let run = |there: &Engine, most: usize, change: &dyn Fn(&mut Request)| {
+        let requests = &requests[..most.min(requests.len())];
+        let mut all = Vec::with_capacity(requests.len());
+        for requests in requests.chunks(TOGETHER) {
+            let mut changed = requests.to_vec();
+            changed.iter_mut().for_each(change);
+            let texts = write(there, &changed);
+            let claims = requests.iter().zip(texts).map(|(r, text)| claim(r, text));
+            all.extend(here.check(&caller(), claims.collect()).wait().unwrap());
+        }
+        Seen::new(all)
+    };
+    let honest: Vec<_> = Isa::available()
+        .into_iter()
+        .map(|isa| {
+            let there = engine(model_of(path, isa), 1);
+            let name = format!("the model, with {isa:?} on one thread");
+            (name, run(&there, usize::MAX, &|_| {}))
+        })
+        .collect();
+    let thresholds = [Thresholds::default(), thresholds_of(&honest)];
+    println!("published thresholds: {:?}", thresholds[0]);
+    println!("thresholds from these honest texts: {:?}", thresholds[1]);
+    println!(
+        "| who wrote | refused by the published | by these | of | fewest matches | largest mean | \
+         largest median | tokens same / tied / other | widest gap |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for (name, seen) in &honest {
+        seen.print(name, &thresholds);
+    }
+    for (name, other) in others {
+        let there = engine(model_of(Path::new(other), Isa::best()), 2);
+        run(&there, CHEATS, &|_| {}).print(name, &thresholds);
+    }
+    let cheats: [(&str, &dyn Fn(&mut Request)); 5] = [
+        ("the model, without the first quarter of the prompt", &|r| {
+            drop(r.prompt.drain(1..r.prompt.len() / 4 + 1));
+        }),
+        ("the model, always the likeliest token", &|r| {
+            r.sampling.temperature = 0.0;
+        }),
+        ("the model, at temperature 1.2 instead of 0.8", &|r| {
+            r.sampling.temperature = 1.2;
+        }),
+        ("the model, with another seed", &|r| r.sampling.seed ^= 1),
+        ("the model, from the five likeliest alone", &|r| {
+            r.sampling.top_k = 5;
+        }),
+    ];
+    for (what, change) in cheats {
+        run(&here, CHEATS, change).print(what, &thresholds);
+    }
+}
+
+/// Requests to go on with what the model has begun.
+fn requests(engine: &Engine, count: usize) -> Vec<Request> {
+    let drawn = |prompt: Vec<u32>, tokens: usize, seed: usize, commit: bool| Request {
+        sampling: Sampling {
+            temperature: 0.8,
+            seed: seed as u64,
+            shared_noise: true,
+            ..Sampling::GREEDY
+        },
+        commit,
+        ..Request::greedy(prompt, tokens)
+    };
+    let mut requests = Vec::with_capacity(count);
+    while requests.len() < count {
+        let begin = requests.len();
+        let end = count.min(begin + TOGETHER);
+        // From a token of its own each, so that all are different.
+        let begun: Vec<Request> = (begin..end)
+            .map(|n| drawn(vec![1, 10 + (n * 37 % 1000) as u32], 20 + n % 60, n, false))
+            .collect();
+        for (n, (request, (tokens, _))) in (begin..).zip(begun.iter().zip(write(engine, &begun))) {
+            let prompt = [&request.prompt[..], &tokens].concat();
+            requests.push(drawn(prompt, TOKENS, n, true));
+        }
+    }
+    requests
+}
