@@ -1,6 +1,7 @@
 //! Four nodes train one adapter together, and what each has to send for it.
 //!
-//!     together TEXTS [--steps 300] [--batch 2] [--length 64] [--layers 6] [--width 512] [--only NAME]
+//!     together TEXTS [--steps 300] [--batch 2] [--length 64] [--layers 6] [--width 512]
+//!                    [--rate 0.002] [--sign-rate 0.001] [--only NAME]
 //!
 //! `TEXTS` is a file of lines. A random decoder of Llama's shape learns them, as words; each of
 //! four trainers has a quarter of the lines, and all runs see the same batches:
@@ -51,6 +52,9 @@ fn main() -> Result<(), Failed> {
     let number = |name: &str, usual: usize| -> Result<usize, std::num::ParseIntError> {
         given.get(name).map_or(Ok(usual), |text| text.parse())
     };
+    let rate = |name: &str, usual: f32| -> Result<f32, std::num::ParseFloatError> {
+        given.get(name).map_or(Ok(usual), |text| text.parse())
+    };
     let texts = std::fs::read_to_string(file.ok_or("which texts?")?)?;
     let texts = Texts::new(&texts, VOCABULARY, runs::NODES);
     let folder = std::env::temp_dir().join(format!("skep-together-{}", std::process::id()));
@@ -64,6 +68,8 @@ fn main() -> Result<(), Failed> {
         batch: number("batch", 2)?,
         length: number("length", 64)?,
         threads: number("threads", 2)?,
+        rate: rate("rate", 2e-3)?,
+        sign_rate: rate("sign-rate", 1e-3)?,
     };
     let (linear, _) = base.linear_weights();
     let width = number("width", 512)?;

@@ -16,9 +16,6 @@ use crate::texts::Texts;
 pub const NODES: usize = 4;
 /// Texts that all are tested on.
 const TESTS: usize = 128;
-/// The largest learning rate of AdamW, and of the signs that DeMo steps by.
-const RATE: f32 = 2e-3;
-const SIGN_RATE: f32 = 1e-3;
 
 /// How much is trained.
 pub struct Plan {
@@ -26,6 +23,10 @@ pub struct Plan {
     pub batch: usize,
     pub length: usize,
     pub threads: usize,
+    /// The largest learning rate of AdamW.
+    pub rate: f32,
+    /// The same of the signs that DeMo steps by.
+    pub sign_rate: f32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,7 +168,7 @@ impl Training<'_> {
 
     fn hyper(&self, step: usize) -> HyperParameters {
         HyperParameters {
-            learning_rate: RATE * self.factor(step),
+            learning_rate: self.plan.rate * self.factor(step),
             ..HyperParameters::default()
         }
     }
@@ -246,7 +247,7 @@ impl Training<'_> {
         let mut weights = trainer.weights().to_vec();
         let mut guard = Guard::default();
         for step in 0..self.plan.steps {
-            let rate = SIGN_RATE * self.factor(step);
+            let rate = self.plan.sign_rate * self.factor(step);
             let mut heard = BTreeMap::new();
             for (node, part) in nodes.iter_mut().enumerate() {
                 self.learn(&mut trainer, node, step)?;
