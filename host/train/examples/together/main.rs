@@ -1,7 +1,7 @@
 //! Four nodes train one adapter together, and what each has to send for it.
 //!
 //!     together TEXTS [--steps 300] [--batch 2] [--length 64] [--layers 6] [--width 512]
-//!                    [--rate 0.002] [--sign-rate 0.001] [--only NAME]
+//!                    [--rate 0.002] [--sign-rate 0.002] [--only NAME]
 //!
 //! `TEXTS` is a file of lines. A random decoder of Llama's shape learns them, as words; each of
 //! four trainers has a quarter of the lines, and all runs see the same batches:
@@ -69,7 +69,7 @@ fn main() -> Result<(), Failed> {
         length: number("length", 64)?,
         threads: number("threads", 2)?,
         rate: rate("rate", 2e-3)?,
-        sign_rate: rate("sign-rate", 1e-3)?,
+        sign_rate: rate("sign-rate", 2e-3)?,
     };
     let (linear, _) = base.linear_weights();
     let width = number("width", 512)?;
