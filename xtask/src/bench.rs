@@ -39,6 +39,9 @@ enum Which {
     Swarm,
     /// A thousand turns of a hostile player in the village, with the grammar and without it.
     Village,
+    /// What it costs a text to commit to its states, and how far honest texts and cheats are from
+    /// the model's own.
+    Commitments,
     /// An encoder that learns Debian's sections, beside the same by PEFT and the encoder as it is.
     Tuning,
     /// What four nodes that train together send, beside sending every gradient.
@@ -131,6 +134,30 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             environment.build_host()?;
         }
         tuning::run(environment, options.python.as_deref())?;
+    }
+    if wanted(Which::Commitments) {
+        build_examples(environment, &["commitments"])?;
+        let python = python::with(environment, "commitments", &["gguf==0.19.0"])?;
+        let model = environment.root.join("models/skep-mini-lm/skep-mini-lm.gguf");
+        let folder = environment.target.join("commitments");
+        let mut cheats = Command::new(python);
+        cheats
+            .arg(environment.root.join("benches/commitment_models.py"))
+            .arg(&model)
+            .arg(&folder);
+        environment::run(&mut cheats, "make models that are not what was asked for")?;
+        let example = example(environment, "commitments");
+        let mut rates = Command::new(&example);
+        environment::run(rates.arg("rates"), "measure what commitments cost")?;
+        let mut calibrate = Command::new(&example);
+        calibrate.arg("calibrate").arg(&model).arg("2500");
+        for (name, file) in [
+            ("the same at 4 bits", "four_bits.gguf"),
+            ("one layer fewer", "fewer_layers.gguf"),
+        ] {
+            calibrate.arg(format!("{name}={}", folder.join(file).display()));
+        }
+        environment::run(&mut calibrate, "compare honest texts and cheats")?;
     }
     if wanted(Which::Together) {
         build_examples(environment, &["together"])?;

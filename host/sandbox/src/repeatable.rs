@@ -1,6 +1,10 @@
 //! Runs that give the same bytes whoever repeats them: with a seed, the guest's randomness grows
 //! from it, and its clocks tell how often they were asked and not the time.
 //!
+//! Texts are written from the prompt's first token on, whatever the node remembers of it, and are
+//! told as a whole, because pieces come as the node's batches have it. The engine does the rest: a
+//! text is the same beside whatever others.
+//!
 //! What a guest could see of the machine besides is what it is refused for want of room. A
 //! repeatable run in which that happened has no result.
 
@@ -22,11 +26,12 @@ const STEP: u64 = 1_000_000;
 const BEGIN: u64 = 1_577_836_800;
 
 /// What a component may import so that its runs can be repeated: nothing of other nodes, and no
-/// text that is written, of which the bytes depend on what else is being written.
-const REPEATABLE: [&str; 5] = [
+/// streams, whose pieces depend on what else is being written.
+const REPEATABLE: [&str; 6] = [
     "skep:types/",
     "skep:tensor/tensors",
-    "skep:model/encoders",
+    "skep:model/encoders@",
+    "skep:model/text@",
     "skep:workload/",
     "wasi:",
 ];
@@ -60,9 +65,19 @@ pub(crate) fn set_up(wasi: &mut WasiCtxBuilder, seed: u64) {
     .monotonic_clock(Counting::default());
 }
 
+/// The seed of the `number`th request of a run that did not name one, in a repeatable run.
+pub(crate) fn text_seed(seed: u64, number: u64) -> u64 {
+    let mut hash = blake3::Hasher::new_derive_key("skep repeatable run, seeds of texts v1");
+    hash.update(&seed.to_le_bytes());
+    hash.update(&number.to_le_bytes());
+    let mut bytes = [0; 8];
+    hash.finalize_xof().fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
 /// Ends a repeatable run in which the guest could have seen how much room this machine has.
 pub(crate) fn check(state: &State) -> Result<(), RunError> {
-    let saw_a_limit = state.refused.is_some() || state.memory.refused.is_some();
+    let saw_a_limit = state.refused.is_some() || state.memory.refused.is_some() || state.was_busy;
     match state.spec.seed.is_some() && saw_a_limit {
         true => Err(RunError::Unrepeatable),
         false => Ok(()),
@@ -112,12 +127,13 @@ mod tests {
             "skep:types/types@0.1.0",
             "skep:tensor/tensors@0.1.0",
             "skep:model/encoders@0.1.0",
+            "skep:model/text@0.1.0",
             "wasi:clocks/monotonic-clock@0.2.6",
             "wasi:random/random@0.2.6",
         ]);
         assert!(can_be(&classifier));
         for other in [
-            "skep:model/text@0.1.0",
+            "skep:model/text-streams@0.1.0",
             "skep:adapter/adapters@0.1.0",
             "skep:swarm/blobs@0.1.0",
             "skep:train/training@0.1.0",
@@ -125,6 +141,14 @@ mod tests {
             let with: Vec<String> = [classifier.clone(), imports(&[other])].concat();
             assert!(!can_be(&with), "{other}");
         }
+    }
+
+    #[test]
+    fn texts_of_one_run_have_seeds_of_their_own_and_the_same_again() {
+        let seeds: Vec<u64> = (0..4).map(|number| text_seed(7, number)).collect();
+        assert_eq!(seeds, (0..4).map(|n| text_seed(7, n)).collect::<Vec<_>>());
+        assert_ne!(seeds[0], seeds[1]);
+        assert_ne!(seeds[0], text_seed(8, 0));
     }
 
     #[test]

@@ -64,6 +64,10 @@ pub(crate) struct State {
     pub stored: u64,
     /// The last call that was refused for a limit.
     pub refused: Option<QuotaExcess>,
+    /// Whether it was told that the node is busy.
+    pub was_busy: bool,
+    /// Requests for texts that named no seed.
+    pub unseeded: AtomicU64,
     wasi: Option<Box<WasiCtx>>,
 }
 
@@ -117,6 +121,8 @@ impl State {
             host_calls: 0,
             stored: 0,
             refused: None,
+            was_busy: false,
+            unseeded: AtomicU64::new(0),
             wasi: None,
             limits,
             spec,

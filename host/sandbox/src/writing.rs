@@ -276,6 +276,44 @@ impl Writing {
         Poll::Ready(Ok(Vec::new()))
     }
 
+    /// As [`Writing::poll_next`], with everything that is written in one answer: in how many pieces
+    /// texts come depends on what else is being written.
+    pub(crate) fn poll_whole(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Vec<Chunk>, HostError>> {
+        if let Some((_, error)) = self.refused.pop_front() {
+            return Poll::Ready(Err(error));
+        }
+        if self.generation.is_none() {
+            return Poll::Ready(Ok(Vec::new()));
+        }
+        let answers = ready!(self.poll_all(context));
+        let mut chunks = Vec::new();
+        for (request, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Ok(texts) => {
+                    chunks.extend(texts.into_iter().enumerate().map(|(sample, text)| Chunk {
+                        request,
+                        sample,
+                        text: text.text,
+                        tokens: text.tokens,
+                        logprobs: text.logprobs,
+                        finish: Some(text.finish),
+                        commitments: text.commitments,
+                    }))
+                }
+                Err(error) => self.refused.push_back((request, error)),
+            }
+        }
+        if chunks.is_empty()
+            && let Some((_, error)) = self.refused.pop_front()
+        {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(chunks))
+    }
+
     /// All texts, once they are complete. Called no more after that.
     pub(crate) fn poll_all(
         &mut self,

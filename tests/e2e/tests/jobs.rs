@@ -7,6 +7,8 @@
 mod audits;
 mod peers;
 mod setting;
+#[path = "jobs/texts.rs"]
+mod texts;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@
 pub(crate) mod requests;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use skep_engine::{Caller, Priority, ScoreRequest};
 use skep_tensor::Tensor;
@@ -24,6 +25,7 @@ use crate::bindings::task::skep::model::text::{
 use crate::bindings::task::skep::types::types::{Error, Host as _};
 use crate::language::{Answer, LanguageModel, LanguageModelInfo, OpenModel, Prompt, TextAdapter};
 use crate::models::ModelError;
+use crate::repeatable;
 use crate::state::State;
 use crate::writing::{Adapter, Draft, Preparation, Promise, Writing};
 
@@ -84,12 +86,26 @@ impl State {
     }
 
     fn draft(&self, model: &LanguageModelInfo, mut asked: Request) -> Result<Draft, HostError> {
-        let request = requests::request(&mut asked, model, random_seed)?;
+        let mut request = requests::request(&mut asked, model, || self.seed())?;
+        // So that it is written from its first token on, whatever is remembered of it.
+        request.commit = self.spec.seed.is_some();
         Ok(Draft {
             prompt: requests::prompt(asked.prompt, model)?,
             adapter: self.adapter(asked.adapter)?,
             request,
         })
+    }
+
+    /// The seed of a request that names none: one that nobody can foretell, or the next one of a
+    /// run that can be repeated.
+    fn seed(&self) -> Result<u64, HostError> {
+        match self.spec.seed {
+            None => random_seed(),
+            Some(seed) => {
+                let number = self.unseeded.fetch_add(1, Ordering::Relaxed);
+                Ok(repeatable::text_seed(seed, number))
+            }
+        }
     }
 
     /// Begins to write, on a thread for models.
@@ -356,9 +372,13 @@ impl HostGeneration for State {
     async fn next(&mut self, this: Resource<Writing>) -> Result<Vec<Chunk>, HostError> {
         self.host_calls += 1;
         let threads = Arc::clone(&self.threads);
+        let whole = self.spec.seed.is_some();
         let writing = self.table.get_mut(&this)?;
         let chunks = threads
-            .waiting(|context| writing.poll_next(context))
+            .waiting(|context| match whole {
+                false => writing.poll_next(context),
+                true => writing.poll_whole(context),
+            })
             .await?;
         Ok(chunks.into_iter().map(chunk_to_contract).collect())
     }

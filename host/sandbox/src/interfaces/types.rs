@@ -53,7 +53,10 @@ impl HostError {
 impl types::Host for State {
     fn convert_error(&mut self, error: HostError) -> wasmtime::Result<Error> {
         Ok(match error {
-            HostError::Typed(error) => error,
+            HostError::Typed(error) => {
+                self.was_busy |= matches!(error, Error::Busy);
+                error
+            }
             HostError::Trap(error) => return Err(error),
             HostError::Quota(excess) => {
                 self.refused = Some(excess);

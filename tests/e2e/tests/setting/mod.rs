@@ -14,16 +14,19 @@ use serde_json::Value;
 use skep_tests::{Built, Node, ask};
 use skep_tickets::Format;
 
-/// A folder with tickets, the classifier as a package that its publisher keeps in `requester`, and
-/// what one node alone makes of them.
+/// A folder with an input, a package that its publisher keeps in `requester`, and what one node
+/// alone makes of that input.
 pub struct Setting {
     pub folder: tempfile::TempDir,
     pub package: String,
     pub publisher: String,
     pub expected: Vec<u8>,
+    /// The options that name the input.
+    inputs: Vec<(&'static str, &'static str)>,
 }
 
 impl Setting {
+    /// Tickets and the classifier.
     pub fn new(tickets: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
@@ -42,31 +45,64 @@ impl Setting {
         let mut labels = Vec::new();
         skep_tickets::write_labels(&mut labels, &skep_tickets::labels(11, 8)).unwrap();
         fs::write(path("labels.json"), labels).unwrap();
-        let text = |name: &str| path(name).to_str().unwrap().to_owned();
+        let inputs = vec![("--input", "tickets.jsonl"), ("--labels", "labels.json")];
+        Self::publish(folder, "batch-classifier", inputs)
+    }
 
-        let requester = path("requester");
+    /// Lines, and a package that has the language model go on with each.
+    pub fn texts(lines: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let package = folder.path().join("package");
+        fs::create_dir(&package).unwrap();
+        let manifest = "[package]\nname = \"generate\"\nversion = \"0.1.0\"\n\
+                        description = \"Goes on with each line\"\nlicense = \"MIT\"\n\
+                        kind = \"component\"\n\n[component]\nworld = \"task\"\n\
+                        path = \"generate.wasm\"\n\n[grants]\nmodels = [\"default\"]\n";
+        fs::write(package.join("skep.toml"), manifest).unwrap();
+        let component = Built::component("generate");
+        fs::copy(&component, package.join("generate.wasm")).unwrap();
+        fs::write(folder.path().join("lines.txt"), lines.join("\n")).unwrap();
+        Self::publish(folder, "generate", vec![("--input", "lines.txt")])
+    }
+
+    /// Publishes the package in the folder, and runs it once.
+    fn publish(
+        folder: tempfile::TempDir,
+        name: &str,
+        inputs: Vec<(&'static str, &'static str)>,
+    ) -> Self {
+        let requester = folder.path().join("requester");
         configure(&requester, "");
+        let mut setting = Self {
+            package: String::new(),
+            publisher: String::new(),
+            expected: Vec::new(),
+            inputs,
+            folder,
+        };
         let home = |arguments: &[&str]| ask(&Built::skep(), &requester, arguments).unwrap();
         home(&["key", "new"]);
-        let published = home(&["publish", &text("package")]);
-        home(&[
-            "run",
-            "batch-classifier",
-            "--input",
-            &text("tickets.jsonl"),
-            "--labels",
-            &text("labels.json"),
-            "--output",
-            &text("expected.jsonl"),
-        ]);
-        home(&["account", "add", "2"]);
+        let published = home(&["publish", &setting.text("package")]);
         let package = published["published"]["reference"].as_str().unwrap();
-        Self {
-            publisher: package.split_once('/').unwrap().0.to_owned(),
-            package: package.to_owned(),
-            expected: fs::read(path("expected.jsonl")).unwrap(),
-            folder,
-        }
+        package.clone_into(&mut setting.package);
+        setting.expected = setting.run_alone(&requester, name);
+        home(&["account", "add", "2"]);
+        setting.publisher = package.split_once('/').unwrap().0.to_owned();
+        setting
+    }
+
+    fn run_alone(&self, home: &Path, name: &str) -> Vec<u8> {
+        let output = self.text("expected.jsonl");
+        let mut run = vec!["run".to_owned(), name.to_owned()];
+        run.extend(self.inputs());
+        run.extend(["--output".to_owned(), output.clone()]);
+        ask(&Built::skep(), home, &run).unwrap();
+        fs::read(output).unwrap()
+    }
+
+    fn inputs(&self) -> impl Iterator<Item = String> {
+        let inputs = self.inputs.iter();
+        inputs.flat_map(|(option, file)| [(*option).to_owned(), self.text(file)])
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -92,13 +128,8 @@ impl Setting {
     pub fn submit(&self, tickets: &[&str], more: &[&str]) -> Vec<String> {
         let mut arguments: Vec<String> =
             ["job", "submit", &self.package].map(str::to_owned).to_vec();
-        for (option, value) in [
-            ("--input", self.text("tickets.jsonl")),
-            ("--labels", self.text("labels.json")),
-            ("--output", self.text("result.jsonl")),
-        ] {
-            arguments.extend([option.to_owned(), value]);
-        }
+        arguments.extend(self.inputs());
+        arguments.extend(["--output".to_owned(), self.text("result.jsonl")]);
         for ticket in tickets {
             arguments.extend(["--provider".to_owned(), (*ticket).to_owned()]);
         }
@@ -108,23 +139,7 @@ impl Setting {
 
     /// What one node alone makes of the tickets as they are now.
     pub fn local_run(&self, home: &Path) -> Vec<u8> {
-        let (input, labels) = (self.text("tickets.jsonl"), self.text("labels.json"));
-        let output = self.text("expected.jsonl");
-        let run = [
-            "run",
-            "batch-classifier",
-            "--input",
-            &input,
-            "--labels",
-            &labels,
-        ];
-        ask(
-            &Built::skep(),
-            home,
-            &[&run[..], &["--output", &output]].concat(),
-        )
-        .unwrap();
-        fs::read(output).unwrap()
+        self.run_alone(home, "batch-classifier")
     }
 
     pub fn assert_right(&self) {
