@@ -114,6 +114,7 @@ proptest! {
             frequency_penalty: penalties.2,
             logit_bias: bias,
             seed,
+            shared_noise: false,
         };
         let logits = random_logits(seed, spread, true);
         let mask = mask.as_deref().map(TokenMask::new);
@@ -272,6 +273,16 @@ fn draws_are_as_frequent_as_they_are_probable() {
             top_p: 0.9,
             ..sampling(1.0)
         },
+        Sampling {
+            shared_noise: true,
+            ..sampling(0.8)
+        },
+        Sampling {
+            shared_noise: true,
+            top_k: 20,
+            top_p: 0.9,
+            ..sampling(1.0)
+        },
     ] {
         let mut sampler = Sampler::new(&options, &[], logits.len()).unwrap();
         let mut scratch = Scratch::default();
@@ -298,6 +309,50 @@ fn draws_are_as_frequent_as_they_are_probable() {
         // this is one seed.
         assert!(squares < 43.8, "{squares}");
         assert!(counts.keys().all(|token| want.probability(*token) > 0.0));
+    }
+}
+
+#[test]
+fn a_check_sees_how_far_a_token_is_from_the_one_that_is_chosen() {
+    use skep_evidence::sampling::Agreement;
+
+    let logits = random_logits(5, 1.0, true);
+    let mut scratch = Scratch::default();
+    for options in [
+        sampling(0.0),
+        sampling(0.8),
+        Sampling {
+            top_k: 12,
+            ..sampling(1.2)
+        },
+        Sampling {
+            min_p: 0.05,
+            ..sampling(1.0)
+        },
+    ] {
+        let options = Sampling {
+            shared_noise: true,
+            ..options
+        };
+        let mut sampler = Sampler::new(&options, &[], VOCABULARY).unwrap();
+        for _ in 0..30 {
+            let chosen = sampler.choose(&logits, None, None, &mut scratch).unwrap();
+            let mut check =
+                |token, tolerance| sampler.check(&logits, None, token, tolerance, &mut scratch);
+            assert_eq!(check(chosen.token, 0.0), Ok(Agreement::Same));
+            for token in (0..VOCABULARY as u32).filter(|token| *token != chosen.token) {
+                let Ok(Agreement::Different { predicted, gap }) = check(token, 0.0) else {
+                    panic!("{token} is not the one that is chosen");
+                };
+                assert!(predicted == chosen.token && gap > 0.0);
+                assert_eq!(check(token, gap), Ok(Agreement::Tie { gap }));
+            }
+            assert!(matches!(
+                check(VOCABULARY as u32, 1e9),
+                Ok(Agreement::Different { gap, .. }) if gap.is_infinite()
+            ));
+            sampler.accept(chosen.token);
+        }
     }
 }
 
