@@ -282,6 +282,10 @@ unsafe impl Sync for Output {}
 
 /// Results of some rows, [`PANEL`] at most, for all tokens. Kernels that can ask for memory ahead
 /// of need do so from `ahead` on.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(unused_variables, reason = "kernels of other processors do not ask ahead")
+)]
 fn rows_of(
     isa: Isa,
     weights: &Weights<'_>,

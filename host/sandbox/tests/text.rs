@@ -137,10 +137,18 @@ fn input(requests: &[Asked]) -> Vec<u8> {
 }
 
 fn ask(scribe: &Arc<Scribe>, requests: &[Asked], limits: Limits) -> Result<RunReport, FailedRun> {
+    ask_by(scribe, requests, &with(scribe, limits))
+}
+
+fn ask_by(
+    scribe: &Arc<Scribe>,
+    requests: &[Asked],
+    spec: &RunSpec,
+) -> Result<RunReport, FailedRun> {
     let program = load(&SANDBOX, "text_requests");
     let ended = SANDBOX.run_task(
         &program,
-        &with(scribe, limits),
+        spec,
         &[],
         input(requests).as_slice(),
         std::io::sink(),
@@ -183,6 +191,42 @@ fn a_good_request_is_answered_and_accounted_for() {
     let asked = scribe.asked.lock().unwrap();
     assert_eq!(asked[0].prompt.len(), "Once upon a time".len());
     assert_eq!(asked[0].adapter.as_deref(), Some("village, first version"));
+}
+
+#[test]
+fn an_engine_that_is_full_is_said_to_be_busy() {
+    let scribe = Scribe::new(Pace::Full);
+    let failed = ask(&scribe, &[Asked::default()], roomy()).unwrap_err();
+    assert!(failed.to_string().contains("the node was busy"), "{failed}");
+}
+
+#[test]
+fn a_run_that_can_be_repeated_sees_nothing_of_the_node_in_its_texts() {
+    let seeded = |scribe: &Arc<Scribe>, seed| RunSpec {
+        seed: Some(seed),
+        ..with(scribe, roomy())
+    };
+    // Drawn, and with no seed of their own.
+    let drawn = || Asked {
+        sampling: Some((1.0, 0, 1.0, 0.0, [1.0, 0.0, 0.0])),
+        ..Asked::default()
+    };
+    let seeds = |seed| {
+        let scribe = Scribe::new(Pace::AtOnce);
+        ask_by(&scribe, &[drawn(), drawn()], &seeded(&scribe, seed)).unwrap();
+        let asked = scribe.asked.lock().unwrap();
+        assert!(
+            asked.iter().all(|request| request.commit),
+            "from the first token on"
+        );
+        asked.iter().map(|r| r.sampling.seed).collect::<Vec<_>>()
+    };
+    let first = seeds(7);
+    assert_eq!(first, seeds(7));
+    assert!(first[0] != first[1] && first != seeds(8));
+    let scribe = Scribe::new(Pace::Full);
+    let failed = ask_by(&scribe, &[drawn()], &seeded(&scribe, 7)).unwrap_err();
+    assert!(matches!(failed.error, RunError::Unrepeatable), "{failed}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A language model that writes the letter `a`: at once, or never. It says how much of what it
+//! A language model that writes the letter `a`: at once, or never; or it is busy. It says how much of what it
 //! was asked is still open, which no engine would tell a stranger.
 
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub const PAGE: u64 = 1000;
 pub enum Pace {
     AtOnce,
     Never,
+    /// It has as much to do as it takes.
+    Full,
 }
 
 pub struct Scribe {
@@ -86,10 +88,13 @@ impl LanguageModel for Scribe {
         Box::new(Lines {
             pace: self.pace,
             open: Arc::clone(&self.open),
-            charge: caller
-                .account
-                .charge_memory(texts * PAGE)
-                .map_err(EngineError::from),
+            charge: match self.pace {
+                Pace::Full => Err(EngineError::Busy { waiting: 3 }),
+                _ => caller
+                    .account
+                    .charge_memory(texts * PAGE)
+                    .map_err(EngineError::from),
+            },
             left: requests.iter().map(|request| request.max_tokens).collect(),
             requests,
             waker: None,
@@ -163,6 +168,7 @@ impl TextGeneration for Lines {
             tokens: vec![97],
             logprobs: Vec::new(),
             finish: (self.left[request] == 0).then_some(Finish::Length),
+            commitments: Vec::new(),
         };
         let chunks = (0..self.requests[request].samples).map(chunk).collect();
         Poll::Ready(Ok(Some(chunks)))

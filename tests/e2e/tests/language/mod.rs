@@ -45,14 +45,18 @@ impl Native {
         }
     }
 
-    /// The texts to requests, each as a line.
-    pub fn write(&self, requests: Vec<Request>) -> String {
-        let caller = Caller {
+    /// A caller without limits.
+    pub fn caller() -> Caller {
+        Caller {
             account: Account::new(Limits::UNLIMITED),
             owner: 1,
             priority: Priority::Normal,
-        };
-        let answers = self.engine.generate(&caller, requests).wait();
+        }
+    }
+
+    /// The texts to requests, each as a line.
+    pub fn write(&self, requests: Vec<Request>) -> String {
+        let answers = self.engine.generate(&Self::caller(), requests).wait();
         let texts = answers.into_iter().flat_map(Result::unwrap);
         texts.map(|text| text.text + "\n").collect()
     }
