@@ -104,12 +104,13 @@ fn what_most_got_is_right_and_who_made_something_up_is_named() {
 #[test]
 fn without_a_majority_or_where_bytes_may_differ_nobody_is_wrong() {
     let mut verifier = open("verifier", roomy(), CallLimits::default());
-    for (exact, outputs) in [
-        (true, &[&b"1"[..], b"2"][..]),
+    let cases: [(bool, &[&[u8]]); 4] = [
+        (true, &[b"1", b"2"]),
         (true, &[b"1"]),
         (true, &[]),
         (false, &[b"1", b"1", b"2"]),
-    ] {
+    ];
+    for (exact, outputs) in cases {
         let found = judged(&mut verifier, work("task", exact), b"", outputs).unwrap();
         assert_eq!(found.len(), outputs.len());
         assert!(
