@@ -1,8 +1,11 @@
 //! What is found of outputs, whatever they are read from.
 //!
-//! It must never find an output wrong that most got, or right one that they did not.
+//! It must never find an output wrong that most got, unless it is none of this kind of work at all,
+//! or right one that most did not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
 
 /// Bytes that are read piece by piece.
 pub trait Bytes {
@@ -20,6 +23,19 @@ pub trait Bytes {
     fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, Self::Error>;
 }
 
+/// What was to be done.
+pub struct Asked<'a, B> {
+    /// Whether the same work gives the same bytes, whoever does it.
+    pub exact: bool,
+    /// Whether every line of an output has the form that those of a classifier have.
+    pub is_classifier: bool,
+    /// Whether the input has a record in each line that is not blank, for each of which a classifier
+    /// writes a line.
+    pub has_lines: bool,
+    /// The labels file, if there is one.
+    pub labels: Option<&'a B>,
+}
+
 /// What is found of an output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -33,43 +49,50 @@ pub enum Found {
 
 /// What is read at once.
 const PIECE: u32 = 256 << 10;
+/// No line of a classifier's output is as long: it has an identifier, which a record's size bounds.
+const LONGEST: usize = 1 << 20;
+/// The largest labels file that is read.
+const LABELS: usize = 4 << 20;
 
-/// Judges outputs. `exact` is whether the same work gives the same bytes, `lines` whether an output
-/// has as many lines as the input.
+/// Judges outputs.
 ///
 /// # Errors
 ///
 /// When something cannot be read.
 pub fn judge<B: Bytes>(
+    asked: &Asked<'_, B>,
     input: &B,
     outputs: &[B],
-    exact: bool,
-    lines: bool,
 ) -> Result<Vec<Found>, B::Error> {
-    let expected = if lines { Some(count(input)?) } else { None };
+    let form = match asked.is_classifier {
+        true => Some(Form {
+            lines: asked.has_lines.then(|| records(input)).transpose()?,
+            labels: asked.labels.map(labels).transpose()?.flatten(),
+        }),
+        false => None,
+    };
     let mut votes: BTreeMap<String, usize> = BTreeMap::new();
     for output in outputs {
         *votes.entry(output.digest()).or_default() += 1;
     }
     let majority = votes.iter().find(|(_, votes)| 2 * **votes > outputs.len());
-    let majority = majority.filter(|_| exact && outputs.len() > 1);
+    let majority = majority.filter(|_| asked.exact && outputs.len() > 1);
     let model = majority.and_then(|(right, votes)| {
         let output = outputs.iter().find(|output| output.digest() == *right)?;
         Some((output, *votes))
     });
     let found = outputs.iter().map(|output| {
-        if let Some(expected) = expected {
-            let lines = count(output)?;
-            if lines != expected {
-                let why = format!("it has {lines} lines, and the input has {expected}");
+        if let Some(form) = &form {
+            if let Some(why) = form.fault(output)? {
                 return Ok(Found::Wrong(why));
             }
         }
         let of = outputs.len();
         let Some((model, votes)) = model else {
-            let why = match exact {
-                true => format!("no output of the {of} has a majority"),
-                false => "the work may give other bytes elsewhere".to_owned(),
+            let why = match (asked.exact, of) {
+                (true, 1) => "there is no other to compare it with".to_owned(),
+                (true, _) => format!("no output of the {of} has a majority"),
+                (false, _) => "the work may give other bytes elsewhere".to_owned(),
             };
             return Ok(Found::Undecided(why));
         };
@@ -81,6 +104,137 @@ pub fn judge<B: Bytes>(
         })
     });
     found.collect()
+}
+
+/// What the output of a classifier looks like.
+struct Form {
+    /// How many lines it has, if that is known.
+    lines: Option<u64>,
+    /// The labels that there are, if the file of them was readable.
+    labels: Option<BTreeSet<String>>,
+}
+
+/// A line of a classifier's output: a label, or what is wrong with the record.
+#[derive(Deserialize)]
+struct Line {
+    label: Option<String>,
+    error: Option<String>,
+}
+
+impl Form {
+    /// What is wrong with an output, if it does not have the form.
+    fn fault<B: Bytes>(&self, output: &B) -> Result<Option<String>, B::Error> {
+        let mut number = 0;
+        let mut fault = None;
+        each_line(output, |line| {
+            number += 1;
+            fault = self
+                .fault_of(line)
+                .map(|why| format!("line {number} {why}"));
+            fault.is_none()
+        })?;
+        if let Some(expected) = self.lines {
+            let lines = count(output)?;
+            if lines != expected {
+                let why = format!("it has {lines} lines, and the input has {expected} records");
+                return Ok(Some(why));
+            }
+        }
+        Ok(fault)
+    }
+
+    fn fault_of(&self, line: Option<&[u8]>) -> Option<String> {
+        let line = line.and_then(|line| serde_json::from_slice::<Line>(line).ok());
+        match line {
+            Some(Line {
+                label: Some(label),
+                error: None,
+            }) => match &self.labels {
+                Some(labels) if !labels.contains(&label) => {
+                    Some("has a label that was not asked for".to_owned())
+                }
+                _ => None,
+            },
+            Some(Line {
+                label: None,
+                error: Some(_),
+            }) => None,
+            _ => Some("is neither a label nor an error".to_owned()),
+        }
+    }
+}
+
+/// The names in a labels file; `None` if it is none, or too large: then any label will do.
+fn labels<B: Bytes>(file: &B) -> Result<Option<BTreeSet<String>>, B::Error> {
+    #[derive(Deserialize)]
+    struct File {
+        labels: Vec<Label>,
+    }
+    #[derive(Deserialize)]
+    struct Label {
+        name: String,
+    }
+    let mut bytes = Vec::new();
+    loop {
+        let piece = file.read(bytes.len() as u64, PIECE)?;
+        if piece.is_empty() {
+            break;
+        }
+        bytes.extend(piece);
+        if bytes.len() > LABELS {
+            return Ok(None);
+        }
+    }
+    let file: Option<File> = serde_json::from_slice(&bytes).ok();
+    Ok(file.map(|file| file.labels.into_iter().map(|label| label.name).collect()))
+}
+
+/// Gives each line without its end, until `look` has seen enough; `None` for one that is too long to
+/// be kept.
+fn each_line<B: Bytes>(
+    bytes: &B,
+    mut look: impl FnMut(Option<&[u8]>) -> bool,
+) -> Result<(), B::Error> {
+    let (mut offset, mut line, mut too_long) = (0, Vec::new(), false);
+    loop {
+        let piece = bytes.read(offset, PIECE)?;
+        if piece.is_empty() {
+            if too_long || !line.is_empty() {
+                look((!too_long).then_some(&line));
+            }
+            return Ok(());
+        }
+        offset += piece.len() as u64;
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            let ends = part.last() == Some(&b'\n');
+            too_long = too_long || line.len() + part.len() > LONGEST;
+            if !too_long {
+                line.extend_from_slice(&part[..part.len() - usize::from(ends)]);
+            }
+            if ends {
+                if !look((!too_long).then_some(&line)) {
+                    return Ok(());
+                }
+                line.clear();
+                too_long = false;
+            }
+        }
+    }
+}
+
+/// How many lines are not blank. A mark of the byte order in front of all is no letter.
+fn records<B: Bytes>(input: &B) -> Result<u64, B::Error> {
+    let (mut records, mut is_first) = (0, true);
+    each_line(input, |line| {
+        let line = line.map(|line| match is_first {
+            true => line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line),
+            false => line,
+        });
+        records += u64::from(line.is_none_or(|line| !line.trim_ascii().is_empty()));
+        is_first = false;
+        true
+    })?;
+    Ok(records)
 }
 
 /// How many lines there are; one that does not end is one too.
@@ -139,15 +293,33 @@ mod tests {
         }
     }
 
-    fn found(outputs: &[&'static str], exact: bool, lines: bool) -> Vec<Found> {
+    fn found(outputs: &[&'static str], exact: bool) -> Vec<Found> {
         let outputs: Vec<Memory> = outputs.iter().map(|text| Memory(text)).collect();
-        judge(&Memory("1\n2\n3\n"), &outputs, exact, lines).unwrap()
+        let asked = Asked {
+            exact,
+            is_classifier: false,
+            has_lines: false,
+            labels: None,
+        };
+        judge(&asked, &Memory("1\n2\n3\n"), &outputs).unwrap()
+    }
+
+    fn classified(outputs: &[&'static str], labels: Option<&'static str>) -> Vec<Found> {
+        let outputs: Vec<Memory> = outputs.iter().map(|text| Memory(text)).collect();
+        let labels = labels.map(Memory);
+        let asked = Asked {
+            exact: true,
+            is_classifier: true,
+            has_lines: true,
+            labels: labels.as_ref(),
+        };
+        judge(&asked, &Memory("1\n \n2\n\n"), &outputs).unwrap()
     }
 
     #[test]
     fn what_most_got_is_right_and_the_difference_is_named() {
         let outputs = ["a\nbcd\ne\n", "a\nbXd\ne\n", "a\nbcd\ne\n"];
-        let judged = found(&outputs, true, true);
+        let judged = found(&outputs, true);
         let right = Found::Right("2 of 3 got it".to_owned());
         let wrong = "it differs from what 2 of 3 got, first in byte 3, in line 2";
         assert_eq!(
@@ -158,35 +330,47 @@ mod tests {
 
     #[test]
     fn without_a_majority_nobody_is_wrong() {
+        let is_undecided = |found: &Found| matches!(found, Found::Undecided(_));
         for outputs in [&["a", "b"][..], &["a", "b", "c"], &["a"], &[]] {
-            let judged = found(outputs, true, false);
+            let judged = found(outputs, true);
             assert_eq!(judged.len(), outputs.len());
-            assert!(
-                judged
-                    .iter()
-                    .all(|found| matches!(found, Found::Undecided(_)))
-            );
+            assert!(judged.iter().all(is_undecided));
         }
-        let judged = found(&["a", "a", "b"], false, false);
-        assert!(
-            judged
-                .iter()
-                .all(|found| matches!(found, Found::Undecided(_)))
-        );
+        assert!(found(&["a", "a", "b"], false).iter().all(is_undecided));
     }
 
     #[test]
-    fn an_output_has_as_many_lines_as_the_input() {
-        let judged = found(&["a\nb\nc", "a\nb\n", "a\nb\nc"], true, true);
-        assert!(
-            matches!(&judged[..], [Found::Right(_), Found::Wrong(why), Found::Right(_)]
-            if why == "it has 2 lines, and the input has 3")
+    fn an_output_of_a_classifier_has_a_line_for_each_with_a_label_that_there_is() {
+        let good = "{\"id\":\"1\",\"label\":\"a\",\"score\":0.5}\n{\"line\":2,\"error\":\"x\"}\n";
+        let other = "{\"id\":\"1\",\"label\":\"b\",\"score\":0.5}\n{\"line\":2,\"error\":\"x\"}\n";
+        let labels = Some("{\"labels\":[{\"name\":\"a\",\"examples\":[]}]}");
+        let wrong = |found: &Found| match found {
+            Found::Wrong(why) => why.clone(),
+            other => panic!("{other:?}"),
+        };
+        let judged = classified(&[good, "{}\n", good], labels);
+        assert_eq!(judged[0], Found::Right("2 of 3 got it".to_owned()));
+        assert_eq!(
+            wrong(&judged[1]),
+            "it has 1 lines, and the input has 2 records"
         );
+        let judged = classified(&[other], labels);
+        assert_eq!(
+            wrong(&judged[0]),
+            "line 1 has a label that was not asked for"
+        );
+        // Whatever cannot be read as labels rules nothing out.
+        for labels in [None, Some("no labels")] {
+            let judged = classified(&[other], labels);
+            assert!(matches!(&judged[0], Found::Undecided(_)), "{judged:?}");
+        }
+        let judged = classified(&["{\"label\":\"a\"}\nno line"], labels);
+        assert_eq!(wrong(&judged[0]), "line 2 is neither a label nor an error");
     }
 
     #[test]
     fn one_that_ends_early_differs_where_it_ends() {
-        let judged = found(&["ab\ncd", "ab\n", "ab\ncd"], true, false);
+        let judged = found(&["ab\ncd", "ab\n", "ab\ncd"], true);
         let wrong = "it differs from what 2 of 3 got, first in byte 3, in line 2";
         assert_eq!(judged[1], Found::Wrong(wrong.to_owned()));
     }

@@ -6,7 +6,7 @@ pub mod judge;
 use bindings::exports::skep::verify::verdicts::{Claim, Finding, Guest, Verdict, Work};
 use bindings::skep::types::types::Error;
 use bindings::skep::verify::contents::Content;
-use judge::{Bytes, Found};
+use judge::{Asked, Bytes, Found};
 
 impl Bytes for Content {
     type Error = Error;
@@ -25,8 +25,13 @@ struct Verifier;
 impl Guest for Verifier {
     fn verify(work: Work, input: Content, claims: Vec<Claim>) -> Result<Vec<Verdict>, Error> {
         let outputs: Vec<Content> = claims.into_iter().map(|claim| claim.output).collect();
-        let has_lines = work.world == "batch-classifier";
-        let found = judge::judge(&input, &outputs, work.exact, has_lines)?;
+        let asked = Asked {
+            exact: work.exact,
+            is_classifier: work.world == "batch-classifier",
+            has_lines: work.format == "jsonl",
+            labels: work.labels.as_ref(),
+        };
+        let found = judge::judge(&asked, &input, &outputs)?;
         let verdict = |found| {
             let (finding, evidence) = match found {
                 Found::Right(why) => (Finding::Right, why),

@@ -57,6 +57,9 @@ fn work(world: &str, exact: bool) -> VerifiedWork {
         adapter: None,
         seed: 0,
         exact,
+        format: "jsonl".to_owned(),
+        labels: None,
+        arguments: Vec::new(),
     }
 }
 
@@ -71,31 +74,56 @@ fn judged(
     verifier.verify(work, Content::from(input.to_vec()), outputs.collect())
 }
 
+/// The output of a classifier for so many records.
+fn output(records: usize) -> Vec<u8> {
+    let line = |n: usize| format!("{{\"id\":\"{n}\",\"label\":\"a\",\"score\":0.5}}\n");
+    (0..records).flat_map(|n| line(n).into_bytes()).collect()
+}
+
 #[test]
 fn what_most_got_is_right_and_who_made_something_up_is_named() {
     let mut verifier = open("verifier", roomy(), CallLimits::default());
-    let right: Vec<u8> = (0..100_000)
+    let input: Vec<u8> = (0..20_000)
         .flat_map(|n| format!("{n}\n").into_bytes())
         .collect();
+    let right = output(20_000);
     let mut wrong = right.clone();
-    wrong[400_000] ^= 1;
+    let place = right.len() / 2;
+    let digit = right[place..]
+        .iter()
+        .position(u8::is_ascii_digit)
+        .map(|after| place + after)
+        .unwrap();
+    wrong[digit] = if right[digit] == b'1' { b'2' } else { b'1' };
     let outputs: [&[u8]; 3] = [&right, &wrong, &right];
     let work = || work("batch-classifier", true);
-    let found = judged(&mut verifier, work(), &right, &outputs).unwrap();
+    let found = judged(&mut verifier, work(), &input, &outputs).unwrap();
     let findings: Vec<Finding> = found.iter().map(|verdict| verdict.finding).collect();
     assert_eq!(findings, [Finding::Right, Finding::Wrong, Finding::Right]);
     let evidence = &found[1].evidence;
-    assert!(evidence.contains("first in byte 400000,"), "{evidence}");
+    let place = format!("first in byte {digit},");
+    assert!(evidence.contains(&place), "{evidence}");
     // Again the same, in the same guest.
     assert_eq!(
-        judged(&mut verifier, work(), &right, &outputs).unwrap(),
+        judged(&mut verifier, work(), &input, &outputs).unwrap(),
         found
     );
-    let short = judged(&mut verifier, work(), &right, &[b"1\n"]).unwrap();
+    let short = judged(&mut verifier, work(), &input, &[&output(1)]).unwrap();
     assert_eq!(short[0].finding, Finding::Wrong);
     assert_eq!(
         short[0].evidence,
-        "it has 1 lines, and the input has 100000"
+        "it has 1 lines, and the input has 20000 records"
+    );
+    let labels = b"{\"labels\":[{\"name\":\"b\",\"examples\":[]}]}".to_vec();
+    let labelled = VerifiedWork {
+        labels: Some(labels.into()),
+        ..work()
+    };
+    let other = judged(&mut verifier, labelled, b"1\n", &[&output(1)]).unwrap();
+    assert_eq!(other[0].finding, Finding::Wrong);
+    assert_eq!(
+        other[0].evidence,
+        "line 1 has a label that was not asked for"
     );
     let report = verifier.close().unwrap();
     assert!(report.reports.is_empty());

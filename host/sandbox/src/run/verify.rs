@@ -52,7 +52,7 @@ impl From<Vec<u8>> for Content {
 }
 
 /// What was to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct VerifiedWork {
     /// The release of the package.
     pub package: Digest,
@@ -66,6 +66,12 @@ pub struct VerifiedWork {
     pub seed: u64,
     /// Whether the same work has to give the same bytes, whoever does it.
     pub exact: bool,
+    /// The form of the records of a batch classifier's input: `jsonl` or `csv`; empty for others.
+    pub format: String,
+    /// The labels file that a batch classifier was given.
+    pub labels: Option<Content>,
+    /// The arguments that a task was given.
+    pub arguments: Vec<String>,
 }
 
 /// What a verifier finds of an output.
@@ -131,6 +137,10 @@ impl Verifier {
                     let output = lend(store, output)?;
                     claims.push(contract::Claim { worker, output });
                 }
+                let labels = match work.labels {
+                    Some(labels) => Some(lend(store, labels)?),
+                    None => None,
+                };
                 let work = contract::Work {
                     package: work.package.to_string(),
                     world: work.world,
@@ -138,6 +148,9 @@ impl Verifier {
                     adapter: work.adapter.map(|adapter| adapter.to_string()),
                     seed: work.seed,
                     exact: work.exact,
+                    format: work.format,
+                    labels,
+                    arguments: work.arguments,
                 };
                 let verdicts = guest.0.skep_verify_verdicts();
                 let answer = verdicts
