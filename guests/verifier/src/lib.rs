@@ -1,5 +1,7 @@
 //! Judges what several nodes made of the same work, by comparing it. See [`judge`] for how.
 
+#![cfg_attr(not(target_family = "wasm"), allow(dead_code))]
+
 mod bindings;
 pub mod judge;
 
@@ -44,4 +46,5 @@ impl Guest for Verifier {
     }
 }
 
+#[cfg(target_family = "wasm")]
 bindings::export!(Verifier with_types_in bindings);
