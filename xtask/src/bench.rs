@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::environment::{self, Environment};
-use crate::{guests, models, python, tuning, village};
+use crate::{debian, guests, models, python, tuning, village};
 
 #[derive(Args)]
 pub struct Options {
@@ -41,6 +41,8 @@ enum Which {
     Village,
     /// An encoder that learns Debian's sections, beside the same by PEFT and the encoder as it is.
     Tuning,
+    /// What four nodes that train together send, beside sending every gradient.
+    Together,
 }
 
 /// Runs what was asked for.
@@ -129,6 +131,15 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             environment.build_host()?;
         }
         tuning::run(environment, options.python.as_deref())?;
+    }
+    if wanted(Which::Together) {
+        build_examples(environment, &["together"])?;
+        let texts = environment.target.join("tuning").join("descriptions.txt");
+        debian::write_descriptions(&texts)?;
+        // One text of 64 words a step and node, so that there are outer steps enough to compare.
+        let mut compare = Command::new(example(environment, "together"));
+        compare.arg(texts).args(["--steps", "600", "--batch", "1"]);
+        environment::run(&mut compare, "compare what nodes send")?;
     }
     Ok(())
 }

@@ -91,6 +91,19 @@ pub fn packages() -> Result<Vec<Package>> {
     Ok(packages)
 }
 
+/// Writes the descriptions of all packages to a file, one a line.
+pub fn write_descriptions(path: &Path) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut lines = String::new();
+    for package in packages()? {
+        lines.push_str(&package.description);
+        lines.push('\n');
+    }
+    Ok(fs::write(path, lines)?)
+}
+
 /// The largest sections, of more than so many packages each, with their packages in an order that
 /// looks random and is the same on every machine with the same package lists.
 pub fn largest_sections(

@@ -33,6 +33,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-attest", 0),
     ("skep-registry", 0),
     ("skep-records", 0),
+    ("skep-together", 0),
     ("skep-weights", 0),
     ("skep-templates", 0),
 ];

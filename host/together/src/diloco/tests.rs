@@ -1,0 +1,243 @@
+//! DiLoCo's turns, its fragments and what nodes come to together.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::guard::Guard;
+
+fn config(every: u32, fragments: u16, overlap: u32) -> DilocoConfig {
+    DilocoConfig {
+        every,
+        fragments,
+        overlap,
+        ..DilocoConfig::default()
+    }
+}
+
+/// Numbers from -1 to 1 that look random.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let weights = vec![0.0; 1000];
+    let usual = DilocoConfig::default();
+    let wrong = [
+        config(0, 1, 0),
+        config(10, 0, 0),
+        config(10, 5, 0),
+        config(3, 4, 0),
+        config(10, 2, 10),
+        DilocoConfig { keep: 1.0, ..usual },
+        DilocoConfig {
+            rate: f32::NAN,
+            ..usual
+        },
+        DilocoConfig {
+            momentum: 1.0,
+            ..usual
+        },
+    ];
+    for config in wrong {
+        assert!(Diloco::new(config, &weights).is_err(), "{config:?}");
+    }
+    assert!(Diloco::new(usual, &[]).is_err());
+    assert!(Diloco::new(usual, &[f32::NAN]).is_err());
+    assert!(Diloco::join(usual, &weights, &[0.0]).is_err());
+    assert!(Diloco::new(config(10, 4, 9), &weights).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn each_fragment_has_one_turn_in_each_round(every in 1_u32..40, fragments in 1_u16..9) {
+        prop_assume!(u32::from(fragments) <= every);
+        let diloco = Diloco::new(config(every, fragments, 0), &[0.0; 9 * BLOCK]).unwrap();
+        for round in 0..3 {
+            let steps = u64::from(round * every) + 1..=u64::from((round + 1) * every);
+            let turns: Vec<Turn> = steps.filter_map(|step| diloco.sends(step)).collect();
+            let want: Vec<Turn> = (0..fragments).map(|fragment| Turn { round, fragment }).collect();
+            prop_assert_eq!(turns, want);
+            let last = u64::from((round + 1) * every);
+            prop_assert_eq!(diloco.sends(last).map(|turn| turn.fragment), Some(fragments - 1));
+        }
+        prop_assert_eq!(diloco.sends(0), None);
+    }
+
+    #[test]
+    fn fragments_are_all_weights_once(count in 1_usize..3000, fragments in 1_u16..12) {
+        let weights = vec![0.0; count];
+        let Ok(diloco) = Diloco::new(config(50, fragments, 0), &weights) else {
+            prop_assert!(count.div_ceil(BLOCK) < usize::from(fragments));
+            return Ok(());
+        };
+        let mut at = 0;
+        for fragment in 0..fragments {
+            let range = diloco.range(fragment);
+            prop_assert!(range.start == at && !range.is_empty());
+            at = range.end;
+            let turn = Turn { round: 0, fragment };
+            let sent = diloco.clone().contribute(turn, &weights).unwrap();
+            prop_assert_eq!(sent.len(), diloco.bytes(turn));
+        }
+        prop_assert_eq!(at, count);
+    }
+
+    #[test]
+    fn nodes_come_to_the_same_bits_in_whatever_order_they_hear(
+        order in Just((0_usize..5).collect::<Vec<_>>()).prop_shuffle(),
+        seed in 0_u64..1000,
+    ) {
+        let start = numbers(700, seed);
+        let mut nodes: Vec<Diloco> = (0..5)
+            .map(|_| Diloco::new(config(4, 2, 0), &start).unwrap())
+            .collect();
+        let turn = Turn { round: 0, fragment: 1 };
+        let mut own: Vec<Vec<f32>> = (1..=5).map(|n| numbers(700, seed + 1000 * n)).collect();
+        let sent: Vec<Vec<u8>> = nodes
+            .iter_mut()
+            .zip(&own)
+            .map(|(node, weights)| node.contribute(turn, weights).unwrap())
+            .collect();
+        let mut results = Vec::new();
+        for (number, node) in nodes.iter_mut().enumerate() {
+            let mut heard = BTreeMap::new();
+            let order = if number == 0 { (0..5).collect() } else { order.clone() };
+            for who in order {
+                heard.insert(who, node.read(turn, &sent[who]).unwrap());
+            }
+            node.step(turn, &heard, &mut own[number]).unwrap();
+            results.push(node.agreed().to_vec());
+            let range = node.range(1);
+            prop_assert_eq!(&own[number][range.clone()], &node.agreed()[range]);
+        }
+        prop_assert!(results.iter().all(|result| *result == results[0]));
+    }
+}
+
+/// One node whose steps are to where it is told: what was sent of them arrives in the end,
+/// although 4 bits say little at a time.
+#[test]
+fn what_was_lost_in_a_round_is_sent_in_a_later_one() {
+    let outer = DilocoConfig {
+        rate: 1.0,
+        momentum: 0.0,
+        ..config(1, 1, 0)
+    };
+    let goal = numbers(600, 5);
+    let mut node = Diloco::new(outer, &[0.0; 600]).unwrap();
+    let mut weights = vec![0.0; 600];
+    for round in 0..30 {
+        let turn = Turn { round, fragment: 0 };
+        // A step to the goal, from wherever the last round led.
+        weights.copy_from_slice(&goal);
+        let sent = node.contribute(turn, &weights).unwrap();
+        let heard = BTreeMap::from([(0, node.read(turn, &sent).unwrap())]);
+        node.step(turn, &heard, &mut weights).unwrap();
+    }
+    let furthest = node.agreed().iter().zip(&goal).map(|(x, y)| (x - y).abs());
+    let furthest = furthest.fold(0.0, f32::max);
+    assert!(furthest < 1e-4, "{furthest}");
+}
+
+/// Nodes with different goals, half of whose steps overlap with what is on its way, come to what
+/// is best for all; one that sends garbage, NaN or a thousand times as much is left out by name, and
+/// changes nothing.
+#[test]
+fn nodes_find_the_common_minimum_and_leave_liars_out() {
+    for (fragments, overlap) in [(1, 0), (4, 2)] {
+        let outer = DilocoConfig {
+            momentum: 0.6,
+            ..config(8, fragments, overlap)
+        };
+        let start = vec![0.0; 1100];
+        let goals: Vec<Vec<f32>> = (0..4).map(|n| numbers(1100, 50 + n)).collect();
+        let mut nodes: Vec<Diloco> = goals
+            .iter()
+            .map(|_| Diloco::new(outer, &start).unwrap())
+            .collect();
+        let mut own = vec![start.clone(); 4];
+        let mut guard = Guard::default();
+        let mut way: BTreeMap<Turn, BTreeMap<usize, Vec<u8>>> = BTreeMap::new();
+        let mut caught = 0;
+        for step in 1..=640 {
+            for (weights, goal) in own.iter_mut().zip(&goals) {
+                for (weight, goal) in weights.iter_mut().zip(goal) {
+                    *weight += 0.05 * (goal - *weight);
+                }
+            }
+            if let Some(turn) = nodes[0].sends(step) {
+                let mut sent = BTreeMap::new();
+                for (who, node) in nodes.iter_mut().enumerate() {
+                    sent.insert(who, node.contribute(turn, &own[who]).unwrap());
+                }
+                let lie = match turn.round % 3 {
+                    0 => vec![7; nodes[0].bytes(turn)],
+                    1 => {
+                        let mut lie = sent[&0].clone();
+                        lie[Header::BYTES + 1] = 0x7f;
+                        lie
+                    }
+                    _ => {
+                        // A thousand times as far as an honest node.
+                        let mut liar = Diloco::new(outer, &start).unwrap();
+                        let far: Vec<f32> = numbers(1100, 9).iter().map(|x| 1000.0 * x).collect();
+                        liar.contribute(turn, &far).unwrap()
+                    }
+                };
+                sent.insert(9, lie);
+                way.insert(turn, sent);
+            }
+            if let Some(turn) = nodes[0].arrives(step) {
+                let sent = way.remove(&turn).unwrap();
+                let read = sent
+                    .iter()
+                    .map(|(who, bytes)| (*who, nodes[0].read(turn, bytes)));
+                let judged = guard.judge(read.collect(), None);
+                assert_eq!(judged.left_out.keys().copied().collect::<Vec<_>>(), [9]);
+                assert_eq!(judged.accepted.len(), 4);
+                caught += 1;
+                for (node, weights) in nodes.iter_mut().zip(&mut own) {
+                    node.step(turn, &judged.accepted, weights).unwrap();
+                }
+            }
+        }
+        assert!(caught > 70);
+        assert!(nodes.iter().all(|node| node.agreed() == nodes[0].agreed()));
+        let mean = (0..1100).map(|n| goals.iter().map(|goal| goal[n]).sum::<f32>() / 4.0);
+        let furthest = mean.zip(nodes[0].agreed()).map(|(x, y)| (x - y).abs());
+        let furthest = furthest.fold(0.0, f32::max);
+        // Each still moves by a third of the way between two rounds, and 4 bits of that are 0.05.
+        assert!(furthest < 0.06, "{fragments} fragments: {furthest}");
+    }
+}
+
+#[test]
+fn a_step_that_cannot_be_changes_nothing() {
+    let mut node = Diloco::new(config(2, 1, 0), &[1.0; 300]).unwrap();
+    let turn = Turn {
+        round: 0,
+        fragment: 0,
+    };
+    let before = node.clone();
+    let mut weights = vec![2.0; 300];
+    let nobody: BTreeMap<u8, Contribution> = BTreeMap::new();
+    node.step(turn, &nobody, &mut weights).unwrap();
+    let short = BTreeMap::from([(1, Contribution::Dense(vec![0.0; 299]))]);
+    assert!(node.step(turn, &short, &mut weights).is_err());
+    let other = BTreeMap::from([(1, Contribution::Frequencies(Vec::new()))]);
+    assert!(node.step(turn, &other, &mut weights).is_err());
+    let huge = BTreeMap::from([(1, Contribution::Dense(vec![3e38; 300]))]);
+    assert!(node.step(turn, &huge, &mut weights).is_err());
+    assert!(node.step(turn, &nobody, &mut [0.0; 3]).is_err());
+    assert!(node.contribute(turn, &[f32::NAN; 300]).is_err());
+    assert_eq!(node, before);
+    assert_eq!(weights, [2.0; 300]);
+}

@@ -1,0 +1,42 @@
+//! Training one model on many nodes that hardly talk to each other.
+//!
+//! Each node trains on its own share of the data. What it sends is a [`contribution`]: some bytes
+//! that stand for how far its weights have moved, hundreds of times fewer than its gradients would
+//! be. Every node comes to the same weights from the same contributions, bit for bit, so that
+//! nobody has to send weights.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`diloco`] | steps of one's own, and an outer step along what all have moved (arXiv 2311.08105), fragment by fragment (arXiv 2501.18512) |
+//! | [`demo`] | a step together each time, along the largest of each node's momentum's frequencies (arXiv 2411.19870) |
+//! | [`quantize`] | numbers in 8 or 4 bits, what is lost of them kept for the next time |
+//! | [`dct`] | the discrete cosine transform of chunks |
+//! | [`contribution`] | what goes over the wire, and reading it from strangers |
+//! | [`guard`] | whose contribution is left out, and why |
+//!
+//! # What it must never do
+//!
+//! - Touch a network, a file or a clock, or draw randomness: a node that comes to other weights
+//!   than the rest is one that trains alone, so everything is a function of its arguments, and sums
+//!   have one order.
+//! - Panic, hang or allocate what a stranger's bytes say. How long a contribution is, whoever
+//!   reads it knows beforehand.
+//! - Let a number that is not finite into anybody's weights.
+//! - Know what the numbers are parameters of.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod contribution;
+pub mod dct;
+pub mod demo;
+pub mod diloco;
+mod error;
+pub mod guard;
+pub mod quantize;
+
+pub use contribution::{Contribution, Header, Unsound};
+pub use demo::{Demo, DemoConfig};
+pub use diloco::{Diloco, DilocoConfig, Turn};
+pub use error::TogetherError;
+pub use guard::{Guard, Judgement};
+pub use quantize::Precision;
