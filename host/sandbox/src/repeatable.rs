@@ -23,11 +23,12 @@ const BEGIN: u64 = 1_577_836_800;
 
 /// What a component may import so that its runs can be repeated: nothing of other nodes, and no
 /// text that is written, of which the bytes depend on what else is being written.
-const REPEATABLE: [&str; 5] = [
+const REPEATABLE: [&str; 6] = [
     "skep:types/",
     "skep:tensor/tensors",
     "skep:model/encoders",
     "skep:workload/",
+    "skep:verify/",
     "wasi:",
 ];
 
