@@ -88,6 +88,8 @@ known_words! {
     NpcRenderer = "npc-renderer",
     /// Owns the facts of a village.
     Village = "village",
+    /// Judges what others made of some work.
+    Verifier = "verifier",
 }
 
 known_words! {
@@ -118,7 +120,7 @@ mod tests {
     #[test]
     fn the_errors_say_what_is_known() {
         insta::assert_snapshot!("batch-clasifier".parse::<World>().unwrap_err(), @"`batch-clasifier` is not a world that this version of skep knows; did you mean `batch-classifier`?");
-        insta::assert_snapshot!("space".parse::<World>().unwrap_err(), @"`space` is not a world that this version of skep knows; it knows `task`, `async-task`, `batch-classifier`, `fine-tune`, `npc-renderer` and `village`");
+        insta::assert_snapshot!("space".parse::<World>().unwrap_err(), @"`space` is not a world that this version of skep knows; it knows `task`, `async-task`, `batch-classifier`, `fine-tune`, `npc-renderer`, `village` and `verifier`");
         insta::assert_snapshot!("poet".parse::<ModelTask>().unwrap_err(), @"`poet` is not a model task that this version of skep knows; it knows `sentence-encoder` and `language-model`");
     }
 }

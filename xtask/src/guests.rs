@@ -110,7 +110,13 @@ fn without_places() -> Result<String> {
 }
 
 /// The guests whose own tests run natively: what they compute has nothing to do with WebAssembly.
-const TESTED: [&str; 4] = ["fine-tune", "npc-scene", "npc-renderer", "village"];
+const TESTED: [&str; 5] = [
+    "fine-tune",
+    "npc-scene",
+    "npc-renderer",
+    "verifier",
+    "village",
+];
 
 /// Runs the guests' own tests. They are a workspace of their own, so the host's tests leave them
 /// out.

@@ -66,7 +66,7 @@ enum State {
     /// A result that counts if the audit says so.
     Audited(Output),
     /// A result that the audit found wrong.
-    Wrong,
+    Wrong(Output),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,7 +294,7 @@ impl Job {
                 attempt.has_vote = true;
                 attempt.state = match finding {
                     Finding::Passed => State::Delivered(output),
-                    Finding::Wrong => State::Wrong,
+                    Finding::Wrong => State::Wrong(output),
                     Finding::Undecided => State::Ended,
                 };
             }
@@ -418,7 +418,7 @@ impl Job {
         for (number, shard) in (0..).zip(&self.shards) {
             for attempt in &shard.attempts {
                 let is_odd = match attempt.state {
-                    State::Wrong => true,
+                    State::Wrong(_) => true,
                     State::Delivered(output) => shard
                         .accepted
                         .is_some_and(|accepted| accepted != output.digest),
@@ -446,7 +446,7 @@ impl Shard {
                     Some(accepted) if accepted == output.digest => spent = sum(spent, output.price),
                     Some(_) => {}
                 },
-                State::Ended | State::Wrong => {}
+                State::Ended | State::Wrong(_) => {}
             }
         }
         (spent, reserved)

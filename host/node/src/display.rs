@@ -112,6 +112,7 @@ pub fn print(response: &Response) {
         Response::Jobs(list) => jobs::print_jobs(&list.jobs),
         Response::Account(answer) => jobs::print_account(&answer.account),
         Response::Judged(judged) => jobs::print_judged(judged),
+        Response::Checked(checked) => jobs::print_checked(checked),
     }
 }
 

@@ -18,6 +18,15 @@ pub fn request_of(job: Job) -> Result<Request, Failure> {
         Job::Status { job } => JobRequest::Status { job },
         Job::Watch { job } => JobRequest::Watch { job },
         Job::Cancel { job } => JobRequest::Cancel { job },
+        Job::Check {
+            job,
+            verifier,
+            shard,
+        } => JobRequest::Check {
+            job,
+            verifier: place_of(&verifier)?,
+            shard,
+        },
         Job::Result { job, output } => JobRequest::Result {
             job,
             output: file(&output)?,

@@ -208,6 +208,8 @@ pub enum Response {
     Account(Box<jobs::AccountAnswer>),
     /// To `Job`, about an accusation.
     Judged(Box<jobs::Judged>),
+    /// To `Job`, about what a verifier says.
+    Checked(Box<jobs::Checked>),
 }
 
 /// A package as lists show it.

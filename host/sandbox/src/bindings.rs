@@ -104,6 +104,26 @@ pub(crate) mod renderer {
     });
 }
 
+/// The world `verifier`, and the interfaces that only it imports.
+pub(crate) mod verifier {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "skep:workload/verifier",
+        imports: { default: trappable },
+        exports: { default: async },
+        with: {
+            "skep:types/types": crate::bindings::task::skep::types::types,
+            "skep:tensor/tensors": crate::bindings::task::skep::tensor::tensors,
+            "skep:model/encoders": crate::bindings::task::skep::model::encoders,
+            "skep:verify/contents.content": crate::interfaces::contents::OpenContent,
+        },
+        trappable_error_type: {
+            "skep:types/types.error" => crate::interfaces::HostError,
+        },
+        require_store_data_send: true,
+    });
+}
+
 /// The world `fine-tune`, and the interface that only it imports.
 pub(crate) mod fine_tune {
     wasmtime::component::bindgen!({

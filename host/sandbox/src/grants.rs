@@ -47,6 +47,10 @@ const INTERFACES: &[(&str, &str)] = &[
     ("skep:model/text-streams", "0.1"),
     ("skep:adapter/adapters", "0.1"),
     ("skep:train/training", "0.1"),
+    // Bytes that are handed to a verifier, and its word about them: both need no grant.
+    ("skep:verify/contents", "0.1"),
+    ("skep:verify/reports", "0.1"),
+    ("skep:verify/verdicts", "0.1"),
     ("skep:swarm/blobs", "0.1"),
     ("skep:swarm/blob-streams", "0.1"),
     ("wasi:cli/environment", "0.2"),

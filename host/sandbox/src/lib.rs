@@ -6,6 +6,7 @@
 //!   thread of its own, and return a [`RunReport`] or a [`FailedRun`] that says which limit
 //!   ended it.
 //! - [`Sandbox::train`] runs a recipe for fine-tuning, which is given a [`TrainingRoom`] besides.
+//! - [`Sandbox::open_verifier`] begins a run that judges what others made of some work.
 //! - [`Sandbox::open_village`] and [`Sandbox::open_renderer`] begin a run that stays: the guest
 //!   lives on from call to call, with limits for all of them and for each.
 //!
@@ -65,9 +66,10 @@ pub use run::FailedRun;
 pub use run::cancel::Cancel;
 pub use run::records::{OutcomeSink, Progress};
 pub use run::renderer::{Rendered, Renderer};
-pub use run::report::RunReport;
+pub use run::report::{Reported, RunReport};
 pub use run::session::{CallError, CallLimits};
 pub use run::spec::RunSpec;
+pub use run::verify::{Content, Finding, Verdict, VerifiedWork, Verifier};
 pub use run::village::{Beginning, Village};
 /// What a village and a renderer tell each other, and what a village tells whoever plays it: the
 /// records of the contract (`skep:workload/npc`, `skep:workload/villages`), as they are.

@@ -9,6 +9,7 @@ use crate::bindings::classifier::BatchClassifierPre;
 use crate::bindings::fine_tune::FineTunePre;
 use crate::bindings::renderer::NpcRendererPre;
 use crate::bindings::task::TaskPre;
+use crate::bindings::verifier::VerifierPre;
 use crate::bindings::village::VillagePre;
 use crate::engine::EngineKind;
 use crate::error::RunError;
@@ -38,6 +39,7 @@ pub struct Program {
     pub(crate) recipe: Option<FineTunePre<State>>,
     pub(crate) village: Option<VillagePre<State>>,
     pub(crate) renderer: Option<NpcRendererPre<State>>,
+    pub(crate) verifier: Option<VerifierPre<State>>,
     pub(crate) digest: Digest,
     pub(crate) origin: Origin,
     pub(crate) load_time: Duration,
@@ -81,6 +83,8 @@ impl Program {
             Some("village")
         } else if self.renderer.is_some() {
             Some("npc-renderer")
+        } else if self.verifier.is_some() {
+            Some("verifier")
         } else {
             None
         }
@@ -145,6 +149,12 @@ impl Program {
         self.renderer
             .as_ref()
             .ok_or_else(|| self.wrong("npc-renderer", "skep:workload/renderer@0.1.0"))
+    }
+
+    pub(crate) fn as_verifier(&self) -> Result<&VerifierPre<State>, RunError> {
+        self.verifier
+            .as_ref()
+            .ok_or_else(|| self.wrong("verifier", "skep:verify/verdicts@0.1.0"))
     }
 
     fn wrong(&self, wanted: &'static str, export: &str) -> RunError {

@@ -27,12 +27,13 @@ const BEGIN: u64 = 1_577_836_800;
 
 /// What a component may import so that its runs can be repeated: nothing of other nodes, and no
 /// streams, whose pieces depend on what else is being written.
-const REPEATABLE: [&str; 6] = [
+const REPEATABLE: [&str; 7] = [
     "skep:types/",
     "skep:tensor/tensors",
     "skep:model/encoders@",
     "skep:model/text@",
     "skep:workload/",
+    "skep:verify/",
     "wasi:",
 ];
 

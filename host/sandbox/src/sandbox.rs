@@ -14,6 +14,7 @@ use crate::bindings::classifier::BatchClassifierPre;
 use crate::bindings::fine_tune::FineTunePre;
 use crate::bindings::renderer::NpcRendererPre;
 use crate::bindings::task::TaskPre;
+use crate::bindings::verifier::VerifierPre;
 use crate::bindings::village::VillagePre;
 use crate::cache::{Artefact, Cache, Lookup};
 use crate::compile::{CompileIn, Compilers};
@@ -151,6 +152,7 @@ impl Sandbox {
             recipe: FineTunePre::new(pre.clone()).ok(),
             village: VillagePre::new(pre.clone()).ok(),
             renderer: NpcRendererPre::new(pre.clone()).ok(),
+            verifier: VerifierPre::new(pre.clone()).ok(),
             classifier: BatchClassifierPre::new(pre).ok(),
             inspection,
             kind,

@@ -22,6 +22,7 @@ use crate::limits::RunLimits;
 use crate::log::Log;
 use crate::priority;
 use crate::repeatable;
+use crate::run::report::Reported;
 use crate::run::spec::RunSpec;
 use crate::streams::{self, Streams};
 use crate::task_io::TaskIo;
@@ -62,6 +63,8 @@ pub(crate) struct State {
     pub host_calls: u64,
     /// Bytes that the run has put into the blob store.
     pub stored: u64,
+    /// What the guest reported of others' outputs.
+    pub reports: Vec<Reported>,
     /// The last call that was refused for a limit.
     pub refused: Option<QuotaExcess>,
     /// Whether it was told that the node is busy.
@@ -120,6 +123,7 @@ impl State {
             streams: Streams::new(limits.call_bytes),
             host_calls: 0,
             stored: 0,
+            reports: Vec::new(),
             refused: None,
             was_busy: false,
             unseeded: AtomicU64::new(0),

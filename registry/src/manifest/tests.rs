@@ -211,7 +211,7 @@ fn wrong_values_are_shown_with_what_to_write() {
     insta::assert_snapshot!(error_with("\"256 MiB\"", "268435456"), @"line 22, column 10: `limits.memory`: expected text, in quotes, found a whole number");
     insta::assert_snapshot!(error_with("256 MiB", "256"), @"line 22, column 10: `limits.memory`: `256` is not a size: it has no unit; write for example `256 MiB`, `1.5 GB` or `4096 B`");
     insta::assert_snapshot!(error_with("kind = \"component\"", "kind = \"plugin\""), @r#"line 7, column 8: `package.kind`: `plugin` is not a kind of package; write "component", "model" or "adapter""#);
-    insta::assert_snapshot!(error_with("world = \"batch-classifier\"", "world = \"batch\""), @"line 11, column 9: `component.world`: `batch` is not a world that this version of skep knows; it knows `task`, `async-task`, `batch-classifier`, `fine-tune`, `npc-renderer` and `village`");
+    insta::assert_snapshot!(error_with("world = \"batch-classifier\"", "world = \"batch\""), @"line 11, column 9: `component.world`: `batch` is not a world that this version of skep knows; it knows `task`, `async-task`, `batch-classifier`, `fine-tune`, `npc-renderer`, `village` and `verifier`");
     insta::assert_snapshot!(error_with("\"0.1.0\"", "\"0.1\""), @r#"line 4, column 11: `package.version`: `0.1` is not a version: unexpected end of input while parsing minor version number; write for example "0.1.0""#);
     insta::assert_snapshot!(error_with("\"0.1.0\"", "\"0.1.0+today\""), @"line 4, column 11: `package.version`: 0.1.0+today has build metadata (`+today`), which does not tell versions apart; leave it out");
     insta::assert_snapshot!(error_with("\"minilm\"", "\"default\""), @"line 16, column 22: `grants.models`: this model is granted already; remove one of the two");

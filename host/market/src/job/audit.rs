@@ -163,7 +163,7 @@ impl Job {
                     let is_late = late.is_some_and(|late| now.saturating_sub(its.since) > late);
                     return Say::Working { is_late };
                 }
-                State::Wrong => return Say::Spent,
+                State::Wrong(_) => return Say::Spent,
                 State::Ended => failed += 1,
             }
         }

@@ -1,6 +1,9 @@
 //! A job as a person looks at it: each shard, and what became of its leases.
 
+use std::collections::BTreeSet;
+
 use skep_evidence::{AccountId, Credits};
+use skep_registry::Digest;
 
 use super::{Finding, Job, State};
 
@@ -49,6 +52,53 @@ impl Job {
         paid.map(|attempt| attempt.encoding.as_slice())
     }
 
+    /// What was delivered for a shard, and by whom, in the order of its leases. Outputs that lost against
+    /// others are among it.
+    #[must_use]
+    pub fn outputs(&self, shard: u32) -> Vec<(AccountId, Digest)> {
+        let attempts = self.shards.get(shard as usize).map(|shard| &shard.attempts);
+        let delivered = attempts.into_iter().flatten().filter_map(|attempt| {
+            let (State::Delivered(output) | State::Audited(output) | State::Wrong(output)) =
+                attempt.state
+            else {
+                return None;
+            };
+            Some((attempt.provider, output.digest))
+        });
+        delivered.collect()
+    }
+
+    /// Outputs that were delivered and do not count, since others delivered something else.
+    #[must_use]
+    pub fn lost_outputs(&self) -> BTreeSet<Digest> {
+        let mut lost = BTreeSet::new();
+        for number in 0..self.plan.shards {
+            if let Some(accepted) = self.accepted(number) {
+                let outputs = self.outputs(number).into_iter();
+                lost.extend(
+                    outputs
+                        .map(|(_, output)| output)
+                        .filter(|output| *output != accepted),
+                );
+            }
+        }
+        lost
+    }
+
+    /// Where the accepted output of each shard that is put together lies in the result: its first byte,
+    /// and how many it has.
+    #[must_use]
+    pub fn places(&self) -> Vec<(u64, u64)> {
+        let assembled = self.shards.iter().take(self.assembled as usize);
+        let lengths = assembled.map(|shard| shard.accepted_bytes().unwrap_or(0));
+        let places = lengths.scan(0_u64, |start, bytes| {
+            let place = (*start, bytes);
+            *start = start.saturating_add(bytes);
+            Some(place)
+        });
+        places.collect()
+    }
+
     /// Every shard, in order.
     #[must_use]
     pub fn view(&self) -> Vec<ShardView> {
@@ -62,7 +112,7 @@ impl Job {
                     state: match attempt.state {
                         State::Open => AttemptState::Open,
                         State::Ended => AttemptState::Ended,
-                        State::Wrong => AttemptState::Outvoted,
+                        State::Wrong(_) => AttemptState::Outvoted,
                         State::Audited(_) => AttemptState::Audited,
                         State::Delivered(output) => match shard.accepted {
                             Some(accepted) if accepted != output.digest => AttemptState::Outvoted,
@@ -73,7 +123,7 @@ impl Job {
                     audit: (!attempt.auditors.is_empty()).then_some(match attempt.state {
                         State::Open | State::Audited(_) => None,
                         State::Delivered(_) => Some(Finding::Passed),
-                        State::Wrong => Some(Finding::Wrong),
+                        State::Wrong(_) => Some(Finding::Wrong),
                         State::Ended => Some(Finding::Undecided),
                     }),
                 })

@@ -23,6 +23,19 @@ pub enum Job {
         /// The job's name, or the beginning of it.
         job: String,
     },
+    /// Have a verifier judge the outputs that there are of a job's shards: those that count, and
+    /// those that were found different. What it says costs nobody anything.
+    Check {
+        /// The job's name, or the beginning of it.
+        job: String,
+        /// The verifier: a package of the world `verifier`, by its folder, file, name, digest or
+        /// ticket.
+        #[arg(long, value_name = "PACKAGE")]
+        verifier: String,
+        /// Only this shard, from 0.
+        #[arg(long)]
+        shard: Option<u32>,
+    },
     /// Write the result of a job that is done.
     Result {
         /// The job's name, or the beginning of it.

@@ -8,7 +8,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use skep_evidence::Credits;
 
 use crate::requests::Progress;
-use crate::requests::jobs::{AccountView, AuditLine, AuditState, JobState, JobView, Judged};
+use crate::requests::jobs::{
+    AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobView, Judged,
+};
 
 /// The shards of a job: a bar for each that is being worked on, or plain lines where nobody looks.
 #[derive(Default)]
@@ -134,6 +136,25 @@ pub fn print_judged(judged: &Judged) {
     match &judged.spared {
         Some(why) => println!("  nothing is taken here: {why}"),
         None => println!("  fined     {}", Credits::from_micro(judged.fined_micro)),
+    }
+}
+
+/// Prints what a verifier says.
+pub fn print_checked(checked: &Checked) {
+    println!("job {} by verifier {}", checked.job, checked.verifier);
+    for line in &checked.verdicts {
+        let finding = match line.finding {
+            FindingName::Right => "right",
+            FindingName::Wrong => "wrong",
+            FindingName::Undecided => "undecided",
+        };
+        println!(
+            "  shard {:<4}{finding:<10}{} {}: {}",
+            line.shard,
+            short(&line.provider),
+            short(&line.output),
+            line.evidence
+        );
     }
 }
 

@@ -25,6 +25,15 @@ pub enum JobRequest {
         /// Its name, or the beginning of it.
         job: String,
     },
+    /// Have a verifier judge the outputs of a job's shards.
+    Check {
+        /// Its name, or the beginning of it.
+        job: String,
+        /// The verifier: a path, a reference, a digest or a ticket.
+        verifier: String,
+        /// Only this shard.
+        shard: Option<u32>,
+    },
     /// Write the result of a job that is done.
     Result {
         /// Its name, or the beginning of it.
@@ -217,6 +226,44 @@ pub struct PaidLine {
     pub account: String,
     /// How much, in micro-credits.
     pub micro: u64,
+}
+
+/// What a verifier says of a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Checked {
+    /// The job.
+    pub job: String,
+    /// The digest of the verifier's component.
+    pub verifier: String,
+    /// What it says of each output.
+    pub verdicts: Vec<VerdictLine>,
+}
+
+/// What a verifier finds of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingName {
+    /// It is what the work gives.
+    Right,
+    /// It is not.
+    Wrong,
+    /// It cannot tell.
+    Undecided,
+}
+
+/// What a verifier says of one output of one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictLine {
+    /// The shard, from 0.
+    pub shard: u32,
+    /// The account that delivered it.
+    pub provider: String,
+    /// The digest of the output.
+    pub output: String,
+    /// What it finds.
+    pub finding: FindingName,
+    /// Why, in its own words.
+    pub evidence: String,
 }
 
 /// What came of an accusation.

@@ -1,8 +1,8 @@
 //! Jobs over other nodes, and the work of others' jobs here.
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
-//! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk` and `folder`; the provider's is `provide`,
-//! `leisure` and `work`; `money` holds the key and the books of both.
+//! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk`, `check` and `folder`; the
+//! provider's is `provide`, `leisure` and `work`; `money` holds the key and the books of both.
 //!
 //! # What it must never do
 //!
@@ -13,6 +13,7 @@
 mod answer;
 mod around;
 mod attest;
+mod check;
 mod drive;
 mod folder;
 mod leisure;

@@ -7,8 +7,10 @@
 mod adapters;
 mod blob_streams;
 mod blobs;
+pub(crate) mod contents;
 mod encoders;
 mod io;
+mod reports;
 mod tensors;
 mod text;
 mod text_streams;
@@ -21,6 +23,8 @@ use crate::bindings::async_task::skep::model::text_streams::add_to_linker as tex
 use crate::bindings::async_task::skep::swarm::blob_streams::add_to_linker as blob_streams_to_linker;
 use crate::bindings::fine_tune::skep::train::training::add_to_linker as training_to_linker;
 use crate::bindings::task::Task;
+use crate::bindings::verifier::skep::verify::contents::add_to_linker as contents_to_linker;
+use crate::bindings::verifier::skep::verify::reports::add_to_linker as reports_to_linker;
 use crate::engine::EngineKind;
 use crate::state::State;
 
@@ -36,6 +40,8 @@ pub(crate) fn link(linker: &mut Linker<State>, kind: EngineKind) -> wasmtime::Re
         blob_streams_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
         text_streams_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     }
+    contents_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    reports_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     training_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     Task::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
 }

@@ -14,6 +14,7 @@ pub(crate) mod report;
 pub(crate) mod session;
 pub(crate) mod spec;
 mod task;
+pub(crate) mod verify;
 pub(crate) mod village;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,6 +67,7 @@ pub(crate) enum Work {
     Train(fine_tune::Work),
     Village(session::Work<village::Guest>),
     Render(session::Work<renderer::Guest>),
+    Verify(session::Work<verify::Guest>),
 }
 
 impl Sandbox {
@@ -171,6 +173,7 @@ async fn under_the_clock(
             Work::Train(work) => work.run(store, program).await,
             Work::Village(work) => work.run(store, program).await,
             Work::Render(work) => work.run(store, program).await,
+            Work::Verify(work) => work.run(store, program).await,
         };
         outcome.map_err(|ending| ending.explain(store.data()))?;
         repeatable::check(store.data())
@@ -259,6 +262,7 @@ fn report(store: &Store<State>, account: &Account, elapsed: Duration) -> RunRepo
         host_calls: state.host_calls,
         output_bytes: state.io.written,
         output_truncated: state.io.refused,
+        reports: state.reports.clone(),
         stored_bytes: state.stored.saturating_add(state.trainings.kept()),
         log,
         log_truncated,

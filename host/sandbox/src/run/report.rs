@@ -2,6 +2,15 @@
 
 use serde::Serialize;
 
+/// What a guest says of an output of somebody else: its word, and no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reported {
+    /// The digest of the output.
+    pub output: String,
+    /// Why it is not what it should be, in the guest's words.
+    pub evidence: String,
+}
+
 /// What a run did and what it used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RunReport {
@@ -38,6 +47,8 @@ pub struct RunReport {
     pub output_truncated: bool,
     /// Bytes put into the blob store: those that the guest wrote, and those fetched for it.
     pub stored_bytes: u64,
+    /// What the guest reported of others' outputs.
+    pub reports: Vec<Reported>,
     /// What the guest printed, up to its limit.
     pub log: String,
     /// Whether it printed more.

@@ -43,6 +43,20 @@ fn assert_paid(requester: &Path, honest: [&Node; 2], spent: u64, reward: u64) {
     assert_eq!(earned.iter().sum::<u64>(), spent);
 }
 
+/// Publishes the verifier that comes with skep in a node's home.
+fn publish_verifier(setting: &Setting, node: &Node) -> String {
+    let folder = setting.path("verifier");
+    fs::create_dir(&folder).unwrap();
+    let source = Built::root().join("guests/verifier");
+    for name in ["skep.toml", "README.md"] {
+        fs::copy(source.join(name), folder.join(name)).unwrap();
+    }
+    fs::copy(Built::component("verifier"), folder.join("verifier.wasm")).unwrap();
+    let published = node.ask(&["publish", &setting.text("verifier")]).unwrap();
+    let reference = published["published"]["reference"].as_str().unwrap();
+    reference.to_owned()
+}
+
 #[test]
 fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
     let setting = Setting::new(60);
@@ -77,6 +91,29 @@ fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
     assert_paid(requester.home(), [&a, &b], spent, 5 * CREDIT / 4);
     assert_eq!(line(requester.home(), "paid", &liar.account), 0);
     assert_eq!(line(requester.home(), "stakes", &liar.account), 0);
+
+    // A verifier that was published comes to the same, from the outputs that were kept.
+    let verifier = publish_verifier(&setting, &requester);
+    let name = job["job"].as_str().unwrap();
+    let check = |more: &[&str]| {
+        let check = ["job", "check", name, "--verifier", &verifier];
+        requester.ask(&[&check[..], more].concat()).unwrap()
+    };
+    let checked = check(&[]);
+    let verdicts = checked["verdicts"].as_array().unwrap();
+    for verdict in verdicts {
+        let lied = verdict["provider"] == *liar.account;
+        let expected = if lied { "wrong" } else { "right" };
+        assert_eq!(verdict["finding"], expected, "{checked}");
+    }
+    let wrong = verdicts
+        .iter()
+        .filter(|verdict| verdict["finding"] == "wrong");
+    assert_eq!(wrong.count(), caught as usize, "{checked}");
+    let second = check(&["--shard", "1"]);
+    let second = second["verdicts"].as_array().unwrap();
+    assert!(second.iter().all(|verdict| verdict["shard"] == 1));
+    assert!(second.iter().all(|verdict| verdicts.contains(verdict)));
 
     // A third node judges by the file alone. It believes the draw only where the stakes by which
     // it was made are in its own ledger.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use skep_market::{AttemptId, AttemptState, Event, Finding, GaveUp, Job, Journal, ShardView};
 
 use super::folder::{self, Folder, Spec};
-use super::{drive, failed, money, now, submit};
+use super::{check, drive, failed, money, now, submit};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{
     AccountAnswer, AuditLine, AuditState, JobAnswer, JobList, JobRequest, JobState, JobView,
@@ -66,6 +66,15 @@ pub async fn answer(
             let folder = folder::find(&service.home, &job)?;
             let job = cancel(service, &folder).await?;
             Ok(Response::Job(Box::new(JobAnswer { job })))
+        }
+        JobRequest::Check {
+            job,
+            verifier,
+            shard,
+        } => {
+            let folder = folder::find(&service.home, &job)?;
+            let checked = check::check(service, &folder, &verifier, shard, &progress).await?;
+            Ok(Response::Checked(Box::new(checked)))
         }
         JobRequest::Result { job, output } => {
             let folder = folder::find(&service.home, &job)?;
@@ -193,7 +202,7 @@ fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
     Ok(view(folder, &spec, &job, state, reason, |_| 0))
 }
 
-fn open(folder: &Folder, spec: &Spec) -> Result<(Journal, Job), Failure> {
+pub(super) fn open(folder: &Folder, spec: &Spec) -> Result<(Journal, Job), Failure> {
     let (journal, events) = Journal::open(&folder.journal(), spec.job).map_err(|error| {
         let failure = Failure::of(FailureKind::Busy, &error);
         Failure::new(

@@ -206,7 +206,7 @@ impl Driver {
             }
         }
         self.refund()?;
-        self.folder.set_over()
+        self.folder.set_over(&self.job.lost_outputs())
     }
 
     /// Writes events down, and only then lets the job know.

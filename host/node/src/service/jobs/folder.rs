@@ -5,7 +5,8 @@
 //! jobs/<job>/input        the records, copied: the file that was given may change
 //! jobs/<job>/labels       the labels file, if there is one
 //! jobs/<job>/journal.redb what happened
-//! jobs/<job>/outputs/     outputs of shards that are not in the result yet, by digest
+//! jobs/<job>/outputs/     outputs of shards that are not in the result, by digest: not yet, or because
+//!                         others delivered another
 //! jobs/<job>/result       the outputs that are, one behind the other
 //! jobs/<job>/candidates/  lists of those who may audit, by digest
 //! jobs/<job>/trail/       what was signed for each result, if results are audited
@@ -13,6 +14,7 @@
 //! jobs/<job>/over         there once the job has ended and everything is paid
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -214,37 +216,69 @@ impl Folder {
         self.path.join("over").exists()
     }
 
-    /// Says that nothing is left to be done.
-    pub fn set_over(&self) -> Result<(), Failure> {
-        let outputs = self.path.join("outputs");
-        fs::remove_dir_all(&outputs)
-            .and_then(|()| fs::create_dir(&outputs))
-            .and_then(|()| put(&self.path.join("over"), b""))
-            .map_err(failed)
+    /// Says that nothing is left to be done. Of the outputs only `kept` are not taken away.
+    pub fn set_over(&self, kept: &BTreeSet<Digest>) -> Result<(), Failure> {
+        let clear = || -> io::Result<()> {
+            for entry in fs::read_dir(self.path.join("outputs"))? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let digest = name.to_str().and_then(|name| name.parse::<Digest>().ok());
+                if digest.is_none_or(|digest| !kept.contains(&digest)) {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            put(&self.path.join("over"), b"")
+        };
+        clear().map_err(failed)
     }
 
-    /// The input of a shard, as its provider gets it.
-    pub fn shard(&self, spec: &Spec, number: u32) -> Result<Vec<u8>, Failure> {
-        let piece = spec.shards.get(number as usize).ok_or_else(|| {
-            Failure::new(
-                FailureKind::Failed,
-                format!("the job has no shard {number}"),
-            )
-        })?;
-        let read = || -> io::Result<(Vec<u8>, Vec<u8>)> {
+    /// An output that is kept beside the result, if it is.
+    pub fn kept(&self, digest: Digest) -> Result<Option<Vec<u8>>, Failure> {
+        match fs::read(self.output(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            bytes => bytes.map(Some).map_err(failed),
+        }
+    }
+
+    /// A part of the result.
+    pub fn part(&self, start: u64, bytes: u64) -> Result<Vec<u8>, Failure> {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(self.result())?;
+            file.seek(SeekFrom::Start(start))?;
+            let mut part = Vec::new();
+            file.take(bytes).read_to_end(&mut part)?;
+            Ok(part)
+        };
+        read().map_err(failed)
+    }
+
+    /// The records of a shard.
+    pub fn records(&self, spec: &Spec, number: u32) -> Result<Vec<u8>, Failure> {
+        let piece = piece(spec, number)?;
+        let read = || -> io::Result<Vec<u8>> {
             let mut file = File::open(self.path.join("input"))?;
             file.seek(SeekFrom::Start(piece.start))?;
             let mut records = vec![0; usize::try_from(piece.bytes).map_err(io::Error::other)?];
             file.read_exact(&mut records)?;
-            let labels = match fs::read(self.path.join("labels")) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-                labels => labels?,
-            };
-            Ok((records, labels))
+            Ok(records)
         };
-        let (records, labels) = read().map_err(failed)?;
+        read().map_err(failed)
+    }
+
+    /// The labels file, if there is one.
+    pub fn labels(&self) -> Result<Option<Vec<u8>>, Failure> {
+        match fs::read(self.path.join("labels")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            labels => labels.map(Some).map_err(failed),
+        }
+    }
+
+    /// The input of a shard, as its provider gets it.
+    pub fn shard(&self, spec: &Spec, number: u32) -> Result<Vec<u8>, Failure> {
+        let records = self.records(spec, number)?;
+        let labels = self.labels()?.unwrap_or_default();
         let input = ShardInput {
-            first_line: piece.first_line,
+            first_line: piece(spec, number)?.first_line,
             arguments: spec.arguments.clone(),
             labels: &labels,
             records: &records,
@@ -389,6 +423,14 @@ impl Folder {
             )
         })
     }
+}
+
+/// Where a shard lies in the input.
+fn piece(spec: &Spec, number: u32) -> Result<&Piece, Failure> {
+    spec.shards.get(number as usize).ok_or_else(|| {
+        let reason = format!("the job has no shard {number}");
+        Failure::new(FailureKind::Failed, reason)
+    })
 }
 
 /// Writes a file whole, or not at all.

@@ -1,0 +1,31 @@
+//! `skep:verify/reports`: what a guest reports of others' outputs, for whoever started the run.
+
+use skep_registry::Digest;
+
+use super::types::HostError;
+use crate::bindings::verifier::skep::verify::reports::Host;
+use crate::run::report::Reported;
+use crate::state::State;
+
+/// The most reports of one run.
+const REPORTS: usize = 64;
+/// The most bytes of one report's evidence.
+const EVIDENCE: usize = 4096;
+
+impl Host for State {
+    fn report(&mut self, output: String, evidence: String) -> Result<(), HostError> {
+        self.host_calls += 1;
+        if output.parse::<Digest>().is_err() {
+            return Err(HostError::invalid(
+                "a digest is 64 lower-case hexadecimal digits",
+            ));
+        }
+        if evidence.len() > EVIDENCE || self.reports.len() >= REPORTS {
+            return Err(HostError::invalid(
+                "a run makes at most 64 reports, and the evidence of each has at most 4,096 bytes",
+            ));
+        }
+        self.reports.push(Reported { output, evidence });
+        Ok(())
+    }
+}
