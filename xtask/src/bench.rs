@@ -20,6 +20,8 @@ pub struct Options {
     #[arg(long)]
     built: bool,
     /// For tuning: a Python that has PyTorch, transformers and PEFT, instead of one that is made.
+    /// For language models: one that has what `benches/requirements-llama.txt` says, which says too
+    /// how llama.cpp is built; without it skep's own figures alone are taken.
     #[arg(long)]
     python: Option<PathBuf>,
 }
@@ -35,6 +37,8 @@ enum Which {
     Embedding,
     /// One provider of jobs beside four, and what a shard costs.
     Jobs,
+    /// A language model beside llama.cpp, what adapters cost, and the engine beside its decoder.
+    Language,
     /// Fetching a large blob beside nginx, curl and b3sum.
     Swarm,
     /// A thousand turns of a hostile player in the village, with the grammar and without it.
@@ -113,6 +117,30 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             .arg(model);
         environment::run(&mut compare, "compare embeddings")?;
     }
+    if wanted(Which::Language) {
+        build_examples(
+            environment,
+            &["decoder_rates", "adapter_rates", "engine_rates"],
+        )?;
+        let rates = |name: &str| Command::new(example(environment, name));
+        environment::run(&mut rates("adapter_rates"), "measure what adapters cost")?;
+        for what in ["streams", "model"] {
+            environment::run(rates("engine_rates").arg(what), "measure the engine")?;
+        }
+        match &options.python {
+            Some(python) => {
+                let mut compare = Command::new(python);
+                compare
+                    .arg(environment.root.join("benches/llama_side_by_side.py"))
+                    .arg(example(environment, "decoder_rates"));
+                environment::run(&mut compare, "compare with llama.cpp")?;
+            }
+            None => println!(
+                "llama.cpp was left out: give --python a Python that has what \
+                 benches/requirements-llama.txt says"
+            ),
+        }
+    }
     if wanted(Which::Swarm) {
         build_examples(environment, &["transfer"])?;
         let mut compare = Command::new("python3");
@@ -138,7 +166,9 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
     if wanted(Which::Commitments) {
         build_examples(environment, &["commitments"])?;
         let python = python::with(environment, "commitments", &["gguf==0.19.0"])?;
-        let model = environment.root.join("models/skep-mini-lm/skep-mini-lm.gguf");
+        let model = environment
+            .root
+            .join("models/skep-mini-lm/skep-mini-lm.gguf");
         let folder = environment.target.join("commitments");
         let mut cheats = Command::new(python);
         cheats
