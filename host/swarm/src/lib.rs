@@ -59,6 +59,7 @@ mod mdns;
 mod node;
 mod own;
 mod packages;
+mod pieces;
 mod releases;
 mod repair;
 mod report;
