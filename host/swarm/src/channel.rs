@@ -1,4 +1,4 @@
-//! Conversations between two nodes over `skep/jobs/1`: frames in both directions, whose meaning is
+//! Conversations between two nodes over `skep/jobs/2`: frames in both directions, whose meaning is
 //! for whoever talks.
 //!
 //! One conversation for each bidirectional QUIC stream, on a connection of its own. A frame is its
@@ -27,7 +27,7 @@ use crate::ids::{NodeId, ProviderAddr};
 use crate::node::Swarm;
 
 /// The protocol's name in the TLS handshake.
-pub(crate) const ALPN: &[u8] = b"skep/jobs/1";
+pub(crate) const ALPN: &[u8] = b"skep/jobs/2";
 /// The longest frame, in bytes.
 pub const MAX_FRAME: usize = 128 << 10;
 /// Conversations that are answered at one moment.
