@@ -101,15 +101,18 @@ impl Job {
                 late.push(*number);
             }
         }
-        // Those that nobody has need a provider with room and what a lease may cost; once there is
-        // none, there is none for the others.
+        // Those that nobody has need a provider with room, and what a lease may cost; once one of
+        // them got none, there is none for the others. What failed everywhere is told all the same.
+        let mut is_stuck = false;
         for number in self.unfinished.difference(&self.open) {
+            let had = self.shards[*number as usize].attempts.len();
+            if is_stuck && had < self.plan.max_attempts as usize {
+                continue;
+            }
             if let Some(why) = self.decide_shard(*number, now, &mut choice, &mut decisions) {
                 return vec![give_up(now, why)];
             }
-            if choice.is_exhausted() || choice.left < self.plan.lease_limit {
-                break;
-            }
+            is_stuck = choice.is_exhausted() || choice.left < self.plan.lease_limit;
         }
         if decisions.is_empty() {
             for number in late {
