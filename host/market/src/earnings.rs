@@ -320,7 +320,7 @@ mod tests {
             let keep = |lease, n, since| earnings.keep(lease, finished(n), &owed(since)).unwrap();
             assert_eq!(keep(lease, 1, 10), finished(1));
             assert_eq!(keep(lease, 2, 10), finished(1));
-            let paid = receipt(1, 1, 2, 1, 1_000);
+            let paid = receipt(1, 2, 2, 1, 1_000);
             keep(paid.lease, 3, 20);
             let unpaid = |who, since| earnings.unpaid(account(who), since).unwrap();
             assert_eq!(unpaid(1, 0), credits(14));

@@ -72,9 +72,18 @@ impl CsvExtents {
                 (start, line, records) = (lines.position(), lines.number() + 1, 0);
             }
         }
-        // Blank lines at the end are nobody's record.
-        if let Some(last) = found.extents.last_mut() {
-            last.bytes += lines.position() - start;
+        let bytes = lines.position() - start;
+        match found.extents.last_mut() {
+            // Blank lines at the end are nobody's record.
+            Some(last) if records == 0 => last.bytes += bytes,
+            None if records == 0 => {}
+            // Behind the last one only blank lines were read a second time.
+            _ => found.extents.push(Extent {
+                start,
+                bytes,
+                line,
+                records,
+            }),
         }
         Ok(found)
     }
