@@ -16,6 +16,9 @@ use skep_weights::WeightsFile;
 
 use crate::error::LoadError;
 
+/// The most radians that a pair may turn by a position: models have 1 at most.
+const FASTEST: f64 = 1e6;
+
 /// A family of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -164,14 +167,15 @@ impl Config {
         if !self.head_dim.is_multiple_of(2) {
             return malformed(format!("a head of {} elements has no pairs", self.head_dim));
         }
+        // With larger ones, sound weights would give what is not finite.
         let numbers = [
-            ("epsilon", self.epsilon),
-            ("the scale of embeddings", self.embedding_scale),
-            ("the scale of attention", self.attention_scale),
+            ("epsilon", self.epsilon, 1.0),
+            ("the scale of embeddings", self.embedding_scale, 1024.0),
+            ("the scale of attention", self.attention_scale, 16.0),
         ];
-        for (what, number) in numbers {
-            if !(number.is_finite() && number > 0.0) {
-                return malformed(format!("{what} is {number}"));
+        for (what, number, most) in numbers {
+            if !(number > 0.0 && number <= most) {
+                return malformed(format!("{what} is {number}, not above 0 and up to {most}"));
             }
         }
         for layer in &self.layers {
@@ -179,7 +183,8 @@ impl Config {
                 return malformed("a sliding window of no tokens".to_owned());
             }
             let pairs = layer.frequencies.len();
-            if 2 * pairs > self.head_dim || layer.frequencies.iter().any(|f| !f.is_finite()) {
+            let turns = |frequency: &f64| (0.0..=FASTEST).contains(frequency);
+            if 2 * pairs > self.head_dim || !layer.frequencies.iter().all(turns) {
                 return malformed("rotary positions that do not fit a head".to_owned());
             }
         }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use safetensors::SafeTensors;
 use skep_decoder::{Batch, Config, Decoder, ForwardError, LoadError, Part, Workspace};
 use skep_kernels::Team;
@@ -297,6 +298,117 @@ fn configurations_that_lie_are_refused() {
         matches!(&error, LoadError::Architecture { architecture, .. } if architecture == "mamba")
     );
     assert!(error.to_string().contains("gemma3"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// One setting changed at will: an error, or a model whose logits are finite.
+    #[test]
+    fn a_changed_setting_never_breaks_a_model(
+        name in prop::sample::select(MODELS.to_vec()),
+        which in any::<prop::sample::Index>(),
+        value in prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<u64>().prop_map(Into::into),
+            (0_u64..200).prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            (-2.0_f64..2.0).prop_map(Into::into),
+            "[a-z_]{0,12}".prop_map(Into::into),
+            Just(serde_json::json!([])),
+            Just(serde_json::json!({})),
+        ],
+    ) {
+        // All settings, those of rotary positions among them, each by the way that leads to it.
+        fn settings(json: &serde_json::Value, to: &str, all: &mut Vec<String>) {
+            for (key, value) in json.as_object().into_iter().flatten() {
+                let to = format!("{to}/{key}");
+                settings(value, &to, all);
+                all.push(to);
+            }
+        }
+        let decoder = changed(name, |json| {
+            let mut all = Vec::new();
+            settings(json, "", &mut all);
+            *json.pointer_mut(&all[which.index(all.len())]).unwrap() = value.clone();
+        });
+        match decoder {
+            Ok(decoder) if decoder.config().context >= 8 => {
+                let mut session = Session::new(&decoder, KvFormat::F32, 1);
+                let logits = session.feed(&[3, 4, 5, 6, 7, 8, 9, 10], &[7]);
+                prop_assert!(logits.iter().all(|x| x.is_finite()));
+            }
+            Ok(_) => {}
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
+/// The configuration as it was written before transformers 5: rotary positions in keys of their
+/// own, and Gemma's kinds of layers as one number. `kind` is what the kind of scaling was called.
+fn older(json: &mut serde_json::Value, kind: &str) {
+    let keys = json.as_object_mut().unwrap();
+    let rope = keys.remove("rope_parameters").unwrap();
+    let full = rope.get("full_attention").unwrap_or(&rope).clone();
+    let mut scaling = full.as_object().unwrap().clone();
+    keys.insert("rope_theta".into(), scaling.remove("rope_theta").unwrap());
+    let named = scaling.remove("rope_type").unwrap();
+    scaling.insert(kind.into(), named.clone());
+    let scaling = (named != "default").then_some(scaling);
+    keys.insert("rope_scaling".into(), serde_json::json!(scaling));
+    if let Some(sliding) = rope.get("sliding_attention") {
+        keys.insert("rope_local_base_freq".into(), sliding["rope_theta"].clone());
+        keys.insert("sliding_window_pattern".into(), 2.into());
+    }
+    keys.remove("layer_types");
+    keys.remove("_sliding_window_pattern");
+}
+
+#[test]
+fn older_configurations_mean_the_same() {
+    for name in MODELS {
+        // Not the base that counts where nothing is said.
+        let sliding = |json: &mut serde_json::Value| {
+            if let Some(rope) = json["rope_parameters"].get_mut("sliding_attention") {
+                rope["rope_theta"] = 20_000.0.into();
+            }
+        };
+        let want = changed(name, sliding).unwrap();
+        for kind in ["rope_type", "type"] {
+            let got = changed(name, |json| {
+                sliding(json);
+                older(json, kind);
+            });
+            assert_eq!(got.unwrap().config(), want.config(), "{name} {kind}");
+        }
+        // Each of the older keys is read.
+        let keys: &[&str] = match name {
+            "llama" => &["rope_theta", "rope_scaling"],
+            "qwen2" | "qwen3" => &["rope_theta"],
+            "mistral" => &["sliding_window"],
+            "gemma3" => &[
+                "rope_theta",
+                "rope_scaling",
+                "rope_local_base_freq",
+                "sliding_window_pattern",
+                "sliding_window",
+            ],
+            _ => &[],
+        };
+        for key in keys {
+            let without = changed(name, |json| {
+                sliding(json);
+                older(json, "rope_type");
+                json.as_object_mut().unwrap().remove(*key).unwrap();
+            });
+            assert_ne!(
+                without.unwrap().config(),
+                want.config(),
+                "{name} without {key}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,233 +1,23 @@
 //! GGUF files of the same models: written here from the Hugging Face folders, as llama.cpp's
-//! converter lays them out, they give the same logits.
+//! converter lays them out, they give the same logits; and files whose metadata lie.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "common/gguf.rs"]
+mod written;
 
 use std::path::{Path, PathBuf};
 
-use skep_decoder::{AdapterWeights, Batch, Decoder, Part, Workspace};
+use proptest::prelude::*;
+use skep_decoder::{AdapterWeights, Batch, Config, Decoder, LoadError, Part, Workspace};
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages};
-use skep_weights::{PackedFormat, WeightsFile};
+use skep_weights::WeightsFile;
+use written::{Contents, Value, convert};
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/models")
         .join(name)
-}
-
-/// A value of a GGUF file's metadata.
-enum Value<'a> {
-    U32(u32),
-    F32(f32),
-    Text(&'a str),
-}
-
-/// A tensor: its name, its dimensions with the outermost first, its type's number, its bytes.
-type Tensor = (String, Vec<u64>, u32, Vec<u8>);
-
-fn write_gguf(path: &Path, metadata: &[(String, Value<'_>)], tensors: &[Tensor]) {
-    let mut out = b"GGUF".to_vec();
-    let text = |out: &mut Vec<u8>, text: &str| {
-        out.extend((text.len() as u64).to_le_bytes());
-        out.extend(text.as_bytes());
-    };
-    out.extend(3_u32.to_le_bytes());
-    out.extend((tensors.len() as u64).to_le_bytes());
-    out.extend((metadata.len() as u64).to_le_bytes());
-    for (key, value) in metadata {
-        text(&mut out, key);
-        match value {
-            Value::U32(value) => {
-                out.extend(4_u32.to_le_bytes());
-                out.extend(value.to_le_bytes());
-            }
-            Value::F32(value) => {
-                out.extend(6_u32.to_le_bytes());
-                out.extend(value.to_le_bytes());
-            }
-            Value::Text(value) => {
-                out.extend(8_u32.to_le_bytes());
-                text(&mut out, value);
-            }
-        }
-    }
-    let mut data = Vec::new();
-    for (name, shape, kind, bytes) in tensors {
-        text(&mut out, name);
-        out.extend((shape.len() as u32).to_le_bytes());
-        for extent in shape.iter().rev() {
-            out.extend(extent.to_le_bytes());
-        }
-        out.extend(kind.to_le_bytes());
-        out.extend((data.len() as u64).to_le_bytes());
-        data.extend(bytes);
-        data.resize(data.len().next_multiple_of(32), 0);
-    }
-    out.resize(out.len().next_multiple_of(32), 0);
-    out.extend(data);
-    std::fs::write(path, out).unwrap();
-}
-
-/// Rounds rows to blocks of Q8_0: the largest magnitude of 32 becomes 127.
-fn to_q8_0(values: &[f32]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for block in values.chunks_exact(32) {
-        let most = block.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-        let scale = f16_bits(most / 127.0);
-        out.extend(scale.to_le_bytes());
-        let scale = f16_value(scale);
-        for x in block {
-            let rounded = if scale > 0.0 {
-                (x / scale).round()
-            } else {
-                0.0
-            };
-            out.push(rounded.clamp(-127.0, 127.0) as i8 as u8);
-        }
-    }
-    out
-}
-
-/// The half-precision number next below, which is near enough for a scale.
-fn f16_bits(value: f32) -> u16 {
-    if value == 0.0 {
-        return 0;
-    }
-    let bits = value.to_bits();
-    let exponent = ((bits >> 23) & 0xff) as i32 - 127 + 15;
-    assert!((1..31).contains(&exponent), "{value} is no normal half");
-    ((exponent as u16) << 10) | ((bits >> 13) & 0x3ff) as u16
-}
-
-fn f16_value(bits: u16) -> f32 {
-    if bits == 0 {
-        return 0.0;
-    }
-    let exponent = i32::from(bits >> 10) - 15;
-    (1.0 + f32::from(bits & 0x3ff) / 1024.0) * 2.0_f32.powi(exponent)
-}
-
-/// Puts the rows of each head in the order of the original Llama: pairs side by side.
-fn in_pairs(bytes: &[u8], heads: usize, rows: usize) -> Vec<u8> {
-    let row = bytes.len() / rows;
-    let dim = rows / heads;
-    (0..rows)
-        .flat_map(|to| {
-            let (head, place) = (to / dim, to % dim);
-            let from = head * dim + place / 2 + (place % 2) * (dim / 2);
-            bytes[from * row..(from + 1) * row].to_vec()
-        })
-        .collect()
-}
-
-/// Converts a folder; matrices are rounded to Q8_0 if that is wanted.
-fn convert(name: &str, architecture: &str, rounded: bool, path: &Path) {
-    let weights = WeightsFile::open(&folder(name)).unwrap();
-    let text = std::fs::read(folder(name).join("config.json")).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    let figure = |key: &str| json[key].as_u64().unwrap() as u32;
-    let (heads, kv_heads) = (figure("num_attention_heads"), figure("num_key_value_heads"));
-    let dim = json["head_dim"]
-        .as_u64()
-        .map_or(figure("hidden_size") / heads, |dim| dim as u32);
-    let rope = &json["rope_parameters"];
-    let base = rope["rope_theta"].as_f64().unwrap();
-    let key = |key: &str| format!("{architecture}.{key}");
-    let metadata = [
-        ("general.architecture".to_owned(), Value::Text(architecture)),
-        (key("block_count"), Value::U32(figure("num_hidden_layers"))),
-        (key("context_length"), Value::U32(512)),
-        (key("embedding_length"), Value::U32(figure("hidden_size"))),
-        (
-            key("feed_forward_length"),
-            Value::U32(figure("intermediate_size")),
-        ),
-        (key("attention.head_count"), Value::U32(heads)),
-        (key("attention.head_count_kv"), Value::U32(kv_heads)),
-        (key("attention.key_length"), Value::U32(dim)),
-        (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-6)),
-        (key("rope.freq_base"), Value::F32(base as f32)),
-    ];
-    let mut tensors = Vec::new();
-    for hugging in weights.names() {
-        let tensor = weights.tensor(hugging).unwrap();
-        let mut values = vec![0.0; tensor.rows() * tensor.columns()];
-        tensor.dequantize(&mut values).unwrap();
-        let is_matrix = tensor.shape().len() == 2;
-        // A row of 48 elements is no whole number of blocks.
-        let (kind, mut bytes) = if is_matrix && rounded && tensor.columns().is_multiple_of(32) {
-            (8, to_q8_0(&values))
-        } else if is_matrix {
-            assert_eq!(tensor.format(), PackedFormat::BF16);
-            (30, tensor.bytes().to_vec())
-        } else {
-            (0, values.iter().flat_map(|x| x.to_le_bytes()).collect())
-        };
-        let gguf = gguf_name(hugging);
-        let paired =
-            |heads: u32, bytes: &[u8]| in_pairs(bytes, heads as usize, (heads * dim) as usize);
-        if architecture == "llama" && gguf.contains("attn_q.") {
-            bytes = paired(heads, &bytes);
-        } else if architecture == "llama" && gguf.contains("attn_k.") {
-            bytes = paired(kv_heads, &bytes);
-        }
-        tensors.push((gguf, tensor.shape().to_vec(), kind, bytes));
-    }
-    if rope["rope_type"] == "llama3" {
-        // What to divide each frequency by, as the converter computes it.
-        let of = |key: &str| rope[key].as_f64().unwrap();
-        let (factor, low, high) = (of("factor"), of("low_freq_factor"), of("high_freq_factor"));
-        let original = of("original_max_position_embeddings");
-        let factors: Vec<u8> = (0..dim / 2)
-            .flat_map(|i| {
-                let frequency = base.powf(-2.0 * f64::from(i) / f64::from(dim));
-                let wavelength = std::f64::consts::TAU / frequency;
-                let divisor = if wavelength < original / high {
-                    1.0
-                } else if wavelength > original / low {
-                    factor
-                } else {
-                    let smooth = (original / wavelength - low) / (high - low);
-                    1.0 / ((1.0 - smooth) / factor + smooth)
-                };
-                (divisor as f32).to_le_bytes()
-            })
-            .collect();
-        tensors.push((
-            "rope_freqs.weight".to_owned(),
-            vec![u64::from(dim / 2)],
-            0,
-            factors,
-        ));
-    }
-    write_gguf(path, &metadata, &tensors);
-}
-
-fn gguf_name(hugging: &str) -> String {
-    let mut name = hugging.trim_start_matches("model.").to_owned();
-    for (from, to) in [
-        ("embed_tokens", "token_embd"),
-        ("lm_head", "output"),
-        ("layers.", "blk."),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-    ] {
-        name = name.replace(from, to);
-    }
-    if name == "norm.weight" {
-        "output_norm.weight".to_owned()
-    } else {
-        name
-    }
 }
 
 /// With an adapter of `tests/adapters`, or without.
@@ -277,7 +67,7 @@ fn a_gguf_file_is_the_same_model() {
         let want = logits(&Decoder::load(&folder(name)).unwrap(), None);
         for (rounded, tolerance) in [(false, 1e-4), (true, 0.2)] {
             let path = scratch.path().join(format!("{name}-{rounded}.gguf"));
-            convert(name, architecture, rounded, &path);
+            convert(&folder(name), architecture, rounded).write(&path);
             let decoder = Decoder::load(&path).unwrap();
             let got = logits(&decoder, None);
             let difference = difference(&want, &got);
@@ -298,7 +88,7 @@ fn a_gguf_file_is_the_same_model() {
 fn an_adapter_does_the_same_to_a_gguf_file() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("llama.gguf");
-    convert("llama", "llama", false, &path);
+    convert(&folder("llama"), "llama", false).write(&path);
     let hugging = Decoder::load(&folder("llama")).unwrap();
     let gguf = Decoder::load(&path).unwrap();
     for name in ["plain", "stable", "patterns", "layer"] {
@@ -315,8 +105,270 @@ fn an_adapter_does_the_same_to_a_gguf_file() {
 fn a_gguf_file_of_another_kind_says_what_it_is() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("clip.gguf");
-    let metadata = [("general.architecture".to_owned(), Value::Text("clip"))];
-    write_gguf(&path, &metadata, &[]);
+    let mut clip = Contents::default();
+    clip.set("general.architecture", Value::Text("clip".to_owned()));
+    clip.write(&path);
     let error = Decoder::load(&path).unwrap_err().to_string();
     assert!(error.contains("\"clip\" is not supported"), "{error}");
+}
+
+/// The tiny Gemma with its three layers again and again, its kinds of layers as the published
+/// models have them, and queries and keys scaled by `1 / √scalar`.
+fn gemma(to: &Path, layers: usize, pattern: usize, scalar: usize) {
+    let text = std::fs::read(folder("gemma3").join("config.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let kinds: Vec<_> = (1..=layers)
+        .map(|layer| match layer.is_multiple_of(pattern) {
+            true => "full_attention",
+            false => "sliding_attention",
+        })
+        .collect();
+    json["num_hidden_layers"] = layers.into();
+    json["layer_types"] = kinds.into();
+    json["query_pre_attn_scalar"] = scalar.into();
+    json["rope_parameters"]["sliding_attention"]["rope_theta"] = 20_000.0.into();
+    std::fs::write(to.join("config.json"), json.to_string()).unwrap();
+    let weights = WeightsFile::open(&folder("gemma3")).unwrap();
+    let mut tensors = Vec::new();
+    for name in weights.names() {
+        let tensor = weights.tensor(name).unwrap();
+        let Some((layer, rest)) = name
+            .strip_prefix("model.layers.")
+            .and_then(|name| name.split_once('.'))
+        else {
+            tensors.push((name.to_owned(), tensor));
+            continue;
+        };
+        let layer: usize = layer.parse().unwrap();
+        for layer in (layer..layers).step_by(3) {
+            tensors.push((format!("model.layers.{layer}.{rest}"), tensor.clone()));
+        }
+    }
+    let views = tensors.iter().map(|(name, tensor)| {
+        let shape = tensor.shape().iter().map(|side| *side as usize).collect();
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape, tensor.bytes());
+        (name, view.unwrap())
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    std::fs::write(to.join("model.safetensors"), bytes).unwrap();
+}
+
+/// What Gemma's files say with keys and names of their own, and the one thing that they do not
+/// say: the scale of attention, which is another one in the largest model alone.
+#[test]
+fn gemma_from_gguf_is_the_same_model() {
+    for (layers, pattern, scalar) in [(7, 6, 16), (3, 2, 16), (62, 6, 8)] {
+        let scratch = tempfile::tempdir().unwrap();
+        gemma(scratch.path(), layers, pattern, scalar);
+        let hugging = Decoder::load(scratch.path()).unwrap();
+        let path = scratch.path().join("gemma.gguf");
+        let mut contents = convert(scratch.path(), "gemma3", false);
+        if pattern != 6 {
+            let key = "gemma3.attention.sliding_window_pattern";
+            contents.set(key, Value::U32(pattern as u32));
+        }
+        contents.write(&path);
+        let gguf = Decoder::load(&path).unwrap();
+        let (want, got) = (hugging.config(), gguf.config());
+        let expected = Config {
+            norm_offset: 0.0,
+            ..want.clone()
+        };
+        assert_eq!(*got, expected, "{layers} layers");
+        assert_eq!(
+            got.layers.iter().filter(|l| l.window.is_none()).count(),
+            layers / pattern
+        );
+        let (want, got) = (logits(&hugging, None), logits(&gguf, None));
+        let difference = difference(&want, &got);
+        println!("{layers} layers: {difference:.1e}");
+        assert!(difference < 1e-4, "{layers} layers: {difference}");
+    }
+    // Without a window all layers attend to everything, as in models made of it since.
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("gemma.gguf");
+    let mut contents = convert(&folder("gemma3"), "gemma3", false);
+    let window = "gemma3.attention.sliding_window";
+    contents.metadata.retain(|(key, _)| key != window);
+    contents.write(&path);
+    let config = Decoder::load(&path).unwrap().config().clone();
+    assert!(config.layers.iter().all(|layer| layer.window.is_none()));
+}
+
+/// Loads a model after a change to its file.
+fn changed(contents: &Contents) -> Result<Decoder, LoadError> {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("model.gguf");
+    contents.write(&path);
+    Decoder::load(&path)
+}
+
+#[test]
+fn metadata_that_lie_are_refused() {
+    use Value::{F32, U32};
+    let text = |text: &str| Value::Text(text.to_owned());
+    let llama = convert(&folder("llama"), "llama", false);
+    assert!(changed(&llama).is_ok());
+    for (key, value) in [
+        ("block_count", U32(0)),
+        ("block_count", U32(3)),
+        ("block_count", U32(1 << 13)),
+        ("block_count", U32(u32::MAX)),
+        ("block_count", text("two")),
+        ("block_count", F32(2.0)),
+        ("context_length", U32(0)),
+        ("context_length", U32(u32::MAX)),
+        ("embedding_length", U32(0)),
+        ("embedding_length", U32(64)),
+        ("embedding_length", U32(u32::MAX)),
+        ("feed_forward_length", U32(0)),
+        ("feed_forward_length", U32(49)),
+        ("feed_forward_length", U32(u32::MAX)),
+        ("attention.head_count", U32(0)),
+        ("attention.head_count", U32(3)),
+        ("attention.head_count", U32(u32::MAX)),
+        ("attention.head_count_kv", U32(0)),
+        ("attention.head_count_kv", U32(3)),
+        ("attention.head_count_kv", U32(4)),
+        ("attention.head_count_kv", U32(u32::MAX)),
+        ("attention.key_length", U32(0)),
+        ("attention.key_length", U32(7)),
+        ("attention.key_length", U32(16)),
+        ("attention.key_length", U32(u32::MAX)),
+        ("attention.layer_norm_rms_epsilon", F32(0.0)),
+        ("attention.layer_norm_rms_epsilon", F32(-1e-6)),
+        ("attention.layer_norm_rms_epsilon", F32(f32::NAN)),
+        ("attention.layer_norm_rms_epsilon", F32(f32::INFINITY)),
+        ("attention.layer_norm_rms_epsilon", F32(1e9)),
+        ("attention.sliding_window", U32(0)),
+        ("attn_logit_softcapping", F32(50.0)),
+        ("final_logit_softcapping", F32(30.0)),
+        ("rope.freq_base", F32(0.0)),
+        ("rope.freq_base", F32(1.0)),
+        ("rope.freq_base", F32(f32::NAN)),
+        ("rope.freq_base_swa", F32(f32::INFINITY)),
+        ("rope.scaling.type", text("yarn")),
+        ("rope.scaling.type", U32(1)),
+    ] {
+        let mut lying = llama.clone();
+        lying.set(&format!("llama.{key}"), value.clone());
+        if key == "attention.key_length" {
+            // It would be refused for having the factors of another head.
+            lying
+                .tensors
+                .retain(|(name, ..)| name != "rope_freqs.weight");
+        }
+        let error = changed(&lying).unwrap_err();
+        println!("{key} = {value:?}: {error}");
+    }
+    for factor in [0.0, -8.0, 1e-30] {
+        let mut lying = llama.clone();
+        lying.set("llama.rope.scaling.type", text("linear"));
+        lying.set("llama.rope.scaling.factor", F32(factor));
+        let error = changed(&lying).unwrap_err();
+        assert!(matches!(error, LoadError::Malformed { .. }), "{error}");
+    }
+    let mut named = llama.clone();
+    named.set("general.architecture", U32(3));
+    assert!(matches!(changed(&named), Err(LoadError::Metadata(_))));
+    // Whatever has no default has to be there.
+    for key in [
+        "general.architecture",
+        "llama.block_count",
+        "llama.context_length",
+        "llama.embedding_length",
+        "llama.feed_forward_length",
+        "llama.attention.head_count",
+        "llama.attention.layer_norm_rms_epsilon",
+    ] {
+        let mut without = llama.clone();
+        without.metadata.retain(|(known, _)| known != key);
+        let error = changed(&without).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+    // What frequencies are divided by, and the embedding, whose rows are the vocabulary.
+    let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    for (shape, values) in [
+        (vec![3], vec![1.0; 3]),
+        (vec![2, 2], vec![1.0; 4]),
+        (vec![4], vec![1.0, 1.0, 0.0, 1.0]),
+        (vec![4], vec![1.0, -1.0, 1.0, 1.0]),
+        (vec![4], vec![1.0, 1.0, f32::NAN, 1.0]),
+    ] {
+        let mut lying = llama.clone();
+        lying
+            .tensors
+            .retain(|(name, ..)| name != "rope_freqs.weight");
+        let bytes: Vec<u8> = floats(&values);
+        lying
+            .tensors
+            .push(("rope_freqs.weight".to_owned(), shape, 0, bytes));
+        let error = changed(&lying).unwrap_err();
+        println!("{values:?}: {error}");
+    }
+    let mut without = llama.clone();
+    without
+        .tensors
+        .retain(|(name, ..)| name != "token_embd.weight");
+    let error = changed(&without).unwrap_err().to_string();
+    assert!(error.contains("token_embd.weight"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Bytes of the metadata and the list of tensors changed at will: an error, or a model that
+    /// runs.
+    #[test]
+    fn changed_bytes_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in prop::option::weighted(0.1, any::<prop::sample::Index>()),
+    ) {
+        let contents = convert(&folder("qwen3"), "qwen3", false);
+        let mut bytes = contents.bytes();
+        let data: usize = contents.tensors.iter().map(|t| t.3.len().next_multiple_of(32)).sum();
+        let head = bytes.len() - data;
+        for (at, value) in changes {
+            bytes[at.index(head)] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("model.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        match Decoder::load(&path) {
+            Ok(decoder) => {
+                let vocabulary = decoder.config().vocabulary;
+                if decoder.config().context >= 60 && vocabulary >= 153 {
+                    prop_assert_eq!(logits(&decoder, None).len(), 2 * vocabulary);
+                }
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+
+    /// Figures changed at will: an error, or a model whose logits are finite.
+    #[test]
+    fn changed_figures_never_break_a_model(
+        which in any::<prop::sample::Index>(),
+        figure in prop_oneof![0_u32..1024, any::<u32>()],
+        number in prop_oneof![-2.0_f32..2.0, any::<f32>()],
+    ) {
+        let mut contents = convert(&folder("gemma3"), "gemma3", false);
+        let places: Vec<usize> = (0..contents.metadata.len())
+            .filter(|n| !matches!(contents.metadata[*n].1, Value::Text(_)))
+            .collect();
+        let value = &mut contents.metadata[places[which.index(places.len())]].1;
+        *value = match value {
+            Value::U32(_) => Value::U32(figure),
+            _ => Value::F32(number),
+        };
+        if let Ok(decoder) = changed(&contents)
+            && decoder.config().context >= 60
+        {
+            prop_assert!(logits(&decoder, None).iter().all(|x| x.is_finite()));
+        }
+    }
 }

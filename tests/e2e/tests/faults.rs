@@ -381,33 +381,20 @@ fn one_record_of_ten_megabytes_is_a_shard_of_its_own() {
     assert_conserved(&requester, &[a.home()], spent(&job));
 }
 
-/// A job with a shard for each line, on two nodes that take eight at once.
-fn tiny_shards(tickets: usize) {
-    let setting = Setting::new(tickets);
+#[test]
+fn a_shard_for_each_line_comes_together_in_order() {
+    let setting = Setting::new(150);
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
-    // Cheap, so that what the job may cost is enough for each.
+    // Two at work on eight each, and cheap, so that what the job may cost is enough for each.
     let rules = "at-once = 8\nprice-per-teraflop = \"0.0001\"\n";
     let providers = ["a", "b"].map(|name| setting.provider(name, rules, 8));
     let nodes: Vec<&str> = providers.iter().map(ticket).collect();
     let more = ["--shards", "100000", "--max-price", "2"];
-    let begun = Instant::now();
     let job = requester.ask(&setting.submit(&nodes, &more)).unwrap();
     let input = fs::read(setting.path("tickets.jsonl")).unwrap();
     let lines = input.iter().filter(|byte| **byte == b'\n').count();
-    println!("{lines} shards in {:.1} s", begun.elapsed().as_secs_f64());
     setting.assert_right();
     assert_eq!(job["job"]["shards"].as_array().unwrap().len(), lines);
     let homes = providers.each_ref().map(Node::home);
     assert_conserved(requester.home(), &homes, spent(&job));
-}
-
-#[test]
-fn hundreds_of_tiny_shards_come_together_in_order() {
-    tiny_shards(150);
-}
-
-#[test]
-#[ignore = "takes many minutes: each shard embeds the examples of its labels anew"]
-fn ten_thousand_tiny_shards_come_together_in_order() {
-    tiny_shards(10_000);
 }

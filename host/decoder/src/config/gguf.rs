@@ -7,6 +7,12 @@ use super::scaling::Scaling;
 use super::{Architecture, Config, LayerConfig};
 use crate::error::LoadError;
 
+/// Of so many of Gemma 3's layers the last attends to all positions and the others slide.
+const GEMMA_PATTERN: usize = 6;
+
+/// The layers of Gemma 3's largest model, whose attention has a scale of its own.
+const LARGEST_GEMMA: usize = 62;
+
 /// Reads the metadata.
 pub fn read(file: &Gguf) -> Result<Config, LoadError> {
     let metadata = file.metadata();
@@ -48,9 +54,22 @@ pub fn read(file: &Gguf) -> Result<Config, LoadError> {
     if head_dim > 1 << 12 {
         return Err(malformed(format!("a head of {head_dim} elements")));
     }
+    for cap in ["final_logit_softcapping", "attn_logit_softcapping"] {
+        if number(cap)?.is_some_and(|cap| cap != 0.0) {
+            return Err(LoadError::Unsupported {
+                path: metadata.path().to_owned(),
+                what: "a soft cap on logits".to_owned(),
+            });
+        }
+    }
     let scaling = match metadata.get::<&str>(&key("rope.scaling.type"))? {
         None | Some("none") => Scaling::None,
-        Some("linear") => Scaling::Linear(number("rope.scaling.factor")?.unwrap_or(1.0)),
+        Some("linear") => match number("rope.scaling.factor")?.unwrap_or(1.0) {
+            factor if factor.is_finite() && factor > 0.0 => Scaling::Linear(factor),
+            factor => {
+                return Err(malformed(format!("rotary positions stretched by {factor}")));
+            }
+        },
         Some(other) => {
             return Err(LoadError::Unsupported {
                 path: metadata.path().to_owned(),
@@ -82,10 +101,20 @@ pub fn read(file: &Gguf) -> Result<Config, LoadError> {
     }
     let sliding = Rope::frequencies(local, head_dim);
     let window = optional("attention.sliding_window")?;
+    let pattern = match gemma {
+        true => optional("attention.sliding_window_pattern")?.unwrap_or(GEMMA_PATTERN),
+        false => 0,
+    };
+    // What queries and keys were scaled by in training is in no key: llama.cpp, which the files
+    // are made for, knows the one model by its layers that does not take the size of a head.
+    let scaled = match gemma && layers == LARGEST_GEMMA {
+        true => width.checked_div(heads).unwrap_or(0),
+        false => head_dim,
+    };
     let layers = (1..=layers)
         .map(|layer| {
-            // Five of six of Gemma 3's layers slide, all of others' if any.
-            let slides = window.is_some() && !(gemma && layer.is_multiple_of(6));
+            // All layers slide if any, but for Gemma 3's last of each pattern.
+            let slides = window.is_some() && !(pattern > 0 && layer.is_multiple_of(pattern));
             LayerConfig {
                 window: window.filter(|_| slides),
                 frequencies: if slides && gemma { &sliding } else { &full }.clone(),
@@ -110,7 +139,7 @@ pub fn read(file: &Gguf) -> Result<Config, LoadError> {
         // What Gemma adds to its norms' weights is in the file's already.
         norm_offset: 0.0,
         embedding_scale: if gemma { (width as f32).sqrt() } else { 1.0 },
-        attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+        attention_scale: (1.0 / (scaled as f64).sqrt()) as f32,
         gate: if gemma { Gate::GeluTanh } else { Gate::Silu },
         tied: file.tensor("output.weight").is_none(),
         rope_layout: match architecture {
