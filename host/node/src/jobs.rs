@@ -13,8 +13,8 @@ use crate::{absolute, place_of};
 
 /// What a provider has to have at stake for a job whose results are audited, unless the job says
 /// otherwise: as much as one proven fraud costs. Who makes something up at 5 % audits gets away with
-/// about 15 shards before it is caught, so that it loses by it wherever a shard costs less than 0.6
-/// credits.
+/// fewer than 20 shards before it is caught, so that it loses by it wherever a shard costs less than
+/// half a credit.
 const DEFAULT_STAKE: Credits = Credits::from_micro(10 * Credits::ONE);
 
 /// What a command about a job asks.
