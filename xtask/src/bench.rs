@@ -138,7 +138,7 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         debian::write_descriptions(&texts)?;
         // One text of 64 words a step and node, so that there are outer steps enough to compare.
         let mut compare = Command::new(example(environment, "together"));
-        compare.arg(texts).args(["--steps", "600", "--batch", "1"]);
+        compare.arg(texts).args(["--steps", "400", "--batch", "1"]);
         environment::run(&mut compare, "compare what nodes send")?;
     }
     Ok(())

@@ -55,7 +55,7 @@ pub enum Command {
     Run(Box<Run>),
     /// Walk through a village and talk to its people, whose words a language model writes.
     Play(Box<Play>),
-    /// Train an adapter of a language model on examples, which stay on this machine.
+    /// Train an adapter of a language model on examples, on this machine or with other nodes.
     Finetune(Box<Finetune>),
     /// Sign a package and offer it to the swarm.
     Publish(Publish),
@@ -220,6 +220,20 @@ pub struct Finetune {
     /// Throw away what an unfinished training of this name has kept, instead of going on with it.
     #[arg(long)]
     pub fresh: bool,
+    /// How many nodes train together, this one included. The examples are divided among them, so
+    /// the others see their part of them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub nodes: u16,
+    /// A node to train with, by its ticket, before those that the configuration names; may be given
+    /// several times.
+    #[arg(long, value_name = "TICKET")]
+    pub provider: Vec<String>,
+    /// How many steps each node makes between two of its contributions to the same weights.
+    #[arg(long, value_name = "STEPS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub every: u32,
+    /// How many seconds the others wait for a node that does not say what it has learned.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub patience: u64,
     /// The key to sign with.
     #[arg(long, default_value = "default")]
     pub key: String,

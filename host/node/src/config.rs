@@ -4,6 +4,7 @@
 mod attestation;
 mod hours;
 mod jobs;
+mod trainings;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +20,7 @@ use crate::home::Home;
 pub use attestation::Attestation;
 pub use hours::Hours;
 pub use jobs::Jobs;
+pub use trainings::Trainings;
 
 /// The owner's configuration.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub network: Network,
     /// What of others' work is done here.
     pub jobs: Jobs,
+    /// What of others' trainings is done here.
+    pub trainings: Trainings,
     /// How this node shows what it runs on, and what it believes of others.
     pub attestation: Attestation,
 }

@@ -169,6 +169,27 @@ fn print_finetuned(finetuned: &FineTuned) {
     if let (Some(before), Some(after)) = (metric("held-out-loss-before"), metric("held-out-loss")) {
         println!("  held out  loss {before:.4} before, {after:.4} after");
     }
+    if let Some(together) = &finetuned.together {
+        println!(
+            "  together  {} turns, {} of own contributions, {} sent in all",
+            together.turns,
+            bytes(together.contributed_bytes),
+            bytes(together.sent_bytes)
+        );
+        for node in &together.nodes {
+            let (name, count) = (short(&node.node), node.left_out.len());
+            println!(
+                "    {name}  counted {} times, left out {count}",
+                node.accepted
+            );
+            if let Some(last) = node.left_out.last() {
+                println!("      {}", last.why);
+            }
+            if let Some(gone) = &node.gone {
+                println!("      took no more part: {gone}");
+            }
+        }
+    }
     println!("  losses    {}", finetuned.losses.display());
     println!("  plot      {}", finetuned.plot.display());
     println!("  card      {}", finetuned.card.display());

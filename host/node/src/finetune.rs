@@ -2,7 +2,7 @@
 
 use crate::cli::Finetune;
 use crate::failure::{Failure, FailureKind};
-use crate::requests::{FineTuneRequest, Request};
+use crate::requests::{FineTuneRequest, Request, TogetherRequest};
 use crate::{absolute, limits_of, model_name, place_of};
 
 /// The request that the command line means.
@@ -32,6 +32,12 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
         key: options.key,
         limits: limits_of(options.limits),
         settings,
+        together: (options.nodes > 1).then_some(TogetherRequest {
+            nodes: options.nodes,
+            providers: options.provider,
+            every: options.every,
+            patience: options.patience,
+        }),
     })))
 }
 

@@ -128,6 +128,59 @@ pub struct FineTuneRequest {
     pub limits: Vec<(String, String)>,
     /// The recipe's settings.
     pub settings: Vec<(String, String)>,
+    /// With whom, if not alone.
+    #[serde(default)]
+    pub together: Option<TogetherRequest>,
+}
+
+/// How an adapter is trained by several nodes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TogetherRequest {
+    /// How many, this one included.
+    pub nodes: u16,
+    /// Tickets of nodes to ask before those of the configuration.
+    pub providers: Vec<String>,
+    /// Steps of each between two of its contributions to the same weights.
+    pub every: u32,
+    /// How many seconds each turn may wait for a node.
+    pub patience: u64,
+}
+
+/// What came of a training by several nodes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TogetherReport {
+    /// Turns in which all made a step together.
+    pub turns: u64,
+    /// Bytes of this node's own contributions, each counted once.
+    pub contributed_bytes: u64,
+    /// Bytes of all that this node has sent, with examples and what it passed on.
+    pub sent_bytes: u64,
+    /// The other nodes.
+    pub nodes: Vec<TogetherNode>,
+}
+
+/// A node that took part in a training.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TogetherNode {
+    /// Its id.
+    pub node: String,
+    /// Turns in which its contribution counted.
+    pub accepted: u64,
+    /// Turns in which it did not, and why.
+    pub left_out: Vec<LeftOut>,
+    /// Why it took no more part, if it did not until the end.
+    pub gone: Option<String>,
+}
+
+/// A contribution that did not count.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// In which round; none at the end.
+    pub round: Option<u32>,
+    /// To which fragment of the weights.
+    pub fragment: u16,
+    /// Why.
+    pub why: String,
 }
 
 /// How far a request has come.
@@ -335,6 +388,9 @@ pub struct FineTuned {
     pub steps: u64,
     /// What the recipe says that it came to.
     pub metrics: std::collections::BTreeMap<String, f64>,
+    /// What came of the other nodes, if there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<TogetherReport>,
     /// Wall time of this run.
     pub seconds: f64,
     /// What the sandbox measured of this run.

@@ -21,6 +21,7 @@ mod publish;
 mod remove;
 mod run;
 mod running;
+mod together;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -115,6 +116,7 @@ impl Service {
     pub async fn serve_jobs(self: &Arc<Self>) -> Result<(), Failure> {
         let _ = self.node.set(());
         jobs::provide(self).await?;
+        together::member::take_part(self).await?;
         self.swarm().await?.gossip();
         jobs::resume(self);
         Ok(())

@@ -83,4 +83,4 @@ pub mod records {
     };
 }
 pub use sandbox::{Sandbox, SandboxConfig};
-pub use training::{SavedAdapter, TrainingProgress, TrainingRoom};
+pub use training::{Meeting, Met, Others, SavedAdapter, TrainingProgress, TrainingRoom};

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skep_train::Trainer;
@@ -39,7 +40,37 @@ pub trait TrainingRoom: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be written.
     fn saved(&self, saved: &SavedAdapter) -> std::io::Result<()>;
+
+    /// Who trains the same adapter on other nodes, if anybody does.
+    fn others(&self) -> Option<Arc<dyn Others>> {
+        None
+    }
 }
+
+/// When a training meets with those on other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// Before its first batch.
+    Begin,
+    /// After so many steps since then.
+    After(u64),
+    /// Before its adapter is saved.
+    End,
+}
+
+/// Those who train the same adapter on other nodes. A guest knows nothing of them: between two of
+/// its steps the weights have become what all have agreed on.
+pub trait Others: Send + Sync + 'static {
+    /// Whether they are to be met then. Must return soon.
+    fn meets(&self, when: Meeting) -> bool;
+
+    /// Meets them, with all weights as they are here, and gives those to go on with. The run waits
+    /// meanwhile, and no thread does.
+    fn meet(&self, when: Meeting, weights: Vec<f32>) -> Met;
+}
+
+/// The weights to go on with, or why there are none.
+pub type Met = Pin<Box<dyn Future<Output = Result<Vec<f32>, String>> + Send>>;
 
 /// How far a training has come: `progress` of the contract.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,6 +123,8 @@ pub struct OpenTrainer {
     /// How many classes it learns, and what they are called, if that was said.
     pub(crate) classes: Option<u32>,
     pub(crate) class_names: Vec<String>,
+    /// Steps since those on other nodes were met first.
+    pub(crate) together: Option<u64>,
 }
 
 /// The trainer, for the length of a call. A call that panicked has left it in any state, so it is

@@ -1,5 +1,5 @@
-//! Conversations between two nodes over `skep/jobs/1`: frames in both directions, whose meaning is
-//! for whoever talks.
+//! Conversations between two nodes over `skep/jobs/1` and `skep/training/1`: frames in both
+//! directions, whose meaning is for whoever talks.
 //!
 //! One conversation for each bidirectional QUIC stream, on a connection of its own. A frame is its
 //! length as a big-endian `u32` and that many bytes. The one who asks opens it, and dropping either
@@ -26,8 +26,9 @@ use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::node::Swarm;
 
-/// The protocol's name in the TLS handshake.
+/// The protocols' names in the TLS handshake: of jobs, and of trainings by several nodes.
 pub(crate) const ALPN: &[u8] = b"skep/jobs/1";
+pub(crate) const TRAINING_ALPN: &[u8] = b"skep/training/1";
 /// The longest frame, in bytes.
 pub const MAX_FRAME: usize = 128 << 10;
 /// Conversations that are answered at one moment.
@@ -147,6 +148,57 @@ impl Channel {
         let mut frame = vec![0; length];
         self.recv.read_exact(&mut frame).await.map_err(ended)?;
         Ok(frame)
+    }
+
+    /// Sends more than fits into a frame: its length in 4 bytes, and then as many frames as it
+    /// takes.
+    ///
+    /// # Errors
+    ///
+    /// When it is longer than 4 bytes say, or as [`Channel::say`].
+    pub async fn say_whole(&mut self, whole: &[u8]) -> Result<(), ChannelError> {
+        let length = u32::try_from(whole.len()).map_err(|_| ChannelError::TooLong {
+            length: whole.len(),
+            limit: u32::MAX as usize,
+        })?;
+        self.say(&length.to_be_bytes()).await?;
+        for part in whole.chunks(MAX_FRAME) {
+            self.say(part).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for what was sent by [`Channel::say_whole`], of at most `limit` bytes, and no longer
+    /// than `patience` for each frame. It grows as frames come, whatever length was announced.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::hear`], or when frames are not what was announced.
+    pub async fn hear_whole(
+        &mut self,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<Vec<u8>, ChannelError> {
+        let announced = self.hear(4, patience).await?;
+        let Ok(announced) = <[u8; 4]>::try_from(announced) else {
+            let reason = "something else was said than how much would follow".to_owned();
+            return Err(ChannelError::Closed { reason });
+        };
+        let length = usize::try_from(u32::from_be_bytes(announced)).unwrap_or(usize::MAX);
+        if length > limit {
+            return Err(ChannelError::TooLong { length, limit });
+        }
+        let mut whole = Vec::new();
+        while whole.len() < length {
+            let part = self.hear(length - whole.len(), patience).await?;
+            // Frames of nothing would keep this going for ever.
+            if part.is_empty() {
+                let reason = "nothing was sent, again and again".to_owned();
+                return Err(ChannelError::Closed { reason });
+            }
+            whole.extend_from_slice(&part);
+        }
+        Ok(whole)
     }
 
     /// Returns once the other side has gone, for whoever works on its behalf and says nothing.
@@ -271,16 +323,34 @@ impl Swarm {
         let _ = self.inner.conversations.answerer.set(answerer);
     }
 
+    /// The same of conversations about a training by several nodes.
+    pub fn train_with(&self, answerer: Arc<dyn Answerer>) {
+        let _ = self.inner.trainings.answerer.set(answerer);
+    }
+
     /// Begins a conversation with another node.
     ///
     /// # Errors
     ///
     /// When it cannot be reached.
     pub async fn converse(&self, node: &ProviderAddr) -> Result<Channel, ChannelError> {
+        self.begin(node, ALPN).await
+    }
+
+    /// Begins a conversation with another node about a training by several nodes.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be reached.
+    pub async fn invite(&self, node: &ProviderAddr) -> Result<Channel, ChannelError> {
+        self.begin(node, TRAINING_ALPN).await
+    }
+
+    async fn begin(&self, node: &ProviderAddr, alpn: &[u8]) -> Result<Channel, ChannelError> {
         let unreachable = |reason: String| ChannelError::Unreachable { reason };
         let opening = async {
             let address = node.to_endpoint_addr();
-            let connecting = self.inner.endpoint.connect(address, ALPN).await;
+            let connecting = self.inner.endpoint.connect(address, alpn).await;
             let connection = connecting.map_err(|e| unreachable(explain(&e)))?;
             // Whoever lets nobody open a stream answers as little as one that is not there.
             let opened = connection.open_bi().await;

@@ -58,6 +58,7 @@ pub(crate) struct Inner {
     pub(crate) gate: Gate,
     pub(crate) releases: Arc<Releases>,
     pub(crate) conversations: Conversations,
+    pub(crate) trainings: Conversations,
     busy: Arc<Busy>,
     router: Router,
     own: Arc<Own>,
@@ -126,7 +127,7 @@ impl Swarm {
         let services: Services = Arc::new(Mutex::new(services));
         let events = gate.guard(config.limits.connections);
         let limits = Arc::new(config.limits);
-        let conversations = Conversations::default();
+        let (conversations, trainings) = (Conversations::default(), Conversations::default());
         let gossip = config.gossip.then(|| {
             let (endpoint, limits) = (endpoint.clone(), limits.clone());
             Gossip::new(endpoint, limits, own.clone(), &services)
@@ -137,7 +138,8 @@ impl Swarm {
                 BlobsProtocol::new(&blobs.store, Some(events)),
             )
             .accept(wire::ALPN, Answers::new(releases.clone(), &limits))
-            .accept(channel::ALPN, conversations.clone());
+            .accept(channel::ALPN, conversations.clone())
+            .accept(channel::TRAINING_ALPN, trainings.clone());
         if let Some(gossip) = &gossip {
             router = router.accept(gossip::ALPN, gossip.clone());
             let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,6 +155,7 @@ impl Swarm {
                 gate,
                 releases,
                 conversations,
+                trainings,
                 busy: Arc::default(),
                 router,
                 own,

@@ -10,12 +10,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::contribution::{Contribution, Header, Kind, Unsound, read_dense};
 use crate::error::{TogetherError, check_length};
 use crate::quantize::{BLOCK, Feedback, Precision};
 
 /// How nodes train together.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct DilocoConfig {
     /// Steps of each node between two outer steps of a fragment: H.
     pub every: u32,
@@ -50,6 +52,29 @@ impl Default for DilocoConfig {
 }
 
 impl DilocoConfig {
+    /// The fragment that is sent after so many steps, the first one being 1. Turns are spread
+    /// evenly over the steps between two of the same fragment's, the last fragment's at their end.
+    #[must_use]
+    pub fn sends(&self, step: u64) -> Option<Turn> {
+        // Settings that were not checked yet may be anything.
+        let every = u64::from(self.every.max(1));
+        let fragments = u64::from(self.fragments);
+        let into = step.checked_sub(1)? % every + 1;
+        let round = u32::try_from((step - 1) / every).ok()?;
+        // The first fragment whose turn is not before; turns differ, for there are not more
+        // fragments than steps.
+        let fragment = (into * fragments).div_ceil(every).checked_sub(1)?;
+        let turn = (fragment + 1) * every / fragments;
+        let fragment = u16::try_from(fragment).ok()?;
+        (turn == into).then_some(Turn { round, fragment })
+    }
+
+    /// The fragment that has to be here after so many steps.
+    #[must_use]
+    pub fn arrives(&self, step: u64) -> Option<Turn> {
+        self.sends(step.checked_sub(u64::from(self.overlap))?)
+    }
+
     fn check(&self, numbers: usize) -> Result<(), TogetherError> {
         let wrong = |what, got: String, want| Err(TogetherError::Setting { what, got, want });
         let blocks = numbers.div_ceil(BLOCK);
@@ -101,7 +126,7 @@ impl DilocoConfig {
 }
 
 /// A fragment's turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Turn {
     /// The fragment's how-manieth turn it is, counted from 0.
     pub round: u32,
@@ -172,28 +197,22 @@ impl Diloco {
         self.feedback.lost()
     }
 
-    /// The fragment that is sent after so many steps, the first one being 1. Turns are spread
-    /// evenly over the steps between two of the same fragment's, the last fragment's at their end.
+    /// The settings that all have.
     #[must_use]
-    pub fn sends(&self, step: u64) -> Option<Turn> {
-        let (every, fragments) = (
-            u64::from(self.config.every),
-            u64::from(self.config.fragments),
-        );
-        let into = step.checked_sub(1)? % every + 1;
-        let round = u32::try_from((step - 1) / every).ok()?;
-        // The first fragment whose turn is not before; turns differ, for there are not more
-        // fragments than steps.
-        let fragment = (into * fragments).div_ceil(every).checked_sub(1)?;
-        let turn = (fragment + 1) * every / fragments;
-        let fragment = u16::try_from(fragment).ok()?;
-        (turn == into).then_some(Turn { round, fragment })
+    pub fn config(&self) -> &DilocoConfig {
+        &self.config
     }
 
-    /// The fragment that has to be here after so many steps.
+    /// As [`DilocoConfig::sends`].
+    #[must_use]
+    pub fn sends(&self, step: u64) -> Option<Turn> {
+        self.config.sends(step)
+    }
+
+    /// As [`DilocoConfig::arrives`].
     #[must_use]
     pub fn arrives(&self, step: u64) -> Option<Turn> {
-        self.sends(step.checked_sub(u64::from(self.config.overlap))?)
+        self.config.arrives(step)
     }
 
     /// Which weights are a fragment. Whole blocks, as even as may be.

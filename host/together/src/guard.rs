@@ -4,6 +4,7 @@
 //! A contribution is as large as its node's share of the data and its learning rate make it, and
 //! those of honest nodes differ little. So one is believed up to some times the *median* norm of a
 //! round: as long as more than half of them are honest, a liar cannot move that beyond theirs. Of
+//! Gradients that are not clipped differ more than that from text to text. Of
 //! one or two contributions no median tells which is the liar's; then the norm that was believed
 //! in last counts, or one's own. What is not too large may still be wrong: that is for an audit
 //! that computes a step again.

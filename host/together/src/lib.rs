@@ -12,6 +12,7 @@
 //! | [`quantize`] | numbers in 8 or 4 bits, what is lost of them kept for the next time |
 //! | [`dct`] | the discrete cosine transform of chunks |
 //! | [`contribution`] | what goes over the wire, and reading it from strangers |
+//! | [`message`] | what a leader and the members of a training say to each other |
 //! | [`guard`] | whose contribution is left out, and why |
 //!
 //! # What it must never do
@@ -32,6 +33,7 @@ pub mod demo;
 pub mod diloco;
 mod error;
 pub mod guard;
+pub mod message;
 pub mod quantize;
 
 pub use contribution::{Contribution, Header, Unsound};

@@ -6,6 +6,7 @@
 //! 1901.09847).
 
 use half::bf16;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{TogetherError, check_length};
 
@@ -13,7 +14,7 @@ use crate::error::{TogetherError, check_length};
 pub const BLOCK: usize = 256;
 
 /// How many bits a number has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Precision {
     /// Codes from -127 to 127: 8.0625 bits a number with the scale.
     Int8,

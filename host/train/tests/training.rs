@@ -543,3 +543,33 @@ fn memory_is_charged_and_the_optimizer_moves_out_of_the_way() {
     assert!(paged > 0);
     println!("peak {peak} bytes, at least {most}, of which {paged} can move");
 }
+
+#[test]
+fn gradients_that_come_from_elsewhere_make_the_same_step() {
+    let texts = examples(&Reference::open("steps/reference.safetensors"));
+    let open = || Trainer::open(base("llama"), seed_lora(), &options()).unwrap();
+    let hyper = HyperParameters::default();
+    let (mut alone, mut together) = (open(), open());
+    let learn = |trainer: &mut Trainer| {
+        let batch = &texts[..2];
+        trainer
+            .forward_backward(batch, Loss::CrossEntropy, Divisor::Own)
+            .unwrap();
+    };
+    learn(&mut alone);
+    alone.optim_step(&hyper).unwrap();
+    let none = together.take_gradients();
+    assert!(matches!(none, Err(TrainError::NoGradient)));
+    learn(&mut together);
+    let taken = together.take_gradients().unwrap();
+    // They are gone, so that there is nothing to make a step with.
+    assert!(together.gradients().iter().all(|x| *x == 0.0));
+    assert!(together.optim_step(&hyper).is_err());
+    for wrong in [&taken[1..], &vec![f32::NAN; taken.len()]] {
+        assert!(together.add_gradients(wrong).is_err());
+        assert!(together.optim_step(&hyper).is_err());
+    }
+    together.add_gradients(&taken).unwrap();
+    together.optim_step(&hyper).unwrap();
+    assert_eq!(alone.weights(), together.weights());
+}

@@ -6,15 +6,16 @@
 
 mod plot;
 mod room;
+mod shared;
 pub mod trainings;
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_registry::{Digest, Limits, ModelGrant, ModelTask, PackageName, PublisherId};
-use skep_sandbox::{Program, RunReport, RunSpec, SavedAdapter};
+use skep_sandbox::{Others, Program, RunReport, RunSpec, SavedAdapter};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
 
@@ -30,6 +31,7 @@ use crate::keys;
 use crate::requests::{FineTuneRequest, FineTuned, Response};
 
 pub use room::CARD;
+pub use shared::{Visit, visit};
 
 /// Trains what is asked, and publishes the adapter on this node.
 pub async fn finetune(
@@ -60,8 +62,11 @@ pub async fn finetune(
     let (fresh, stop) = (request.fresh, Arc::clone(&entered.stop));
     let mut room = Room::open(folder.clone(), begun, fresh, stop, progress)?;
     room.share = request.share;
+    let led = shared::lead(service, &request, &base, &program).await?;
+    let (lead, own) = led.unzip();
+    room.others = lead.clone().map(|lead| lead as Arc<dyn Others>);
     let room = Arc::new(room);
-    let spec = spec(service, subject, &base, &room, &request).await?;
+    let spec = spec(service, subject, &base, &room, request.from.is_some()).await?;
     let sandbox = service.sandbox()?;
 
     let on_drop = StopOnDrop(Arc::clone(&entered.stop));
@@ -72,6 +77,7 @@ pub async fn finetune(
         room: Arc::clone(&room),
         settings: request.settings,
         data: request.data,
+        own,
     };
     let ran = tokio::task::spawn_blocking(move || work.run(&sandbox))
         .await
@@ -83,7 +89,12 @@ pub async fn finetune(
         let text = format!("cannot clear {}: {error}", folder.display());
         Failure::new(FailureKind::Failed, text)
     })?;
+    let together = match lead {
+        Some(lead) => Some(lead.report().await),
+        None => None,
+    };
     Ok(Response::FineTuned(Box::new(FineTuned {
+        together,
         finetuned: published.published,
         releases: published.releases,
         ticket: published.ticket,
@@ -114,18 +125,27 @@ struct Work {
     room: Arc<Room>,
     settings: Vec<(String, String)>,
     data: PathBuf,
+    /// The part of the data that is learned here, if others learn the rest.
+    own: Option<Vec<u8>>,
 }
 
 impl Work {
     fn run(self, sandbox: &skep_sandbox::Sandbox) -> Result<Done, Failure> {
-        let input = File::open(&self.data).map_err(|error| run::cannot_read(&self.data, &error))?;
+        let input: Box<dyn Read> = match self.own {
+            Some(own) => Box::new(Cursor::new(own)),
+            None => {
+                let file = File::open(&self.data);
+                let file = file.map_err(|error| run::cannot_read(&self.data, &error))?;
+                Box::new(BufReader::new(file))
+            }
+        };
         let folder = skep_sandbox::TrainingRoom::folder(&*self.room).to_owned();
         let output = run::create(&folder.join("output"))?;
         let ran = sandbox.train(
             &self.program,
             &self.spec,
             &self.settings,
-            BufReader::new(input),
+            input,
             output,
             &self.entered.cancel,
         );
@@ -225,11 +245,11 @@ async fn spec(
     subject: Subject,
     base: &BaseModel,
     room: &Arc<Room>,
-    request: &FineTuneRequest,
+    goes_on: bool,
 ) -> Result<RunSpec, Failure> {
     let BaseModel { base, task, path } = base;
     service.models.add(base.name.as_str(), base.digest, path)?;
-    let adapters = match request.from.is_some() {
+    let adapters = match goes_on {
         true => Some(Adapters {
             swarm: service.swarm().await?.clone(),
             runtime: Handle::current(),

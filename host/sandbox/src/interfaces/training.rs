@@ -30,7 +30,9 @@ use crate::bindings::task::skep::model::text::Prompt;
 use crate::error::{Quota, QuotaExcess};
 use crate::models::{BaseModel, ModelError};
 use crate::state::State;
-use crate::training::{OpenTrainer, SavedAdapter, TRAINERS, TrainingProgress, TrainingRoom, lock};
+use crate::training::{
+    Meeting, OpenTrainer, SavedAdapter, TRAINERS, TrainingProgress, TrainingRoom, lock,
+};
 
 /// Prompts that one call may have gone on with.
 const SAMPLES: usize = 64;
@@ -91,6 +93,20 @@ impl State {
             work(&mut *lock(&trainer)?, &account)
         });
         Ok(async { done.await? })
+    }
+
+    /// Meets those who train the same adapter on other nodes, if it is time, and goes on with what
+    /// all have agreed on.
+    async fn meet(&mut self, this: &Resource<OpenTrainer>, when: Meeting) -> Result<(), HostError> {
+        let others = self.spec.training.as_ref().and_then(|room| room.others());
+        let Some(others) = others.filter(|others| others.meets(when)) else {
+            return Ok(());
+        };
+        let trainer = Arc::clone(&self.table.get(this)?.trainer);
+        let weights = lock(&trainer)?.weights().to_vec();
+        let agreed = others.meet(when, weights).await;
+        let agreed = agreed.map_err(HostError::failed)?;
+        Ok(lock(&trainer)?.set_weights(&agreed)?)
     }
 
     /// Refuses to keep more than the run may: what it has put into the blob store, what else it
@@ -177,6 +193,7 @@ impl HostTrainer for State {
             parent: None,
             classes,
             class_names: Vec::new(),
+            together: None,
         })?;
         self.trainings.open += 1;
         self.lent.models.insert(info.digest, info.weights_bytes);
@@ -228,6 +245,10 @@ impl HostTrainer for State {
     ) -> Result<Outcome, HostError> {
         self.host_calls += 1;
         at_most_tokens(&batch)?;
+        if self.table.get(&this)?.together.is_none() {
+            self.meet(&this, Meeting::Begin).await?;
+            self.table.get_mut(&this)?.together = Some(0);
+        }
         let asked = loss(asked);
         let divisor = divisor.map_or(Divisor::Own, Divisor::Given);
         let work = move |trainer: &mut Trainer, account: &Account| {
@@ -256,7 +277,15 @@ impl HostTrainer for State {
             }),
             Err(error) => Err(error.into()),
         };
-        self.with_trainer(&this, work)?.await
+        let step = self.with_trainer(&this, work)?.await?;
+        // A step that was not made is none to meet after.
+        if !step.gradient_norm.is_nan()
+            && let Some(made) = self.table.get(&this)?.together
+        {
+            self.table.get_mut(&this)?.together = Some(made + 1);
+            self.meet(&this, Meeting::After(made + 1)).await?;
+        }
+        Ok(step)
     }
 
     async fn evaluate(
@@ -421,6 +450,9 @@ impl HostTrainer for State {
         self.host_calls += 1;
         check_metadata(&metadata)?;
         let room = self.room()?;
+        if self.table.get(&this)?.together.is_some() {
+            self.meet(&this, Meeting::End).await?;
+        }
         let open = self.table.get(&this)?;
         let (info, parent) = (about(&open.model), open.parent.clone());
         let classes = open.class_names.clone();

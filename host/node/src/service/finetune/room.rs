@@ -21,7 +21,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use skep_evidence::lineage::{self, Lineage, Named};
 use skep_registry::Digest;
-use skep_sandbox::{SavedAdapter, TrainingProgress, TrainingRoom};
+use skep_sandbox::{Others, SavedAdapter, TrainingProgress, TrainingRoom};
 
 use super::super::ProgressSender;
 use crate::failure::{Failure, FailureKind};
@@ -50,6 +50,8 @@ pub struct Room {
     begun: Begun,
     /// What the author asks for, in millionths of a price.
     pub share: u32,
+    /// Who trains the same adapter on other nodes.
+    pub others: Option<Arc<dyn Others>>,
     stop: Arc<AtomicBool>,
     progress: ProgressSender,
     kept: Mutex<Kept>,
@@ -102,6 +104,7 @@ impl Room {
             folder,
             begun,
             share: 0,
+            others: None,
             stop,
             progress,
             kept: Mutex::new(Kept {
@@ -264,6 +267,10 @@ impl TrainingRoom for Room {
                 ..step
             }),
         });
+    }
+
+    fn others(&self) -> Option<Arc<dyn Others>> {
+        self.others.clone()
     }
 
     fn is_to_stop(&self) -> bool {

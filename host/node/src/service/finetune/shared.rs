@@ -1,0 +1,184 @@
+//! A training that several nodes share: what this one has of it, whether it leads or takes part.
+//!
+//! Either way the recipe runs as it does alone, on a part of the examples; it does not know that
+//! there are others.
+
+use std::io::{self, Cursor};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_registry::Digest;
+use skep_sandbox::{Cancel, Others, Program};
+use skep_together::DilocoConfig;
+use skep_together::message::Invitation;
+use tokio::sync::mpsc;
+
+use super::room::{Begun, Room};
+use super::{recipe, spec};
+use crate::failure::{Failure, FailureKind};
+use crate::requests::FineTuneRequest;
+use crate::service::defaults::{BaseModel, any_base};
+use crate::service::run::{self, Subject};
+use crate::service::together::lead::{Guests, Lead};
+use crate::service::together::split::split;
+use crate::service::{Service, install};
+
+/// The setting that names an adapter to begin from. Other nodes begin from this one's weights.
+const FROM: &str = "from";
+
+/// Invites others, if the training is not this node's alone, and gives what is left to learn here.
+pub async fn lead(
+    service: &Service,
+    request: &FineTuneRequest,
+    base: &BaseModel,
+    program: &Program,
+) -> Result<Option<(Arc<Lead>, Vec<u8>)>, Failure> {
+    let Some(together) = &request.together else {
+        return Ok(None);
+    };
+    let recipe = match &request.recipe {
+        None => None,
+        Some(recipe) if recipe.parse::<Digest>().is_ok() => Some(recipe.clone()),
+        Some(_) => {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                "with --nodes, the recipe is the one that comes with skep, or an installed one by \
+                 its digest: other nodes have no others",
+            ));
+        }
+    };
+    let mut tickets = together.providers.clone();
+    tickets.extend(service.config.network.peers.iter().cloned());
+    let nodes = install::nodes_of(&tickets)?;
+    let parts = split(&request.data, usize::from(together.nodes))
+        .map_err(|error| run::cannot_read(&request.data, &error))?;
+    if parts.iter().any(Vec::is_empty) {
+        return Err(Failure::new(
+            FailureKind::Refused,
+            format!(
+                "{} has fewer examples than there are nodes",
+                request.data.display()
+            ),
+        ));
+    }
+    let own = parts.first().cloned().unwrap_or_default();
+    let settings = request.settings.iter();
+    let invitation = Invitation {
+        member: 0,
+        base: base.base.digest.to_string(),
+        base_name: base.base.name.to_string(),
+        recipe,
+        component: program.digest().to_string(),
+        settings: settings.filter(|(name, _)| name != FROM).cloned().collect(),
+        examples: 0,
+        how: how(together.every),
+    };
+    let guests = Guests {
+        nodes,
+        parts,
+        invitation,
+        patience: Duration::from_secs(together.patience),
+    };
+    let lead = Lead::invite(service.swarm().await?, guests).await?;
+    Ok(Some((Arc::new(lead), own)))
+}
+
+/// In 4 bits and in fragments, each of which is under way for a tenth of the steps between two of
+/// its turns; all at once where there are few.
+fn how(every: u32) -> DilocoConfig {
+    DilocoConfig {
+        every,
+        fragments: if every < 8 { 1 } else { 4 },
+        overlap: every / 10,
+        ..DilocoConfig::default()
+    }
+}
+
+/// Another node's training that this one takes part in.
+pub struct Visit {
+    subject: Subject,
+    program: Arc<Program>,
+    base: BaseModel,
+    settings: Vec<(String, String)>,
+}
+
+impl Visit {
+    /// Finds the base and the recipe, by their digests.
+    pub async fn find(service: &Service, base: &str, by: Option<String>) -> Result<Self, Failure> {
+        let base = any_base(service, base).await?;
+        let (progress, _) = mpsc::channel(1);
+        let request = FineTuneRequest {
+            data: PathBuf::new(),
+            base: None,
+            recipe: by,
+            from: None,
+            share: 0,
+            name: String::new(),
+            fresh: true,
+            key: String::new(),
+            limits: Vec::new(),
+            settings: Vec::new(),
+            together: None,
+        };
+        let subject = recipe(service, &request, &progress).await?;
+        let program = run::load(service, subject.component.clone()).await?;
+        Ok(Self {
+            subject,
+            program,
+            base,
+            settings: Vec::new(),
+        })
+    }
+
+    /// The same with the recipe's settings.
+    pub fn with(self, settings: Vec<(String, String)>) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// The digest of the recipe's component.
+    pub fn component(&self) -> String {
+        self.program.digest().to_string()
+    }
+}
+
+/// Trains on these examples, in a room that goes afterwards.
+pub async fn visit(
+    service: &Service,
+    visit: Visit,
+    others: Arc<dyn Others>,
+    examples: Cursor<Vec<u8>>,
+    cancel: Cancel,
+) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::of(FailureKind::Failed, &error);
+    let folder = tempfile::Builder::new()
+        .prefix("visit-")
+        .tempdir_in(service.home.path())
+        .map_err(failed)?;
+    let begun = Begun {
+        base: visit.base.base.digest.to_string(),
+        data: Digest::of(examples.get_ref()).to_string(),
+        recipe: visit.component(),
+    };
+    let (progress, _) = mpsc::channel(1);
+    let place = folder.path().join("room");
+    let mut room = Room::open(place, begun, true, Arc::default(), progress)?;
+    room.others = Some(others);
+    let room = Arc::new(room);
+    let spec = spec(service, visit.subject, &visit.base, &room, false).await?;
+    let sandbox = service.sandbox()?;
+    let ran = tokio::task::spawn_blocking(move || {
+        sandbox.train(
+            &visit.program,
+            &spec,
+            &visit.settings,
+            examples,
+            io::sink(),
+            &cancel,
+        )
+    });
+    let ran = ran
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    ran.map(drop).map_err(run::explain)
+}
