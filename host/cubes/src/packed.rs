@@ -79,8 +79,11 @@ pub fn words_of(
                 words[n] = word_at(weights, at + 4usize * n);
             }
         }
-        PackedFormat::Q4_0 => {
-            let at = row + piece * 18usize + 2usize;
+        PackedFormat::Q4_0 | PackedFormat::Q4_1 => {
+            // The integers are the last 16 bytes of a block.
+            let bytes = comptime!(format.block_bytes());
+            let start = comptime!(format.block_bytes() - 16);
+            let at = row + piece * bytes + start;
             #[unroll]
             for n in 0..4usize {
                 let both = word_at(weights, at + 4usize * n);
@@ -88,8 +91,11 @@ pub fn words_of(
                 words[4usize + n] = (both >> 4u32) & 0x0f0f_0f0fu32;
             }
         }
-        PackedFormat::Q5_0 => {
-            let at = row + piece * 22usize + 2usize;
+        PackedFormat::Q5_0 | PackedFormat::Q5_1 => {
+            // Before the last 16 bytes of a block there are the fifth bits.
+            let bytes = comptime!(format.block_bytes());
+            let start = comptime!(format.block_bytes() - 20);
+            let at = row + piece * bytes + start;
             let high = word_at(weights, at);
             #[unroll]
             for n in 0..4usize {
@@ -173,6 +179,15 @@ pub fn factors_of(
             factors[1usize] = -16.0f32 * scale;
             factors[2usize] = scale;
             factors[3usize] = -16.0f32 * scale;
+        }
+        PackedFormat::Q4_1 | PackedFormat::Q5_1 => {
+            let bytes = comptime!(format.block_bytes());
+            let scale = half_at(weights, row + piece * bytes);
+            let least = half_at(weights, row + piece * bytes + 2usize);
+            factors[0usize] = scale;
+            factors[1usize] = least;
+            factors[2usize] = scale;
+            factors[3usize] = least;
         }
         PackedFormat::Q4_K | PackedFormat::Q5_K => {
             let bytes = comptime!(format.block_bytes());

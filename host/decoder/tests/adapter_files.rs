@@ -5,8 +5,10 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{Tensors, folder, write_adapter, write_tensors};
+use common::{Row, Tensors, folder, forward, write_adapter, write_tensors};
+use proptest::prelude::*;
 use skep_decoder::{AdapterError, AdapterTarget, AdapterWeights, Decoder};
+use skep_kernels::kv::{KvFormat, KvPages};
 
 const QUERY: &str = "base_model.model.model.layers.0.self_attn.q_proj";
 
@@ -168,4 +170,77 @@ fn files_that_are_not_there_are_named() {
     let plain = folder("adapters/plain");
     let error = AdapterWeights::load(&plain, decoder.config(), "tiny", 32).unwrap_err();
     assert!(matches!(error, AdapterError::Shape(_)), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Bytes of either file changed at will, or a setting: an error, or an adapter that changes the
+    /// texts that have it and no others.
+    #[test]
+    fn changed_files_never_harm_others(
+        settings in any::<bool>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in prop::option::weighted(0.1, any::<prop::sample::Index>()),
+        setting in prop::option::of((
+            prop::sample::select(vec![
+                "peft_type", "r", "lora_alpha", "target_modules", "exclude_modules", "bias",
+                "layers_to_transform", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
+                "init_lora_weights",
+            ]),
+            prop_oneof![
+                Just(serde_json::Value::Null),
+                any::<bool>().prop_map(Into::into),
+                any::<i64>().prop_map(Into::into),
+                any::<f64>().prop_map(Into::into),
+                "[a-z_.*()\\[\\]{}0-9|+?]{0,16}".prop_map(Into::into),
+                prop::collection::vec("[a-z_]{0,8}", 0..3).prop_map(Into::into),
+                "[a-z_.*()\\[\\]]{0,8}".prop_map(|pattern| serde_json::json!({pattern: 4})),
+            ],
+        )),
+    ) {
+        let decoder = Decoder::load(&folder("models/llama")).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let targets = [AdapterTarget::Query, AdapterTarget::Value];
+        let to = scratch.path().to_owned();
+        write_adapter(to, decoder.config(), 4, &targets, 1);
+        let config = scratch.path().join("adapter_config.json");
+        if let Some((key, value)) = setting {
+            let text = std::fs::read(&config).unwrap();
+            let mut json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            json[key] = value;
+            std::fs::write(&config, json.to_string()).unwrap();
+        }
+        let file = match settings {
+            true => config,
+            false => scratch.path().join("adapter_model.safetensors"),
+        };
+        let mut bytes = std::fs::read(&file).unwrap();
+        // Elsewhere in the tensors a byte is but another number.
+        let length = bytes.len().min(1024);
+        for (at, value) in changes {
+            bytes[at.index(length)] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        std::fs::write(&file, bytes).unwrap();
+
+        let mut pages = KvPages::new(decoder.kv_shape(KvFormat::F32), 64);
+        let page_bytes = pages.memory().page_bytes();
+        match AdapterWeights::load(scratch.path(), decoder.config(), "tiny", page_bytes) {
+            Ok(weights) => {
+                let own = (3..3 + weights.adapter().pages() as u32).collect();
+                let adapter = weights.place(pages.memory_mut(), own).unwrap();
+                let tokens = [5, 6, 7];
+                let alone = forward(&decoder, 1, &mut pages, &[(&tokens, 0, &[0], None)]);
+                let rows: [Row<'_>; 2] =
+                    [(&tokens, 0, &[1], Some(&adapter)), (&tokens, 0, &[2], None)];
+                let both = forward(&decoder, 1, &mut pages, &rows);
+                prop_assert_eq!(&alone[0], &both[1]);
+                prop_assert_eq!(both[0].len(), decoder.config().vocabulary);
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
 }

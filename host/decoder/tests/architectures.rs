@@ -10,7 +10,9 @@ use skep_decoder::{Batch, Config, Decoder, ForwardError, LoadError, Part, Worksp
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages, PAGE_TOKENS};
 
-const MODELS: [&str; 6] = ["llama", "smollm", "mistral", "qwen2", "qwen3", "gemma3"];
+const MODELS: [&str; 7] = [
+    "llama", "llama2", "smollm", "mistral", "qwen2", "qwen3", "gemma3",
+];
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -409,6 +411,46 @@ fn older_configurations_mean_the_same() {
             );
         }
     }
+}
+
+/// The larger models of Gemma 3 see pictures too: their text part lies one level down, and its
+/// configuration leaves out what is as the class has it.
+#[test]
+fn the_text_part_of_a_larger_gemma_is_the_same_model() {
+    let scratch = tempfile::tempdir().unwrap();
+    let text = std::fs::read(folder("gemma3").join("config.json")).unwrap();
+    let mut text: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    older(&mut text, "rope_type");
+    for key in [
+        "rms_norm_eps",
+        "hidden_activation",
+        "rope_theta",
+        "rope_local_base_freq",
+    ] {
+        text.as_object_mut().unwrap().remove(key).unwrap();
+    }
+    let json = serde_json::json!({"model_type": "gemma3", "text_config": text});
+    std::fs::write(scratch.path().join("config.json"), json.to_string()).unwrap();
+    let bytes = std::fs::read(folder("gemma3").join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let moved = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (format!("language_model.{name}"), view));
+    let bytes = safetensors::serialize(moved, None).unwrap();
+    std::fs::write(scratch.path().join("model.safetensors"), bytes).unwrap();
+
+    let decoder = Decoder::load(scratch.path()).unwrap();
+    let reference = Reference::read("gemma3");
+    let mut session = Session::new(&decoder, KvFormat::F32, 1);
+    let outputs: Vec<usize> = reference.positions.iter().map(|p| *p as usize).collect();
+    let logits = session.feed(&reference.prompt, &outputs);
+    let difference = largest_difference(&logits, &reference.logits);
+    assert!(difference < 1e-3, "{difference}");
+    let changed = changed("gemma3", |json| {
+        json["text_config"] = serde_json::json!({"head_dim": "x"})
+    });
+    assert!(changed.is_err());
 }
 
 #[test]

@@ -67,6 +67,10 @@ MODELS = {
         query_pre_attn_scalar=24,
         rope_scaling=dict(rope_type="linear", factor=8.0),
     ),
+    # Llama 2: as many heads of keys and values as of queries.
+    "llama2": transformers.LlamaConfig(
+        **{**COMMON, "num_key_value_heads": 4}, tie_word_embeddings=False, rms_norm_eps=1e-5
+    ),
 }
 
 

@@ -11,6 +11,7 @@ use skep_registry::Digest;
 
 use crate::account::AccountId;
 use crate::audit::{AuditSecret, Candidates, MAX_PANEL};
+use crate::handover::Handover;
 use crate::lease::Lease;
 use crate::receipt::Receipt;
 use crate::result::ResultCommitment;
@@ -30,10 +31,13 @@ pub enum Evidence {
     /// A receipt breaks the lease that its provider had accepted: another price, another package,
     /// more than was allowed.
     ReceiptAgainstLease(Agreed<Lease>, Signed<Receipt>),
-    /// A receipt names another result than its provider had bound itself to.
+    /// A receipt names another result than its provider had bound itself to, bills what that did not
+    /// take, or names a result of another lease.
     ReceiptAgainstResult(Signed<ResultCommitment>, Signed<Receipt>),
-    /// A panel did the same work, which gives the same bytes whoever does it, and some got others
-    /// than its majority.
+    /// A provider handed over a receipt of another lease, or of somebody else, as that of this one.
+    HandoverAgainstReceipt(Signed<Handover>, Signed<Receipt>),
+    /// A panel did the same work, which gives the same bytes and takes the same whoever does it, and
+    /// some got other bytes than its majority, or say that it took something else.
     Divergence {
         /// The lease, of work in the deterministic profile.
         lease: Agreed<Lease>,
@@ -109,13 +113,24 @@ impl Evidence {
                 }
             }
             Self::ReceiptAgainstResult(result, receipt) => {
-                if (receipt.lease, receipt.provider) != (result.lease, result.worker) {
+                let names = receipt.commitment == result.digest();
+                if receipt.provider != result.worker || (receipt.lease != result.lease && !names) {
                     return Err(NoContradiction("they are of two workers or two leases"));
                 }
-                if (receipt.commitment, receipt.output) == (result.digest(), result.output) {
+                let bills = (receipt.output, receipt.meter) == (result.output, result.meter);
+                if names && bills && receipt.lease == result.lease {
                     return Err(NoContradiction("the receipt names the result"));
                 }
                 Ok((vec![receipt.provider], receipt.lease))
+            }
+            Self::HandoverAgainstReceipt(handover, receipt) => {
+                if handover.receipt != receipt.digest() {
+                    return Err(NoContradiction("another receipt was handed over"));
+                }
+                if (handover.lease, handover.provider) == (receipt.lease, receipt.provider) {
+                    return Err(NoContradiction("the receipt is that of the lease"));
+                }
+                Ok((vec![handover.provider], handover.lease))
             }
             Self::Divergence {
                 lease,
@@ -139,6 +154,9 @@ impl Evidence {
             }
             Self::ReceiptAgainstResult(result, receipt) => {
                 write(out, 4, &[result.encode(), receipt.encode()])
+            }
+            Self::HandoverAgainstReceipt(handover, receipt) => {
+                write(out, 6, &[handover.encode(), receipt.encode()])
             }
             Self::Divergence {
                 lease,
@@ -185,6 +203,7 @@ impl Evidence {
                 signed(&mut input, keys)?,
             ),
             4 => Self::ReceiptAgainstResult(signed(&mut input, keys)?, signed(&mut input, keys)?),
+            6 => Self::HandoverAgainstReceipt(signed(&mut input, keys)?, signed(&mut input, keys)?),
             5 => Self::Divergence {
                 lease: Agreed::decode(input.bytes()?, keys)?,
                 secret: AuditSecret::from_bytes(Part::read(&mut input)?),
@@ -231,7 +250,8 @@ fn is_same_work(audit: &Audit, lease: &Lease) -> bool {
     of(own) == of(lease) && own.provider == audit.result.worker && audit.result.is_under(own)
 }
 
-/// Those whose output is another than that of the majority, if all were rightly drawn.
+/// Those whose output, or what they say that it took, is another than that of the majority, if all were
+/// rightly drawn.
 fn minority(
     lease: &Agreed<Lease>,
     secret: &AuditSecret,
@@ -273,13 +293,14 @@ fn minority(
         ));
     }
     let said = || std::iter::once(result).chain(audits.iter().map(|audit| &audit.result));
-    let votes = |output| said().filter(|said| said.output == output).count();
+    let votes = |claim| said().filter(|said| said.claim() == claim).count();
     // Of the whole panel: who is missing agrees with nobody.
     let majority = said()
-        .find(|said| 2 * votes(said.output) > terms.panel as usize)
+        .map(|said| said.claim())
+        .find(|claim| 2 * votes(*claim) > terms.panel as usize)
         .ok_or(NoContradiction("no output has the majority of the panel"))?;
     let odd: Vec<AccountId> = said()
-        .filter(|said| said.output != majority.output)
+        .filter(|said| said.claim() != majority)
         .map(|said| said.worker)
         .collect();
     match odd.is_empty() {

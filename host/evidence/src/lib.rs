@@ -24,7 +24,7 @@
 //! | `account`, `signature` | keys that sign and get paid; checking many signatures at once |
 //! | `wire`, `statement` | the canonical encoding; signed and agreed statements |
 //! | `credits`, `meter` | amounts, shares of them; what was used and what that costs |
-//! | `lease`, `receipt`, `result`, `sealing` | the statements of a job |
+//! | `lease`, `receipt`, `result`, `handover`, `sealing` | the statements of a job |
 //! | `audit` | who audits which result: committed first, revealed later |
 //! | `fraud` | statements that contradict each other, and accusations of that |
 //! | [`lineage`] | where an adapter comes from, and what its family gets of a price |
@@ -38,6 +38,7 @@ pub mod activations;
 mod audit;
 mod credits;
 mod fraud;
+mod handover;
 mod lease;
 pub mod lineage;
 mod meter;
@@ -55,6 +56,7 @@ pub use account::{AccountId, AccountKey};
 pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw, MAX_PANEL};
 pub use credits::{Credits, CreditsError, MAX_SHARES, Share, Split};
 pub use fraud::{Accusation, Audit, Evidence, NoFraud, Verdict, judge};
+pub use handover::Handover;
 pub use lease::{Lease, Work};
 pub use meter::{Meter, Tariff};
 pub use receipt::Receipt;

@@ -5,8 +5,9 @@ use skep_registry::Digest;
 
 use crate::account::AccountId;
 use crate::lease::Lease;
+use crate::meter::Meter;
 use crate::statement::{Signed, Statement, StatementError};
-use crate::wire::encoded_struct;
+use crate::wire::{Part as _, encoded_struct, written};
 
 encoded_struct! {
     /// "This is what came out." Whoever does the work of a lease signs it before it gets to know
@@ -21,6 +22,8 @@ encoded_struct! {
         pub worker: AccountId,
         /// The output, in plain.
         pub output: Digest,
+        /// What it took. The same work takes the same, so that an audit compares it too.
+        pub meter: Meter,
         /// The commitments to activations, one after the other, if the work has any.
         pub activations: Option<Digest>,
         /// 32 random bytes, so that nobody can know this statement's digest, and with it who will
@@ -35,11 +38,23 @@ impl ResultCommitment {
     pub fn is_under(&self, lease: &Signed<Lease>) -> bool {
         self.lease == lease.digest() && self.work == lease.work.digest()
     }
+
+    /// The name of what it says came out, and of what that took: where the same work gives the same
+    /// bytes and is metered alike, two results of it agree exactly if these are the same. There
+    /// is no tolerance, since operations, tokens and bytes are counted from the input and the output
+    /// and not measured.
+    #[must_use]
+    pub fn claim(&self) -> Digest {
+        Digest::of(&written(|out| {
+            self.output.write(out)?;
+            self.meter.write(out)
+        }))
+    }
 }
 
 impl Statement for ResultCommitment {
     const NAME: &'static str = "commitment to a result";
-    const CONTEXT: &'static str = "skep commitment to a result, v1";
+    const CONTEXT: &'static str = "skep commitment to a result, v2";
     const MAX_BYTES: usize = 512;
 
     fn signer(&self) -> AccountId {

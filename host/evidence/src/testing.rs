@@ -165,6 +165,10 @@ pub(crate) fn result(lease: &Signed<Lease>, worker: u8, output: &[u8]) -> Signed
         work: lease.work.digest(),
         worker: key(worker).id(),
         output: Digest::of(output),
+        meter: Meter {
+            tokens: 80,
+            ..Meter::default()
+        },
         activations: None,
         nonce: [worker; 32],
     };
@@ -183,10 +187,7 @@ pub(crate) fn receipt(lease: &Signed<Lease>, result: &Signed<ResultCommitment>) 
         work: lease.work,
         commitment: result.digest(),
         output: result.output,
-        meter: Meter {
-            tokens: 80,
-            ..Meter::default()
-        },
+        meter: result.meter,
         price: Credits::from_micro(80),
         split: lease.split.clone(),
         started: 2_000,

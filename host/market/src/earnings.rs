@@ -10,12 +10,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use skep_evidence::{Agreed, Keys, Receipt};
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use skep_evidence::{AccountId, Agreed, Credits, Keys, Receipt};
 use skep_registry::Digest;
 
 const SIGNED: TableDefinition<'_, &[u8; 32], (&[u8], &[u8])> = TableDefinition::new("signed");
 const RECEIPTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("receipts");
+/// Of each lease that was done and not paid: who is to pay how much, since when, and where it was
+/// reached.
+const OWED: TableDefinition<'_, &[u8; 32], (&[u8; 32], u64, u64, &str)> =
+    TableDefinition::new("owed");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const NEXT: &str = "next";
 
@@ -34,6 +38,19 @@ pub struct Finished {
     pub commitment: Vec<u8>,
     /// The receipt.
     pub receipt: Vec<u8>,
+}
+
+/// Work that was done and of which no receipt has come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// Who is to pay.
+    pub requester: AccountId,
+    /// How much.
+    pub price: Credits,
+    /// Since when, in milliseconds since 1970.
+    pub since: u64,
+    /// The ticket of the node that asked for it, by which it can be asked.
+    pub node: String,
 }
 
 /// Why earnings cannot be read or written.
@@ -94,14 +111,16 @@ impl Earnings {
         done
     }
 
-    /// The number of the next receipt, which nobody gets again.
+    /// The number of the next receipt, which nobody gets again. It is on disk with what is signed
+    /// under it, and before that only in memory: what was not signed needs no number.
     ///
     /// # Errors
     ///
     /// When the file cannot be written.
     pub fn number(&self) -> Result<u64, EarningsError> {
         self.with(|database| {
-            let transaction = database.begin_write()?;
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::None)?;
             let number = {
                 let mut meta = transaction.open_table(META)?;
                 let number = meta.get(NEXT)?.map_or(0, |found| found.value());
@@ -119,7 +138,12 @@ impl Earnings {
     /// # Errors
     ///
     /// When the file cannot be written. Then nothing may be sent.
-    pub fn keep(&self, lease: Digest, finished: Finished) -> Result<Finished, EarningsError> {
+    pub fn keep(
+        &self,
+        lease: Digest,
+        finished: Finished,
+        owed: &Owed,
+    ) -> Result<Finished, EarningsError> {
         let earlier = self.with(|database| {
             let transaction = database.begin_write()?;
             let earlier = {
@@ -130,6 +154,11 @@ impl Earnings {
                 if earlier.is_none() {
                     let both = (finished.commitment.as_slice(), finished.receipt.as_slice());
                     signed.insert(lease.as_bytes(), both)?;
+                    let (requester, node) = (owed.requester.as_bytes(), owed.node.as_str());
+                    let owes = (requester, owed.price.micro(), owed.since, node);
+                    transaction
+                        .open_table(OWED)?
+                        .insert(lease.as_bytes(), owes)?;
                 }
                 earlier
             };
@@ -164,10 +193,52 @@ impl Earnings {
             {
                 let mut receipts = transaction.open_table(RECEIPTS)?;
                 receipts.insert(receipt.lease.as_bytes(), receipt.encode().as_slice())?;
+                transaction
+                    .open_table(OWED)?
+                    .remove(receipt.lease.as_bytes())?;
             }
             transaction.commit()?;
             Ok(())
         })
+    }
+
+    /// What was done since then and not paid, each with its lease.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn owed(&self, since: u64) -> Result<Vec<(Digest, Owed)>, EarningsError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(OWED)?;
+            let mut found = Vec::new();
+            for row in table.iter()? {
+                let (lease, owes) = row?;
+                let (requester, price, at, node) = owes.value();
+                if at >= since {
+                    let owed = Owed {
+                        requester: AccountId::from_bytes(*requester),
+                        price: Credits::from_micro(price),
+                        since: at,
+                        node: node.to_owned(),
+                    };
+                    found.push((Digest::from_bytes(*lease.value()), owed));
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// How much an account has not paid of what was done for it since then.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn unpaid(&self, requester: AccountId, since: u64) -> Result<Credits, EarningsError> {
+        let owed = self.owed(since)?.into_iter();
+        let its = owed.filter(|(_, owed)| owed.requester == requester);
+        Ok(its.fold(Credits::ZERO, |sum, (_, owed)| {
+            sum.checked_add(owed.price).unwrap_or(Credits::MAX)
+        }))
     }
 
     /// Every receipt that was countersigned, with both signatures checked.
@@ -200,6 +271,7 @@ fn create(path: &Path) -> Result<Database, redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(SIGNED)?;
     transaction.open_table(RECEIPTS)?;
+    transaction.open_table(OWED)?;
     transaction.open_table(META)?;
     transaction.commit()?;
     Ok(database)
@@ -223,7 +295,7 @@ fn storage(path: &Path, error: impl Into<redb::Error>) -> EarningsError {
 mod tests {
     use super::*;
     use crate::recompute;
-    use crate::testing::{account, digest, receipt};
+    use crate::testing::{account, credits, digest, receipt};
 
     #[test]
     fn one_lease_is_signed_once_and_a_receipt_counts_once() {
@@ -239,10 +311,23 @@ mod tests {
             assert_eq!(earnings.number().unwrap(), 1);
             let lease = digest("lease", 1);
             assert_eq!(earnings.finished(lease).unwrap(), None);
-            assert_eq!(earnings.keep(lease, finished(1)).unwrap(), finished(1));
-            assert_eq!(earnings.keep(lease, finished(2)).unwrap(), finished(1));
-            let paid = receipt(1, 1, 2, 1, 1_000);
+            let owed = |since| Owed {
+                requester: account(1),
+                price: credits(7),
+                since,
+                node: "skep1…".to_owned(),
+            };
+            let keep = |lease, n, since| earnings.keep(lease, finished(n), &owed(since)).unwrap();
+            assert_eq!(keep(lease, 1, 10), finished(1));
+            assert_eq!(keep(lease, 2, 10), finished(1));
+            let paid = receipt(1, 2, 2, 1, 1_000);
+            keep(paid.lease, 3, 20);
+            let unpaid = |who, since| earnings.unpaid(account(who), since).unwrap();
+            assert_eq!(unpaid(1, 0), credits(14));
+            assert_eq!(unpaid(1, 11), credits(7));
+            assert_eq!(unpaid(2, 0), Credits::ZERO);
             earnings.paid(&paid).unwrap();
+            assert_eq!(earnings.owed(0).unwrap(), [(lease, owed(10))]);
             earnings.paid(&paid).unwrap();
         }
         let earnings = Earnings::open(&path).unwrap();

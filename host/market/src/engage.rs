@@ -3,8 +3,8 @@
 //! tests, come to the same answer.
 
 use skep_evidence::{
-    AccountKey, Agreed, Credits, Keys, Lease, Meter, Receipt, ResultCommitment, Signed,
-    Statement as _, StatementError, Tariff,
+    AccountKey, Agreed, Credits, Evidence, Handover, Keys, Lease, Meter, Receipt, ResultCommitment,
+    Signed, Statement as _, StatementError, Tariff,
 };
 use skep_registry::Digest;
 
@@ -108,6 +108,7 @@ pub fn conclude(
         work: lease.work.digest(),
         worker: account.id(),
         output: done.output,
+        meter: done.meter,
         activations: None,
         nonce: done.nonce,
     };
@@ -141,6 +142,27 @@ pub fn conclude(
     Ok((commitment, receipt))
 }
 
+/// Says that these are what is delivered under this lease. Whatever they are, it is signed once more
+/// where a lease is asked for again.
+///
+/// # Errors
+///
+/// When `account` is not the provider's.
+pub fn hand_over(
+    lease: &Signed<Lease>,
+    commitment: Digest,
+    receipt: Digest,
+    account: &AccountKey,
+) -> Result<Signed<Handover>, StatementError> {
+    let handover = Handover {
+        lease: lease.digest(),
+        provider: lease.provider,
+        commitment,
+        receipt,
+    };
+    handover.sign(account)
+}
+
 /// A result that keeps its lease.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -151,7 +173,7 @@ pub struct Delivery {
 }
 
 /// Why what came back is no result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BadDelivery {
     /// A statement that does not hold.
     #[error(transparent)]
@@ -159,6 +181,14 @@ pub enum BadDelivery {
     /// Statements that do not fit the lease or each other.
     #[error("what the node signed does not fit: {0}")]
     Breach(&'static str),
+    /// Statements that no honest node signs, as every third node can see.
+    #[error("what the node signed contradicts itself: {what}")]
+    Fraud {
+        /// How.
+        what: &'static str,
+        /// What shows it.
+        evidence: Box<Evidence>,
+    },
     /// Bytes of something else than what was signed.
     #[error("the output has the digest {found}, and the node signed {signed}")]
     Output {
@@ -169,34 +199,69 @@ pub enum BadDelivery {
     },
 }
 
+/// What a provider sends back, each statement in its encoding.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// The commitment to the result.
+    pub commitment: &'a [u8],
+    /// The receipt.
+    pub receipt: &'a [u8],
+    /// Which says that these two are for this lease.
+    pub handover: &'a [u8],
+}
+
 /// Checks what a provider sends back: that its commitment and its receipt hold, keep the lease and
 /// speak of each other, that the output is the one that they name, and that they bill the bytes that
 /// were `moved`: those of the input and the output.
 ///
 /// # Errors
 ///
-/// The first thing that is wrong.
+/// The first thing that is wrong. Where the provider's own signatures show it, this comes with the
+/// evidence.
 pub fn receive(
-    lease: &Signed<Lease>,
-    commitment: &[u8],
-    receipt: &[u8],
+    lease: &Agreed<Lease>,
+    sent: &Sent<'_>,
     output: Digest,
     moved: u64,
     keys: &mut Keys,
 ) -> Result<Delivery, BadDelivery> {
-    let commitment = Signed::<ResultCommitment>::decode(commitment, keys)?;
-    let receipt = Signed::<Receipt>::decode(receipt, keys)?;
+    let commitment = Signed::<ResultCommitment>::decode(sent.commitment, keys)?;
+    let receipt = Signed::<Receipt>::decode(sent.receipt, keys)?;
+    let handover = Signed::<Handover>::decode(sent.handover, keys)?;
+    let both = (handover.commitment, handover.receipt);
+    if (handover.lease, handover.provider) != (lease.digest(), lease.provider)
+        || both != (commitment.digest(), receipt.digest())
+    {
+        return Err(BadDelivery::Breach(
+            "it hands over other statements than it sends, or under another lease",
+        ));
+    }
+    let fraud = |what, evidence| {
+        let evidence = Box::new(evidence);
+        Err(BadDelivery::Fraud { what, evidence })
+    };
+    if (receipt.lease, receipt.provider) != (handover.lease, handover.provider) {
+        let evidence = Evidence::HandoverAgainstReceipt(handover, receipt);
+        return fraud("the receipt is of another lease or another node", evidence);
+    }
+    if let Some(breach) = receipt.breach_of(lease) {
+        let evidence = Evidence::ReceiptAgainstLease(lease.clone(), receipt);
+        return fraud(breach, evidence);
+    }
+    let named = (receipt.commitment, receipt.output, receipt.meter);
+    if named != (commitment.digest(), commitment.output, commitment.meter)
+        && commitment.worker == lease.provider
+    {
+        let what = "the receipt names another result than the commitment";
+        let evidence = Evidence::ReceiptAgainstResult(commitment, receipt);
+        return match evidence.offenders() {
+            Ok(_) => fraud(what, evidence),
+            Err(_) => Err(BadDelivery::Breach(what)),
+        };
+    }
     if commitment.worker != lease.provider || !commitment.is_under(lease) {
         return Err(BadDelivery::Breach(
             "the commitment is for other work, or by another account",
-        ));
-    }
-    if let Some(breach) = receipt.breach_of(lease) {
-        return Err(BadDelivery::Breach(breach));
-    }
-    if (receipt.commitment, receipt.output) != (commitment.digest(), commitment.output) {
-        return Err(BadDelivery::Breach(
-            "the receipt names another result than the commitment",
         ));
     }
     if receipt.meter.bytes != moved {

@@ -49,6 +49,9 @@ pub struct JobPlan {
     pub deadline: u64,
     /// How long a lease may take before it is withdrawn, in milliseconds.
     pub patience: u64,
+    /// How long one may take before its shard may have another beside it, in milliseconds, as long as
+    /// too few results are there to tell what is usual.
+    pub first_patience: u64,
     /// How many leases a shard may have in all.
     pub max_attempts: u32,
     /// How many leases more than needed a shard may have at once, when it lags behind the others.
@@ -72,6 +75,8 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Output {
     digest: Digest,
+    /// [`skep_evidence::ResultCommitment::claim`], by which audits compare.
+    claim: Digest,
     bytes: u64,
     price: Credits,
 }
@@ -123,6 +128,11 @@ pub struct Job {
     unfinished: BTreeSet<u32>,
     /// Shards with a result that is being audited.
     under_audit: BTreeSet<u32>,
+    /// Shards with an open lease. With these sets, what is next is found without a look at every
+    /// shard.
+    open: BTreeSet<u32>,
+    /// Shards with an accepted output of which a receipt is not paid.
+    unpaid: BTreeSet<u32>,
     /// Shards before this one are in the result.
     assembled: u32,
     /// How long the result is up to there.
@@ -148,6 +158,8 @@ impl Job {
             shards: vec![Shard::default(); plan.shards as usize],
             unfinished: (0..plan.shards).collect(),
             under_audit: BTreeSet::new(),
+            open: BTreeSet::new(),
+            unpaid: BTreeSet::new(),
             assembled: 0,
             assembled_bytes: 0,
             durations: [0; 64],
@@ -195,11 +207,15 @@ impl Job {
                 let before = self.shard(id.shard)?.costs();
                 self.change(*id, event)?;
                 self.accept(id.shard)?;
+                self.index(id.shard);
                 let after = self.shard(id.shard)?.costs();
                 self.spent = sum(difference(self.spent, before.0), after.0);
                 self.reserved = sum(difference(self.reserved, before.1), after.1);
             }
-            Event::Paid { id, .. } => self.attempt(*id)?.paid = true,
+            Event::Paid { id, .. } => {
+                self.attempt(*id)?.paid = true;
+                self.index(id.shard);
+            }
             Event::Assembled { shard, .. } => {
                 let length = self.shard(*shard)?.accepted_bytes();
                 let Some(length) = length.filter(|_| *shard == self.assembled) else {
@@ -263,6 +279,7 @@ impl Job {
                 Event::Delivered {
                     at,
                     output,
+                    claim,
                     bytes,
                     price,
                     auditors,
@@ -275,6 +292,7 @@ impl Job {
                 }
                 let output = Output {
                     digest: *output,
+                    claim: *claim,
                     bytes: *bytes,
                     price: *price,
                 };
@@ -326,6 +344,24 @@ impl Job {
         }
         self.under_audit.remove(&number);
         Ok(())
+    }
+
+    /// Puts a shard where it belongs after a change.
+    fn index(&mut self, number: u32) {
+        let Some(shard) = self.shards.get(number as usize) else {
+            return;
+        };
+        let is_open = |attempt: &Attempt| attempt.state == State::Open;
+        let (is_open, is_unpaid) = (
+            shard.attempts.iter().any(is_open),
+            shard.unpaid().next().is_some(),
+        );
+        for (set, belongs) in [(&mut self.open, is_open), (&mut self.unpaid, is_unpaid)] {
+            match belongs {
+                true => set.insert(number),
+                false => set.remove(&number),
+            };
+        }
     }
 
     fn unload(&mut self, provider: AccountId) {
@@ -414,22 +450,28 @@ impl Job {
     /// audit found wrong, each with the shard.
     #[must_use]
     pub fn outvoted(&self) -> Vec<(u32, AccountId)> {
-        let mut found = Vec::new();
-        for (number, shard) in (0..).zip(&self.shards) {
-            for attempt in &shard.attempts {
-                let is_odd = match attempt.state {
-                    State::Wrong(_) => true,
-                    State::Delivered(output) => shard
-                        .accepted
-                        .is_some_and(|accepted| accepted != output.digest),
-                    _ => false,
-                };
-                if is_odd {
-                    found.push((number, attempt.provider));
-                }
-            }
-        }
-        found
+        let all = (0..self.plan.shards).flat_map(|shard| {
+            let odd = self.outvoted_of(shard).into_iter();
+            odd.map(move |provider| (shard, provider))
+        });
+        all.collect()
+    }
+
+    /// Those of one shard.
+    #[must_use]
+    pub fn outvoted_of(&self, shard: u32) -> Vec<AccountId> {
+        let Some(shard) = self.shards.get(shard as usize) else {
+            return Vec::new();
+        };
+        let is_odd = |attempt: &&Attempt| match attempt.state {
+            State::Wrong(_) => true,
+            State::Delivered(output) => shard
+                .accepted
+                .is_some_and(|accepted| accepted != output.digest),
+            _ => false,
+        };
+        let odd = shard.attempts.iter().filter(is_odd);
+        odd.map(|attempt| attempt.provider).collect()
     }
 }
 
@@ -450,6 +492,15 @@ impl Shard {
             }
         }
         (spent, reserved)
+    }
+
+    /// The leases that delivered the accepted output and are not paid, by their numbers.
+    fn unpaid(&self) -> impl Iterator<Item = (u32, &Attempt)> {
+        let attempts = (0..).zip(&self.attempts);
+        attempts.filter(|(_, attempt)| match attempt.state {
+            State::Delivered(output) => self.accepted == Some(output.digest) && !attempt.paid,
+            _ => false,
+        })
     }
 
     /// How long the accepted output is.

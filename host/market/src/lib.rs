@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `split`, `shard` | [`split`]: records into shards; what a shard's input is, as bytes |
 //! | `choose`, `reputation` | whom to ask; what was seen of whom |
+//! | `dealings` | [`Dealings`]: what a requester remembers of others, on disk |
 //! | `message` | what requester and provider say to each other, as data |
 //! | `seal` | input and output closed so that only the other side of the lease opens them |
 //! | `engage` | one lease from its offer to its receipt, on both sides |
@@ -32,6 +33,7 @@
 
 mod balance;
 mod choose;
+mod dealings;
 mod earnings;
 mod engage;
 mod job;
@@ -49,8 +51,11 @@ mod testing;
 
 pub use balance::recompute;
 pub use choose::{Offer, Warmth, rank};
-pub use earnings::{Earnings, EarningsError, Finished};
-pub use engage::{BadDelivery, Delivery, Done, affordable, conclude, examine, receive, typical};
+pub use dealings::{Dealings, DealingsError};
+pub use earnings::{Earnings, EarningsError, Finished, Owed};
+pub use engage::{
+    BadDelivery, Delivery, Done, Sent, affordable, conclude, examine, hand_over, receive, typical,
+};
 pub use job::{
     AttemptId, AttemptState, AttemptView, Decision, Event, Finding, GaveUp, Job, JobPlan, Journal,
     JournalError, Outcome, Outstanding, ShardView, Unfit,

@@ -12,6 +12,7 @@
 //!             then the sealed output, chunk by chunk
 //! Settle   →  Settled | Refused
 //! Attest   →  Attested | Refused
+//! Claim    →  Claimed | Refused          asked by a provider of its requester
 //! ```
 //!
 //! Messages are [postcard](https://postcard.jamesmunns.com/wire-format), and none is longer than
@@ -20,7 +21,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use skep_evidence::Tariff;
+use skep_evidence::{Credits, Tariff};
 use skep_registry::Digest;
 
 /// The longest message, in bytes.
@@ -53,6 +54,12 @@ pub enum Ask {
     Attest {
         /// Bytes that nobody asked with before.
         challenge: [u8; 32],
+    },
+    /// To be given the receipt for a lease of the one who is asked, if it has countersigned one: the
+    /// provider was not there when it was.
+    Claim {
+        /// The lease.
+        lease: Digest,
     },
 }
 
@@ -92,6 +99,8 @@ pub enum Answer {
         commitment: Vec<u8>,
         /// The receipt, as the provider signed it.
         receipt: Vec<u8>,
+        /// Which says that both are for this lease, signed.
+        handover: Vec<u8>,
         /// How many bytes the output has.
         output_bytes: u64,
     },
@@ -103,6 +112,11 @@ pub enum Answer {
     Attested {
         /// The quote, in its own encoding.
         quote: Vec<u8>,
+    },
+    /// The receipt that both signed.
+    Claimed {
+        /// The agreed receipt.
+        receipt: Vec<u8>,
     },
 }
 
@@ -189,6 +203,22 @@ pub enum Refusal {
     /// It does not understand.
     #[error("it does not understand what it was asked")]
     Malformed,
+    /// Whoever asks has not paid for what was done before.
+    #[error(
+        "it did work for {} credits since yesterday of which it has no receipt back, and its owner lets \
+         nobody owe more than {}; a node that runs in the home of the job gives it the receipts",
+        Credits::from_micro(*owed),
+        Credits::from_micro(*limit)
+    )]
+    Unpaid {
+        /// How much it owes, in micro-credits.
+        owed: u64,
+        /// How much it may.
+        limit: u64,
+    },
+    /// It has countersigned no receipt for that lease.
+    #[error("it has countersigned no receipt for that lease")]
+    NoReceipt,
 }
 
 /// What another node says, fit to be shown: short, and nothing that moves a cursor.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use skep_evidence::Tariff;
+use skep_evidence::{Credits, Tariff};
 use skep_registry::PublisherId;
 
 use crate::message::Refusal;
@@ -24,6 +24,8 @@ pub struct Policy {
     pub slots: u32,
     /// What it costs.
     pub tariff: Tariff,
+    /// The most that one requester may owe for work of the last day.
+    pub unpaid: Credits,
 }
 
 /// The worlds of which jobs can be made: those that turn an input into an output.
@@ -59,6 +61,21 @@ impl Policy {
         }
         Ok(())
     }
+
+    /// Whether one who owes so much may have more done.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Unpaid`]
+    pub fn trust(&self, owed: Credits) -> Result<(), Refusal> {
+        match owed > self.unpaid {
+            true => Err(Refusal::Unpaid {
+                owed: owed.micro(),
+                limit: self.unpaid.micro(),
+            }),
+            false => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +97,11 @@ mod tests {
             largest_output: 100,
             slots: 1,
             tariff: Tariff::default(),
+            unpaid: Credits::from_micro(5),
         };
+        let owing = |micro| open.trust(Credits::from_micro(micro));
+        assert_eq!(owing(5), Ok(()));
+        assert_eq!(owing(6), Err(Refusal::Unpaid { owed: 6, limit: 5 }));
         let ask = |policy: &Policy, world| policy.admit(publisher(1), world, 100);
         assert_eq!(ask(&open, "task"), Ok(()));
         assert_eq!(

@@ -39,6 +39,20 @@ impl Reputation {
         }
     }
 
+    /// As it is kept: how often it delivered and failed, and whether it lied.
+    pub(crate) fn parts(self) -> (u32, u32, bool) {
+        (self.delivered, self.failed, self.lied)
+    }
+
+    pub(crate) fn from_parts((delivered, failed, lied): (u32, u32, bool)) -> Self {
+        // What a file says may be anything, and is not to overflow later.
+        Self {
+            delivered: delivered.min(MEMORY),
+            failed: failed.min(MEMORY),
+            lied,
+        }
+    }
+
     /// Whether it may be given work at all: one lie ends that.
     #[must_use]
     pub fn is_trusted(&self) -> bool {

@@ -19,7 +19,10 @@ pub struct ShardInput<'a> {
     pub arguments: Vec<String>,
     /// The labels file of a batch classifier, as it is.
     pub labels: &'a [u8],
-    /// The records, one a line.
+    /// Whether the records are comma-separated, beginning with the header of the whole input, which
+    /// the first line then is.
+    pub is_csv: bool,
+    /// The records, one a line unless they are comma-separated.
     pub records: &'a [u8],
 }
 
@@ -28,6 +31,7 @@ struct Header {
     first_line: u64,
     labels: u64,
     arguments: Vec<String>,
+    is_csv: bool,
 }
 
 /// Bytes are no input of a shard.
@@ -46,6 +50,7 @@ impl<'a> ShardInput<'a> {
             first_line: self.first_line,
             labels: self.labels.len() as u64,
             arguments: self.arguments.clone(),
+            is_csv: self.is_csv,
         };
         let header = postcard::to_stdvec(&header).map_err(|_| ShardError)?;
         if header.len() > MAX_HEADER {
@@ -83,6 +88,7 @@ impl<'a> ShardInput<'a> {
             first_line: header.first_line,
             arguments: header.arguments,
             labels,
+            is_csv: header.is_csv,
             records,
         })
     }
@@ -98,11 +104,12 @@ mod tests {
         #[test]
         fn an_input_comes_back_whole(
             first_line: u64,
+            is_csv: bool,
             arguments in prop::collection::vec(".{0,20}", 0..4),
             labels in prop::collection::vec(any::<u8>(), 0..50),
             records in prop::collection::vec(any::<u8>(), 0..50),
         ) {
-            let input = ShardInput { first_line, arguments, labels: &labels, records: &records };
+            let input = ShardInput { first_line, arguments, labels: &labels, is_csv, records: &records };
             let bytes = input.encode().unwrap();
             prop_assert_eq!(ShardInput::decode(&bytes), Ok(input));
         }
@@ -122,6 +129,7 @@ mod tests {
             first_line: 1,
             arguments: vec!["a".repeat(MAX_HEADER)],
             labels: b"",
+            is_csv: false,
             records: b"",
         };
         assert_eq!(long.encode(), Err(ShardError));

@@ -70,6 +70,7 @@ pub(crate) fn two_results(lease: u64, worker: u8) -> [Signed<ResultCommitment>; 
             work: digest("work", lease),
             worker: account(worker),
             output: Digest::of(output),
+            meter: Meter::default(),
             activations: None,
             nonce: [0; 32],
         };

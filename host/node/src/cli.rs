@@ -253,6 +253,16 @@ pub enum Format {
     Csv,
 }
 
+impl Format {
+    /// What it is called in requests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Csv => "csv",
+        }
+    }
+}
+
 /// Limits of one run. Each can only lower what the manifest asks and the node's owner allows.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Limits")]

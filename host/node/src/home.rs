@@ -83,6 +83,11 @@ impl Home {
         self.0.join("earnings.redb")
     }
 
+    /// What this node remembers of those who worked for it.
+    pub fn dealings(&self) -> PathBuf {
+        self.0.join("dealings.redb")
+    }
+
     /// The owner's configuration.
     pub fn configuration(&self) -> PathBuf {
         self.0.join("config.toml")

@@ -11,6 +11,12 @@ use crate::requests::Request;
 use crate::requests::jobs::{JobRequest, Submission};
 use crate::{absolute, place_of};
 
+/// What a provider has to have at stake for a job whose results are audited, unless the job says
+/// otherwise: as much as one proven fraud costs. Who makes something up at 5 % audits gets away with
+/// fewer than 20 shards before it is caught, so that it loses by it wherever a shard costs less than
+/// half a credit.
+const DEFAULT_STAKE: Credits = Credits::from_micro(10 * Credits::ONE);
+
 /// What a command about a job asks.
 pub fn request_of(job: Job) -> Result<Request, Failure> {
     let request = match job {
@@ -46,6 +52,7 @@ pub fn request_of_account(account: Account) -> Result<Request, Failure> {
             micro: micro(&credits)?,
             account,
         },
+        Some(AccountCommand::Collect) => JobRequest::Collect,
         Some(AccountCommand::Judge { accusation }) => JobRequest::Judge {
             accusation: absolute(&accusation)?,
         },
@@ -56,18 +63,24 @@ pub fn request_of_account(account: Account) -> Result<Request, Failure> {
 fn submission_of(submit: Submit) -> Result<Submission, Failure> {
     let deadline = units::parse_duration(&submit.deadline)
         .map_err(|error| Failure::new(FailureKind::Usage, format!("--deadline: {error}")))?;
+    let audit = part(&submit.audit)
+        .map_err(|error| Failure::new(FailureKind::Usage, format!("--audit: {error}")))?;
     Ok(Submission {
         package: place_of(&submit.package)?,
         input: file(&submit.input)?,
+        format: submit.format.map(|format| format.name().to_owned()),
         output: file(&submit.output)?,
         labels: submit.labels.as_deref().map(absolute).transpose()?,
         arguments: submit.arguments,
         shards: submit.shards,
         replicas: submit.replicas,
         attested: submit.attested,
-        audit: part(&submit.audit)
-            .map_err(|error| Failure::new(FailureKind::Usage, format!("--audit: {error}")))?,
-        min_stake: micro(&submit.min_stake)?,
+        audit,
+        min_stake: match submit.min_stake {
+            Some(credits) => micro(&credits)?,
+            None if audit > 0 => DEFAULT_STAKE.micro(),
+            None => 0,
+        },
         providers: submit.provider,
         max_price: micro(&submit.max_price)?,
         deadline: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),

@@ -26,7 +26,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use cli::{Adapter, Cli, Command, Format, Key, Model, NodeCommand};
+use cli::{Adapter, Cli, Command, Key, Model, NodeCommand};
 use config::Config;
 use display::Bars;
 use failure::{Failure, FailureKind};
@@ -132,13 +132,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
                     true => run.output,
                     false => streams.output.clone(),
                 },
-                format: run.format.map(|format| {
-                    match format {
-                        Format::Jsonl => "jsonl",
-                        Format::Csv => "csv",
-                    }
-                    .to_owned()
-                }),
+                format: run.format.map(|format| format.name().to_owned()),
                 labels: run.labels.as_deref().map(absolute).transpose()?,
                 models: run
                     .model

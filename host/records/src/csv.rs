@@ -35,16 +35,8 @@ impl Csv {
         labels: bool,
     ) -> Option<(u64, Result<Record, RecordError>)> {
         if self.header.is_none() {
-            let (number, header) = self.next_record(lines, Header::read)?;
-            match header {
-                Ok(header) => self.header = Some(header),
-                Err(error @ (RecordError::Io(_) | RecordError::Header { .. })) => {
-                    return Some((number, Err(error)));
-                }
-                Err(error) => {
-                    let reason = format!("it cannot be read: {error}");
-                    return Some((number, Err(RecordError::Header { reason })));
-                }
+            if let (number, Err(error)) = self.read_header(lines)? {
+                return Some((number, Err(error)));
             }
         }
         // Taken out for the closure's sake; nothing in between can fail to put it back.
@@ -59,6 +51,26 @@ impl Csv {
             record
         });
         Some((number, record))
+    }
+
+    /// Reads the record that names the columns; `None` if there is none.
+    pub(crate) fn read_header<R: BufRead>(
+        &mut self,
+        lines: &mut Lines<R>,
+    ) -> Option<(u64, Result<(), RecordError>)> {
+        let (number, header) = self.next_record(lines, Header::read)?;
+        let read = match header {
+            Ok(header) => {
+                self.header = Some(header);
+                Ok(())
+            }
+            Err(error @ (RecordError::Io(_) | RecordError::Header { .. })) => Err(error),
+            Err(error) => {
+                let reason = format!("it cannot be read: {error}");
+                Err(RecordError::Header { reason })
+            }
+        };
+        Some((number, read))
     }
 
     /// Reads the lines of one record and turns its columns into something.

@@ -18,6 +18,7 @@
 
 mod csv;
 mod error;
+mod extents;
 mod json;
 mod labels;
 mod lines;
@@ -25,6 +26,7 @@ mod outcome;
 mod reader;
 
 pub use error::RecordError;
+pub use extents::{CsvExtents, Extent};
 pub use labels::{Label, Labels, LabelsError};
 pub use outcome::{Outcome, OutcomeWriter};
 pub use reader::{Format, Line, Reader, Record, UnknownFormat};

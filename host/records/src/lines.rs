@@ -9,6 +9,8 @@ pub(crate) struct Lines<R> {
     number: u64,
     max: usize,
     position: u64,
+    /// How many bytes the byte order mark has that was left out.
+    mark: u64,
     again: Again,
 }
 
@@ -43,6 +45,7 @@ impl<R: BufRead> Lines<R> {
             number: 0,
             max,
             position: 0,
+            mark: 0,
             again: Again::default(),
         }
     }
@@ -70,6 +73,16 @@ impl<R: BufRead> Lines<R> {
         self.position
     }
 
+    /// How many bytes the byte order mark has that was left out.
+    pub(crate) fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    /// Whether no line is to be given a second time.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.again.bytes.is_empty() && !self.again.too_long
+    }
+
     /// Appends the next line to `buffer`, with its newline if it has one; `None` is the end.
     /// Nothing is appended of a line that is too long.
     pub(crate) fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<Option<Info>> {
@@ -90,6 +103,7 @@ impl<R: BufRead> Lines<R> {
             read += self.input.skip_until(b'\n')? as u64;
         } else if self.number == 1 && buffer[start..].starts_with(BYTE_ORDER_MARK) {
             buffer.drain(start..start + BYTE_ORDER_MARK.len());
+            self.mark = BYTE_ORDER_MARK.len() as u64;
         }
         self.position += read;
         Ok(Some(Info {

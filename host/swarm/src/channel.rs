@@ -1,4 +1,4 @@
-//! Conversations between two nodes over `skep/jobs/1` and `skep/training/1`: frames in both
+//! Conversations between two nodes over `skep/jobs/2` and `skep/training/1`: frames in both
 //! directions, whose meaning is for whoever talks.
 //!
 //! One conversation for each bidirectional QUIC stream, on a connection of its own. A frame is its
@@ -27,7 +27,7 @@ use crate::ids::{NodeId, ProviderAddr};
 use crate::node::Swarm;
 
 /// The protocols' names in the TLS handshake: of jobs, and of trainings by several nodes.
-pub(crate) const ALPN: &[u8] = b"skep/jobs/1";
+pub(crate) const ALPN: &[u8] = b"skep/jobs/2";
 pub(crate) const TRAINING_ALPN: &[u8] = b"skep/training/1";
 /// The longest frame, in bytes.
 pub const MAX_FRAME: usize = 128 << 10;

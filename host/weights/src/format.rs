@@ -26,8 +26,12 @@ pub enum PackedFormat {
     BF16,
     /// 4.5 bits an element: 32 signed 4-bit integers and one scale.
     Q4_0,
+    /// 5 bits an element: 32 4-bit integers, one scale and one minimum.
+    Q4_1,
     /// 5.5 bits an element: 32 signed 5-bit integers and one scale.
     Q5_0,
+    /// 6 bits an element: 32 5-bit integers, one scale and one minimum.
+    Q5_1,
     /// 8.5 bits an element: 32 signed 8-bit integers and one scale.
     Q8_0,
     /// 4.5 bits an element: 256 4-bit integers in eight sub-blocks, each with a 6-bit scale and a
@@ -80,12 +84,14 @@ pub enum FormatError {
 
 impl PackedFormat {
     /// Every format, in the order of the variants.
-    pub const ALL: [PackedFormat; 9] = [
+    pub const ALL: [PackedFormat; 11] = [
         PackedFormat::F32,
         PackedFormat::F16,
         PackedFormat::BF16,
         PackedFormat::Q4_0,
+        PackedFormat::Q4_1,
         PackedFormat::Q5_0,
+        PackedFormat::Q5_1,
         PackedFormat::Q8_0,
         PackedFormat::Q4_K,
         PackedFormat::Q5_K,
@@ -96,7 +102,11 @@ impl PackedFormat {
     pub const fn block_len(self) -> usize {
         match self {
             PackedFormat::F32 | PackedFormat::F16 | PackedFormat::BF16 => 1,
-            PackedFormat::Q4_0 | PackedFormat::Q5_0 | PackedFormat::Q8_0 => 32,
+            PackedFormat::Q4_0
+            | PackedFormat::Q4_1
+            | PackedFormat::Q5_0
+            | PackedFormat::Q5_1
+            | PackedFormat::Q8_0 => 32,
             PackedFormat::Q4_K | PackedFormat::Q5_K | PackedFormat::Q6_K => 256,
         }
     }
@@ -107,7 +117,9 @@ impl PackedFormat {
             PackedFormat::F32 => 4,
             PackedFormat::F16 | PackedFormat::BF16 => 2,
             PackedFormat::Q4_0 => 18,
+            PackedFormat::Q4_1 => 20,
             PackedFormat::Q5_0 => 22,
+            PackedFormat::Q5_1 => 24,
             PackedFormat::Q8_0 => 34,
             PackedFormat::Q4_K => 144,
             PackedFormat::Q5_K => 176,
@@ -142,7 +154,9 @@ impl PackedFormat {
             PackedFormat::F16 => "F16",
             PackedFormat::BF16 => "BF16",
             PackedFormat::Q4_0 => "Q4_0",
+            PackedFormat::Q4_1 => "Q4_1",
             PackedFormat::Q5_0 => "Q5_0",
+            PackedFormat::Q5_1 => "Q5_1",
             PackedFormat::Q8_0 => "Q8_0",
             PackedFormat::Q4_K => "Q4_K",
             PackedFormat::Q5_K => "Q5_K",
@@ -170,7 +184,9 @@ pub fn dequantize(format: PackedFormat, bytes: &[u8], out: &mut [f32]) -> Result
         PackedFormat::F16 => blocks::each(bytes, out, blocks::f16),
         PackedFormat::BF16 => blocks::each(bytes, out, blocks::bf16),
         PackedFormat::Q4_0 => blocks::each(bytes, out, blocks::q4_0),
+        PackedFormat::Q4_1 => blocks::each(bytes, out, blocks::q4_1),
         PackedFormat::Q5_0 => blocks::each(bytes, out, blocks::q5_0),
+        PackedFormat::Q5_1 => blocks::each(bytes, out, blocks::q5_1),
         PackedFormat::Q8_0 => blocks::each(bytes, out, blocks::q8_0),
         PackedFormat::Q4_K => blocks::each(bytes, out, blocks::q4_k),
         PackedFormat::Q5_K => blocks::each(bytes, out, blocks::q5_k),
@@ -191,7 +207,9 @@ pub fn check_finite(format: PackedFormat, bytes: &[u8]) -> Result<(), FormatErro
         PackedFormat::F16 => blocks::first_unfinite::<2, 1>(bytes, [0], blocks::F16_EXPONENT),
         PackedFormat::BF16 => blocks::first_unfinite::<2, 1>(bytes, [0], blocks::BF16_EXPONENT),
         PackedFormat::Q4_0 => blocks::first_unfinite::<18, 1>(bytes, [0], blocks::F16_EXPONENT),
+        PackedFormat::Q4_1 => blocks::first_unfinite::<20, 2>(bytes, [0, 2], blocks::F16_EXPONENT),
         PackedFormat::Q5_0 => blocks::first_unfinite::<22, 1>(bytes, [0], blocks::F16_EXPONENT),
+        PackedFormat::Q5_1 => blocks::first_unfinite::<24, 2>(bytes, [0, 2], blocks::F16_EXPONENT),
         PackedFormat::Q8_0 => blocks::first_unfinite::<34, 1>(bytes, [0], blocks::F16_EXPONENT),
         PackedFormat::Q4_K => blocks::first_unfinite::<144, 2>(bytes, [0, 2], blocks::F16_EXPONENT),
         PackedFormat::Q5_K => blocks::first_unfinite::<176, 2>(bytes, [0, 2], blocks::F16_EXPONENT),

@@ -222,7 +222,7 @@ fn types_that_are_not_supported_are_named() {
             .data(&[0; 1024])
     };
     for (kind, name) in [
-        (3, "Q4_1"),
+        (9, "Q8_1"),
         (10, "Q2_K"),
         (20, "IQ4_NL"),
         (39, "MXFP4"),

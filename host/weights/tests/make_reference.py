@@ -26,10 +26,13 @@ from gguf.quants import dequantize
 from safetensors.numpy import save_file
 
 HERE = Path(__file__).resolve().parent / "reference"
-FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
 RANDOM_BLOCKS = 10_000
 # Where the 16-bit scales of a block lie.
-SCALES = {"F16": [0], "Q4_0": [0], "Q5_0": [0], "Q8_0": [0], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+SCALES = {
+    "F16": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
+    "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+}
 # Zeros, least and greatest subnormals, least normal, one, greatest, infinities, NaNs.
 HALVES = [
     0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x3C00, 0xBC00,

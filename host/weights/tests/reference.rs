@@ -383,7 +383,7 @@ fn a_byte_level_tokenizer_is_read() {
 #[test]
 fn weights_are_taken_by_name_and_shape() {
     let weights = WeightsFile::open(&file("whole.gguf")).unwrap();
-    assert_eq!(weights.names().count(), 10);
+    assert_eq!(weights.names().count(), 12);
     assert_eq!(weights.load("norm.weight", &[8]).unwrap().rows(), 1);
     let wrong = weights.load("norm.weight", &[9]).unwrap_err();
     assert!(wrong.to_string().contains("[9]"), "{wrong}");

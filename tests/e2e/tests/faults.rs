@@ -15,11 +15,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use peers::{Liar, Manner, Requester, Task};
 use places::{Cable, Disk, is_root};
 use serde_json::Value;
 use setting::{Following, Occupied, Setting, account, assert_conserved, micro, ticket};
+use skep_market::Refusal;
 use skep_tests::{Built, Node, ask, run};
 
 const HOUR: i64 = 3600;
@@ -254,6 +256,72 @@ fn a_requester_that_never_pays_gets_no_credit_into_any_book() {
 }
 
 #[test]
+fn who_owes_more_than_an_owner_allows_is_refused_until_it_has_paid() {
+    let setting = Setting::new(20);
+    let a = setting.provider("a", "unpaid = \"0\"\n", 2);
+    let requester = setting.path("requester");
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
+    ask(&Built::skep(), &requester, &submit).unwrap();
+    let task = task_of(&setting, &requester);
+    let stranger = Requester::start(&setting.path("stranger"));
+    let (_, receipt) = stranger.has_done(ticket(&a), &task, 0, 0).unwrap();
+    let price = receipt.price.micro();
+    let refused = stranger.has_done(ticket(&a), &task, 1, 0).unwrap_err();
+    assert_eq!(
+        refused,
+        Refusal::Unpaid {
+            owed: price,
+            limit: 0
+        }
+    );
+    // Others are served as before.
+    ask(&Built::skep(), &requester, &submit).unwrap();
+    setting.assert_right();
+    stranger.pays(ticket(&a), receipt);
+    stranger.has_done(ticket(&a), &task, 2, 0).unwrap();
+}
+
+#[test]
+fn a_provider_that_was_away_gets_its_receipt_when_it_asks() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, c) = (setting.provider("a", "", 2), setting.provider("c", "", 1));
+    let occupied = Occupied::new(&setting, &c);
+    // Both have to agree, so that nothing is paid before the second has delivered.
+    let more = ["--shards", "1", "--replicas", "2", "--detach"];
+    let begun = requester
+        .ask(&setting.submit(&[ticket(&a), ticket(&c)], &more))
+        .unwrap();
+    let name = begun["job"]["job"].as_str().unwrap();
+    let second = account(c.home())["account"].clone();
+    let begun = Instant::now();
+    loop {
+        let job = requester.ask(&["job", "status", name]).unwrap();
+        let shard = &job["job"]["shards"][0];
+        let has_first = shard["leases"] == 2 && shard["providers"] == serde_json::json!([second]);
+        if has_first {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "{job}");
+    }
+    let home = a.home().to_path_buf();
+    a.kill().unwrap();
+    drop(occupied);
+    let job = requester.ask(&["job", "watch", name]).unwrap();
+    setting.assert_right();
+    assert_eq!(micro(&account(&home), "receipts"), 0);
+    // It is back, and asks by itself or when it is told to.
+    let a = Node::start(&Built::skep(), &home).unwrap();
+    let collected = a.ask(&["account", "collect"]).unwrap();
+    assert_eq!(micro(&collected["account"], "receipts"), 1);
+    let earned = assert_conserved(requester.home(), &[a.home(), c.home()], spent(&job));
+    assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
+    // Again it is nothing new.
+    let again = a.ask(&["account", "collect"]).unwrap();
+    assert_eq!(again, collected);
+}
+
+#[test]
 fn clocks_that_are_an_hour_off_hurt_nobody() {
     let setting = Setting::new(20);
     let requester = setting.path("requester");
@@ -311,4 +379,22 @@ fn one_record_of_ten_megabytes_is_a_shard_of_its_own() {
     let result = fs::read(setting.path("result.jsonl")).unwrap();
     assert!(result == local, "the result differs from a local run");
     assert_conserved(&requester, &[a.home()], spent(&job));
+}
+
+#[test]
+fn a_shard_for_each_line_comes_together_in_order() {
+    let setting = Setting::new(150);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    // Two at work on eight each, and cheap, so that what the job may cost is enough for each.
+    let rules = "at-once = 8\nprice-per-teraflop = \"0.0001\"\n";
+    let providers = ["a", "b"].map(|name| setting.provider(name, rules, 8));
+    let nodes: Vec<&str> = providers.iter().map(ticket).collect();
+    let more = ["--shards", "100000", "--max-price", "2"];
+    let job = requester.ask(&setting.submit(&nodes, &more)).unwrap();
+    let input = fs::read(setting.path("tickets.jsonl")).unwrap();
+    let lines = input.iter().filter(|byte| **byte == b'\n').count();
+    setting.assert_right();
+    assert_eq!(job["job"]["shards"].as_array().unwrap().len(), lines);
+    let homes = providers.each_ref().map(Node::home);
+    assert_conserved(requester.home(), &homes, spent(&job));
 }

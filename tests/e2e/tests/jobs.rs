@@ -276,9 +276,68 @@ fn a_provider_that_lies_is_outvoted_by_a_third_and_not_paid() {
     for shard in shards {
         assert_eq!(shard["providers"].as_array().unwrap().len(), 2, "{shard}");
     }
-    let spent = micro(job, "spent_micro");
+    let mut spent = micro(job, "spent_micro");
     let earned = assert_conserved(requester.home(), &[a.home(), b.home()], spent);
     assert!(earned.iter().all(|earned| *earned > 0));
+    // The next process remembers it, and does not ask the liar again.
+    drop(requester);
+    let requester = setting.path("requester");
+    let more = ["--shards", "2"];
+    let again = ask(&Built::skep(), &requester, &setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+    for shard in again["job"]["shards"].as_array().unwrap() {
+        assert_eq!(shard["leases"], 1, "{shard}");
+        assert!(
+            !shard["providers"]
+                .as_array()
+                .unwrap()
+                .contains(&liar.account.as_str().into())
+        );
+    }
+    spent += micro(&again["job"], "spent_micro");
+    assert_conserved(&requester, &[a.home(), b.home()], spent);
+}
+
+#[test]
+fn a_csv_input_is_cut_between_its_records_and_gives_what_a_local_run_gives() {
+    let mut setting = Setting::new(1);
+    let rows = (0..40).map(|n| match n % 8 {
+        3 => format!("{n},\"charged twice,\nand \"\"angry\"\"\n\nabout it\"\n"),
+        5 => format!("{n},too,many\n"),
+        6 => format!("{n},\"never closed\n"),
+        7 => "\n,where is my parcel\n".to_owned(),
+        _ => format!("{n},the app crashes\r\n"),
+    });
+    let text = format!("\u{feff}\nid,text\n{}", rows.collect::<String>());
+    fs::write(setting.path("tickets.csv"), text).unwrap();
+    let requester = setting.path("requester");
+    let files = ["tickets.csv", "labels.json", "expected.jsonl"].map(|name| setting.text(name));
+    let [input, labels, output] = files.each_ref().map(String::as_str);
+    let local = [
+        "run",
+        "batch-classifier",
+        "--input",
+        input,
+        "--labels",
+        labels,
+    ];
+    ask(
+        &Built::skep(),
+        &requester,
+        &[&local[..], &["--output", output]].concat(),
+    )
+    .unwrap();
+    setting.expected = fs::read(output).unwrap();
+    assert!(setting.expected.len() > 1_000);
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    let mut submit = setting.submit(&[ticket(&a), ticket(&b)], &["--shards", "7"]);
+    let place = submit
+        .iter()
+        .position(|word| word.ends_with("tickets.jsonl"));
+    submit[place.unwrap()] = input.to_owned();
+    let job = ask(&Built::skep(), &requester, &submit).unwrap();
+    setting.assert_right();
+    assert!(job["job"]["shards"].as_array().unwrap().len() > 3);
 }
 
 #[test]

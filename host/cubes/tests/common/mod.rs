@@ -79,7 +79,9 @@ pub fn weights(format: PackedFormat, rows: usize, columns: usize, seed: u64) -> 
                 block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes());
                 &[]
             }
-            PackedFormat::Q4_K | PackedFormat::Q5_K => &[0, 2],
+            PackedFormat::Q4_1 | PackedFormat::Q5_1 | PackedFormat::Q4_K | PackedFormat::Q5_K => {
+                &[0, 2]
+            }
             PackedFormat::Q6_K => &[208],
             _ => &[0],
         };

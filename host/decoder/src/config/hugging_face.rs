@@ -43,6 +43,34 @@ struct Json {
     attn_logit_softcapping: Option<f64>,
 }
 
+/// What describes the text part of Gemma 3: a multimodal model's configuration has it one level
+/// down, without what is as in `Gemma3TextConfig` of transformers.
+fn gemma_text(json: serde_json::Value) -> serde_json::Value {
+    let Some(serde_json::Value::Object(mut text)) = json.get("text_config").cloned() else {
+        return json;
+    };
+    text.insert("model_type".to_owned(), "gemma3_text".into());
+    let defaults: [(&str, serde_json::Value); 13] = [
+        ("vocab_size", 262_208.into()),
+        ("max_position_embeddings", 131_072.into()),
+        ("hidden_size", 2304.into()),
+        ("intermediate_size", 9216.into()),
+        ("num_hidden_layers", 26.into()),
+        ("num_attention_heads", 8.into()),
+        ("num_key_value_heads", 4.into()),
+        ("head_dim", 256.into()),
+        ("rms_norm_eps", 1e-6.into()),
+        ("hidden_activation", "gelu_pytorch_tanh".into()),
+        ("query_pre_attn_scalar", 256.into()),
+        ("sliding_window", 4096.into()),
+        ("rope_theta", 1e6.into()),
+    ];
+    for (key, value) in defaults {
+        text.entry(key).or_insert(value);
+    }
+    text.into()
+}
+
 /// How rotary positions are described: in one place for all layers, or for each kind of layer.
 #[derive(Deserialize)]
 struct RopeJson {
@@ -102,6 +130,10 @@ impl Reader<'_> {
                 path: self.path.to_owned(),
                 architecture: named.to_owned(),
             });
+        };
+        let json = match architecture {
+            Architecture::Gemma3 => gemma_text(json),
+            _ => json,
         };
         let json: Json = serde_json::from_value(json).map_err(|error| self.malformed(error))?;
         self.refuse_what_is_missing_here(&json)?;

@@ -77,6 +77,56 @@ impl Contents {
     }
 }
 
+/// The number of a quantized format in a file.
+pub fn kind(format: PackedFormat) -> u32 {
+    match format {
+        PackedFormat::Q4_0 => 2,
+        PackedFormat::Q4_1 => 3,
+        PackedFormat::Q5_0 => 6,
+        PackedFormat::Q5_1 => 7,
+        PackedFormat::Q8_0 => 8,
+        PackedFormat::Q4_K => 12,
+        PackedFormat::Q5_K => 13,
+        PackedFormat::Q6_K => 14,
+        other => panic!("{other} is not quantized"),
+    }
+}
+
+/// Blocks of random bits of a quantized format for so many elements, with scales and minima that
+/// make them about as large as a model's weights of 256 inputs, around zero.
+pub fn random_blocks(format: PackedFormat, elements: usize, seed: u64) -> Vec<u8> {
+    let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    let count = elements / format.block_len() * format.block_bytes();
+    let mut bytes: Vec<u8> = (0..count).map(|_| next()).collect();
+    // Where the scale lies and what it is, and how many of it the minimum is.
+    let (place, scale, minimum) = match format {
+        PackedFormat::Q4_0 => (0, 0.013, None),
+        PackedFormat::Q4_1 => (0, 0.013, Some(-7.5)),
+        PackedFormat::Q5_0 => (0, 0.0065, None),
+        PackedFormat::Q5_1 => (0, 0.0065, Some(-15.5)),
+        PackedFormat::Q8_0 => (0, 0.0008, None),
+        PackedFormat::Q4_K => (0, 2.5e-4, Some(7.5)),
+        PackedFormat::Q5_K => (0, 1.25e-4, Some(15.5)),
+        PackedFormat::Q6_K => (208, 6.2e-5, None),
+        other => panic!("{other} is not quantized"),
+    };
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        // Up to a half more, so that blocks differ.
+        let scale = scale * (1.0 + f32::from(block[format.block_bytes() / 2]) / 512.0);
+        block[place..place + 2].copy_from_slice(&f16_bits(scale).to_le_bytes());
+        if let Some(minimum) = minimum {
+            block[2..4].copy_from_slice(&f16_bits(minimum * scale).to_le_bytes());
+        }
+    }
+    bytes
+}
+
 /// Rounds rows to blocks of Q8_0: the largest magnitude of 32 becomes 127.
 fn to_q8_0(values: &[f32]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -145,6 +195,7 @@ pub fn convert(folder: &Path, architecture: &str, rounded: bool) -> Contents {
         rope => rope,
     };
     let base = rope["rope_theta"].as_f64().unwrap();
+    let epsilon = json["rms_norm_eps"].as_f64().unwrap();
     let mut contents = Contents::default();
     contents.set("general.architecture", Value::Text(architecture.to_owned()));
     for (key, value) in [
@@ -158,7 +209,10 @@ pub fn convert(folder: &Path, architecture: &str, rounded: bool) -> Contents {
         ("attention.head_count", Value::U32(heads)),
         ("attention.head_count_kv", Value::U32(kv_heads)),
         ("attention.key_length", Value::U32(dim)),
-        ("attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
+        (
+            "attention.layer_norm_rms_epsilon",
+            Value::F32(epsilon as f32),
+        ),
         ("rope.freq_base", Value::F32(base as f32)),
     ] {
         contents.set(&format!("{architecture}.{key}"), value);

@@ -109,10 +109,20 @@ fn a_lease_has_one_receipt_that_keeps_it() {
     other_output.output = Digest::of(b"2");
     let against = Evidence::ReceiptAgainstResult(result.clone(), sign(other_output));
     assert!(is_guilty(accuse(2, &against)));
+    // It bills less than it had said that the work took, which its lease allows.
+    let mut other_meter = honest.clone();
+    other_meter.meter.tokens = 79;
+    other_meter.price = Credits::from_micro(79);
+    let other_meter = sign(other_meter);
+    assert_eq!(other_meter.breach_of(&lease), None);
+    let against = Evidence::ReceiptAgainstResult(result.clone(), other_meter);
+    assert!(is_guilty(accuse(2, &against)));
     // A receipt for another lease breaks neither.
     let mut elsewhere = honest;
     elsewhere.lease = Digest::of(b"another lease");
     elsewhere.price = Credits::from_micro(1);
+    let borrowed = sign(elsewhere.clone());
+    elsewhere.commitment = Digest::of(b"another result");
     let elsewhere = sign(elsewhere);
     assert!(is_false(&accuse(
         2,
@@ -120,8 +130,77 @@ fn a_lease_has_one_receipt_that_keeps_it() {
     )));
     assert!(is_false(&accuse(
         2,
-        &Evidence::ReceiptAgainstResult(result, elsewhere)
+        &Evidence::ReceiptAgainstResult(result.clone(), elsewhere)
     )));
+    // But not one that names this lease's result.
+    let against = Evidence::ReceiptAgainstResult(result, borrowed);
+    assert!(is_guilty(accuse(2, &against)));
+}
+
+#[test]
+fn who_hands_over_an_old_receipt_or_another_s_is_guilty() {
+    let lease = lease(&secret(), &candidates());
+    let result = result(&lease, 2, b"1");
+    let own = receipt(&lease, &result).sign(&key(2)).unwrap();
+    let handover = |provider: u8, receipt: &Signed<Receipt>| {
+        let handover = Handover {
+            lease: lease.digest(),
+            provider: key(provider).id(),
+            commitment: result.digest(),
+            receipt: receipt.digest(),
+        };
+        handover.sign(&key(provider)).unwrap()
+    };
+    let honest = Evidence::HandoverAgainstReceipt(handover(2, &own), own.clone());
+    assert!(is_false(&accuse(2, &honest)));
+    let mut old = own.body().clone();
+    old.lease = Digest::of(b"an old lease");
+    let old = old.sign(&key(2)).unwrap();
+    let replayed = Evidence::HandoverAgainstReceipt(handover(2, &old), old.clone());
+    assert!(matches!(
+        accuse(2, &replayed),
+        Verdict::Guilty { offender, lease: under } if offender == key(2).id() && under == lease.digest()
+    ));
+    let copied = Evidence::HandoverAgainstReceipt(handover(3, &own), own.clone());
+    assert!(matches!(
+        accuse(3, &copied),
+        Verdict::Guilty { offender, .. } if offender == key(3).id()
+    ));
+    // Not whoever's receipt was copied, and not by a handover of something else.
+    assert!(is_false(&accuse(2, &copied)));
+    let other = Evidence::HandoverAgainstReceipt(handover(2, &own), old);
+    assert!(is_false(&accuse(2, &other)));
+}
+
+#[test]
+fn who_says_that_the_same_work_took_more_is_charged() {
+    let Evidence::Divergence {
+        lease,
+        secret,
+        candidates,
+        result: said,
+        audits,
+    } = panel(&[b"right", b"right", b"right"])
+    else {
+        panic!("no divergence");
+    };
+    let inflated = |result: &Signed<ResultCommitment>| {
+        let mut inflated = *result.body();
+        inflated.meter.tokens += 1;
+        inflated.sign(&key(seed_of(inflated.worker))).unwrap()
+    };
+    // An auditor: the provider's own words decide who is drawn.
+    let mut audits = audits;
+    let odd = audits[0].result.worker;
+    audits[0].result = inflated(&audits[0].result);
+    let evidence = Evidence::Divergence {
+        lease,
+        secret,
+        candidates,
+        result: said,
+        audits,
+    };
+    assert_eq!(evidence.offenders().unwrap().0, [odd]);
 }
 
 /// What the provider says, then what the auditors say in the order of the draw; who has nothing

@@ -196,8 +196,8 @@ fn many_are_verified_at_once_and_the_bad_one_is_named() {
 fn the_encodings_do_not_change() {
     let (lease, result, receipt) = example();
     insta::assert_snapshot!(Digest::of(&lease.encode()), @"317c1fdc98bb528b820591bb596edbad615c792fdafaa1b7eaee438cd57cc3b9");
-    insta::assert_snapshot!(Digest::of(&result.encode()), @"21df99733170e0da07cc0a46b784688d31c0fd90470558bf01746a9beb166642");
-    insta::assert_snapshot!(Digest::of(&receipt.encode()), @"1d6b8fbaf6ed5f4054ea2fc7a9caa774fbe8ec8bea461b4bd7e94fd90f183e16");
+    insta::assert_snapshot!(Digest::of(&result.encode()), @"b5c39d8c196ba01666796f2f0eaf08ba66eee84626419d9386ae957b3335bda7");
+    insta::assert_snapshot!(Digest::of(&receipt.encode()), @"a27b84d01227309b1df4126db888a9886a61a6263099474eb95fbbeffaa08543");
 }
 
 #[test]

@@ -39,6 +39,8 @@ fn dot_tile<const T: usize>(
         PackedFormat::Q8_0 => by_32::<T, 34>(row, input, token),
         PackedFormat::Q4_0 => by_32::<T, 18>(row, input, token),
         PackedFormat::Q5_0 => by_32::<T, 22>(row, input, token),
+        PackedFormat::Q4_1 => with_minimum::<T, 20>(row, input, token),
+        PackedFormat::Q5_1 => with_minimum::<T, 24>(row, input, token),
         PackedFormat::Q4_K => q4_k::<T>(row, input, token),
         PackedFormat::Q5_K => q5_k::<T>(row, input, token),
         PackedFormat::Q6_K => q6_k::<T>(row, input, token),
@@ -150,6 +152,51 @@ fn by_32<const T: usize, const BYTES: usize>(
         }
     }
     sums.map(|sum| total(sum))
+}
+
+/// Formats of 32 unsigned elements with one scale and one minimum: blocks of Q4_1 and Q5_1 have 20
+/// and 24 bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn with_minimum<const T: usize, const BYTES: usize>(
+    row: &[u8],
+    input: &Activations,
+    token: usize,
+) -> [f32; T] {
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = [_mm256_setzero_ps(); T];
+    let mut minima = [0.0_f32; T];
+    let (blocks, _) = row.as_chunks::<BYTES>();
+    let tokens: [Token<'_, 32>; T] =
+        std::array::from_fn(|t| Token::of(input, token + t, blocks.len()));
+    let of_blocks: [&[[i16; 2]]; T] = std::array::from_fn(|t| {
+        let start = (token + t) * input.columns / SUM;
+        &input.sums[start..].as_chunks::<2>().0[..blocks.len()]
+    });
+    for (n, block) in blocks.iter().enumerate() {
+        let (scale, minimum) = (halves(block), _mm256_cvtss_f32(halves(&block[2..])));
+        let weights = match BYTES {
+            20 => nibbles(&block[4..]),
+            _ => {
+                let high = bits([block[4], block[5], block[6], block[7]]);
+                let fifth = _mm256_and_si256(high, _mm256_set1_epi8(16));
+                _mm256_or_si256(nibbles(&block[8..]), fifth)
+            }
+        };
+        for t in 0..T {
+            let (quants, step) = (load_quants(&tokens[t].quants[n]), tokens[t].scales[n]);
+            let products = _mm256_madd_epi16(_mm256_maddubs_epi16(weights, quants), ones);
+            let scale = _mm256_mul_ps(scale, _mm256_set1_ps(step));
+            sums[t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(products), sums[t]);
+            let [a, b] = of_blocks[t][n];
+            minima[t] += minimum * step * f32::from(a + b);
+        }
+    }
+    let mut totals = sums.map(|sum| total(sum));
+    for (total, minimum) in totals.iter_mut().zip(minima) {
+        *total += minimum;
+    }
+    totals
 }
 
 /// The products of one row of groups of `group` columns with the tokens from `token` on, as many

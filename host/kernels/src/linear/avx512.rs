@@ -72,6 +72,8 @@ fn some<const T: usize>(
         PackedFormat::Q8_0 => thirty_twos::packed::<T, 34>(&panel, input, token),
         PackedFormat::Q4_0 => thirty_twos::packed::<T, 18>(&panel, input, token),
         PackedFormat::Q5_0 => thirty_twos::packed::<T, 22>(&panel, input, token),
+        PackedFormat::Q4_1 => thirty_twos::packed::<T, 20>(&panel, input, token),
+        PackedFormat::Q5_1 => thirty_twos::packed::<T, 24>(&panel, input, token),
         PackedFormat::Q4_K => k_quants::with_minima::<T, 144>(&panel, input, token),
         PackedFormat::Q5_K => k_quants::with_minima::<T, 176>(&panel, input, token),
         PackedFormat::Q6_K => k_quants::q6_k::<T>(&panel, input, token),

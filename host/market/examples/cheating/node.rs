@@ -1,7 +1,7 @@
 //! What a node signs for a lease: what it did, or what it makes up.
 
 use skep_evidence::{AccountKey, Agreed, Keys, Lease, Meter, Receipt, Signed, Statement as _};
-use skep_market::{Done, conclude};
+use skep_market::{Done, conclude, hand_over};
 use skep_registry::Digest;
 
 /// A way to cheat.
@@ -19,8 +19,13 @@ pub enum Cheat {
     OneInFive,
     /// Two that make up the same outputs, and say of each other that they are right.
     Pair,
-    /// Sends what it signed for an earlier lease once more.
+    /// Makes up results where it cannot be an auditor, as far as it can tell: of a shard's first
+    /// lease.
+    Careful,
+    /// Sends the receipt of its first lease for every other one too.
     Replay,
+    /// Sends all that it sent for its first lease once more.
+    ReplayAll,
     /// Bills more than the lease's tariff makes of what it metered.
     Overprice,
     /// Does the work, and meters twice the operations, within what the lease allows.
@@ -29,14 +34,16 @@ pub enum Cheat {
 
 impl Cheat {
     /// Every way.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::None,
         Self::Garbage,
         Self::Neighbour,
         Self::Smaller,
         Self::OneInFive,
         Self::Pair,
+        Self::Careful,
         Self::Replay,
+        Self::ReplayAll,
         Self::Overprice,
         Self::Inflate,
     ];
@@ -50,7 +57,9 @@ impl Cheat {
             Self::Smaller => "a smaller model, no adapter",
             Self::OneInFive => "garbage one time in five",
             Self::Pair => "a pair that backs each other",
-            Self::Replay => "an old receipt again",
+            Self::Careful => "garbage where it cannot be an auditor",
+            Self::Replay => "an old receipt for a new lease",
+            Self::ReplayAll => "all of an old delivery again",
             Self::Overprice => "a price above the tariff",
             Self::Inflate => "twice the operations, within the lease",
         }
@@ -70,6 +79,7 @@ impl Cheat {
 pub struct Sent {
     pub commitment: Vec<u8>,
     pub receipt: Vec<u8>,
+    pub handover: Vec<u8>,
     pub output: Digest,
     pub is_wrong: bool,
 }
@@ -79,7 +89,7 @@ pub struct Node {
     pub key: AccountKey,
     pub cheat: Cheat,
     signed: u64,
-    first: Option<(Vec<u8>, Vec<u8>)>,
+    first: Option<[Vec<u8>; 3]>,
 }
 
 /// The operations of a shard.
@@ -110,6 +120,7 @@ impl Node {
         let output = match self.cheat {
             Cheat::Garbage => Digest::of(&chance.to_le_bytes()),
             Cheat::OneInFive if chance.is_multiple_of(5) => Digest::of(&chance.to_le_bytes()),
+            Cheat::Careful if lease.attempt == 0 => Digest::of(&chance.to_le_bytes()),
             Cheat::Neighbour => right(shard + 1),
             Cheat::Smaller => Digest::of(format!("smaller {shard}").as_bytes()),
             Cheat::Pair => Digest::of(format!("pair {shard}").as_bytes()),
@@ -137,16 +148,24 @@ impl Node {
         if self.cheat == Cheat::Overprice {
             receipt = overpriced(&receipt, &self.key)?;
         }
-        let fresh = (commitment.encode(), receipt.encode());
-        let sent = match self.cheat {
-            Cheat::Replay => self.first.get_or_insert(fresh).clone(),
+        let old = self.first.as_ref().map(|first| first[1].clone());
+        let old = old.filter(|_| self.cheat == Cheat::Replay);
+        if let Some(old) = &old {
+            receipt = Signed::decode(old, &mut Keys::default())?;
+        }
+        let handover = hand_over(lease, commitment.digest(), receipt.digest(), &self.key)?;
+        let fresh = [commitment.encode(), receipt.encode(), handover.encode()];
+        let first = self.first.get_or_insert_with(|| fresh.clone());
+        let is_replayed = old.is_some() || (self.cheat == Cheat::ReplayAll && *first != fresh);
+        let [commitment, receipt, handover] = match self.cheat {
+            Cheat::ReplayAll => first.clone(),
             _ => fresh,
         };
-        let is_replayed = sent.0 != commitment.encode();
         let is_dishonest = matches!(self.cheat, Cheat::Overprice | Cheat::Inflate);
         Ok(Sent {
-            commitment: sent.0,
-            receipt: sent.1,
+            commitment,
+            receipt,
+            handover,
             output,
             is_wrong: output != right(shard) || is_replayed || is_dishonest,
         })

@@ -8,8 +8,9 @@ use skep_evidence::{
     Statement as _, Tariff, Verdict, Work, judge,
 };
 use skep_market::{
-    AttemptId, Book, Conduct, Decision, Event, Job, JobPlan, Ledger, Offer, Operation, Outcome,
-    Outstanding, PostError, Reputation, Terms, Warmth, receive, typical,
+    AttemptId, BadDelivery, Book, Conduct, Decision, Event, Job, JobPlan, Ledger, Offer, Operation,
+    Outcome, Outstanding, PostError, Reputation, Sent as Statements, Terms, Warmth, receive,
+    typical,
 };
 use skep_registry::Digest;
 
@@ -159,6 +160,7 @@ impl Swarm {
             lease_limit: Credits::from_micro(2 * PRICE.micro()),
             deadline: u64::MAX,
             patience: 1_000,
+            first_patience: 1_000,
             max_attempts: 20,
             hedges: 0,
         };
@@ -338,18 +340,21 @@ impl Swarm {
         if sent.is_wrong && self.job.audits(id).is_none() {
             self.wrong.insert(id);
         }
-        let came = receive(
-            &lease,
-            &sent.commitment,
-            &sent.receipt,
-            sent.output,
-            0,
-            &mut keys,
-        );
-        let Ok(delivery) = came else {
-            // What it signed contradicts its lease, or is another's: nobody asks it again.
-            self.seen.entry(provider).or_default().note(Conduct::Lied);
-            return Ok(Event::Failed { id, at: self.now });
+        let statements = Statements {
+            commitment: &sent.commitment,
+            receipt: &sent.receipt,
+            handover: &sent.handover,
+        };
+        let delivery = match receive(&agreed, &statements, sent.output, 0, &mut keys) {
+            Ok(delivery) => delivery,
+            Err(bad) => {
+                // What it signed contradicts its lease, or is another's: nobody asks it again.
+                if let BadDelivery::Fraud { evidence, .. } = &bad {
+                    self.accuse(provider, evidence)?;
+                }
+                self.seen.entry(provider).or_default().note(Conduct::Lied);
+                return Ok(Event::Failed { id, at: self.now });
+            }
         };
         let draw = self.secret(id).draw(delivery.commitment.digest());
         let is_drawn = draw.is_audited(self.rate) && self.job.audits(id).is_none();
@@ -361,11 +366,13 @@ impl Swarm {
             ),
             false => Vec::new(),
         };
+        let claim = delivery.commitment.claim();
         self.trails.insert(id, (agreed, delivery.commitment));
         Ok(Event::Delivered {
             id,
             at: self.now,
             output: delivery.receipt.output,
+            claim,
             bytes: 1,
             price: delivery.receipt.price,
             auditors,
@@ -390,19 +397,24 @@ impl Swarm {
         };
         for id in outcome.wrong() {
             let accused = self.job.provider(id).ok_or("a lease is missing")?;
-            let accusation = Accusation::new(self.requester.id(), accused, &evidence);
-            let accusation = accusation.sign(&self.requester)?;
-            if !matches!(
-                judge(&accusation, &mut Keys::default()),
-                Verdict::Guilty { .. }
-            ) {
-                return Err("an audit found somebody wrong, and its evidence does not".into());
-            }
-            for posted in self.ledger.post(&[Operation::Judge(&accusation)])? {
-                match posted {
-                    Ok(_) | Err(PostError::NothingAtStake { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
+            self.accuse(accused, &evidence)?;
+        }
+        Ok(())
+    }
+
+    fn accuse(&mut self, accused: AccountId, evidence: &Evidence) -> Result<(), Fault> {
+        let accusation = Accusation::new(self.requester.id(), accused, evidence);
+        let accusation = accusation.sign(&self.requester)?;
+        if !matches!(
+            judge(&accusation, &mut Keys::default()),
+            Verdict::Guilty { .. }
+        ) {
+            return Err("somebody was found wrong, and the evidence does not show it".into());
+        }
+        for posted in self.ledger.post(&[Operation::Judge(&accusation)])? {
+            match posted {
+                Ok(_) | Err(PostError::NothingAtStake { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

@@ -163,6 +163,7 @@ impl World {
             lease_limit: Credits::from_micro(150),
             deadline: now + 24 * 60 * MINUTE,
             patience: 10 * SHARD,
+            first_patience: 10 * SHARD,
             max_attempts: 50,
             hedges: 1,
         })
@@ -239,6 +240,7 @@ impl World {
             id: arrival.id,
             at: arrival.at,
             output,
+            claim: output,
             bytes: 1,
             price: Credits::from_micro(node.price),
             auditors: match audited {

@@ -23,6 +23,7 @@ fn policy() -> Policy {
         largest_output: 1_000_000,
         slots: 1,
         tariff: TARIFF,
+        unpaid: Credits::MAX,
     }
 }
 
@@ -89,42 +90,130 @@ fn done(flops: u64) -> Done {
     }
 }
 
+/// What key 2 sends for a lease, as it is sent.
+struct Made {
+    commitment: Vec<u8>,
+    receipt: Vec<u8>,
+    handover: Vec<u8>,
+}
+
+impl Made {
+    fn of(lease: &Agreed<Lease>, done: &Done) -> Self {
+        let (commitment, receipt) = conclude(lease, done, &key(2)).unwrap();
+        Self::with(lease, &commitment, &receipt)
+    }
+
+    /// These statements, handed over for that lease.
+    fn with(
+        lease: &Agreed<Lease>,
+        commitment: &Signed<ResultCommitment>,
+        receipt: &Signed<Receipt>,
+    ) -> Self {
+        let (named, billed) = (commitment.digest(), receipt.digest());
+        let handover = hand_over(lease, named, billed, &key(2)).unwrap();
+        Self {
+            commitment: commitment.encode(),
+            receipt: receipt.encode(),
+            handover: handover.encode(),
+        }
+    }
+
+    fn received(
+        &self,
+        lease: &Agreed<Lease>,
+        output: Digest,
+        moved: u64,
+    ) -> Result<Delivery, BadDelivery> {
+        let sent = Sent {
+            commitment: &self.commitment,
+            receipt: &self.receipt,
+            handover: &self.handover,
+        };
+        receive(lease, &sent, output, moved, &mut Keys::default())
+    }
+}
+
 #[test]
 fn what_a_provider_concludes_its_requester_receives() {
     let lease = accept(lease()).unwrap();
-    let (commitment, receipt) = conclude(&lease, &done(2_000_000_000_000), &key(2)).unwrap();
-    let (commitment, receipt) = (commitment.encode(), receipt.encode());
-    let keys = &mut Keys::default();
+    let made = Made::of(&lease, &done(2_000_000_000_000));
     let output = digest("output", 3);
-    let delivery = receive(&lease, &commitment, &receipt, output, 2_000, keys).unwrap();
+    let delivery = made.received(&lease, output, 2_000).unwrap();
     assert_eq!(delivery.receipt.price, credits(2_000 + 4));
+    assert_eq!(delivery.commitment.meter, delivery.receipt.meter);
     assert!(matches!(
-        receive(
-            &lease,
-            &commitment,
-            &receipt,
-            digest("output", 4),
-            2_000,
-            keys
-        ),
+        made.received(&lease, digest("output", 4), 2_000),
         Err(BadDelivery::Output { .. })
+    ));
+    // Bytes that were never moved are not paid.
+    assert!(matches!(
+        made.received(&lease, output, 1_999),
+        Err(BadDelivery::Breach(_))
+    ));
+    // Statements that are not what they are sent as, or not those that are handed over.
+    let swapped = Made {
+        commitment: made.receipt.clone(),
+        receipt: made.commitment.clone(),
+        ..Made::of(&lease, &done(1))
+    };
+    assert!(matches!(
+        swapped.received(&lease, output, 2_000),
+        Err(BadDelivery::Statement(_))
+    ));
+    let mixed = Made {
+        handover: Made::of(&lease, &done(1)).handover,
+        ..made
+    };
+    assert!(matches!(
+        mixed.received(&lease, output, 2_000),
+        Err(BadDelivery::Breach(_))
+    ));
+}
+
+#[test]
+fn what_contradicts_itself_comes_with_its_evidence() {
+    let accepted = accept(lease()).unwrap();
+    let output = digest("output", 3);
+    let proven = |made: &Made| match made.received(&accepted, output, 2_000) {
+        Err(BadDelivery::Fraud { evidence, .. }) => evidence.offenders().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let guilty = (vec![account(2)], accepted.digest());
+    let (commitment, receipt) = conclude(&accepted, &done(7), &key(2)).unwrap();
+    let changed = |change: fn(&mut Receipt)| {
+        let mut receipt = receipt.body().clone();
+        change(&mut receipt);
+        Made::with(&accepted, &commitment, &receipt.sign(&key(2)).unwrap())
+    };
+    // A price above the tariff, and a bill for what the commitment does not say.
+    let dear = changed(|receipt| receipt.price = credits(4_000));
+    assert_eq!(proven(&dear), guilty);
+    let inflated = changed(|receipt| {
+        receipt.meter.flops = 2_000_000_000_000;
+        receipt.price = credits(2_000 + 4);
+    });
+    assert_eq!(proven(&inflated), guilty);
+    // What was signed for an earlier lease, once more.
+    let earlier = accept(Lease {
+        shard: 2,
+        ..lease()
+    })
+    .unwrap();
+    let (_, old) = conclude(&earlier, &done(7), &key(2)).unwrap();
+    assert_eq!(proven(&Made::with(&accepted, &commitment, &old)), guilty);
+    // All of an earlier delivery proves nothing, and is nothing.
+    let everything = Made::of(&earlier, &done(7));
+    assert!(matches!(
+        everything.received(&accepted, output, 2_000),
+        Err(BadDelivery::Breach(_))
     ));
     // A receipt for another result, though both are signed.
     let other = Done {
         nonce: [8; 32],
-        ..done(1)
+        ..done(7)
     };
-    let (_, other) = conclude(&lease, &other, &key(2)).unwrap();
-    assert!(matches!(
-        receive(&lease, &commitment, &other.encode(), output, 2_000, keys),
-        Err(BadDelivery::Breach(_))
-    ));
-    assert!(receive(&lease, &receipt, &commitment, output, 2_000, keys).is_err());
-    // Bytes that were never moved are not paid.
-    assert!(matches!(
-        receive(&lease, &commitment, &receipt, output, 1_999, keys),
-        Err(BadDelivery::Breach(_))
-    ));
+    let (_, other) = conclude(&accepted, &other, &key(2)).unwrap();
+    assert_eq!(proven(&Made::with(&accepted, &commitment, &other)), guilty);
 }
 
 #[test]

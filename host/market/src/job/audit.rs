@@ -3,7 +3,7 @@
 //! A result that was drawn to be audited does not count until somebody else's has been compared with
 //! it. Auditors get a lease of the same shard like any other. The first that was drawn decides if it
 //! agrees. If it does not, all that were drawn are asked, and whoever is not with the majority of
-//! the panel is wrong.
+//! the panel is wrong. What is compared is the output and what was metered.
 //!
 //! It must never take a result for right that most of its panel did not get, or for wrong one that
 //! they did.
@@ -54,7 +54,7 @@ impl Outcome {
 
 /// What one that was drawn has to say.
 enum Say {
-    /// This came out.
+    /// This came out, and took so much.
     Said(u32, Digest),
     /// It is at work; longer than usual, or not.
     Working { is_late: bool },
@@ -104,7 +104,7 @@ impl Job {
                 Say::Said(attempt, output) => Some((*attempt, *output)),
                 _ => None,
             });
-            let is_disputed = said.clone().any(|(_, other)| other != output.digest);
+            let is_disputed = said.clone().any(|(_, other)| other != output.claim);
             if let (false, Some((auditor, _))) = (is_disputed, said.next()) {
                 let auditor = AttemptId {
                     shard: number,
@@ -126,7 +126,7 @@ impl Job {
                 .iter()
                 .any(|(_, say)| matches!(say, Say::Working { .. } | Say::Silent));
             if !may_come {
-                decisions.push(Decision::Audited(self.tally(id, output.digest, &says)));
+                decisions.push(Decision::Audited(self.tally(id, output.claim, &says)));
                 return None;
             }
             if is_awaited && !is_disputed {
@@ -156,11 +156,10 @@ impl Job {
         for (attempt, its) in attempts.filter(|(_, its)| its.provider == auditor) {
             match its.state {
                 State::Delivered(output) | State::Audited(output) => {
-                    return Say::Said(attempt, output.digest);
+                    return Say::Said(attempt, output.claim);
                 }
                 State::Open => {
-                    let late = self.usual();
-                    let is_late = late.is_some_and(|late| now.saturating_sub(its.since) > late);
+                    let is_late = now.saturating_sub(its.since) > self.late();
                     return Say::Working { is_late };
                 }
                 State::Wrong(_) => return Say::Spent,
@@ -174,35 +173,35 @@ impl Job {
     }
 
     /// Everybody has said what there is to say: who is with the majority of the panel?
-    fn tally(&self, id: AttemptId, output: Digest, says: &[(AccountId, Say)]) -> Outcome {
-        let mut votes: BTreeMap<Digest, usize> = BTreeMap::from([(output, 1)]);
+    fn tally(&self, id: AttemptId, claim: Digest, says: &[(AccountId, Say)]) -> Outcome {
+        let mut votes: BTreeMap<Digest, usize> = BTreeMap::from([(claim, 1)]);
         let mut said = Vec::new();
         for (_, say) in says {
-            if let Say::Said(attempt, output) = say {
-                *votes.entry(*output).or_default() += 1;
+            if let Say::Said(attempt, claim) = say {
+                *votes.entry(*claim).or_default() += 1;
                 let shard = id.shard;
                 said.push((
                     AttemptId {
                         shard,
                         attempt: *attempt,
                     },
-                    *output,
+                    *claim,
                 ));
             }
         }
         let panel = says.len() + 1;
         let majority = votes.into_iter().find(|(_, votes)| 2 * votes > panel);
-        let finding = |output| match majority {
+        let finding = |claim| match majority {
             None => Finding::Undecided,
-            Some((right, _)) if right == output => Finding::Passed,
+            Some((right, _)) if right == claim => Finding::Passed,
             Some(_) => Finding::Wrong,
         };
         Outcome {
             id,
-            finding: finding(output),
+            finding: finding(claim),
             audits: said
                 .into_iter()
-                .map(|(id, output)| (id, finding(output)))
+                .map(|(id, claim)| (id, finding(claim)))
                 .collect(),
         }
     }

@@ -61,7 +61,7 @@ pub enum Outstanding<'a> {
     },
 }
 
-/// So many results have to be there before anyone is called late.
+/// So many results have to be there to tell what is usual.
 const KNOWN: u32 = 3;
 
 impl Job {
@@ -93,13 +93,26 @@ impl Job {
             }
         }
         let mut late = Vec::new();
-        for number in &self.unfinished {
+        for number in self.open.intersection(&self.unfinished) {
             if let Some(why) = self.decide_shard(*number, now, &mut choice, &mut decisions) {
                 return vec![give_up(now, why)];
             }
             if decisions.is_empty() && self.is_late(*number, now) {
                 late.push(*number);
             }
+        }
+        // Those that nobody has need a provider with room, and what a lease may cost; once one of
+        // them got none, there is none for the others. What failed everywhere is told all the same.
+        let mut is_stuck = false;
+        for number in self.unfinished.difference(&self.open) {
+            let had = self.shards[*number as usize].attempts.len();
+            if is_stuck && had < self.plan.max_attempts as usize {
+                continue;
+            }
+            if let Some(why) = self.decide_shard(*number, now, &mut choice, &mut decisions) {
+                return vec![give_up(now, why)];
+            }
+            is_stuck = choice.is_exhausted() || choice.left < self.plan.lease_limit;
         }
         if decisions.is_empty() {
             for number in late {
@@ -232,9 +245,10 @@ impl Job {
             .iter()
             .filter(|attempt| attempt.state == State::Open);
         let since = open.clone().map(|attempt| attempt.since).max();
-        let Some((late, since)) = self.usual().zip(since) else {
+        let Some(since) = since else {
             return false;
         };
+        let late = self.late();
         let count = u32::try_from(open.count()).unwrap_or(u32::MAX);
         let had = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
         now.saturating_sub(since) > late
@@ -242,36 +256,32 @@ impl Job {
             && had < self.plan.max_attempts
     }
 
-    /// Twice to four times the median duration, in milliseconds, once enough are known.
-    pub(super) fn usual(&self) -> Option<u64> {
+    /// After how many milliseconds a lease is late: twice to four times the median duration, once
+    /// enough are known. Until then it is what the plan says, so that one that never delivers does
+    /// not hold up a job of few shards.
+    pub(super) fn late(&self) -> u64 {
         let total: u32 = self.durations.iter().sum();
-        if total < KNOWN {
-            return None;
-        }
         let mut seen = 0;
         let power = self.durations.iter().position(|count| {
             seen += count;
             2 * seen >= total
-        })?;
-        1_u64.checked_shl(u32::try_from(power).ok()? + 2)
+        });
+        let power = power.filter(|_| total >= KNOWN);
+        let usual = power.and_then(|power| 1_u64.checked_shl(u32::try_from(power).ok()? + 2));
+        usual.unwrap_or(self.plan.first_patience)
     }
 
     /// Withdraws what is open for shards that are done.
     fn withdraw_done(&self, now: u64, decisions: &mut Vec<Decision>) {
-        if self.load.values().all(|load| *load == 0) {
-            return;
-        }
-        for (number, shard) in (0..).zip(&self.shards) {
-            if shard.accepted.is_some() {
-                withdraw(number, shard, now, decisions);
-            }
+        for number in self.open.difference(&self.unfinished) {
+            withdraw(*number, &self.shards[*number as usize], now, decisions);
         }
     }
 
     /// Withdraws everything that is open.
     fn withdraw_rest(&self, now: u64, decisions: &mut Vec<Decision>) {
-        for (number, shard) in (0..).zip(&self.shards) {
-            withdraw(number, shard, now, decisions);
+        for number in &self.open {
+            withdraw(*number, &self.shards[*number as usize], now, decisions);
         }
     }
 
@@ -279,29 +289,25 @@ impl Job {
     #[must_use]
     pub fn outstanding(&self) -> Vec<Outstanding<'_>> {
         let mut found = Vec::new();
-        for (number, shard) in (0..).zip(&self.shards) {
-            for (attempt, lease) in (0..).zip(&shard.attempts) {
-                let id = AttemptId {
-                    shard: number,
-                    attempt,
-                };
-                match lease.state {
-                    State::Open => found.push(Outstanding::Send {
-                        id,
-                        provider: lease.provider,
-                        lease: &lease.encoding,
-                    }),
-                    State::Delivered(output)
-                        if shard.accepted == Some(output.digest) && !lease.paid =>
-                    {
-                        found.push(Outstanding::Pay {
-                            id,
-                            lease: lease.lease,
-                            receipt: &lease.encoding,
-                        });
-                    }
-                    _ => {}
-                }
+        for shard in &self.open {
+            let attempts = (0..).zip(&self.shards[*shard as usize].attempts);
+            for (attempt, lease) in attempts.filter(|(_, lease)| lease.state == State::Open) {
+                let shard = *shard;
+                found.push(Outstanding::Send {
+                    id: AttemptId { shard, attempt },
+                    provider: lease.provider,
+                    lease: &lease.encoding,
+                });
+            }
+        }
+        for shard in &self.unpaid {
+            for (attempt, lease) in self.shards[*shard as usize].unpaid() {
+                let shard = *shard;
+                found.push(Outstanding::Pay {
+                    id: AttemptId { shard, attempt },
+                    lease: lease.lease,
+                    receipt: &lease.encoding,
+                });
             }
         }
         if let Some(output) = self.accepted(self.assembled) {
@@ -339,6 +345,11 @@ impl Choice<'_> {
             true if u64::from(load) + taken < u64::from(offer.slots) => Room::Now,
             true => Room::Later,
         })
+    }
+
+    /// Whether nobody has room for one more shard.
+    fn is_exhausted(&self) -> bool {
+        self.ranked.as_ref().is_some_and(Vec::is_empty)
     }
 
     /// Whether something is true of everybody who may be asked, with room or without.

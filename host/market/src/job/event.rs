@@ -93,6 +93,8 @@ pub enum Event {
         at: u64,
         /// The output, in plain.
         output: Digest,
+        /// [`skep_evidence::ResultCommitment::claim`]
+        claim: Digest,
         /// How long the output is.
         bytes: u64,
         /// What it costs.
@@ -199,13 +201,15 @@ impl Event {
                 id,
                 at,
                 output,
+                claim,
                 bytes,
                 price,
                 auditors,
                 receipt,
             } => {
-                head(out, 4, 5, *id, *at)?;
+                head(out, 4, 6, *id, *at)?;
                 out.bytes(output.as_bytes())?
+                    .bytes(claim.as_bytes())?
                     .u64(*bytes)?
                     .u64(price.micro())?;
                 out.array(auditors.len() as u64)?;
@@ -291,6 +295,7 @@ fn read(bytes: &[u8]) -> Result<Event, minicbor::decode::Error> {
             id,
             at,
             output: Digest::from_bytes(fixed(&mut input)?),
+            claim: Digest::from_bytes(fixed(&mut input)?),
             bytes: input.u64()?,
             price: Credits::from_micro(input.u64()?),
             auditors: {
@@ -331,7 +336,8 @@ fn read(bytes: &[u8]) -> Result<Event, minicbor::decode::Error> {
         _ => return Err(unfit("an unknown kind")),
     };
     let expected = match kind {
-        1 | 4 => 9,
+        1 => 9,
+        4 => 10,
         5 | 8 => 5,
         _ => 4,
     };
@@ -378,6 +384,7 @@ mod tests {
                 id,
                 at,
                 output: digest("output", 1),
+                claim: digest("claim", 1),
                 bytes: 12,
                 price: credits(5),
                 auditors: vec![account(3), account(2)],

@@ -1,4 +1,5 @@
-//! The journal of a job: its events on disk, in order, each written before it is acted upon.
+//! The journal of a job: its events on disk, in order, each written before it is acted upon; and with
+//! them what is too small for files of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,8 @@ use skep_registry::Digest;
 use super::event::Event;
 
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+/// Outputs that came with the events, by digest.
+const OUTPUTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("outputs");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const JOB: &str = "job";
 
@@ -74,6 +77,9 @@ impl Journal {
         let transaction = database.begin_write().map_err(|e| fail(e.into()))?;
         {
             transaction.open_table(EVENTS).map_err(|e| fail(e.into()))?;
+            transaction
+                .open_table(OUTPUTS)
+                .map_err(|e| fail(e.into()))?;
             let mut meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
             let found = meta.get(JOB).map_err(|e| fail(e.into()))?;
             let found = found.map(|found| found.value().to_vec());
@@ -124,6 +130,19 @@ impl Journal {
     ///
     /// When the file cannot be written. The journal has to be opened again then.
     pub fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
+        self.append_with(events, &[])
+    }
+
+    /// Writes events with outputs that came with them, in one go.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::append`].
+    pub fn append_with(
+        &mut self,
+        events: &[Event],
+        outputs: &[(Digest, Vec<u8>)],
+    ) -> Result<(), JournalError> {
         if self.broken {
             return Err(JournalError::Broken);
         }
@@ -131,21 +150,70 @@ impl Journal {
             return Ok(());
         }
         self.broken = true;
-        self.write(events).map_err(|error| JournalError::Storage {
-            path: self.path.clone(),
-            error: Box::new(error),
-        })?;
+        self.write(events, outputs)
+            .map_err(|error| JournalError::Storage {
+                path: self.path.clone(),
+                error: Box::new(error),
+            })?;
         self.next += events.len() as u64;
         self.broken = false;
         Ok(())
     }
 
-    fn write(&self, events: &[Event]) -> Result<(), redb::Error> {
+    /// An output that came with an event.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn output(&self, digest: Digest) -> Result<Option<Vec<u8>>, JournalError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(OUTPUTS)?;
+            let found = table.get(digest.as_bytes())?;
+            Ok(found.map(|found| found.value().to_vec()))
+        };
+        read().map_err(|error| JournalError::Storage {
+            path: self.path.clone(),
+            error: Box::new(error),
+        })
+    }
+
+    /// Takes the outputs away: the job is over, and what counts is in its result.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written. The journal has to be opened again then.
+    pub fn forget_outputs(&mut self) -> Result<(), JournalError> {
+        if self.broken {
+            return Err(JournalError::Broken);
+        }
+        self.broken = true;
+        let forget = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            transaction.delete_table(OUTPUTS)?;
+            transaction.open_table(OUTPUTS)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        forget().map_err(|error| JournalError::Storage {
+            path: self.path.clone(),
+            error: Box::new(error),
+        })?;
+        self.broken = false;
+        Ok(())
+    }
+
+    fn write(&self, events: &[Event], outputs: &[(Digest, Vec<u8>)]) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
             let mut table = transaction.open_table(EVENTS)?;
             for (number, event) in (self.next..).zip(events) {
                 table.insert(number, event.encode().as_slice())?;
+            }
+            if !outputs.is_empty() {
+                let mut table = transaction.open_table(OUTPUTS)?;
+                for (digest, output) in outputs {
+                    table.insert(digest.as_bytes(), output.as_slice())?;
+                }
             }
         }
         transaction.commit()?;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
+use super::Format;
+
 #[derive(Debug, Subcommand)]
 pub enum Job {
     /// Split an input over other nodes, have each part done there, and put the results together.
@@ -50,9 +52,12 @@ pub enum Job {
 pub struct Submit {
     /// An installed name, a digest or a ticket. Nodes fetch it from this one.
     pub package: String,
-    /// The input, one record a line.
+    /// The input: one record a line, or comma-separated with a header.
     #[arg(short, long, value_hint = ValueHint::FilePath)]
     pub input: PathBuf,
+    /// The form of a batch classifier's input; by default it is told from the file's name.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
     /// Where the result goes.
     #[arg(short, long, value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
@@ -71,9 +76,10 @@ pub struct Submit {
     #[arg(long, value_name = "PART", default_value = "0")]
     pub audit: String,
     /// Ask only accounts that have at least so much at stake in this node's ledger (`skep account
-    /// stake`), so that making something up costs more than it brings.
-    #[arg(long, value_name = "CREDITS", default_value = "0")]
-    pub min_stake: String,
+    /// stake`), so that making something up costs more than it brings. By default 10 with --audit, and
+    /// nothing without, where nobody would find out.
+    #[arg(long, value_name = "CREDITS")]
+    pub min_stake: Option<String>,
     /// A node to ask, by its ticket, beside those that the configuration names and those found
     /// nearby; may be given several times.
     #[arg(long, value_name = "TICKET")]
@@ -119,6 +125,9 @@ pub enum AccountCommand {
         #[arg(long)]
         account: Option<String>,
     },
+    /// Ask those for whom this node worked for receipts that it has not got: it may have been away
+    /// when they were signed. A node does so by itself every hour.
+    Collect,
     /// Judge an accusation, such as those that a job leaves behind. Whoever is in the wrong loses of
     /// what it has at stake here: the accused, or whoever accused it.
     Judge {

@@ -37,6 +37,9 @@ pub struct Jobs {
     /// Credits for 10⁹ bytes of input and output.
     #[serde(deserialize_with = "credits")]
     pub price_per_gigabyte: Credits,
+    /// The most credits that one requester may owe for work of the last day.
+    #[serde(deserialize_with = "credits")]
+    pub unpaid: Credits,
 }
 
 impl Default for Jobs {
@@ -52,6 +55,7 @@ impl Default for Jobs {
             pause_above: None,
             price_per_teraflop: Credits::from_micro(1_000),
             price_per_gigabyte: Credits::from_micro(10_000),
+            unpaid: Credits::from_micro(Credits::ONE),
         }
     }
 }
@@ -72,6 +76,7 @@ impl Jobs {
                 bytes: self.price_per_gigabyte.micro(),
                 residency: 0,
             },
+            unpaid: self.unpaid,
         }
     }
 }

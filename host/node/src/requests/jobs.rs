@@ -55,6 +55,8 @@ pub enum JobRequest {
         /// Whose; none is this node's.
         account: Option<String>,
     },
+    /// Ask for receipts that are owed to this node.
+    Collect,
     /// Judge an accusation.
     Judge {
         /// The file that it is in.
@@ -69,6 +71,9 @@ pub struct Submission {
     pub package: String,
     /// The input file.
     pub input: PathBuf,
+    /// `jsonl` or `csv`; none is by the input file's ending.
+    #[serde(default)]
+    pub format: Option<String>,
     /// Where the result goes.
     pub output: PathBuf,
     /// The labels file of a batch classifier.

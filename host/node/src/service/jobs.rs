@@ -2,7 +2,8 @@
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
 //! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk`, `check` and `folder`; the
-//! provider's is `provide`, `leisure` and `work`; `money` holds the key and the books of both.
+//! provider's is `provide`, `collect`,
+//! `leisure` and `work`; `money` holds the key and the books of both.
 //!
 //! # What it must never do
 //!
@@ -14,6 +15,7 @@ mod answer;
 mod around;
 mod attest;
 mod check;
+mod collect;
 mod drive;
 mod folder;
 mod leisure;
@@ -29,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use skep_evidence::{AccountId, AccountKey};
-use skep_market::{Earnings, Ledger, Reputation};
+use skep_market::{Dealings, Earnings, Ledger};
 use skep_registry::Digest;
 
 use super::Service;
@@ -46,7 +48,7 @@ pub struct Jobs {
     earnings: OnceLock<Arc<Earnings>>,
     opening: Mutex<()>,
     running: Mutex<BTreeMap<Digest, Arc<drive::Running>>>,
-    seen: Mutex<BTreeMap<AccountId, Reputation>>,
+    dealings: OnceLock<Arc<Dealings>>,
     attested: Mutex<BTreeMap<AccountId, Instant>>,
 }
 
@@ -59,11 +61,6 @@ impl Jobs {
     /// Who has shown hardware that is believed, and when.
     fn attested(&self) -> MutexGuard<'_, BTreeMap<AccountId, Instant>> {
         self.attested.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was seen of other accounts since this process began.
-    fn seen(&self) -> MutexGuard<'_, BTreeMap<AccountId, Reputation>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -66,16 +66,31 @@ pub fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     }
 }
 
+/// `d: f16, min: f16, q: [u8; 16]`: elements as in [`q4_0`], but none too large.
+/// Element = d · q + min.
+pub fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
+    let (d, min) = (half_at(block, 0), half_at(block, 2));
+    for (i, &byte) in block[4..].iter().enumerate() {
+        out[i] = d * f32::from(byte & 15) + min;
+        out[16 + i] = d * f32::from(byte >> 4) + min;
+    }
+}
+
 /// `d: f16, high: [u8; 4], q: [u8; 16]`: as [`q4_0`], with the fifth bit of element `i` in bit
 /// `i` of `high`, and elements 16 too large.
 pub fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
-    let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
-    for (i, &byte) in block[6..].iter().enumerate() {
-        let low_five = (byte & 15) | ((high >> i & 1) as u8) << 4;
-        let high_five = (byte >> 4) | ((high >> (16 + i) & 1) as u8) << 4;
-        out[i] = d * f32::from(low_five as i8 - 16);
-        out[16 + i] = d * f32::from(high_five as i8 - 16);
+    for (i, five) in five_bits(&block[2..]).into_iter().enumerate() {
+        out[i] = d * f32::from(five as i8 - 16);
+    }
+}
+
+/// `d: f16, min: f16, high: [u8; 4], q: [u8; 16]`: elements as in [`q5_0`], but none too large.
+/// Element = d · q + min.
+pub fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
+    let (d, min) = (half_at(block, 0), half_at(block, 2));
+    for (i, five) in five_bits(&block[4..]).into_iter().enumerate() {
+        out[i] = d * f32::from(five) + min;
     }
 }
 
@@ -165,6 +180,16 @@ fn scale_and_minimum(block: &[u8], at: usize) -> (u8, u8) {
         (low & 15) | packed[at - 4] >> 6 << 4,
         (low >> 4) | packed[at] >> 6 << 4,
     )
+}
+
+/// The integers of a block of Q5_0 or Q5_1, which begin at their fifth bits.
+fn five_bits(bytes: &[u8]) -> [u8; 32] {
+    let high = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    std::array::from_fn(|i| {
+        let byte = bytes[4 + i % 16];
+        let four = if i < 16 { byte & 15 } else { byte >> 4 };
+        four | ((high >> i & 1) as u8) << 4
+    })
 }
 
 fn half_at(block: &[u8], at: usize) -> f32 {

@@ -184,7 +184,9 @@ fn format_of(kind: u32) -> Option<PackedFormat> {
         0 => PackedFormat::F32,
         1 => PackedFormat::F16,
         2 => PackedFormat::Q4_0,
+        3 => PackedFormat::Q4_1,
         6 => PackedFormat::Q5_0,
+        7 => PackedFormat::Q5_1,
         8 => PackedFormat::Q8_0,
         12 => PackedFormat::Q4_K,
         13 => PackedFormat::Q5_K,
@@ -197,8 +199,6 @@ fn format_of(kind: u32) -> Option<PackedFormat> {
 /// ggml's names of the types that are not supported.
 fn type_name(kind: u32) -> Option<&'static str> {
     Some(match kind {
-        3 => "Q4_1",
-        7 => "Q5_1",
         9 => "Q8_1",
         10 => "Q2_K",
         11 => "Q3_K",

@@ -88,7 +88,7 @@ pub enum GgufError {
     /// A tensor is packed in a way that is not supported.
     #[error(
         "{path}: tensor {tensor:?} is {kind}, which is not supported; quantize the model to one \
-         of F32, F16, BF16, Q4_0, Q5_0, Q8_0, Q4_K, Q5_K, Q6_K"
+         of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K"
     )]
     UnsupportedType {
         /// The file.

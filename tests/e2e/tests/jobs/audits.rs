@@ -1,10 +1,10 @@
 //! Audits over real nodes: who makes up a result is found out by those who did the same work,
 //! loses its stake by a proof that every third node can check, and nobody honest loses anything.
 
-use skep_evidence::{Accusation, Evidence, ResultCommitment, Statement as _};
+use skep_evidence::{Accusation, Evidence, Meter, ResultCommitment, Statement as _};
 use skep_registry::Digest;
 
-use super::peers::key;
+use super::peers::{Manner, key};
 use super::*;
 
 const CREDIT: u64 = 1_000_000;
@@ -65,7 +65,7 @@ fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
     let liar = Liar::start(&setting.path("liar"));
     stake(requester.home(), "5", &liar.account);
     let tickets = [ticket(&a), ticket(&b), &liar.ticket];
-    let more = ["--shards", "2", "--audit", "100%"];
+    let more = ["--shards", "2", "--audit", "100%", "--min-stake", "0"];
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
     setting.assert_right();
 
@@ -141,6 +141,76 @@ fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
 }
 
 #[test]
+fn who_bills_what_it_must_not_loses_its_stake_by_its_own_signature() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let a = setting.provider("a", "", 2);
+    let mut spent = 0;
+    for (seed, manner) in [(70, Manner::Overprices), (71, Manner::Replays)] {
+        let liar = Liar::with(&setting.path(&format!("liar {seed}")), seed, manner);
+        stake(requester.home(), "4", &liar.account);
+        let tickets = [ticket(&a), &liar.ticket];
+        let job = requester
+            .ask(&setting.submit(&tickets, &["--shards", "1"]))
+            .unwrap();
+        setting.assert_right();
+        let job = &job["job"];
+        spent += micro(job, "spent_micro");
+        assert_eq!(liar.paid.load(Ordering::SeqCst), 0);
+        assert_eq!(line(requester.home(), "stakes", &liar.account), 0);
+        let evidence = job["evidence"].as_array().unwrap();
+        assert_eq!(evidence.len(), 1, "{job}");
+        // Anybody comes to the same, with nothing but the file.
+        let file = setting.text("accusation");
+        fs::copy(evidence[0].as_str().unwrap(), &file).unwrap();
+        stake(a.home(), "3", &liar.account);
+        let judged = a.ask(&["account", "judge", &file]).unwrap();
+        assert_eq!(judged["guilty"], true, "{judged}");
+        assert_eq!(judged["accused"], *liar.account);
+        assert_eq!(judged["fined_micro"], 3 * CREDIT);
+    }
+    // A quarter of each fine is the requester's.
+    let account = account(requester.home());
+    let left = 2 * CREDIT - spent + 2 * CREDIT;
+    assert_eq!(micro(&account, "available_micro"), left);
+}
+
+#[test]
+fn who_meters_more_than_the_work_took_is_caught_though_its_output_is_right() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    let right = setting.expected.clone();
+    let liar = Liar::with(&setting.path("liar"), 66, Manner::Inflates(right));
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let more = ["--shards", "1", "--audit", "100%"];
+    // Without a word of it, a job that audits asks for a stake.
+    let refused = run(requester.home(), &setting.submit(&tickets, &more)).unwrap();
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    let said = &refused.stderr;
+    assert!(
+        said.contains("0 of 3 nodes that take it have 10 credits"),
+        "{said}"
+    );
+    assert!(said.contains("skep account stake"), "{said}");
+    for whose in [&liar.account, &own(&a), &own(&b)] {
+        stake(requester.home(), "10", whose);
+    }
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+    let job = &job["job"];
+    let shard = &job["shards"][0];
+    let audits = shard["audits"].as_array().unwrap();
+    let lied = |audit: &&Value| audit["provider"] == *liar.account;
+    let audit = audits.iter().find(lied).unwrap();
+    assert_eq!(audit["state"], "wrong", "{shard}");
+    let spent = micro(job, "spent_micro");
+    assert_paid(requester.home(), [&a, &b], spent, 10 * CREDIT / 4);
+    assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+    assert_eq!(line(requester.home(), "stakes", &liar.account), 0);
+}
+
+#[test]
 fn who_accuses_falsely_pays_and_the_accused_does_not() {
     let setting = Setting::new(60);
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
@@ -149,7 +219,7 @@ fn who_accuses_falsely_pays_and_the_accused_does_not() {
     let liar = Liar::dear(&setting.path("liar"));
     stake(requester.home(), "8", &liar.account);
     let tickets = [ticket(&a), ticket(&b), &liar.ticket];
-    let more = ["--shards", "1", "--audit", "100%"];
+    let more = ["--shards", "1", "--audit", "100%", "--min-stake", "0"];
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
     setting.assert_right();
 
@@ -174,6 +244,7 @@ fn who_accuses_falsely_pays_and_the_accused_does_not() {
         work: Digest::of(b"work"),
         worker: key().id(),
         output: Digest::of(b"output"),
+        meter: Meter::default(),
         activations: None,
         nonce: [0; 32],
     };
@@ -201,7 +272,8 @@ fn without_audits_nobody_is_asked_twice_and_audits_take_three() {
     let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
     let tickets = [ticket(&a), ticket(&b)];
     let refused = |part: &str| {
-        let submit = setting.submit(&tickets, &["--shards", "2", "--audit", part]);
+        let more = ["--shards", "2", "--audit", part, "--min-stake", "0"];
+        let submit = setting.submit(&tickets, &more);
         run(requester.home(), &submit).unwrap()
     };
     let few = refused("5%");

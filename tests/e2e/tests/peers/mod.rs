@@ -21,7 +21,7 @@ use skep_evidence::{
 use skep_kernels::Isa;
 use skep_market::{
     Answer, Ask, Done, Gathered, MAX_MESSAGE, MAX_SEALED, Policy, Quotation, Refusal, SealSecret,
-    Undertaking, conclude, examine, machine_kind,
+    Undertaking, conclude, examine, hand_over, machine_kind,
 };
 use skep_registry::Digest;
 use skep_swarm::{Answerer, Channel, NodeTicket, Swarm, SwarmConfig};
@@ -36,6 +36,12 @@ pub enum Manner {
     Lies,
     /// It says again and again that it works, and is never done.
     NeverDelivers,
+    /// It makes up an output, and bills more for it than its tariff makes of it.
+    Overprices,
+    /// It makes up an output, and sends a receipt that it signed for an earlier lease.
+    Replays,
+    /// It gives this output, and says that it took a million million operations.
+    Inflates(Vec<u8>),
     /// It gives this output, and signs with a clock that is so many seconds ahead.
     Clock(Vec<u8>, i64),
 }
@@ -143,6 +149,11 @@ impl Lies {
                 self.says(channel, &Answer::Settled).await;
                 return;
             }
+            Ask::Claim { .. } => {
+                self.says(channel, &Answer::Refused(Refusal::NoReceipt))
+                    .await;
+                return;
+            }
             Ask::Attest { .. } => {
                 let refusal = Refusal::NoHardware("it has none".to_owned());
                 self.says(channel, &Answer::Refused(refusal)).await;
@@ -161,6 +172,7 @@ impl Lies {
                 bytes: self.tariff[2],
                 ..Tariff::default()
             },
+            unpaid: Credits::MAX,
         };
         let keys = &mut Keys::default();
         let lease = examine(&offer, &policy, key, keys).unwrap();
@@ -188,7 +200,7 @@ impl Lies {
             }
         }
         let (output, ahead) = match &self.manner {
-            Manner::Lies => {
+            Manner::Lies | Manner::Overprices | Manner::Replays => {
                 let label = &key.id().to_string()[..6];
                 let line = format!("{{\"id\":\"1\",\"label\":\"{label}\",\"score\":1.0}}\n");
                 (line.into_bytes(), 0)
@@ -199,6 +211,7 @@ impl Lies {
                 }
                 return;
             }
+            Manner::Inflates(output) => (output.clone(), 0),
             Manner::Clock(output, ahead) => (output.clone(), *ahead),
         };
         let now = milliseconds(ahead);
@@ -206,6 +219,10 @@ impl Lies {
             output: Digest::of(&output),
             meter: Meter {
                 bytes: offer.input_bytes + output.len() as u64,
+                flops: match self.manner {
+                    Manner::Inflates(_) => 1_000_000_000_000,
+                    _ => 0,
+                },
                 ..Meter::default()
             },
             sequence: 0,
@@ -214,8 +231,18 @@ impl Lies {
             finished: now,
         };
         let (commitment, receipt) = conclude(&lease, &done, key).unwrap();
+        let mut billed = receipt.body().clone();
+        match self.manner {
+            Manner::Overprices => billed.price = Credits::from_micro(1),
+            Manner::Replays => billed.lease = Digest::of(b"an earlier lease"),
+            _ => {}
+        }
+        let receipt = billed.sign(key).unwrap();
         let done = Answer::Done {
             commitment: commitment.encode(),
+            handover: hand_over(&lease, commitment.digest(), receipt.digest(), key)
+                .unwrap()
+                .encode(),
             receipt: receipt.encode(),
             output_bytes: output.len() as u64,
         };

@@ -8,8 +8,8 @@ use skep_evidence::{
     Split, Statement as _, Tariff, Work,
 };
 use skep_market::{
-    Answer, Ask, Gathered, MAX_MESSAGE, MAX_SEALED, Refusal, SealSecret, ShardInput, Undertaking,
-    receive,
+    Answer, Ask, Gathered, MAX_MESSAGE, MAX_SEALED, Refusal, SealSecret, Sent, ShardInput,
+    Undertaking, receive,
 };
 use skep_registry::Digest;
 use skep_swarm::{Channel, NodeTicket, Swarm, SwarmConfig};
@@ -60,6 +60,7 @@ impl Requester {
                 first_line: 1,
                 arguments: Vec::new(),
                 labels: &task.labels,
+                is_csv: false,
                 records: &task.records,
             };
             let input = input.encode().unwrap();
@@ -132,10 +133,10 @@ impl Requester {
         });
         let mut channel = self.swarm.converse(&node.node).await.unwrap();
         channel.say(&offer.encode().unwrap()).await.unwrap();
-        let their_key = loop {
+        let (accepted, their_key) = loop {
             match hear(&mut channel).await? {
                 Answer::Working { .. } => {}
-                Answer::Accepted { key, .. } => break key,
+                Answer::Accepted { lease, key } => break (lease, key),
                 answer => panic!("{answer:?}"),
             }
         };
@@ -145,14 +146,16 @@ impl Requester {
         for chunk in sealed.sealer.chunks(input) {
             channel.say(&chunk.unwrap()).await.unwrap();
         }
-        let (commitment, receipt, output_bytes) = loop {
+        let accepted = Agreed::<Lease>::decode(&accepted, keys).unwrap();
+        let (commitment, receipt, handover, output_bytes) = loop {
             match hear(&mut channel).await? {
                 Answer::Working { .. } => {}
                 Answer::Done {
                     commitment,
                     receipt,
+                    handover,
                     output_bytes,
-                } => break (commitment, receipt, output_bytes),
+                } => break (commitment, receipt, handover, output_bytes),
                 answer => panic!("{answer:?}"),
             }
         };
@@ -163,7 +166,12 @@ impl Requester {
         {}
         let output = output.into_bytes().to_vec();
         let (found, moved) = (Digest::of(&output), (input.len() + output.len()) as u64);
-        let delivery = receive(lease, &commitment, &receipt, found, moved, keys).unwrap();
+        let sent = Sent {
+            commitment: &commitment,
+            receipt: &receipt,
+            handover: &handover,
+        };
+        let delivery = receive(&accepted, &sent, found, moved, keys).unwrap();
         Ok((output, delivery.receipt))
     }
 

@@ -1,4 +1,4 @@
-//! Formats whose blocks have 32 elements and one scale.
+//! Formats whose blocks have 32 elements and one scale, and some of them one minimum.
 //!
 //! Two blocks fill a register, so a row takes two at a time.
 
@@ -10,8 +10,8 @@ use skep_weights::GroupInt4;
 use super::{Panel, ROWS, floats_of, halves, quads, stored};
 use crate::activations::{Activations, SUM};
 
-/// The 64 weights of two blocks of Q8_0, Q4_0 or Q5_0 (34, 18 and 22 bytes), each larger than it
-/// is by [`offset`].
+/// The 64 weights of two blocks of Q8_0, Q4_0, Q5_0, Q4_1 or Q5_1 (34, 18, 22, 20 and 24 bytes),
+/// each larger than it is by [`offset`].
 ///
 /// # Safety
 /// Both blocks may be read.
@@ -28,11 +28,14 @@ pub unsafe fn two_blocks<const BYTES: usize>(first: *const u8, second: *const u8
                 _mm512_xor_si512(both, _mm512_set1_epi8(-128))
             }
             18 => two_nibbles(first.add(2), second.add(2)),
+            20 => two_nibbles(first.add(4), second.add(4)),
             _ => {
+                // Fifth bits and the others are a block's last 20 bytes.
+                let at = BYTES - 20;
                 let high =
-                    |block: *const u8| u64::from(block.add(2).cast::<u32>().read_unaligned());
+                    |block: *const u8| u64::from(block.add(at).cast::<u32>().read_unaligned());
                 let high = high(first) | high(second) << 32;
-                let low = two_nibbles(first.add(6), second.add(6));
+                let low = two_nibbles(first.add(at + 4), second.add(at + 4));
                 _mm512_mask_add_epi8(low, high, low, _mm512_set1_epi8(16))
             }
         }
@@ -44,8 +47,14 @@ pub const fn offset(bytes: usize) -> i32 {
     match bytes {
         34 => 128,
         18 => 8,
-        _ => 16,
+        22 => 16,
+        _ => 0,
     }
+}
+
+/// Whether blocks have a minimum after their scale, which is added to each weight.
+const fn has_minimum(bytes: usize) -> bool {
+    matches!(bytes, 20 | 24)
 }
 
 /// The lower halves of 16 bytes, then the upper ones, of two places.
@@ -154,6 +163,13 @@ pub fn packed<const T: usize, const BYTES: usize>(
                 parts[four] = quads(dots);
             }
         }
+        let mut minima = [_mm512_setzero_ps(); 2];
+        if has_minimum(BYTES) {
+            minima = [
+                scales(panel, places, n * BYTES + 2),
+                scales(panel, places, next * BYTES + 2),
+            ];
+        }
         let scales = [
             scales(panel, places, n * BYTES),
             scales(panel, places, next * BYTES),
@@ -161,11 +177,17 @@ pub fn packed<const T: usize, const BYTES: usize>(
         for ((sum, parts), token) in sums.iter_mut().zip(parts).zip(&tokens) {
             let integers = halves(parts);
             let pair = n..(n + 2).min(blocks);
-            for ((block, integers), scales) in pair.zip(integers).zip(scales) {
+            for (((block, integers), scales), minima) in pair.zip(integers).zip(scales).zip(minima)
+            {
                 let less = _mm512_set1_epi32(offset(BYTES) * token.sum(block));
                 let value = _mm512_cvtepi32_ps(_mm512_sub_epi32(integers, less));
-                let scale = _mm512_mul_ps(scales, _mm512_set1_ps(token.scales[block]));
+                let step = _mm512_set1_ps(token.scales[block]);
+                let scale = _mm512_mul_ps(scales, step);
                 *sum = _mm512_fmadd_ps(value, scale, *sum);
+                if has_minimum(BYTES) {
+                    let more = _mm512_set1_ps(token.sum(block) as f32);
+                    *sum = _mm512_fmadd_ps(_mm512_mul_ps(minima, step), more, *sum);
+                }
             }
         }
     }
@@ -183,13 +205,14 @@ pub fn places(panel: &Panel<'_>) -> Option<__m512i> {
     Some(unsafe { _mm512_loadu_si512(rows.as_ptr().cast()) })
 }
 
-/// The scale at this place of every row.
+/// The scale, or the minimum, at this place of every row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn scales(panel: &Panel<'_>, places: Option<__m512i>, offset: usize) -> __m512 {
     match places {
         Some(places) => {
-            // SAFETY: four bytes of a block that begins with its scale, and has more than four.
+            // SAFETY: four bytes of a block that begins with its scale, and its minimum if it has
+            // one, and has more than six.
             floats_of(unsafe {
                 _mm512_i32gather_epi32::<1>(places, panel.bytes.as_ptr().add(offset).cast())
             })

@@ -48,6 +48,27 @@ fn an_audited_liar_is_charged_and_its_shard_is_the_panel_s() {
 }
 
 #[test]
+fn who_meters_more_than_the_work_took_is_charged_and_not_paid() {
+    let mut world = World::new(
+        plan(6, 1),
+        vec![Inflates, Honest, Honest, Honest, Honest],
+        BTreeSet::new(),
+    );
+    world.audits = 100;
+    let job = world.run();
+    assert!(job.is_complete());
+    // Its outputs are the right ones, and count as those of whoever did not inflate.
+    assert_eq!(world.result, world.expected());
+    assert_eq!(world.charged, BTreeSet::from([account(1)]));
+    for shard in job.view() {
+        for lease in shard.attempts {
+            let is_paid = matches!(lease.state, AttemptState::Delivered(_));
+            assert!(!is_paid || lease.provider != account(1));
+        }
+    }
+}
+
+#[test]
 fn audits_of_honest_work_cost_one_lease_each_and_none_at_no_audits() {
     for (audits, each) in [(0, 1), (100, 2)] {
         let mut world = World::new(plan(6, 1), vec![Honest; 5], BTreeSet::new());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use skep_market::{AttemptId, AttemptState, Event, Finding, GaveUp, Job, Journal, ShardView};
 
 use super::folder::{self, Folder, Spec};
-use super::{check, drive, failed, money, now, submit};
+use super::{check, collect, drive, failed, money, now, submit};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{
     AccountAnswer, AuditLine, AuditState, JobAnswer, JobList, JobRequest, JobState, JobView,
@@ -104,6 +104,11 @@ pub async fn answer(
         }
         JobRequest::Stake { micro, account } => {
             let account = money::stake(service, micro, account.as_deref())?;
+            Ok(Response::Account(Box::new(AccountAnswer { account })))
+        }
+        JobRequest::Collect => {
+            collect::collect(service).await?;
+            let account = money::view(service)?;
             Ok(Response::Account(Box::new(AccountAnswer { account })))
         }
         JobRequest::Judge { accusation } => {
@@ -306,10 +311,7 @@ pub fn view(
         reason,
         finished: job.finished(),
         shards: lines.collect(),
-        evidence: match spec.audit {
-            0 => Vec::new(),
-            _ => folder.evidence(),
-        },
+        evidence: folder.evidence(),
         spent_micro: job.spent().micro(),
         budget_micro: spec.budget,
         output: spec.output.clone(),

@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use skep_evidence::AccountId;
-use skep_market::Job;
+use skep_market::{Job, Journal};
 use skep_registry::{Digest, SignedRelease};
 use skep_sandbox::{
     CallError, CallLimits, Cancel, Content, Finding, Program, RunError, RunSpec, Sandbox, Verdict,
     VerifiedWork,
 };
 
-use super::answer;
 use super::folder::{Folder, Spec};
+use super::{answer, failed};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{Checked, FindingName, VerdictLine};
 use crate::requests::{Progress, Unit};
@@ -69,7 +69,7 @@ pub async fn check(
     };
     let (folder, progress) = (folder.clone(), progress.clone());
     let judging = tokio::task::spawn_blocking(move || {
-        let (_, job) = answer::open(&folder, &spec)?;
+        let (journal, job) = answer::open(&folder, &spec)?;
         let places = job.places();
         let mut verdicts = Vec::new();
         for shard in only.map_or(0..count, |shard| shard..shard + 1) {
@@ -81,7 +81,7 @@ pub async fn check(
                 unit: Unit::Shards,
                 training: None,
             });
-            let outputs = gather(&folder, &job, &places, shard)?;
+            let outputs = gather(&folder, &journal, &job, &places, shard)?;
             if !outputs.is_empty() {
                 let input = folder.records(&spec, shard)?;
                 verdicts.extend(judge.ask(shard, input, outputs)?);
@@ -114,6 +114,7 @@ fn work(
     Ok(VerifiedWork {
         package: spec.release,
         format: match world.as_str() {
+            "batch-classifier" if spec.header.is_some() => "csv".to_owned(),
             "batch-classifier" => "jsonl".to_owned(),
             _ => String::new(),
         },
@@ -133,6 +134,7 @@ type Outputs = Vec<(AccountId, Digest, Vec<u8>)>;
 
 fn gather(
     folder: &Folder,
+    journal: &Journal,
     job: &Job,
     places: &[(u64, u64)],
     shard: u32,
@@ -142,7 +144,10 @@ fn gather(
         let place = places.get(shard as usize);
         let bytes = match place.filter(|_| job.accepted(shard) == Some(digest)) {
             Some((start, bytes)) => Some(folder.part(*start, *bytes)?),
-            None => folder.kept(digest)?,
+            None => match journal.output(digest).map_err(failed)? {
+                Some(bytes) => Some(bytes),
+                None => folder.kept(digest)?,
+            },
         };
         if let Some(bytes) = bytes {
             if Digest::of(&bytes) != digest {

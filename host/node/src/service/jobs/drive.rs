@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 
 use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Lease, Receipt, Signed};
 use skep_market::{
-    AttemptId, Conduct, Decision, Event, GaveUp, Job, Journal, Outstanding, Quotation,
+    AttemptId, BadDelivery, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Outstanding,
+    Quotation,
 };
+use skep_registry::Digest;
 use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -29,10 +31,14 @@ use super::folder::{Folder, Spec};
 use super::shown::Shown;
 use super::talk::{self, Delivered, TalkError};
 use super::{answer, attest, failed, money, now};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{JobState, JobView};
 use crate::service::{Service, install};
 
+/// Outputs up to this size are written with the events of their delivery, and larger ones into files.
+const INLINE: usize = 64 << 10;
+/// The most bytes of outputs that are put behind the result at once.
+const TOGETHER: u64 = 16 << 20;
 /// How often time is looked at when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
 /// How often providers are asked whether they would still take a shard.
@@ -80,6 +86,7 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
     drop(all);
     let driver = Driver {
         account: money::account(service)?,
+        dealings: money::dealings(service)?,
         folder: folder.clone(),
         spec,
         job,
@@ -111,6 +118,9 @@ enum Happened {
     Settled(Box<Agreed<Receipt>>, Result<(), TalkError>),
 }
 
+/// What came of a lease.
+type Came = (AttemptId, Result<Box<Delivered>, TalkError>);
+
 struct Send {
     handle: AbortHandle,
     records: Arc<AtomicU64>,
@@ -119,6 +129,7 @@ struct Send {
 struct Driver {
     service: Arc<Service>,
     account: Arc<AccountKey>,
+    dealings: Arc<Dealings>,
     folder: Folder,
     spec: Spec,
     job: Job,
@@ -197,21 +208,36 @@ impl Driver {
             }
             let running = Arc::clone(&self.running);
             tokio::select! {
-                Some(happened) = self.tasks.join_next_with_id() => match happened {
-                    Ok((_, happened)) => self.take_in(happened)?,
-                    Err(error) => self.lost(&error)?,
-                },
+                Some(happened) = self.tasks.join_next_with_id() => self.take_in_all(happened)?,
                 () = tokio::time::sleep(TICK) => {}
                 () = running.wake.notified() => {}
             }
         }
         self.refund()?;
-        self.folder.set_over(&self.job.lost_outputs())
+        // What lost against others stays, for whoever checks the job.
+        let lost = self.job.lost_outputs();
+        for digest in &lost {
+            if let Some(output) = self.journal.output(*digest).map_err(failed)? {
+                self.folder.keep(*digest, &output)?;
+            }
+        }
+        self.folder.set_over(&lost)?;
+        self.journal.forget_outputs().map_err(failed)
     }
 
     /// Writes events down, and only then lets the job know.
     fn note(&mut self, events: &[Event]) -> Result<(), Failure> {
-        tokio::task::block_in_place(|| self.journal.append(events)).map_err(failed)?;
+        self.note_with(events, &[])
+    }
+
+    /// The same, with outputs that came with them.
+    fn note_with(
+        &mut self,
+        events: &[Event],
+        outputs: &[(Digest, Vec<u8>)],
+    ) -> Result<(), Failure> {
+        tokio::task::block_in_place(|| self.journal.append_with(events, outputs))
+            .map_err(failed)?;
         for event in events {
             self.job.apply(event).map_err(failed)?;
         }
@@ -243,16 +269,23 @@ impl Driver {
                 }
             }
             self.note(&events)?;
-            self.remember_liars();
+            for event in &events {
+                if let Event::Audited { id, .. } = event {
+                    self.remember_liars(id.shard)?;
+                }
+            }
         }
     }
 
-    /// Whoever lied is not asked again.
-    fn remember_liars(&self) {
-        let mut seen = self.service.jobs.seen();
-        for (_, liar) in self.job.outvoted() {
-            seen.entry(liar).or_default().note(Conduct::Lied);
-        }
+    /// Whoever lied about a shard is not asked again.
+    fn remember_liars(&self, shard: u32) -> Result<(), Failure> {
+        let liars = self.job.outvoted_of(shard).into_iter();
+        let lied: Vec<_> = liars.map(|liar| (liar, Conduct::Lied)).collect();
+        self.remember(&lied)
+    }
+
+    fn remember(&self, conduct: &[(AccountId, Conduct)]) -> Result<(), Failure> {
+        tokio::task::block_in_place(|| self.dealings.note(conduct)).map_err(failed)
     }
 
     /// Does what is outstanding and not being done.
@@ -274,16 +307,14 @@ impl Driver {
                         }
                     }
                     Outstanding::Pay { id, receipt, .. } => {
-                        paid.push(self.pay(receipt)?);
+                        paid.push(self.countersigned(receipt)?);
                         events.push(Event::Paid { id, at: now() });
                     }
-                    Outstanding::Assemble { shard, output } => {
-                        let length = self.job.assembled_bytes();
-                        tokio::task::block_in_place(|| self.folder.append(length, output))?;
-                        events.push(Event::Assembled { shard, at: now() });
-                    }
+                    Outstanding::Assemble { .. } => {}
                 }
             }
+            events.extend(self.assemble()?);
+            self.pay(&paid)?;
             self.proofs.extend(paid);
             // Whoever works on a lease that was withdrawn learns it by the end of the connection.
             self.sends.retain(|id, send| {
@@ -301,6 +332,38 @@ impl Driver {
             }
             self.note(&events)?;
         }
+    }
+
+    /// Puts what is ready behind the result, in the input's order.
+    fn assemble(&self) -> Result<Vec<Event>, Failure> {
+        let (mut events, mut outputs, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut shard = self.job.assembled();
+        while let Some(digest) = self.job.accepted(shard).filter(|_| bytes < TOGETHER) {
+            let output = self.output(digest)?;
+            bytes += output.len() as u64;
+            outputs.push(output);
+            events.push(Event::Assembled { shard, at: now() });
+            shard += 1;
+        }
+        if !outputs.is_empty() {
+            let length = self.job.assembled_bytes();
+            tokio::task::block_in_place(|| self.folder.append(length, &outputs))?;
+        }
+        Ok(events)
+    }
+
+    /// An output that was kept, as it was delivered.
+    fn output(&self, digest: Digest) -> Result<Vec<u8>, Failure> {
+        let inline = self.journal.output(digest).map_err(failed)?;
+        let output = match inline {
+            Some(output) => Some(output),
+            None => self.folder.kept(digest)?,
+        };
+        let output = output.filter(|output| Digest::of(output) == digest);
+        output.ok_or_else(|| {
+            let reason = "the output of a shard was lost or damaged on disk";
+            Failure::new(FailureKind::Failed, reason)
+        })
     }
 
     fn send(
@@ -327,7 +390,26 @@ impl Driver {
         Ok(())
     }
 
-    fn take_in(&mut self, happened: Happened) -> Result<(), Failure> {
+    /// Takes in what has happened, and whatever else has by now: what is written down together waits
+    /// for the disk once.
+    fn take_in_all(
+        &mut self,
+        first: Result<(tokio::task::Id, Happened), JoinError>,
+    ) -> Result<(), Failure> {
+        let mut came = Vec::new();
+        let mut next = Some(first);
+        while let Some(happened) = next {
+            match happened {
+                Ok((_, Happened::Sent(id, result))) => came.push((id, result)),
+                Ok((_, happened)) => self.take_in(happened),
+                Err(error) => came.extend(self.lost(&error)),
+            }
+            next = self.tasks.try_join_next_with_id();
+        }
+        self.came(came)
+    }
+
+    fn take_in(&mut self, happened: Happened) {
         match happened {
             Happened::Quotes(quotes) => {
                 self.quoting = Some(Instant::now());
@@ -345,7 +427,6 @@ impl Driver {
                         }
                     }
                 }
-                Ok(())
             }
             Happened::Settled(receipt, settled) => {
                 self.handing -= 1;
@@ -358,75 +439,101 @@ impl Driver {
                     }
                     Err(error) => tracing::warn!(%error, "a provider does not take its receipt"),
                 }
-                Ok(())
             }
-            Happened::Sent(id, came) => self.came(id, came),
+            // What came of leases is taken in together.
+            Happened::Sent(..) => {}
         }
     }
 
     /// A task ended without saying what came of it: it was called off, or it failed in a way that
     /// nobody thought of, and then its shard must not wait for it.
-    fn lost(&mut self, error: &JoinError) -> Result<(), Failure> {
+    fn lost(&self, error: &JoinError) -> Option<Came> {
         if error.is_cancelled() {
-            return Ok(());
+            return None;
         }
         tracing::warn!(%error, "a conversation of a job broke off");
         let mut sends = self.sends.iter();
         let found = sends.find(|(_, send)| send.handle.id() == error.id());
-        match found.map(|(id, _)| *id) {
-            Some(id) => self.came(id, Err(TalkError::Broken)),
-            None => Ok(()),
-        }
+        found.map(|(id, _)| (*id, Err(TalkError::Broken)))
     }
 
-    /// Writes down what came of a lease; an output is on disk before.
-    fn came(
+    /// Writes down what came of leases; outputs are on disk with that or before.
+    fn came(&mut self, all: Vec<Came>) -> Result<(), Failure> {
+        if all.is_empty() {
+            return Ok(());
+        }
+        let (mut events, mut outputs) = (Vec::new(), Vec::new());
+        let (mut conducts, mut shards) = (Vec::new(), BTreeSet::new());
+        for (id, came) in all {
+            self.sends.remove(&id);
+            let provider = self.job.provider(id);
+            let (event, conduct) = match came {
+                Ok(delivered) => {
+                    let auditors = self.auditors(id, &delivered)?;
+                    let Delivered {
+                        commitment,
+                        receipt,
+                        output,
+                        ..
+                    } = *delivered;
+                    let (digest, bytes) = (receipt.output, output.len() as u64);
+                    match output.len() <= INLINE {
+                        true => outputs.push((digest, output)),
+                        false => tokio::task::block_in_place(|| self.folder.keep(digest, &output))?,
+                    }
+                    let event = Event::Delivered {
+                        id,
+                        at: now(),
+                        output: digest,
+                        claim: commitment.claim(),
+                        bytes,
+                        price: receipt.price,
+                        auditors,
+                        receipt: receipt.encode(),
+                    };
+                    (event, Conduct::Delivered)
+                }
+                Err(error) => (
+                    Event::Failed { id, at: now() },
+                    self.blame(id, provider, &error)?,
+                ),
+            };
+            events.push(event);
+            shards.insert(id.shard);
+            conducts.extend(provider.map(|provider| (provider, conduct)));
+        }
+        self.note_with(&events, &outputs)?;
+        for shard in shards {
+            let liars = self.job.outvoted_of(shard).into_iter();
+            conducts.extend(liars.map(|liar| (liar, Conduct::Lied)));
+        }
+        self.remember(&conducts)
+    }
+
+    /// What to think of a provider of whose lease nothing came.
+    fn blame(
         &mut self,
         id: AttemptId,
-        came: Result<Box<Delivered>, TalkError>,
-    ) -> Result<(), Failure> {
-        self.sends.remove(&id);
-        let provider = self.job.provider(id);
-        let (event, conduct) = match came {
-            Ok(delivered) => {
-                let auditors = self.auditors(id, &delivered)?;
-                let Delivered {
-                    receipt, output, ..
-                } = *delivered;
-                let digest = receipt.output;
-                tokio::task::block_in_place(|| self.folder.keep(digest, &output))?;
-                let event = Event::Delivered {
-                    id,
-                    at: now(),
-                    output: digest,
-                    bytes: output.len() as u64,
-                    price: receipt.price,
-                    auditors,
-                    receipt: receipt.encode(),
-                };
-                (event, Conduct::Delivered)
-            }
-            Err(error) => {
-                self.trouble = Some(format!("shard {}: {error}", id.shard));
-                // Who cannot be reached is asked again once it answers.
-                if let (TalkError::Channel(_), Some(provider)) = (&error, &provider) {
-                    self.quotes.remove(provider);
-                }
-                // Statements that contradict each other are no accident.
-                let conduct = match error {
-                    TalkError::Delivery(_) => Conduct::Lied,
-                    _ => Conduct::Failed,
-                };
-                (Event::Failed { id, at: now() }, conduct)
-            }
-        };
-        self.note(&[event])?;
-        if let Some(provider) = provider {
-            let mut seen = self.service.jobs.seen();
-            seen.entry(provider).or_default().note(conduct);
+        provider: Option<AccountId>,
+        error: &TalkError,
+    ) -> Result<Conduct, Failure> {
+        self.trouble = Some(format!("shard {}: {error}", id.shard));
+        // Who cannot be reached is asked again once it answers.
+        if let (TalkError::Channel(_), Some(provider)) = (error, &provider) {
+            self.quotes.remove(provider);
         }
-        self.remember_liars();
-        Ok(())
+        // Statements that contradict each other are no accident, and where the contradiction is in
+        // what the provider signed, everybody can see it. Charged before it is written down, as
+        // after an audit.
+        if let (TalkError::Delivery(BadDelivery::Fraud { evidence, .. }), Some(accused)) =
+            (error, provider)
+        {
+            self.accuse(accused, id, evidence)?;
+        }
+        Ok(match error {
+            TalkError::Delivery(_) => Conduct::Lied,
+            _ => Conduct::Failed,
+        })
     }
 
     /// Asks every node that is known what it would take, now and then.

@@ -41,6 +41,9 @@ pub struct Spec {
     pub model: Option<Digest>,
     /// Where each shard lies in the input.
     pub shards: Vec<Piece>,
+    /// If the input is comma-separated: where its header lies, which goes with each shard.
+    #[serde(default)]
+    pub header: Option<Piece>,
     /// The most bytes that the input of a shard has.
     pub largest: u64,
     /// Arguments of a task.
@@ -85,6 +88,9 @@ pub struct Piece {
 
 /// No lease waits longer for its result, in milliseconds.
 const PATIENCE: u64 = 10 * 60 * 1000;
+/// As long as fewer than three results are there, a shard gets a second lease after so long, or after
+/// a quarter of the time that the job has.
+const FIRST_PATIENCE: u64 = 30 * 1000;
 
 impl Spec {
     /// What the state machine has to know.
@@ -101,6 +107,7 @@ impl Spec {
             lease_limit: Credits::from_micro(self.budget / leases.max(1)),
             deadline: self.deadline,
             patience: PATIENCE,
+            first_patience: FIRST_PATIENCE.min(self.deadline.saturating_sub(self.began) / 4),
             max_attempts: 5 + 3 * self.replicas,
             hedges: 1,
         }
@@ -252,14 +259,19 @@ impl Folder {
         read().map_err(failed)
     }
 
-    /// The records of a shard.
+    /// The records of a shard, behind the header if they are comma-separated.
     pub fn records(&self, spec: &Spec, number: u32) -> Result<Vec<u8>, Failure> {
         let piece = piece(spec, number)?;
         let read = || -> io::Result<Vec<u8>> {
             let mut file = File::open(self.path.join("input"))?;
-            file.seek(SeekFrom::Start(piece.start))?;
-            let mut records = vec![0; usize::try_from(piece.bytes).map_err(io::Error::other)?];
-            file.read_exact(&mut records)?;
+            let mut records = Vec::new();
+            for piece in spec.header.iter().chain([piece]) {
+                file.seek(SeekFrom::Start(piece.start))?;
+                let before = records.len();
+                let bytes = usize::try_from(piece.bytes).map_err(io::Error::other)?;
+                records.resize(before + bytes, 0);
+                file.read_exact(&mut records[before..])?;
+            }
             Ok(records)
         };
         read().map_err(failed)
@@ -278,9 +290,13 @@ impl Folder {
         let records = self.records(spec, number)?;
         let labels = self.labels()?.unwrap_or_default();
         let input = ShardInput {
-            first_line: piece(spec, number)?.first_line,
+            // The header's lines come before the first of the records, and are counted too.
+            first_line: piece(spec, number)?
+                .first_line
+                .saturating_sub(spec.header.map_or(0, |header| header.lines)),
             arguments: spec.arguments.clone(),
             labels: &labels,
+            is_csv: spec.header.is_some(),
             records: &records,
         };
         input
@@ -364,16 +380,10 @@ impl Folder {
         self.path.join("outputs").join(digest.to_string())
     }
 
-    /// Puts an output behind the first `length` bytes of the result, and cuts off what else was
-    /// there. It is on disk when this returns.
-    pub fn append(&self, length: u64, digest: Digest) -> Result<(), Failure> {
+    /// Puts outputs behind the first `length` bytes of the result, and cuts off what else was there.
+    /// They are on disk when this returns.
+    pub fn append(&self, length: u64, outputs: &[Vec<u8>]) -> Result<(), Failure> {
         let append = || -> io::Result<()> {
-            let output = fs::read(self.output(digest))?;
-            if Digest::of(&output) != digest {
-                return Err(io::Error::other(
-                    "the output of a shard was damaged on disk",
-                ));
-            }
             let mut file = File::options()
                 .create(true)
                 .truncate(false)
@@ -384,7 +394,9 @@ impl Folder {
             }
             file.set_len(length)?;
             file.seek(SeekFrom::End(0))?;
-            file.write_all(&output)?;
+            for output in outputs {
+                file.write_all(output)?;
+            }
             file.sync_all()
         };
         append().map_err(failed)

@@ -4,18 +4,18 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use skep_evidence::{
     AccountId, AccountKey, Accusation, Credits, Evidence, Keys, Signed, Verdict, judge,
 };
 use skep_market::{
-    Book, Earnings, Ledger, Operation, PostError, Posted, Quotation, Terms, recompute,
+    Book, Dealings, Earnings, Ledger, Operation, PostError, Posted, Quotation, Terms, recompute,
 };
 use skep_registry::Digest;
 use zeroize::Zeroizing;
 
-use super::{failed, random};
+use super::{Jobs, failed, random};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{AccountView, Judged, PaidLine};
 use crate::service::{Service, run};
@@ -121,18 +121,45 @@ pub fn post(
     })
 }
 
+/// Posts operations together, which waits for the disk once.
+pub fn post_all(
+    service: &Service,
+    operations: &[Operation<'_>],
+) -> Result<Vec<Result<Posted, PostError>>, Failure> {
+    with_ledger(service, |ledger| ledger.post(operations).map_err(failed))
+}
+
 /// The receipts of what this node did for others.
 pub fn earnings(service: &Service) -> Result<Arc<Earnings>, Failure> {
     let jobs = &service.jobs;
-    if let Some(earnings) = jobs.earnings.get() {
-        return Ok(Arc::clone(earnings));
+    opened(jobs, &jobs.earnings, || {
+        Earnings::open(&service.home.earnings())
+    })
+}
+
+/// What this node remembers of those who worked for it.
+pub fn dealings(service: &Service) -> Result<Arc<Dealings>, Failure> {
+    let jobs = &service.jobs;
+    opened(jobs, &jobs.dealings, || {
+        Dealings::open(&service.home.dealings())
+    })
+}
+
+/// A file that is opened when it is first needed, once.
+fn opened<T, E: std::error::Error>(
+    jobs: &Jobs,
+    place: &OnceLock<Arc<T>>,
+    open: impl FnOnce() -> Result<T, E>,
+) -> Result<Arc<T>, Failure> {
+    if let Some(opened) = place.get() {
+        return Ok(Arc::clone(opened));
     }
     let _one_at_a_time = jobs.opening.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(earnings) = jobs.earnings.get() {
-        return Ok(Arc::clone(earnings));
+    if let Some(opened) = place.get() {
+        return Ok(Arc::clone(opened));
     }
-    let earnings = Earnings::open(&service.home.earnings()).map_err(failed)?;
-    Ok(Arc::clone(jobs.earnings.get_or_init(|| Arc::new(earnings))))
+    let opened = open().map_err(failed)?;
+    Ok(Arc::clone(place.get_or_init(|| Arc::new(opened))))
 }
 
 /// Puts credits out of the treasury of this node's own ledger into its account.

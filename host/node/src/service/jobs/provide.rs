@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use skep_evidence::{AccountKey, Agreed, Keys, Lease, Meter, Receipt, Signed};
+use skep_evidence::{
+    AccountKey, Agreed, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, StatementError,
+};
 use skep_market::{
-    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES, Policy,
-    Quotation, Refusal, SealSecret, Undertaking, affordable, conclude, examine,
+    Answer, Ask, Done, Earnings, EarningsError, Finished, Gathered, MAX_MESSAGE, MAX_SEALED,
+    MAX_SOURCES, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, affordable, conclude,
+    examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
@@ -22,7 +25,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
-use super::{attest, money, now, random};
+use super::{attest, collect, money, now, random};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -33,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const BEAT: Duration = Duration::from_secs(1);
 /// What jobs are computed on.
 const DEVICE: &str = "cpu";
+/// For so long what somebody has not paid counts against them, in milliseconds.
+const DAY: u64 = 24 * 60 * 60 * 1000;
 /// No lease takes longer, whatever it says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -61,6 +66,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     let swarm = service.swarm().await?;
     swarm.answer_with(Arc::new(desk));
     swarm.announce(capability);
+    collect::now_and_then(service);
     Ok(())
 }
 
@@ -170,8 +176,15 @@ impl Desk {
                 say(channel, &Answer::Quote(quotation)).await
             }
             Ask::Offer(offer) => self.undertake(service, channel, &offer).await,
+            Ask::Claim { lease } => {
+                let dealings = money::dealings(service).map_err(|error| broken(&error))?;
+                let receipt = tokio::task::block_in_place(|| dealings.receipt(lease));
+                let receipt = receipt.map_err(|error| broken(&error))?;
+                let receipt = receipt.ok_or(Refusal::NoReceipt)?;
+                say(channel, &Answer::Claimed { receipt }).await
+            }
             Ask::Settle { receipt } => {
-                self.settle(&receipt)?;
+                tokio::task::block_in_place(|| settle(&self.earnings, &receipt))?;
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
@@ -223,23 +236,6 @@ impl Desk {
         made.map_err(|failure| Refusal::NoHardware(failure.message).into())
     }
 
-    /// Keeps a receipt that both have signed, if it is one of this node's own.
-    fn settle(&self, receipt: &[u8]) -> Result<(), Stop> {
-        let agreed = Agreed::<Receipt>::decode(receipt, &mut Keys::default())
-            .map_err(|error| Refusal::Lease(error.to_string()))?;
-        let signed = self.earnings.finished(agreed.lease);
-        let mine = signed
-            .map_err(|error| broken(&error))?
-            .is_some_and(|signed| {
-                let mine = Signed::<Receipt>::decode(&signed.receipt, &mut Keys::default());
-                mine.is_ok_and(|mine| mine.digest() == agreed.digest())
-            });
-        if !mine {
-            return Err(Refusal::Lease("this node signed no such receipt".to_owned()).into());
-        }
-        self.earnings.paid(&agreed).map_err(|error| broken(&error))
-    }
-
     async fn undertake(
         &self,
         service: &Arc<Service>,
@@ -251,6 +247,10 @@ impl Desk {
         }
         self.leisure.admit()?;
         let lease = examine(offer, &self.policy, &self.account, &mut Keys::default())?;
+        let yesterday = now().saturating_sub(DAY);
+        let unpaid =
+            tokio::task::block_in_place(|| self.earnings.unpaid(lease.requester, yesterday));
+        self.policy.trust(unpaid.map_err(|error| broken(&error))?)?;
         let time = Duration::from_millis(lease.deadline.saturating_sub(lease.issued)).min(LONGEST);
         // A requester that was killed comes again with the same lease, before anyone here knows
         // that it had gone: the new conversation takes the place of the old one.
@@ -347,10 +347,15 @@ impl Desk {
             bytes: offer.input_bytes + made.output.len() as u64,
             ..Meter::default()
         };
-        let signed = self.sign(lease, Digest::of(&made.output), meter, started)?;
+        let signed = tokio::task::block_in_place(|| {
+            let source = offer.sources.first().cloned().unwrap_or_default();
+            self.sign(lease, Digest::of(&made.output), meter, started, source)
+        })?;
+        let handover = self.hand_over(lease, &signed)?;
         let done = Answer::Done {
             commitment: signed.commitment,
             receipt: signed.receipt,
+            handover,
             output_bytes: made.output.len() as u64,
         };
         say(channel, &done).await?;
@@ -361,6 +366,18 @@ impl Desk {
         Ok(())
     }
 
+    /// Says that these statements are for this lease.
+    fn hand_over(&self, lease: &Signed<Lease>, signed: &Finished) -> Result<Vec<u8>, Stop> {
+        let keys = &mut Keys::default();
+        let damaged = |error: StatementError| broken(&error);
+        let commitment = Signed::<ResultCommitment>::decode(&signed.commitment, keys);
+        let commitment = commitment.map_err(damaged)?.digest();
+        let receipt = Signed::<Receipt>::decode(&signed.receipt, keys);
+        let receipt = receipt.map_err(damaged)?.digest();
+        let handover = hand_over(lease, commitment, receipt, &self.account);
+        Ok(handover.map_err(damaged)?.encode())
+    }
+
     /// What is signed for a lease is signed once: whoever asks again gets the same.
     fn sign(
         &self,
@@ -368,6 +385,7 @@ impl Desk {
         output: Digest,
         meter: Meter,
         started: u64,
+        node: String,
     ) -> Result<Finished, Stop> {
         let earlier = self.earnings.finished(lease.digest());
         if let Some(earlier) = earlier.map_err(|error| broken(&error))? {
@@ -393,7 +411,13 @@ impl Desk {
             commitment: commitment.encode(),
             receipt: receipt.encode(),
         };
-        let kept = self.earnings.keep(lease.digest(), signed);
+        let owed = Owed {
+            requester: lease.requester,
+            price: receipt.price,
+            since: done.finished,
+            node,
+        };
+        let kept = self.earnings.keep(lease.digest(), signed, &owed);
         kept.map_err(|error| broken(&error))
     }
 
@@ -430,6 +454,26 @@ impl Desk {
             grants: component.grants.clone(),
             limits: component.limits.clone(),
         })
+    }
+}
+
+/// Keeps a receipt that both have signed, if it is one of this node's own.
+pub(super) fn settle(earnings: &Earnings, receipt: &[u8]) -> Result<(), Refusal> {
+    let wrong = |reason: String| Refusal::Lease(reason);
+    let agreed = Agreed::<Receipt>::decode(receipt, &mut Keys::default())
+        .map_err(|error| wrong(error.to_string()))?;
+    let fault = |error: EarningsError| {
+        tracing::warn!(%error, "a receipt cannot be kept");
+        Refusal::Failed("a fault of the node; its owner can see which".to_owned())
+    };
+    let signed = earnings.finished(agreed.lease).map_err(fault)?;
+    let is_mine = signed.is_some_and(|signed| {
+        let mine = Signed::<Receipt>::decode(&signed.receipt, &mut Keys::default());
+        mine.is_ok_and(|mine| mine.digest() == agreed.digest())
+    });
+    match is_mine {
+        true => earnings.paid(&agreed).map_err(fault),
+        false => Err(wrong("this node signed no such receipt".to_owned())),
     }
 }
 

@@ -7,9 +7,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use skep_evidence::Credits;
+use skep_evidence::{AccountId, Credits};
 use skep_market::{Quotation, limits_for, split};
-use skep_records::{Format, Labels};
+use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
 use skep_swarm::Installed;
 
@@ -63,19 +63,24 @@ pub async fn submit(
     let around = labels.as_ref().map_or(0, Vec::len)
         + submission.arguments.iter().map(String::len).sum::<usize>()
         + AROUND;
-    let largest = |pieces: &[Piece]| {
-        let records = pieces.iter().map(|piece| piece.bytes).max();
-        records.unwrap_or(0).saturating_add(around as u64)
-    };
-    let shards = match submission.shards {
-        Some(shards) => pieces(&submission.input, shards)?,
+    let wanted = match submission.shards {
+        Some(shards) => shards,
         None => {
             let quotations = willing(service, submission, release.digest(), around as u64).await?;
             let slots = quotations.iter().map(|quotation| quotation.slots.min(64));
-            pieces(&submission.input, slots.sum::<u32>() * EACH)?
+            slots.sum::<u32>() * EACH
         }
     };
-    let largest = largest(&shards);
+    let is_csv = labels.is_some() && is_csv(submission);
+    let (header, shards) = match is_csv {
+        true => csv_pieces(&submission.input, wanted)?,
+        false => (None, pieces(&submission.input, wanted)?),
+    };
+    let records = shards.iter().map(|piece| piece.bytes).max().unwrap_or(0);
+    let header_bytes = header.map_or(0, |header| header.bytes);
+    let largest = records
+        .saturating_add(header_bytes)
+        .saturating_add(around as u64);
     willing(service, submission, release.digest(), largest).await?;
     let mut seed = release.digest().as_bytes().to_vec();
     seed.extend(random()?);
@@ -86,6 +91,7 @@ pub async fn submit(
         release: release.digest(),
         model,
         shards,
+        header,
         largest,
         arguments: submission.arguments.clone(),
         replicas: submission.replicas,
@@ -128,9 +134,11 @@ async fn willing(
             FailureKind::NotFound,
             format!(
                 "{staked} of {} nodes that take it have {least} credits at stake here, and each \
-                 shard needs {}; lower --min-stake, or see `skep account stake`",
+                 shard needs {}; `skep account stake {least} --account …` puts them there for who \
+                 gave you something for it, and --min-stake 0 does without: {}",
                 taking.len(),
-                submission.replicas
+                submission.replicas,
+                whose(&taking)
             ),
         ));
     }
@@ -159,6 +167,13 @@ async fn willing(
         ),
     };
     Err(Failure::new(FailureKind::NotFound, reason))
+}
+
+/// The accounts of those who take it.
+fn whose(taking: &[Quotation]) -> String {
+    let accounts = taking.iter().map(|quotation| quotation.account);
+    let accounts = accounts.map(|account| AccountId::from_bytes(account).to_string());
+    accounts.collect::<Vec<_>>().join(", ")
 }
 
 /// How many nodes there are of the most common kind of machine.
@@ -198,12 +213,6 @@ fn labels(world: &str, submission: &Submission) -> Result<Option<Vec<u8>>, Failu
     if world != "batch-classifier" {
         return Ok(None);
     }
-    if Format::guess(&submission.input) == Some(Format::Csv) {
-        return Err(usage(
-            "jobs split JSON lines, and this is CSV; convert it first, one object a line"
-                .to_owned(),
-        ));
-    }
     let path = submission
         .labels
         .as_deref()
@@ -211,6 +220,46 @@ fn labels(world: &str, submission: &Submission) -> Result<Option<Vec<u8>>, Failu
     let labels = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
     Labels::parse(&labels).map_err(|error| usage(format!("{}: {error}", path.display())))?;
     Ok(Some(labels))
+}
+
+/// Whether the input is comma-separated; if nothing says what it is, it has an object in each line.
+fn is_csv(submission: &Submission) -> bool {
+    match submission.format.as_deref() {
+        Some(format) => format == "csv",
+        None => Format::guess(&submission.input) == Some(Format::Csv),
+    }
+}
+
+/// Where the header lies in a comma-separated input, and about so many shards of whole records.
+fn csv_pieces(input: &Path, wanted: u32) -> Result<(Option<Piece>, Vec<Piece>), Failure> {
+    let file = File::open(input).map_err(|error| cannot_read(input, &error))?;
+    let found = CsvExtents::find(BufReader::with_capacity(1 << 18, file)).map_err(|error| {
+        let failure = Failure::of(FailureKind::Usage, &error);
+        Failure::new(
+            FailureKind::Usage,
+            format!("{}: {failure}", input.display()),
+        )
+    })?;
+    let lengths = found.extents.iter().map(|extent| extent.bytes);
+    let limits = limits_for(found.extents.len() as u64, wanted, SHARD);
+    let runs = split(lengths, limits).map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    let piece = |run: Range<u64>| {
+        let extents = &found.extents[run.start as usize..run.end as usize];
+        let first = extents.first()?;
+        Some(Piece {
+            start: first.start,
+            bytes: extents.iter().map(|extent| extent.bytes).sum(),
+            first_line: first.line,
+            lines: extents.iter().map(|extent| extent.records).sum(),
+        })
+    };
+    let header = Piece {
+        start: found.header_start,
+        bytes: found.header_bytes,
+        first_line: 1,
+        lines: found.header_lines,
+    };
+    Ok((Some(header), runs.into_iter().filter_map(piece).collect()))
 }
 
 /// Where about so many shards of whole lines lie in an input.

@@ -9,7 +9,7 @@ use skep_evidence::{
 };
 use skep_market::{
     Answer, Ask, BadDelivery, Gathered, MAX_MESSAGE, MAX_SEALED, MessageError, Quotation, Refusal,
-    SealError, SealSecret, Undertaking, receive,
+    SealError, SealSecret, Sent, Undertaking, receive,
 };
 use skep_registry::Digest;
 use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
@@ -140,14 +140,15 @@ pub async fn perform(
     for chunk in sealed.sealer.chunks(input) {
         channel.say(&chunk?).await?;
     }
-    let (commitment, receipt, output_bytes) = loop {
+    let (commitment, receipt, handover, output_bytes) = loop {
         match hear(&mut channel).await? {
             Answer::Working { done } => records.store(done, Ordering::Relaxed),
             Answer::Done {
                 commitment,
                 receipt,
+                handover,
                 output_bytes,
-            } => break (commitment, receipt, output_bytes),
+            } => break (commitment, receipt, handover, output_bytes),
             _ => return Err(TalkError::OutOfTurn),
         }
     };
@@ -163,7 +164,12 @@ pub async fn perform(
     let output = gathered.into_bytes().to_vec();
     let found = Digest::of(&output);
     let moved = (input.len() as u64).saturating_add(output_bytes);
-    let delivery = receive(lease, &commitment, &receipt, found, moved, &mut keys)?;
+    let sent = Sent {
+        commitment: &commitment,
+        receipt: &receipt,
+        handover: &handover,
+    };
+    let delivery = receive(&accepted, &sent, found, moved, &mut keys)?;
     Ok(Delivered {
         lease: accepted,
         commitment: delivery.commitment,

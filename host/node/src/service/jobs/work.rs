@@ -143,7 +143,12 @@ fn run_once(
     let report = match program.world() {
         Some("batch-classifier") => {
             let labels = Labels::parse(shard.labels).map_err(|error| usage(error.to_string()))?;
-            let lines = Reader::new(shard.records, Format::Jsonl).starting_at(shard.first_line);
+            let format = if shard.is_csv {
+                Format::Csv
+            } else {
+                Format::Jsonl
+            };
+            let lines = Reader::new(shard.records, format).starting_at(shard.first_line);
             let mut watch = |step: skep_sandbox::Progress| done.store(step.done, Ordering::Relaxed);
             sandbox.classify(
                 program,

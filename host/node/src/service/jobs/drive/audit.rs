@@ -79,26 +79,34 @@ impl Driver {
         for id in wrong {
             let gone = || Failure::new(FailureKind::Failed, "the journal lacks a lease");
             let accused = self.job.provider(id).ok_or_else(gone)?;
-            let accusation = Accusation::new(self.account.id(), accused, &evidence);
-            let accusation = accusation.sign(&self.account).map_err(failed)?;
-            if let Verdict::FalseAccusation { reason, .. } =
-                judge(&accusation, &mut Keys::default())
-            {
-                // The shard is done elsewhere all the same; only the proof is not one.
-                tracing::warn!(%accused, %reason, "an audit is no evidence");
-                continue;
-            }
-            let (shard, attempt) = (id.shard, id.attempt);
-            tracing::info!(%accused, shard, attempt, "an audit found a result wrong");
-            tokio::task::block_in_place(|| {
-                self.folder.keep_evidence(accused, id, &accusation.encode())
-            })?;
-            match money::post(&self.service, &Operation::Judge(&accusation))? {
-                // Who has nothing at stake here may have elsewhere.
-                Ok(_) | Err(PostError::NothingAtStake { .. }) => {}
-                Err(error) => return Err(failed(error)),
-            }
+            self.accuse(accused, id, &evidence)?;
         }
         Ok(())
+    }
+
+    /// Accuses who delivered under a lease, keeps the accusation, and has this node's ledger judge it.
+    pub(super) fn accuse(
+        &self,
+        accused: AccountId,
+        id: AttemptId,
+        evidence: &Evidence,
+    ) -> Result<(), Failure> {
+        let accusation = Accusation::new(self.account.id(), accused, evidence);
+        let accusation = accusation.sign(&self.account).map_err(failed)?;
+        if let Verdict::FalseAccusation { reason, .. } = judge(&accusation, &mut Keys::default()) {
+            // The shard is done elsewhere all the same; only the proof is not one.
+            tracing::warn!(%accused, %reason, "what was found is no evidence");
+            return Ok(());
+        }
+        let (shard, attempt) = (id.shard, id.attempt);
+        tracing::info!(%accused, shard, attempt, "a fraud is proven");
+        tokio::task::block_in_place(|| {
+            self.folder.keep_evidence(accused, id, &accusation.encode())
+        })?;
+        match money::post(&self.service, &Operation::Judge(&accusation))? {
+            // Who has nothing at stake here may have elsewhere.
+            Ok(_) | Err(PostError::NothingAtStake { .. }) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
     }
 }

@@ -23,7 +23,6 @@ impl Driver {
     /// audited, they have to be of a kind of machine of which there are enough for a panel.
     pub(super) fn offers(&self) -> Result<Vec<Offer>, Failure> {
         let staked = self.staked()?;
-        let seen = self.service.jobs.seen();
         let quotes = self.quotes.iter().filter(|(account, (_, quotation))| {
             let can_be_audited = || self.of_kind(quotation.kind).count() >= SMALLEST_PANEL;
             staked
@@ -38,7 +37,7 @@ impl Driver {
                 package: quotation.warm,
                 ..Warmth::default()
             },
-            reputation: seen.get(account).copied().unwrap_or_default(),
+            reputation: self.dealings.seen(*account),
             slots: quotation.slots,
         });
         Ok(offers.collect())

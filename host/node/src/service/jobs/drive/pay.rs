@@ -53,15 +53,22 @@ impl Driver {
         Digest::of(&[what.as_bytes(), self.spec.job.as_bytes()].concat())
     }
 
-    /// Countersigns a receipt and pays it out of what is held for the job.
-    pub(super) fn pay(&self, receipt: &[u8]) -> Result<Agreed<Receipt>, Failure> {
-        let agreed = self.countersigned(receipt)?;
-        if agreed.price > Credits::ZERO {
-            money::post(&self.service, &Operation::Release(&agreed))?.map_err(failed)?;
+    /// Pays receipts out of what is held for the job, and keeps them for those who are away.
+    pub(super) fn pay(&self, receipts: &[Agreed<Receipt>]) -> Result<(), Failure> {
+        if receipts.is_empty() {
+            return Ok(());
         }
-        Ok(agreed)
+        let dear = receipts
+            .iter()
+            .filter(|receipt| receipt.price > Credits::ZERO);
+        let releases: Vec<Operation<'_>> = dear.map(Operation::Release).collect();
+        for posted in money::post_all(&self.service, &releases)? {
+            posted.map_err(failed)?;
+        }
+        tokio::task::block_in_place(|| self.dealings.keep(receipts)).map_err(failed)
     }
 
+    /// A receipt with this side's signature.
     pub(super) fn countersigned(&self, receipt: &[u8]) -> Result<Agreed<Receipt>, Failure> {
         let receipt = Signed::<Receipt>::decode(receipt, &mut Keys::default()).map_err(failed)?;
         receipt.accept(&self.account).map_err(failed)

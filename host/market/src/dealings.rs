@@ -1,0 +1,221 @@
+//! What a requester remembers of its dealings with others, beyond one process: how each of those who
+//! worked for it behaved, and the receipts that it countersigned.
+//!
+//! # What it must never do
+//!
+//! - Forget a lie once it is on disk.
+//! - Count anybody's word but this node's own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use skep_evidence::{AccountId, Agreed, Receipt};
+use skep_registry::Digest;
+
+use crate::reputation::{Conduct, Reputation};
+
+const SEEN: TableDefinition<'_, &[u8; 32], (u32, u32, bool)> = TableDefinition::new("seen");
+const PAID: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("paid");
+
+/// A requester's memory on disk. One process has it open at a time.
+#[derive(Debug)]
+pub struct Dealings {
+    path: PathBuf,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// `None` after the disk has failed: the file is then opened anew.
+    database: Option<Database>,
+    seen: BTreeMap<AccountId, Reputation>,
+}
+
+/// A memory cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "what this node remembers of others, in {}, cannot be read or written: {error}; see that the disk \
+     has room and nothing else uses the file",
+    path.display()
+)]
+pub struct DealingsError {
+    path: PathBuf,
+    error: Box<redb::Error>,
+}
+
+impl Dealings {
+    /// Opens the file at `path`, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn open(path: &Path) -> Result<Self, DealingsError> {
+        let fail = |error| failed(path, error);
+        let database = create(path).map_err(fail)?;
+        let seen = read(&database).map_err(fail)?;
+        let kept = Kept {
+            database: Some(database),
+            seen,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            kept: Mutex::new(kept),
+        })
+    }
+
+    fn with<T>(
+        &self,
+        act: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, DealingsError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let fail = |error| failed(&self.path, error);
+        let database = match kept.database.take() {
+            Some(database) => database,
+            None => create(&self.path).map_err(fail)?,
+        };
+        let done = act(&database).map_err(fail);
+        if done.is_ok() {
+            kept.database = Some(database);
+        }
+        done
+    }
+
+    /// What was seen of an account.
+    #[must_use]
+    pub fn seen(&self, account: AccountId) -> Reputation {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.seen.get(&account).copied().unwrap_or_default()
+    }
+
+    /// Adds what was seen. It is on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written. Until the process ends it counts all the same.
+    pub fn note(&self, conduct: &[(AccountId, Conduct)]) -> Result<(), DealingsError> {
+        let mut changed = BTreeMap::new();
+        {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            for (account, conduct) in conduct {
+                let seen = kept.seen.entry(*account).or_default();
+                let before = *seen;
+                seen.note(*conduct);
+                if *seen != before {
+                    changed.insert(*account, seen.parts());
+                }
+            }
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(SEEN)?;
+                for (account, parts) in &changed {
+                    table.insert(account.as_bytes(), *parts)?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Keeps receipts that this node has countersigned, for providers who were away. Once is as good
+    /// as twice.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn keep(&self, receipts: &[Agreed<Receipt>]) -> Result<(), DealingsError> {
+        if receipts.is_empty() {
+            return Ok(());
+        }
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(PAID)?;
+                for receipt in receipts {
+                    table.insert(receipt.lease.as_bytes(), receipt.encode().as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// The receipt for a lease as both signed it, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn receipt(&self, lease: Digest) -> Result<Option<Vec<u8>>, DealingsError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(PAID)?;
+            let found = table.get(lease.as_bytes())?;
+            Ok(found.map(|found| found.value().to_vec()))
+        })
+    }
+}
+
+fn failed(path: &Path, error: redb::Error) -> DealingsError {
+    DealingsError {
+        path: path.to_owned(),
+        error: Box::new(error),
+    }
+}
+
+/// Opens the file with its tables, or makes it.
+fn create(path: &Path) -> Result<Database, redb::Error> {
+    let database = Database::create(path)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(SEEN)?;
+    transaction.open_table(PAID)?;
+    transaction.commit()?;
+    Ok(database)
+}
+
+fn read(database: &Database) -> Result<BTreeMap<AccountId, Reputation>, redb::Error> {
+    let table = database.begin_read()?.open_table(SEEN)?;
+    let mut seen = BTreeMap::new();
+    for row in table.iter()? {
+        let (account, parts) = row?;
+        let account = AccountId::from_bytes(*account.value());
+        seen.insert(account, Reputation::from_parts(parts.value()));
+    }
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{account, receipt};
+
+    #[test]
+    fn a_lie_and_a_receipt_outlive_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dealings");
+        let paid = receipt(1, 1, 2, 1, 1_000);
+        {
+            let dealings = Dealings::open(&path).unwrap();
+            let delivered = (account(1), Conduct::Delivered);
+            dealings.note(&[delivered, delivered]).unwrap();
+            let both = [(account(2), Conduct::Lied), (account(1), Conduct::Failed)];
+            dealings.note(&both).unwrap();
+            assert_eq!(dealings.receipt(paid.lease).unwrap(), None);
+            dealings.keep(std::slice::from_ref(&paid)).unwrap();
+        }
+        let dealings = Dealings::open(&path).unwrap();
+        let mut expected = Reputation::default();
+        for conduct in [Conduct::Delivered, Conduct::Delivered, Conduct::Failed] {
+            expected.note(conduct);
+        }
+        assert_eq!(dealings.seen(account(1)), expected);
+        assert!(!dealings.seen(account(2)).is_trusted());
+        assert_eq!(dealings.seen(account(3)), Reputation::default());
+        let kept = dealings.receipt(paid.lease).unwrap();
+        assert_eq!(kept, Some(paid.encode()));
+    }
+}

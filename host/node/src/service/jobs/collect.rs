@@ -1,0 +1,79 @@
+//! Fetching receipts that were countersigned while this node was away: it asks those for whom it did
+//! the work, at the node from which they asked for it.
+//!
+//! It must never keep a receipt that this node did not sign itself.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_market::{Answer, Ask, Refusal};
+use skep_registry::Digest;
+use skep_swarm::{NodeTicket, ProviderAddr, Swarm};
+
+use super::talk::{self, TalkError};
+use super::{failed, money, now, provide};
+use crate::failure::Failure;
+use crate::service::Service;
+
+/// How often a node asks by itself.
+const OFTEN: Duration = Duration::from_secs(60 * 60);
+/// What is owed for longer is not asked for any more, in milliseconds.
+const OLDEST: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// Asks now and then, as long as the service is there.
+pub fn now_and_then(service: &Arc<Service>) {
+    let service = Arc::downgrade(service);
+    tokio::spawn(async move {
+        loop {
+            let Some(service) = service.upgrade() else {
+                return;
+            };
+            if let Err(failure) = collect(&service).await {
+                tracing::warn!(%failure, "receipts that are owed to this node were not asked for");
+            }
+            drop(service);
+            tokio::time::sleep(OFTEN).await;
+        }
+    });
+}
+
+/// Asks for every receipt that is owed to this node; how many it was given.
+pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
+    let earnings = money::earnings(service)?;
+    let since = now().saturating_sub(OLDEST);
+    let owed = tokio::task::block_in_place(|| earnings.owed(since)).map_err(failed)?;
+    let swarm = service.swarm().await?;
+    let (mut gone, mut given) = (HashSet::new(), 0);
+    for (lease, owed) in owed {
+        let Ok(ticket) = owed.node.parse::<NodeTicket>() else {
+            continue;
+        };
+        if gone.contains(&owed.node) {
+            continue;
+        }
+        match claim(swarm, &ticket.node, lease).await {
+            Ok(receipt) => {
+                match tokio::task::block_in_place(|| provide::settle(&earnings, &receipt)) {
+                    Ok(()) => given += 1,
+                    Err(refusal) => tracing::info!(%refusal, "a receipt is not one of this node's"),
+                }
+            }
+            Err(TalkError::Refused(Refusal::NoReceipt)) => {}
+            Err(error) => {
+                tracing::info!(requester = %owed.requester, %error, "a receipt cannot be had");
+                gone.insert(owed.node);
+            }
+        }
+    }
+    Ok(given)
+}
+
+async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<u8>, TalkError> {
+    let mut channel = swarm.converse(node).await?;
+    channel.say(&Ask::Claim { lease }.encode()?).await?;
+    match talk::hear(&mut channel).await? {
+        Answer::Claimed { receipt } => Ok(receipt),
+        _ => Err(TalkError::OutOfTurn),
+    }
+}
