@@ -190,6 +190,8 @@ pub struct ScoreRequest {
     pub choices: Vec<Vec<u32>>,
     /// The adapter to judge with.
     pub adapter: Option<String>,
+    /// Whether the prompt is computed and charged for, whatever is remembered of it.
+    pub whole: bool,
 }
 
 /// How likely a choice is.

@@ -18,7 +18,12 @@ pub enum Goal {
     /// To write more of it.
     Write(Box<Writing>),
     /// To know how likely its tokens from `first` on are. `logprob` is of those seen so far.
-    Score { first: usize, logprob: f64 },
+    Score {
+        first: usize,
+        logprob: f64,
+        /// Whether its beginning is computed whatever is remembered of it.
+        whole: bool,
+    },
     /// For the mean of its hidden states. `sum` is of those seen so far, `[width]`.
     Embed { sum: Vec<f32> },
     /// To compare it with what the model says.
@@ -34,6 +39,8 @@ pub struct Sequence {
     pub prompt: usize,
     /// How many tokens have their keys and values in `pages`.
     pub computed: usize,
+    /// Positions that were charged for, of a text that is charged exactly.
+    pub charged: usize,
     /// How many of those have keys and values of the draft model too.
     pub led: usize,
     /// How many whole pages the prefix cache has been told of.
@@ -50,6 +57,7 @@ impl Sequence {
             tokens,
             prompt,
             computed: 0,
+            charged: 0,
             led: 0,
             remembered: 0,
             pages: Vec::new(),
@@ -64,6 +72,14 @@ impl Sequence {
         match &self.goal {
             Goal::Score { .. } | Goal::Check(_) => self.tokens.len() - 1,
             Goal::Write(_) | Goal::Embed { .. } => self.tokens.len(),
+        }
+    }
+
+    /// How many of its tokens it takes to compute it, once it is complete: all that were gone on from.
+    pub fn wanted_in_all(&self) -> usize {
+        match self.goal {
+            Goal::Write(_) => self.tokens.len() - 1,
+            _ => self.wanted(),
         }
     }
 
@@ -90,13 +106,23 @@ impl Sequence {
         begin - self.computed..count
     }
 
-    /// Whether it needs the states of all its tokens, so that no beginning of it can be taken from
-    /// where it is remembered.
-    pub fn is_whole(&self) -> bool {
+    /// Whether it is computed and charged for as if nothing else were there: no beginning of it is
+    /// taken from where it is remembered, each of its positions is charged for once, and guesses
+    /// are not.
+    pub fn is_exact(&self) -> bool {
         match &self.goal {
-            Goal::Write(writing) => writing.committing.is_some(),
+            Goal::Write(writing) => writing.commits,
             Goal::Embed { .. } | Goal::Check(_) => true,
-            Goal::Score { .. } => false,
+            Goal::Score { whole, .. } => *whole,
+        }
+    }
+
+    /// Whether it can go on from a prompt that another text of its request has computed: one that
+    /// commits has to see the states itself.
+    pub fn can_share(&self) -> bool {
+        match &self.goal {
+            Goal::Write(writing) => !writing.commits,
+            _ => true,
         }
     }
 
@@ -129,6 +155,7 @@ mod tests {
         let goal = Goal::Score {
             first: 3,
             logprob: 0.0,
+            whole: false,
         };
         let mut sequence = Sequence::new(vec![0; 6], 3, goal);
         assert_eq!((sequence.wanted(), sequence.left()), (5, 5));

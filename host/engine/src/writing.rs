@@ -20,7 +20,9 @@ use crate::speculation::{DraftOptions, Follow, GuessCost, NgramDraft, Pace, veri
 /// A text that is being written.
 #[derive(Debug, Clone)]
 pub struct Writing {
-    /// Its commitments, if they are wanted.
+    /// Whether it commits to its states.
+    pub commits: bool,
+    /// Its commitments, if they are wanted and until it is complete.
     pub committing: Option<Committing>,
     sampler: Sampler,
     drafts: Option<NgramDraft>,
@@ -115,6 +117,7 @@ impl Writing {
         let width = model.decoder.config().width;
         let committing = || Committing::new(request.prompt.len(), width);
         Ok(Self {
+            commits: request.commit,
             committing: request.commit.then(committing),
             sampler,
             drafts: (options.drafts > 0).then(|| NgramDraft::new(ngrams, &request.prompt)),

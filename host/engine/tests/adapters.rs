@@ -99,6 +99,7 @@ fn judging_uses_the_adapter_too() {
         prompt: vec![5, 6, 7],
         choices: vec![vec![9], vec![10, 11]],
         adapter: adapter.map(str::to_owned),
+        whole: false,
     };
     let scores = engine
         .score(&caller, vec![ask(None), ask(Some("plain"))])

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{adapter, caller, drafted, model, tiny};
 use skep_engine::{
     CheckRequest, Checked, Completion, Constraint, Engine, EngineError, LanguageModel, Options,
-    Priority, Request, Sampling,
+    Priority, Request, Sampling, ScoreRequest,
 };
 use skep_evidence::activations::Thresholds;
 use skep_kernels::kv::KvFormat;
@@ -114,6 +114,36 @@ fn a_text_commits_to_the_same_in_any_company() {
         assert_eq!(checked.len(), claims.len());
         assert!(checked.iter().all(is_exact), "{checked:?}");
     }
+}
+
+/// Its meter is the same on every node, so that who meters more can be told from who was busy.
+#[test]
+fn a_text_that_commits_is_charged_for_once_whatever_becomes_of_it() {
+    let requests: Vec<Request> = (0..18).map(request).collect();
+    let judged: Vec<ScoreRequest> = (0..6)
+        .map(|n| ScoreRequest {
+            prompt: request(n).prompt,
+            choices: vec![vec![5, 6, 7], vec![8], vec![9, 10]],
+            adapter: None,
+            whole: true,
+        })
+        .collect();
+    let charged = |engine: &Engine| {
+        let (write, score) = (caller(1, Priority::Normal), caller(2, Priority::Normal));
+        let texts = engine.generate(&write, requests.clone());
+        let scores = engine.score(&score, judged.clone());
+        assert!(texts.wait().iter().all(Result::is_ok));
+        scores.wait().unwrap();
+        [write, score].map(|caller| caller.account.usage().flops)
+    };
+    let roomy = engine();
+    let alone = charged(&roomy);
+    assert!(alone.iter().all(|flops| *flops > 0));
+    // Remembered by now, begun anew, and guessed ahead.
+    assert_eq!(charged(&roomy), alone);
+    assert_eq!(charged(&engine_of(model(), 24, 0)), alone);
+    assert_eq!(charged(&engine_of(model(), 512, 6)), alone);
+    assert_eq!(charged(&engine_of(drafted("llama"), 512, 0)), alone);
 }
 
 #[test]

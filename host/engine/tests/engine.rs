@@ -174,6 +174,7 @@ fn judging_and_embedding_agree_with_the_model() {
         prompt: prompt(1),
         choices: choices.clone(),
         adapter: None,
+        whole: false,
     };
     let scores = block_on(engine.score(&caller, vec![request])).unwrap();
     for (score, choice) in scores[0].iter().zip(&choices) {

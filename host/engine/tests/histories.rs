@@ -195,6 +195,7 @@ fn run(happenings: &[Happening], model: &Arc<LanguageModel>, options: Options) -
                     prompt: prompt.clone(),
                     choices: choices.clone(),
                     adapter: None,
+                    whole: false,
                 };
                 (*owner, Priority::Normal, Task::Score(request))
             }

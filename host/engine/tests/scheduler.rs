@@ -216,6 +216,7 @@ fn what_cannot_be_is_refused_with_a_reason() {
         prompt: vec![1],
         choices: vec![],
         adapter: None,
+        whole: false,
     };
     assert!(refuse(Task::Score(none)).contains("no choices"));
 }

@@ -108,6 +108,7 @@ fn a_guest_judges_and_embeds_as_the_engine_does() {
         prompt: model.encode_text(LINES[0]).unwrap(),
         choices: (1..LINES.len()).map(tokens_of).collect(),
         adapter: None,
+        whole: false,
     };
     let caller = Native::caller();
     let scores = native.engine.score(&caller, vec![request]).wait().unwrap();

@@ -30,6 +30,16 @@ impl Scheduler {
             let (rows, others) = rest.split_at(wanted.len() * vocabulary);
             rest = others;
             let result = self.take_results(planned, rows, batch);
+            let result = result.and_then(|(event, complete)| {
+                // Of guesses that proved right it has not been charged yet.
+                if complete
+                    && let Some(sequence) = self.sequences.get(&planned.key)
+                    && sequence.is_exact()
+                {
+                    self.charge_up_to(planned.key, sequence.wanted_in_all())?;
+                }
+                Ok((event, complete))
+            });
             match result {
                 Ok(events) => self.tell(planned.key, events, deliveries),
                 Err(error) => self.fail(planned.key.group, error, deliveries),
@@ -97,7 +107,7 @@ impl Scheduler {
                 }
                 Ok((Some(Event::Chunk(chunk)), writing.finished()))
             }
-            Goal::Score { first, logprob } => {
+            Goal::Score { first, logprob, .. } => {
                 let rows = logits.chunks_exact(self.model.decoder.config().vocabulary);
                 for (number, row) in rows.enumerate() {
                     // The logits after a token say how likely the next one is.
@@ -211,6 +221,7 @@ impl Scheduler {
                 group.holding.share(&mut self.pool, &pages);
                 sequence.pages.clone_from(&pages);
                 sequence.computed = shared;
+                sequence.charged = shared;
                 sequence.led = self
                     .leader
                     .as_ref()

@@ -83,21 +83,52 @@ impl Scheduler {
         };
         let spare = (budget.tokens - count).min(room + more - start - count);
         let room = self.guesses(key, (count, spare), budget);
-        let tokens = count + room.guesses();
-        let mut work = self.cost.flops(start, tokens);
-        if let (Some(leader), Some(LeadPlan { known, ahead })) = (&self.leader, &room.lead) {
+        let guesses = match (&self.leader, &room.lead) {
             // What follows the last guess is for the model to say.
-            work += leader.flops(known.start..known.end + ahead.saturating_sub(1));
+            (Some(leader), Some(LeadPlan { known, ahead })) => {
+                leader.flops(known.start..known.end + ahead.saturating_sub(1))
+            }
+            _ => 0,
+        };
+        match self.sequences.get(&key) {
+            Some(sequence) if sequence.is_exact() => self.charge_up_to(key, start + count)?,
+            _ => self.charge(key, start..start + count + room.guesses(), guesses)?,
         }
+        Ok(room)
+    }
+
+    /// Charges for the positions of a text up to `end` that nobody has been charged for: each once,
+    /// however often the text begins anew and whatever is guessed.
+    pub(super) fn charge_up_to(&mut self, key: Key, end: usize) -> Result<(), EngineError> {
+        let Some(charged) = self.sequences.get(&key).map(|sequence| sequence.charged) else {
+            return Ok(());
+        };
+        if end > charged {
+            self.charge(key, charged..end, 0)?;
+            if let Some(sequence) = self.sequences.get_mut(&key) {
+                sequence.charged = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges for the work of computing these positions of a text, and for more.
+    fn charge(
+        &self,
+        key: Key,
+        positions: std::ops::Range<usize>,
+        more: u64,
+    ) -> Result<(), EngineError> {
+        let mut work = self.cost.flops(positions.start, positions.len()) + more;
         if let Some(group) = self.groups.get(&key.group) {
             if let Some(lease) = &group.lease {
                 // Two operations for each 16-bit element.
                 let bytes = self.pages.shape().page_bytes();
-                work += tokens as u64 * lease.pages() as u64 * bytes;
+                work += positions.len() as u64 * lease.pages() as u64 * bytes;
             }
             group.caller.account.charge_work_in_pieces(work)?;
         }
-        Ok(room)
+        Ok(())
     }
 
     /// Guesses what follows the next `count` tokens of a text, if they are its last, or says how
@@ -172,7 +203,7 @@ impl Scheduler {
         };
         let usable = match sequence.goal {
             // States are not remembered.
-            _ if sequence.is_whole() => 0,
+            _ if sequence.is_exact() => 0,
             Goal::Score { first, .. } => first,
             _ => sequence.tokens.len(),
         };

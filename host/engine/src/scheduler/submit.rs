@@ -123,7 +123,7 @@ impl Scheduler {
             },
         );
         for (text, mut sequence) in texts.into_iter().enumerate() {
-            sequence.waits = text > 0 && !sequence.is_whole();
+            sequence.waits = text > 0 && sequence.can_share();
             let key = Key {
                 group: number,
                 text,
@@ -241,6 +241,7 @@ impl Check<'_> {
             let goal = Goal::Score {
                 first,
                 logprob: 0.0,
+                whole: request.whole,
             };
             Ok(Sequence::new(tokens, first, goal))
         });

@@ -273,7 +273,10 @@ impl HostLanguageModel for State {
             drafts.push((prompt, asked.choices, self.adapter(asked.adapter)?));
         }
         let preparation = self.preparation(&model);
-        let begun = self.threads.model(move || score(preparation, drafts));
+        let whole = self.spec.seed.is_some();
+        let begun = self
+            .threads
+            .model(move || score(preparation, drafts, whole));
         let (mut scores, adapters) = begun.await??;
         for adapter in &adapters {
             let info = adapter.info();
@@ -331,6 +334,7 @@ type Scoring = (
 fn score(
     mut preparation: Preparation,
     drafts: Vec<(Prompt, Vec<String>, Option<Adapter>)>,
+    whole: bool,
 ) -> Result<Scoring, HostError> {
     let mut requests = Vec::with_capacity(drafts.len());
     for (prompt, choices, adapter) in drafts {
@@ -353,6 +357,7 @@ fn score(
             prompt,
             choices: cut,
             adapter: preparation.adapter(adapter)?,
+            whole,
         });
     }
     let scores = preparation.model.score(&preparation.caller, requests);
