@@ -284,7 +284,10 @@ unsafe impl Sync for Output {}
 /// of need do so from `ahead` on.
 #[cfg_attr(
     not(target_arch = "x86_64"),
-    expect(unused_variables, reason = "kernels of other processors do not ask ahead")
+    expect(
+        unused_variables,
+        reason = "kernels of other processors do not ask ahead"
+    )
 )]
 fn rows_of(
     isa: Isa,
