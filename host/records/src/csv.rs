@@ -34,10 +34,10 @@ impl Csv {
         lines: &mut Lines<R>,
         labels: bool,
     ) -> Option<(u64, Result<Record, RecordError>)> {
-        if self.header.is_none() {
-            if let (number, Err(error)) = self.read_header(lines)? {
-                return Some((number, Err(error)));
-            }
+        if self.header.is_none()
+            && let (number, Err(error)) = self.read_header(lines)?
+        {
+            return Some((number, Err(error)));
         }
         // Taken out for the closure's sake; nothing in between can fail to put it back.
         let header = self.header.take()?;

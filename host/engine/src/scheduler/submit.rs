@@ -180,7 +180,7 @@ impl Check<'_> {
                  machine; ask for shared noise, or for a temperature of 0",
             ));
         }
-        if !(check.tolerance >= 0.0) {
+        if check.tolerance.is_nan() || check.tolerance < 0.0 {
             return Err(invalid(format!(
                 "the tolerance is {}; it has to be a number from 0 on",
                 check.tolerance
