@@ -223,10 +223,13 @@ fn thresholds_of(honest: &[(String, Seen)]) -> Thresholds {
     }
 }
 
+/// What a cheat does to a request.
+type Change<'a> = &'a dyn Fn(&mut Request);
+
 fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
     let here = engine(model_of(path, Isa::best()), 2);
     let requests = requests(&here, texts);
-    let run = |there: &Engine, most: usize, change: &dyn Fn(&mut Request)| {
+    let run = |there: &Engine, most: usize, change: Change<'_>| {
         let requests = &requests[..most.min(requests.len())];
         let mut all = Vec::with_capacity(requests.len());
         for requests in requests.chunks(TOGETHER) {
@@ -261,7 +264,7 @@ fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
         let there = engine(model_of(Path::new(other), Isa::best()), 2);
         run(&there, CHEATS, &|_| {}).print(name, &thresholds);
     }
-    let cheats: [(&str, &dyn Fn(&mut Request)); 5] = [
+    let cheats: [(&str, Change<'_>); 5] = [
         ("the model, without the first quarter of the prompt", &|r| {
             drop(r.prompt.drain(1..r.prompt.len() / 4 + 1));
         }),
