@@ -76,10 +76,15 @@ pub(crate) fn text_seed(seed: u64, number: u64) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// Whether a repeatable run was told that the node is busy.
+pub(crate) fn met_a_busy_node(state: &State) -> bool {
+    state.spec.seed.is_some() && state.was_busy
+}
+
 /// Ends a repeatable run in which the guest could have seen how much room this machine has.
 pub(crate) fn check(state: &State) -> Result<(), RunError> {
-    let saw_a_limit = state.refused.is_some() || state.memory.refused.is_some() || state.was_busy;
-    match state.spec.seed.is_some() && saw_a_limit {
+    let saw_a_limit = state.refused.is_some() || state.memory.refused.is_some();
+    match met_a_busy_node(state) || state.spec.seed.is_some() && saw_a_limit {
         true => Err(RunError::Unrepeatable),
         false => Ok(()),
     }

@@ -146,6 +146,10 @@ pub const WIT: &[(&str, &str)] = &[
         include_str!("../../../wit/deps/adapter/adapter.wit"),
     ),
     (
+        "deps/jobs/jobs.wit",
+        include_str!("../../../wit/deps/jobs/jobs.wit"),
+    ),
+    (
         "deps/model/model.wit",
         include_str!("../../../wit/deps/model/model.wit"),
     ),
@@ -164,6 +168,10 @@ pub const WIT: &[(&str, &str)] = &[
     (
         "deps/types/types.wit",
         include_str!("../../../wit/deps/types/types.wit"),
+    ),
+    (
+        "deps/verify/verify.wit",
+        include_str!("../../../wit/deps/verify/verify.wit"),
     ),
     ("workload.wit", include_str!("../../../wit/workload.wit")),
 ];

@@ -175,7 +175,11 @@ async fn under_the_clock(
             Work::Render(work) => work.run(store, program).await,
             Work::Verify(work) => work.run(store, program).await,
         };
-        outcome.map_err(|ending| ending.explain(store.data()))?;
+        outcome.map_err(|ending| match repeatable::met_a_busy_node(store.data()) {
+            // On another it might not have failed.
+            true => RunError::Unrepeatable,
+            false => ending.explain(store.data()),
+        })?;
         repeatable::check(store.data())
     };
     let cancelled = async {
