@@ -35,7 +35,8 @@ impl Setting {
         fs::copy(Built::component("text-calls"), package.join("c.wasm")).unwrap();
         let manifest = "[package]\nname = \"calls\"\nversion = \"0.1.0\"\nkind = \"component\"\n\
                         [component]\nworld = \"async-task\"\npath = \"c.wasm\"\n\
-                        [grants]\ntensor = true\nmodels = [\"default\"]\n";
+                        [grants]\ntensor = true\nmodels = [\"default\"]\n\
+                        swarm-read = [\"*\"]\n";
         fs::write(package.join("skep.toml"), manifest).unwrap();
         fs::write(folder.path().join("input"), LINES.join("\n")).unwrap();
         Self { folder, node }

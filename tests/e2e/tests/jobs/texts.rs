@@ -15,7 +15,7 @@ fn texts_are_audited_and_who_makes_them_up_is_caught() {
     let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
     let liar = Liar::start(&setting.path("liar"));
     let tickets = [ticket(&a), ticket(&b), &liar.ticket];
-    let more = ["--shards", "2", "--audit", "100%"];
+    let more = ["--shards", "2", "--audit", "100%", "--min-stake", "0"];
     let (input, component) = (setting.text("lines.txt"), Built::component("generate"));
     let beside = setting.text("beside");
     let job = std::thread::scope(|scope| {
