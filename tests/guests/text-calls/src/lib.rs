@@ -4,7 +4,6 @@
 //! - `judge`: what the model is, the tokens of each line and the lines of these tokens, how likely
 //!   each line is after the first, and what the lines are as vectors;
 //! - `stream`: what the model writes to each line, taken from a stream as it comes;
-//! - `stream-empty`: the same with an empty line among them, which no text can go on from;
 //! - `leave`: reads a piece of the stream, and drops it.
 
 use std::io::{BufRead, Write};
@@ -17,14 +16,10 @@ const TOKENS: u32 = 24;
 
 async fn calls(arguments: Vec<String>) -> Result<()> {
     let model = LanguageModel::open("default")?;
-    let mut lines: Vec<String> = input().lines().collect::<std::io::Result<_>>()?;
+    let lines: Vec<String> = input().lines().collect::<std::io::Result<_>>()?;
     let made = match arguments.first().map(String::as_str) {
         Some("judge") => judge(&model, &lines)?,
         Some("stream") => stream(&model, &lines).await?,
-        Some("stream-empty") => {
-            lines.insert(1, String::new());
-            stream(&model, &lines).await?
-        }
         Some("leave") => {
             let requests: Vec<Request> = lines.iter().map(|line| request(line, 400)).collect();
             let mut stream = model.stream(&requests)?;
