@@ -82,10 +82,10 @@ pub fn judge<B: Bytes>(
         Some((output, *votes))
     });
     let found = outputs.iter().map(|output| {
-        if let Some(form) = &form {
-            if let Some(why) = form.fault(output)? {
-                return Ok(Found::Wrong(why));
-            }
+        if let Some(form) = &form
+            && let Some(why) = form.fault(output)?
+        {
+            return Ok(Found::Wrong(why));
         }
         let of = outputs.len();
         let Some((model, votes)) = model else {
