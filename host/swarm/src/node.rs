@@ -281,14 +281,13 @@ impl Swarm {
     /// Nodes that may have `want`, from every discovery service, waiting no longer than the
     /// limit for discovery. The search ends early when every service has ended.
     pub async fn find(&self, want: &Want) -> Vec<ProviderAddr> {
-        collect(
-            &self.services(),
-            want,
-            self.id(),
-            MAX_FOUND,
-            self.inner.limits.discovery,
-        )
-        .await
+        self.find_within(want, self.inner.limits.discovery).await
+    }
+
+    /// As [`find`](Self::find), waiting no longer than this.
+    pub async fn find_within(&self, want: &Want, wait: Duration) -> Vec<ProviderAddr> {
+        let wait = wait.min(self.inner.limits.discovery);
+        collect(&self.services(), want, self.id(), MAX_FOUND, wait).await
     }
 
     /// Takes in a copy of a file; returns its digest and its size in bytes. It is kept until

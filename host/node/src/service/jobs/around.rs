@@ -1,6 +1,7 @@
 //! Asking around: what the nodes that are named or known would take of a job, and why not.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use skep_market::Quotation;
 use skep_registry::Digest;
@@ -11,6 +12,10 @@ use super::talk::{self, TalkError};
 
 /// The most nodes that are asked, beside those that are named.
 const MOST: usize = 64;
+
+/// How long others are looked for where nodes are named: long enough for those that gossip has
+/// brought here already.
+const BESIDE: Duration = Duration::from_millis(200);
 
 /// What each node said.
 pub type Quotes = Vec<(ProviderAddr, Result<Quotation, TalkError>)>;
@@ -34,7 +39,14 @@ pub async fn quotes(
         ..Need::default()
     });
     let any = Want::Jobs(Need::default());
-    let (ready, any) = tokio::join!(swarm.find(&ready), swarm.find(&any));
+    let wait = match named.is_empty() {
+        true => Duration::MAX,
+        false => BESIDE,
+    };
+    let (ready, any) = tokio::join!(
+        swarm.find_within(&ready, wait),
+        swarm.find_within(&any, wait)
+    );
     let mut nodes = named;
     for node in ready.into_iter().chain(any) {
         if nodes.len() < MOST && !nodes.iter().any(|known| known.id == node.id) {
