@@ -3,11 +3,9 @@
 
 mod common;
 
-use std::sync::Arc;
-
+use common::backend::start;
 use common::{ADAPTERS, adapter, caller, model};
 use skep_engine::{Engine, EngineError, Options, Priority, Request, ScoreRequest};
-use skep_kernels::Team;
 use skep_kernels::kv::KvFormat;
 
 fn engine(pages: usize, adapter_bytes: u64) -> Engine {
@@ -19,7 +17,7 @@ fn engine(pages: usize, adapter_bytes: u64) -> Engine {
         adapter_bytes,
         ..Options::default()
     };
-    let engine = Engine::start(model(), Arc::new(Team::new(2).unwrap()), options).unwrap();
+    let engine = start(model(), options);
     for name in ADAPTERS {
         engine.add_adapter(name, "1", &adapter(name)).unwrap();
     }
