@@ -188,9 +188,12 @@ fn judged(evidence: &Path, village: &Path) -> (Ended, Vec<Value>) {
         village.as_os_str(),
     ];
     let ended = run(other.path(), &arguments).unwrap();
-    let lines = ended.stdout.lines().map(serde_json::from_str);
-    let lines = lines.collect::<Result<_, _>>().unwrap();
-    (ended, lines)
+    let lines = ended.stdout.lines().map(serde_json::from_str::<Value>);
+    let lines = lines.collect::<Result<Vec<_>, _>>().unwrap();
+    // A failure is told as an object too.
+    let judged = lines.into_iter().filter(|line| line["worth"].is_string());
+    let judged = judged.collect();
+    (ended, judged)
 }
 
 /// A record as somebody signs it who can sign what they like.
