@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use skep_evidence::{Credits, Tariff};
 use skep_registry::Digest;
 
+use crate::choose::Warmth;
+
 /// The longest message, in bytes.
 pub const MAX_MESSAGE: usize = 24 << 10;
 /// The most nodes that a requester names as having the package.
@@ -38,8 +40,12 @@ pub enum Ask {
     Quote {
         /// The release of the package.
         package: Digest,
+        /// The release of the adapter that it runs with, if it does with any.
+        adapter: Option<Digest>,
         /// How many bytes the largest shard's input has.
         input_bytes: u64,
+        /// For how many seconds package, model and adapter are to be kept ready, if they are.
+        residency: u64,
         /// Tickets of nodes that have the package.
         sources: Vec<String>,
     },
@@ -129,8 +135,8 @@ pub struct Quotation {
     pub tariff: [u64; 4],
     /// How many shards it takes at once.
     pub slots: u32,
-    /// Whether it has the package already.
-    pub warm: bool,
+    /// What of it it has ready already.
+    pub warm: Warmth,
     /// The most bytes that an output may have.
     pub largest_output: u64,
     /// What kind of machine it is, as a digest: on all of one kind, work that can be repeated gives
@@ -219,6 +225,14 @@ pub enum Refusal {
     /// It has countersigned no receipt for that lease.
     #[error("it has countersigned no receipt for that lease")]
     NoReceipt,
+    /// It keeps nothing ready for so long.
+    #[error("it is asked to keep things ready for {asked} s, and its owner allows for {limit} s")]
+    Residency {
+        /// For how many seconds.
+        asked: u64,
+        /// For how many it would.
+        limit: u64,
+    },
 }
 
 /// What another node says, fit to be shown: short, and nothing that moves a cursor.
@@ -310,7 +324,9 @@ mod tests {
     fn messages_come_back_whole_and_cut_ones_do_not() {
         let ask = Ask::Quote {
             package: digest("package", 1),
+            adapter: Some(digest("adapter", 1)),
             input_bytes: 77,
+            residency: 3_600,
             sources: vec!["skep1…".to_owned()],
         };
         let bytes = ask.encode().unwrap();

@@ -125,6 +125,7 @@ async fn part(
                         runtime: tokio::runtime::Handle::current(),
                     }),
                 },
+                applied: None,
                 home: service.home.clone(),
             },
             witness: witness.clone(),

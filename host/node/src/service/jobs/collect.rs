@@ -52,7 +52,7 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
         if gone.contains(&owed.node) {
             continue;
         }
-        match claim(swarm, &ticket.node, lease).await {
+        match claim_anywhere(swarm, &ticket.node, lease).await {
             Ok(receipt) => {
                 match tokio::task::block_in_place(|| provide::settle(&earnings, &receipt)) {
                     Ok(()) => given += 1,
@@ -67,6 +67,24 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
         }
     }
     Ok(given)
+}
+
+/// Asks where the work was asked for, and if nobody is there, where the same node says that it is now.
+async fn claim_anywhere(
+    swarm: &Swarm,
+    node: &ProviderAddr,
+    lease: Digest,
+) -> Result<Vec<u8>, TalkError> {
+    let gone = match claim(swarm, node, lease).await {
+        Err(TalkError::Channel(gone)) => gone,
+        answered => return answered,
+    };
+    let known = swarm.acquaintances().into_iter();
+    let mut moved = known.filter(|known| known.node() == node.id);
+    match moved.next() {
+        Some(moved) if moved.addr() != *node => claim(swarm, &moved.addr(), lease).await,
+        _ => Err(gone.into()),
+    }
 }
 
 async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<u8>, TalkError> {

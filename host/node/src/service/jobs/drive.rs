@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Lease, Receipt, Signed};
+use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Lease, Receipt, Signed, Split};
 use skep_market::{
     AttemptId, BadDelivery, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Outstanding,
     Quotation,
@@ -26,7 +26,7 @@ use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-use super::around::{Quotes, listed, quotes};
+use super::around::{Quotes, Wanted, listed, quotes};
 use super::folder::{Folder, Spec};
 use super::shown::Shown;
 use super::talk::{self, Delivered, TalkError};
@@ -85,6 +85,11 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
     all.insert(folder.id, Arc::clone(&running));
     drop(all);
     let driver = Driver {
+        split: spec.split()?,
+        reserved: match spec.warm {
+            0 => BTreeMap::new(),
+            _ => lease::reserved(&events)?,
+        },
         account: money::account(service)?,
         dealings: money::dealings(service)?,
         folder: folder.clone(),
@@ -136,6 +141,10 @@ struct Driver {
     journal: Journal,
     shown: Shown,
     running: Arc<Running>,
+    /// Who else gets a part of every price.
+    split: Split,
+    /// The providers that keep things ready, each with the lease by which it does.
+    reserved: BTreeMap<AccountId, AttemptId>,
     quotes: BTreeMap<AccountId, (ProviderAddr, Quotation)>,
     refusals: BTreeMap<String, String>,
     /// What last went wrong with a shard.
@@ -240,6 +249,9 @@ impl Driver {
             .map_err(failed)?;
         for event in events {
             self.job.apply(event).map_err(failed)?;
+            if self.spec.warm > 0 {
+                lease::note_reserved(&mut self.reserved, event)?;
+            }
         }
         Ok(())
     }
@@ -549,16 +561,25 @@ impl Driver {
         // Until they answer; then the time of that counts.
         self.quoting = Instant::now().checked_add(Duration::from_secs(60));
         let named = install::nodes_of(&self.spec.providers)?;
-        let (swarm, package, largest) = (swarm.clone(), self.spec.release, self.spec.largest);
+        let (swarm, wanted, largest) = (swarm.clone(), self.wanted(), self.spec.largest);
         let (service, has_to_attest) = (Arc::clone(&self.service), self.spec.attested);
         self.tasks.spawn(async move {
-            let mut quotes = quotes(&swarm, named, package, largest).await;
+            let mut quotes = quotes(&swarm, named, wanted, largest).await;
             if has_to_attest {
                 quotes = attest::attested(&service, &swarm, quotes).await;
             }
             Happened::Quotes(quotes)
         });
         Ok(())
+    }
+
+    /// What those who are asked have to know.
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            package: self.spec.release,
+            adapter: self.spec.adapter.as_ref().map(|adapter| adapter.release),
+            residency: self.spec.warm,
+        }
     }
 
     fn view(&self) -> JobView {

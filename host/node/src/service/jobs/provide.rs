@@ -15,17 +15,18 @@ use skep_evidence::{
 };
 use skep_market::{
     Answer, Ask, Done, Earnings, EarningsError, Finished, Gathered, MAX_MESSAGE, MAX_SEALED,
-    MAX_SOURCES, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, affordable, conclude,
-    examine, hand_over,
+    MAX_SOURCES, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable,
+    conclude, examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use super::around::Wanted;
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
-use super::{attest, collect, money, now, random};
+use super::{adapters, attest, collect, money, now, random};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -115,7 +116,7 @@ impl Answerer for Desk {
 }
 
 /// Why a conversation does not go on.
-enum Stop {
+pub(super) enum Stop {
     /// The requester has gone, or does not keep to the protocol.
     Gone,
     /// It is told why.
@@ -128,7 +129,7 @@ impl From<Refusal> for Stop {
     }
 }
 
-fn unavailable(error: &dyn std::error::Error) -> Stop {
+pub(super) fn unavailable(error: &dyn std::error::Error) -> Stop {
     Refusal::Unavailable(error.to_string()).into()
 }
 
@@ -169,10 +170,17 @@ impl Desk {
         match ask.map_err(|_| Refusal::Malformed)? {
             Ask::Quote {
                 package,
+                adapter,
                 input_bytes,
+                residency,
                 sources,
             } => {
-                let quotation = self.quote(service, package, input_bytes, &sources).await?;
+                let wanted = Wanted {
+                    package,
+                    adapter,
+                    residency,
+                };
+                let quotation = self.quote(service, wanted, input_bytes, &sources).await?;
                 say(channel, &Answer::Quote(quotation)).await
             }
             Ask::Offer(offer) => self.undertake(service, channel, &offer).await,
@@ -198,7 +206,7 @@ impl Desk {
     async fn quote(
         &self,
         service: &Service,
-        package: Digest,
+        wanted: Wanted,
         input_bytes: u64,
         sources: &[String],
     ) -> Result<Quotation, Stop> {
@@ -206,15 +214,24 @@ impl Desk {
             return Err(Refusal::NoJobs.into());
         }
         self.leisure.admit()?;
+        self.policy.keep(wanted.residency)?;
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
-        let release = release(swarm, package, &nodes(sources)?).await?;
+        let release = release(swarm, wanted.package, &nodes(sources)?).await?;
         self.admit(&release, input_bytes)?;
+        let adapters = &service.models.adapters;
+        let warm = Warmth {
+            package: swarm.installed(&wanted.package).is_ok(),
+            model: work::has_models(service, &release),
+            adapter: wanted
+                .adapter
+                .is_some_and(|adapter| adapters.holds(&adapter)),
+        };
         let tariff = self.policy.tariff;
         Ok(Quotation {
             account: *self.account.id().as_bytes(),
             tariff: [tariff.tokens, tariff.flops, tariff.bytes, tariff.residency],
             slots: self.policy.slots,
-            warm: swarm.installed(&package).is_ok(),
+            warm,
             largest_output: self.policy.largest_output,
             kind: *work::kind().as_bytes(),
         })
@@ -289,7 +306,11 @@ impl Desk {
         let _slot = meanwhile(channel, &records, self.slots.acquire())
             .await?
             .map_err(|_| Stop::Gone)?;
-        let got = self.obtain(service, lease, offer);
+        let got = async {
+            let subject = self.obtain(service, lease, offer).await?;
+            self.keep(service, lease, &subject).await?;
+            Ok::<_, Stop>(subject)
+        };
         let subject = meanwhile(channel, &records, got).await??;
         let _listed = service
             .running
@@ -345,6 +366,8 @@ impl Desk {
         let meter = Meter {
             flops: made.report.flops,
             bytes: offer.input_bytes + made.output.len() as u64,
+            // What was reserved is kept, whether anybody comes for it or not.
+            residency: lease.allowance.residency,
             ..Meter::default()
         };
         let signed = tokio::task::block_in_place(|| {
@@ -421,8 +444,20 @@ impl Desk {
         kept.map_err(|error| broken(&error))
     }
 
-    /// The package of a lease, fetched if it is not here and admitted by the policy, and the models
-    /// that it wants.
+    /// Keeps ready what a lease has kept ready.
+    async fn keep(&self, service: &Service, lease: &Lease, subject: &Subject) -> Result<(), Stop> {
+        if lease.allowance.residency == 0 {
+            return Ok(());
+        }
+        let what = (lease.work.package, lease.work.adapter);
+        let long = Duration::from_secs(lease.allowance.residency);
+        let residences = &service.jobs.residences;
+        let kept = residences.keep(service, what, subject.clone(), long).await;
+        kept.map_err(|failure| Refusal::Failed(failure.message).into())
+    }
+
+    /// The package of a lease, fetched if it is not here and admitted by the policy, its adapter, and
+    /// the models that it wants.
     async fn obtain(
         &self,
         service: &Service,
@@ -447,7 +482,15 @@ impl Desk {
             let reason = "the models that come with this node's skep are not the requester's";
             return Err(Refusal::Unavailable(reason.to_owned()).into());
         }
+        let adapter = match lease.work.adapter {
+            None => None,
+            Some(adapter) => {
+                let split = &lease.split;
+                Some(adapters::obtained(swarm, adapter, split, &sources).await?)
+            }
+        };
         Ok(Subject {
+            adapter,
             component: installed.path(component.entry.as_str()).ok_or_else(|| {
                 Refusal::Unavailable("the package lacks its component".to_owned())
             })?,
@@ -478,7 +521,7 @@ pub(super) fn settle(earnings: &Earnings, receipt: &[u8]) -> Result<(), Refusal>
 }
 
 /// The release of this digest: known here, or as one of these nodes shows it.
-async fn release(
+pub(super) async fn release(
     swarm: &Swarm,
     package: Digest,
     sources: &[ProviderAddr],

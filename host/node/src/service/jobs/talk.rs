@@ -14,6 +14,7 @@ use skep_market::{
 use skep_registry::Digest;
 use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
 
+use super::around::Wanted;
 use super::attest::NotAttested;
 
 /// How long a provider may say nothing. One that works says so every second.
@@ -86,13 +87,15 @@ pub(super) async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
 pub async fn quote(
     swarm: &Swarm,
     node: &ProviderAddr,
-    package: Digest,
+    wanted: Wanted,
     input_bytes: u64,
     sources: Vec<String>,
 ) -> Result<Quotation, TalkError> {
     let ask = Ask::Quote {
-        package,
+        package: wanted.package,
+        adapter: wanted.adapter,
         input_bytes,
+        residency: wanted.residency,
         sources,
     };
     let mut channel = swarm.converse(node).await?;
