@@ -41,6 +41,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::requests::KeptLine;
 
 pub use answer::answer;
+pub use money::account;
 pub use provide::provide;
 
 /// What of jobs is open in this process.
