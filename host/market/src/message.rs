@@ -51,10 +51,10 @@ pub enum Ask {
     },
     /// To do the work of a lease.
     Offer(Undertaking),
-    /// To take a receipt that both signed, as proof that it was paid.
+    /// To take receipts that both signed, as proof that they were paid.
     Settle {
-        /// The agreed receipt.
-        receipt: Vec<u8>,
+        /// The agreed receipts.
+        receipts: Vec<Vec<u8>>,
     },
     /// To have its hardware sign what it runs.
     Attest {
@@ -110,7 +110,7 @@ pub enum Answer {
         /// How many bytes the output has.
         output_bytes: u64,
     },
-    /// It keeps the receipt.
+    /// It keeps the receipts.
     Settled,
     /// It does not do it.
     Refused(Refusal),
@@ -309,13 +309,13 @@ mod tests {
 
     #[test]
     fn a_claimed_length_is_not_believed() {
-        // A receipt that claims 2^60 bytes.
+        // So many receipts.
         let mut bytes = vec![2];
         bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
         assert_eq!(Ask::decode(&bytes), Err(MessageError));
         assert_eq!(Ask::decode(&vec![0; MAX_MESSAGE + 1]), Err(MessageError));
         let long = Ask::Settle {
-            receipt: vec![0; MAX_MESSAGE],
+            receipts: vec![vec![0; MAX_MESSAGE]],
         };
         assert_eq!(long.encode(), Err(MessageError));
     }

@@ -155,8 +155,8 @@ impl Lies {
                 return;
             }
             Ask::Offer(offer) => offer,
-            Ask::Settle { .. } => {
-                self.paid.fetch_add(1, Ordering::SeqCst);
+            Ask::Settle { receipts } => {
+                self.paid.fetch_add(receipts.len(), Ordering::SeqCst);
                 self.says(channel, &Answer::Settled).await;
                 return;
             }
@@ -366,7 +366,7 @@ impl Stranger {
     /// What a receipt that the provider never signed is answered.
     pub fn settles(&self) -> Refusal {
         let settle = Ask::Settle {
-            receipt: vec![0x83; 90],
+            receipts: vec![vec![0x83; 90]],
         };
         self.sends(&settle.encode().unwrap())
     }

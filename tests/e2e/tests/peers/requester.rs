@@ -204,7 +204,7 @@ impl Requester {
         let agreed: Agreed<Receipt> = receipt.accept(&self.key).unwrap();
         self.runtime.block_on(async {
             let settle = Ask::Settle {
-                receipt: agreed.encode(),
+                receipts: vec![agreed.encode()],
             };
             let mut channel = self.swarm.converse(&node.node).await.unwrap();
             channel.say(&settle.encode().unwrap()).await.unwrap();

@@ -4,7 +4,7 @@
 //! It must never keep a receipt that this node did not sign itself.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skep_market::{Answer, Ask, Refusal};
@@ -54,7 +54,10 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
         }
         match claim_anywhere(swarm, &ticket.node, lease).await {
             Ok(receipt) => {
-                match tokio::task::block_in_place(|| provide::settle(&earnings, &receipt)) {
+                let settled = tokio::task::block_in_place(|| {
+                    provide::settle(&earnings, &[receipt], &Mutex::default())
+                });
+                match settled {
                     Ok(()) => given += 1,
                     Err(refusal) => tracing::info!(%refusal, "a receipt is not one of this node's"),
                 }

@@ -2,12 +2,13 @@
 //!
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
-//! leases, `audit` sees to it that results are looked at and liars charged, and `pay` keeps the
-//! books.
+//! leases, `audit` sees to it that results are looked at and liars charged, `pay` keeps the books, and
+//! `told` is what others are told of it.
 
 mod audit;
 mod lease;
 mod pay;
+mod told;
 
 pub use lease::SMALLEST_PANEL;
 
@@ -26,7 +27,7 @@ use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-use super::around::{Quotes, Wanted, listed, quotes};
+use super::around::{Quotes, quotes};
 use super::folder::{Folder, Spec};
 use super::shown::Shown;
 use super::talk::{self, Delivered, TalkError};
@@ -104,7 +105,8 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
         trouble: None,
         sends: HashMap::new(),
         proofs: Vec::new(),
-        handing: 0,
+        handing: BTreeSet::new(),
+        keys: Keys::default(),
         patience: None,
         tasks: JoinSet::new(),
         quoting: None,
@@ -119,8 +121,8 @@ enum Happened {
     Quotes(Quotes),
     /// What came of a lease.
     Sent(AttemptId, Result<Box<Delivered>, TalkError>),
-    /// A provider has its receipt, or could not be given it.
-    Settled(Box<Agreed<Receipt>>, Result<(), TalkError>),
+    /// A provider has its receipts, or could not be given them.
+    Settled(AccountId, Vec<Agreed<Receipt>>, Result<(), TalkError>),
 }
 
 /// What came of a lease.
@@ -152,7 +154,10 @@ struct Driver {
     sends: HashMap<AttemptId, Send>,
     /// Receipts that are paid and whose providers are to have them as proof, and until when.
     proofs: Vec<Agreed<Receipt>>,
-    handing: usize,
+    /// Those who are being given some of them.
+    handing: BTreeSet<AccountId>,
+    /// The keys of those who signed something for this job.
+    keys: Keys,
     patience: Option<Instant>,
     tasks: JoinSet<Happened>,
     quoting: Option<Instant>,
@@ -191,7 +196,8 @@ impl Driver {
         // Whoever was killed may have paid and not told: once more does no harm.
         let paid: Vec<Vec<u8>> = self.job.paid().map(<[u8]>::to_vec).collect();
         for receipt in paid {
-            self.proofs.push(self.countersigned(&receipt)?);
+            let receipt = pay::countersigned(&receipt, &self.account, &mut self.keys)?;
+            self.proofs.push(receipt);
         }
         loop {
             if self.running.cancelled.load(Ordering::SeqCst) && self.job.gave_up().is_none() {
@@ -319,7 +325,8 @@ impl Driver {
                         }
                     }
                     Outstanding::Pay { id, receipt, .. } => {
-                        paid.push(self.countersigned(receipt)?);
+                        let (account, keys) = (&self.account, &mut self.keys);
+                        paid.push(pay::countersigned(receipt, account, keys)?);
                         events.push(Event::Paid { id, at: now() });
                     }
                     Outstanding::Assemble { .. } => {}
@@ -388,14 +395,20 @@ impl Driver {
         let Some((node, _)) = self.quotes.get(&provider) else {
             return Ok(());
         };
-        let lease = Signed::<Lease>::decode(lease, &mut Keys::default()).map_err(failed)?;
+        let lease = Signed::<Lease>::decode(lease, &mut self.keys).map_err(failed)?;
+        let keys = self.keys.clone();
         let input = self.folder.shard(&self.spec, id.shard)?;
         let (swarm, node, account) = (swarm.clone(), node.clone(), Arc::clone(&self.account));
         let records = Arc::new(AtomicU64::new(0));
         let done = Arc::clone(&records);
         let handle = self.tasks.spawn(async move {
             let sources = vec![swarm.ticket().to_string()];
-            let came = talk::perform(&swarm, &node, &account, &lease, &input, sources, &done).await;
+            let begun = talk::Begun {
+                lease: &lease,
+                input: &input,
+                keys,
+            };
+            let came = talk::perform(&swarm, &node, &account, begun, sources, &done).await;
             Happened::Sent(id, came.map(Box::new))
         });
         self.sends.insert(id, Send { handle, records });
@@ -440,16 +453,16 @@ impl Driver {
                     }
                 }
             }
-            Happened::Settled(receipt, settled) => {
-                self.handing -= 1;
+            Happened::Settled(provider, receipts, settled) => {
+                self.handing.remove(&provider);
                 match settled {
                     Ok(()) => {}
                     Err(TalkError::Channel(error)) => {
-                        tracing::info!(%error, "a provider is not there to take its receipt");
-                        self.quotes.remove(&receipt.provider);
-                        self.proofs.push(*receipt);
+                        tracing::info!(%error, "a provider is not there to take its receipts");
+                        self.quotes.remove(&provider);
+                        self.proofs.extend(receipts);
                     }
-                    Err(error) => tracing::warn!(%error, "a provider does not take its receipt"),
+                    Err(error) => tracing::warn!(%error, "a provider does not take its receipts"),
                 }
             }
             // What came of leases is taken in together.
@@ -571,50 +584,5 @@ impl Driver {
             Happened::Quotes(quotes)
         });
         Ok(())
-    }
-
-    /// What those who are asked have to know.
-    fn wanted(&self) -> Wanted {
-        Wanted {
-            package: self.spec.release,
-            adapter: self.spec.adapter.as_ref().map(|adapter| adapter.release),
-            residency: self.spec.warm,
-        }
-    }
-
-    fn view(&self) -> JobView {
-        let records = |id: AttemptId| {
-            let send = self.sends.get(&id);
-            send.map_or(0, |send| send.records.load(Ordering::Relaxed))
-        };
-        answer::view(
-            &self.folder,
-            &self.spec,
-            &self.job,
-            JobState::Running,
-            self.reason(),
-            records,
-        )
-    }
-
-    /// Why it ended without its result, or what keeps it.
-    fn reason(&self) -> Option<String> {
-        if let Some(why) = self.job.gave_up() {
-            let trouble = self
-                .trouble
-                .iter()
-                .map(|trouble| format!("; last, {trouble}"));
-            return Some(format!("{why}{}", trouble.collect::<String>()));
-        }
-        if self.quotes.is_empty() && !self.refusals.is_empty() {
-            return Some(format!("no node takes it: {}", listed(&self.refusals)));
-        }
-        if !self.quotes.is_empty() && self.offers().is_ok_and(|offers| offers.is_empty()) {
-            return Some(format!(
-                "of the nodes that answer, none has enough at stake, or fewer than \
-                 {SMALLEST_PANEL} are of one kind, which an audit takes"
-            ));
-        }
-        self.trouble.clone()
     }
 }

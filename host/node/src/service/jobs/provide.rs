@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_evidence::{
@@ -63,6 +63,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         attesting: Arc::default(),
         engaged: Arc::default(),
+        keys: Arc::default(),
     };
     let swarm = service.swarm().await?;
     swarm.answer_with(Arc::new(desk));
@@ -83,6 +84,8 @@ struct Desk {
     attesting: Arc<tokio::sync::Mutex<()>>,
     /// The leases at work, each with how to end its conversation.
     engaged: Arc<Mutex<HashMap<Digest, oneshot::Sender<()>>>>,
+    /// The keys of those who signed something for this node.
+    keys: Arc<Mutex<Keys>>,
 }
 
 impl fmt::Debug for Desk {
@@ -164,6 +167,11 @@ async fn meanwhile<T>(
 }
 
 impl Desk {
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        // A key is there whole or not at all, so a poisoned lock is still good.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn converse(&self, service: &Arc<Service>, channel: &mut Channel) -> Result<(), Stop> {
         let frame = channel.hear(MAX_MESSAGE, SILENCE).await;
         let ask = Ask::decode(&frame.map_err(|_| Stop::Gone)?);
@@ -191,8 +199,8 @@ impl Desk {
                 let receipt = receipt.ok_or(Refusal::NoReceipt)?;
                 say(channel, &Answer::Claimed { receipt }).await
             }
-            Ask::Settle { receipt } => {
-                tokio::task::block_in_place(|| settle(&self.earnings, &receipt))?;
+            Ask::Settle { receipts } => {
+                tokio::task::block_in_place(|| settle(&self.earnings, &receipts, &self.keys))?;
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
@@ -263,7 +271,7 @@ impl Desk {
             return Err(Refusal::NoJobs.into());
         }
         self.leisure.admit()?;
-        let lease = examine(offer, &self.policy, &self.account, &mut Keys::default())?;
+        let lease = examine(offer, &self.policy, &self.account, &mut self.keys())?;
         let yesterday = now().saturating_sub(DAY);
         let unpaid =
             tokio::task::block_in_place(|| self.earnings.unpaid(lease.requester, yesterday));
@@ -326,7 +334,7 @@ impl Desk {
                 lease.requester,
                 &offer.key,
                 true,
-                &mut Keys::default(),
+                &mut self.keys(),
             )
             .map_err(|error| Refusal::Lease(error.to_string()))?;
         let accepted = Answer::Accepted {
@@ -391,7 +399,7 @@ impl Desk {
 
     /// Says that these statements are for this lease.
     fn hand_over(&self, lease: &Signed<Lease>, signed: &Finished) -> Result<Vec<u8>, Stop> {
-        let keys = &mut Keys::default();
+        let keys = &mut *self.keys();
         let damaged = |error: StatementError| broken(&error);
         let commitment = Signed::<ResultCommitment>::decode(&signed.commitment, keys);
         let commitment = commitment.map_err(damaged)?.digest();
@@ -412,7 +420,7 @@ impl Desk {
     ) -> Result<Finished, Stop> {
         let earlier = self.earnings.finished(lease.digest());
         if let Some(earlier) = earlier.map_err(|error| broken(&error))? {
-            let receipt = Signed::<Receipt>::decode(&earlier.receipt, &mut Keys::default());
+            let receipt = Signed::<Receipt>::decode(&earlier.receipt, &mut self.keys());
             return match receipt.is_ok_and(|receipt| receipt.output == output) {
                 true => Ok(earlier),
                 false => {
@@ -500,24 +508,34 @@ impl Desk {
     }
 }
 
-/// Keeps a receipt that both have signed, if it is one of this node's own.
-pub(super) fn settle(earnings: &Earnings, receipt: &[u8]) -> Result<(), Refusal> {
-    let wrong = |reason: String| Refusal::Lease(reason);
-    let agreed = Agreed::<Receipt>::decode(receipt, &mut Keys::default())
-        .map_err(|error| wrong(error.to_string()))?;
+/// Keeps receipts that both have signed, if all are this node's own.
+pub(super) fn settle(
+    earnings: &Earnings,
+    receipts: &[Vec<u8>],
+    keys: &Mutex<Keys>,
+) -> Result<(), Refusal> {
     let fault = |error: EarningsError| {
         tracing::warn!(%error, "a receipt cannot be kept");
         Refusal::Failed("a fault of the node; its owner can see which".to_owned())
     };
-    let signed = earnings.finished(agreed.lease).map_err(fault)?;
-    let is_mine = signed.is_some_and(|signed| {
-        let mine = Signed::<Receipt>::decode(&signed.receipt, &mut Keys::default());
-        mine.is_ok_and(|mine| mine.digest() == agreed.digest())
-    });
-    match is_mine {
-        true => earnings.paid(&agreed).map_err(fault),
-        false => Err(wrong("this node signed no such receipt".to_owned())),
+    let wrong = |reason: String| Refusal::Lease(reason);
+    let mut own = Vec::with_capacity(receipts.len());
+    for receipt in receipts {
+        // Nobody waits for the keys while this waits for the disk.
+        let keys = &mut *keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let agreed = Agreed::<Receipt>::decode(receipt, keys);
+        let agreed = agreed.map_err(|error| wrong(error.to_string()))?;
+        let signed = earnings.finished(agreed.lease).map_err(fault)?;
+        let is_mine = signed.is_some_and(|signed| {
+            let mine = Signed::<Receipt>::decode(&signed.receipt, keys);
+            mine.is_ok_and(|mine| mine.digest() == agreed.digest())
+        });
+        if !is_mine {
+            return Err(wrong("this node signed no such receipt".to_owned()));
+        }
+        own.push(agreed);
     }
+    earnings.paid(&own).map_err(fault)
 }
 
 /// The release of this digest: known here, or as one of these nodes shows it.
