@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use skep_tests::{Node, ask};
 
 /// A task that waits for so many nanoseconds.
@@ -118,6 +119,7 @@ impl Setting {
     fn job(&self, providers: &[Node], shards: usize) -> Vec<Duration> {
         let mut command = Command::new(&self.skep);
         command.arg("--home").arg(self.path("requester"));
+        command.arg("--json");
         command.args([
             "job",
             "submit",
@@ -134,7 +136,7 @@ impl Setting {
         let began = Instant::now();
         let mut child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -144,8 +146,12 @@ impl Setting {
             .filter(|line| line.contains(": done"))
             .map(|_| began.elapsed())
             .collect();
-        assert!(child.wait().unwrap().success());
-        assert_eq!(done.len(), shards, "each shard is done once");
+        let answer = child.wait_with_output().unwrap();
+        assert!(answer.status.success());
+        let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
+        assert_eq!(answer["job"]["finished"], shards);
+        // Several that come together are told in one moment, and each of them is told.
+        assert_eq!(done.len(), shards, "each shard is told to be done once");
         done
     }
 

@@ -42,12 +42,17 @@ impl ResultCommitment {
     /// The name of what it says came out, and of what that took: where the same work gives the same
     /// bytes and is metered alike, two results of it agree exactly if these are the same. There
     /// is no tolerance, since operations, tokens and bytes are counted from the input and the output
-    /// and not measured.
+    /// and not measured. Seconds of residency are a matter of the lease and not of the work, and say
+    /// nothing here.
     #[must_use]
     pub fn claim(&self) -> Digest {
+        let meter = Meter {
+            residency: 0,
+            ..self.meter
+        };
         Digest::of(&written(|out| {
             self.output.write(out)?;
-            self.meter.write(out)
+            meter.write(out)
         }))
     }
 }

@@ -39,7 +39,7 @@ const COMBINED: usize = 8192;
 ///
 /// It holds at most [`Keys::CAPACITY`] and begins anew beyond that: strangers can make as many
 /// keys as they like.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Keys(HashMap<AccountId, Option<EdwardsPoint>>);
 
 impl Keys {

@@ -1,14 +1,15 @@
 //! Whom to ask: an order of providers, as a pure function of what is known of them.
 
+use serde::{Deserialize, Serialize};
 use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
 use crate::reputation::Reputation;
 
 /// What a provider holds ready, so that work begins at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warmth {
-    /// The package, compiled.
+    /// The package, on its disk at least.
     pub package: bool,
     /// The model, in memory.
     pub model: bool,

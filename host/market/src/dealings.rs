@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use skep_evidence::{AccountId, Agreed, Receipt};
 use skep_registry::Digest;
 
@@ -89,7 +89,8 @@ impl Dealings {
         kept.seen.get(&account).copied().unwrap_or_default()
     }
 
-    /// Adds what was seen. It is on disk when this returns.
+    /// Adds what was seen. A lie is on disk when this returns; whatever else was seen is with what is
+    /// written next, and lost if the machine stops before that.
     ///
     /// # Errors
     ///
@@ -110,8 +111,12 @@ impl Dealings {
         if changed.is_empty() {
             return Ok(());
         }
+        let has_lied = conduct.iter().any(|(_, conduct)| *conduct == Conduct::Lied);
         self.with(|database| {
-            let transaction = database.begin_write()?;
+            let mut transaction = database.begin_write()?;
+            if !has_lied {
+                transaction.set_durability(Durability::None)?;
+            }
             {
                 let mut table = transaction.open_table(SEEN)?;
                 for (account, parts) in &changed {

@@ -8,9 +8,9 @@
 //! - Hold anything of an input or an output.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use skep_evidence::{AccountId, Agreed, Credits, Keys, Receipt};
 use skep_registry::Digest;
 
@@ -28,7 +28,23 @@ const NEXT: &str = "next";
 pub struct Earnings {
     path: PathBuf,
     /// `None` after the disk has failed: the file is then opened anew.
-    database: Mutex<Option<Database>>,
+    database: Mutex<Option<Arc<Database>>>,
+    /// What is to be kept, by those who wait for the disk: who comes first writes for all.
+    waiting: Mutex<Vec<Arc<Waiting>>>,
+    /// One of them at a time.
+    writing: Mutex<()>,
+    /// The number of the next receipt, once somebody has asked for one.
+    next: Mutex<Option<u64>>,
+}
+
+/// Something that is to be kept.
+#[derive(Debug)]
+struct Waiting {
+    lease: Digest,
+    finished: Finished,
+    owed: Owed,
+    /// What is on disk for the lease, once something is.
+    kept: OnceLock<Finished>,
 }
 
 /// What was signed for a lease, as it was sent.
@@ -88,7 +104,10 @@ impl Earnings {
         let database = create(path).map_err(|error| storage(path, error))?;
         Ok(Self {
             path: path.to_owned(),
-            database: Mutex::new(Some(database)),
+            database: Mutex::new(Some(Arc::new(database))),
+            waiting: Mutex::default(),
+            writing: Mutex::default(),
+            next: Mutex::default(),
         })
     }
 
@@ -98,15 +117,27 @@ impl Earnings {
         &self,
         act: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, EarningsError> {
-        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let fail = |error| storage(&self.path, error);
-        let database = match kept.take() {
-            Some(database) => database,
-            None => create(&self.path).map_err(fail)?,
+        let database = {
+            let mut opened = lock(&self.database);
+            match &*opened {
+                Some(database) => Arc::clone(database),
+                None => {
+                    let database = Arc::new(create(&self.path).map_err(fail)?);
+                    Arc::clone(opened.insert(database))
+                }
+            }
         };
+        // Whoever only reads does not wait for who writes.
         let done = act(&database).map_err(fail);
-        if done.is_ok() {
-            *kept = Some(database);
+        if done.is_err() {
+            let mut opened = lock(&self.database);
+            if opened
+                .as_ref()
+                .is_some_and(|now| Arc::ptr_eq(now, &database))
+            {
+                *opened = None;
+            }
         }
         done
     }
@@ -118,22 +149,20 @@ impl Earnings {
     ///
     /// When the file cannot be written.
     pub fn number(&self) -> Result<u64, EarningsError> {
-        self.with(|database| {
-            let mut transaction = database.begin_write()?;
-            transaction.set_durability(Durability::None)?;
-            let number = {
-                let mut meta = transaction.open_table(META)?;
-                let number = meta.get(NEXT)?.map_or(0, |found| found.value());
-                meta.insert(NEXT, number.saturating_add(1))?;
-                number
-            };
-            transaction.commit()?;
-            Ok(number)
-        })
+        let mut next = lock(&self.next);
+        let number = match *next {
+            Some(number) => number,
+            None => self.with(|database| {
+                let meta = database.begin_read()?.open_table(META)?;
+                Ok(meta.get(NEXT)?.map_or(0, |found| found.value()))
+            })?,
+        };
+        *next = Some(number.saturating_add(1));
+        Ok(number)
     }
 
     /// Keeps what was signed for a lease. If something was kept already, that is what counts, and
-    /// it is given back.
+    /// it is given back. What several keep at one moment waits for the disk once.
     ///
     /// # Errors
     ///
@@ -144,28 +173,30 @@ impl Earnings {
         finished: Finished,
         owed: &Owed,
     ) -> Result<Finished, EarningsError> {
-        let earlier = self.with(|database| {
-            let transaction = database.begin_write()?;
-            let earlier = {
-                let mut signed = transaction.open_table(SIGNED)?;
-                let earlier = signed
-                    .get(lease.as_bytes())?
-                    .map(|found| owned(found.value()));
-                if earlier.is_none() {
-                    let both = (finished.commitment.as_slice(), finished.receipt.as_slice());
-                    signed.insert(lease.as_bytes(), both)?;
-                    let (requester, node) = (owed.requester.as_bytes(), owed.node.as_str());
-                    let owes = (requester, owed.price.micro(), owed.since, node);
-                    transaction
-                        .open_table(OWED)?
-                        .insert(lease.as_bytes(), owes)?;
-                }
-                earlier
-            };
-            transaction.commit()?;
-            Ok(earlier)
-        })?;
-        Ok(earlier.unwrap_or(finished))
+        let own = Arc::new(Waiting {
+            lease,
+            finished,
+            owed: owed.clone(),
+            kept: OnceLock::new(),
+        });
+        lock(&self.waiting).push(Arc::clone(&own));
+        let _one_at_a_time = lock(&self.writing);
+        // Whoever wrote before may have written this too.
+        if let Some(kept) = own.kept.get() {
+            return Ok(kept.clone());
+        }
+        let mut all = std::mem::take(&mut *lock(&self.waiting));
+        // It is not among them if whoever took it could not write.
+        if !all.iter().any(|waiting| Arc::ptr_eq(waiting, &own)) {
+            all.push(Arc::clone(&own));
+        }
+        let next = *lock(&self.next);
+        let kept = self.with(|database| write(database, &all, next))?;
+        for (waiting, kept) in all.iter().zip(kept) {
+            // Nobody else sets it: who writes has the lock.
+            let _ = waiting.kept.set(kept);
+        }
+        Ok(own.kept.get().unwrap_or(&own.finished).clone())
     }
 
     /// What was signed for a lease, if anything was.
@@ -182,20 +213,21 @@ impl Earnings {
         })
     }
 
-    /// Keeps a receipt that the requester has countersigned. Once is as good as twice.
+    /// Keeps receipts that the requester has countersigned, all or none. Once is as good as twice.
     ///
     /// # Errors
     ///
     /// When the file cannot be written.
-    pub fn paid(&self, receipt: &Agreed<Receipt>) -> Result<(), EarningsError> {
+    pub fn paid(&self, receipts: &[Agreed<Receipt>]) -> Result<(), EarningsError> {
         self.with(|database| {
             let transaction = database.begin_write()?;
             {
-                let mut receipts = transaction.open_table(RECEIPTS)?;
-                receipts.insert(receipt.lease.as_bytes(), receipt.encode().as_slice())?;
-                transaction
-                    .open_table(OWED)?
-                    .remove(receipt.lease.as_bytes())?;
+                let mut paid = transaction.open_table(RECEIPTS)?;
+                let mut owed = transaction.open_table(OWED)?;
+                for receipt in receipts {
+                    paid.insert(receipt.lease.as_bytes(), receipt.encode().as_slice())?;
+                    owed.remove(receipt.lease.as_bytes())?;
+                }
             }
             transaction.commit()?;
             Ok(())
@@ -265,6 +297,51 @@ impl Earnings {
     }
 }
 
+/// Writes what is to be kept, and says what is on disk for each then.
+fn write(
+    database: &Database,
+    all: &[Arc<Waiting>],
+    next: Option<u64>,
+) -> Result<Vec<Finished>, redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut kept = Vec::with_capacity(all.len());
+    {
+        let mut signed = transaction.open_table(SIGNED)?;
+        let mut owed = transaction.open_table(OWED)?;
+        for waiting in all {
+            let Waiting {
+                lease,
+                finished,
+                owed: owes,
+                ..
+            } = &**waiting;
+            let earlier = signed
+                .get(lease.as_bytes())?
+                .map(|found| owned(found.value()));
+            if let Some(earlier) = earlier {
+                kept.push(earlier);
+                continue;
+            }
+            let both = (finished.commitment.as_slice(), finished.receipt.as_slice());
+            signed.insert(lease.as_bytes(), both)?;
+            let (requester, node) = (owes.requester.as_bytes(), owes.node.as_str());
+            let owes = (requester, owes.price.micro(), owes.since, node);
+            owed.insert(lease.as_bytes(), owes)?;
+            kept.push(finished.clone());
+        }
+        if let Some(next) = next {
+            transaction.open_table(META)?.insert(NEXT, next)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(kept)
+}
+
+/// What is behind these locks is whole after every statement, so a poisoned one is still good.
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Opens the file with its tables, or makes it.
 fn create(path: &Path) -> Result<Database, redb::Error> {
     let database = Database::create(path)?;
@@ -298,6 +375,52 @@ mod tests {
     use crate::testing::{account, credits, digest, receipt};
 
     #[test]
+    fn of_what_many_keep_at_once_each_has_its_own_and_one_lease_its_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("earnings");
+        let earnings = Earnings::open(&path).unwrap();
+        let owed = Owed {
+            requester: account(1),
+            price: credits(7),
+            since: 1,
+            node: "skep1…".to_owned(),
+        };
+        // Each of eight keeps something of its own for twenty leases, four times over.
+        let kept: Vec<Vec<Finished>> = std::thread::scope(|scope| {
+            let threads = (0..8_u8).map(|thread| {
+                let (earnings, owed) = (&earnings, &owed);
+                scope.spawn(move || {
+                    let keep = |n: u64| {
+                        let finished = Finished {
+                            commitment: vec![thread],
+                            receipt: vec![u8::try_from(n / 20).unwrap()],
+                        };
+                        earnings.number().unwrap();
+                        earnings
+                            .keep(digest("lease", n % 20), finished, owed)
+                            .unwrap()
+                    };
+                    (0..80).map(keep).collect::<Vec<_>>()
+                })
+            });
+            let threads: Vec<_> = threads.collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        for n in 0..80 {
+            let first = earnings.finished(digest("lease", n % 20)).unwrap().unwrap();
+            let all = kept.iter().map(|kept| &kept[usize::try_from(n).unwrap()]);
+            assert!(all.into_iter().all(|kept| *kept == first));
+        }
+        assert_eq!(earnings.unpaid(account(1), 0).unwrap(), credits(7 * 20));
+        drop(earnings);
+        let earnings = Earnings::open(&path).unwrap();
+        assert_eq!(earnings.number().unwrap(), 8 * 80);
+    }
+
+    #[test]
     fn one_lease_is_signed_once_and_a_receipt_counts_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("earnings");
@@ -326,6 +449,7 @@ mod tests {
             assert_eq!(unpaid(1, 0), credits(14));
             assert_eq!(unpaid(1, 11), credits(7));
             assert_eq!(unpaid(2, 0), Credits::ZERO);
+            let paid = [paid];
             earnings.paid(&paid).unwrap();
             assert_eq!(earnings.owed(0).unwrap(), [(lease, owed(10))]);
             earnings.paid(&paid).unwrap();

@@ -34,11 +34,7 @@ pub fn examine(
             "its prices are not those that this node asks for now",
         ));
     }
-    if lease.allowance.residency > 0 || lease.work.adapter.is_some() {
-        return Err(wrong(
-            "this node keeps nothing ready and applies no adapters yet",
-        ));
-    }
+    policy.keep(lease.allowance.residency)?;
     if offer.input_bytes > policy.largest_input {
         return Err(Refusal::InputTooLarge {
             bytes: offer.input_bytes,
@@ -53,16 +49,18 @@ pub fn examine(
         .map_err(|error| Refusal::Lease(error.to_string()))
 }
 
-/// How many floating-point operations a lease pays for, what it says of bytes being paid first.
+/// How many floating-point operations a lease pays for, what it says of bytes and of residency being
+/// paid first.
 #[must_use]
 pub fn affordable(lease: &Lease) -> u64 {
-    let bytes = Meter {
+    let first = Meter {
         bytes: lease.allowance.bytes,
+        residency: lease.allowance.residency,
         ..Meter::default()
     };
     let left = lease
         .tariff
-        .price(&bytes)
+        .price(&first)
         .and_then(|price| lease.limit.checked_sub(price))
         .unwrap_or(Credits::ZERO);
     if lease.tariff.flops == 0 {
@@ -281,12 +279,14 @@ pub fn receive(
     })
 }
 
-/// A price for a provider that is to be compared with others: of moving the bytes of a shard and
-/// of 10¹² operations, of which nobody knows beforehand how many it takes.
-pub fn typical(tariff: &Tariff, bytes: u64) -> Credits {
+/// A price for a provider that is to be compared with others: of moving the bytes of a shard, of
+/// 10¹² operations, of which nobody knows beforehand how many it takes, and of so many seconds of
+/// residency.
+pub fn typical(tariff: &Tariff, bytes: u64, residency: u64) -> Credits {
     let meter = Meter {
         flops: 1_000_000_000_000,
         bytes,
+        residency,
         ..Meter::default()
     };
     tariff.price(&meter).unwrap_or(Credits::MAX)

@@ -41,6 +41,9 @@ pub struct JobPlan {
     pub shards: u32,
     /// How many providers have to agree on the output of a shard, at least 1.
     pub replicas: u32,
+    /// Whether they have to agree on what it took as well: of work that can be repeated, operations,
+    /// tokens and bytes are the same for everybody.
+    pub exact: bool,
     /// All that it may cost.
     pub budget: Credits,
     /// What one lease may cost.
@@ -77,6 +80,8 @@ struct Output {
     digest: Digest,
     /// [`skep_evidence::ResultCommitment::claim`], by which audits compare.
     claim: Digest,
+    /// By which replicas compare: the claim, or only the output.
+    vote: Digest,
     bytes: u64,
     price: Credits,
 }
@@ -104,7 +109,15 @@ struct Attempt {
 struct Shard {
     attempts: Vec<Attempt>,
     /// What enough providers agree on. It does not change any more.
-    accepted: Option<Digest>,
+    accepted: Option<Accepted>,
+}
+
+/// What counts as a shard's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Accepted {
+    output: Digest,
+    /// [`Output::vote`] of those who delivered it.
+    vote: Digest,
 }
 
 /// Why an event does not fit a job.
@@ -263,6 +276,7 @@ impl Job {
             return Ok(());
         }
         let is_accepted = self.shard(id.shard)?.accepted.is_some();
+        let is_exact = self.plan.exact;
         if is_accepted && matches!(event, Event::Audited { .. }) {
             return Err(unfit("a result is audited that counts already"));
         }
@@ -293,6 +307,7 @@ impl Job {
                 let output = Output {
                     digest: *output,
                     claim: *claim,
+                    vote: if is_exact { *claim } else { *output },
                     bytes: *bytes,
                     price: *price,
                 };
@@ -335,9 +350,9 @@ impl Job {
             // the most.
             let votes = shard.votes().into_iter();
             shard.accepted = votes
-                .filter(|(_, votes)| *votes >= replicas)
-                .max_by_key(|(_, votes)| *votes)
-                .map(|(output, _)| output);
+                .filter(|(_, (votes, _))| *votes >= replicas)
+                .max_by_key(|(_, (votes, _))| *votes)
+                .map(|(vote, (_, output))| Accepted { output, vote });
             if shard.accepted.is_some() {
                 self.unfinished.remove(&number);
             }
@@ -400,7 +415,8 @@ impl Job {
     /// The output of a shard, once it is accepted.
     #[must_use]
     pub fn accepted(&self, shard: u32) -> Option<Digest> {
-        self.shards.get(shard as usize)?.accepted
+        let accepted = self.shards.get(shard as usize)?.accepted?;
+        Some(accepted.output)
     }
 
     /// How many shards have an accepted output.
@@ -446,8 +462,8 @@ impl Job {
         self.reserved
     }
 
-    /// Providers that delivered another output than the one that was accepted, or one that an
-    /// audit found wrong, each with the shard.
+    /// Providers that delivered something else than what was accepted, in its bytes or in what it
+    /// took, or something that an audit found wrong, each with the shard.
     #[must_use]
     pub fn outvoted(&self) -> Vec<(u32, AccountId)> {
         let all = (0..self.plan.shards).flat_map(|shard| {
@@ -467,7 +483,7 @@ impl Job {
             State::Wrong(_) => true,
             State::Delivered(output) => shard
                 .accepted
-                .is_some_and(|accepted| accepted != output.digest),
+                .is_some_and(|accepted| accepted.vote != output.vote),
             _ => false,
         };
         let odd = shard.attempts.iter().filter(is_odd);
@@ -485,7 +501,9 @@ impl Shard {
                 State::Audited(output) => reserved = sum(reserved, output.price),
                 State::Delivered(output) => match self.accepted {
                     None => reserved = sum(reserved, output.price),
-                    Some(accepted) if accepted == output.digest => spent = sum(spent, output.price),
+                    Some(accepted) if accepted.vote == output.vote => {
+                        spent = sum(spent, output.price);
+                    }
                     Some(_) => {}
                 },
                 State::Ended | State::Wrong(_) => {}
@@ -498,7 +516,10 @@ impl Shard {
     fn unpaid(&self) -> impl Iterator<Item = (u32, &Attempt)> {
         let attempts = (0..).zip(&self.attempts);
         attempts.filter(|(_, attempt)| match attempt.state {
-            State::Delivered(output) => self.accepted == Some(output.digest) && !attempt.paid,
+            State::Delivered(output) => {
+                let accepted = self.accepted;
+                accepted.is_some_and(|accepted| accepted.vote == output.vote) && !attempt.paid
+            }
             _ => false,
         })
     }
@@ -509,26 +530,25 @@ impl Shard {
         self.attempts
             .iter()
             .find_map(|attempt| match attempt.state {
-                State::Delivered(output) if output.digest == accepted => Some(output.bytes),
+                State::Delivered(output) if output.vote == accepted.vote => Some(output.bytes),
                 _ => None,
             })
     }
 
-    /// How many providers delivered each output.
-    fn votes(&self) -> BTreeMap<Digest, u32> {
-        let mut votes: BTreeMap<Digest, BTreeSet<AccountId>> = BTreeMap::new();
+    /// How many providers delivered what counts as the same, each with its output.
+    fn votes(&self) -> BTreeMap<Digest, (u32, Digest)> {
+        let mut votes: BTreeMap<Digest, (BTreeSet<AccountId>, Digest)> = BTreeMap::new();
         for attempt in &self.attempts {
             if let (State::Delivered(output), true) = (attempt.state, attempt.has_vote) {
-                votes
-                    .entry(output.digest)
-                    .or_default()
-                    .insert(attempt.provider);
+                let alike = votes.entry(output.vote);
+                let (voters, _) = alike.or_insert_with(|| (BTreeSet::new(), output.digest));
+                voters.insert(attempt.provider);
             }
         }
         let count = |voters: BTreeSet<AccountId>| u32::try_from(voters.len()).unwrap_or(u32::MAX);
         votes
             .into_iter()
-            .map(|(output, voters)| (output, count(voters)))
+            .map(|(vote, (voters, output))| (vote, (count(voters), output)))
             .collect()
     }
 }

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use skep_evidence::{Credits, Tariff};
 use skep_registry::Digest;
 
+use crate::choose::Warmth;
+
 /// The longest message, in bytes.
 pub const MAX_MESSAGE: usize = 24 << 10;
 /// The most nodes that a requester names as having the package.
@@ -38,17 +40,21 @@ pub enum Ask {
     Quote {
         /// The release of the package.
         package: Digest,
+        /// The release of the adapter that it runs with, if it does with any.
+        adapter: Option<Digest>,
         /// How many bytes the largest shard's input has.
         input_bytes: u64,
+        /// For how many seconds package, model and adapter are to be kept ready, if they are.
+        residency: u64,
         /// Tickets of nodes that have the package.
         sources: Vec<String>,
     },
     /// To do the work of a lease.
     Offer(Undertaking),
-    /// To take a receipt that both signed, as proof that it was paid.
+    /// To take receipts that both signed, as proof that they were paid.
     Settle {
-        /// The agreed receipt.
-        receipt: Vec<u8>,
+        /// The agreed receipts.
+        receipts: Vec<Vec<u8>>,
     },
     /// To have its hardware sign what it runs.
     Attest {
@@ -104,7 +110,7 @@ pub enum Answer {
         /// How many bytes the output has.
         output_bytes: u64,
     },
-    /// It keeps the receipt.
+    /// It keeps the receipts.
     Settled,
     /// It does not do it.
     Refused(Refusal),
@@ -129,8 +135,8 @@ pub struct Quotation {
     pub tariff: [u64; 4],
     /// How many shards it takes at once.
     pub slots: u32,
-    /// Whether it has the package already.
-    pub warm: bool,
+    /// What of it it has ready already.
+    pub warm: Warmth,
     /// The most bytes that an output may have.
     pub largest_output: u64,
     /// What kind of machine it is, as a digest: on all of one kind, work that can be repeated gives
@@ -219,6 +225,14 @@ pub enum Refusal {
     /// It has countersigned no receipt for that lease.
     #[error("it has countersigned no receipt for that lease")]
     NoReceipt,
+    /// It keeps nothing ready for so long.
+    #[error("it is asked to keep things ready for {asked} s, and its owner allows for {limit} s")]
+    Residency {
+        /// For how many seconds.
+        asked: u64,
+        /// For how many it would.
+        limit: u64,
+    },
 }
 
 /// What another node says, fit to be shown: short, and nothing that moves a cursor.
@@ -295,13 +309,13 @@ mod tests {
 
     #[test]
     fn a_claimed_length_is_not_believed() {
-        // A receipt that claims 2^60 bytes.
+        // So many receipts.
         let mut bytes = vec![2];
         bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
         assert_eq!(Ask::decode(&bytes), Err(MessageError));
         assert_eq!(Ask::decode(&vec![0; MAX_MESSAGE + 1]), Err(MessageError));
         let long = Ask::Settle {
-            receipt: vec![0; MAX_MESSAGE],
+            receipts: vec![vec![0; MAX_MESSAGE]],
         };
         assert_eq!(long.encode(), Err(MessageError));
     }
@@ -310,7 +324,9 @@ mod tests {
     fn messages_come_back_whole_and_cut_ones_do_not() {
         let ask = Ask::Quote {
             package: digest("package", 1),
+            adapter: Some(digest("adapter", 1)),
             input_bytes: 77,
+            residency: 3_600,
             sources: vec!["skep1…".to_owned()],
         };
         let bytes = ask.encode().unwrap();

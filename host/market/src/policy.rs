@@ -22,6 +22,8 @@ pub struct Policy {
     pub largest_output: u64,
     /// How many shards run at once.
     pub slots: u32,
+    /// The most seconds for which one lease may have things kept ready.
+    pub residency: u64,
     /// What it costs.
     pub tariff: Tariff,
     /// The most that one requester may owe for work of the last day.
@@ -62,6 +64,21 @@ impl Policy {
         Ok(())
     }
 
+    /// Whether things may be kept ready for so many seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Residency`]
+    pub fn keep(&self, residency: u64) -> Result<(), Refusal> {
+        match residency > self.residency {
+            true => Err(Refusal::Residency {
+                asked: residency,
+                limit: self.residency,
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Whether one who owes so much may have more done.
     ///
     /// # Errors
@@ -96,10 +113,17 @@ mod tests {
             largest_input: 100,
             largest_output: 100,
             slots: 1,
+            residency: 60,
             tariff: Tariff::default(),
             unpaid: Credits::from_micro(5),
         };
         let owing = |micro| open.trust(Credits::from_micro(micro));
+        assert_eq!(open.keep(60), Ok(()));
+        let long = Refusal::Residency {
+            asked: 61,
+            limit: 60,
+        };
+        assert_eq!(open.keep(61), Err(long));
         assert_eq!(owing(5), Ok(()));
         assert_eq!(owing(6), Err(Refusal::Unpaid { owed: 6, limit: 5 }));
         let ask = |policy: &Policy, world| policy.admit(publisher(1), world, 100);

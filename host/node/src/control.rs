@@ -19,6 +19,9 @@ use crate::requests::{Progress, Request, Response};
 /// The longest request or event, in bytes. Results go to files, so that a line stays short.
 const LONGEST_LINE: u64 = 16 * 1024 * 1024;
 
+/// Steps that are told and not passed on yet; who tells more waits, or leaves some out.
+pub const STEPS: usize = 64;
+
 /// What the node says in answer to a request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -108,19 +111,24 @@ where
             return write_line(&mut writer, &Event::Failed(failure)).await;
         }
     };
-    let (sender, mut receiver) = mpsc::channel(64);
+    let (sender, mut receiver) = mpsc::channel(STEPS);
     let outcome = answer(request, sender);
     tokio::pin!(outcome);
-    let event = loop {
+    let outcome = loop {
         tokio::select! {
             Some(step) = receiver.recv() => write_line(&mut writer, &Event::Progress(step)).await?,
-            outcome = &mut outcome => break match outcome {
-                Ok(response) => Event::Done(Box::new(response)),
-                Err(failure) => Event::Failed(failure),
-            },
+            outcome = &mut outcome => break outcome,
             // The client says nothing after its request, so this ends when it has gone.
             _ = read_line(&mut reader) => return Ok(()),
         }
+    };
+    // What it told last is still on its way when the outcome is there.
+    while let Ok(step) = receiver.try_recv() {
+        write_line(&mut writer, &Event::Progress(step)).await?;
+    }
+    let event = match outcome {
+        Ok(response) => Event::Done(Box::new(response)),
+        Err(failure) => Event::Failed(failure),
     };
     write_line(&mut writer, &event).await
 }
@@ -150,4 +158,41 @@ fn lost(error: io::Error) -> Failure {
         FailureKind::Failed,
         format!("lost the connection to the node running in this home folder: {error}"),
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::requests::{Listed, Unit};
+
+    #[tokio::test]
+    async fn every_step_that_was_told_is_passed_on_before_the_outcome() {
+        let step = |done| Progress {
+            stage: "a stage".to_owned(),
+            done,
+            total: None,
+            unit: Unit::Shards,
+            training: None,
+        };
+        // Which of two things that are there at once is seen first is a matter of chance.
+        for _ in 0..50 {
+            let (near, far) = UnixStream::pair().unwrap();
+            let served = serve(far, |_, steps| async move {
+                for done in 0..STEPS as u64 {
+                    steps.send(step(done)).await.unwrap();
+                }
+                Ok(Response::Listed(Listed {
+                    packages: Vec::new(),
+                }))
+            });
+            let mut told = Vec::new();
+            let mut hear = |step: Progress| told.push(step.done);
+            let asked = ask(near, &Request::List, &mut hear);
+            let (served, answer) = tokio::join!(served, asked);
+            served.unwrap();
+            assert!(matches!(answer.unwrap(), Response::Listed(_)));
+            assert_eq!(told, (0..STEPS as u64).collect::<Vec<_>>());
+        }
+    }
 }

@@ -352,6 +352,22 @@ fn print_status(status: &Status) {
         true => println!("  runs      nothing"),
         false => list("runs", &running),
     }
+    let kept: Vec<String> = status
+        .kept
+        .iter()
+        .map(|line| {
+            let adapter = line.adapter.as_deref().map(short);
+            let with = adapter.map_or_else(String::new, |adapter| format!(" with {adapter}"));
+            format!(
+                "{}{with} for {:.0} s more",
+                short(&line.package),
+                line.seconds
+            )
+        })
+        .collect();
+    if !kept.is_empty() {
+        list("keeps", &kept);
+    }
 }
 
 fn short(digest: &str) -> &str {

@@ -1,6 +1,7 @@
 //! From the command line of jobs and credits to requests.
 
 use std::path::Path;
+use std::time::Duration;
 
 use skep_evidence::Credits;
 use skep_registry::units;
@@ -63,6 +64,11 @@ pub fn request_of_account(account: Account) -> Result<Request, Failure> {
 fn submission_of(submit: Submit) -> Result<Submission, Failure> {
     let deadline = units::parse_duration(&submit.deadline)
         .map_err(|error| Failure::new(FailureKind::Usage, format!("--deadline: {error}")))?;
+    let warm = match &submit.warm {
+        None => Duration::ZERO,
+        Some(text) => units::parse_duration(text)
+            .map_err(|error| Failure::new(FailureKind::Usage, format!("--warm: {error}")))?,
+    };
     let audit = part(&submit.audit)
         .map_err(|error| Failure::new(FailureKind::Usage, format!("--audit: {error}")))?;
     Ok(Submission {
@@ -74,6 +80,9 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
         arguments: submit.arguments,
         shards: submit.shards,
         replicas: submit.replicas,
+        adapter: submit.adapter.as_deref().map(place_of).transpose()?,
+        // A second that is begun is paid whole.
+        warm: warm.as_secs() + u64::from(warm.subsec_nanos() > 0),
         attested: submit.attested,
         audit,
         min_stake: match submit.min_stake {

@@ -237,16 +237,21 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
         None => {
             let config = Config::load(&home)?;
             let service = Arc::new(Service::new(home, config)?);
-            let (sender, mut steps) = mpsc::channel(64);
+            let (sender, mut steps) = mpsc::channel(control::STEPS);
             let work = async {
                 let answer = service.answer(request, sender);
                 tokio::pin!(answer);
-                loop {
+                let outcome = loop {
                     tokio::select! {
                         outcome = &mut answer => break outcome,
                         Some(step) = steps.recv() => watch(&mut bars, &step, json),
                     }
+                };
+                // What it told last is still on its way when the outcome is there.
+                while let Ok(step) = steps.try_recv() {
+                    watch(&mut bars, &step, json);
                 }
+                outcome
             };
             let outcome = interruptible(work).await;
             service.shutdown().await;

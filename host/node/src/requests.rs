@@ -512,6 +512,21 @@ pub struct Status {
     pub heard_of: u64,
     /// What it is running.
     pub running: Vec<RunningLine>,
+    /// What it keeps ready for others who pay for it.
+    #[serde(default)]
+    pub kept: Vec<KeptLine>,
+}
+
+/// Something that is kept ready.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeptLine {
+    /// The release of the package.
+    pub package: String,
+    /// The release of the adapter, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// For how much longer.
+    pub seconds: f64,
 }
 
 /// A run that is not over.

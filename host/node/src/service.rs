@@ -208,6 +208,7 @@ impl Service {
                 .count() as u64,
             heard_of: swarm.acquaintances().len() as u64,
             running: self.running.lines(),
+            kept: self.jobs.kept(),
         }))
     }
 }

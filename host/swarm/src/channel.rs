@@ -1,9 +1,10 @@
-//! Conversations between two nodes over `skep/jobs/2` and `skep/training/1`: frames in both
+//! Conversations between two nodes over `skep/jobs/3` and `skep/training/1`: frames in both
 //! directions, whose meaning is for whoever talks.
 //!
-//! One conversation for each bidirectional QUIC stream, on a connection of its own. A frame is its
-//! length as a big-endian `u32` and that many bytes. The one who asks opens it, and dropping either
-//! end tells the other side.
+//! One conversation for each bidirectional QUIC stream. Those about jobs that one node begins with
+//! another share a connection as long as they follow each other ([`lines`]): a handshake costs more
+//! than a small shard. A frame is its length as a big-endian `u32` and that many bytes. The one who
+//! asks opens it, and dropping either end tells the other side.
 //!
 //! # What it must never do
 //!
@@ -11,6 +12,8 @@
 //!   than [`MAX_FRAME`].
 //! - Serve conversations while nobody here answers them, or more at once than its limit, or leave no
 //!   place for others because one peer takes them all.
+
+mod lines;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,13 +24,17 @@ use iroh::endpoint::{Connection, ReadExactError, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use n0_future::boxed::BoxFuture;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::node::Swarm;
 
+use lines::Line;
+pub(crate) use lines::Lines;
+
 /// The protocols' names in the TLS handshake: of jobs, and of trainings by several nodes.
-pub(crate) const ALPN: &[u8] = b"skep/jobs/2";
+pub(crate) const ALPN: &[u8] = b"skep/jobs/3";
 pub(crate) const TRAINING_ALPN: &[u8] = b"skep/training/1";
 /// The longest frame, in bytes.
 pub const MAX_FRAME: usize = 128 << 10;
@@ -36,7 +43,8 @@ const CONVERSATIONS: usize = 256;
 /// Those of them that one peer may have.
 const FOR_ONE: usize = 64;
 
-/// How long whoever has connected may take to begin: a place is kept for it meanwhile.
+/// How long whoever has connected may take to begin a conversation. A connection on which none was
+/// held for so long ends.
 const BEGINNING: Duration = Duration::from_secs(10);
 /// How long the other side may leave a frame where it is. One that reads takes it at once; one
 /// that keeps its connection alive and never reads would hold this side for ever.
@@ -83,7 +91,7 @@ pub enum ChannelError {
 #[derive(Debug)]
 pub struct Channel {
     peer: NodeId,
-    connection: Connection,
+    line: Arc<Line>,
     send: SendStream,
     recv: RecvStream,
 }
@@ -114,12 +122,13 @@ impl Channel {
             send.write_all(&length.to_be_bytes()).await?;
             send.write_all(frame).await
         };
-        tokio::time::timeout(TAKING, written)
-            .await
-            .map_err(|_| ChannelError::Unread { after: TAKING })?
-            .map_err(|e| ChannelError::Closed {
+        let said = match tokio::time::timeout(TAKING, written).await {
+            Ok(written) => written.map_err(|e| ChannelError::Closed {
                 reason: explain(&e),
-            })
+            }),
+            Err(_) => Err(ChannelError::Unread { after: TAKING }),
+        };
+        self.line.tried(said)
     }
 
     /// Waits for the next frame, of at most `limit` bytes and no longer than `patience`. It is
@@ -133,9 +142,9 @@ impl Channel {
         limit: usize,
         patience: Duration,
     ) -> Result<Vec<u8>, ChannelError> {
-        tokio::time::timeout(patience, self.read(limit.min(MAX_FRAME)))
-            .await
-            .map_err(|_| ChannelError::Silent { after: patience })?
+        let read = tokio::time::timeout(patience, self.read(limit.min(MAX_FRAME))).await;
+        let heard = read.unwrap_or(Err(ChannelError::Silent { after: patience }));
+        self.line.tried(heard)
     }
 
     async fn read(&mut self, limit: usize) -> Result<Vec<u8>, ChannelError> {
@@ -201,9 +210,14 @@ impl Channel {
         Ok(whole)
     }
 
-    /// Returns once the other side has gone, for whoever works on its behalf and says nothing.
+    /// Returns once the other side has gone or given up this conversation, for whoever works on its
+    /// behalf and says nothing.
     pub async fn gone(&self) {
-        self.connection.closed().await;
+        tokio::select! {
+            _ = self.line.closed() => {}
+            // Nobody has all of what is not finished, so that this is the end of who listened.
+            _ = self.send.stopped() => {}
+        }
     }
 
     /// Ends this side's half, and waits until the other side has all of it.
@@ -219,13 +233,6 @@ impl Channel {
             Ok(Err(e)) => Err(closed(explain(&e))),
             Err(_) => Err(ChannelError::Silent { after: patience }),
         }
-    }
-}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        // The connection was this conversation's only. What was finished before has arrived.
-        self.connection.close(0_u32.into(), b"done");
     }
 }
 
@@ -296,23 +303,54 @@ impl Default for Conversations {
 impl ProtocolHandler for Conversations {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let peer = connection.remote_id().into();
-        let (place, slot) = (self.place(peer), self.slots.try_acquire());
-        let (Some(answerer), Some(_place), Ok(_slot)) = (self.answerer.get(), place, slot) else {
+        // A connection on which nothing is said yet takes a place too.
+        let (place, slot) = (
+            self.place(peer),
+            Arc::clone(&self.slots).try_acquire_owned(),
+        );
+        let (Some(answerer), Some(place), Ok(slot)) = (self.answerer.get(), place, slot) else {
             connection.close(1_u32.into(), b"nobody answers here");
             return Ok(());
         };
-        let begun = tokio::time::timeout(BEGINNING, connection.accept_bi()).await;
-        let Ok(Ok((send, recv))) = begun else {
-            connection.close(1_u32.into(), b"nothing was said");
-            return Ok(());
-        };
-        let channel = Channel {
-            peer,
-            connection,
-            send,
-            recv,
-        };
-        answerer.answer(channel).await;
+        let line = Arc::new(Line::of(connection));
+        let mut room = Some((place, slot));
+        let mut held = JoinSet::new();
+        loop {
+            let begun = tokio::select! {
+                begun = tokio::time::timeout(BEGINNING, line.accept()) => begun,
+                Some(_) = held.join_next() => continue,
+            };
+            let (send, recv) = match begun {
+                Ok(Ok(streams)) => streams,
+                // Whoever talked on it is told by its own half, and has an end to come to.
+                Ok(Err(_)) => break,
+                Err(_) if held.is_empty() => {
+                    line.close(b"nothing was said");
+                    break;
+                }
+                Err(_) => continue,
+            };
+            let another = || {
+                let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+                Some((self.place(peer)?, slot))
+            };
+            // Who has no room for one more drops both its halves, which the other side sees.
+            let Some(room) = room.take().or_else(another) else {
+                continue;
+            };
+            let channel = Channel {
+                peer,
+                line: Arc::clone(&line),
+                send,
+                recv,
+            };
+            let answerer = Arc::clone(answerer);
+            held.spawn(async move {
+                answerer.answer(channel).await;
+                drop(room);
+            });
+        }
+        while held.join_next().await.is_some() {}
         Ok(())
     }
 }
@@ -334,7 +372,15 @@ impl Swarm {
     ///
     /// When it cannot be reached.
     pub async fn converse(&self, node: &ProviderAddr) -> Result<Channel, ChannelError> {
-        self.begin(node, ALPN).await
+        let lines = &self.inner.lines;
+        if let Some(line) = lines.to(node)
+            && let Ok(channel) = self.within(open(node.id, line)).await
+        {
+            return Ok(channel);
+        }
+        let channel = self.begin(node, ALPN).await?;
+        lines.keep(node, &channel.line);
+        Ok(channel)
     }
 
     /// Begins a conversation with another node about a training by several nodes.
@@ -347,24 +393,36 @@ impl Swarm {
     }
 
     async fn begin(&self, node: &ProviderAddr, alpn: &[u8]) -> Result<Channel, ChannelError> {
-        let unreachable = |reason: String| ChannelError::Unreachable { reason };
         let opening = async {
             let address = node.to_endpoint_addr();
             let connecting = self.inner.endpoint.connect(address, alpn).await;
             let connection = connecting.map_err(|e| unreachable(explain(&e)))?;
-            // Whoever lets nobody open a stream answers as little as one that is not there.
-            let opened = connection.open_bi().await;
-            let (send, recv) = opened.map_err(|e| unreachable(explain(&e)))?;
-            Ok((connection, send, recv))
+            open(node.id, Arc::new(Line::of(connection))).await
         };
-        let (connection, send, recv) = tokio::time::timeout(self.inner.limits.connect, opening)
-            .await
-            .map_err(|_| unreachable("it does not answer".to_owned()))??;
-        Ok(Channel {
-            peer: node.id,
-            connection,
-            send,
-            recv,
-        })
+        self.within(opening).await
     }
+
+    /// Whoever lets nobody open a stream answers as little as one that is not there.
+    async fn within(
+        &self,
+        opening: impl Future<Output = Result<Channel, ChannelError>>,
+    ) -> Result<Channel, ChannelError> {
+        let opened = tokio::time::timeout(self.inner.limits.connect, opening).await;
+        opened.unwrap_or_else(|_| Err(unreachable("it does not answer".to_owned())))
+    }
+}
+
+async fn open(peer: NodeId, line: Arc<Line>) -> Result<Channel, ChannelError> {
+    let opened = line.open().await;
+    let (send, recv) = opened.map_err(|e| unreachable(explain(&e)))?;
+    Ok(Channel {
+        peer,
+        line,
+        send,
+        recv,
+    })
+}
+
+fn unreachable(reason: String) -> ChannelError {
+    ChannelError::Unreachable { reason }
 }

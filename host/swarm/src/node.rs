@@ -17,7 +17,7 @@ use skep_registry::Digest;
 use crate::announcement::{Announcement, Capability};
 use crate::blobs::{Blobs, Presence};
 use crate::busy::Busy;
-use crate::channel::{self, Conversations};
+use crate::channel::{self, Conversations, Lines};
 use crate::config::{Limits, SwarmConfig, transport};
 use crate::dht::DhtDiscovery;
 use crate::discovery::{Discovery, Want, collect};
@@ -59,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) releases: Arc<Releases>,
     pub(crate) conversations: Conversations,
     pub(crate) trainings: Conversations,
+    pub(crate) lines: Lines,
     busy: Arc<Busy>,
     router: Router,
     own: Arc<Own>,
@@ -156,6 +157,7 @@ impl Swarm {
                 releases,
                 conversations,
                 trainings,
+                lines: Lines::default(),
                 busy: Arc::default(),
                 router,
                 own,
@@ -177,6 +179,7 @@ impl Swarm {
         drop(rounds.unwrap_or_else(PoisonError::into_inner).take());
         let services = self.inner.services.lock();
         services.unwrap_or_else(PoisonError::into_inner).clear();
+        self.inner.lines.clear();
         let closing = async {
             // This closes the store with the blob protocol, and the endpoint. To close the store
             // once more is not only in vain: a call that meets it while it ends can be left

@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::node;
 use n0_future::boxed::BoxFuture;
 use skep_swarm::{Answerer, Channel};
+use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -27,6 +28,51 @@ impl Answerer for Echo {
             }
         })
     }
+}
+
+/// Hears one frame and says it again, and tells which it was once the other side has gone.
+#[derive(Debug)]
+struct Left(mpsc::UnboundedSender<Vec<u8>>);
+
+impl Answerer for Left {
+    fn answer(&self, mut channel: Channel) -> BoxFuture<()> {
+        let left = self.0.clone();
+        Box::pin(async move {
+            let frame = channel.hear(16, PATIENCE).await.unwrap();
+            channel.say(&frame).await.unwrap();
+            channel.gone().await;
+            left.send(frame).unwrap();
+        })
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_one_conversation_of_several_is_gone_from_that_one_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = node(&dir.path().join("provider")).await;
+    let (sender, mut left) = mpsc::unbounded_channel();
+    provider.answer_with(Arc::new(Left(sender)));
+    let requester = node(&dir.path().join("requester")).await;
+    let mut held = Vec::new();
+    for name in [b"a", b"b", b"c"] {
+        let mut channel = requester.converse(&provider.addr()).await.unwrap();
+        channel.say(name).await.unwrap();
+        assert_eq!(channel.hear(16, PATIENCE).await.unwrap(), name);
+        held.push((name, channel));
+    }
+    while let Some((name, channel)) = held.pop() {
+        drop(channel);
+        let gone = tokio::time::timeout(PATIENCE, left.recv()).await.unwrap();
+        assert_eq!(gone.unwrap(), name);
+        assert!(left.try_recv().is_err(), "nobody else has gone");
+    }
+    // One that goes away as a whole is gone from all of them.
+    let mut channel = requester.converse(&provider.addr()).await.unwrap();
+    channel.say(b"d").await.unwrap();
+    channel.hear(16, PATIENCE).await.unwrap();
+    provider.shutdown().await;
+    assert!(channel.hear(16, PATIENCE).await.is_err());
+    requester.shutdown().await;
 }
 
 async fn echoes(channel: &mut Channel) -> bool {

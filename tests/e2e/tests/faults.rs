@@ -17,7 +17,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use peers::{Liar, Manner, Requester, Task};
+use peers::{Liar, Manner, Requester, task_of};
 use places::{Cable, Disk, is_root};
 use serde_json::Value;
 use setting::{Following, Occupied, Setting, account, assert_conserved, micro, ticket};
@@ -205,20 +205,6 @@ fn a_provider_that_never_delivers_keeps_no_job_from_its_end() {
     assert_eq!(never.paid.load(Ordering::SeqCst), 0);
 }
 
-/// What the last job of a requester was made of, for somebody else to ask for.
-fn task_of(setting: &Setting, requester: &Path) -> Task {
-    let jobs = fs::read_dir(requester.join("jobs")).unwrap();
-    let folder = jobs.map(|entry| entry.unwrap().path()).next().unwrap();
-    let spec = fs::read(folder.join("spec.json")).unwrap();
-    let spec: Value = serde_json::from_slice(&spec).unwrap();
-    Task {
-        package: serde_json::from_value(spec["release"].clone()).unwrap(),
-        model: serde_json::from_value(spec["model"].clone()).unwrap(),
-        labels: fs::read(setting.path("labels.json")).unwrap(),
-        records: fs::read(setting.path("tickets.jsonl")).unwrap(),
-    }
-}
-
 #[test]
 fn a_requester_that_never_pays_gets_no_credit_into_any_book() {
     let setting = Setting::new(20);
@@ -226,7 +212,7 @@ fn a_requester_that_never_pays_gets_no_credit_into_any_book() {
     let requester = setting.path("requester");
     let submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
     let honest = ask(&Built::skep(), &requester, &submit).unwrap();
-    let task = task_of(&setting, &requester);
+    let task = task_of(&requester);
     let before = account(a.home());
     let stranger = Requester::start(&setting.path("stranger"));
     let mut receipts = Vec::new();
@@ -262,7 +248,7 @@ fn who_owes_more_than_an_owner_allows_is_refused_until_it_has_paid() {
     let requester = setting.path("requester");
     let submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
     ask(&Built::skep(), &requester, &submit).unwrap();
-    let task = task_of(&setting, &requester);
+    let task = task_of(&requester);
     let stranger = Requester::start(&setting.path("stranger"));
     let (_, receipt) = stranger.has_done(ticket(&a), &task, 0, 0).unwrap();
     let price = receipt.price.micro();
@@ -340,7 +326,7 @@ fn clocks_that_are_an_hour_off_hurt_nobody() {
     let a = setting.provider("a", "", 2);
     let submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
     let job = ask(&Built::skep(), &requester, &submit).unwrap();
-    let task = task_of(&setting, &requester);
+    let task = task_of(&requester);
     let stranger = Requester::start(&setting.path("stranger"));
     let mut earned = spent(&job);
     for (number, ahead) in [(0, HOUR), (1, -HOUR)] {
@@ -386,8 +372,7 @@ fn a_shard_for_each_line_comes_together_in_order() {
     let setting = Setting::new(150);
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
     // Two at work on eight each, and cheap, so that what the job may cost is enough for each.
-    let rules = "at-once = 8\nprice-per-teraflop = \"0.0001\"\n";
-    let providers = ["a", "b"].map(|name| setting.provider(name, rules, 8));
+    let providers = ["a", "b"].map(|name| setting.provider(name, CHEAP, 8));
     let nodes: Vec<&str> = providers.iter().map(ticket).collect();
     let more = ["--shards", "100000", "--max-price", "2"];
     let job = requester.ask(&setting.submit(&nodes, &more)).unwrap();
@@ -397,4 +382,41 @@ fn a_shard_for_each_line_comes_together_in_order() {
     assert_eq!(job["job"]["shards"].as_array().unwrap().len(), lines);
     let homes = providers.each_ref().map(Node::home);
     assert_conserved(requester.home(), &homes, spent(&job));
+}
+
+/// Eight shards at once, at prices of which many are within what a job may cost.
+const CHEAP: &str = "at-once = 8\nprice-per-teraflop = \"0.0001\"\n";
+
+/// Two thousand, or as many as the environment says in `SKEP_TINY_SHARDS`.
+fn tiny_shards() -> usize {
+    let asked = std::env::var("SKEP_TINY_SHARDS");
+    asked.map_or(2_000, |asked| asked.parse().unwrap())
+}
+
+#[test]
+fn thousands_of_tiny_shards_come_together_though_the_requester_is_killed() {
+    let shards = tiny_shards();
+    let setting = Setting::echoes(shards);
+    let requester = setting.path("requester");
+    let providers = ["a", "b"].map(|name| setting.provider(name, CHEAP, 8));
+    let nodes: Vec<&str> = providers.iter().map(ticket).collect();
+    let count = shards.to_string();
+    let more = ["--shards", &count, "--max-price", "2"];
+    let begun = Instant::now();
+    let mut following = Following::start(&requester, &setting.submit(&nodes, &more));
+    let name = following.until_done(shards / 2);
+    following.kill();
+    let job = ask(&Built::skep(), &requester, &["job", "watch", &name]).unwrap();
+    println!("{shards} shards took {:?}", begun.elapsed());
+    setting.assert_right();
+    let lines = job["job"]["shards"].as_array().unwrap();
+    assert_eq!(lines.len(), shards);
+    for line in lines {
+        assert_eq!(line["providers"].as_array().unwrap().len(), 1, "{line}");
+    }
+    let homes = providers.each_ref().map(Node::home);
+    let earned = assert_conserved(&requester, &homes, spent(&job));
+    assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
+    let receipts = homes.map(|home| micro(&account(home), "receipts"));
+    assert_eq!(receipts.iter().sum::<u64>(), shards as u64);
 }

@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "jobs/adapters.rs"]
+mod adapters;
 #[path = "jobs/audits.rs"]
 mod audits;
 mod peers;
+#[path = "jobs/residence.rs"]
+mod residence;
 mod setting;
 #[path = "jobs/texts.rs"]
 mod texts;

@@ -156,6 +156,7 @@ impl Swarm {
             job: name,
             shards,
             replicas: 1,
+            exact: true,
             budget,
             lease_limit: Credits::from_micro(2 * PRICE.micro()),
             deadline: u64::MAX,
@@ -196,7 +197,7 @@ impl Swarm {
     fn offers(&self) -> Vec<Offer> {
         let offer = |node: &Node| Offer {
             provider: node.key.id(),
-            price: typical(&tariff(), 0),
+            price: typical(&tariff(), 0, 0),
             warmth: Warmth::default(),
             // Only whether it is trusted, so that all have the same share of the work.
             reputation: match self.seen.get(&node.key.id()) {

@@ -159,6 +159,7 @@ impl World {
             job: Digest::from_bytes(self.random.bytes()),
             shards: self.settings.shards,
             replicas: 1,
+            exact: false,
             budget: Credits::MAX,
             lease_limit: Credits::from_micro(150),
             deadline: now + 24 * 60 * MINUTE,

@@ -20,6 +20,7 @@ fn policy() -> Policy {
         publishers: BTreeSet::new(),
         worlds: BTreeSet::new(),
         largest_input: 1_000_000,
+        residency: 100,
         largest_output: 1_000_000,
         slots: 1,
         tariff: TARIFF,
@@ -237,14 +238,19 @@ fn a_provider_takes_what_it_asked_for_and_nothing_else() {
         ..lease()
     };
     assert!(matches!(refused(tight), Refusal::Lease(_)));
-    let warm = Lease {
+    let warm = |residency| Lease {
         allowance: Meter {
-            residency: 1,
+            residency,
             ..lease().allowance
         },
         ..lease()
     };
-    assert!(matches!(refused(warm), Refusal::Lease(_)));
+    assert!(accept(warm(100)).is_ok());
+    let too_long = Refusal::Residency {
+        asked: 101,
+        limit: 100,
+    };
+    assert_eq!(refused(warm(101)), too_long);
     let large = Undertaking {
         input_bytes: 1_000_001,
         ..offered(lease())
@@ -257,6 +263,10 @@ fn a_provider_takes_what_it_asked_for_and_nothing_else() {
 fn work_is_stopped_where_it_is_no_longer_paid() {
     // 5,000 micro-credits, 1,000 of them for bytes, at 1,000 for 10^12 operations.
     assert_eq!(affordable(&lease()), 4_000_000_000_000);
+    // What is kept ready is paid before any work: half an hour of it, for 1,000.
+    let mut warm = lease();
+    (warm.tariff.residency, warm.allowance.residency) = (2_000, 1_800);
+    assert_eq!(affordable(&warm), 3_000_000_000_000);
     let lease = accept(lease()).unwrap();
     assert!(conclude(&lease, &done(4_000_000_000_000), &key(2)).is_ok());
     assert!(matches!(

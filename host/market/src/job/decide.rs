@@ -147,7 +147,8 @@ impl Job {
                 _ => {}
             }
         }
-        let most = shard.votes().into_values().max().unwrap_or(0);
+        let votes = shard.votes().into_values().map(|(votes, _)| votes);
+        let most = votes.max().unwrap_or(0);
         let missing = self
             .plan
             .replicas

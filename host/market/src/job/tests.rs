@@ -3,6 +3,7 @@
 
 mod audits;
 mod late;
+mod replicas;
 
 use proptest::prelude::*;
 
@@ -333,6 +334,7 @@ fn plan(shards: u32, replicas: u32) -> JobPlan {
         job: digest("job", 1),
         shards,
         replicas,
+        exact: true,
         budget: credits(LIMIT * 60),
         lease_limit: credits(LIMIT),
         deadline: 100_000,

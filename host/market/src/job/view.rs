@@ -18,7 +18,7 @@ pub enum AttemptState {
     Delivered(Credits),
     /// The provider delivered, and others are to look at it first.
     Audited,
-    /// What it delivered is not what the shard's output is.
+    /// What it delivered, or what it says that it took, is not what counts.
     Outvoted,
 }
 
@@ -115,7 +115,9 @@ impl Job {
                         State::Wrong(_) => AttemptState::Outvoted,
                         State::Audited(_) => AttemptState::Audited,
                         State::Delivered(output) => match shard.accepted {
-                            Some(accepted) if accepted != output.digest => AttemptState::Outvoted,
+                            Some(accepted) if accepted.vote != output.vote => {
+                                AttemptState::Outvoted
+                            }
                             _ => AttemptState::Delivered(output.price),
                         },
                     },

@@ -84,6 +84,16 @@ pub struct Submit {
     /// nearby; may be given several times.
     #[arg(long, value_name = "TICKET")]
     pub provider: Vec<String>,
+    /// Write all texts with this adapter of the language model that comes with skep: an installed
+    /// name, a digest, a ticket, or a PEFT folder, which is published first. Nodes fetch it from this
+    /// one, and the authors of it and of those that it went on from get the shares of the price that
+    /// they ask for.
+    #[arg(long, value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+    /// Have each node that works on the job keep package, models and adapter ready for so long, such
+    /// as `1 h`, and pay for that.
+    #[arg(long, value_name = "TIME")]
+    pub warm: Option<String>,
     /// Give shards only to nodes whose processor signs what they run, as `[attestation]` of the
     /// configuration asks for.
     #[arg(long)]

@@ -1,5 +1,7 @@
 //! The table `[jobs]` of a node's configuration: what of others' work is done here.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer};
 use skep_evidence::{Credits, Tariff};
 use skep_market::Policy;
@@ -37,6 +39,12 @@ pub struct Jobs {
     /// Credits for 10⁹ bytes of input and output.
     #[serde(deserialize_with = "credits")]
     pub price_per_gigabyte: Credits,
+    /// Credits for an hour in which package, models and adapter are kept ready for somebody.
+    #[serde(deserialize_with = "credits")]
+    pub price_per_hour: Credits,
+    /// The longest for which one lease may have them kept ready, such as `1 h`.
+    #[serde(deserialize_with = "duration")]
+    pub longest_warm: Duration,
     /// The most credits that one requester may owe for work of the last day.
     #[serde(deserialize_with = "credits")]
     pub unpaid: Credits,
@@ -55,6 +63,8 @@ impl Default for Jobs {
             pause_above: None,
             price_per_teraflop: Credits::from_micro(1_000),
             price_per_gigabyte: Credits::from_micro(10_000),
+            price_per_hour: Credits::from_micro(10_000),
+            longest_warm: Duration::from_secs(60 * 60),
             unpaid: Credits::from_micro(Credits::ONE),
         }
     }
@@ -70,11 +80,12 @@ impl Jobs {
             largest_input: self.largest_input,
             largest_output: self.largest_output,
             slots: self.at_once,
+            residency: self.longest_warm.as_secs(),
             tariff: Tariff {
                 tokens: 0,
                 flops: self.price_per_teraflop.micro(),
                 bytes: self.price_per_gigabyte.micro(),
-                residency: 0,
+                residency: self.price_per_hour.micro(),
             },
             unpaid: self.unpaid,
         }
@@ -104,6 +115,11 @@ impl TryFrom<String> for Part {
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let text = String::deserialize(deserializer)?;
     units::parse_bytes(&text).map_err(serde::de::Error::custom)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    units::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
 fn credits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Credits, D::Error> {

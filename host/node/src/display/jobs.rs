@@ -74,6 +74,9 @@ impl ShardBars {
 pub fn print_job(job: &JobView) {
     print_line(job);
     println!("  package   {}", job.package);
+    if let Some(adapter) = &job.adapter {
+        println!("  adapter   {adapter}");
+    }
     println!("  output    {}", job.output.display());
     println!(
         "  cost      {} of at most {} credits",

@@ -84,6 +84,12 @@ pub struct Submission {
     pub shards: Option<u32>,
     /// How many providers have to agree on each.
     pub replicas: u32,
+    /// The adapter with which its texts are written: a name, a digest, a ticket or a PEFT folder.
+    #[serde(default)]
+    pub adapter: Option<String>,
+    /// For how many seconds each provider keeps things ready; none is only for as long as it works.
+    #[serde(default)]
+    pub warm: u64,
     /// Whether only nodes get a shard that show hardware which is believed.
     #[serde(default)]
     pub attested: bool,
@@ -122,6 +128,9 @@ pub struct JobView {
     pub job: String,
     /// The package.
     pub package: String,
+    /// The adapter that it runs with, if it does with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
     /// Where it stands.
     pub state: JobState,
     /// Why it failed, or what keeps it.

@@ -5,11 +5,13 @@
 //! What this module must never do: change what a name stands for while somebody has it open. The
 //! engine knows every release by its own digest, so a newer one stands beside it.
 
+mod applied;
 mod encoders;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
 
+pub use applied::Applied;
 pub use encoders::of_encoder;
 
 use std::collections::BTreeMap;
@@ -103,6 +105,11 @@ impl NodeAdapters {
             },
         );
         Ok(open)
+    }
+
+    /// Whether an engine holds this release.
+    pub fn holds(&self, release: &Digest) -> bool {
+        self.lock().contains_key(release)
     }
 
     /// Lets all releases of a package go that nobody has open.

@@ -264,6 +264,7 @@ async fn spec(
             language: DefaultLanguage::Chosen(base.digest.to_string()),
             trained_encoder: (*task == ModelTask::SentenceEncoder).then_some(base.digest),
             adapters,
+            applied: None,
             home: service.home.clone(),
         })),
         training: Some(Arc::clone(room) as Arc<dyn skep_sandbox::TrainingRoom>),

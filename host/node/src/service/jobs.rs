@@ -2,8 +2,8 @@
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
 //! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk`, `check` and `folder`; the
-//! provider's is `provide`, `collect`,
-//! `leisure` and `work`; `money` holds the key and the books of both.
+//! provider's is `provide`, `collect`, `residence`, `leisure` and `work`; `money` holds the key and the
+//! books of both, and `adapters` says what the family of an adapter gets.
 //!
 //! # What it must never do
 //!
@@ -11,6 +11,7 @@
 //! - Keep anything of another node's input or output, on disk or after the job.
 //! - Allocate what another node says.
 
+mod adapters;
 mod answer;
 mod around;
 mod attest;
@@ -21,6 +22,7 @@ mod folder;
 mod leisure;
 mod money;
 mod provide;
+mod residence;
 mod shown;
 mod submit;
 mod talk;
@@ -36,6 +38,7 @@ use skep_registry::Digest;
 
 use super::Service;
 use crate::failure::{Failure, FailureKind};
+use crate::requests::KeptLine;
 
 pub use answer::answer;
 pub use money::account;
@@ -50,6 +53,7 @@ pub struct Jobs {
     opening: Mutex<()>,
     running: Mutex<BTreeMap<Digest, Arc<drive::Running>>>,
     dealings: OnceLock<Arc<Dealings>>,
+    residences: Arc<residence::Residences>,
     attested: Mutex<BTreeMap<AccountId, Instant>>,
 }
 
@@ -57,6 +61,11 @@ impl Jobs {
     /// The jobs that this process works on.
     fn running(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<drive::Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is kept ready for others, and for how much longer.
+    pub fn kept(&self) -> Vec<KeptLine> {
+        self.residences.lines()
     }
 
     /// Who has shown hardware that is believed, and when.

@@ -111,6 +111,14 @@ impl NodeLanguages {
         slot.map(|slot| self.engine_of(&slot)).transpose()
     }
 
+    /// Whether the model of this digest is loaded.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let slot = known.slots.get(digest);
+        // One that is locked is being loaded.
+        slot.is_some_and(|slot| slot.engine.try_lock().is_ok_and(|engine| engine.is_some()))
+    }
+
     fn find(&self, name: &str) -> Option<Arc<Slot>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let digest = match known.names.get(name) {

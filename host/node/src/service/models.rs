@@ -12,7 +12,7 @@ use skep_swarm::Swarm;
 use skep_tensor::{Account, Device, Tensor};
 use tokio::runtime::Handle;
 
-use super::adapters::{self, NodeAdapters};
+use super::adapters::{self, Applied, NodeAdapters};
 use super::kind::Found;
 use super::language::NodeLanguages;
 use super::locate;
@@ -69,6 +69,12 @@ impl NodeModels {
         Ok(())
     }
 
+    /// Whether an encoder of this digest is loaded.
+    pub fn has_encoder(&self, digest: &Digest) -> bool {
+        let found = self.catalog.find(&digest.to_string());
+        found.is_ok_and(|entry| entry.loaded)
+    }
+
     /// Opens an encoder by name or digest.
     fn open(&self, name: &str) -> Result<(CatalogEntry, Encoder), LoadError> {
         let entry = self.catalog.find(name)?;
@@ -89,6 +95,8 @@ pub struct RunModels {
     pub trained_encoder: Option<Digest>,
     /// Its adapters, if it may open any.
     pub adapters: Option<Adapters>,
+    /// The adapter with which the default language model does everything, if there is one.
+    pub applied: Option<Applied>,
     /// Where models that come with skep are written out.
     pub home: Home,
 }
@@ -112,13 +120,17 @@ pub struct Adapters {
 
 impl RunModels {
     fn default_language(&self) -> Result<Arc<dyn LanguageModel>, ModelError> {
-        match &self.language {
+        let model = match &self.language {
             DefaultLanguage::Chosen(digest) => self.node.languages.open(digest),
             DefaultLanguage::Embedded => {
                 self.add_embedded()?;
                 let digest = embedded::LANGUAGE.digest().to_string();
                 self.node.languages.open(&digest)
             }
+        }?;
+        match &self.applied {
+            Some(applied) => applied.to(&self.node, model),
+            None => Ok(model),
         }
     }
 

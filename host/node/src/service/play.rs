@@ -163,6 +163,7 @@ async fn part(
                         runtime: tokio::runtime::Handle::current(),
                     }),
                 },
+                applied: None,
                 home: service.home.clone(),
             },
             witness: witness.clone(),

@@ -10,7 +10,7 @@ use skep_engine::scheduler::store_options;
 use skep_evidence::lineage;
 use skep_model::Encoder;
 use skep_registry::{
-    Draft, FileEntry, Grants, Manifest, ModelTask, PackageName, PackagePath, PublisherKey,
+    Digest, Draft, FileEntry, Grants, Manifest, ModelTask, PackageName, PackagePath, PublisherKey,
     SignedRelease, Source,
 };
 use skep_swarm::{PackageTicket, PublishError, Swarm};
@@ -28,6 +28,8 @@ use crate::requests::{AdapterLine, Published, Response};
 
 /// Bytes of an adapter's configuration that are looked at.
 const CONFIG: u64 = 1 << 20;
+/// The key that a command signs with unless it names another.
+const USUAL_KEY: &str = "default";
 /// Files of a model's folder that are no part of the model.
 const LEFT_OUT: &str = ".";
 
@@ -96,6 +98,46 @@ pub async fn adapter(
     Ok(Response::Published(published))
 }
 
+/// The release of the adapter in a PEFT folder: the newest of its name that is published here under
+/// the usual key if it has these files, and otherwise a next one that is published now.
+pub async fn unless_published(service: &Service, folder: &Path) -> Result<Digest, Failure> {
+    let key = keys::load(&service.home, USUAL_KEY)?;
+    let name = crate::model_name(folder);
+    let package: PackageName = name
+        .parse()
+        .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    let swarm = service.swarm().await?;
+    let history = swarm.history(&key.id(), &package);
+    if let Some(head) = history.as_ref().map(|history| history.head()) {
+        let mut is_same = true;
+        for (path, file) in adapter_files(folder)? {
+            let imported = swarm.import_path(&file).await;
+            let (digest, _) = imported.map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+            let before = head.file(path.as_str());
+            is_same &= before.is_some_and(|before| before.digest == digest);
+        }
+        if is_same {
+            return Ok(head.digest());
+        }
+    }
+    let version = next_version(swarm, &key, &package);
+    adapter(service, folder, None, &name, &version, USUAL_KEY).await?;
+    let history = swarm.history(&key.id(), &package);
+    let release = history.map(|history| history.head().digest());
+    release.ok_or_else(|| Failure::new(FailureKind::Failed, "what was published is gone again"))
+}
+
+/// The version that comes after the newest of a name.
+fn next_version(swarm: &Swarm, key: &PublisherKey, name: &PackageName) -> String {
+    swarm.history(&key.id(), name).map_or_else(
+        || "0.1.0".to_owned(),
+        |history| {
+            let before = history.head().version();
+            format!("{}.{}.{}", before.major, before.minor, before.patch + 1)
+        },
+    )
+}
+
 /// Publishes an adapter that was trained here, with its card and its lineage, as the next version
 /// of its name.
 pub async fn trained(
@@ -105,14 +147,7 @@ pub async fn trained(
     name: &PackageName,
     key: &PublisherKey,
 ) -> Result<Published, Failure> {
-    let history = service.swarm().await?.history(&key.id(), name);
-    let version = history.map_or_else(
-        || "0.1.0".to_owned(),
-        |history| {
-            let before = history.head().version();
-            format!("{}.{}.{}", before.major, before.minor, before.patch + 1)
-        },
-    );
+    let version = next_version(service.swarm().await?, key, name);
     let manifest = Manifest::parse(&format!(
         "[package]\nname = \"{name}\"\nversion = \"{version}\"\nkind = \"adapter\"\n\
          readme = \"{CARD}\"\n\

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Grants, Limits, ModelGrant, Source};
 use skep_sandbox::{Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec};
-use skep_swarm::{ProviderAddr, Ticket};
+use skep_swarm::{Installed, ProviderAddr, Ticket};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
 
+use super::adapters::Applied;
 use super::blobs::NodeBlobs;
 use super::defaults::{Defaults, bind_models};
 use super::inspect::grants_of;
@@ -24,10 +25,13 @@ use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
 
 /// A component about to run, with what its manifest says.
+#[derive(Clone)]
 pub(super) struct Subject {
     pub(super) component: PathBuf,
     pub(super) grants: Grants,
     pub(super) limits: Limits,
+    /// The adapter with which its default language model does everything, if there is one.
+    pub(super) adapter: Option<Installed>,
 }
 
 /// Loads a component: checks it and compiles it, or finds it in the cache.
@@ -155,6 +159,7 @@ pub(super) async fn prepare(
                     runtime: Handle::current(),
                 }),
             },
+            applied: subject.adapter.map(Applied::new),
             home: service.home.clone(),
         })),
         blobs: blobs(service, &subject.grants, peers).await?,
@@ -205,6 +210,7 @@ pub(super) async fn subject(
                 component: folder.join(path.as_str()),
                 grants,
                 limits,
+                adapter: None,
             }),
             Source::Model { .. } => Err(not_a_component(package, "model")),
             Source::Adapter { .. } => Err(not_a_component(package, "adapter")),
@@ -226,6 +232,7 @@ pub(super) async fn subject(
                     ..Grants::default()
                 },
                 limits: Limits::default(),
+                adapter: None,
             })
         }
         Located::Installed(installed) => {
@@ -241,6 +248,7 @@ pub(super) async fn subject(
                 component: path,
                 grants: component.grants.clone(),
                 limits: component.limits.clone(),
+                adapter: None,
             })
         }
     }

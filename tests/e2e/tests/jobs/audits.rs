@@ -211,6 +211,48 @@ fn who_meters_more_than_the_work_took_is_caught_though_its_output_is_right() {
 }
 
 #[test]
+fn of_replicas_that_differ_in_what_they_metered_a_third_decides() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    let right = setting.expected.clone();
+    let liar = Liar::with(&setting.path("liar"), 66, Manner::Inflates(right));
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let more = ["--shards", "1", "--replicas", "2"];
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+    let shard = &job["job"]["shards"][0];
+    assert_eq!(shard["outvoted"], serde_json::json!([liar.account]));
+    assert_eq!(liar.paid.load(Ordering::SeqCst), 0);
+    let spent = micro(&job["job"], "spent_micro");
+    assert_conserved(requester.home(), &[a.home(), b.home()], spent);
+}
+
+#[test]
+fn who_sends_all_of_an_old_delivery_is_paid_for_it_once_and_not_asked_again() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let a = setting.provider("a", "", 2);
+    let manner = Manner::ReplaysAll(setting.expected.clone());
+    let liar = Liar::with(&setting.path("liar"), 66, manner);
+    let submit = setting.submit(&[ticket(&a), &liar.ticket], &["--shards", "1"]);
+    let mut leases = Vec::new();
+    for _ in 0..3 {
+        let job = requester.ask(&submit).unwrap();
+        setting.assert_right();
+        let shard = &job["job"]["shards"][0];
+        leases.push((micro(shard, "leases"), shard["providers"][0].clone()));
+    }
+    // What it signed for its first lease is no evidence that it delivered it under another: the
+    // requester could have put the two together itself. So it costs no stake, and all its standing.
+    let (a, liar_account) = (own(&a), liar.account.as_str());
+    let expected = [(1, liar_account), (2, &*a), (1, &*a)];
+    let expected = expected.map(|(leases, who)| (leases, Value::from(who)));
+    assert_eq!(leases, expected);
+    assert_eq!(liar.paid.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn who_accuses_falsely_pays_and_the_accused_does_not() {
     let setting = Setting::new(60);
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();

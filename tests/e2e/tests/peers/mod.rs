@@ -8,12 +8,12 @@ mod requester;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[allow(unused_imports, reason = "each test file uses some of it")]
-pub use requester::{Requester, Task};
+pub use requester::{Requester, Task, task_of};
 use skep_evidence::{
     AccountId, AccountKey, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Split,
     Statement as _, Tariff, Work,
@@ -21,7 +21,7 @@ use skep_evidence::{
 use skep_kernels::Isa;
 use skep_market::{
     Answer, Ask, Done, Gathered, MAX_MESSAGE, MAX_SEALED, Policy, Quotation, Refusal, SealSecret,
-    Undertaking, conclude, examine, hand_over, machine_kind,
+    Undertaking, Warmth, conclude, examine, hand_over, machine_kind,
 };
 use skep_registry::Digest;
 use skep_swarm::{Answerer, Channel, NodeTicket, Swarm, SwarmConfig};
@@ -42,6 +42,10 @@ pub enum Manner {
     Replays,
     /// It gives this output, and says that it took a million million operations.
     Inflates(Vec<u8>),
+    /// It gives this output for so many operations, whatever adapter it was to run with.
+    DropsAdapter(Vec<u8>, u64),
+    /// It gives this output, and from its second lease on sends all that it sent for the first again.
+    ReplaysAll(Vec<u8>),
     /// It gives this output, and signs with a clock that is so many seconds ahead.
     Clock(Vec<u8>, i64),
 }
@@ -84,6 +88,7 @@ impl Liar {
             tariff,
             warm,
             paid: paid.clone(),
+            first: Arc::default(),
         }));
         Self {
             ticket: swarm.ticket().to_string(),
@@ -107,6 +112,8 @@ struct Lies {
     tariff: [u64; 4],
     warm: bool,
     paid: Arc<AtomicUsize>,
+    /// What it sent for its first lease.
+    first: Arc<OnceLock<Answer>>,
 }
 
 impl Answerer for Lies {
@@ -136,7 +143,11 @@ impl Lies {
                     account: *key.id().as_bytes(),
                     tariff: self.tariff,
                     slots: 4,
-                    warm: self.warm,
+                    warm: Warmth {
+                        package: self.warm,
+                        model: self.warm,
+                        adapter: self.warm,
+                    },
                     largest_output: 1 << 20,
                     kind: *kind.as_bytes(),
                 });
@@ -144,8 +155,8 @@ impl Lies {
                 return;
             }
             Ask::Offer(offer) => offer,
-            Ask::Settle { .. } => {
-                self.paid.fetch_add(1, Ordering::SeqCst);
+            Ask::Settle { receipts } => {
+                self.paid.fetch_add(receipts.len(), Ordering::SeqCst);
                 self.says(channel, &Answer::Settled).await;
                 return;
             }
@@ -167,6 +178,7 @@ impl Lies {
             largest_input: 1 << 30,
             largest_output: 1 << 20,
             slots: 4,
+            residency: 0,
             tariff: Tariff {
                 flops: self.tariff[1],
                 bytes: self.tariff[2],
@@ -211,7 +223,9 @@ impl Lies {
                 }
                 return;
             }
-            Manner::Inflates(output) => (output.clone(), 0),
+            Manner::Inflates(output)
+            | Manner::DropsAdapter(output, _)
+            | Manner::ReplaysAll(output) => (output.clone(), 0),
             Manner::Clock(output, ahead) => (output.clone(), *ahead),
         };
         let now = milliseconds(ahead);
@@ -221,6 +235,7 @@ impl Lies {
                 bytes: offer.input_bytes + output.len() as u64,
                 flops: match self.manner {
                     Manner::Inflates(_) => 1_000_000_000_000,
+                    Manner::DropsAdapter(_, flops) => flops,
                     _ => 0,
                 },
                 ..Meter::default()
@@ -238,7 +253,7 @@ impl Lies {
             _ => {}
         }
         let receipt = billed.sign(key).unwrap();
-        let done = Answer::Done {
+        let mut done = Answer::Done {
             commitment: commitment.encode(),
             handover: hand_over(&lease, commitment.digest(), receipt.digest(), key)
                 .unwrap()
@@ -246,6 +261,9 @@ impl Lies {
             receipt: receipt.encode(),
             output_bytes: output.len() as u64,
         };
+        if let Manner::ReplaysAll(_) = self.manner {
+            done = self.first.get_or_init(|| done).clone();
+        }
         if !self.says(channel, &done).await {
             return;
         }
@@ -315,9 +333,10 @@ impl Stranger {
                 seed: 0,
             },
             tariff: Tariff {
+                tokens: 0,
                 flops: 1_000,
                 bytes: 10_000,
-                ..Tariff::default()
+                residency: 10_000,
             },
             allowance: Meter {
                 bytes: u64::MAX,
@@ -347,7 +366,7 @@ impl Stranger {
     /// What a receipt that the provider never signed is answered.
     pub fn settles(&self) -> Refusal {
         let settle = Ask::Settle {
-            receipt: vec![0x83; 90],
+            receipts: vec![vec![0x83; 90]],
         };
         self.sends(&settle.encode().unwrap())
     }

@@ -1,8 +1,10 @@
 //! A requester that takes what a provider made, with whatever clock it has, and pays only when it is
 //! told to.
 
+use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
 use skep_evidence::{
     AccountKey, Agreed, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Receipt, Signed,
     Split, Statement as _, Tariff, Work,
@@ -21,8 +23,27 @@ use super::{PATIENCE, milliseconds};
 pub struct Task {
     pub package: Digest,
     pub model: Option<Digest>,
+    pub adapter: Option<Digest>,
+    /// Whether it is done so that others get the same bytes.
+    pub exact: bool,
     pub labels: Vec<u8>,
     pub records: Vec<u8>,
+}
+
+/// What some job of a requester is made of, for somebody else to ask for.
+pub fn task_of(requester: &Path) -> Task {
+    let jobs = fs::read_dir(requester.join("jobs")).unwrap();
+    let folder = jobs.map(|entry| entry.unwrap().path()).next().unwrap();
+    let spec = fs::read(folder.join("spec.json")).unwrap();
+    let spec: Value = serde_json::from_slice(&spec).unwrap();
+    Task {
+        package: serde_json::from_value(spec["release"].clone()).unwrap(),
+        model: serde_json::from_value(spec["model"].clone()).unwrap(),
+        adapter: None,
+        exact: false,
+        labels: fs::read(folder.join("labels")).unwrap_or_default(),
+        records: fs::read(folder.join("input")).unwrap(),
+    }
 }
 
 /// Somebody with work to give.
@@ -66,7 +87,9 @@ impl Requester {
             let input = input.encode().unwrap();
             let quote = Ask::Quote {
                 package: task.package,
+                adapter: task.adapter,
                 input_bytes: input.len() as u64,
+                residency: 0,
                 sources: Vec::new(),
             };
             let mut channel = self.swarm.converse(&node.node).await.unwrap();
@@ -85,7 +108,7 @@ impl Requester {
                 work: Work {
                     package: task.package,
                     model: task.model,
-                    adapter: None,
+                    adapter: task.adapter,
                     input: Digest::of(&input),
                     seed: 0,
                 },
@@ -109,7 +132,7 @@ impl Requester {
                     candidates: Candidates::new(Vec::new()).unwrap().digest(),
                     rate: 0,
                     panel: 3,
-                    exact: false,
+                    exact: task.exact,
                 },
             };
             self.perform(&node, &lease.sign(&self.key).unwrap(), &input)
@@ -181,7 +204,7 @@ impl Requester {
         let agreed: Agreed<Receipt> = receipt.accept(&self.key).unwrap();
         self.runtime.block_on(async {
             let settle = Ask::Settle {
-                receipt: agreed.encode(),
+                receipts: vec![agreed.encode()],
             };
             let mut channel = self.swarm.converse(&node.node).await.unwrap();
             channel.say(&settle.encode().unwrap()).await.unwrap();

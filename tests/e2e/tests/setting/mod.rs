@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+mod echo;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -63,6 +65,23 @@ impl Setting {
         fs::copy(&component, package.join("generate.wasm")).unwrap();
         fs::write(folder.path().join("lines.txt"), lines.join("\n")).unwrap();
         Self::publish(folder, "generate", vec![("--input", "lines.txt")])
+    }
+
+    /// So many short lines, and a package that gives back what it gets.
+    pub fn echoes(lines: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let package = folder.path().join("package");
+        fs::create_dir(&package).unwrap();
+        let manifest = "[package]\nname = \"echo\"\nversion = \"0.1.0\"\n\
+                        description = \"Gives back what it gets\"\nlicense = \"MIT\"\n\
+                        kind = \"component\"\n\n[component]\nworld = \"task\"\n\
+                        path = \"echo.wasm\"\n";
+        fs::write(package.join("skep.toml"), manifest).unwrap();
+        let component = wat::parse_str(echo::ECHO).unwrap();
+        fs::write(package.join("echo.wasm"), component).unwrap();
+        let lines: String = (0..lines).map(|line| format!("record {line}\n")).collect();
+        fs::write(folder.path().join("lines.txt"), lines).unwrap();
+        Self::publish(folder, "echo", vec![("--input", "lines.txt")])
     }
 
     /// Publishes the package in the folder, and runs it once.

@@ -52,6 +52,7 @@ impl World {
                 swarm: service.swarm().await.unwrap().clone(),
                 runtime: runtime.clone(),
             }),
+            applied: None,
             home,
         };
         Self {

@@ -307,6 +307,10 @@ pub fn view(
     JobView {
         job: spec.job.to_string(),
         package: spec.package.clone(),
+        adapter: spec
+            .adapter
+            .as_ref()
+            .map(|adapter| adapter.reference.clone()),
         state,
         reason,
         finished: job.finished(),

@@ -17,6 +17,17 @@ const MOST: usize = 64;
 /// brought here already.
 const BESIDE: Duration = Duration::from_millis(200);
 
+/// What is to be done, as far as whoever is asked has to know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// The release of the package.
+    pub package: Digest,
+    /// That of the adapter that it runs with.
+    pub adapter: Option<Digest>,
+    /// For how many seconds things are to be kept ready.
+    pub residency: u64,
+}
+
 /// What each node said.
 pub type Quotes = Vec<(ProviderAddr, Result<Quotation, TalkError>)>;
 
@@ -27,15 +38,10 @@ pub fn listed(refusals: &BTreeMap<String, String>) -> String {
 }
 
 /// What the nodes that are named or known would take, all asked at once.
-pub async fn quotes(
-    swarm: &Swarm,
-    named: Vec<ProviderAddr>,
-    package: Digest,
-    bytes: u64,
-) -> Quotes {
-    // Those that have the package ready come first, where so many are known that not all are asked.
+pub async fn quotes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted, bytes: u64) -> Quotes {
+    // Those that have the package and the adapter ready come first, where so many are known that not all are asked.
     let ready = Want::Jobs(Need {
-        ready: vec![package],
+        ready: [wanted.package].into_iter().chain(wanted.adapter).collect(),
         ..Need::default()
     });
     let any = Want::Jobs(Need::default());
@@ -59,7 +65,7 @@ pub async fn quotes(
     for node in nodes {
         let (swarm, sources) = (swarm.clone(), vec![own.to_string()]);
         asking.spawn(async move {
-            let quote = talk::quote(&swarm, &node, package, bytes, sources).await;
+            let quote = talk::quote(&swarm, &node, wanted, bytes, sources).await;
             (node, quote)
         });
     }

@@ -4,7 +4,7 @@
 //! It must never keep a receipt that this node did not sign itself.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skep_market::{Answer, Ask, Refusal};
@@ -52,9 +52,12 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
         if gone.contains(&owed.node) {
             continue;
         }
-        match claim(swarm, &ticket.node, lease).await {
+        match claim_anywhere(swarm, &ticket.node, lease).await {
             Ok(receipt) => {
-                match tokio::task::block_in_place(|| provide::settle(&earnings, &receipt)) {
+                let settled = tokio::task::block_in_place(|| {
+                    provide::settle(&earnings, &[receipt], &Mutex::default())
+                });
+                match settled {
                     Ok(()) => given += 1,
                     Err(refusal) => tracing::info!(%refusal, "a receipt is not one of this node's"),
                 }
@@ -67,6 +70,24 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
         }
     }
     Ok(given)
+}
+
+/// Asks where the work was asked for, and if nobody is there, where the same node says that it is now.
+async fn claim_anywhere(
+    swarm: &Swarm,
+    node: &ProviderAddr,
+    lease: Digest,
+) -> Result<Vec<u8>, TalkError> {
+    let gone = match claim(swarm, node, lease).await {
+        Err(TalkError::Channel(gone)) => gone,
+        answered => return answered,
+    };
+    let known = swarm.acquaintances().into_iter();
+    let mut moved = known.filter(|known| known.node() == node.id);
+    match moved.next() {
+        Some(moved) if moved.addr() != *node => claim(swarm, &moved.addr(), lease).await,
+        _ => Err(gone.into()),
+    }
 }
 
 async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<u8>, TalkError> {

@@ -2,12 +2,13 @@
 //!
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
-//! leases, `audit` sees to it that results are looked at and liars charged, and `pay` keeps the
-//! books.
+//! leases, `audit` sees to it that results are looked at and liars charged, `pay` keeps the books, and
+//! `told` is what others are told of it.
 
 mod audit;
 mod lease;
 mod pay;
+mod told;
 
 pub use lease::SMALLEST_PANEL;
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Lease, Receipt, Signed};
+use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Lease, Receipt, Signed, Split};
 use skep_market::{
     AttemptId, BadDelivery, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Outstanding,
     Quotation,
@@ -26,7 +27,7 @@ use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-use super::around::{Quotes, listed, quotes};
+use super::around::{Quotes, quotes};
 use super::folder::{Folder, Spec};
 use super::shown::Shown;
 use super::talk::{self, Delivered, TalkError};
@@ -85,6 +86,11 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
     all.insert(folder.id, Arc::clone(&running));
     drop(all);
     let driver = Driver {
+        split: spec.split()?,
+        reserved: match spec.warm {
+            0 => BTreeMap::new(),
+            _ => lease::reserved(&events)?,
+        },
         account: money::account(service)?,
         dealings: money::dealings(service)?,
         folder: folder.clone(),
@@ -99,7 +105,8 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
         trouble: None,
         sends: HashMap::new(),
         proofs: Vec::new(),
-        handing: 0,
+        handing: BTreeSet::new(),
+        keys: Keys::default(),
         patience: None,
         tasks: JoinSet::new(),
         quoting: None,
@@ -114,8 +121,8 @@ enum Happened {
     Quotes(Quotes),
     /// What came of a lease.
     Sent(AttemptId, Result<Box<Delivered>, TalkError>),
-    /// A provider has its receipt, or could not be given it.
-    Settled(Box<Agreed<Receipt>>, Result<(), TalkError>),
+    /// A provider has its receipts, or could not be given them.
+    Settled(AccountId, Vec<Agreed<Receipt>>, Result<(), TalkError>),
 }
 
 /// What came of a lease.
@@ -136,6 +143,10 @@ struct Driver {
     journal: Journal,
     shown: Shown,
     running: Arc<Running>,
+    /// Who else gets a part of every price.
+    split: Split,
+    /// The providers that keep things ready, each with the lease by which it does.
+    reserved: BTreeMap<AccountId, AttemptId>,
     quotes: BTreeMap<AccountId, (ProviderAddr, Quotation)>,
     refusals: BTreeMap<String, String>,
     /// What last went wrong with a shard.
@@ -143,7 +154,10 @@ struct Driver {
     sends: HashMap<AttemptId, Send>,
     /// Receipts that are paid and whose providers are to have them as proof, and until when.
     proofs: Vec<Agreed<Receipt>>,
-    handing: usize,
+    /// Those who are being given some of them.
+    handing: BTreeSet<AccountId>,
+    /// The keys of those who signed something for this job.
+    keys: Keys,
     patience: Option<Instant>,
     tasks: JoinSet<Happened>,
     quoting: Option<Instant>,
@@ -182,7 +196,8 @@ impl Driver {
         // Whoever was killed may have paid and not told: once more does no harm.
         let paid: Vec<Vec<u8>> = self.job.paid().map(<[u8]>::to_vec).collect();
         for receipt in paid {
-            self.proofs.push(self.countersigned(&receipt)?);
+            let receipt = pay::countersigned(&receipt, &self.account, &mut self.keys)?;
+            self.proofs.push(receipt);
         }
         loop {
             if self.running.cancelled.load(Ordering::SeqCst) && self.job.gave_up().is_none() {
@@ -240,6 +255,9 @@ impl Driver {
             .map_err(failed)?;
         for event in events {
             self.job.apply(event).map_err(failed)?;
+            if self.spec.warm > 0 {
+                lease::note_reserved(&mut self.reserved, event)?;
+            }
         }
         Ok(())
     }
@@ -307,7 +325,8 @@ impl Driver {
                         }
                     }
                     Outstanding::Pay { id, receipt, .. } => {
-                        paid.push(self.countersigned(receipt)?);
+                        let (account, keys) = (&self.account, &mut self.keys);
+                        paid.push(pay::countersigned(receipt, account, keys)?);
                         events.push(Event::Paid { id, at: now() });
                     }
                     Outstanding::Assemble { .. } => {}
@@ -376,14 +395,20 @@ impl Driver {
         let Some((node, _)) = self.quotes.get(&provider) else {
             return Ok(());
         };
-        let lease = Signed::<Lease>::decode(lease, &mut Keys::default()).map_err(failed)?;
+        let lease = Signed::<Lease>::decode(lease, &mut self.keys).map_err(failed)?;
+        let keys = self.keys.clone();
         let input = self.folder.shard(&self.spec, id.shard)?;
         let (swarm, node, account) = (swarm.clone(), node.clone(), Arc::clone(&self.account));
         let records = Arc::new(AtomicU64::new(0));
         let done = Arc::clone(&records);
         let handle = self.tasks.spawn(async move {
             let sources = vec![swarm.ticket().to_string()];
-            let came = talk::perform(&swarm, &node, &account, &lease, &input, sources, &done).await;
+            let begun = talk::Begun {
+                lease: &lease,
+                input: &input,
+                keys,
+            };
+            let came = talk::perform(&swarm, &node, &account, begun, sources, &done).await;
             Happened::Sent(id, came.map(Box::new))
         });
         self.sends.insert(id, Send { handle, records });
@@ -428,16 +453,16 @@ impl Driver {
                     }
                 }
             }
-            Happened::Settled(receipt, settled) => {
-                self.handing -= 1;
+            Happened::Settled(provider, receipts, settled) => {
+                self.handing.remove(&provider);
                 match settled {
                     Ok(()) => {}
                     Err(TalkError::Channel(error)) => {
-                        tracing::info!(%error, "a provider is not there to take its receipt");
-                        self.quotes.remove(&receipt.provider);
-                        self.proofs.push(*receipt);
+                        tracing::info!(%error, "a provider is not there to take its receipts");
+                        self.quotes.remove(&provider);
+                        self.proofs.extend(receipts);
                     }
-                    Err(error) => tracing::warn!(%error, "a provider does not take its receipt"),
+                    Err(error) => tracing::warn!(%error, "a provider does not take its receipts"),
                 }
             }
             // What came of leases is taken in together.
@@ -549,51 +574,15 @@ impl Driver {
         // Until they answer; then the time of that counts.
         self.quoting = Instant::now().checked_add(Duration::from_secs(60));
         let named = install::nodes_of(&self.spec.providers)?;
-        let (swarm, package, largest) = (swarm.clone(), self.spec.release, self.spec.largest);
+        let (swarm, wanted, largest) = (swarm.clone(), self.wanted(), self.spec.largest);
         let (service, has_to_attest) = (Arc::clone(&self.service), self.spec.attested);
         self.tasks.spawn(async move {
-            let mut quotes = quotes(&swarm, named, package, largest).await;
+            let mut quotes = quotes(&swarm, named, wanted, largest).await;
             if has_to_attest {
                 quotes = attest::attested(&service, &swarm, quotes).await;
             }
             Happened::Quotes(quotes)
         });
         Ok(())
-    }
-
-    fn view(&self) -> JobView {
-        let records = |id: AttemptId| {
-            let send = self.sends.get(&id);
-            send.map_or(0, |send| send.records.load(Ordering::Relaxed))
-        };
-        answer::view(
-            &self.folder,
-            &self.spec,
-            &self.job,
-            JobState::Running,
-            self.reason(),
-            records,
-        )
-    }
-
-    /// Why it ended without its result, or what keeps it.
-    fn reason(&self) -> Option<String> {
-        if let Some(why) = self.job.gave_up() {
-            let trouble = self
-                .trouble
-                .iter()
-                .map(|trouble| format!("; last, {trouble}"));
-            return Some(format!("{why}{}", trouble.collect::<String>()));
-        }
-        if self.quotes.is_empty() && !self.refusals.is_empty() {
-            return Some(format!("no node takes it: {}", listed(&self.refusals)));
-        }
-        if !self.quotes.is_empty() && self.offers().is_ok_and(|offers| offers.is_empty()) {
-            return Some(format!(
-                "of the nodes that answer, none has enough at stake, or fewer than \
-                 {SMALLEST_PANEL} are of one kind, which an audit takes"
-            ));
-        }
-        self.trouble.clone()
     }
 }

@@ -20,11 +20,11 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use skep_evidence::{AccountId, Candidates, Credits};
+use skep_evidence::{AccountId, Candidates, Credits, Split};
 use skep_market::{AttemptId, JobPlan, ShardInput};
 use skep_registry::Digest;
 
-use super::failed;
+use super::{adapters, failed};
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
 
@@ -39,6 +39,12 @@ pub struct Spec {
     pub release: Digest,
     /// The models that it gets, if it gets any.
     pub model: Option<Digest>,
+    /// The adapter that it runs with, if it does with one.
+    #[serde(default)]
+    pub adapter: Option<Adapter>,
+    /// For how many seconds each provider keeps things ready.
+    #[serde(default)]
+    pub warm: u64,
     /// Where each shard lies in the input.
     pub shards: Vec<Piece>,
     /// If the input is comma-separated: where its header lies, which goes with each shard.
@@ -50,6 +56,9 @@ pub struct Spec {
     pub arguments: Vec<String>,
     /// How many providers have to agree on each shard.
     pub replicas: u32,
+    /// Whether its work gives the same bytes, and takes as much, wherever it is done.
+    #[serde(default)]
+    pub exact: bool,
     /// Whether only nodes get a shard that show hardware which is believed.
     #[serde(default)]
     pub attested: bool,
@@ -73,6 +82,17 @@ pub struct Spec {
     pub root: [u8; 32],
 }
 
+/// An adapter that a job runs with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Adapter {
+    /// Its release.
+    pub release: Digest,
+    /// What it is called, for people.
+    pub reference: String,
+    /// What each account of its family gets of every price, in millionths.
+    pub shares: Vec<(String, u32)>,
+}
+
 /// A shard's part of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
@@ -93,6 +113,12 @@ const PATIENCE: u64 = 10 * 60 * 1000;
 const FIRST_PATIENCE: u64 = 30 * 1000;
 
 impl Spec {
+    /// Who gets a part of every price beside its provider.
+    pub fn split(&self) -> Result<Split, Failure> {
+        let shares = self.adapter.as_ref().map(|adapter| &*adapter.shares);
+        adapters::read(shares.unwrap_or_default())
+    }
+
     /// What the state machine has to know.
     pub fn plan(&self) -> JobPlan {
         let shards = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
@@ -103,6 +129,7 @@ impl Spec {
             job: self.job,
             shards,
             replicas: self.replicas,
+            exact: self.exact,
             budget: Credits::from_micro(self.budget),
             lease_limit: Credits::from_micro(self.budget / leases.max(1)),
             deadline: self.deadline,

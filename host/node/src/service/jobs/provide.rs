@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_evidence::{
@@ -15,17 +15,18 @@ use skep_evidence::{
 };
 use skep_market::{
     Answer, Ask, Done, Earnings, EarningsError, Finished, Gathered, MAX_MESSAGE, MAX_SEALED,
-    MAX_SOURCES, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, affordable, conclude,
-    examine, hand_over,
+    MAX_SOURCES, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable,
+    conclude, examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use super::around::Wanted;
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
-use super::{attest, collect, money, now, random};
+use super::{adapters, attest, collect, money, now, random};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -62,6 +63,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         attesting: Arc::default(),
         engaged: Arc::default(),
+        keys: Arc::default(),
     };
     let swarm = service.swarm().await?;
     swarm.answer_with(Arc::new(desk));
@@ -82,6 +84,8 @@ struct Desk {
     attesting: Arc<tokio::sync::Mutex<()>>,
     /// The leases at work, each with how to end its conversation.
     engaged: Arc<Mutex<HashMap<Digest, oneshot::Sender<()>>>>,
+    /// The keys of those who signed something for this node.
+    keys: Arc<Mutex<Keys>>,
 }
 
 impl fmt::Debug for Desk {
@@ -115,7 +119,7 @@ impl Answerer for Desk {
 }
 
 /// Why a conversation does not go on.
-enum Stop {
+pub(super) enum Stop {
     /// The requester has gone, or does not keep to the protocol.
     Gone,
     /// It is told why.
@@ -128,7 +132,7 @@ impl From<Refusal> for Stop {
     }
 }
 
-fn unavailable(error: &dyn std::error::Error) -> Stop {
+pub(super) fn unavailable(error: &dyn std::error::Error) -> Stop {
     Refusal::Unavailable(error.to_string()).into()
 }
 
@@ -163,16 +167,28 @@ async fn meanwhile<T>(
 }
 
 impl Desk {
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        // A key is there whole or not at all, so a poisoned lock is still good.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn converse(&self, service: &Arc<Service>, channel: &mut Channel) -> Result<(), Stop> {
         let frame = channel.hear(MAX_MESSAGE, SILENCE).await;
         let ask = Ask::decode(&frame.map_err(|_| Stop::Gone)?);
         match ask.map_err(|_| Refusal::Malformed)? {
             Ask::Quote {
                 package,
+                adapter,
                 input_bytes,
+                residency,
                 sources,
             } => {
-                let quotation = self.quote(service, package, input_bytes, &sources).await?;
+                let wanted = Wanted {
+                    package,
+                    adapter,
+                    residency,
+                };
+                let quotation = self.quote(service, wanted, input_bytes, &sources).await?;
                 say(channel, &Answer::Quote(quotation)).await
             }
             Ask::Offer(offer) => self.undertake(service, channel, &offer).await,
@@ -183,8 +199,8 @@ impl Desk {
                 let receipt = receipt.ok_or(Refusal::NoReceipt)?;
                 say(channel, &Answer::Claimed { receipt }).await
             }
-            Ask::Settle { receipt } => {
-                tokio::task::block_in_place(|| settle(&self.earnings, &receipt))?;
+            Ask::Settle { receipts } => {
+                tokio::task::block_in_place(|| settle(&self.earnings, &receipts, &self.keys))?;
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
@@ -198,7 +214,7 @@ impl Desk {
     async fn quote(
         &self,
         service: &Service,
-        package: Digest,
+        wanted: Wanted,
         input_bytes: u64,
         sources: &[String],
     ) -> Result<Quotation, Stop> {
@@ -206,15 +222,24 @@ impl Desk {
             return Err(Refusal::NoJobs.into());
         }
         self.leisure.admit()?;
+        self.policy.keep(wanted.residency)?;
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
-        let release = release(swarm, package, &nodes(sources)?).await?;
+        let release = release(swarm, wanted.package, &nodes(sources)?).await?;
         self.admit(&release, input_bytes)?;
+        let adapters = &service.models.adapters;
+        let warm = Warmth {
+            package: swarm.installed(&wanted.package).is_ok(),
+            model: work::has_models(service, &release),
+            adapter: wanted
+                .adapter
+                .is_some_and(|adapter| adapters.holds(&adapter)),
+        };
         let tariff = self.policy.tariff;
         Ok(Quotation {
             account: *self.account.id().as_bytes(),
             tariff: [tariff.tokens, tariff.flops, tariff.bytes, tariff.residency],
             slots: self.policy.slots,
-            warm: swarm.installed(&package).is_ok(),
+            warm,
             largest_output: self.policy.largest_output,
             kind: *work::kind(service.config.engine.device).as_bytes(),
         })
@@ -246,7 +271,7 @@ impl Desk {
             return Err(Refusal::NoJobs.into());
         }
         self.leisure.admit()?;
-        let lease = examine(offer, &self.policy, &self.account, &mut Keys::default())?;
+        let lease = examine(offer, &self.policy, &self.account, &mut self.keys())?;
         let yesterday = now().saturating_sub(DAY);
         let unpaid =
             tokio::task::block_in_place(|| self.earnings.unpaid(lease.requester, yesterday));
@@ -289,7 +314,11 @@ impl Desk {
         let _slot = meanwhile(channel, &records, self.slots.acquire())
             .await?
             .map_err(|_| Stop::Gone)?;
-        let got = self.obtain(service, lease, offer);
+        let got = async {
+            let subject = self.obtain(service, lease, offer).await?;
+            self.keep(service, lease, &subject).await?;
+            Ok::<_, Stop>(subject)
+        };
         let subject = meanwhile(channel, &records, got).await??;
         let _listed = service
             .running
@@ -305,7 +334,7 @@ impl Desk {
                 lease.requester,
                 &offer.key,
                 true,
-                &mut Keys::default(),
+                &mut self.keys(),
             )
             .map_err(|error| Refusal::Lease(error.to_string()))?;
         let accepted = Answer::Accepted {
@@ -345,6 +374,8 @@ impl Desk {
         let meter = Meter {
             flops: made.report.flops,
             bytes: offer.input_bytes + made.output.len() as u64,
+            // What was reserved is kept, whether anybody comes for it or not.
+            residency: lease.allowance.residency,
             ..Meter::default()
         };
         let signed = tokio::task::block_in_place(|| {
@@ -368,7 +399,7 @@ impl Desk {
 
     /// Says that these statements are for this lease.
     fn hand_over(&self, lease: &Signed<Lease>, signed: &Finished) -> Result<Vec<u8>, Stop> {
-        let keys = &mut Keys::default();
+        let keys = &mut *self.keys();
         let damaged = |error: StatementError| broken(&error);
         let commitment = Signed::<ResultCommitment>::decode(&signed.commitment, keys);
         let commitment = commitment.map_err(damaged)?.digest();
@@ -389,7 +420,7 @@ impl Desk {
     ) -> Result<Finished, Stop> {
         let earlier = self.earnings.finished(lease.digest());
         if let Some(earlier) = earlier.map_err(|error| broken(&error))? {
-            let receipt = Signed::<Receipt>::decode(&earlier.receipt, &mut Keys::default());
+            let receipt = Signed::<Receipt>::decode(&earlier.receipt, &mut self.keys());
             return match receipt.is_ok_and(|receipt| receipt.output == output) {
                 true => Ok(earlier),
                 false => {
@@ -421,8 +452,20 @@ impl Desk {
         kept.map_err(|error| broken(&error))
     }
 
-    /// The package of a lease, fetched if it is not here and admitted by the policy, and the models
-    /// that it wants.
+    /// Keeps ready what a lease has kept ready.
+    async fn keep(&self, service: &Service, lease: &Lease, subject: &Subject) -> Result<(), Stop> {
+        if lease.allowance.residency == 0 {
+            return Ok(());
+        }
+        let what = (lease.work.package, lease.work.adapter);
+        let long = Duration::from_secs(lease.allowance.residency);
+        let residences = &service.jobs.residences;
+        let kept = residences.keep(service, what, subject.clone(), long).await;
+        kept.map_err(|failure| Refusal::Failed(failure.message).into())
+    }
+
+    /// The package of a lease, fetched if it is not here and admitted by the policy, its adapter, and
+    /// the models that it wants.
     async fn obtain(
         &self,
         service: &Service,
@@ -447,7 +490,15 @@ impl Desk {
             let reason = "the models that come with this node's skep are not the requester's";
             return Err(Refusal::Unavailable(reason.to_owned()).into());
         }
+        let adapter = match lease.work.adapter {
+            None => None,
+            Some(adapter) => {
+                let split = &lease.split;
+                Some(adapters::obtained(swarm, adapter, split, &sources).await?)
+            }
+        };
         Ok(Subject {
+            adapter,
             component: installed.path(component.entry.as_str()).ok_or_else(|| {
                 Refusal::Unavailable("the package lacks its component".to_owned())
             })?,
@@ -457,28 +508,38 @@ impl Desk {
     }
 }
 
-/// Keeps a receipt that both have signed, if it is one of this node's own.
-pub(super) fn settle(earnings: &Earnings, receipt: &[u8]) -> Result<(), Refusal> {
-    let wrong = |reason: String| Refusal::Lease(reason);
-    let agreed = Agreed::<Receipt>::decode(receipt, &mut Keys::default())
-        .map_err(|error| wrong(error.to_string()))?;
+/// Keeps receipts that both have signed, if all are this node's own.
+pub(super) fn settle(
+    earnings: &Earnings,
+    receipts: &[Vec<u8>],
+    keys: &Mutex<Keys>,
+) -> Result<(), Refusal> {
     let fault = |error: EarningsError| {
         tracing::warn!(%error, "a receipt cannot be kept");
         Refusal::Failed("a fault of the node; its owner can see which".to_owned())
     };
-    let signed = earnings.finished(agreed.lease).map_err(fault)?;
-    let is_mine = signed.is_some_and(|signed| {
-        let mine = Signed::<Receipt>::decode(&signed.receipt, &mut Keys::default());
-        mine.is_ok_and(|mine| mine.digest() == agreed.digest())
-    });
-    match is_mine {
-        true => earnings.paid(&agreed).map_err(fault),
-        false => Err(wrong("this node signed no such receipt".to_owned())),
+    let wrong = |reason: String| Refusal::Lease(reason);
+    let mut own = Vec::with_capacity(receipts.len());
+    for receipt in receipts {
+        // Nobody waits for the keys while this waits for the disk.
+        let keys = &mut *keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let agreed = Agreed::<Receipt>::decode(receipt, keys);
+        let agreed = agreed.map_err(|error| wrong(error.to_string()))?;
+        let signed = earnings.finished(agreed.lease).map_err(fault)?;
+        let is_mine = signed.is_some_and(|signed| {
+            let mine = Signed::<Receipt>::decode(&signed.receipt, keys);
+            mine.is_ok_and(|mine| mine.digest() == agreed.digest())
+        });
+        if !is_mine {
+            return Err(wrong("this node signed no such receipt".to_owned()));
+        }
+        own.push(agreed);
     }
+    earnings.paid(&own).map_err(fault)
 }
 
 /// The release of this digest: known here, or as one of these nodes shows it.
-async fn release(
+pub(super) async fn release(
     swarm: &Swarm,
     package: Digest,
     sources: &[ProviderAddr],

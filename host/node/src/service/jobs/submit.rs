@@ -13,9 +13,10 @@ use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
 use skep_swarm::Installed;
 
+use super::around::Wanted;
 use super::drive::SMALLEST_PANEL;
-use super::folder::{self, Folder, Piece, Spec};
-use super::{around, attest, failed, money, now, random, work};
+use super::folder::{self, Adapter, Folder, Piece, Spec};
+use super::{adapters, around, attest, failed, money, now, random, work};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::Submission;
 use crate::service::locate::{self, Located};
@@ -53,9 +54,26 @@ pub async fn submit(
     })?;
     let labels = labels(component.world.as_str(), submission)?;
     let model = work::models(&component.grants)?;
-    if submission.audit > 0 {
-        repeatable(service, &installed).await?;
+    let adapter = match &submission.adapter {
+        None => None,
+        Some(_) if model.is_none() => {
+            return Err(usage(format!(
+                "{} uses no model, so that an adapter would change nothing; leave --adapter out",
+                submission.package
+            )));
+        }
+        Some(adapter) => Some(adapters::chosen(service, adapter, progress).await?),
+    };
+    let compares = submission.audit > 0 || submission.replicas > 1;
+    let exact = compares && is_repeatable(service, &installed).await?;
+    if submission.audit > 0 && !exact {
+        return Err(usage(NOT_REPEATABLE.to_owned()));
     }
+    let wanted_work = Wanted {
+        package: release.digest(),
+        adapter: adapter.as_ref().map(|adapter| adapter.release),
+        residency: submission.warm,
+    };
     let account = money::account(service)?.id();
     let budget = Credits::from_micro(submission.max_price);
     money::can_spend(service, account, budget)?;
@@ -66,7 +84,7 @@ pub async fn submit(
     let wanted = match submission.shards {
         Some(shards) => shards,
         None => {
-            let quotations = willing(service, submission, release.digest(), around as u64).await?;
+            let quotations = willing(service, submission, wanted_work, around as u64).await?;
             let slots = quotations.iter().map(|quotation| quotation.slots.min(64));
             slots.sum::<u32>() * EACH
         }
@@ -81,7 +99,7 @@ pub async fn submit(
     let largest = records
         .saturating_add(header_bytes)
         .saturating_add(around as u64);
-    willing(service, submission, release.digest(), largest).await?;
+    willing(service, submission, wanted_work, largest).await?;
     let mut seed = release.digest().as_bytes().to_vec();
     seed.extend(random()?);
     let began = now();
@@ -90,11 +108,18 @@ pub async fn submit(
         package: inspect::reference_of(release),
         release: release.digest(),
         model,
+        adapter: adapter.map(|adapter| Adapter {
+            release: adapter.release,
+            reference: adapter.reference,
+            shares: adapters::written(&adapter.split),
+        }),
+        warm: submission.warm,
         shards,
         header,
         largest,
         arguments: submission.arguments.clone(),
         replicas: submission.replicas,
+        exact,
         attested: submission.attested,
         audit: submission.audit,
         min_stake: submission.min_stake,
@@ -116,12 +141,12 @@ pub async fn submit(
 async fn willing(
     service: &Arc<Service>,
     submission: &Submission,
-    package: Digest,
+    wanted: Wanted,
     bytes: u64,
 ) -> Result<Vec<Quotation>, Failure> {
     let named = install::nodes_of(&submission.providers)?;
     let swarm = service.swarm().await?;
-    let mut quotes = around::quotes(swarm, named, package, bytes).await;
+    let mut quotes = around::quotes(swarm, named, wanted, bytes).await;
     if submission.attested {
         quotes = attest::attested(service, swarm, quotes).await;
     }
@@ -187,8 +212,12 @@ fn largest_kind(taking: &[Quotation]) -> usize {
     counts.max().unwrap_or(0)
 }
 
-/// Only work that gives the same bytes everywhere can be compared.
-async fn repeatable(service: &Service, installed: &Installed) -> Result<(), Failure> {
+/// Why results are not audited that cannot be compared.
+const NOT_REPEATABLE: &str = "the package reads other nodes' blobs or is asynchronous, so that its output may differ from \
+     machine to machine and an audit would prove nothing; use --replicas instead of --audit";
+
+/// Whether the work gives the same bytes everywhere, and takes as much.
+async fn is_repeatable(service: &Service, installed: &Installed) -> Result<bool, Failure> {
     let release = &installed.release;
     let path = release.component().and_then(|component| {
         let entry = component.entry.as_str();
@@ -196,15 +225,7 @@ async fn repeatable(service: &Service, installed: &Installed) -> Result<(), Fail
     });
     let path =
         path.ok_or_else(|| Failure::new(FailureKind::Failed, "the package lacks its component"))?;
-    match run::load(service, path).await?.is_repeatable() {
-        true => Ok(()),
-        false => Err(Failure::new(
-            FailureKind::Usage,
-            "the package writes texts, reads other nodes' blobs or is asynchronous, so that its \
-             output may differ from machine to machine and an audit would prove nothing; use \
-             --replicas instead of --audit",
-        )),
-    }
+    Ok(run::load(service, path).await?.is_repeatable())
 }
 
 /// The labels of a batch classifier, found to be ones before they go anywhere.

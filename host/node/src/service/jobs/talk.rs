@@ -14,10 +14,14 @@ use skep_market::{
 use skep_registry::Digest;
 use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
 
+use super::around::Wanted;
 use super::attest::NotAttested;
 
 /// How long a provider may say nothing. One that works says so every second.
 pub const SILENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of a length within a message, at most.
+const LENGTH: usize = 5;
 
 /// Why nothing came of a conversation.
 #[derive(Debug, thiserror::Error)]
@@ -86,13 +90,15 @@ pub(super) async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
 pub async fn quote(
     swarm: &Swarm,
     node: &ProviderAddr,
-    package: Digest,
+    wanted: Wanted,
     input_bytes: u64,
     sources: Vec<String>,
 ) -> Result<Quotation, TalkError> {
     let ask = Ask::Quote {
-        package,
+        package: wanted.package,
+        adapter: wanted.adapter,
         input_bytes,
+        residency: wanted.residency,
         sources,
     };
     let mut channel = swarm.converse(node).await?;
@@ -103,17 +109,30 @@ pub async fn quote(
     }
 }
 
+/// A lease that is to be offered.
+pub struct Begun<'a> {
+    /// The lease.
+    pub lease: &'a Signed<Lease>,
+    /// Its input.
+    pub input: &'a [u8],
+    /// The keys of those who signed something before.
+    pub keys: Keys,
+}
+
 /// Offers a lease, hands over its input, and waits for what comes of it.
 pub async fn perform(
     swarm: &Swarm,
     node: &ProviderAddr,
     account: &AccountKey,
-    lease: &Signed<Lease>,
-    input: &[u8],
+    begun: Begun<'_>,
     sources: Vec<String>,
     records: &AtomicU64,
 ) -> Result<Delivered, TalkError> {
-    let mut keys = Keys::default();
+    let Begun {
+        lease,
+        input,
+        mut keys,
+    } = begun;
     let secret = SealSecret::generate()?;
     let signed = secret.signed(lease.digest(), account);
     let key = signed.ok_or(TalkError::OtherLease)?.encode();
@@ -178,14 +197,27 @@ pub async fn perform(
     })
 }
 
-/// Hands over a receipt that both have signed.
+/// How many of these receipts one message has room for, at least one.
+pub fn together(receipts: &[Agreed<Receipt>]) -> usize {
+    let mut bytes = 0;
+    let lengths = receipts
+        .iter()
+        .map(|receipt| receipt.encode().len() + LENGTH);
+    let fit = lengths.take_while(|length| {
+        bytes += length;
+        bytes <= MAX_MESSAGE - LENGTH - 1
+    });
+    fit.count().max(1)
+}
+
+/// Hands over receipts that both have signed, as many as one message has room for.
 pub async fn settle(
     swarm: &Swarm,
     node: &ProviderAddr,
-    receipt: &Agreed<Receipt>,
+    receipts: &[Agreed<Receipt>],
 ) -> Result<(), TalkError> {
     let ask = Ask::Settle {
-        receipt: receipt.encode(),
+        receipts: receipts.iter().map(|receipt| receipt.encode()).collect(),
     };
     let mut channel = swarm.converse(node).await?;
     channel.say(&ask.encode()?).await?;

@@ -10,7 +10,7 @@ use skep_devices::DeviceName;
 use skep_kernels::Isa;
 use skep_market::{ShardInput, machine_kind};
 use skep_records::{Format, Labels, Reader};
-use skep_registry::{Digest, Grants, Limits, ModelGrant};
+use skep_registry::{Digest, Grants, Limits, ModelGrant, SignedRelease};
 use skep_sandbox::{Cancel, RunReport};
 use zeroize::Zeroizing;
 
@@ -19,6 +19,10 @@ use crate::failure::{Failure, FailureKind};
 use crate::service::Service;
 use crate::service::run::{self, CancelOnDrop, Prepared, Subject, explain};
 
+/// The interfaces by which a component uses models of each kind.
+pub const TEXT: &str = "skep:model/text@";
+/// The same of models that embed.
+pub const ENCODERS: &str = "skep:model/encoders@";
 /// Line numbers beyond this are of no input that exists.
 const LAST_LINE: u64 = 1 << 48;
 /// How long to wait before a guest's place is tried for again.
@@ -64,6 +68,22 @@ pub fn models(grants: &Grants) -> Result<Option<Digest>, Failure> {
         *embedded::LANGUAGE.digest().as_bytes(),
     ];
     Ok(Some(Digest::of(&both.concat())))
+}
+
+/// Whether the models that a component uses in a job are loaded.
+pub fn has_models(service: &Service, release: &SignedRelease) -> bool {
+    let Some(component) = release.component() else {
+        return false;
+    };
+    let uses = |interface: &str| {
+        let mut imports = component.imports.iter();
+        imports.any(|import| import.starts_with(interface))
+    };
+    let (writes, embeds) = (uses(TEXT), uses(ENCODERS));
+    let models = &service.models;
+    (writes || embeds)
+        && (!writes || models.languages.holds(&embedded::LANGUAGE.digest()))
+        && (!embeds || models.has_encoder(&embedded::ENCODER.digest()))
 }
 
 /// What kind of machine this is: on all of one kind, work that can be repeated gives the same bytes.

@@ -1,12 +1,12 @@
 //! Making out leases: who could be asked, who could audit them, and what both sides sign.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skep_evidence::{
-    AccountId, AuditSecret, AuditTerms, Candidate, Candidates, Credits, Lease, MAX_PANEL, Meter,
-    Split, Statement as _, Work,
+    AccountId, AuditSecret, AuditTerms, Candidate, Candidates, Credits, Keys, Lease, MAX_PANEL,
+    Meter, Signed, Statement as _, Work,
 };
-use skep_market::{AttemptId, Book, Event, Offer, Quotation, Warmth, typical};
+use skep_market::{AttemptId, Book, Event, Offer, Quotation, typical};
 use skep_registry::Digest;
 
 use super::super::{failed, money, now};
@@ -32,11 +32,12 @@ impl Driver {
         });
         let offers = quotes.map(|(account, (_, quotation))| Offer {
             provider: *account,
-            price: typical(&quotation.tariff(), self.spec.largest),
-            warmth: Warmth {
-                package: quotation.warm,
-                ..Warmth::default()
-            },
+            price: typical(
+                &quotation.tariff(),
+                self.spec.largest,
+                self.residency(*account),
+            ),
+            warmth: quotation.warm,
             reputation: self.dealings.seen(*account),
             slots: quotation.slots,
         });
@@ -54,6 +55,15 @@ impl Driver {
             let staked = accounts.filter(|account| ledger.balance(Book::Staked(*account)) >= least);
             Ok(Some(staked.collect()))
         })
+    }
+
+    /// For how many seconds a lease to this provider has things kept ready: the first one does for
+    /// the whole job.
+    fn residency(&self, provider: AccountId) -> u64 {
+        match self.reserved.contains_key(&provider) {
+            true => 0,
+            false => self.spec.warm,
+        }
     }
 
     /// Who takes shards on this kind of machine.
@@ -85,7 +95,7 @@ impl Driver {
 
     /// A lease of a shard. One that is made out to audit another result says nothing of that.
     pub(super) fn lease(
-        &self,
+        &mut self,
         id: AttemptId,
         provider: AccountId,
         limit: Credits,
@@ -93,6 +103,7 @@ impl Driver {
     ) -> Result<Event, Failure> {
         let gone = || Failure::new(FailureKind::Failed, "a provider was chosen that has gone");
         let (_, quotation) = self.quotes.get(&provider).ok_or_else(gone)?;
+        let residency = self.residency(provider);
         let input = self.folder.shard(&self.spec, id.shard)?;
         let candidates = self.candidates(quotation)?;
         tokio::task::block_in_place(|| self.folder.keep_candidates(&candidates))?;
@@ -106,7 +117,7 @@ impl Driver {
             work: Work {
                 package: self.spec.release,
                 model: self.spec.model,
-                adapter: None,
+                adapter: self.spec.adapter.as_ref().map(|adapter| adapter.release),
                 input: Digest::of(&input),
                 seed: 0,
             },
@@ -115,10 +126,10 @@ impl Driver {
                 tokens: 0,
                 flops: FLOPS,
                 bytes: (input.len() as u64).saturating_add(quotation.largest_output.min(1 << 30)),
-                residency: 0,
+                residency,
             },
             limit,
-            split: Split::default(),
+            split: self.split.clone(),
             issued,
             deadline: self.spec.deadline.max(issued + 1),
             audit: AuditTerms {
@@ -126,10 +137,14 @@ impl Driver {
                 candidates: candidates.digest(),
                 rate: self.spec.audit,
                 panel: panel(candidates.list().len()),
-                exact: self.spec.audit > 0,
+                exact: self.spec.exact || self.spec.audit > 0,
             },
         };
         let lease = lease.sign(&self.account).map_err(failed)?;
+        if residency > 0 {
+            // Others to the same provider may be made out before this one is written down.
+            self.reserved.insert(provider, id);
+        }
         Ok(Event::Leased {
             id,
             at: issued,
@@ -145,6 +160,40 @@ impl Driver {
     pub(super) fn secret(&self, id: AttemptId) -> AuditSecret {
         AuditSecret::of_lease(&self.spec.root, self.spec.job, id.shard, id.attempt)
     }
+}
+
+/// The providers that keep things ready after these events, each with the lease by which it does.
+pub(super) fn reserved(events: &[Event]) -> Result<BTreeMap<AccountId, AttemptId>, Failure> {
+    let mut reserved = BTreeMap::new();
+    for event in events {
+        note_reserved(&mut reserved, event)?;
+    }
+    Ok(reserved)
+}
+
+/// Takes in what happened: a lease of which nothing came keeps nothing ready.
+pub(super) fn note_reserved(
+    reserved: &mut BTreeMap<AccountId, AttemptId>,
+    event: &Event,
+) -> Result<(), Failure> {
+    match event {
+        Event::Leased {
+            id,
+            provider,
+            encoding,
+            ..
+        } => {
+            let lease = Signed::<Lease>::decode(encoding, &mut Keys::default()).map_err(failed)?;
+            if lease.allowance.residency > 0 {
+                reserved.insert(*provider, *id);
+            }
+        }
+        Event::Failed { id, .. } | Event::Withdrawn { id, .. } => {
+            reserved.retain(|_, by| by != id);
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// How many of so many have a say in a disputed result: as many as there can be, and an odd number.

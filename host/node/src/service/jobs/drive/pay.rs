@@ -1,9 +1,10 @@
 //! The books of a job at the requester: what is held for it, what is paid, what comes back, and
 //! who has the proof of it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use skep_evidence::{Agreed, Credits, Keys, Receipt, Signed};
+use skep_evidence::{AccountId, AccountKey, Agreed, Credits, Keys, Receipt, Signed};
 use skep_market::Operation;
 use skep_registry::Digest;
 use skep_swarm::Swarm;
@@ -68,24 +69,26 @@ impl Driver {
         tokio::task::block_in_place(|| self.dealings.keep(receipts)).map_err(failed)
     }
 
-    /// A receipt with this side's signature.
-    pub(super) fn countersigned(&self, receipt: &[u8]) -> Result<Agreed<Receipt>, Failure> {
-        let receipt = Signed::<Receipt>::decode(receipt, &mut Keys::default()).map_err(failed)?;
-        receipt.accept(&self.account).map_err(failed)
-    }
-
-    /// Gives providers the receipts that both have signed, as far as they can be reached.
+    /// Gives providers the receipts that both have signed, as far as they can be reached: to each one
+    /// message at a time, with all that has come together by then.
     pub(super) fn hand_over(&mut self, swarm: &Swarm) {
+        let mut of_each: BTreeMap<AccountId, Vec<Agreed<Receipt>>> = BTreeMap::new();
         for receipt in std::mem::take(&mut self.proofs) {
-            let Some((node, _)) = self.quotes.get(&receipt.provider) else {
-                self.proofs.push(receipt);
+            of_each.entry(receipt.provider).or_default().push(receipt);
+        }
+        for (provider, mut receipts) in of_each {
+            let node = self.quotes.get(&provider).map(|(node, _)| node.clone());
+            let Some(node) = node.filter(|_| !self.handing.contains(&provider)) else {
+                self.proofs.extend(receipts);
                 continue;
             };
-            let (swarm, node) = (swarm.clone(), node.clone());
-            self.handing += 1;
+            let rest = receipts.split_off(talk::together(&receipts));
+            self.proofs.extend(rest);
+            self.handing.insert(provider);
+            let swarm = swarm.clone();
             self.tasks.spawn(async move {
-                let settled = talk::settle(&swarm, &node, &receipt).await;
-                Happened::Settled(Box::new(receipt), settled)
+                let settled = talk::settle(&swarm, &node, &receipts).await;
+                Happened::Settled(provider, receipts, settled)
             });
         }
     }
@@ -93,7 +96,17 @@ impl Driver {
     /// Whether every provider has its proofs, or was waited for long enough after the end.
     pub(super) fn have_proofs(&mut self) -> bool {
         let since = *self.patience.get_or_insert_with(Instant::now);
-        let all = self.proofs.is_empty() && self.handing == 0;
+        let all = self.proofs.is_empty() && self.handing.is_empty();
         all || since.elapsed() >= PROOFS
     }
+}
+
+/// A receipt with this side's signature.
+pub(super) fn countersigned(
+    receipt: &[u8],
+    account: &AccountKey,
+    keys: &mut Keys,
+) -> Result<Agreed<Receipt>, Failure> {
+    let receipt = Signed::<Receipt>::decode(receipt, keys).map_err(failed)?;
+    receipt.accept(account).map_err(failed)
 }

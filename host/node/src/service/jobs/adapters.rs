@@ -1,0 +1,184 @@
+//! The adapter that a job runs with: which one is meant, and what its family gets of every price.
+//!
+//! The requester reads the family from what is here, and puts its shares into each lease. The provider
+//! reads it from the signed releases and lineages of the same adapters, and takes no lease with other
+//! shares; whoever has a receipt can read them once more.
+//!
+//! # What it must never do
+//!
+//! - Believe what is said of an adapter but by its signed release.
+//! - Take in more of an ancestor than its lineage: its weights are of no use here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use skep_evidence::Split;
+use skep_evidence::lineage::{FILE, Family, Found, Lineage, MAX_BYTES, MAX_GENERATIONS};
+use skep_market::Refusal;
+use skep_registry::{Digest, SignedRelease};
+use skep_swarm::{FileRef, Installed, ProviderAddr, Swarm};
+
+use super::failed;
+use super::provide::{Stop, release, unavailable};
+use crate::embedded;
+use crate::failure::{Failure, FailureKind};
+use crate::service::locate::{self, Located};
+use crate::service::{ProgressSender, Service, inspect, lineage, publish};
+
+/// An adapter that was chosen for a job.
+pub struct Chosen {
+    /// Its release.
+    pub release: Digest,
+    /// What it is called.
+    pub reference: String,
+    /// What its family gets.
+    pub split: Split,
+}
+
+/// The adapter that a person means: one that is installed, by its name, digest or ticket, or a PEFT
+/// folder, which is published first so that others can fetch it.
+pub async fn chosen(
+    service: &Service,
+    adapter: &str,
+    progress: &ProgressSender,
+) -> Result<Chosen, Failure> {
+    let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
+    let installed = match Path::new(adapter).is_dir() {
+        true => {
+            let release = publish::unless_published(service, Path::new(adapter)).await?;
+            locate::installed(service, &release.to_string()).await?
+        }
+        false => match locate::locate(service, adapter, progress).await? {
+            Located::Installed(installed) => *installed,
+            Located::Folder { .. } | Located::File(_) => {
+                return Err(usage(format!("{adapter} is no adapter")));
+            }
+        },
+    };
+    fits(&installed.release).map_err(usage)?;
+    let family = lineage::family_of(service, &installed).await?;
+    let family = family.map_err(|error| Failure::of(FailureKind::Refused, &error))?;
+    let split = family.split();
+    Ok(Chosen {
+        release: installed.release.digest(),
+        reference: inspect::reference_of(&installed.release),
+        split: split.map_err(|error| Failure::of(FailureKind::Refused, &error))?,
+    })
+}
+
+/// Jobs run with the language model that comes with skep, so that their adapters are of that.
+fn fits(release: &SignedRelease) -> Result<(), String> {
+    let name = release.name();
+    match release.adapter() {
+        None => Err(format!("{name} is no adapter")),
+        Some(adapter) if adapter.base.digest != embedded::LANGUAGE.digest() => Err(format!(
+            "the adapter {name} changes {}, and jobs write with {}, which comes with skep",
+            adapter.base,
+            embedded::LANGUAGE.name
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The adapter of a lease at its provider, fetched if it is not here, once its family gets what it
+/// asks for.
+pub(super) async fn obtained(
+    swarm: &Swarm,
+    adapter: Digest,
+    split: &Split,
+    sources: &[ProviderAddr],
+) -> Result<Installed, Stop> {
+    let release = release(swarm, adapter, sources).await?;
+    fits(&release).map_err(Refusal::Unavailable)?;
+    let installed = match swarm.installed(&adapter) {
+        Ok(installed) => installed,
+        Err(_) => {
+            let installed = swarm.install(&release, sources, None).await;
+            installed.map_err(|error| unavailable(&error))?.0
+        }
+    };
+    let family = family(swarm, &installed, sources).await?;
+    let asked = family.split().map_err(|error| unavailable(&error))?;
+    match asked == *split {
+        true => Ok(installed),
+        false => Err(Refusal::Lease(
+            "it gives the authors of the adapter and of its ancestors other shares of the price \
+             than these ask for"
+                .to_owned(),
+        )
+        .into()),
+    }
+}
+
+/// The family of an adapter by its members' own signed releases, of which the lineages are fetched.
+async fn family(
+    swarm: &Swarm,
+    adapter: &Installed,
+    sources: &[ProviderAddr],
+) -> Result<Family, Stop> {
+    let mut ancestors: BTreeMap<Digest, (SignedRelease, Vec<u8>)> = BTreeMap::new();
+    let mut last = adapter.release.clone();
+    let mut bytes = lineage_of(swarm, &last, sources).await?;
+    let own = (last.clone(), bytes.clone());
+    for _ in 0..=MAX_GENERATIONS {
+        let said = Lineage::of(&last, || Ok(bytes)).map_err(|error| unavailable(&error))?;
+        let Some(parent) = said.and_then(|said| said.parent) else {
+            break;
+        };
+        if ancestors.contains_key(&parent) {
+            break;
+        }
+        last = release(swarm, parent, sources).await?;
+        bytes = lineage_of(swarm, &last, sources).await?;
+        ancestors.insert(parent, (last.clone(), bytes.clone()));
+    }
+    let found = |(release, bytes): (SignedRelease, Vec<u8>)| Found {
+        release,
+        read: move || Ok(bytes),
+    };
+    let find = |digest: &Digest| ancestors.get(digest).cloned().map(found);
+    Family::of(found(own), find).map_err(|error| unavailable(&error))
+}
+
+/// The bytes of a release's lineage; none if it has none.
+async fn lineage_of(
+    swarm: &Swarm,
+    release: &SignedRelease,
+    sources: &[ProviderAddr],
+) -> Result<Vec<u8>, Stop> {
+    let Some(entry) = release.file(FILE).filter(|entry| entry.size <= MAX_BYTES) else {
+        return Ok(Vec::new());
+    };
+    let file = FileRef {
+        path: FILE.to_owned(),
+        digest: entry.digest,
+        size: entry.size,
+    };
+    let fetched = swarm.fetch_files(&[file], sources, None).await;
+    fetched.map_err(|error| unavailable(&error))?;
+    let blob = swarm.open_blob(&entry.digest).await;
+    let blob = blob.map_err(|error| unavailable(&error))?;
+    let length = usize::try_from(entry.size).unwrap_or(usize::MAX);
+    let bytes = blob.read_at(0, length).await;
+    Ok(bytes.map_err(|error| unavailable(&error))?.to_vec())
+}
+
+/// A division as it is written down.
+pub fn written(split: &Split) -> Vec<(String, u32)> {
+    let shares = split.shares().iter();
+    shares
+        .map(|share| (share.account.to_string(), share.parts))
+        .collect()
+}
+
+/// The same read again.
+pub fn read(shares: &[(String, u32)]) -> Result<Split, Failure> {
+    let shares = shares.iter().map(|(account, parts)| {
+        let account = account.parse().map_err(failed)?;
+        Ok(skep_evidence::Share {
+            account,
+            parts: *parts,
+        })
+    });
+    Split::new(shares.collect::<Result<_, Failure>>()?).map_err(failed)
+}

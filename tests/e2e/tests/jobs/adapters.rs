@@ -1,0 +1,175 @@
+//! Jobs that run with an adapter: whoever has it ready is asked first, who leaves it out is caught, and
+//! the authors of its family get what they ask for, to the credit.
+
+use std::collections::BTreeMap;
+
+use skep_evidence::AccountId;
+use skep_market::{Earnings, recompute};
+use skep_tests::lessons;
+
+use super::peers::{Manner, Requester, task_of};
+use super::*;
+
+/// So dear that shares of a small job are whole micro-credits.
+const RULES: &str = "price-per-teraflop = \"0.3\"\n";
+/// Settings of a training of a few seconds.
+const QUICK: [&str; 5] = [
+    "rank=4",
+    "batch=4",
+    "learning-rate=0.01",
+    "held-out=0.2",
+    "patience=0",
+];
+
+/// Trains an adapter in a home; returns its name, and its author's account.
+fn train(setting: &Setting, author: &str, name: &str, more: &[&str], steps: &str) -> String {
+    let home = setting.path("requester");
+    let data = setting.text("shop.jsonl");
+    let key = ask(&Built::skep(), &home, &["key", "new", author]).unwrap();
+    let fixed = ["finetune", "--data", &data, "--out", name, "--key", author];
+    let all = [&fixed[..], more, &["--"], &QUICK, &[steps]].concat();
+    ask(&Built::skep(), &home, &all).unwrap();
+    key["publisher"].as_str().unwrap().to_owned()
+}
+
+/// What one node alone writes to the lines with an adapter.
+fn written(setting: &Setting, adapter: &str) -> Vec<u8> {
+    let (input, output) = (setting.text("lines.txt"), setting.text("with"));
+    let component = Built::component("generate");
+    let component = component.to_str().unwrap();
+    let run = ["run", component, "--input", &input, "--output", &output];
+    let name = format!("adapter={adapter}");
+    let all = [&run[..], &["--adapter", adapter, "--", &name]].concat();
+    ask(&Built::skep(), &setting.path("requester"), &all).unwrap();
+    fs::read(output).unwrap()
+}
+
+/// What all accounts got by the receipts that a provider holds.
+fn recomputed(home: &Path) -> BTreeMap<AccountId, i128> {
+    let earnings = Earnings::open(&home.join("earnings.redb")).unwrap();
+    let receipts = earnings.receipts().unwrap();
+    let balances = recompute(&receipts).into_iter();
+    balances
+        .map(|(account, micro)| (account, micro.into()))
+        .collect()
+}
+
+#[test]
+fn an_adapter_goes_with_the_job_and_its_family_is_paid() {
+    let mut setting = Setting::texts(&[
+        "What do you sell on Friday?",
+        "What do you sell on Monday?",
+        "Good morning!",
+    ]);
+    fs::write(setting.path("shop.jsonl"), lessons(20)).unwrap();
+    let elder = train(&setting, "elder", "shop", &["--share", "5"], "steps=16");
+    let child = ["--from", "shop", "--share", "2.5"];
+    let younger = train(&setting, "younger", "stall", &child, "steps=2");
+    let plain = setting.expected.clone();
+    setting.expected = written(&setting, "stall");
+    assert_ne!(plain, setting.expected);
+
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let [a, b] = ["a", "b"].map(|name| setting.provider(name, RULES, 2));
+    let mut spent = 0;
+    let mut job = |tickets: &[&str], more: &[&str]| {
+        let more = [&["--shards", "1"], more].concat();
+        let job = requester.ask(&setting.submit(tickets, &more)).unwrap();
+        spent += micro(&job["job"], "spent_micro");
+        job["job"].clone()
+    };
+    let result = || fs::read(setting.path("result.jsonl")).unwrap();
+    // Both have the package and the model ready, and one of them the adapter.
+    for node in [&a, &b] {
+        job(&[ticket(node)], &[]);
+        assert_eq!(result(), plain);
+    }
+    let stall = ["--adapter", "stall"];
+    let first = job(&[ticket(&a)], &stall);
+    assert_eq!(result(), setting.expected);
+    assert!(first["adapter"].as_str().unwrap().contains("/stall@"));
+    let (account_a, account_b) = (account(a.home()), account(b.home()));
+    for _ in 0..3 {
+        let job = job(&[ticket(&b), ticket(&a)], &stall);
+        let providers = &job["shards"][0]["providers"];
+        assert_eq!(*providers, serde_json::json!([account_a["account"]]));
+    }
+
+    // Somebody else has the work done without it, and delivers that for what it took.
+    let stranger = Requester::start(&setting.path("stranger"));
+    let task = peers::Task {
+        exact: true,
+        ..task_of(requester.home())
+    };
+    let (output, receipt) = stranger.has_done(ticket(&a), &task, 0, 0).unwrap();
+    assert_eq!(output, plain);
+    let manner = Manner::DropsAdapter(output, receipt.meter.flops);
+    let liar = Liar::with(&setting.path("liar"), 66, manner);
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let audited = ["--audit", "100%", "--min-stake", "0"];
+    let audited = job(&tickets, &[&stall[..], &audited].concat());
+    assert_eq!(result(), setting.expected);
+    let shard = &audited["shards"][0];
+    assert_eq!(shard["outvoted"], serde_json::json!([liar.account]));
+    assert_eq!(shard["audits"][0]["state"], "wrong", "{shard}");
+    assert_eq!(liar.paid.load(Ordering::SeqCst), 0);
+
+    // A requester cannot leave the family out.
+    let inspected = requester.ask(&["inspect", "stall"]).unwrap();
+    let digest = inspected["package"]["digest"].as_str().unwrap();
+    let task = peers::Task {
+        adapter: Some(digest.parse().unwrap()),
+        ..task
+    };
+    let refused = stranger.has_done(ticket(&a), &task, 1, 0).unwrap_err();
+    assert!(
+        refused.to_string().contains("other shares of the price"),
+        "{refused}"
+    );
+
+    // The ledger gave each what the receipts say, to which `skep inspect` says the shares.
+    let shares = inspected["family"]["shares"].as_array().unwrap();
+    let percent = |who: &str| {
+        let mut its = shares.iter().filter(|share| share["account"] == who);
+        its.next().unwrap()["percent"].as_f64().unwrap()
+    };
+    assert_eq!((percent(&elder), percent(&younger)), (5.0, 2.5));
+    let own = account(requester.home());
+    assert_eq!(micro(&own, "escrowed_micro"), 0);
+    assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
+    let paid = |who: &str| {
+        let mut lines = own["paid"].as_array().unwrap().iter();
+        let line = lines.find(|line| line["account"] == who);
+        line.map_or(0, |line| micro(line, "micro"))
+    };
+    let homes = [&a, &b].map(|node| node.home().to_path_buf());
+    drop((a, b));
+    let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut uses = 0;
+    for home in &homes {
+        let earnings = Earnings::open(&home.join("earnings.redb")).unwrap();
+        for receipt in earnings.receipts().unwrap() {
+            if receipt.work.adapter.is_some() {
+                uses += 1;
+                let price = receipt.price.micro();
+                *expected.entry(&elder).or_default() += price * 50_000 / 1_000_000;
+                *expected.entry(&younger).or_default() += price * 25_000 / 1_000_000;
+            }
+        }
+    }
+    assert_eq!(uses, 6, "four jobs of one, and two who agreed on the fifth");
+    let all = homes.each_ref().map(|home| recomputed(home));
+    for who in [&elder, &younger] {
+        assert!(paid(who) > 0);
+        assert_eq!(paid(who), expected[who.as_str()]);
+        let account: AccountId = who.parse().unwrap();
+        let by_receipts: i128 = all.iter().map(|balances| balances[&account]).sum();
+        assert_eq!(by_receipts, i128::from(paid(who)));
+    }
+    let accounts = [account_a, account_b].map(|account| account["account"].clone());
+    let providers = accounts.iter().map(|who| paid(who.as_str().unwrap()));
+    assert_eq!(
+        providers.sum::<u64>() + paid(&elder) + paid(&younger),
+        spent
+    );
+}

@@ -1,0 +1,83 @@
+//! What providers keep ready for those who pay for it, and what that costs.
+
+use skep_evidence::{Meter, Tariff};
+use skep_market::Earnings;
+
+use super::*;
+
+/// The prices of a node whose owner sets none.
+const TARIFF: Tariff = Tariff {
+    tokens: 0,
+    flops: 1_000,
+    bytes: 10_000,
+    residency: 10_000,
+};
+
+/// What each receipt in a home meters; each is priced as its meter says.
+fn meters(home: &Path) -> Vec<Meter> {
+    let earnings = Earnings::open(&home.join("earnings.redb")).unwrap();
+    let receipts = earnings.receipts().unwrap();
+    let meters = receipts.iter().map(|receipt| {
+        assert_eq!(TARIFF.price(&receipt.meter), Some(receipt.price));
+        receipt.meter
+    });
+    meters.collect()
+}
+
+fn kept(node: &Node) -> Vec<Value> {
+    let status = node.ask(&["node", "status"]).unwrap();
+    status["kept"].as_array().unwrap().clone()
+}
+
+#[test]
+fn what_is_kept_ready_is_paid_once_by_each_job_and_kept_for_its_time() {
+    let setting = Setting::new(40);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let providers = ["a", "b"].map(|name| setting.provider(name, "", 2));
+    let tickets: Vec<&str> = providers.iter().map(ticket).collect();
+    let job = |more: &[&str]| {
+        let more = [&["--shards", "6"], more].concat();
+        let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+        setting.assert_right();
+        micro(&job["job"], "spent_micro")
+    };
+    let sporadic = job(&[]);
+    assert!(providers.iter().all(|node| kept(node).is_empty()));
+    let warm = job(&["--warm", "1h"]);
+    for node in &providers {
+        let kept = kept(node);
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        let left = kept[0]["seconds"].as_f64().unwrap();
+        assert!((0.0..=3_600.0).contains(&left) && left > 3_000.0, "{left}");
+    }
+    // The work is the same, and each of the two is paid an hour more.
+    assert_eq!(warm, sporadic + 2 * TARIFF.residency);
+    let refused = setting.submit(&tickets, &["--shards", "6", "--warm", "2h"]);
+    let refused = run(requester.home(), &refused).unwrap();
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    let said = "asked to keep things ready for 7200 s, and its owner allows for 3600 s";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+
+    // What is kept for a second is let go of, and the other kept on.
+    let c = setting.provider("c", "", 2);
+    let short = setting.submit(&[ticket(&c)], &["--shards", "1", "--warm", "500 ms"]);
+    let short = requester.ask(&short).unwrap();
+    let begun = Instant::now();
+    while !kept(&c).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is kept on");
+    }
+    assert!(providers.iter().all(|node| kept(node).len() == 1));
+
+    let homes = [&providers[0], &providers[1], &c].map(Node::home);
+    let spent = sporadic + warm + micro(&short["job"], "spent_micro");
+    assert_conserved(requester.home(), &homes, spent);
+    let homes = homes.map(Path::to_path_buf);
+    drop((providers, c));
+    let residency = |home: &Path| {
+        let meters = meters(home).into_iter().map(|meter| meter.residency);
+        meters.filter(|seconds| *seconds > 0).collect::<Vec<_>>()
+    };
+    assert_eq!(residency(&homes[0]), [3_600]);
+    assert_eq!(residency(&homes[1]), [3_600]);
+    assert_eq!(residency(&homes[2]), [1]);
+}
