@@ -144,6 +144,8 @@ pub struct TogetherRequest {
     pub every: u32,
     /// How many seconds each turn may wait for a node.
     pub patience: u64,
+    /// In how many of a million turns a node has to show a step that it made.
+    pub audit: u32,
 }
 
 /// What came of a training by several nodes.
@@ -166,6 +168,10 @@ pub struct TogetherNode {
     pub node: String,
     /// Turns in which its contribution counted.
     pub accepted: u64,
+    /// Turns in which something that it did was done again here, and came to the same.
+    pub audited: u64,
+    /// How often it came back after it was let go.
+    pub returned: u64,
     /// Turns in which it did not, and why.
     pub left_out: Vec<LeftOut>,
     /// Why it took no more part, if it did not until the end.

@@ -24,6 +24,7 @@ use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
 
 /// A component about to run, with what its manifest says.
+#[derive(Clone)]
 pub(super) struct Subject {
     pub(super) component: PathBuf,
     pub(super) grants: Grants,
