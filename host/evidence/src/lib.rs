@@ -27,6 +27,7 @@
 //! | `lease`, `receipt`, `result`, `handover`, `sealing` | the statements of a job |
 //! | `audit` | who audits which result: committed first, revealed later |
 //! | `fraud` | statements that contradict each other, and accusations of that |
+//! | `report` | that somebody saw an output which does not stand |
 //! | [`lineage`] | where an adapter comes from, and what its family gets of a price |
 //! | [`activations`] | commitments to the largest activations (TOPLOC) |
 //! | [`sampling`] | which token shared randomness makes a model choose |
@@ -43,6 +44,7 @@ mod lease;
 pub mod lineage;
 mod meter;
 mod receipt;
+mod report;
 mod result;
 pub mod sampling;
 mod sealing;
@@ -60,6 +62,7 @@ pub use handover::Handover;
 pub use lease::{Lease, Work};
 pub use meter::{Meter, Tariff};
 pub use receipt::Receipt;
+pub use report::Report;
 pub use result::ResultCommitment;
 pub use sealing::SealingKey;
 pub use signature::Keys;

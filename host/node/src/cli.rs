@@ -176,9 +176,15 @@ pub struct Play {
     /// Take up the game in this file.
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub load: Option<PathBuf>,
-    /// Add what the village refused to this file, as evidence: one JSON object a line.
+    /// Add what the village refused to this file, as evidence: one JSON object a line, signed, with
+    /// the games that lead there beside it. By default `evidence/village.jsonl` in the home folder.
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub evidence: Option<PathBuf>,
+    /// Play nothing, and judge such a file: each of its games is played to its moment, and what was
+    /// refused there is put before the village again.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
+          conflicts_with_all = ["script", "save", "load", "evidence", "model", "adapter"])]
+    pub judge: Option<PathBuf>,
     /// Let the model write what it likes, and only then see what the village refuses.
     #[arg(long)]
     pub without_grammar: bool,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::play::{Judged, Worth};
 use crate::requests::{
     FineTuned, Inspected, Installed, Listed, PackageLine, Progress, Published, Ran, Removed,
     Response, Status, TrainingStep, Unit,
@@ -350,4 +351,19 @@ fn short(digest: &str) -> &str {
 /// A size for a person: three significant digits and a binary unit.
 pub fn bytes(size: u64) -> String {
     indicatif::HumanBytes(size).to_string()
+}
+
+/// What a record of evidence is worth.
+pub fn print_evidence(judged: &Judged) {
+    let worth = match judged.worth {
+        Worth::Holds => "holds",
+        Worth::False => "is false",
+        Worth::Unsound => "is unsound",
+        Worth::Unknown => "cannot be judged",
+    };
+    let against = match &judged.node {
+        Some(node) => format!(" against {}", short(node)),
+        None => String::new(),
+    };
+    println!("{:4}  {worth}{against}: {}", judged.line, judged.why);
 }

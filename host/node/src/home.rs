@@ -68,6 +68,11 @@ impl Home {
         self.0.join("jobs")
     }
 
+    /// What was seen of others' work that does not stand.
+    pub fn evidence(&self) -> PathBuf {
+        self.0.join("evidence")
+    }
+
     /// The key that signs leases and receipts, and that credits belong to.
     pub fn account_key(&self) -> PathBuf {
         self.0.join("account.key")

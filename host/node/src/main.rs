@@ -271,6 +271,9 @@ fn watch(bars: &mut Bars, step: &Progress, json: bool) {
 async fn play_village(home: Home, options: cli::Play, json: bool) -> Result<(), Failure> {
     let config = Config::load(&home)?;
     let service = Service::new(home, config)?;
+    if let Some(path) = options.judge {
+        return judge_evidence(service, &options.village, path, json).await;
+    }
     let script = match &options.script {
         Some(path) => Some(std::fs::File::open(path).map_err(|error| {
             let kind = FailureKind::NotFound;
@@ -306,6 +309,41 @@ async fn play_village(home: Home, options: cli::Play, json: bool) -> Result<(), 
         }
         Err(error) => Err(Failure::of(FailureKind::Failed, &error)),
         Ok(_) => Ok(()),
+    }
+}
+
+/// Shows what each record of a file of evidence is worth. It is a failure if not all of them hold.
+async fn judge_evidence(
+    service: Service,
+    village: &str,
+    path: PathBuf,
+    json: bool,
+) -> Result<(), Failure> {
+    let (sender, mut judged) = tokio::sync::mpsc::unbounded_channel();
+    let told = move |one| drop(sender.send(one));
+    service::play::judge(&service, village, path, told).await?;
+    service.shutdown().await;
+    let mut worths = Vec::new();
+    while let Ok(one) = judged.try_recv() {
+        show(json, &one, || display::print_evidence(&one));
+        worths.push(one.worth);
+    }
+    let count = |worth| worths.iter().filter(|one| **one == worth).count();
+    let wrong = count(play::Worth::False) + count(play::Worth::Unsound);
+    let unknown = count(play::Worth::Unknown);
+    match (wrong, unknown) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::new(
+            FailureKind::NotFound,
+            format!("{unknown} of {} records could not be judged", worths.len()),
+        )),
+        _ => Err(Failure::new(
+            FailureKind::Refused,
+            format!(
+                "{wrong} of {} records do not hold; trust none of who reported them",
+                worths.len()
+            ),
+        )),
     }
 }
 

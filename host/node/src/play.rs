@@ -5,17 +5,20 @@
 
 mod command;
 mod evidence;
+mod judging;
 mod sandboxed;
 mod screen;
 mod told;
 mod witness;
 
 use std::io::{BufRead, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
 pub use command::{Command, parse};
 pub use evidence::Evidence;
+pub use judging::{Bench, Judged, Worth};
 pub use sandboxed::{Part, Sandboxed, Setting};
 use screen::Screen;
 pub use witness::{Witness, Witnessed};
@@ -275,6 +278,14 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
             .trim_end_matches('\r')
             .to_owned()
     }))
+}
+
+/// Writes a file so that a crash leaves what was there before or all of this.
+fn save(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(evidence::folder_of(path))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

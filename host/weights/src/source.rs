@@ -8,6 +8,11 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+/// Bytes at either side that come into memory with what is read, because systems map a page together
+/// with those around it.
+#[cfg(unix)]
+const AROUND: usize = 64 << 10;
+
 /// A read-only run of bytes that tensors share.
 #[derive(Clone)]
 pub(crate) struct Source {
@@ -51,6 +56,27 @@ impl Source {
             Bytes::Mapped(map) => map,
             Bytes::Owned(bytes) => bytes,
         }
+    }
+
+    /// Gives the memory that pages of `range` take back to the system, where a file backs them: who
+    /// has made something else of these bytes needs them no more. They are read from the file again
+    /// by whoever asks for them after all.
+    pub fn release(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &*self.bytes {
+            let start = range.start.saturating_sub(AROUND);
+            let end = range.end.saturating_add(AROUND).min(map.len());
+            // SAFETY: the map is of a file and shared, so that a page that is dropped, a neighbour's
+            // too, is read from there again with the bytes that it had.
+            let advised = unsafe {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                map.unchecked_advise_range(advice, start, end.saturating_sub(start))
+            };
+            // A system that does not take advice keeps the pages, which costs only memory.
+            drop(advised);
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 
     /// The bytes in `range`, which the parsers have checked to lie inside.

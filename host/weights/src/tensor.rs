@@ -177,6 +177,11 @@ impl RawTensor {
         self.source.slice(&self.range)
     }
 
+    /// Gives back the memory that its bytes take, where they lie in a mapped file.
+    pub(crate) fn release(&self) {
+        self.source.release(&self.range);
+    }
+
     /// The same tensor as weights, if its elements are floats that weights may be made of: F32,
     /// F16 or BF16.
     pub fn packed(&self) -> Option<PackedTensor> {

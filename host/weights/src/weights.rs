@@ -170,7 +170,8 @@ impl WeightsFile {
 
     /// The matrix `[outputs, inputs]` of the linear layer `layer`, whose tensor is named
     /// `<layer>.weight`, or whose tensors are named `<layer>.qweight` and so on where the layer
-    /// is stored as AWQ and GPTQ do. Repacks the latter, which takes as much memory as they do.
+    /// is stored as AWQ and GPTQ do. Repacks the latter, which takes as much memory as they do, and
+    /// lets go of the file's pages.
     ///
     /// # Errors
     /// As for [`WeightsFile::load`], and when the 4-bit tensors do not fit together.

@@ -82,9 +82,8 @@ impl Shape {
         all
     }
 
+    /// The metadata of a model whose tokens are bytes, as GPT-2 writes them.
     fn metadata(&self) -> Vec<(String, Value)> {
-        let key = |name: &str| format!("llama.{name}");
-        let number = |size: usize| Value::U32(size as u32);
         let mut tokens: Vec<String> = (0..=255).map(letter).collect();
         let mut kinds = vec![1; 256];
         for filler in 256..self.vocabulary {
@@ -97,39 +96,82 @@ impl Shape {
             // Control.
             *kind = 3;
         }
-        vec![
+        let mut metadata = self.network();
+        metadata.extend(named([
+            ("tokenizer.ggml.model", Value::Text("gpt2".to_owned())),
+            ("tokenizer.ggml.pre", Value::Text("default".to_owned())),
+            ("tokenizer.ggml.tokens", Value::Texts(tokens)),
+            ("tokenizer.ggml.token_type", Value::Numbers(kinds)),
+            ("tokenizer.ggml.merges", Value::Texts(Vec::new())),
             (
-                "general.architecture".to_owned(),
-                Value::Text("llama".to_owned()),
+                "tokenizer.ggml.eos_token_id",
+                Value::U32(self.vocabulary as u32 - 1),
             ),
-            (key("block_count"), number(self.layers)),
-            (key("context_length"), number(self.context)),
-            (key("embedding_length"), number(self.width)),
-            (key("feed_forward_length"), number(self.hidden)),
-            (key("attention.head_count"), number(self.heads)),
-            (key("attention.head_count_kv"), number(self.kv_heads)),
-            (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
-            (key("rope.freq_base"), Value::F32(10_000.0)),
-            (
-                "tokenizer.ggml.model".to_owned(),
-                Value::Text("gpt2".to_owned()),
-            ),
-            (
-                "tokenizer.ggml.pre".to_owned(),
-                Value::Text("default".to_owned()),
-            ),
-            ("tokenizer.ggml.tokens".to_owned(), Value::Texts(tokens)),
-            (
-                "tokenizer.ggml.token_type".to_owned(),
-                Value::Numbers(kinds),
-            ),
-            ("tokenizer.ggml.merges".to_owned(), Value::Texts(Vec::new())),
-            (
-                "tokenizer.ggml.eos_token_id".to_owned(),
-                number(self.vocabulary - 1),
-            ),
-        ]
+        ]));
+        metadata
     }
+
+    /// The metadata of the same model with a tokenizer of SentencePiece: whole words and their
+    /// beginnings, letters, and bytes for everything else.
+    fn sentencepiece(&self) -> Vec<(String, Value)> {
+        // What begins and ends a text is control; bytes are of a kind of their own.
+        let mut pieces: Vec<(String, f32, i32)> = [("<unk>", 2), ("<s>", 3), ("</s>", 3)]
+            .map(|(piece, kind)| (piece.to_owned(), 0.0, kind))
+            .to_vec();
+        pieces.extend((0..=255).map(|byte: u8| (format!("<0x{byte:02X}>"), 0.0, 6)));
+        // Each is made of two others.
+        let words = [
+            "▁a", "▁O", "▁On", "ce", "▁Once", "▁u", "▁up", "on", "▁upon", "▁t", "im", "▁tim",
+            "▁time", "▁",
+        ];
+        let letters = ["O", "n", "c", "e", "u", "p", "o", "a", "t", "i", "m"];
+        for (rank, piece) in words.iter().chain(&letters).enumerate() {
+            pieces.push(((*piece).to_owned(), -(rank as f32), 1));
+        }
+        for filler in pieces.len()..self.vocabulary {
+            pieces.push((format!("▁filler{filler}"), -1000.0, 1));
+        }
+        let mut metadata = self.network();
+        metadata.extend(named([
+            ("tokenizer.ggml.model", Value::Text("llama".to_owned())),
+            (
+                "tokenizer.ggml.tokens",
+                Value::Texts(pieces.iter().map(|(piece, ..)| piece.clone()).collect()),
+            ),
+            (
+                "tokenizer.ggml.scores",
+                Value::Floats(pieces.iter().map(|(_, score, _)| *score).collect()),
+            ),
+            (
+                "tokenizer.ggml.token_type",
+                Value::Numbers(pieces.iter().map(|(.., kind)| *kind).collect()),
+            ),
+            ("tokenizer.ggml.bos_token_id", Value::U32(1)),
+            ("tokenizer.ggml.eos_token_id", Value::U32(2)),
+            ("tokenizer.ggml.unknown_token_id", Value::U32(0)),
+        ]));
+        metadata
+    }
+
+    /// What metadata says of the network.
+    fn network(&self) -> Vec<(String, Value)> {
+        let number = |size: usize| Value::U32(size as u32);
+        named([
+            ("general.architecture", Value::Text("llama".to_owned())),
+            ("llama.block_count", number(self.layers)),
+            ("llama.context_length", number(self.context)),
+            ("llama.embedding_length", number(self.width)),
+            ("llama.feed_forward_length", number(self.hidden)),
+            ("llama.attention.head_count", number(self.heads)),
+            ("llama.attention.head_count_kv", number(self.kv_heads)),
+            ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+            ("llama.rope.freq_base", Value::F32(10_000.0)),
+        ])
+    }
+}
+
+fn named<const N: usize>(values: [(&str, Value); N]) -> Vec<(String, Value)> {
+    values.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// A value of a GGUF file's metadata.
@@ -141,6 +183,7 @@ enum Value {
     Text(String),
     Texts(Vec<String>),
     Numbers(Vec<i32>),
+    Floats(Vec<f32>),
 }
 
 impl Value {
@@ -177,9 +220,11 @@ impl Value {
             }
             Self::Numbers(values) => {
                 array(out, I32, values.len());
-                values
-                    .iter()
-                    .for_each(|value| out.extend(value.to_le_bytes()));
+                out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+            Self::Floats(values) => {
+                array(out, F32, values.len());
+                out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }
         }
     }
@@ -191,6 +236,14 @@ impl Value {
 /// When the file cannot be written.
 pub fn gguf(path: &Path, shape: &Shape, seed: u64) -> Result<()> {
     write_gguf(path, &shape.metadata(), &shape.tensors(), seed)
+}
+
+/// Writes a model of the same numbers whose tokenizer is one of SentencePiece.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn sentencepiece_gguf(path: &Path, shape: &Shape, seed: u64) -> Result<()> {
+    write_gguf(path, &shape.sentencepiece(), &shape.tensors(), seed)
 }
 
 /// Writes the same model as `name-00001-of-0000N.gguf` and so on, and returns the parts.
@@ -294,7 +347,35 @@ fn write_gguf(
 /// # Errors
 /// When a file cannot be written.
 pub fn hugging_face(folder: &Path, shape: &Shape, shards: usize, seed: u64) -> Result<()> {
-    let config = json!({
+    write_config(folder, shape, None)?;
+    let tensors: Vec<Tensor> = shape
+        .tensors()
+        .into_iter()
+        .map(|(name, rows, columns)| dense(&name, rows, columns, seed))
+        .collect();
+    write_shards(folder, &tensors, shards)
+}
+
+/// Writes such a folder whose linear layers are packed as GPTQ packs them: in groups of 32 inputs
+/// that do not lie side by side ("act-order").
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn gptq(folder: &Path, shape: &Shape, seed: u64) -> Result<()> {
+    write_config(folder, shape, Some(BLOCK))?;
+    let mut tensors = Vec::new();
+    for (name, rows, columns) in shape.tensors() {
+        if name.contains("norm") || !name.starts_with("blk.") {
+            tensors.push(dense(&name, rows, columns, seed));
+        } else {
+            tensors.extend(packed(&name, rows, columns, seed));
+        }
+    }
+    write_shards(folder, &tensors, 1)
+}
+
+fn write_config(folder: &Path, shape: &Shape, group: Option<usize>) -> Result<()> {
+    let mut config = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
@@ -309,27 +390,107 @@ pub fn hugging_face(folder: &Path, shape: &Shape, shards: usize, seed: u64) -> R
         "tie_word_embeddings": false,
         "vocab_size": shape.vocabulary,
     });
-    fs::write(folder.join("config.json"), config.to_string())?;
-    let mut tensors = Vec::new();
-    for (name, rows, columns) in shape.tensors() {
-        let mut random = Random::new(seed, &name);
-        let size = 1.0 / (columns as f32).sqrt();
-        let (shape, values) = match rows {
-            1 => (vec![columns], vec![1.0; columns]),
-            _ => {
-                let values = (0..rows * columns).map(|_| random.signed() * size);
-                (vec![rows, columns], values.collect())
-            }
-        };
-        tensors.push((hugging_face_name(&name), shape, values));
+    if let Some(group) = group {
+        config["quantization_config"] = json!({
+            "quant_method": "gptq",
+            "bits": 4,
+            "group_size": group,
+            "desc_act": true,
+            "sym": false,
+        });
     }
+    Ok(fs::write(folder.join("config.json"), config.to_string())?)
+}
+
+/// A tensor of a safetensors file.
+struct Tensor {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Tensor {
+    fn floats(name: String, shape: Vec<usize>, values: impl IntoIterator<Item = f32>) -> Self {
+        Self {
+            name,
+            dtype: Dtype::F32,
+            shape,
+            bytes: values.into_iter().flat_map(f32::to_le_bytes).collect(),
+        }
+    }
+}
+
+/// A vector of ones, or a matrix of random numbers.
+fn dense(gguf: &str, rows: usize, columns: usize, seed: u64) -> Tensor {
+    let mut random = Random::new(seed, gguf);
+    let size = 1.0 / (columns as f32).sqrt();
+    let name = hugging_face_name(gguf);
+    match rows {
+        1 => Tensor::floats(name, vec![columns], vec![1.0; columns]),
+        _ => {
+            let values = (0..rows * columns).map(|_| random.signed() * size);
+            Tensor::floats(name, vec![rows, columns], values)
+        }
+    }
+}
+
+/// The four tensors of a linear layer in GPTQ's form.
+fn packed(gguf: &str, rows: usize, columns: usize, seed: u64) -> Vec<Tensor> {
+    let mut random = Random::new(seed, gguf);
+    let groups = columns / BLOCK;
+    let layer = hugging_face_name(gguf).replace(".weight", "");
+    let mut words = |count: usize| -> Vec<u8> {
+        let words = (0..count).map(|_| (random.next() >> 32) as u32);
+        words.flat_map(u32::to_le_bytes).collect()
+    };
+    // The elements are some five large in the mean square.
+    let scale = half(1.0 / (5.0 * (columns as f32).sqrt())).to_le_bytes();
+    let indices = (0..columns).map(|input| (input % groups) as i32);
+    [
+        (
+            "qweight",
+            Dtype::I32,
+            vec![columns / 8, rows],
+            words(columns / 8 * rows),
+        ),
+        (
+            "qzeros",
+            Dtype::I32,
+            vec![groups, rows / 8],
+            words(groups * rows / 8),
+        ),
+        (
+            "scales",
+            Dtype::F16,
+            vec![groups, rows],
+            scale.repeat(groups * rows),
+        ),
+        (
+            "g_idx",
+            Dtype::I32,
+            vec![columns],
+            indices.flat_map(i32::to_le_bytes).collect(),
+        ),
+    ]
+    .into_iter()
+    .map(|(part, dtype, shape, bytes)| Tensor {
+        name: format!("{layer}.{part}"),
+        dtype,
+        shape,
+        bytes,
+    })
+    .collect()
+}
+
+fn write_shards(folder: &Path, tensors: &[Tensor], shards: usize) -> Result<()> {
     let mut index = BTreeMap::new();
     for (number, own) in tensors.chunks(tensors.len().div_ceil(shards)).enumerate() {
         let file = match shards {
             1 => "model.safetensors".to_owned(),
             _ => format!("model-{:05}-of-{shards:05}.safetensors", number + 1),
         };
-        index.extend(own.iter().map(|(name, ..)| (name.clone(), file.clone())));
+        index.extend(own.iter().map(|tensor| (tensor.name.clone(), file.clone())));
         write_safetensors(&folder.join(file), own)?;
     }
     if shards > 1 {
@@ -402,7 +563,7 @@ pub fn adapter(
                 // Large enough to change what is written.
                 let size = 1.5 / (columns as f32).sqrt();
                 let values = (0..rows * columns).map(|_| random.signed() * size);
-                tensors.push((name, vec![rows, columns], values.collect()));
+                tensors.push(Tensor::floats(name, vec![rows, columns], values));
             }
         }
     }
@@ -418,13 +579,10 @@ pub fn adapter(
     write_safetensors(&folder.join("adapter_model.safetensors"), &tensors)
 }
 
-fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<()> {
-    let bytes: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(_, _, values)| values.iter().flat_map(|x| x.to_le_bytes()).collect())
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+fn write_safetensors(path: &Path, tensors: &[Tensor]) -> Result<()> {
+    let views = tensors.iter().map(|tensor| {
+        let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes)?;
+        Ok((&tensor.name, view))
     });
     let views: Vec<_> = views.collect::<Result<_>>()?;
     Ok(fs::write(path, safetensors::serialize(views, None)?)?)

@@ -156,8 +156,63 @@ fn a_smaller_model_guesses_and_nothing_of_it_shows_but_its_weights() {
     }
 }
 
+#[test]
+fn a_gguf_file_with_a_tokenizer_of_sentencepiece_is_added_fetched_and_written_with() {
+    let setting = Setting::new();
+    let path = setting.path("pieces.gguf");
+    random::sentencepiece_gguf(&path, &Shape::TINY, 7).unwrap();
+    let expected = native(&path);
+    assert!(!expected.is_empty());
+    let native = Native::load(&path);
+    let tokens = native.engine.model().encode_text(LINE).unwrap();
+    // A text begins with its mark, and words are made of pieces rather than of bytes.
+    assert!(tokens[0] == 1 && tokens.len() == 5, "{tokens:?}");
+    added_fetched_and_written(&setting, &path, "pieces", &expected);
+}
+
+#[test]
+fn a_folder_of_gptq_is_added_fetched_and_written_with() {
+    let setting = Setting::new();
+    let folder = setting.path("packed");
+    let shape = with_tokenizer(&folder);
+    random::gptq(&folder, &shape, 9).unwrap();
+    let expected = native(&folder);
+    assert!(!expected.is_empty());
+    added_fetched_and_written(&setting, &folder, "packed", &expected);
+    // Groups of another size than the file says are refused by the tensor's name.
+    let config = folder.join("config.json");
+    let other = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        other.replace("\"group_size\":32", "\"group_size\":64"),
+    )
+    .unwrap();
+    let arguments = ["model", "add", folder.to_str().unwrap()];
+    let ended = run(setting.node.home(), &arguments).unwrap();
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains("scales"), "{}", ended.stderr);
+}
+
+/// Adds a model, has another node fetch it, and has a guest write with it on both.
+fn added_fetched_and_written(setting: &Setting, path: &Path, name: &str, expected: &[u8]) {
+    let added = setting.add(path);
+    assert_eq!(added["published"]["task"], "language-model");
+    assert_eq!(setting.written(&setting.node, name).0, expected);
+    let other = Node::start(&Built::skep(), &setting.path(&format!("{name}-b"))).unwrap();
+    other
+        .ask(&["install", added["ticket"].as_str().unwrap()])
+        .unwrap();
+    assert_eq!(setting.written(&other, name).0, expected);
+}
+
 /// A Hugging Face folder of one model, with the tokenizer of another.
 fn hugging_face(folder: &Path, shards: usize) {
+    let shape = with_tokenizer(folder);
+    random::hugging_face(folder, &shape, shards, 9).unwrap();
+}
+
+/// A folder with a tokenizer in it: the shape of a tiny model that it fits.
+fn with_tokenizer(folder: &Path) -> Shape {
     let tokenizer = Built::root().join("host/text/tests/folders/smollm");
     fs::create_dir_all(folder).unwrap();
     for entry in fs::read_dir(tokenizer).unwrap() {
@@ -166,11 +221,10 @@ fn hugging_face(folder: &Path, shards: usize) {
     }
     let text = fs::read(folder.join("tokenizer.json")).unwrap();
     let json: Value = serde_json::from_slice(&text).unwrap();
-    let shape = Shape {
+    Shape {
         vocabulary: json["model"]["vocab"].as_object().unwrap().len() + 64,
         ..Shape::TINY
-    };
-    random::hugging_face(folder, &shape, shards, 9).unwrap();
+    }
 }
 
 #[test]
@@ -179,15 +233,7 @@ fn a_hugging_face_folder_is_added_fetched_and_written_with() {
     for (name, shards) in [("one-file", 1), ("shards", 3)] {
         let folder = setting.path(name);
         hugging_face(&folder, shards);
-        let expected = native(&folder);
-        let added = setting.add(&folder);
-        assert_eq!(added["published"]["task"], "language-model");
-        assert_eq!(setting.written(&setting.node, name).0, expected);
-        let other = Node::start(&Built::skep(), &setting.path(&format!("{name}-b"))).unwrap();
-        other
-            .ask(&["install", added["ticket"].as_str().unwrap()])
-            .unwrap();
-        assert_eq!(setting.written(&other, name).0, expected);
+        added_fetched_and_written(&setting, &folder, name, &native(&folder));
     }
 }
 

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use language::{Native, mini_lm};
 use serde_json::Value;
+use skep_evidence::{AccountKey, Report, Statement as _};
+use skep_registry::Digest;
 use skep_tests::village::{Campaign, Table};
 use skep_tests::{Built, Ended, random, run};
 
@@ -80,7 +82,7 @@ fn without_the_grammar_the_village_refuses_what_is_false_and_says_who_it_was() {
     assert_eq!(figures.evidence, figures.violated() as usize);
     for record in records(&home.path().join("evidence.jsonl")) {
         let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
-        assert_eq!(text("kind"), "skep village violation 1");
+        assert_eq!(text("kind"), "skep village violation 2");
         for digest in [
             "model", "prompt", "renderer", "village", "state", "log", "node",
         ] {
@@ -170,6 +172,113 @@ fn what_a_hostile_renderer_proposes_is_refused_counted_and_written_down() {
             .all(|record| record["words"] != "" && record["person"] == *person)
     );
     table.end().unwrap();
+    evidence_is_judged_by_others(home.path());
+}
+
+/// Judges a file of evidence in a home of somebody else's, with a village: what `skep` came to, and
+/// what each record is worth.
+fn judged(evidence: &Path, village: &Path) -> (Ended, Vec<Value>) {
+    let other = tempfile::tempdir().unwrap();
+    let arguments: [&OsStr; 6] = [
+        "--json".as_ref(),
+        "play".as_ref(),
+        "--judge".as_ref(),
+        evidence.as_os_str(),
+        "--village".as_ref(),
+        village.as_os_str(),
+    ];
+    let ended = run(other.path(), &arguments).unwrap();
+    let lines = ended.stdout.lines().map(serde_json::from_str::<Value>);
+    let lines = lines.collect::<Result<Vec<_>, _>>().unwrap();
+    // A failure is told as an object too.
+    let judged = lines.into_iter().filter(|line| line["worth"].is_string());
+    let judged = judged.collect();
+    (ended, judged)
+}
+
+/// A record as somebody signs it who can sign what they like.
+fn signed(line: &str) -> String {
+    let key = AccountKey::from_seed(&[9; 32]);
+    let record = format!("{}}}", &line[..line.find(",\"reporter\":").unwrap()]);
+    let output: Value = serde_json::from_str(&record).unwrap();
+    let report = Report {
+        reporter: key.id(),
+        output: Digest::of(output["output"].as_str().unwrap().as_bytes()),
+        record: Digest::of(record.as_bytes()),
+    };
+    let report = hex::encode(report.sign(&key).unwrap().encode());
+    let record = &record[..record.len() - 1];
+    format!(
+        "{record},\"reporter\":\"{}\",\"report\":\"{report}\"}}",
+        key.id()
+    )
+}
+
+/// Whoever has the file, the games beside it and the village comes to the same verdict; what was
+/// altered, forged or made up is told from it.
+fn evidence_is_judged_by_others(home: &Path) {
+    let village = Built::component("village");
+    let path = home.join("evidence.jsonl");
+    let honest = fs::read_to_string(&path).unwrap();
+    let worths = |lines: &[Value]| -> Vec<String> {
+        let worths = lines.iter().map(|line| line["worth"].as_str().unwrap());
+        worths.map(str::to_owned).collect()
+    };
+
+    let (ended, lines) = judged(&path, &village);
+    assert_eq!(worths(&lines), ["holds"; 4], "{}", ended.stderr);
+    assert_eq!(ended.code, 0);
+
+    // A word of it is changed; a record is another's; a line is none.
+    let first = honest.lines().next().unwrap();
+    let altered = first.replace("unreadable", "illegal");
+    let stranger = first.replace(&lines[0]["reporter"].as_str().unwrap()[..8], "01234567");
+    fs::write(&path, format!("{altered}\n{stranger}\nnothing\n{first}\n")).unwrap();
+    let (ended, lines) = judged(&path, &village);
+    assert_eq!(worths(&lines), ["unsound", "unsound", "unsound", "holds"]);
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+
+    // Who signs that a reply was refused which the village takes is found out, and so is who claims
+    // another fault, or a moment that never was.
+    let record: Value = serde_json::from_str(first).unwrap();
+    let person = record["person"].as_str().unwrap();
+    let words = "\"words\":\"garbage\"";
+    let garbage = first.split("\"output\":").nth(1).unwrap();
+    let garbage = &garbage[..garbage.find(",\"written\"").unwrap()];
+    let lies: Vec<String> = [
+        first.replace(garbage, "\"Good morning. | nothing\""),
+        first.replace("\"fault\":\"unreadable\"", "\"fault\":\"leak\""),
+        first
+            .replace(words, "\"words\":\"Hello\"")
+            .replace(person, "Nobody"),
+        first.replace("\"talk\":0", "\"talk\":1"),
+    ]
+    .iter()
+    .map(|lie| signed(lie))
+    .collect();
+    assert!(lies.iter().all(|lie| *lie != signed(first)));
+    fs::write(&path, lies.join("\n")).unwrap();
+    let (ended, lines) = judged(&path, &village);
+    assert_eq!(worths(&lines), ["false"; 4], "{lines:?}");
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    fs::write(&path, signed(first)).unwrap();
+    assert_eq!(worths(&judged(&path, &village).1), ["holds"]);
+    fs::write(&path, format!("{altered}\n{stranger}\nnothing\n{first}\n")).unwrap();
+
+    // Without the game, or with another village, nobody can tell.
+    let (ended, lines) = judged(&path, &Built::component("hostile-village"));
+    assert_eq!(worths(&lines)[3], "unknown");
+    assert_eq!(ended.code, 3);
+    for entry in fs::read_dir(home).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension() == Some("game".as_ref()) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    fs::write(&path, format!("{first}\n")).unwrap();
+    let (ended, lines) = judged(&path, &village);
+    assert_eq!(worths(&lines), ["unknown"]);
+    assert_eq!(ended.code, 5, "{}", ended.stderr);
 }
 
 #[test]

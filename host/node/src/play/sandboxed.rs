@@ -4,8 +4,7 @@
 //! log of what happened, which is the saved game. A component that fails costs the player the one
 //! thing that they tried: a village is taken up again from its log, a renderer begins anew.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use skep_sandbox::records::{Manner, Reply, Scene};
@@ -16,7 +15,7 @@ use skep_sandbox::{
 use super::evidence::{Evidence, KIND, Record};
 use super::told;
 use super::witness::{Seen, Witness};
-use super::{Answer, Deed, Event, Game, PlayError, Snapshot, Tally, View};
+use super::{Answer, Deed, Event, Game, PlayError, Snapshot, Tally, View, save};
 
 /// Bytes of a renderer's text that are judged, and kept as evidence; no reply is nearly as long.
 const OUTPUT: usize = 16 << 10;
@@ -52,7 +51,7 @@ pub struct Setting {
     /// Where the log is written after everything that happened.
     pub save: Option<PathBuf>,
     /// Where replies that did not stand are written down.
-    pub evidence: Option<Evidence>,
+    pub evidence: Evidence,
 }
 
 /// A game in the sandbox.
@@ -73,7 +72,8 @@ impl Sandboxed {
         let cancel = Cancel::new();
         let failed = |error: CallError| PlayError::Failed(error.to_string());
         let beginning = setting.beginning.clone();
-        let mut village = open_village(&setting, beginning, &cancel).map_err(failed)?;
+        let mut village =
+            open_village(&setting.sandbox, &setting.village, beginning, &cancel).map_err(failed)?;
         let renderer = open_renderer(&setting, &cancel).map_err(failed)?;
         let log = village.log().map_err(failed)?;
         Ok(Self {
@@ -98,11 +98,15 @@ impl Sandboxed {
             Err(CallError::Over(failed)) => failed,
         };
         let beginning = Beginning::Log(self.log.clone());
-        self.village = open_village(&self.setting, beginning, &self.cancel).map_err(|error| {
-            PlayError::Failed(format!(
-                "the village failed ({failed}), and could not be taken up again: {error}"
-            ))
-        })?;
+        let Setting {
+            sandbox, village, ..
+        } = &self.setting;
+        self.village =
+            open_village(sandbox, village, beginning, &self.cancel).map_err(|error| {
+                PlayError::Failed(format!(
+                    "the village failed ({failed}), and could not be taken up again: {error}"
+                ))
+            })?;
         Err(PlayError::Refused(format!(
             "the village failed, and is as it was before: {failed}"
         )))
@@ -179,12 +183,10 @@ impl Game for Sandboxed {
         reply.text.truncate(reply.text.floor_char_boundary(OUTPUT));
         let node = self.setting.node.clone();
         let outcome = self.village(|village| village.commit(&reply.text, &node))?;
-        if let (Some((violation, reason)), Some(evidence)) =
-            (&outcome.refused, &mut self.setting.evidence)
-        {
-            evidence.add(&Record {
-                kind: KIND,
-                fault: told::fault(violation.fault),
+        if let Some((violation, reason)) = &outcome.refused {
+            let record = Record {
+                kind: KIND.to_owned(),
+                fault: told::fault(violation.fault).to_owned(),
                 reason: told::shown(reason),
                 node,
                 model: seen.model,
@@ -200,7 +202,8 @@ impl Game for Sandboxed {
                 state,
                 log: blake3::hash(&self.log).to_hex().to_string(),
                 talk,
-            })?;
+            };
+            self.setting.evidence.add(record, &self.log)?;
         }
         self.keep()?;
         Ok(told::answer(person, &outcome))
@@ -225,14 +228,18 @@ impl Game for Sandboxed {
     }
 }
 
-fn open_village(
-    setting: &Setting,
+/// Opens a village.
+///
+/// # Errors
+/// When the component is none, was refused, or did not take the log.
+pub fn open_village(
+    sandbox: &Sandbox,
+    part: &Part,
     beginning: Beginning,
     cancel: &Cancel,
 ) -> Result<Village, CallError> {
-    let Part { program, spec } = &setting.village;
+    let Part { program, spec } = part;
     let limits = CallLimits::default();
-    let sandbox = &setting.sandbox;
     sandbox.open_village(program, spec, limits, beginning, cancel)
 }
 
@@ -240,16 +247,4 @@ fn open_renderer(setting: &Setting, cancel: &Cancel) -> Result<Renderer, CallErr
     let Part { program, spec } = &setting.renderer;
     let limits = CallLimits::default();
     setting.sandbox.open_renderer(program, spec, limits, cancel)
-}
-
-/// Writes a log so that a crash leaves the one before or this one.
-fn save(path: &Path, log: &[u8]) -> std::io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(log)?;
-    file.persist(path)?;
-    Ok(())
 }

@@ -38,6 +38,7 @@ use super::Service;
 use crate::failure::{Failure, FailureKind};
 
 pub use answer::answer;
+pub use money::account;
 pub use provide::provide;
 
 /// What of jobs is open in this process.

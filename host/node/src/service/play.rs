@@ -1,6 +1,6 @@
 //! Sets up a game: finds the village, the renderer and its model, and opens a session of each.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_registry::ModelGrant;
@@ -9,12 +9,14 @@ use skep_tensor::Device;
 use tokio::sync::mpsc;
 
 use super::defaults::bind_models;
+use super::jobs::account;
 use super::models::{Adapters, DefaultLanguage, RunModels};
 use super::{Service, run};
 use crate::cli;
 use crate::control;
 use crate::failure::{Failure, FailureKind};
-use crate::play::{Evidence, Part, Sandboxed, Setting, Witness, Witnessed};
+use crate::home::make_private;
+use crate::play::{Bench, Evidence, Judged, Part, Sandboxed, Setting, Witness, Witnessed};
 use crate::requests::{Request, Response};
 
 /// Bytes that a saved game may have.
@@ -42,12 +44,7 @@ pub async fn open(service: &Service, options: cli::Play) -> Result<Sandboxed, Fa
             .map_err(|error| Failure::of(FailureKind::Usage, &error))?,
     };
     let renderer = part(service, &options.renderer, Some(chosen), &witness).await?;
-    let evidence = options.evidence.as_deref().map(|path| {
-        Evidence::open(path).map_err(|error| {
-            let kind = FailureKind::Failed;
-            Failure::new(kind, format!("cannot write {}: {error}", path.display()))
-        })
-    });
+    let evidence = evidence(service, options.evidence)?;
     let setting = Setting {
         sandbox: service.sandbox()?,
         village,
@@ -59,13 +56,54 @@ pub async fn open(service: &Service, options: cli::Play) -> Result<Sandboxed, Fa
         seed: options.seed,
         node: node_of(service).await?,
         save: options.save,
-        evidence: evidence.transpose()?,
+        evidence,
     };
     // Sessions wait for their guests, which an event loop must not.
     tokio::task::spawn_blocking(move || Sandboxed::open(setting))
         .await
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?
         .map_err(|error| Failure::of(FailureKind::Failed, &error))
+}
+
+/// Judges the evidence in a file: what each of its records is worth, as it is found.
+pub async fn judge(
+    service: &Service,
+    village: &str,
+    path: PathBuf,
+    mut told: impl FnMut(Judged) + Send + 'static,
+) -> Result<(), Failure> {
+    let village = part(service, village, None, &Witness::default()).await?;
+    let sandbox = service.sandbox()?;
+    let judging = move || {
+        let bench = Bench {
+            sandbox: &sandbox,
+            village: &village,
+            log: LOG,
+        };
+        bench.judge(&path, &mut told).map_err(|error| {
+            let kind = FailureKind::NotFound;
+            Failure::new(kind, format!("cannot read {}: {error}", path.display()))
+        })
+    };
+    tokio::task::spawn_blocking(judging)
+        .await
+        .map_err(|error| Failure::of(FailureKind::Failed, &error))?
+}
+
+/// Where evidence is written: the file that was asked for, or the one of this home.
+fn evidence(service: &Service, asked: Option<PathBuf>) -> Result<Evidence, Failure> {
+    let path = match asked {
+        Some(path) => path,
+        None => {
+            let folder = service.home.evidence();
+            make_private(&folder).map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+            folder.join("village.jsonl")
+        }
+    };
+    Evidence::open(&path, account(service)?).map_err(|error| {
+        let kind = FailureKind::Failed;
+        Failure::new(kind, format!("cannot write {}: {error}", path.display()))
+    })
 }
 
 /// What a player chose for the renderer.

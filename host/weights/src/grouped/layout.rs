@@ -93,7 +93,20 @@ impl GroupInt4 {
                 GroupedMethod::Awq => None,
             },
         };
-        Self::repack(layer, config, tensors)
+        let matrix = Self::repack(layer, config, tensors)?;
+        // All that is used from here on is the copy: with both in memory a model would take twice
+        // its file while it is loaded.
+        let GroupTensors {
+            qweight,
+            qzeros,
+            scales,
+            g_idx,
+        } = tensors;
+        [Some(qweight), Some(qzeros), Some(scales), g_idx]
+            .into_iter()
+            .flatten()
+            .for_each(RawTensor::release);
+        Ok(matrix)
     }
 
     /// Repacks `tensors`, which errors call `layer`. What is allocated is at most two bytes for
