@@ -153,6 +153,10 @@ pub struct TogetherRequest {
 pub struct TogetherReport {
     /// Turns in which all made a step together.
     pub turns: u64,
+    /// From the first batch to the last turn.
+    pub seconds: f64,
+    /// How much of that this node computed no step, but what belongs to turns and audits, and waited.
+    pub waited_seconds: f64,
     /// Bytes of this node's own contributions, each counted once.
     pub contributed_bytes: u64,
     /// Bytes of all that this node has sent, with examples and what it passed on.

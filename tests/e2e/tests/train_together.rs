@@ -430,6 +430,7 @@ impl Part {
             Does::Lie => 1e-4,
         };
         let begins = self.trainer.state_with(&agreed).ok()?;
+        let mut begins = *blake3::hash(&begins).as_bytes();
         let far: Vec<f32> = agreed.iter().map(|x| x + by).collect();
         for round in 0.. {
             let turn = Turn { round, fragment: 0 };
@@ -440,7 +441,8 @@ impl Part {
                 (_, 0) => bytes[Header::BYTES..][..2].copy_from_slice(&[0x80, 0x7f]),
                 _ => bytes.truncate(bytes.len() / 2),
             }
-            let window = made_up(*blake3::hash(&begins).as_bytes());
+            let window = made_up(begins);
+            begins = window.after();
             let commitment = Some(Commitment {
                 window: window.digest(),
                 state: window.after(),

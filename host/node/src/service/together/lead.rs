@@ -59,6 +59,10 @@ struct Leading {
     /// Bytes of where a training is.
     state_bytes: usize,
     turns: u64,
+    /// When the first batch was begun, and how long no step was computed since then.
+    since: Option<Instant>,
+    lasted: Duration,
+    waited: Duration,
     /// Bytes of this node's own contributions.
     contributed: u64,
     /// Bytes of all that it has sent, examples included.
@@ -139,6 +143,9 @@ impl Lead {
                 recent: VecDeque::new(),
                 state_bytes: 0,
                 turns: 0,
+                since: None,
+                lasted: Duration::ZERO,
+                waited: Duration::ZERO,
                 contributed: 0,
                 sent,
             })),
@@ -161,6 +168,8 @@ impl Lead {
         let leading = self.leading.lock().await;
         TogetherReport {
             turns: leading.turns,
+            seconds: leading.lasted.as_secs_f64(),
+            waited_seconds: leading.waited.as_secs_f64(),
             contributed_bytes: leading.contributed,
             sent_bytes: leading.sent,
             nodes: leading.seats.iter().map(|seat| seat.told.clone()).collect(),
@@ -186,6 +195,7 @@ impl Side for Leading {
         mut weights: Vec<f32>,
         trainer: &SharedTrainer,
     ) -> Result<Vec<f32>, Ended> {
+        let entered = Instant::now();
         let mut part = match self.part.take() {
             Some(part) => part,
             None => {
@@ -194,6 +204,7 @@ impl Side for Leading {
                 part
             }
         };
+        let since = *self.since.get_or_insert_with(Instant::now);
         match when {
             Meeting::Begin => {}
             Meeting::After(step) => {
@@ -230,6 +241,8 @@ impl Side for Leading {
             }
         }
         self.part = Some(part);
+        self.waited += entered.max(since).elapsed();
+        self.lasted = since.elapsed();
         Ok(weights)
     }
 }
