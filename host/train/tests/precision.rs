@@ -92,6 +92,27 @@ fn keeping_in_half_the_memory_loses_nothing() {
     }
 }
 
+/// With many tokens, what is kept of them is most of what a training takes.
+#[test]
+fn many_tokens_take_less_memory() {
+    let texts = examples(&Reference::open("gemma3/reference.safetensors"));
+    let texts: Vec<Example> = texts.iter().cycle().take(60).cloned().collect();
+    let peak = |precision| {
+        let account = Account::unlimited();
+        let options = TrainerOptions {
+            precision,
+            account: account.clone(),
+            ..options()
+        };
+        let mut trainer = Trainer::open(base("gemma3"), seed_lora(), &options).unwrap();
+        learn(&mut trainer, &texts);
+        account.usage().device_bytes_peak
+    };
+    let (half, full) = (peak(Precision::Bf16), peak(Precision::F32));
+    assert!(10 * half < 9 * full, "{half} of {full}");
+    println!("{half} bytes at most instead of {full}");
+}
+
 /// The same of an encoder.
 #[test]
 fn an_encoder_keeps_in_half_the_memory_too() {

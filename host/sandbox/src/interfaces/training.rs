@@ -7,8 +7,8 @@
 
 mod bases;
 mod convert;
+mod saving;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use skep_tensor::Account;
@@ -20,6 +20,7 @@ use self::convert::{
     at_most_tokens, evaluation_to_contract, examples, hyper_parameters, lora_config, loss,
     outcome_to_contract, trainer_options,
 };
+use self::saving::{cannot_save, check_metadata, digest_of, error_beside};
 use super::text::requests::{REQUESTS, at_most, check_text, text_in};
 use super::types::HostError;
 use crate::bindings::fine_tune::skep::train::training::{
@@ -39,11 +40,6 @@ use crate::training::{
 const SAMPLES: usize = 64;
 /// The longest name of a class, in bytes.
 const CLASS: usize = 256;
-/// The longest model card, in bytes.
-const CARD: usize = 64 << 10;
-/// Names and values that may be said of an adapter, and bytes of each.
-const FACTS: usize = 256;
-const FACT: usize = 1024;
 /// What a guest may keep beside a checkpoint, in bytes.
 const NOTE: usize = skep_train::LARGEST_NOTE as usize;
 /// The folder that an adapter is saved in, within its room.
@@ -586,36 +582,4 @@ impl HostTrainer for State {
         self.trainings.open -= 1;
         Ok(())
     }
-}
-
-fn cannot_save(error: std::io::Error) -> HostError {
-    HostError::failed(format!("the adapter cannot be saved: {error}"))
-}
-
-/// The digest of an adapter's weights.
-fn digest_of(folder: &Path) -> std::io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap(folder.join("adapter_model.safetensors"))?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// An error that says no more of where something lies than its name.
-fn error_beside(error: skep_train::TrainError, folder: &Path) -> HostError {
-    match HostError::from(error) {
-        HostError::Typed(typed) => HostError::Typed(convert::without(typed, folder)),
-        other => other,
-    }
-}
-
-fn check_metadata(metadata: &Metadata) -> Result<(), HostError> {
-    at_most("bytes of a model card", metadata.card.len(), CARD)?;
-    at_most("hyper-parameters", metadata.hyper_parameters.len(), FACTS)?;
-    at_most("metrics", metadata.metrics.len(), FACTS)?;
-    for (name, value) in &metadata.hyper_parameters {
-        at_most("bytes of a hyper-parameter", name.len() + value.len(), FACT)?;
-    }
-    for (name, _) in &metadata.metrics {
-        at_most("bytes of a metric's name", name.len(), FACT)?;
-    }
-    Ok(())
 }

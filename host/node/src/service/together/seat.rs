@@ -59,12 +59,11 @@ pub struct Said {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        for task in [self.returning.take().map(|task| task.abort_handle())]
-            .into_iter()
-            .chain([self.order.take().map(|task| task.abort_handle())])
-            .flatten()
-        {
-            task.abort();
+        if let Some(returning) = &self.returning {
+            returning.abort();
+        }
+        if let Some(order) = &self.order {
+            order.abort();
         }
     }
 }
