@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-sandbox", 5),
     ("skep-train", 4),
     ("skep-market", 4),
+    ("skep-devices", 4),
     ("skep-engine", 3),
     ("skep-model", 2),
     ("skep-decoder", 2),

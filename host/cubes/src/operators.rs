@@ -2,7 +2,7 @@
 
 use skep_kernels::ShapeError;
 use skep_kernels::attention::{AttentionLayer, Sequence};
-use skep_kernels::kv::PAGE_TOKENS;
+use skep_kernels::kv::{KvShape, PAGE_TOKENS};
 use skep_kernels::linear::Weights;
 use skep_kernels::lora::{LowRank, Segments};
 use skep_kernels::operators::{Device, Operators};
@@ -244,6 +244,14 @@ impl Operators for Gpu {
 }
 
 impl Device for Gpu {
+    fn name(&self) -> &str {
+        Gpu::name(self)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.account().usage().device_bytes
+    }
+
     fn matrix(&self, weights: &Weights<'_>, bias: Option<&[f32]>) -> Result<Layer, GpuError> {
         Ok(Layer {
             matrix: Matrix::upload(self, weights)?,
@@ -259,7 +267,29 @@ impl Device for Gpu {
         Gpu::read(self, rows.written()?)
     }
 
+    fn wait(&self) -> Result<(), GpuError> {
+        Gpu::wait(self)
+    }
+
+    fn new_pages(&self, shape: KvShape, count: usize) -> Result<Pages, GpuError> {
+        Pages::new(self, shape, count)
+    }
+
     fn write_page(&self, pages: &mut Pages, page: usize, bytes: &[u8]) -> Result<(), GpuError> {
         pages.write(self, page, bytes)
+    }
+
+    fn read_page(&self, pages: &Pages, page: usize) -> Result<Vec<u8>, GpuError> {
+        pages.read(self, page)
+    }
+
+    fn copy_page(
+        &self,
+        pages: &mut Pages,
+        from: usize,
+        to: usize,
+        slots: usize,
+    ) -> Result<(), GpuError> {
+        pages.copy(self, from, to, slots)
     }
 }

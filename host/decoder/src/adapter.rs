@@ -212,10 +212,7 @@ impl AdapterWeights {
         device: &O,
         pool: &mut O::Pages,
         pages: Vec<u32>,
-    ) -> Result<PagedAdapter, PlacedError<O::Error>>
-    where
-        O::Error: std::error::Error,
-    {
+    ) -> Result<PagedAdapter, PlacedError<O::Error>> {
         let placed = PagedAdapter {
             adapter: Arc::clone(&self.adapter),
             pages,
@@ -260,6 +257,41 @@ impl PagedAdapter {
         let mut memory = PageMemory::new(pool.page_bytes(), self.pages.len());
         for (to, from) in self.pages.iter().enumerate() {
             memory.copy_from(to, pool, *from as usize)?;
+        }
+        Ok(AdapterWeights {
+            adapter: Arc::clone(&self.adapter),
+            memory,
+        })
+    }
+
+    /// As [`PagedAdapter::park`], out of a device's pages.
+    ///
+    /// # Errors
+    /// As [`PagedAdapter::park`], and when the device fails.
+    pub fn park_from<O: Device>(
+        &self,
+        device: &O,
+        pool: &O::Pages,
+    ) -> Result<AdapterWeights, PlacedError<O::Error>> {
+        let refuse = |reason: String| PlacedError::Batch(ForwardError::AdapterPages(reason));
+        let (page_bytes, _) = device.pool(pool);
+        self.check(device.pool(pool))
+            .map_err(|error| refuse(error.to_string()))?;
+        let mut memory = PageMemory::new(page_bytes, self.pages.len());
+        for (to, from) in self.pages.iter().enumerate() {
+            let bytes = device
+                .read_page(pool, *from as usize)
+                .map_err(PlacedError::Device)?;
+            let page = memory.page_mut(to).map_err(ForwardError::from);
+            let page = page.map_err(PlacedError::Batch)?;
+            if page.len() != bytes.len() {
+                return Err(refuse(format!(
+                    "a page of {} bytes was read as {}",
+                    page.len(),
+                    bytes.len()
+                )));
+            }
+            page.copy_from_slice(&bytes);
         }
         Ok(AdapterWeights {
             adapter: Arc::clone(&self.adapter),

@@ -62,6 +62,14 @@ pub struct Part<'a> {
 #[derive(Debug, Default)]
 pub struct Workspace(Buffers<Vec<f32>, Scratch>);
 
+impl Workspace {
+    /// Hands over the logits that the last pass left, for other memory that the next one writes
+    /// its own to.
+    pub fn swap_logits(&mut self, other: &mut Vec<f32>) {
+        std::mem::swap(&mut self.0.logits, other);
+    }
+}
+
 impl Decoder {
     /// Loads a model from a Hugging Face folder or a GGUF file. Weights are mapped, not read,
     /// but for a check of every scale.

@@ -99,10 +99,7 @@ pub enum MatrixName {
     Head,
 }
 
-impl<O: Device> PlacedDecoder<O>
-where
-    O::Error: std::error::Error,
-{
+impl<O: Device> PlacedDecoder<O> {
     /// A model with matrices of the caller's making and norms that change nothing: for measuring
     /// a shape without a file of it. `matrix` is asked for each with its outputs and inputs.
     ///
@@ -187,5 +184,26 @@ where
                 Failure::Operator(error) => PlacedError::Device(error),
             })?;
         Ok(&workspace.0.logits)
+    }
+    /// The last hidden states of these tokens of the batch that [`PlacedDecoder::forward`] ran last
+    /// with this workspace, after the final norm: `[places, width]`, where they were made.
+    ///
+    /// # Errors
+    /// When the batch had no such token, or the device fails.
+    pub fn states<'w>(
+        &self,
+        device: &O,
+        workspace: &'w mut PlacedWorkspace<O>,
+        places: &[usize],
+    ) -> Result<&'w O::Rows, O::Error> {
+        let Buffers {
+            stream,
+            added,
+            normed,
+            ..
+        } = &mut workspace.0;
+        device.pick(stream, self.config.width, places, added)?;
+        device.rms_norm(added, &self.final_norm, self.config.epsilon, normed)?;
+        Ok(normed)
     }
 }

@@ -16,6 +16,7 @@
 
 mod error;
 mod load;
+mod pool;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -25,21 +26,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_decoder::{Adapter, AdapterWeights, Config, PagedAdapter};
-use skep_kernels::PageMemory;
 
 pub use error::StoreError;
 use load::Loads;
+pub use pool::{AdapterPool, Pages};
 use slot::{Place, Slot};
-
-/// The pages of the pool that adapters lie in beside keys and values.
-pub trait Pages {
-    /// A page that nobody has, if there is one.
-    fn allocate(&mut self) -> Option<u32>;
-    /// Gives a page back.
-    fn release(&mut self, page: u32);
-    /// Pages that nobody has.
-    fn free(&self) -> usize;
-}
 
 /// What a store serves.
 #[derive(Debug, Clone)]
@@ -275,7 +266,7 @@ impl AdapterStore {
     pub fn prefetch(
         &mut self,
         lease: &Lease,
-        pool: &mut PageMemory,
+        pool: &mut dyn AdapterPool,
         pages: &mut dyn Pages,
     ) -> Result<Residency, StoreError> {
         self.bring(lease, pool, pages, Slot::is_idle)?;
@@ -291,7 +282,7 @@ impl AdapterStore {
     pub fn activate(
         &mut self,
         lease: &Lease,
-        pool: &mut PageMemory,
+        pool: &mut dyn AdapterPool,
         pages: &mut dyn Pages,
     ) -> Result<Option<ActiveAdapter>, StoreError> {
         self.bring(lease, pool, pages, |slot| !slot.is_active())?;
@@ -317,7 +308,12 @@ impl AdapterStore {
     /// Moves adapters that are not in use out of the pool, the one that was not used for longest
     /// first, until so many pages are free or no adapter is left that could go. Returns how many
     /// are free. For when keys and values need room.
-    pub fn make_room(&mut self, wanted: usize, pool: &PageMemory, pages: &mut dyn Pages) -> usize {
+    pub fn make_room(
+        &mut self,
+        wanted: usize,
+        pool: &mut dyn AdapterPool,
+        pages: &mut dyn Pages,
+    ) -> usize {
         self.collect(pages);
         while pages.free() < wanted {
             let candidates = self.slots.iter().filter(|(_, slot)| slot.is_evictable());
@@ -403,7 +399,7 @@ impl AdapterStore {
     fn bring(
         &mut self,
         lease: &Lease,
-        pool: &mut PageMemory,
+        pool: &mut dyn AdapterPool,
         pages: &mut dyn Pages,
         may_go: impl Fn(&Slot) -> bool,
     ) -> Result<(), StoreError> {
@@ -466,7 +462,7 @@ impl AdapterStore {
     fn place(
         &mut self,
         number: u64,
-        pool: &mut PageMemory,
+        pool: &mut dyn AdapterPool,
         pages: &mut dyn Pages,
     ) -> Result<(), StoreError> {
         let Some(slot) = self.slots.get_mut(&number) else {
@@ -483,7 +479,7 @@ impl AdapterStore {
         }
         let given = own.clone();
         let placed = match own.len() == slot.version.pages {
-            true => weights.place(pool, own).map(Some),
+            true => pool.place(weights, own).map(Some),
             false => Ok(None),
         };
         match placed {
@@ -493,13 +489,13 @@ impl AdapterStore {
             }
             other => {
                 given.into_iter().for_each(|page| pages.release(page));
-                other.map(|_| ()).map_err(StoreError::Load)
+                other.map(|_| ())
             }
         }
     }
 
     /// Moves an adapter that is not in use from the pool to memory.
-    fn evict(&mut self, number: u64, pool: &PageMemory, pages: &mut dyn Pages) {
+    fn evict(&mut self, number: u64, pool: &mut dyn AdapterPool, pages: &mut dyn Pages) {
         let Some(slot) = self.slots.get_mut(&number) else {
             return;
         };
@@ -508,7 +504,7 @@ impl AdapterStore {
         };
         let paged = Arc::clone(paged);
         let fits = self.options.memory_bytes >= paged.adapter().bytes();
-        let parked = fits.then(|| paged.park(pool));
+        let parked = fits.then(|| pool.park(&paged));
         slot.place = match parked {
             Some(Ok(weights)) => Place::Memory(weights),
             // What is in the folder is the same.

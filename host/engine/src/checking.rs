@@ -132,9 +132,9 @@ impl Committing {
         Self(InOrder::new(prompt, Committer::new(width)))
     }
 
-    /// Whether the state at a position is wanted: the next one is.
-    pub fn wants(&self, position: usize) -> bool {
-        position == self.0.seen
+    /// Positions whose states it has: it wants the one of the next.
+    pub fn seen(&self) -> usize {
+        self.0.seen
     }
 
     /// Takes the state of the next position.
@@ -180,9 +180,9 @@ impl Checking {
         }
     }
 
-    /// Whether the state at a position is wanted: the next one is.
-    pub fn wants(&self, position: usize) -> bool {
-        position == self.states.seen
+    /// Positions whose states it has: it wants the one of the next.
+    pub fn seen(&self) -> usize {
+        self.states.seen
     }
 
     /// Takes the state of the next position.

@@ -15,11 +15,12 @@ use skep_kernels::Team;
 
 use crate::adapters::{self, AdapterInfo, AdapterStore, Lease, Residency};
 use crate::checking::CheckRequest;
-use crate::error::EngineError;
+use crate::error::{EngineError, StartError};
 use crate::generation::{Checks, Embeddings, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::LanguageModel;
 use crate::request::{Caller, Request, ScoreRequest};
+use crate::runner::{Backend, Processor};
 use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Tally, Task, store_options};
 
 /// Of the time that a batch takes, the engine leaves this part to others that want it.
@@ -40,6 +41,9 @@ struct Running {
 
 struct Shared {
     model: Arc<LanguageModel>,
+    /// What people call whoever computes it.
+    device: String,
+    device_bytes: AtomicU64,
     options: Options,
     inbox: Mutex<Inbox>,
     wake: Condvar,
@@ -90,6 +94,9 @@ pub struct MemoryReport {
     pub cached: u64,
     /// Of adapters.
     pub adapters: u64,
+    /// Of the memory of the device that computes, if it has one of its own: weights, the whole pool
+    /// of pages, and what a pass writes between. None on the processor.
+    pub device: u64,
 }
 
 /// The engine's side of a call. Dropping it takes back what has not been answered.
@@ -119,7 +126,7 @@ impl Drop for Ticket {
 }
 
 impl Engine {
-    /// Starts an engine whose products `team` computes.
+    /// Starts an engine whose products `team` computes, on the processor.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -127,12 +134,38 @@ impl Engine {
         model: Arc<LanguageModel>,
         team: Arc<Team>,
         options: Options,
-    ) -> std::io::Result<Self> {
-        let adapters = AdapterStore::new(store_options(&model, &options));
-        let adapters = Arc::new(Mutex::new(adapters.map_err(std::io::Error::other)?));
+    ) -> Result<Self, StartError> {
+        Self::start_on(model, &Processor(team), options)
+    }
+
+    /// Starts an engine for a model that this backend computes. Returns once the model is there.
+    ///
+    /// # Errors
+    /// When the backend has no room for the model, or cannot compute it; when the system refuses a
+    /// thread.
+    pub fn start_on(
+        model: Arc<LanguageModel>,
+        backend: &dyn Backend,
+        options: Options,
+    ) -> Result<Self, StartError> {
+        let adapters = Arc::new(Mutex::new(AdapterStore::new(store_options(
+            &model, &options,
+        ))?));
+        let scheduler = Scheduler::new(
+            Arc::clone(&model),
+            backend,
+            options.clone(),
+            Arc::clone(&adapters),
+        );
+        let scheduler = scheduler.map_err(|source| StartError::Load {
+            name: model.name.clone(),
+            source,
+        })?;
         let shared = Arc::new(Shared {
-            model: Arc::clone(&model),
-            options: options.clone(),
+            model,
+            device: backend.name().to_owned(),
+            device_bytes: AtomicU64::new(scheduler.device_bytes()),
+            options,
             inbox: Mutex::default(),
             wake: Condvar::new(),
             tickets: AtomicU64::new(0),
@@ -141,11 +174,11 @@ impl Engine {
             cached_bytes: AtomicU64::new(0),
             adapter_bytes: AtomicU64::new(0),
             tally: Mutex::default(),
-            adapters: Arc::clone(&adapters),
+            adapters,
             others: OnceLock::new(),
         });
         let worker = Worker {
-            scheduler: Scheduler::new(model, team, options, adapters),
+            scheduler,
             shared: Arc::clone(&shared),
             groups: HashMap::new(),
             owed: Duration::ZERO,
@@ -162,6 +195,11 @@ impl Engine {
     /// The model.
     pub fn model(&self) -> &LanguageModel {
         &self.0.shared.model
+    }
+
+    /// What people call whoever computes the model: `processor`, or the device's name.
+    pub fn device(&self) -> &str {
+        &self.0.shared.device
     }
 
     /// Leaves others a part of the processors' time whenever `others` says that they want it:
@@ -263,6 +301,7 @@ impl Engine {
             kv: shared.kv_bytes.load(Ordering::Relaxed),
             cached: shared.cached_bytes.load(Ordering::Relaxed),
             adapters: shared.adapter_bytes.load(Ordering::Relaxed),
+            device: shared.device_bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -497,6 +536,9 @@ impl Worker {
         self.shared
             .adapter_bytes
             .store(self.scheduler.adapter_bytes(), Ordering::Relaxed);
+        self.shared
+            .device_bytes
+            .store(self.scheduler.device_bytes(), Ordering::Relaxed);
         let tally = self.shared.tally.lock();
         *tally.unwrap_or_else(PoisonError::into_inner) = self.scheduler.tally();
     }

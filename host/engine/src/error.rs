@@ -5,6 +5,7 @@ use skep_decoder::ForwardError;
 use skep_text::{ChatError, GrammarError, TokenizerError};
 
 use crate::adapters::StoreError;
+use crate::runner::RunnerError;
 
 /// Why a request was not taken, or not finished.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -42,12 +43,52 @@ pub enum EngineError {
     /// The model refused the batch.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// The device that computes the model failed.
+    #[error(
+        "{device} failed, and the text that it was computing with it: {reason}; ask again, or let \
+         the node compute the model on its processor"
+    )]
+    Device {
+        /// What people call it.
+        device: String,
+        /// Why.
+        reason: String,
+    },
     /// Whoever asked does not want it any more.
     #[error("the request was cancelled")]
     Cancelled,
     /// A fault of the engine's own.
     #[error("the engine failed: {0}")]
     Failed(String),
+}
+
+impl From<RunnerError> for EngineError {
+    fn from(error: RunnerError) -> Self {
+        match error {
+            RunnerError::Batch(error) => Self::Forward(error),
+            RunnerError::Device { device, reason } => Self::Device { device, reason },
+        }
+    }
+}
+
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The system refused a thread.
+    #[error("no thread for the engine: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The store of adapters could not be made.
+    #[error(transparent)]
+    Adapters(#[from] StoreError),
+    /// The model could not be put where it is to be computed.
+    #[error("{name} cannot be computed there: {source}")]
+    Load {
+        /// The model.
+        name: String,
+        /// Why.
+        source: RunnerError,
+    },
 }
 
 impl From<StoreError> for EngineError {

@@ -9,6 +9,7 @@
 //! | [`adapters`] | adapters by name and version, and where each of them is |
 //! | [`request`] | what is asked, and what is answered |
 //! | [`Engine`] | a model's thread, and the calls that feed it |
+//! | [`runner`] | who computes: the processor, or a device |
 //! | [`scheduler`] | what goes through the model next |
 //! | [`sampling`] | choosing the next token |
 //! | [`speculation`] | several tokens from one pass of the model |
@@ -34,6 +35,7 @@ mod model;
 mod pages;
 mod prefix;
 pub mod request;
+pub mod runner;
 pub mod sampling;
 pub mod scheduler;
 mod sequence;
@@ -41,11 +43,12 @@ pub mod speculation;
 mod writing;
 
 pub use adapters::{
-    ActiveAdapter, AdapterInfo, AdapterStore, Lease, Residency, StoreError, StoreOptions,
+    ActiveAdapter, AdapterInfo, AdapterPool, AdapterStore, Lease, Residency, StoreError,
+    StoreOptions,
 };
 pub use checking::{CheckRequest, Checked};
 pub use engine::{Engine, MemoryReport};
-pub use error::EngineError;
+pub use error::{EngineError, StartError};
 pub use generation::{Checks, Embeddings, Generation, Scores};
 pub use grammars::Grammars;
 pub use model::{LanguageModel, ModelError};
@@ -54,6 +57,7 @@ pub use request::{
     Caller, ChoiceScore, Chunk, Completion, Finish, Priority, Request, Sampling, ScoreRequest,
     TokenLogprob,
 };
+pub use runner::{Backend, ModelRunner, OnDevice, Processor, RunnerError};
 pub use sampling::{Chosen, Distribution, Sampler, SamplingError, Scratch, TokenMask};
 pub use scheduler::{Options, Tally, page_bytes};
 pub use skep_text::Constraint;

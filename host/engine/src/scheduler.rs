@@ -24,9 +24,8 @@ pub use tally::Tally;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use skep_decoder::PagedAdapter;
-use skep_kernels::Team;
-use skep_kernels::kv::{KvFormat, KvPages};
+use skep_decoder::{Batch, PagedAdapter, Part};
+use skep_kernels::kv::KvFormat;
 
 use crate::adapters::{ActiveAdapter, AdapterStore, Lease};
 use crate::checking::Checked;
@@ -38,10 +37,11 @@ use crate::model::LanguageModel;
 use crate::pages::PagePool;
 use crate::prefix::{PrefixCache, Realm};
 use crate::request::{Caller, ChoiceScore, Chunk};
+use crate::runner::{Backend, ModelRunner, Results, RunnerError};
 use crate::sampling::Scratch;
 use crate::sequence::{Key, Sequence};
 use lead::Leader;
-use skep_decoder::{Batch, Part, Workspace};
+use plan::Planned;
 
 /// How much an engine takes on.
 #[derive(Debug, Clone)]
@@ -156,14 +156,13 @@ impl Group {
 /// What is computed, and for whom.
 pub struct Scheduler {
     model: Arc<LanguageModel>,
-    team: Arc<Team>,
     options: Options,
     cost: Cost,
     page_bytes: u64,
     pool: PagePool,
     cache: PrefixCache,
-    pages: KvPages,
-    workspace: Workspace,
+    runner: Box<dyn ModelRunner>,
+    results: Results,
     /// The draft model's part, if there is one.
     leader: Option<Leader>,
     tally: Tally,
@@ -176,24 +175,28 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler for one model, with nothing to do. Its texts are written with adapters of this
-    /// store, which must have been made with [`store_options`].
+    /// A scheduler for one model, with nothing to do, and the model put where it is computed. Its
+    /// texts are written with adapters of this store, which must have been made with
+    /// [`store_options`].
+    ///
+    /// # Errors
+    /// When there is no room for the model where it is to be computed, or it cannot be.
     pub fn new(
         model: Arc<LanguageModel>,
-        team: Arc<Team>,
+        backend: &dyn Backend,
         options: Options,
         adapters: Arc<Mutex<AdapterStore>>,
-    ) -> Self {
-        let shape = model.decoder.kv_shape(options.kv_format);
-        Self {
+    ) -> Result<Self, RunnerError> {
+        let (format, pages) = (options.kv_format, options.pages);
+        Ok(Self {
             adapters,
             cost: Cost::of(model.decoder.config()),
             page_bytes: page_bytes(&model, options.kv_format),
             pool: PagePool::new(options.pages),
             cache: PrefixCache::default(),
-            pages: KvPages::new(shape, options.pages),
-            workspace: Workspace::default(),
-            leader: Leader::new(&model, options.kv_format, options.pages),
+            runner: backend.load(&model.decoder, format, pages)?,
+            results: Results::default(),
+            leader: Leader::new(&model, backend, format, pages)?,
             tally: Tally::default(),
             scratch: Scratch::default(),
             groups: BTreeMap::new(),
@@ -201,9 +204,8 @@ impl Scheduler {
             turns: Turns::default(),
             next: 0,
             model,
-            team,
             options,
-        }
+        })
     }
 
     /// Whether there is nothing to do.
@@ -233,6 +235,11 @@ impl Scheduler {
         self.page_bytes
     }
 
+    /// Bytes that are taken of the memory of the device that computes, if it has one of its own.
+    pub fn device_bytes(&self) -> u64 {
+        self.runner.device_bytes()
+    }
+
     /// Takes a request back. Its pages are free at once.
     pub fn cancel(&mut self, group: u64) {
         self.end_group(group);
@@ -250,39 +257,11 @@ impl Scheduler {
             }
             return deliveries;
         }
-        let mut tokens = Vec::new();
-        let mut outputs = Vec::new();
-        let mut parts = Vec::with_capacity(plan.len());
-        for planned in &plan {
-            let Some(sequence) = self.sequences.get(&planned.key) else {
-                continue;
-            };
-            let wanted = sequence.outputs(planned.count, planned.drafts.len());
-            outputs.extend(wanted.map(|place| tokens.len() + place));
-            let end = sequence.computed + planned.count;
-            tokens.extend_from_slice(&sequence.tokens[sequence.computed..end]);
-            tokens.extend_from_slice(&planned.drafts);
-            parts.push(Part {
-                tokens: planned.count + planned.drafts.len(),
-                start: sequence.computed,
-                pages: &sequence.pages,
-                adapter: self.groups.get(&planned.key.group).and_then(Group::paged),
-            });
-        }
-        let batch = Batch {
-            tokens: &tokens,
-            parts: &parts,
-            outputs: &outputs,
-        };
-        let forward =
-            self.model
-                .decoder
-                .forward(&self.team, &mut self.workspace, &mut self.pages, &batch);
-        match forward {
-            Ok(logits) => {
+        let mut results = std::mem::take(&mut self.results);
+        match self.run(&mut plan, &mut results) {
+            Ok(()) => {
                 self.tally.passes += 1;
-                let logits = logits.to_vec();
-                self.deliver(&plan, &logits, &mut deliveries);
+                self.deliver(&plan, &results, &mut deliveries);
                 for planned in &plan {
                     self.trim(planned.key);
                 }
@@ -293,7 +272,43 @@ impl Scheduler {
                 }
             }
         }
+        self.results = results;
         deliveries
+    }
+
+    /// Puts what was planned through the model, and notes in the plan what each text gets of the
+    /// results.
+    fn run(&mut self, plan: &mut [Planned], results: &mut Results) -> Result<(), RunnerError> {
+        let mut tokens = Vec::new();
+        let mut outputs = Vec::new();
+        let mut states = Vec::new();
+        let mut parts = Vec::with_capacity(plan.len());
+        for planned in plan {
+            let Some(sequence) = self.sequences.get(&planned.key) else {
+                continue;
+            };
+            let (first, drafts) = (tokens.len(), planned.drafts.len());
+            let wanted = sequence.outputs(planned.count, drafts);
+            planned.outputs = wanted.len();
+            outputs.extend(wanted.map(|place| first + place));
+            planned.states = sequence.states(planned.count, drafts);
+            states.extend(planned.states.clone().map(|place| first + place));
+            let end = sequence.computed + planned.count;
+            tokens.extend_from_slice(&sequence.tokens[sequence.computed..end]);
+            tokens.extend_from_slice(&planned.drafts);
+            parts.push(Part {
+                tokens: planned.count + drafts,
+                start: sequence.computed,
+                pages: &sequence.pages,
+                adapter: self.groups.get(&planned.key.group).and_then(Group::paged),
+            });
+        }
+        let batch = Batch {
+            tokens: &tokens,
+            parts: &parts,
+            outputs: &outputs,
+        };
+        self.runner.run(&batch, &states, results)
     }
 
     /// Ends a request with an error.

@@ -100,6 +100,22 @@ impl Sequence {
         }
     }
 
+    /// Of which of the tokens from `computed` on, when `count` of them are computed with so many
+    /// drafted ones after them, the last hidden states are wanted: places from `computed` on. Of
+    /// drafted tokens it is not known yet whether they are kept.
+    pub fn states(&self, count: usize, drafts: usize) -> std::ops::Range<usize> {
+        let (seen, end) = match &self.goal {
+            Goal::Embed { .. } => (self.computed, count),
+            Goal::Check(checking) => (checking.seen(), count),
+            Goal::Write(writing) => match &writing.committing {
+                Some(committing) => (committing.seen(), count + drafts),
+                None => return 0..0,
+            },
+            Goal::Score { .. } => return 0..0,
+        };
+        seen.saturating_sub(self.computed).min(end)..end
+    }
+
     /// Those of the next `count` tokens after which a token from `first` on comes.
     fn outputs_from(&self, first: usize, count: usize) -> std::ops::Range<usize> {
         let begin = (first - 1).max(self.computed).min(self.computed + count);

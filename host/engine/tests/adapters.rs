@@ -3,11 +3,9 @@
 
 mod common;
 
-use std::sync::Arc;
-
+use common::backend::start;
 use common::{ADAPTERS, adapter, caller, model};
 use skep_engine::{Engine, EngineError, Options, Priority, Request, ScoreRequest};
-use skep_kernels::Team;
 use skep_kernels::kv::KvFormat;
 
 fn engine(pages: usize, adapter_bytes: u64) -> Engine {
@@ -19,7 +17,7 @@ fn engine(pages: usize, adapter_bytes: u64) -> Engine {
         adapter_bytes,
         ..Options::default()
     };
-    let engine = Engine::start(model(), Arc::new(Team::new(2).unwrap()), options).unwrap();
+    let engine = start(model(), options);
     for name in ADAPTERS {
         engine.add_adapter(name, "1", &adapter(name)).unwrap();
     }
@@ -49,6 +47,8 @@ fn each_text_of_a_batch_has_its_own_adapter() {
     let roomy = engine(512, 1 << 20);
     // Too small for all adapters and all texts, and no host memory for those outside.
     let tight = engine(40, 0);
+    // As small, but what makes room goes to memory and comes back from there.
+    let parking = engine(40, 1 << 20);
     let requests: Vec<Request> = (0..24_u32)
         .map(|n| {
             request(
@@ -64,7 +64,8 @@ fn each_text_of_a_batch_has_its_own_adapter() {
     let differing = alone.iter().filter(|text| **text != alone[0]).count();
     assert!(differing > 12, "the adapters hardly change anything");
     assert_eq!(tokens(&roomy, 2, requests.clone()), alone);
-    assert_eq!(tokens(&tight, 3, requests), alone);
+    assert_eq!(tokens(&tight, 3, requests.clone()), alone);
+    assert_eq!(tokens(&parking, 4, requests), alone);
     assert!(roomy.memory().adapters > 0);
     assert_eq!((roomy.memory().kv, tight.memory().kv), (0, 0));
 }

@@ -6,10 +6,10 @@ mod common;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use common::backend::backend;
 use common::{caller, model};
 use skep_engine::scheduler::{Event, Prepared, Scheduler, Task, store_options};
 use skep_engine::{AdapterStore, Options, Priority, Request, Residency};
-use skep_kernels::Team;
 
 #[test]
 fn an_adapter_is_there_before_its_request_has_its_turn() {
@@ -28,10 +28,11 @@ fn an_adapter_is_there_before_its_request_has_its_turn() {
     let lease = store.lock().unwrap().acquire("plain").unwrap();
     let mut scheduler = Scheduler::new(
         Arc::clone(&model),
-        Arc::new(Team::new(1).unwrap()),
+        &*backend(1),
         options.clone(),
         Arc::clone(&store),
-    );
+    )
+    .unwrap();
     let submit = |scheduler: &mut Scheduler, tokens, adapter: Option<&str>| {
         let request = Request {
             adapter: adapter.map(str::to_owned),

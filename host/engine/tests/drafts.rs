@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use common::backend::{processor, start};
 use common::{Alone, adapter, caller, drafted, mini_lm, model, tiny};
 use skep_engine::{
     Constraint, DraftError, Engine, LanguageModel, Options, Priority, Request, Sampler, Sampling,
     Scratch,
 };
-use skep_kernels::Team;
 use skep_kernels::kv::KvFormat;
 use skep_text::TextTokenizer;
 
@@ -29,7 +29,7 @@ fn options() -> Options {
 }
 
 fn engine(model: Arc<LanguageModel>, options: Options) -> Engine {
-    Engine::start(model, Arc::new(Team::new(2).unwrap()), options).unwrap()
+    start(model, options)
 }
 
 fn prompt(number: u32) -> Vec<u32> {
@@ -155,6 +155,7 @@ fn exact(sampling: &Sampling, prompt: &[u32], name: Option<&str>) -> BTreeMap<Ve
     all
 }
 
+/// Of the last bits of chances: on the processor, whoever computes otherwise.
 #[test]
 fn texts_with_guesses_have_the_distribution_of_the_model() {
     let sampling = |seed| Sampling {
@@ -178,7 +179,7 @@ fn texts_with_guesses_have_the_distribution_of_the_model() {
             ..Request::greedy(prompt.clone(), 3)
         })
         .collect();
-    let guessing = engine(drafted("llama"), options());
+    let guessing = processor(drafted("llama"), options());
     guessing
         .add_adapter("stable", "1", &adapter("stable"))
         .unwrap();
@@ -187,7 +188,7 @@ fn texts_with_guesses_have_the_distribution_of_the_model() {
     let right = tally.model_right as f64 / tally.model_guessed as f64;
     assert!((0.1..0.97).contains(&right), "{tally:?}");
     // Text by text the same as without.
-    let plain = engine(model(), options());
+    let plain = processor(model(), options());
     plain
         .add_adapter("stable", "1", &adapter("stable"))
         .unwrap();
@@ -208,6 +209,7 @@ fn texts_with_guesses_have_the_distribution_of_the_model() {
     assert!(squares < 54.1, "{squares}");
 }
 
+/// Chances too are the same bits: on the processor, whoever computes otherwise.
 #[test]
 fn guesses_keep_to_what_the_text_is_held_to() {
     let requests = |model: &LanguageModel| -> Vec<Request> {
@@ -253,9 +255,9 @@ fn guesses_keep_to_what_the_text_is_held_to() {
     let requests = requests(&plain);
     let guessing = Arc::new(mini_lm().with_draft(mini_lm()).unwrap());
     let caller = caller(1, Priority::Normal);
-    let plain = engine(plain, options());
+    let plain = processor(plain, options());
     let expected = plain.generate(&caller, requests.clone());
-    let guessing = engine(guessing, options());
+    let guessing = processor(guessing, options());
     assert_eq!(
         guessing.generate(&caller, requests).wait(),
         expected.wait(),

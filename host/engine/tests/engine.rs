@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
+use common::backend::{IS_DEVICE, start};
 use common::{Alone, caller, model};
 use skep_accounts::{Account, Limits};
 use skep_engine::{
     Caller, Engine, EngineError, Finish, Options, Priority, Request, Sampling, ScoreRequest,
 };
-use skep_kernels::Team;
 use skep_kernels::kv::KvFormat;
 
 fn options() -> Options {
@@ -29,7 +29,7 @@ fn options() -> Options {
 }
 
 fn engine(options: Options) -> Engine {
-    Engine::start(model(), Arc::new(Team::new(2).unwrap()), options).unwrap()
+    start(model(), options)
 }
 
 fn prompt(number: u32) -> Vec<u32> {
@@ -184,10 +184,11 @@ fn judging_and_embedding_agree_with_the_model() {
     }
     let texts = vec![prompt(1), prompt(2)];
     let rows = engine.embed(&caller, texts.clone()).wait().unwrap();
-    assert_eq!(
-        rows,
-        block_on(engine.embed(&caller, texts.clone())).unwrap()
-    );
+    let again = block_on(engine.embed(&caller, texts.clone())).unwrap();
+    assert_eq!(rows.len(), again.len());
+    for (a, b) in rows.iter().zip(again) {
+        assert!((a - b).abs() <= if IS_DEVICE { 1e-5 } else { 0.0 });
+    }
     for (row, text) in rows.chunks(rows.len() / 2).zip(&texts) {
         let mean = alone.embed(text);
         let length = mean.iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -265,4 +266,17 @@ fn an_engine_that_ends_leaves_nobody_waiting() {
     drop(engine);
     let answers = generation.wait();
     assert!(matches!(answers[0], Err(EngineError::Cancelled)));
+}
+
+#[test]
+fn it_says_who_computes_and_what_that_takes() {
+    let engine = engine(options());
+    let memory = engine.memory();
+    if IS_DEVICE {
+        let pool = skep_engine::page_bytes(engine.model(), KvFormat::F32) * 256;
+        assert_eq!(engine.device(), "device");
+        assert!(memory.device > pool, "{memory:?}");
+    } else {
+        assert_eq!((engine.device(), memory.device), ("processor", 0));
+    }
 }

@@ -7,6 +7,7 @@ mod common;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use common::backend::{IS_DEVICE, tie};
 use common::world::{MODEL, TWIN, Told, World, options, take, text};
 use common::{ADAPTERS, Alone, drafted};
 use proptest::prelude::*;
@@ -106,6 +107,8 @@ fn sampling(seed: Option<u64>) -> Sampling {
             min_p: 0.01,
             frequency_penalty: 0.2,
             seed,
+            // So that it can be said by how little a device's choice misses the processor's.
+            shared_noise: IS_DEVICE,
             ..Sampling::GREEDY
         },
     }
@@ -127,6 +130,12 @@ fn check(told: &Told, (asked, version): (&Happening, Option<&str>), format: KvFo
         } => {
             assert_eq!(told.written.len(), *samples);
             for (sample, written) in &told.written {
+                if IS_DEVICE {
+                    assert_eq!(written.len(), *tokens);
+                    let short = alone.shortfall(prompt, written, &sampling(*seed), *sample);
+                    assert!(short <= tie(format), "{format:?}: {short}");
+                    continue;
+                }
                 let expected = match seed {
                     None => alone.write(prompt, *tokens),
                     Some(_) => alone.draw(prompt, *tokens, &sampling(*seed), *sample),
@@ -140,8 +149,9 @@ fn check(told: &Told, (asked, version): (&Happening, Option<&str>), format: KvFo
             assert_eq!(told.scores.len(), choices.len());
             for (choice, score) in &told.scores {
                 let expected = alone.judge(prompt, &choices[*choice]);
+                let off = 1e-3 + tie(format) * choices[*choice].len() as f64;
                 assert!(
-                    (f64::from(*score) - expected).abs() < 1e-3,
+                    (f64::from(*score) - expected).abs() < off,
                     "{score} {expected}"
                 );
             }
@@ -149,7 +159,7 @@ fn check(told: &Told, (asked, version): (&Happening, Option<&str>), format: KvFo
         Happening::Embed { tokens, .. } => {
             let expected = alone.embed(tokens);
             for (a, b) in told.mean.as_ref().unwrap().iter().zip(expected) {
-                assert!((a - b).abs() < 1e-4);
+                assert!(f64::from((a - b).abs()) < 1e-4 + tie(format));
             }
         }
         Happening::Cancel(_) | Happening::Replace(..) | Happening::Step => {}
@@ -261,7 +271,7 @@ fn formats() -> impl Strategy<Value = KvFormat> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(if IS_DEVICE { 6 } else { 60 }))]
 
     /// With hardly more pages than the longest text and adapter need, so that texts and adapters
     /// push each other out.
@@ -303,6 +313,9 @@ proptest! {
             kv_format, prefix_cache, model_drafts, steady_drafts: true, ..options(pages)
         };
         let tally = run(&happenings, &TWIN, options);
-        prop_assert_eq!(tally.model_guessed, tally.model_right);
+        // On a device the two may have met a token in batches of another length.
+        let wrong = tally.model_guessed - tally.model_right;
+        let ties = if IS_DEVICE { tally.model_guessed / 50 } else { 0 };
+        prop_assert!(wrong <= ties, "{tally:?}");
     }
 }

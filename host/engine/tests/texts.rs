@@ -6,11 +6,11 @@ mod common;
 
 use std::sync::Arc;
 
+use common::backend::start;
 use common::{caller, mini_lm};
 use skep_engine::{
     Completion, Constraint, Engine, Finish, LanguageModel, Options, Priority, Request, Sampling,
 };
-use skep_kernels::Team;
 
 /// Two engines that must do the same: one guesses.
 fn engines() -> [Engine; 2] {
@@ -22,7 +22,7 @@ fn engines() -> [Engine; 2] {
             steady_drafts: true,
             ..Options::default()
         };
-        Engine::start(Arc::new(model), Arc::new(Team::new(2).unwrap()), options).unwrap()
+        start(Arc::new(model), options)
     })
 }
 

@@ -10,6 +10,7 @@
 
 use crate::ShapeError;
 use crate::attention::{AttentionLayer, Sequence};
+use crate::kv::KvShape;
 use crate::linear::Weights;
 use crate::lora::{LowRank, Segments};
 use crate::rows::{Gate, Rope};
@@ -179,8 +180,25 @@ pub trait Operators {
     fn add(&self, to: &mut Self::Rows, from: &Self::Rows) -> Result<(), Self::Error>;
 }
 
-/// Operators with a memory of their own, to which a model's weights are copied.
-pub trait Device: Operators {
+/// Operators with a memory of their own, to which a model's weights are copied. What lies there may
+/// be handed from thread to thread.
+pub trait Device:
+    Operators<
+        Rows: Send,
+        Matrix: Send,
+        Vector: Send,
+        Pages: Send,
+        Scratch: Send,
+        Error: std::error::Error,
+    > + Send
+    + Sync
+{
+    /// What people call it.
+    fn name(&self) -> &str;
+
+    /// Bytes of its memory that are taken through this handle and its clones.
+    fn bytes(&self) -> u64;
+
     /// Copies a matrix as it is packed.
     ///
     /// # Errors
@@ -203,6 +221,18 @@ pub trait Device: Operators {
     /// When the device has failed.
     fn read(&self, rows: &Self::Rows) -> Result<Vec<f32>, Self::Error>;
 
+    /// Waits for everything that was asked of it, whose failure shows here at the latest.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    fn wait(&self) -> Result<(), Self::Error>;
+
+    /// So many pages of this shape, holding whatever was there.
+    ///
+    /// # Errors
+    /// When there is no room for them, or no operator for their form.
+    fn new_pages(&self, shape: KvShape, count: usize) -> Result<Self::Pages, Self::Error>;
+
     /// Writes a page whole.
     ///
     /// # Errors
@@ -212,5 +242,23 @@ pub trait Device: Operators {
         pages: &mut Self::Pages,
         page: usize,
         bytes: &[u8],
+    ) -> Result<(), Self::Error>;
+
+    /// Reads a page whole. Waits for the operators that write to it.
+    ///
+    /// # Errors
+    /// When there is no such page, or the device has failed.
+    fn read_page(&self, pages: &Self::Pages, page: usize) -> Result<Vec<u8>, Self::Error>;
+
+    /// Copies the keys and values of the first `slots` tokens of a page to another.
+    ///
+    /// # Errors
+    /// When there is no such page or there are not so many slots.
+    fn copy_page(
+        &self,
+        pages: &mut Self::Pages,
+        from: usize,
+        to: usize,
+        slots: usize,
     ) -> Result<(), Self::Error>;
 }

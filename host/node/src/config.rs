@@ -2,6 +2,7 @@
 //! an unknown one is refused, so that a misspelt cap is never silently no cap.
 
 mod attestation;
+mod engine;
 mod hours;
 mod jobs;
 mod trainings;
@@ -18,6 +19,7 @@ use skep_swarm::{Dht, SwarmConfig};
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
 pub use attestation::Attestation;
+pub use engine::Engine;
 pub use hours::Hours;
 pub use jobs::Jobs;
 pub use trainings::Trainings;
@@ -34,6 +36,8 @@ pub struct Config {
     /// several at a time. Texts are the same with it and without it, and are written sooner where
     /// it guesses well.
     pub drafts: BTreeMap<String, String>,
+    /// Where language models are computed.
+    pub engine: Engine,
     /// How the node meets others.
     pub network: Network,
     /// What of others' work is done here.

@@ -240,6 +240,16 @@ fn print_ran(ran: &Ran) {
             lent("kv_bytes_peak"),
         );
     }
+    let devices = ran
+        .report
+        .get("devices")
+        .and_then(serde_json::Value::as_object);
+    for (device, taken) in devices.into_iter().flatten() {
+        let taken = taken.as_u64().unwrap_or_default();
+        if taken > 0 {
+            eprintln!("  computed  on {device}, {} of its memory", bytes(taken));
+        }
+    }
     if ran.output.as_os_str() != "-" {
         eprintln!("  output    {}", ran.output.display());
     }

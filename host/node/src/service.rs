@@ -60,7 +60,7 @@ impl Service {
     /// A node in this home. Nothing is opened yet.
     pub fn new(home: Home, config: Config) -> Result<Self, Failure> {
         let swarm_config = config.swarm(&home);
-        let models = Arc::new(models::NodeModels::new(Device::cpu()));
+        let models = Arc::new(models::NodeModels::new(Device::cpu(), config.engine));
         Ok(Self {
             home,
             config,

@@ -31,6 +31,10 @@ pub struct LanguageModelInfo {
     pub has_chat_template: bool,
     /// Bytes of its weights, which all runs share.
     pub weights_bytes: u64,
+    /// What people call whoever computes it: `processor`, or a device's name.
+    pub device: String,
+    /// Bytes that are taken of that device's own memory; none of the processor's.
+    pub device_bytes: u64,
 }
 
 /// One turn of a conversation.

@@ -81,6 +81,8 @@ pub(crate) struct Lent {
     pub models: BTreeMap<String, u64>,
     /// Adapters.
     pub adapters: BTreeMap<String, u64>,
+    /// Who computes language models, with what is taken of a device's own memory.
+    pub devices: BTreeMap<String, u64>,
 }
 
 /// Why the host itself stops a guest; found again in the error that wasmtime hands back.

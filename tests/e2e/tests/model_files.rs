@@ -156,6 +156,35 @@ fn a_smaller_model_guesses_and_nothing_of_it_shows_but_its_weights() {
     }
 }
 
+/// This build has no way to a card: whoever names one is told how to build one that has, and does
+/// not get the processor in its place.
+#[test]
+fn a_device_that_is_not_there_is_an_error_that_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let (home, input) = (folder.path().join("home"), folder.path().join("input"));
+    fs::create_dir_all(&home).unwrap();
+    fs::write(&input, LINE).unwrap();
+    let component = Built::component("generate");
+    let arguments = ["run", component.to_str().unwrap(), "--input"];
+    for (device, code, says) in [
+        ("cuda:7", 1, "-p skep-node --features cuda"),
+        ("vulkan", 1, "-p skep-node --features wgsl"),
+        ("gpu", 2, "\"gpu\" is no device"),
+    ] {
+        let configuration = format!(
+            "[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n[engine]\ndevice = \"{device}\"\n"
+        );
+        fs::write(home.join("config.toml"), configuration).unwrap();
+        let ended = run(
+            &home,
+            &[&arguments[..], &[input.to_str().unwrap()]].concat(),
+        )
+        .unwrap();
+        assert_eq!(ended.code, code, "{}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    }
+}
+
 #[test]
 fn a_gguf_file_with_a_tokenizer_of_sentencepiece_is_added_fetched_and_written_with() {
     let setting = Setting::new();

@@ -39,6 +39,9 @@ pub enum StoreError {
         /// Pages that there are.
         pool: usize,
     },
+    /// The device that it is to lie on failed.
+    #[error("{0}")]
+    Device(String),
     /// The thread that reads adapters could not be started.
     #[error("no thread for reading adapters: {0}")]
     Thread(std::io::Error),

@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use skep_decoder::{AdapterWeights, Decoder};
+use skep_kernels::PageMemory;
 use skep_kernels::kv::KvFormat;
 
 const POOL: usize = 24;

@@ -11,23 +11,24 @@
 
 use std::ops::Range;
 
-use skep_decoder::{Batch, ForwardError, Part, Workspace};
-use skep_kernels::kv::{KvFormat, KvPages, PAGE_TOKENS};
+use skep_decoder::{Batch, Part};
+use skep_kernels::kv::{KvFormat, PAGE_TOKENS};
 
 use super::Scheduler;
 use super::plan::Planned;
 use crate::cost::Cost;
 use crate::model::LanguageModel;
+use crate::runner::{Backend, ModelRunner, Results, RunnerError};
 use crate::sequence::{Goal, Key};
 use crate::speculation::GuessCost;
 use crate::writing::{Guess, Guesser};
 
 /// What the draft model needs to run.
 pub(super) struct Leader {
-    pages: KvPages,
+    runner: Box<dyn ModelRunner>,
+    results: Results,
     /// Tokens of each page that have their keys and values.
     filled: Vec<u8>,
-    workspace: Workspace,
     cost: Cost,
     /// A pass, as a part of a pass of the model.
     share: f64,
@@ -58,18 +59,28 @@ struct Ahead {
 
 impl Leader {
     /// For a model that has a draft model, with as many pages as the model has.
-    pub fn new(model: &LanguageModel, format: KvFormat, pages: usize) -> Option<Self> {
-        let draft = &model.draft.as_ref()?.decoder;
+    ///
+    /// # Errors
+    /// When there is no room for it where the model is computed.
+    pub fn new(
+        model: &LanguageModel,
+        backend: &dyn Backend,
+        format: KvFormat,
+        pages: usize,
+    ) -> Result<Option<Self>, RunnerError> {
+        let Some(draft) = model.draft.as_ref().map(|draft| &draft.decoder) else {
+            return Ok(None);
+        };
         let cost = Cost::of(draft.config());
-        Some(Self {
-            pages: KvPages::new(draft.kv_shape(format), pages),
+        Ok(Some(Self {
+            runner: backend.load(draft, format, pages)?,
+            results: Results::default(),
             filled: vec![0; pages],
-            workspace: Workspace::default(),
             cost,
             share: cost.share_of(&Cost::of(model.decoder.config())),
             vocabulary: (draft.config().vocabulary).min(model.decoder.config().vocabulary),
             context: draft.config().context,
-        })
+        }))
     }
 
     /// The work of computing these tokens of a text.
@@ -83,9 +94,9 @@ impl Leader {
     }
 
     /// Copies the first `slots` tokens of a page, as far as they are there.
-    pub fn copy(&mut self, from: u32, to: u32, slots: usize) -> Result<(), ForwardError> {
+    pub fn copy(&mut self, from: u32, to: u32, slots: usize) -> Result<(), RunnerError> {
         let slots = slots.min(self.filled[from as usize].into());
-        self.pages.copy(from as usize, to as usize, slots)?;
+        self.runner.copy(from, to, slots)?;
         self.filled[to as usize] = slots as u8;
         Ok(())
     }
@@ -209,16 +220,13 @@ impl Scheduler {
                 outputs: &outputs,
             };
             let Leader {
-                pages, workspace, ..
+                runner, results, ..
             } = leader;
-            let forward = draft.decoder.forward(&self.team, workspace, pages, &batch);
-            let logits = match forward {
-                Ok(logits) => logits,
-                Err(error) => {
-                    tracing::warn!(draft = draft.name, %error, "the draft model is left out");
-                    return;
-                }
-            };
+            if let Err(error) = runner.run(&batch, &[], results) {
+                tracing::warn!(draft = draft.name, %error, "the draft model is left out");
+                return;
+            }
+            let logits = &results.logits;
             self.tally.draft_passes += 1;
             let mut rows = logits.chunks_exact(draft.decoder.config().vocabulary);
             open.retain_mut(|ahead| {

@@ -58,7 +58,7 @@ impl Scheduler {
             {
                 // Let go of before others are asked for their pages, who give up their adapters.
                 let mut adapters = lock(&self.adapters);
-                let memory = self.pages.memory_mut();
+                let memory = self.runner.adapter_pool();
                 if let Some(active) = adapters.activate(&lease, memory, &mut self.pool)? {
                     if let Some(group) = self.groups.get_mut(&key.group) {
                         group.adapter = Some(active);
@@ -95,7 +95,7 @@ impl Scheduler {
     /// its turn comes.
     pub fn fetch(&mut self, lease: &Lease) {
         let adapters = std::sync::Arc::clone(&self.adapters);
-        let fetched = lock(&adapters).prefetch(lease, self.pages.memory_mut(), &mut self.pool);
+        let fetched = lock(&adapters).prefetch(lease, self.runner.adapter_pool(), &mut self.pool);
         if let Err(error) = fetched {
             tracing::debug!(adapter = lease.name(), %error, "not fetched ahead");
         }
@@ -105,7 +105,7 @@ impl Scheduler {
     pub(super) fn take_from_adapters(&mut self) -> bool {
         let adapters = std::sync::Arc::clone(&self.adapters);
         let mut adapters = lock(&adapters);
-        adapters.make_room(1, self.pages.memory(), &mut self.pool) > 0
+        adapters.make_room(1, self.runner.adapter_pool(), &mut self.pool) > 0
     }
 
     /// Lets the adapter of a request go, none of whose texts has pages.

@@ -7,29 +7,41 @@ use super::{Delivery, Event, Scheduler};
 use crate::error::EngineError;
 use crate::likelihood::logprob_of;
 use crate::request::ChoiceScore;
+use crate::runner::Results;
 use crate::sequence::{Goal, Key};
 
+/// One text's part of what a pass left.
+struct Share<'a> {
+    /// `[outputs, vocabulary]`
+    logits: &'a [f32],
+    /// `[states, width]`
+    states: &'a [f32],
+}
+
+/// Takes so many numbers from the beginning of what is left.
+fn part_of<'a>(rest: &mut &'a [f32], count: usize) -> &'a [f32] {
+    let (part, others) = rest.split_at(count.min(rest.len()));
+    *rest = others;
+    part
+}
+
 impl Scheduler {
-    /// Gives each text of the batch its part of `logits`, `[outputs, vocabulary]`.
+    /// Gives each text of the batch its part of the results.
     pub(super) fn deliver(
         &mut self,
         plan: &[Planned],
-        logits: &[f32],
+        results: &Results,
         deliveries: &mut Vec<Delivery>,
     ) {
-        let vocabulary = self.model.decoder.config().vocabulary;
-        let mut rest = logits;
-        let mut token = 0;
+        let config = self.model.decoder.config();
+        let (vocabulary, width) = (config.vocabulary, config.width);
+        let (mut logits, mut states) = (&results.logits[..], &results.states[..]);
         for planned in plan {
-            let batch = token..token + planned.count;
-            token = batch.end + planned.drafts.len();
-            let Some(sequence) = self.sequences.get(&planned.key) else {
-                continue;
+            let share = Share {
+                logits: part_of(&mut logits, planned.outputs * vocabulary),
+                states: part_of(&mut states, planned.states.len() * width),
             };
-            let wanted = sequence.outputs(planned.count, planned.drafts.len());
-            let (rows, others) = rest.split_at(wanted.len() * vocabulary);
-            rest = others;
-            let result = self.take_results(planned, rows, batch);
+            let result = self.take_results(planned, &share);
             let result = result.and_then(|(event, complete)| {
                 // Of guesses that proved right it has not been charged yet.
                 if complete
@@ -51,8 +63,7 @@ impl Scheduler {
     fn take_results(
         &mut self,
         planned: &Planned,
-        logits: &[f32],
-        batch: std::ops::Range<usize>,
+        share: &Share<'_>,
     ) -> Result<(Option<Event>, bool), EngineError> {
         let Some(sequence) = self.sequences.get_mut(&planned.key) else {
             return Ok((None, false));
@@ -62,16 +73,19 @@ impl Scheduler {
         sequence.computed += planned.count;
         let complete = sequence.left() == 0;
         let text = planned.key.text;
-        let (decoder, workspace) = (&self.model.decoder, &self.workspace);
-        let mut state = vec![0.0; decoder.config().width];
+        let config = self.model.decoder.config();
+        let (vocabulary, width) = (config.vocabulary, config.width);
+        let logits = share.logits;
+        // Those of the text's own tokens, then those of the drafted ones.
+        let own = planned.count.saturating_sub(planned.states.start) * width;
+        let (own, guessed) = share.states.split_at(own.min(share.states.len()));
+        let own = own.chunks_exact(width.max(1));
+        let guessed = guessed.chunks_exact(width.max(1));
         if let Goal::Write(writing) = &mut sequence.goal
             && let Some(committing) = &mut writing.committing
         {
-            for (position, token) in (begin..).zip(batch.clone()) {
-                if committing.wants(position) {
-                    decoder.hidden(workspace, token, &mut state)?;
-                    committing.push(&state)?;
-                }
+            for state in own.clone() {
+                committing.push(state)?;
             }
         }
         let result = match &mut sequence.goal {
@@ -90,14 +104,9 @@ impl Scheduler {
                 let mut chunk = writing.take_chunk();
                 if let Some(committing) = &mut writing.committing {
                     // The last token that was written is not gone on from.
-                    let guessed = batch.end..batch.end + kept;
-                    for (position, token) in
-                        (begin + planned.count..before + written - 1).zip(guessed)
-                    {
-                        if committing.wants(position) {
-                            decoder.hidden(workspace, token, &mut state)?;
-                            committing.push(&state)?;
-                        }
+                    let gone_on_from = (before + written - 1).saturating_sub(begin + planned.count);
+                    for state in guessed.take(kept.min(gone_on_from)) {
+                        committing.push(state)?;
                     }
                 }
                 if writing.finished()
@@ -108,7 +117,7 @@ impl Scheduler {
                 Ok((Some(Event::Chunk(chunk)), writing.finished()))
             }
             Goal::Score { first, logprob, .. } => {
-                let rows = logits.chunks_exact(self.model.decoder.config().vocabulary);
+                let rows = logits.chunks_exact(vocabulary);
                 for (number, row) in rows.enumerate() {
                     // The logits after a token say how likely the next one is.
                     let next = sequence.tokens[first_output + number + 1];
@@ -125,9 +134,8 @@ impl Scheduler {
                 Ok((event, complete))
             }
             Goal::Embed { sum } => {
-                for token in batch {
-                    decoder.hidden(workspace, token, &mut state)?;
-                    for (sum, x) in sum.iter_mut().zip(&state) {
+                for state in own {
+                    for (sum, x) in sum.iter_mut().zip(state) {
                         *sum += x;
                     }
                 }
@@ -136,13 +144,10 @@ impl Scheduler {
                 Ok((complete.then(|| Event::Embedded(mean())), complete))
             }
             Goal::Check(checking) => {
-                for (position, token) in (begin..).zip(batch) {
-                    if checking.wants(position) {
-                        decoder.hidden(workspace, token, &mut state)?;
-                        checking.push(&state)?;
-                    }
+                for state in own {
+                    checking.push(state)?;
                 }
-                let rows = logits.chunks_exact(decoder.config().vocabulary);
+                let rows = logits.chunks_exact(vocabulary);
                 for (position, row) in (first_output..).zip(rows) {
                     let next = sequence.tokens[position + 1];
                     checking.judge(position, row, next, &mut self.scratch)?;

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ops::Range;
 
 use super::lead::LeadPlan;
 use super::room::{Budget, Room};
@@ -23,6 +24,10 @@ pub(super) struct Planned {
     pub lead: Option<LeadPlan>,
     /// Tokens of the text and its draft that the draft model has computed, if it had a part.
     pub led: usize,
+    /// How many of its tokens' logits the batch asks for.
+    pub outputs: usize,
+    /// Of which of its tokens the batch asks for the last hidden states.
+    pub states: Range<usize>,
 }
 
 impl Planned {
@@ -73,6 +78,8 @@ impl Scheduler {
                         guesser: Guesser::Text,
                         lead,
                         led: 0,
+                        outputs: 0,
+                        states: 0..0,
                     });
                 }
                 Err(error) => {

@@ -123,7 +123,8 @@ impl Scheduler {
         if let Some(group) = self.groups.get(&key.group) {
             if let Some(lease) = &group.lease {
                 // Two operations for each 16-bit element.
-                let bytes = self.pages.shape().page_bytes();
+                let shape = self.model.decoder.kv_shape(self.options.kv_format);
+                let bytes = shape.page_bytes();
                 work += positions.len() as u64 * lease.pages() as u64 * bytes;
             }
             group.caller.account.charge_work_in_pieces(work)?;
@@ -261,11 +262,13 @@ impl Scheduler {
                     // what is in it so far.
                     Some(from) => {
                         let slots = sequence.computed % PAGE_TOKENS;
-                        self.pages
-                            .copy(from as usize, page as usize, slots)
-                            .map_err(skep_decoder::ForwardError::from)?;
+                        let mut copied = self.runner.copy(from, page, slots);
                         if let Some(leader) = &mut self.leader {
-                            leader.copy(from, page, slots)?;
+                            copied = copied.and_then(|()| leader.copy(from, page, slots));
+                        }
+                        if let Err(error) = copied {
+                            group.holding.release(&mut self.pool, &[page]);
+                            return Err(error.into());
                         }
                         group.holding.release(&mut self.pool, &[from]);
                         sequence.pages[begun] = page;

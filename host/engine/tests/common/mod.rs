@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each file of tests uses a part of it")]
 
+pub mod backend;
 pub mod world;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use skep_accounts::{Account, Limits};
 use skep_decoder::{AdapterWeights, Batch, Decoder, PagedAdapter, Part, Workspace};
 use skep_engine::{Caller, LanguageModel, Priority, Sampler, Sampling, Scratch};
+use skep_evidence::sampling::Agreement;
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages, PAGE_TOKENS};
 
@@ -167,6 +169,37 @@ impl<'a> Alone<'a> {
             }
             logits = self.logits(prompt.len() + written.len() - 1, &[token]);
         }
+    }
+
+    /// How far `written` falls short of what this model writes to `prompt`, drawing with shared
+    /// noise or not at all: at the token that does so most, in logits divided by the temperature.
+    pub fn shortfall(
+        &mut self,
+        prompt: &[u32],
+        written: &[u32],
+        sampling: &Sampling,
+        sample: usize,
+    ) -> f64 {
+        let vocabulary = self.model.decoder.config().vocabulary;
+        let mut sampler = Sampler::new(sampling, prompt, vocabulary)
+            .unwrap()
+            .fork(sample as u64);
+        let mut scratch = Scratch::default();
+        let logits = self.logits(0, &[prompt, written].concat());
+        let mut most = 0.0_f64;
+        for (row, token) in logits
+            .chunks(vocabulary)
+            .skip(prompt.len() - 1)
+            .zip(written)
+        {
+            let agreement = sampler.check(row, None, *token, f64::INFINITY, &mut scratch);
+            most = most.max(match agreement.unwrap() {
+                Agreement::Same => 0.0,
+                Agreement::Tie { gap } | Agreement::Different { gap, .. } => gap,
+            });
+            sampler.accept(*token);
+        }
+        most
     }
 
     /// The log-probability of `choice` after `prompt`.

@@ -5,14 +5,14 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use skep_engine::adapters::{AdapterStore, read};
 use skep_engine::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Task, store_options};
-use skep_engine::{Caller, EngineError, LanguageModel};
-use skep_kernels::Team;
+use skep_engine::{Backend, Caller, EngineError, LanguageModel};
 use skep_kernels::kv::KvFormat;
 
+use super::backend::backend;
 use super::{adapter, drafted, model};
 
 pub static MODEL: LazyLock<Arc<LanguageModel>> = LazyLock::new(model);
-pub static TEAM: LazyLock<Arc<Team>> = LazyLock::new(|| Arc::new(Team::new(1).unwrap()));
+pub static BACKEND: LazyLock<Box<dyn Backend>> = LazyLock::new(|| backend(1));
 
 /// With a draft model that is the model itself, whose guesses are always right.
 pub static TWIN: LazyLock<Arc<LanguageModel>> = LazyLock::new(|| drafted("llama"));
@@ -41,11 +41,20 @@ impl World {
     }
 
     pub fn of(model: &Arc<LanguageModel>, options: Options) -> Self {
+        Self::on(&**BACKEND, model, options)
+    }
+
+    pub fn on(backend: &dyn Backend, model: &Arc<LanguageModel>, options: Options) -> Self {
         let adapters = AdapterStore::new(store_options(model, &options)).unwrap();
         let adapters = Arc::new(Mutex::new(adapters));
-        let (own, team) = (Arc::clone(model), Arc::clone(&TEAM));
+        let scheduler = Scheduler::new(
+            Arc::clone(model),
+            backend,
+            options.clone(),
+            Arc::clone(&adapters),
+        );
         Self {
-            scheduler: Scheduler::new(own, team, options.clone(), Arc::clone(&adapters)),
+            scheduler: scheduler.unwrap(),
             model: Arc::clone(model),
             options,
             adapters,

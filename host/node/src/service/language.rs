@@ -9,8 +9,8 @@ use std::thread::available_parallelism;
 
 use skep_decoder::Decoder;
 use skep_engine::{
-    Caller, ChoiceScore, Chunk, Completion, Engine, EngineError, Generation, Options, Request,
-    ScoreRequest,
+    Backend, Caller, ChoiceScore, Chunk, Completion, Engine, EngineError, Generation, Options,
+    Request, ScoreRequest,
 };
 use skep_kernels::Team;
 use skep_registry::Digest;
@@ -19,12 +19,17 @@ use skep_sandbox::{
 };
 use skep_text::{ChatMessage, MarksInText};
 
+use crate::config;
+
 /// All language models that this node knows. One that was loaded stays loaded.
-#[derive(Default)]
 pub struct NodeLanguages {
+    /// Where the owner wants them computed.
+    wanted: config::Engine,
     known: RwLock<Known>,
     /// The threads that compute, whichever model it is for.
     team: OnceLock<Arc<Team>>,
+    /// Who computes, opened when the first model is loaded.
+    backend: OnceLock<Arc<dyn Backend>>,
     computing: OnceLock<GuestsComputing>,
 }
 
@@ -47,6 +52,17 @@ struct Slot {
 }
 
 impl NodeLanguages {
+    /// None yet. Those that come are computed where the owner wants it.
+    pub fn new(wanted: config::Engine) -> Self {
+        Self {
+            wanted,
+            known: RwLock::default(),
+            team: OnceLock::new(),
+            backend: OnceLock::new(),
+            computing: OnceLock::new(),
+        }
+    }
+
     /// Makes a model known under its name and digest.
     pub fn add(&self, name: &str, digest: Digest, path: &Path) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -118,13 +134,30 @@ impl NodeLanguages {
             }
         };
         let model = model.map_err(|error| failed(&error))?;
-        let team = self.team().map_err(|error| failed(&error))?;
-        let engine = Engine::start(Arc::new(model), team, Options::default())
+        let backend = self.backend()?;
+        let mut options = Options::default();
+        if let Some(pages) = self.wanted.pages {
+            options.pages = pages.get();
+        }
+        let engine = Engine::start_on(Arc::new(model), &*backend, options)
             .map_err(|error| failed(&error))?;
         if let Some(computing) = self.computing.get().cloned() {
             engine.give_way_to(move || computing.any());
         }
         Ok(place.insert(engine).clone())
+    }
+
+    /// Who computes. Whoever names a device gets that one, or learns why not.
+    fn backend(&self) -> Result<Arc<dyn Backend>, ModelError> {
+        if let Some(backend) = self.backend.get() {
+            return Ok(Arc::clone(backend));
+        }
+        let team = self.team();
+        let team = team.map_err(|error| ModelError::Failed(error.to_string()))?;
+        let opened = skep_devices::open(self.wanted.device, team).map_err(|error| {
+            ModelError::Failed(format!("device in [engine] of config.toml: {error}"))
+        })?;
+        Ok(Arc::clone(self.backend.get_or_init(|| opened.into())))
     }
 
     fn team(&self) -> std::io::Result<Arc<Team>> {
@@ -156,6 +189,8 @@ impl LanguageModel for Open {
             dimensions: number(config.width),
             has_chat_template: model.template.is_some(),
             weights_bytes: self.engine.memory().weights,
+            device: self.engine.device().to_owned(),
+            device_bytes: self.engine.memory().device,
         }
     }
 

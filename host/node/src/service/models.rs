@@ -16,6 +16,7 @@ use super::adapters::{self, NodeAdapters};
 use super::kind::Found;
 use super::language::NodeLanguages;
 use super::locate;
+use crate::config;
 use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
@@ -32,11 +33,11 @@ pub struct NodeModels {
 }
 
 impl NodeModels {
-    /// No models yet, on this device.
-    pub fn new(device: Device) -> Self {
+    /// No models yet: encoders on this device, language models where the owner wants them.
+    pub fn new(device: Device, engine: config::Engine) -> Self {
         Self {
             catalog: Catalog::new(device),
-            languages: NodeLanguages::default(),
+            languages: NodeLanguages::new(engine),
             adapters: NodeAdapters::default(),
             device,
         }

@@ -160,6 +160,7 @@ impl HostLanguageModel for State {
             .await??;
         let info = model.info();
         self.lent.models.insert(info.digest, info.weights_bytes);
+        self.lent.devices.insert(info.device, info.device_bytes);
         Ok(self.table.push(OpenModel(model))?)
     }
 

@@ -262,6 +262,7 @@ fn report(store: &Store<State>, account: &Account, elapsed: Duration) -> RunRepo
         kv_bytes_peak: state.texts.usage().device_bytes_peak,
         weights_bytes: state.lent.models.values().sum(),
         adapter_bytes: state.lent.adapters.values().sum(),
+        devices: state.lent.devices.clone(),
         flops: usage.flops,
         host_calls: state.host_calls,
         output_bytes: state.io.written,

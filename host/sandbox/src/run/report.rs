@@ -1,5 +1,7 @@
 //! What a run did and what it used.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// What a guest says of an output of somebody else: its word, and no more.
@@ -37,6 +39,9 @@ pub struct RunReport {
     pub weights_bytes: u64,
     /// Bytes of all adapters that it used, which are shared in the same way.
     pub adapter_bytes: u64,
+    /// Who computed the language models that it opened, `processor` or a device's name, with the
+    /// bytes that all runs together take of that device's own memory.
+    pub devices: BTreeMap<String, u64>,
     /// Floating-point operations on the device.
     pub flops: u64,
     /// Calls from the guest to skep's interfaces.

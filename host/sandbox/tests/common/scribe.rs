@@ -58,6 +58,8 @@ impl LanguageModel for Scribe {
             dimensions: 2,
             has_chat_template: false,
             weights_bytes: 7,
+            device: "processor".to_owned(),
+            device_bytes: 0,
         }
     }
 

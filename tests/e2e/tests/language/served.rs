@@ -33,6 +33,8 @@ impl LanguageModel for Served {
             dimensions: number(config.width),
             has_chat_template: model.template.is_some(),
             weights_bytes: model.weights_bytes,
+            device: self.0.device().to_owned(),
+            device_bytes: self.0.memory().device,
         }
     }
 

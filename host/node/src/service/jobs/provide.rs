@@ -216,7 +216,7 @@ impl Desk {
             slots: self.policy.slots,
             warm: swarm.installed(&package).is_ok(),
             largest_output: self.policy.largest_output,
-            kind: *work::kind().as_bytes(),
+            kind: *work::kind(service.config.engine.device).as_bytes(),
         })
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use skep_devices::DeviceName;
 use skep_kernels::Isa;
 use skep_market::{ShardInput, machine_kind};
 use skep_records::{Format, Labels, Reader};
@@ -66,8 +67,16 @@ pub fn models(grants: &Grants) -> Result<Option<Digest>, Failure> {
 }
 
 /// What kind of machine this is: on all of one kind, work that can be repeated gives the same bytes.
-pub fn kind() -> Digest {
-    machine_kind(env!("CARGO_PKG_VERSION"), &Isa::alike())
+/// `device` is where it computes language models.
+pub fn kind(device: DeviceName) -> Digest {
+    let alike = Isa::alike();
+    let alike = match device {
+        DeviceName::Processor => alike,
+        // By the name alone nobody knows which card it is. None of its kind is asked about texts:
+        // `perform` refuses them.
+        other => format!("{alike}, texts by {other}"),
+    };
+    machine_kind(env!("CARGO_PKG_VERSION"), &alike)
 }
 
 /// Does the work. Where the owner's own runs take all the places of guests, it waits for one.
@@ -91,6 +100,21 @@ pub async fn perform(
             FailureKind::Refused,
             "the lease says that the work gives the same bytes everywhere, and that of this \
              package may not",
+        ));
+    }
+    // A device's last bits depend on what else is in a batch, and with them now and then a token.
+    let device = service.config.engine.device;
+    if allowed.seed.is_some()
+        && device != DeviceName::Processor
+        && writes_texts(prepared.program.imports())
+    {
+        return Err(Failure::new(
+            FailureKind::Refused,
+            format!(
+                "the lease says that the work gives the same bytes everywhere, and this node \
+                 computes language models on {device}, where a text may come out otherwise beside \
+                 others; ask for commitments, or another node"
+            ),
         ));
     }
     prepared.spec.seed = allowed.seed;
@@ -120,6 +144,13 @@ pub async fn perform(
             made => return made,
         }
     }
+}
+
+/// Whether a component with these imports may open language models.
+fn writes_texts(imports: &[String]) -> bool {
+    imports
+        .iter()
+        .any(|import| import.starts_with("skep:model/text@"))
 }
 
 fn run_once(

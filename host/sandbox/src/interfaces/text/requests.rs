@@ -252,6 +252,8 @@ mod tests {
             dimensions: 4,
             has_chat_template: false,
             weights_bytes: 0,
+            device: "processor".to_owned(),
+            device_bytes: 0,
         }
     }
 
