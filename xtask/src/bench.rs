@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::environment::{self, Environment};
-use crate::{debian, guests, models, python, tuning, village};
+use crate::{debian, guests, models, python, together, tuning, village};
 
 #[derive(Args)]
 pub struct Options {
@@ -24,6 +24,9 @@ pub struct Options {
     /// how llama.cpp is built; without it skep's own figures alone are taken.
     #[arg(long)]
     python: Option<PathBuf>,
+    /// For links: steps of each node.
+    #[arg(long, default_value_t = 200)]
+    steps: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,6 +53,9 @@ enum Which {
     Tuning,
     /// What four nodes that train together send, beside sending every gradient.
     Together,
+    /// The same training by four processes, over loopback and over links of 200 ms and 10 Mbit/s: what
+    /// they send, and what share of the time they compute.
+    Links,
 }
 
 /// Runs what was asked for.
@@ -197,6 +203,13 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         let mut compare = Command::new(example(environment, "together"));
         compare.arg(texts).args(["--steps", "400", "--batch", "1"]);
         environment::run(&mut compare, "compare what nodes send")?;
+    }
+    if wanted(Which::Links) {
+        let plan = together::Plan {
+            steps: options.steps,
+            batch: 4,
+        };
+        together::bench(environment, &plan)?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod python;
 mod recipe;
 mod test;
 mod tidy;
+mod together;
 mod tuning;
 mod village;
 

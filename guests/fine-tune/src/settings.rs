@@ -39,6 +39,8 @@ pub struct Settings {
     pub nf4: bool,
     pub adamw_8_bit: bool,
     pub checkpoint_layers: bool,
+    /// Whether to compute in 16 bits.
+    pub bf16: bool,
     /// The adapter to go on from.
     pub from: Option<String>,
 }
@@ -68,13 +70,14 @@ impl Default for Settings {
             nf4: false,
             adamw_8_bit: false,
             checkpoint_layers: false,
+            bf16: false,
             from: None,
         }
     }
 }
 
 /// The names of all settings.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 23] = [
     "rank",
     "alpha",
     "dropout",
@@ -96,6 +99,7 @@ const KNOWN: [&str; 22] = [
     "base-weights",
     "optimizer",
     "checkpoint-layers",
+    "precision",
     "from",
 ];
 
@@ -140,6 +144,7 @@ impl Settings {
                         one_of(name, value, &[("adamw", false), ("adamw-8-bit", true)])?;
                 }
                 "checkpoint-layers" => s.checkpoint_layers = one_of(name, value, YES_OR_NO)?,
+                "precision" => s.bf16 = one_of(name, value, PRECISIONS)?,
                 "from" => s.from = Some(value.clone()),
                 other => {
                     return Err(format!(
@@ -159,7 +164,7 @@ impl Settings {
     pub fn identity(&self) -> String {
         format!(
             "rank={} alpha={} dropout={} rank-stabilized={} targets={} seed={} epochs={} steps={:?} \
-             batch={} pass-tokens={} held-out={} nf4={} adamw-8-bit={} from={:?}",
+             batch={} pass-tokens={} held-out={} nf4={} adamw-8-bit={} from={:?}{}",
             self.rank,
             self.alpha,
             self.dropout,
@@ -174,6 +179,7 @@ impl Settings {
             self.nf4,
             self.adamw_8_bit,
             self.from,
+            if self.bf16 { " bf16" } else { "" },
         )
     }
 
@@ -216,11 +222,13 @@ impl Settings {
             "adamw"
         };
         tell("optimizer", optimizer.to_owned());
+        tell("precision", word(self.bf16, PRECISIONS));
         all
     }
 }
 
 const YES_OR_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
+const PRECISIONS: &[(&str, bool)] = &[("f32", false), ("bf16", true)];
 const COURSES: &[(&str, Course)] = &[
     ("cosine", Course::Cosine),
     ("linear", Course::Linear),

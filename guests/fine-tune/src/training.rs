@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::bindings::skep::model::text::LanguageModel;
 use crate::bindings::skep::train::training::{
     BaseKind, BaseWeights, Example, HyperParameters, LoraConfig, Loss, Metadata, Optimizer,
-    Options, Progress, Sampling, Signal, Targets, Trainer, report,
+    Options, Precision, Progress, Sampling, Signal, Targets, Trainer, report,
 };
 use crate::bindings::skep::types::types::Error;
 use crate::bindings::skep::workload::io;
@@ -175,6 +175,9 @@ fn open(settings: &Settings, classes: Option<u32>) -> Result<Trainer, Error> {
         classes,
     };
     let trainer = Trainer::open(BASE, &lora, options)?;
+    if settings.bf16 {
+        trainer.compute_in(Precision::Bfloat16)?;
+    }
     if let Some(adapter) = &settings.from {
         trainer.continue_from(adapter)?;
     }

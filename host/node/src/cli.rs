@@ -240,6 +240,11 @@ pub struct Finetune {
     /// How many seconds the others wait for a node that does not say what it has learned.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub patience: u64,
+    /// In how many of a hundred turns another node, drawn by chance, has to show something that it
+    /// did, which is then done again here; one that comes to something else is left out. With 0
+    /// nobody has to.
+    #[arg(long, value_name = "PERCENT", default_value = "10", value_parser = millionths)]
+    pub audit: u32,
     /// The key to sign with.
     #[arg(long, default_value = "default")]
     pub key: String,

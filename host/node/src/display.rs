@@ -180,8 +180,8 @@ fn print_finetuned(finetuned: &FineTuned) {
         for node in &together.nodes {
             let (name, count) = (short(&node.node), node.left_out.len());
             println!(
-                "    {name}  counted {} times, left out {count}",
-                node.accepted
+                "    {name}  counted {} times, left out {count}, audited {}, came back {}",
+                node.accepted, node.audited, node.returned
             );
             if let Some(last) = node.left_out.last() {
                 println!("      {}", last.why);

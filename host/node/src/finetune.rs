@@ -37,6 +37,7 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
             providers: options.provider,
             every: options.every,
             patience: options.patience,
+            audit: options.audit,
         }),
     })))
 }

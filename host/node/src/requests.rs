@@ -144,6 +144,8 @@ pub struct TogetherRequest {
     pub every: u32,
     /// How many seconds each turn may wait for a node.
     pub patience: u64,
+    /// In how many of a million turns a node has to show a step that it made.
+    pub audit: u32,
 }
 
 /// What came of a training by several nodes.
@@ -151,6 +153,10 @@ pub struct TogetherRequest {
 pub struct TogetherReport {
     /// Turns in which all made a step together.
     pub turns: u64,
+    /// From the first batch to the last turn.
+    pub seconds: f64,
+    /// How much of that this node computed no step, but what belongs to turns and audits, and waited.
+    pub waited_seconds: f64,
     /// Bytes of this node's own contributions, each counted once.
     pub contributed_bytes: u64,
     /// Bytes of all that this node has sent, with examples and what it passed on.
@@ -166,6 +172,10 @@ pub struct TogetherNode {
     pub node: String,
     /// Turns in which its contribution counted.
     pub accepted: u64,
+    /// Turns in which something that it did was done again here, and came to the same.
+    pub audited: u64,
+    /// How often it came back after it was let go.
+    pub returned: u64,
     /// Turns in which it did not, and why.
     pub left_out: Vec<LeftOut>,
     /// Why it took no more part, if it did not until the end.

@@ -83,4 +83,6 @@ pub mod records {
     };
 }
 pub use sandbox::{Sandbox, SandboxConfig};
-pub use training::{Meeting, Met, Others, SavedAdapter, TrainingProgress, TrainingRoom};
+pub use training::{
+    Meeting, Met, Others, Rehearsal, SavedAdapter, SharedTrainer, TrainingProgress, TrainingRoom,
+};

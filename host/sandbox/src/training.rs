@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use skep_train::Trainer;
+use skep_tensor::MemoryCharge;
+use skep_train::{Divisor, Example, HyperParameters, Loss, Made, Trainer};
 
 use crate::interfaces::HostError;
 use crate::models::BaseModel;
@@ -45,7 +46,24 @@ pub trait TrainingRoom: Send + Sync + 'static {
     fn others(&self) -> Option<Arc<dyn Others>> {
         None
     }
+
+    /// Who wants to know what steps the recipe would make, if nothing is to be learned.
+    fn rehearsal(&self) -> Option<Arc<dyn Rehearsal>> {
+        None
+    }
 }
+
+/// A run of a recipe that learns nothing: passes are not made, losses are made up, each a little
+/// lower than the one before, and nothing is kept. So whoever knows a recipe's data and settings
+/// knows which examples each of its steps is made of, as long as that does not depend on what the
+/// recipe measures.
+pub trait Rehearsal: Send + Sync + 'static {
+    /// Hears of the next step.
+    fn step(&self, made: &Made);
+}
+
+/// A trainer that a run and those on other nodes share. A guest waits while it is used by them.
+pub type SharedTrainer = Arc<Mutex<Trainer>>;
 
 /// When a training meets with those on other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +83,12 @@ pub trait Others: Send + Sync + 'static {
     fn meets(&self, when: Meeting) -> bool;
 
     /// Meets them, with all weights as they are here, and gives those to go on with. The run waits
-    /// meanwhile, and no thread does.
-    fn meet(&self, when: Meeting, weights: Vec<f32>) -> Met;
+    /// meanwhile, and no thread does. Whatever is done with the trainer, it is left as it was.
+    fn meet(&self, when: Meeting, weights: Vec<f32>, trainer: SharedTrainer) -> Met;
+
+    /// Hears of a step that was made since the first meeting, with the trainer as it is after it.
+    /// Called on a thread for models.
+    fn stepped(&self, made: &Made, trainer: &Trainer);
 }
 
 /// The weights to go on with, or why there are none.
@@ -117,7 +139,7 @@ pub struct SavedAdapter {
 /// A trainer that a guest has opened.
 pub struct OpenTrainer {
     /// Used by one call at a time: a guest waits for each.
-    pub(crate) trainer: Arc<Mutex<Trainer>>,
+    pub(crate) trainer: SharedTrainer,
     pub(crate) model: BaseModel,
     pub(crate) parent: Option<String>,
     /// How many classes it learns, and what they are called, if that was said.
@@ -125,6 +147,62 @@ pub struct OpenTrainer {
     pub(crate) class_names: Vec<String>,
     /// Steps since those on other nodes were met first.
     pub(crate) together: Option<u64>,
+    /// The batches since the last step, where somebody wants to know.
+    pub(crate) noted: Noted,
+    /// What a rehearsal has made up.
+    pub(crate) made_up: MadeUp,
+}
+
+/// Batches that are noted until the next step, with the memory that they take.
+#[derive(Default)]
+pub(crate) struct Noted {
+    batches: Vec<(Vec<Example>, Loss, Divisor)>,
+    charges: Vec<MemoryCharge>,
+}
+
+impl Noted {
+    /// Notes one more, if its gradients are among the `pending` ones of the trainer.
+    pub fn add(
+        &mut self,
+        batch: (Vec<Example>, Loss, Divisor),
+        charge: MemoryCharge,
+        pending: u64,
+    ) {
+        self.batches.push(batch);
+        self.charges.push(charge);
+        self.keep(pending);
+    }
+
+    /// Forgets those whose gradients were dropped.
+    pub fn keep(&mut self, pending: u64) {
+        let pending = usize::try_from(pending).unwrap_or(usize::MAX);
+        self.batches.truncate(pending);
+        self.charges.truncate(pending);
+    }
+
+    /// All of them, as what a step is made of.
+    pub fn take(&mut self, hyper: HyperParameters) -> Made {
+        self.charges.clear();
+        Made {
+            batches: std::mem::take(&mut self.batches),
+            hyper,
+        }
+    }
+}
+
+/// Steps and losses that are made up.
+#[derive(Default)]
+pub(crate) struct MadeUp {
+    pub steps: u64,
+    losses: u64,
+}
+
+impl MadeUp {
+    /// The next loss, lower than all before.
+    pub fn loss(&mut self) -> f64 {
+        self.losses += 1;
+        1.0 / (self.losses + 1) as f64
+    }
 }
 
 /// The trainer, for the length of a call. A call that panicked has left it in any state, so it is

@@ -69,6 +69,13 @@ impl DilocoConfig {
         (turn == into).then_some(Turn { round, fragment })
     }
 
+    /// After how many steps a fragment is sent in its turn.
+    #[must_use]
+    pub fn steps_at(&self, turn: Turn) -> u64 {
+        let (every, fragments) = (u64::from(self.every), u64::from(self.fragments.max(1)));
+        u64::from(turn.round) * every + (u64::from(turn.fragment) + 1) * every / fragments
+    }
+
     /// The fragment that has to be here after so many steps.
     #[must_use]
     pub fn arrives(&self, step: u64) -> Option<Turn> {
@@ -260,6 +267,45 @@ impl Diloco {
         Ok(out)
     }
 
+    /// What a node with these weights, which could not say `unsaid` of the fragment before, has to
+    /// say of it, and what it then cannot say.
+    ///
+    /// # Errors
+    /// As [`Diloco::contribute`], and when there is not as much unsaid.
+    pub fn would_say(
+        &self,
+        turn: Turn,
+        weights: &[f32],
+        unsaid: &[f32],
+    ) -> Result<(Vec<u8>, Vec<f32>), TogetherError> {
+        let range = self.range(turn.fragment);
+        check_length("what was not said", unsaid.len(), range.len())?;
+        let mut same = self.clone();
+        same.feedback.set(range.clone(), unsaid);
+        let said = same.contribute(turn, weights)?;
+        Ok((said, same.feedback.lost()[range].to_vec()))
+    }
+
+    /// What a node's own weights are after a turn, if they were these before and all have agreed on
+    /// what this node has.
+    #[must_use]
+    pub fn taken_over(&self, fragment: u16, agreed: &[f32], weights: &[f32]) -> Vec<f32> {
+        let mut all = weights.to_vec();
+        let keep = self.keep();
+        for (own, agreed) in all[self.range(fragment)].iter_mut().zip(agreed) {
+            *own = keep * *own + (1.0 - keep) * agreed;
+        }
+        all
+    }
+
+    /// How much of a node's own weights stays.
+    fn keep(&self) -> f32 {
+        match self.config.overlap {
+            0 => 0.0,
+            _ => self.config.keep,
+        }
+    }
+
     /// Reads what a node says of its weights. Nothing of it is believed before that.
     ///
     /// # Errors
@@ -300,10 +346,7 @@ impl Diloco {
             }
             next.push((velocity, agreed));
         }
-        let keep = match self.config.overlap {
-            0 => 0.0,
-            _ => self.config.keep,
-        };
+        let keep = self.keep();
         for (at, (velocity, agreed)) in range.zip(next) {
             self.velocity[at] = velocity;
             self.agreed[at] = agreed;

@@ -14,6 +14,7 @@
 //! | [`contribution`] | what goes over the wire, and reading it from strangers |
 //! | [`message`] | what a leader and the members of a training say to each other |
 //! | [`guard`] | whose contribution is left out, and why |
+//! | [`audit`] | what a node commits to with a contribution, and shows of it when it is asked |
 //!
 //! # What it must never do
 //!
@@ -27,6 +28,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod audit;
 pub mod contribution;
 pub mod dct;
 pub mod demo;

@@ -10,6 +10,10 @@
 //!                   ←   Ready          once its trainer is open
 //! State             →                  what all go on from
 //!                   ←   Contribution   when a fragment's turn has come
+//! Open              →                  now and then: what has the node done?
+//!                   ←   Opened
+//! Draw              →                  and how, in this one place?
+//!                   ←   Shown
 //! Round             →                  what all make their step with
 //!                       ... and so on, and at the end once more for each fragment
 //! ```
@@ -22,6 +26,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{Commitment, Window};
 use crate::diloco::{DilocoConfig, Turn};
 
 /// The longest invitation, and the longest answer to it, in bytes.
@@ -29,7 +34,7 @@ pub const MAX_INVITATION: usize = 64 << 10;
 /// The most nodes that train together.
 pub const MAX_NODES: u16 = 64;
 /// What a message has besides what it carries, at most, in bytes.
-pub const ENVELOPE: usize = 64;
+pub const ENVELOPE: usize = 256;
 /// The most characters that are shown of what another node says.
 const SHOWN: usize = 300;
 
@@ -87,6 +92,15 @@ pub enum ToMember {
         /// By whom, and what: bytes as they came.
         accepted: Vec<(u16, Vec<u8>)>,
     },
+    /// Asks what it has done before its contribution to a turn.
+    Open(Turn),
+    /// Asks to be shown one of the events of that.
+    Draw {
+        /// To which turn.
+        turn: Turn,
+        /// Which, counted from 0.
+        event: u32,
+    },
 }
 
 /// What a member says.
@@ -107,7 +121,28 @@ pub enum ToLeader {
         turn: Turn,
         /// A contribution, which is not believed before it was read.
         bytes: Vec<u8>,
+        /// What it commits to, but at the end.
+        commitment: Option<Commitment>,
     },
+    /// What it has done.
+    Opened(Window),
+    /// How, in the place that was drawn.
+    Shown(Box<Shown>),
+}
+
+/// What a node shows of an event, and of the contribution after it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Where its training was before the event.
+    pub before: Vec<u8>,
+    /// What a step was made of; nothing of another event.
+    pub made: Vec<u8>,
+    /// Where its training was after the event.
+    pub after: Vec<u8>,
+    /// Where it was at the contribution.
+    pub at_contribution: Vec<u8>,
+    /// What it could not say of the fragment before that.
+    pub unsaid: Vec<f32>,
 }
 
 impl ToMember {

@@ -164,6 +164,11 @@ impl Feedback {
         Ok(())
     }
 
+    /// Takes this as what was lost of a range of numbers, which is as long.
+    pub(crate) fn set(&mut self, range: std::ops::Range<usize>, lost: &[f32]) {
+        self.lost[range].copy_from_slice(lost);
+    }
+
     /// Forgets what was lost of a range of numbers: it belonged to weights that are no more.
     pub(crate) fn forget(&mut self, range: std::ops::Range<usize>) {
         self.lost[range].fill(0.0);

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use skep_decoder::ForwardError;
 
 use crate::base::Base;
 use crate::error::TrainError;
 
 /// One text, with what the loss needs to know of it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// Its tokens.
     pub tokens: Vec<u32>,
@@ -28,7 +29,7 @@ pub struct Example {
 }
 
 /// How wrong a model is about a batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Loss {
     /// The negative logarithm of each next token's probability, by its weight.
     CrossEntropy,
@@ -52,7 +53,7 @@ pub enum Loss {
 }
 
 /// What the sum of a batch's losses is divided by.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Divisor {
     /// The sum of its weights, or the number of its texts or pairs: the mean.
     Own,

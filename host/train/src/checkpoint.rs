@@ -12,6 +12,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
+use crate::bf16::Precision;
 use crate::error::TrainError;
 use crate::files::{read_whole, write_whole};
 use crate::lora::LoraConfig;
@@ -35,6 +36,9 @@ struct Description {
     classes: Option<usize>,
     parameters: usize,
     eight_bit: bool,
+    /// Whether passes compute in 16 bits; files from before there were any do not say.
+    #[serde(default)]
+    bf16: bool,
     pending: u64,
     batches: u64,
 }
@@ -47,6 +51,7 @@ impl Trainer {
             classes: self.classes,
             parameters: self.layout.len,
             eight_bit: self.optimizer.kind() == OptimizerKind::AdamW8Bit,
+            bf16: self.precision == Precision::Bf16,
             pending: self.pending,
             batches: self.batches,
         }
@@ -71,30 +76,34 @@ impl Trainer {
                 want: "at most 4 MiB",
             });
         }
+        let bytes = self
+            .in_bytes(&self.parameters, note)
+            .map_err(|source| TrainError::File {
+                action: "write",
+                path: path.to_owned(),
+                source,
+            })?;
+        write_whole(path, &bytes)
+    }
+
+    /// The training with these parameters, in the form of a checkpoint.
+    pub(crate) fn in_bytes(&self, parameters: &[f32], note: &[u8]) -> std::io::Result<Vec<u8>> {
         let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let mut tensors: Vec<(&str, Vec<u8>)> = self.optimizer.save();
-        tensors.push(("parameters", floats(&self.parameters)));
+        tensors.push(("parameters", floats(parameters)));
         tensors.push((NOTE, note.to_vec()));
         if self.pending > 0 {
             tensors.push(("gradients", floats(&self.gradients)));
         }
-        let write = || -> Result<Vec<u8>, std::io::Error> {
-            let description = serde_json::to_string(&self.description())?;
-            let metadata = HashMap::from([(DESCRIPTION.to_owned(), description)]);
-            let views = tensors.iter().map(|(name, bytes)| {
-                TensorView::new(Dtype::U8, vec![bytes.len()], bytes).map(|view| (*name, view))
-            });
-            let views: Result<Vec<_>, _> = views.collect();
-            views
-                .and_then(|views| safetensors::serialize(views, Some(metadata)))
-                .map_err(std::io::Error::other)
-        };
-        let bytes = write().map_err(|source| TrainError::File {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        })?;
-        write_whole(path, &bytes)
+        let description = serde_json::to_string(&self.description())?;
+        let metadata = HashMap::from([(DESCRIPTION.to_owned(), description)]);
+        let views = tensors.iter().map(|(name, bytes)| {
+            TensorView::new(Dtype::U8, vec![bytes.len()], bytes).map(|view| (*name, view))
+        });
+        let views: Result<Vec<_>, _> = views.collect();
+        views
+            .and_then(|views| safetensors::serialize(views, Some(metadata)))
+            .map_err(std::io::Error::other)
     }
 
     /// Goes on from a checkpoint of a training that was opened with the same base and settings, and
@@ -105,43 +114,45 @@ impl Trainer {
     pub fn resume(&mut self, path: &Path) -> Result<Vec<u8>, TrainError> {
         let most = 20 * self.layout.len as u64 + LARGEST_HEADER + LARGEST_NOTE;
         let bytes = read_whole(path, most)?;
-        let wrong = |reason: String| TrainError::Checkpoint {
-            path: path.to_owned(),
-            reason,
-        };
-        let (_, header) =
-            SafeTensors::read_metadata(&bytes).map_err(|error| wrong(error.to_string()))?;
+        self.take_bytes(&bytes)
+            .map_err(|reason| TrainError::Checkpoint {
+                path: path.to_owned(),
+                reason,
+            })
+    }
+
+    /// Goes on from what [`Trainer::in_bytes`] gave, and returns the note; or says what is wrong with
+    /// it, and has changed nothing.
+    pub(crate) fn take_bytes(&mut self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
         let said = header
             .metadata()
             .as_ref()
             .and_then(|all| all.get(DESCRIPTION));
-        let said = said.ok_or_else(|| wrong("it says nothing of a training".to_owned()))?;
-        let said: Description =
-            serde_json::from_str(said).map_err(|error| wrong(error.to_string()))?;
+        let said = said.ok_or_else(|| "it says nothing of a training".to_owned())?;
+        let said: Description = serde_json::from_str(said).map_err(|error| error.to_string())?;
         let own = Description {
             pending: said.pending,
             batches: said.batches,
             ..self.description()
         };
         if said != own {
-            return Err(wrong(format!(
-                "it was made with {said:?} and this is {own:?}"
-            )));
+            return Err(format!("it was made with {said:?} and this is {own:?}"));
         }
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
         let read = |name: &str| file.tensor(name).ok().map(|tensor| tensor.data());
-        let floats = |name: &str| -> Result<Vec<f32>, TrainError> {
+        let floats = |name: &str| -> Result<Vec<f32>, String> {
             let bytes = read(name).filter(|bytes| bytes.len() == 4 * self.layout.len);
-            let bytes = bytes.ok_or_else(|| wrong(format!("its {name} are not whole")))?;
+            let bytes = bytes.ok_or_else(|| format!("its {name} are not whole"))?;
             let words = bytes.as_chunks::<4>().0.iter();
             let values: Vec<f32> = words.map(|word| f32::from_le_bytes(*word)).collect();
             match values.iter().all(|x| x.is_finite()) {
                 true => Ok(values),
-                false => Err(wrong(format!("its {name} are not finite"))),
+                false => Err(format!("its {name} are not finite")),
             }
         };
         let parameters = floats("parameters")?;
-        let note = read(NOTE).ok_or_else(|| wrong("it has no note".to_owned()))?;
+        let note = read(NOTE).ok_or_else(|| "it has no note".to_owned())?;
         let note = note.to_vec();
         let gradients = match said.pending {
             0 => None,
@@ -149,7 +160,7 @@ impl Trainer {
         };
         // The last that can fail, and it changes nothing if it does.
         if !self.optimizer.restore(read) {
-            return Err(wrong("its optimizer's state is not whole".to_owned()));
+            return Err("its optimizer's state is not whole".to_owned());
         }
         self.parameters = parameters;
         match gradients {

@@ -9,10 +9,11 @@ use std::ops::Deref;
 use skep_decoder::AdapterTarget;
 
 use crate::base::{BaseLayer, DecoderBase};
+use crate::bf16::Stored;
 use crate::error::TrainError;
 use crate::operators::attention::{Attention, AttentionGradients, Taken};
 use crate::operators::rows::{Turns, add, gated, gated_backward, rms_norm, rms_norm_backward};
-use crate::pass::{Between, Keep, Pass};
+use crate::pass::{Between, Keep, Pass, between_in};
 use crate::pool::Buffer;
 
 /// A pass through a decoder.
@@ -36,26 +37,49 @@ impl<'a> Deref for DecoderPass<'a> {
 pub(crate) struct Kept {
     /// The residual stream before the layer.
     pub input: Buffer,
-    rest: Option<Rest>,
+    rest: Option<Rest<Stored>>,
 }
 
-struct Rest {
+struct Rest<B = Buffer> {
     /// After rotary positions.
-    queries: Buffer,
-    keys: Buffer,
-    values: Buffer,
+    queries: B,
+    keys: B,
+    values: B,
     /// Before the norms of heads, where there are any.
-    raw_queries: Option<Buffer>,
-    raw_keys: Option<Buffer>,
-    attended: Buffer,
+    raw_queries: Option<B>,
+    raw_keys: Option<B>,
+    attended: B,
     /// What attention and the feed-forward layer add before their norms, where there are any.
-    raw_attention: Option<Buffer>,
-    raw_feed_forward: Option<Buffer>,
-    /// The residual stream between both halves.
+    raw_attention: Option<B>,
+    raw_feed_forward: Option<B>,
+    /// The residual stream between both halves, which is never rounded.
     middle: Buffer,
-    gate: Buffer,
-    up: Buffer,
-    between: Between,
+    gate: B,
+    up: B,
+    between: Between<B>,
+}
+
+impl<B> Rest<B> {
+    /// The same in another form.
+    fn change<C>(
+        self,
+        mut change: impl FnMut(B) -> Result<C, TrainError>,
+    ) -> Result<Rest<C>, TrainError> {
+        Ok(Rest {
+            queries: change(self.queries)?,
+            keys: change(self.keys)?,
+            values: change(self.values)?,
+            raw_queries: self.raw_queries.map(&mut change).transpose()?,
+            raw_keys: self.raw_keys.map(&mut change).transpose()?,
+            attended: change(self.attended)?,
+            raw_attention: self.raw_attention.map(&mut change).transpose()?,
+            raw_feed_forward: self.raw_feed_forward.map(&mut change).transpose()?,
+            middle: self.middle,
+            gate: change(self.gate)?,
+            up: change(self.up)?,
+            between: between_in(self.between, change)?,
+        })
+    }
 }
 
 impl DecoderPass<'_> {
@@ -104,7 +128,7 @@ impl DecoderPass<'_> {
             self.decoder.config.epsilon,
             &mut out,
         );
-        Ok(out)
+        Ok(self.rounded(out))
     }
 
     /// Where there is a norm, its result, and what it was made of if that is to be kept.
@@ -143,6 +167,9 @@ impl DecoderPass<'_> {
         let dim = self.decoder.config.head_dim;
         let turns = &self.turns[self.turns_of[layer]];
         turns.apply(self.workers, rows, heads * dim, dim, back);
+        if !back {
+            self.precision.apply(self.workers, rows);
+        }
     }
 
     /// Runs a layer on the residual stream.
@@ -157,6 +184,8 @@ impl DecoderPass<'_> {
             Keep::Inputs | Keep::All => Some(self.copy(stream)?),
         };
         let rest = self.run(number, stream, keep == Keep::All)?;
+        let rest = rest.map(|rest| rest.change(|values| self.store(values)));
+        let rest = rest.transpose()?;
         Ok(input.map(|input| Kept { input, rest }))
     }
 
@@ -185,6 +214,7 @@ impl DecoderPass<'_> {
         };
         self.attention(number)
             .forward(self.workers, taken, &mut attended);
+        let attended = self.rounded(attended);
         let kept = keep.then_some((queries, keys, values));
         let added =
             self.forward_linear((number, AdapterTarget::Output), &attended, &mut between)?;
@@ -198,6 +228,7 @@ impl DecoderPass<'_> {
         drop(normed);
         let mut inner = self.take(config.hidden)?;
         gated(self.workers, config.gate, &gate, &up, &mut inner);
+        let inner = self.rounded(inner);
         let added = self.forward_linear((number, AdapterTarget::Down), &inner, &mut between)?;
         drop(inner);
         let (added, raw_feed_forward) = self.norm_if(&layer.post_feed_forward_norm, added, keep)?;
@@ -233,7 +264,7 @@ impl DecoderPass<'_> {
     ) -> Result<(), TrainError> {
         let Kept { input, rest } = kept;
         let rest = match rest {
-            Some(rest) => rest,
+            Some(rest) => rest.change(|values| self.open(values))?,
             None => {
                 let mut stream = self.copy(&input)?;
                 let Some(rest) = self.run(number, &mut stream, true)? else {
@@ -261,6 +292,7 @@ impl DecoderPass<'_> {
         let dadded = through.as_deref().unwrap_or(dstream);
         let mut inner = self.take(config.hidden)?;
         gated(self.workers, config.gate, &rest.gate, &rest.up, &mut inner);
+        let inner = self.rounded(inner);
         let mut dinner = self.take(config.hidden)?;
         let down = (number, AdapterTarget::Down);
         let to = Some((&mut *dinner, false));

@@ -100,6 +100,12 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Bytes do not say where this training could be.
+    #[error("these bytes are no state of this training: {reason}")]
+    State {
+        /// What is wrong with them.
+        reason: String,
+    },
 }
 
 impl TrainError {

@@ -22,8 +22,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod again;
 pub mod base;
 pub mod batch;
+mod bf16;
 mod checkpoint;
 mod decoder;
 pub mod dynamic8;
@@ -44,8 +46,10 @@ mod random;
 mod testing;
 pub mod trainer;
 
+pub use again::Made;
 pub use base::Base;
 pub use batch::{Divisor, Example, Loss, Outcome};
+pub use bf16::Precision;
 pub use checkpoint::LARGEST_NOTE;
 pub use error::TrainError;
 pub use lora::{LoraConfig, Targets};

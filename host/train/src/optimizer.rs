@@ -8,6 +8,7 @@
 mod adamw;
 mod schedule;
 
+use serde::{Deserialize, Serialize};
 use skep_accounts::{Account, MemoryCharge, QuotaError};
 
 pub use schedule::{Schedule, ScheduleKind};
@@ -26,7 +27,7 @@ pub enum OptimizerKind {
 }
 
 /// What a step is made with.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct HyperParameters {
     /// The size of a step.
     pub learning_rate: f32,
@@ -149,6 +150,12 @@ impl Optimizer {
     /// Steps made so far.
     pub fn steps(&self) -> u64 {
         self.step
+    }
+
+    /// Forgets all steps.
+    pub(crate) fn begin_again(&mut self) {
+        self.state = State::new(self.state.kind(), self.state.parameters());
+        self.step = 0;
     }
 
     /// Bytes of its state.

@@ -1,11 +1,12 @@
 //! What every pass over a batch needs to know, and the linear layers with their adapters.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use skep_decoder::AdapterTarget;
 
 use crate::base::Base;
+use crate::bf16::{Precision, Stored};
 use crate::error::TrainError;
 use crate::gemm::Workers;
 use crate::lora::{Layout, LoraConfig};
@@ -15,7 +16,38 @@ use crate::pool::{Buffer, Pool};
 use crate::random::hash;
 
 /// What lies between both matrices of each target's adapter.
-pub(crate) type Between = [Option<Buffer>; AdapterTarget::ALL.len()];
+pub(crate) type Between<B = Buffer> = [Option<B>; AdapterTarget::ALL.len()];
+
+/// The same in another form.
+pub(crate) fn between_in<B, C>(
+    between: Between<B>,
+    mut change: impl FnMut(B) -> Result<C, TrainError>,
+) -> Result<Between<C>, TrainError> {
+    let mut all = Between::default();
+    for (to, from) in all.iter_mut().zip(between) {
+        *to = from.map(&mut change).transpose()?;
+    }
+    Ok(all)
+}
+
+/// The parameters that a pass computes with.
+pub(crate) enum Weights<'a> {
+    /// Those that are trained.
+    Own(&'a [f32]),
+    /// Rounded ones.
+    Rounded(Buffer),
+}
+
+impl Deref for Weights<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Weights::Own(weights) => weights,
+            Weights::Rounded(weights) => weights,
+        }
+    }
+}
 
 /// One pass over a batch, whatever the network.
 pub(crate) struct Pass<'a> {
@@ -24,7 +56,8 @@ pub(crate) struct Pass<'a> {
     pub base: &'a Base,
     pub lora: &'a LoraConfig,
     pub layout: &'a Layout,
-    pub parameters: &'a [f32],
+    pub parameters: Weights<'a>,
+    pub precision: Precision,
     pub sequences: &'a [Range<usize>],
     /// What elements are dropped by; none where none are.
     pub dropped: Option<u64>,
@@ -50,6 +83,22 @@ impl Pass<'_> {
         Ok(self.pool.take(self.tokens() * width)?)
     }
 
+    /// Numbers as they are computed with from here on.
+    pub fn rounded(&self, mut values: Buffer) -> Buffer {
+        self.precision.apply(self.workers, &mut values);
+        values
+    }
+
+    /// Keeps what was rounded for the way back.
+    pub fn store(&self, values: Buffer) -> Result<Stored, TrainError> {
+        Ok(Stored::keep(self.pool, self.precision, values)?)
+    }
+
+    /// What was kept.
+    pub fn open(&self, stored: Stored) -> Result<Buffer, TrainError> {
+        Ok(stored.open(self.pool)?)
+    }
+
     pub fn copy(&self, values: &[f32]) -> Result<Buffer, TrainError> {
         let mut copy = self.pool.take(values.len())?;
         copy.copy_from_slice(values);
@@ -64,6 +113,7 @@ impl Pass<'_> {
             b: &self.parameters[pair.b.clone()],
             rank: self.lora.rank,
             scale: self.lora.scale(),
+            precision: self.precision,
             dropout: self.dropped.map(|seed| Dropout {
                 share: self.lora.dropout,
                 seed: hash(seed, place),
@@ -86,7 +136,7 @@ impl Pass<'_> {
             low.forward(self.workers, x, &mut y, &mut own);
             between[target as usize] = Some(own);
         }
-        Ok(y)
+        Ok(self.rounded(y))
     }
 
     /// `dx (+)=` the gradient of a linear layer's input `x`, given that of its output `dy`; those of

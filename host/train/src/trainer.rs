@@ -12,6 +12,7 @@ use skep_kernels::Team;
 
 use crate::base::{Base, Network};
 use crate::batch::{Divisor, Example, Loss, Outcome, Packed};
+use crate::bf16::Precision;
 use crate::error::TrainError;
 use crate::gemm::Simd;
 use crate::lora::{Layout, LoraConfig};
@@ -43,6 +44,8 @@ pub struct TrainerOptions {
     pub threads: usize,
     /// How the optimizer keeps its state.
     pub optimizer: OptimizerKind,
+    /// What passes compute with.
+    pub precision: Precision,
     /// What is kept for the backward pass.
     pub checkpointing: Checkpointing,
     /// For [`Loss::Classification`]: how many classes there are.
@@ -56,6 +59,7 @@ impl Default for TrainerOptions {
             host: Account::unlimited(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             optimizer: OptimizerKind::AdamW,
+            precision: Precision::F32,
             checkpointing: Checkpointing::None,
             classes: None,
         }
@@ -88,6 +92,7 @@ pub struct Trainer {
     pub(crate) pending: u64,
     /// Batches since the beginning: which elements are dropped depends on it.
     pub(crate) batches: u64,
+    pub(crate) precision: Precision,
     checkpointing: Checkpointing,
     account: Account,
     team: Team,
@@ -138,6 +143,7 @@ impl Trainer {
             optimizer,
             pending: 0,
             batches: 0,
+            precision: options.precision,
             checkpointing: options.checkpointing,
             account: account.clone(),
             team,
@@ -155,6 +161,11 @@ impl Trainer {
     /// Parameters that are trained.
     pub fn parameters(&self) -> usize {
         self.layout.len
+    }
+
+    /// Batches whose gradients were added since the last step.
+    pub fn pending(&self) -> u64 {
+        self.pending
     }
 
     /// Steps made so far.
@@ -252,7 +263,7 @@ impl Trainer {
         };
         let packed = Packed::new(examples, Loss::CrossEntropy, None, &self.base)?;
         self.charge_work(&packed, 1)?;
-        let pass = self.pass(&packed, false, false);
+        let pass = self.pass(&packed, false, false)?;
         let _scratch = self
             .account
             .charge_memory(self.scratch_bytes(&packed, false))?;
@@ -345,6 +356,11 @@ impl Trainer {
         }
         self.parameters.copy_from_slice(weights);
         Ok(())
+    }
+
+    /// Computes with this from the next pass on. Parameters stay as they are.
+    pub fn compute_in(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     pub(crate) fn drop_gradients(&mut self) {

@@ -33,11 +33,20 @@ impl Node {
     ///
     /// When it cannot be started, or ends before it is ready.
     pub fn start(skep: &Path, home: &Path) -> Result<Self> {
+        Self::start_at(skep, home, "127.0.0.1:0")
+    }
+
+    /// The same at an address, so that those who have known it find it again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::start`].
+    pub fn start_at(skep: &Path, home: &Path, listen: &str) -> Result<Self> {
         set_up(home)?;
         let mut process = Command::new(skep)
             .arg("--home")
             .arg(home)
-            .args(["--json", "node", "--listen", "127.0.0.1:0", "--no-mdns"])
+            .args(["--json", "node", "--listen", listen, "--no-mdns"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -4,13 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod language;
+#[allow(dead_code, reason = "these tests cut no cable")]
+mod places;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use language::Native;
+use places::{Disk, is_root};
 use serde_json::Value;
 use skep_tests::{Built, Ended, Node, lessons, random, run, set_up};
 
@@ -279,6 +282,94 @@ fn ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on() {
     let weights = |name: &str| text(&setting.lineage(name), "/weights").to_owned();
     assert_eq!(weights("broken"), weights("whole"));
     assert!(!setting.training("broken", "last.checkpoint").exists());
+}
+
+/// A training that runs, by a program that stands in for `skep`.
+struct Running {
+    process: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Running {
+    fn start(skep: &std::path::Path, home: &std::path::Path, arguments: &[String]) -> Self {
+        let mut process = Command::new(skep)
+            .arg("--home")
+            .arg(home)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines }
+    }
+
+    /// The next step that it tells of, with its loss; none once it has ended.
+    fn step(&mut self) -> Option<(u64, f64)> {
+        loop {
+            let told: Value = serde_json::from_str(&self.lines.next()?.unwrap()).unwrap();
+            if let (Some(step), Some(loss)) = (told["step"].as_u64(), told["loss"].as_f64()) {
+                return Some((step, loss));
+            }
+        }
+    }
+
+    /// What it says when it fails.
+    fn fails(mut self) -> String {
+        let mut says = String::new();
+        let mut errors = self.process.stderr.take().unwrap();
+        std::io::Read::read_to_string(&mut errors, &mut says).unwrap();
+        assert_eq!(self.process.wait().unwrap().code(), Some(1), "{says}");
+        says
+    }
+}
+
+#[test]
+fn a_full_disk_at_a_checkpoint_leaves_the_one_before_it_whole() {
+    if !is_root() {
+        return;
+    }
+    let setting = Setting::new();
+    let home = setting.path("home");
+    set_up(&home).unwrap();
+    let disk = Disk::new(&home, "256m");
+    let node = Node::start(disk.skep(), &home).unwrap();
+    // Far more steps than there is time for: it ends when a checkpoint cannot be kept.
+    let settings = [
+        &QUICK[..],
+        &["steps=100000", "evaluate-every=4", "patience=0"],
+    ]
+    .concat();
+    let arguments = setting.arguments(&[], &settings);
+    let inside = disk.inside(&node);
+    let mut training = Running::start(&inside, &home, &arguments);
+    let mut told = Vec::new();
+    while told.last().is_none_or(|(step, _)| *step < 9) {
+        told.push(training.step().expect("it ended before step 9"));
+    }
+    disk.fill(&node);
+    while let Some(step) = training.step() {
+        told.push(step);
+    }
+    let said = training.fails();
+    assert!(said.contains("No space left on device"), "{said}");
+
+    // It goes on from the last checkpoint that was kept, as if nothing had been.
+    disk.empty(&node);
+    let mut again = Running::start(&inside, &home, &arguments);
+    let (first, loss) = again.step().unwrap();
+    assert!(first > 8 && first % 4 == 1, "{first}");
+    let before = told.iter().find(|(step, _)| *step == first);
+    assert!(
+        before.is_none_or(|(_, before)| *before == loss),
+        "{before:?} {loss}"
+    );
+    let pid = again.process.id().to_string();
+    let asked = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(asked.success());
+    let said = again.fails();
+    assert!(said.contains("the same command goes on"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `skep finetune --nodes` over real node processes: nodes that train together, one that is killed
-//! in the middle, and one that sends what would spoil the training.
+//! in the middle, one that comes back, one that stands still, one that sends what would spoil the
+//! training, and one that says that it learns and does not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 use skep_decoder::Decoder;
 use skep_swarm::{Answerer, Channel, Swarm, SwarmConfig};
 use skep_tests::{Built, Node, lessons, run, set_up};
+use skep_together::audit::{Commitment, Deed, Digest, Event, Window, digest_of};
 use skep_together::message::{ENVELOPE, MAX_INVITATION, ToLeader, ToMember};
 use skep_together::{Diloco, Header, Turn};
 use skep_train::{Base, LoraConfig, Trainer, TrainerOptions};
@@ -66,11 +68,21 @@ impl Setting {
         Node::start(&Built::skep(), &home).unwrap()
     }
 
+    /// Three nodes with these settings of the recipe besides the usual ones.
+    fn longer(&self, nodes: [&Node; 2], patience: &str, settings: &[&str]) -> Vec<String> {
+        let mut all = self.arguments(&nodes.map(ticket), patience);
+        all.retain(|word| !word.starts_with("steps="));
+        all.extend(settings.iter().map(|word| (*word).to_owned()));
+        all
+    }
+
     fn arguments(&self, tickets: &[&str], patience: &str) -> Vec<String> {
         let data = self.path("shop.jsonl");
         let nodes = (tickets.len() + 1).to_string();
         let mut all = vec!["--json", "finetune", "--data", data.to_str().unwrap()];
         all.extend(["--nodes", &nodes, "--every", "4", "--patience", patience]);
+        // Somebody has to show something in every turn.
+        all.extend(["--audit", "100"]);
         for ticket in tickets {
             all.extend(["--provider", ticket]);
         }
@@ -171,6 +183,10 @@ fn two_nodes_finish_what_three_began_when_one_is_killed() {
     for node in [first, second] {
         assert_eq!(node["left_out"], serde_json::json!([]), "{together}");
     }
+    // In each of eight turns one of those who were there was audited, and there was nothing to find;
+    // at most one audit was cut off.
+    let audited = first["audited"].as_u64().unwrap() + second["audited"].as_u64().unwrap();
+    assert!((7..=8).contains(&audited), "{together}");
     // What was said of weights is a fraction of the weights.
     let adapter = fs::metadata(
         setting
@@ -182,11 +198,88 @@ fn two_nodes_finish_what_three_began_when_one_is_killed() {
     assert!(7 * said < dense, "{said} of {dense}");
 }
 
+/// A node that is stopped hears nothing and says nothing, while its connection stands.
+#[test]
+fn who_stands_still_is_left_out_when_patience_is_over() {
+    let setting = Setting::new();
+    let (first, second) = (setting.member("first"), setting.member("second"));
+    let arguments = setting.arguments(&[ticket(&first), ticket(&second)], "5");
+    let mut leader = Leader::start(&setting.path("leader"), &arguments);
+    leader.says("\"step\":6,");
+    let _stopped = Stopped::new(second.pid());
+    let trained = leader.result();
+    assert_learned(&trained);
+    let (first, second) = (
+        &trained["together"]["nodes"][0],
+        &trained["together"]["nodes"][1],
+    );
+    assert_eq!(first["accepted"], 9, "{trained}");
+    let why = second["gone"].as_str().unwrap();
+    assert!(
+        why.contains("nothing came for") || why.contains("was not read for"),
+        "{why}"
+    );
+    assert!(second["accepted"].as_u64().unwrap() < 9, "{trained}");
+}
+
+/// The leader stands still while a node is killed and started again, so that there is much of the
+/// training left when it is back.
+#[test]
+fn who_was_killed_comes_back_between_rounds() {
+    let setting = Setting::new();
+    let (first, second) = (setting.member("first"), setting.member("second"));
+    let home = second.home().to_owned();
+    let address = second.status["addresses"][0].as_str().unwrap().to_owned();
+    let arguments = setting.longer([&first, &second], "60", &["steps=160", "patience=0"]);
+    let mut leader = Leader::start(&setting.path("leader"), &arguments);
+    leader.says("\"step\":6,");
+    let stopped = Stopped::new(leader.process.id());
+    second.kill().unwrap();
+    let _second = Node::start_at(&Built::skep(), &home, &address).unwrap();
+    drop(stopped);
+    let trained = leader.result();
+    assert_learned(&trained);
+    let together = &trained["together"];
+    let (first, second) = (&together["nodes"][0], &together["nodes"][1]);
+    assert_eq!(first["accepted"], 41, "{together}");
+    assert_eq!(second["returned"], 1, "{together}");
+    assert_eq!(second["left_out"], serde_json::json!([]), "{together}");
+    // It has said things again since then, some of which were done again.
+    let said = second["accepted"].as_u64().unwrap();
+    assert!((3..41).contains(&said), "{together}");
+    let audited = |node: &Value| node["audited"].as_u64().unwrap();
+    assert!(audited(first) + audited(second) >= 39, "{together}");
+}
+
+#[test]
+fn who_learns_from_something_else_than_it_was_given_is_found_out() {
+    let setting = Setting::new();
+    let honest = setting.member("honest");
+    let liar = Outsider::start(&setting.path("liar"), Does::Lie);
+    let arguments = setting.arguments(&[&liar.ticket, ticket(&honest)], "60");
+    let trained = Leader::start(&setting.path("leader"), &arguments).result();
+    assert_learned(&trained);
+    let together = &trained["together"];
+    let told = &together["nodes"][0];
+    assert_eq!(told["node"], *liar.node, "{together}");
+    let why = told["gone"].as_str().unwrap();
+    assert!(why.contains("did not do what it said"), "{together}");
+    assert!(why.contains("examples whose turn it was"), "{together}");
+    // The contribution in question did not count, and it was not asked to come back.
+    let last = &told["left_out"][0]["why"];
+    assert!(
+        last.as_str().unwrap().contains("whose turn it was"),
+        "{together}"
+    );
+    assert_eq!(told["returned"], 0, "{together}");
+    assert_eq!(together["nodes"][1]["accepted"], 9, "{together}");
+}
+
 #[test]
 fn who_sends_what_would_spoil_a_training_is_left_out_by_name() {
     let setting = Setting::new();
     let honest = setting.member("honest");
-    let spoiler = Spoiler::start(&setting.path("spoiler"));
+    let spoiler = Outsider::start(&setting.path("spoiler"), Does::Spoil);
     let arguments = setting.arguments(&[&spoiler.ticket, ticket(&honest)], "60");
     let trained = Leader::start(&setting.path("leader"), &arguments).result();
     assert_learned(&trained);
@@ -227,9 +320,30 @@ fn a_node_that_takes_part_in_nothing_says_so() {
     assert!(refused.stderr.contains("--provider"), "{}", refused.stderr);
 }
 
-/// A node that takes part and sends numbers that are none, then numbers that are far too large,
-/// then half of what it should.
-struct Spoiler {
+/// A process that stands still until this is over.
+struct Stopped(String);
+
+impl Stopped {
+    fn new(pid: u32) -> Self {
+        let stopped = Self(pid.to_string());
+        stopped.signal("-STOP");
+        stopped
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0]).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+/// A node of the test's own that takes part, and does something else than to learn.
+struct Outsider {
     ticket: String,
     node: String,
     _swarm: Swarm,
@@ -237,16 +351,20 @@ struct Spoiler {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Spoils {
-    weights: u64,
+enum Does {
+    /// Sends numbers that are none, then numbers that are far too large, then half of what it should.
+    Spoil,
+    /// Says that it has made steps, and moves by something small.
+    Lie,
 }
 
-impl Spoiler {
-    fn start(folder: &Path) -> Self {
+impl Outsider {
+    fn start(folder: &Path, does: Does) -> Self {
         let decoder = Decoder::load(&Built::language_model()).unwrap();
         let base = Arc::new(Base::stored(Arc::new(decoder)));
         let lora = LoraConfig {
             rank: RANK,
+            alpha: 2.0 * RANK as f32,
             ..LoraConfig::default()
         };
         let trainer = Trainer::open(base, lora, &TrainerOptions::default()).unwrap();
@@ -254,8 +372,9 @@ impl Spoiler {
         let swarm = runtime
             .block_on(Swarm::open(SwarmConfig::loopback(folder)))
             .unwrap();
-        swarm.train_with(Arc::new(Spoils {
-            weights: trainer.parameters() as u64,
+        swarm.train_with(Arc::new(Part {
+            does,
+            trainer: Arc::new(trainer),
         }));
         Self {
             ticket: swarm.ticket().to_string(),
@@ -266,18 +385,25 @@ impl Spoiler {
     }
 }
 
-impl Answerer for Spoils {
+/// What it does, with a trainer like everybody's.
+#[derive(Clone, Debug)]
+struct Part {
+    does: Does,
+    trainer: Arc<Trainer>,
+}
+
+impl Answerer for Part {
     fn answer(&self, channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let spoils = *self;
+        let part = self.clone();
         Box::pin(async move {
             // What does not come to its end shows in what the leader says of this node.
-            let _ = spoils.spoil(channel).await;
+            let _ = part.take_part(channel).await;
         })
     }
 }
 
-impl Spoils {
-    async fn spoil(self, mut channel: Channel) -> Option<()> {
+impl Part {
+    async fn take_part(self, mut channel: Channel) -> Option<()> {
         async fn say(channel: &mut Channel, message: &ToLeader) -> Option<()> {
             channel.say_whole(&message.encode().ok()?).await.ok()
         }
@@ -290,7 +416,7 @@ impl Spoils {
         };
         say(&mut channel, &ToLeader::Accepted).await?;
         hear(&mut channel, 1 << 20).await?;
-        let weights = self.weights;
+        let weights = self.trainer.parameters() as u64;
         say(&mut channel, &ToLeader::Ready { weights }).await?;
         let ToMember::State {
             agreed, velocity, ..
@@ -299,19 +425,51 @@ impl Spoils {
             return None;
         };
         let mut part = Diloco::join(invitation.how, &agreed, &velocity).ok()?;
-        let far: Vec<f32> = agreed.iter().map(|x| x + 100.0).collect();
+        let by = match self.does {
+            Does::Spoil => 100.0,
+            Does::Lie => 1e-4,
+        };
+        let begins = self.trainer.state_with(&agreed).ok()?;
+        let mut begins = *blake3::hash(&begins).as_bytes();
+        let far: Vec<f32> = agreed.iter().map(|x| x + by).collect();
         for round in 0.. {
             let turn = Turn { round, fragment: 0 };
             let mut bytes = part.contribute(turn, &far).ok()?;
-            match round {
+            match (self.does, round) {
+                (Does::Lie, _) | (_, 1) => {}
                 // A scale that is infinite.
-                0 => bytes[Header::BYTES..][..2].copy_from_slice(&[0x80, 0x7f]),
-                1 => {}
+                (_, 0) => bytes[Header::BYTES..][..2].copy_from_slice(&[0x80, 0x7f]),
                 _ => bytes.truncate(bytes.len() / 2),
             }
-            say(&mut channel, &ToLeader::Contribution { turn, bytes }).await?;
-            hear(&mut channel, 8 * weights as usize).await?;
+            let window = made_up(begins);
+            begins = window.after();
+            let commitment = Some(Commitment {
+                window: window.digest(),
+                state: window.after(),
+                unsaid: digest_of(part.lost()),
+            });
+            let contribution = ToLeader::Contribution {
+                turn,
+                bytes,
+                commitment,
+            };
+            say(&mut channel, &contribution).await?;
+            while let ToMember::Open(_) = hear(&mut channel, 8 * weights as usize).await? {
+                say(&mut channel, &ToLeader::Opened(window.clone())).await?;
+            }
         }
         None
+    }
+}
+
+/// Four steps on examples that nobody has.
+fn made_up(before: Digest) -> Window {
+    let step = |number: u8| Event {
+        deed: Deed::Step { of: [number; 32] },
+        after: [100 + number; 32],
+    };
+    Window {
+        before,
+        events: (0..4).map(step).collect(),
     }
 }

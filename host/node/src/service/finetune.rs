@@ -5,6 +5,7 @@
 //! the training, which then keeps a checkpoint.
 
 mod plot;
+mod rehearsal;
 mod room;
 mod shared;
 pub mod trainings;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_registry::{Digest, Limits, ModelGrant, ModelTask, PackageName, PublisherId};
-use skep_sandbox::{Others, Program, RunReport, RunSpec, SavedAdapter};
+use skep_sandbox::{Program, RunReport, RunSpec, SavedAdapter, TrainingRoom};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
 
@@ -62,11 +63,12 @@ pub async fn finetune(
     let (fresh, stop) = (request.fresh, Arc::clone(&entered.stop));
     let mut room = Room::open(folder.clone(), begun, fresh, stop, progress)?;
     room.share = request.share;
-    let led = shared::lead(service, &request, &base, &program).await?;
+    let led = shared::lead(service, &request, &base, (&subject, &program)).await?;
     let (lead, own) = led.unzip();
-    room.others = lead.clone().map(|lead| lead as Arc<dyn Others>);
+    room.others = lead.as_ref().map(|lead| lead.others());
     let room = Arc::new(room);
-    let spec = spec(service, subject, &base, &room, request.from.is_some()).await?;
+    let inside = Arc::clone(&room) as Arc<dyn TrainingRoom>;
+    let spec = spec(service, subject, &base, inside, request.from.is_some()).await?;
     let sandbox = service.sandbox()?;
 
     let on_drop = StopOnDrop(Arc::clone(&entered.stop));
@@ -139,7 +141,7 @@ impl Work {
                 Box::new(BufReader::new(file))
             }
         };
-        let folder = skep_sandbox::TrainingRoom::folder(&*self.room).to_owned();
+        let folder = self.room.folder().to_owned();
         let output = run::create(&folder.join("output"))?;
         let ran = sandbox.train(
             &self.program,
@@ -165,7 +167,7 @@ impl Work {
                 report,
                 plot,
             }),
-            None if skep_sandbox::TrainingRoom::is_to_stop(&*self.room) => Err(Failure::new(
+            None if self.room.is_to_stop() => Err(Failure::new(
                 FailureKind::Failed,
                 format!(
                     "the training was stopped after step {}; the same command goes on from there",
@@ -244,7 +246,7 @@ async fn spec(
     service: &Service,
     subject: Subject,
     base: &BaseModel,
-    room: &Arc<Room>,
+    room: Arc<dyn TrainingRoom>,
     goes_on: bool,
 ) -> Result<RunSpec, Failure> {
     let BaseModel { base, task, path } = base;
@@ -267,7 +269,7 @@ async fn spec(
             applied: None,
             home: service.home.clone(),
         })),
-        training: Some(Arc::clone(room) as Arc<dyn skep_sandbox::TrainingRoom>),
+        training: Some(room),
         grants: subject.grants,
         limits: subject.limits,
         ..RunSpec::default()

@@ -2,7 +2,8 @@
 //!
 //! What is exchanged and what it does to the weights is `skep_together`'s to say; this sends it,
 //! waits for it, and hands the weights to the trainer (`docs/decisions/0025`). [`lead`] is the side
-//! of who trains, [`member`] that of who takes part, [`split`] says who learns what.
+//! of who trains, [`member`] that of who takes part, [`split`] says who learns what. What a member
+//! did is noted in its [`journal`], and [`audit`] does a part of it once more (`docs/decisions/0029`).
 //!
 //! # What it must never do
 //!
@@ -10,16 +11,21 @@
 //! - Take weights from anybody that were not read and checked here.
 //! - Keep another node's examples longer than its training, or open a file that it names.
 
+mod audit;
+mod hook;
+mod journal;
 pub mod lead;
 pub mod member;
+mod seat;
 pub mod split;
 
 use std::time::Duration;
 
+use self::journal::JournalError;
 use skep_swarm::{Channel, ChannelError};
+use skep_together::audit::Unlike;
 use skep_together::message::{ENVELOPE, MessageError, ToLeader, ToMember};
 use skep_together::{TogetherError, Unsound};
-use tokio::task::JoinHandle;
 
 /// How long the other side may take for what is not a step of training.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -41,6 +47,8 @@ enum Broken {
     Behind,
     #[error("it has sent what cannot be used {0} times in a row, the last time because {1}")]
     Again(u32, Unsound),
+    #[error("it did not do what it said that it did: {0}")]
+    Unlike(#[from] Unlike),
 }
 
 /// Why a member cannot go on.
@@ -54,6 +62,10 @@ enum Left {
     Passed(u16, Unsound),
     #[error("the training is over")]
     Over,
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("the trainer cannot be used: {0}")]
+    Trainer(String),
 }
 
 impl From<ChannelError> for Left {
@@ -94,19 +106,4 @@ async fn hear_leader(
 ) -> Result<ToMember, Broken> {
     let bytes = channel.hear_whole(carried + ENVELOPE, patience).await?;
     Ok(ToMember::decode(&bytes)?)
-}
-
-/// Work that ends when nobody waits for it any more: a run that was ended waits for no node.
-struct Waited<T>(JoinHandle<T>);
-
-impl<T> Waited<T> {
-    async fn get(mut self) -> Result<T, String> {
-        (&mut self.0).await.map_err(|error| error.to_string())
-    }
-}
-
-impl<T> Drop for Waited<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

@@ -7,8 +7,8 @@
 
 mod bases;
 mod convert;
+mod saving;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use skep_tensor::Account;
@@ -20,29 +20,26 @@ use self::convert::{
     at_most_tokens, evaluation_to_contract, examples, hyper_parameters, lora_config, loss,
     outcome_to_contract, trainer_options,
 };
+use self::saving::{cannot_save, check_metadata, digest_of, error_beside};
 use super::text::requests::{REQUESTS, at_most, check_text, text_in};
 use super::types::HostError;
 use crate::bindings::fine_tune::skep::train::training::{
     BaseKind, Evaluation, Example, Host, HostTrainer, HyperParameters, LoraConfig, Loss, Metadata,
-    Options, Outcome, Progress, Sampling, Signal, Step, TrainerInfo,
+    Options, Outcome, Precision, Progress, Sampling, Signal, Step, TrainerInfo,
 };
 use crate::bindings::task::skep::model::text::Prompt;
 use crate::error::{Quota, QuotaExcess};
 use crate::models::{BaseModel, ModelError};
 use crate::state::State;
 use crate::training::{
-    Meeting, OpenTrainer, SavedAdapter, TRAINERS, TrainingProgress, TrainingRoom, lock,
+    MadeUp, Meeting, Noted, OpenTrainer, Others, Rehearsal, SavedAdapter, TRAINERS,
+    TrainingProgress, TrainingRoom, lock,
 };
 
 /// Prompts that one call may have gone on with.
 const SAMPLES: usize = 64;
 /// The longest name of a class, in bytes.
 const CLASS: usize = 256;
-/// The longest model card, in bytes.
-const CARD: usize = 64 << 10;
-/// Names and values that may be said of an adapter, and bytes of each.
-const FACTS: usize = 256;
-const FACT: usize = 1024;
 /// What a guest may keep beside a checkpoint, in bytes.
 const NOTE: usize = skep_train::LARGEST_NOTE as usize;
 /// The folder that an adapter is saved in, within its room.
@@ -98,15 +95,42 @@ impl State {
     /// Meets those who train the same adapter on other nodes, if it is time, and goes on with what
     /// all have agreed on.
     async fn meet(&mut self, this: &Resource<OpenTrainer>, when: Meeting) -> Result<(), HostError> {
-        let others = self.spec.training.as_ref().and_then(|room| room.others());
-        let Some(others) = others.filter(|others| others.meets(when)) else {
+        let Some(others) = self.others().filter(|others| others.meets(when)) else {
             return Ok(());
         };
         let trainer = Arc::clone(&self.table.get(this)?.trainer);
         let weights = lock(&trainer)?.weights().to_vec();
-        let agreed = others.meet(when, weights).await;
+        let agreed = others.meet(when, weights, Arc::clone(&trainer)).await;
         let agreed = agreed.map_err(HostError::failed)?;
         Ok(lock(&trainer)?.set_weights(&agreed)?)
+    }
+
+    /// Who trains the same adapter on other nodes.
+    fn others(&self) -> Option<Arc<dyn Others>> {
+        self.spec.training.as_ref().and_then(|room| room.others())
+    }
+
+    /// Who wants to know what steps the recipe would make.
+    fn rehearsal(&self) -> Option<Arc<dyn Rehearsal>> {
+        let room = self.spec.training.as_ref();
+        room.and_then(|room| room.rehearsal())
+    }
+
+    /// Makes up what a batch came to.
+    fn make_up(
+        &mut self,
+        this: &Resource<OpenTrainer>,
+        batch: &[Example],
+        divisor: Option<f32>,
+    ) -> Result<Outcome, HostError> {
+        let loss = self.table.get_mut(this)?.made_up.loss();
+        let tokens = batch.iter().map(|example| example.tokens.len() as u64);
+        Ok(Outcome {
+            loss,
+            divisor: f64::from(divisor.unwrap_or(1.0)),
+            tokens: tokens.sum(),
+            counted: batch.len() as u64,
+        })
     }
 
     /// Refuses to keep more than the run may: what it has put into the blob store, what else it
@@ -194,6 +218,8 @@ impl HostTrainer for State {
             classes,
             class_names: Vec::new(),
             together: None,
+            noted: Noted::default(),
+            made_up: MadeUp::default(),
         })?;
         self.trainings.open += 1;
         self.lent.models.insert(info.digest, info.weights_bytes);
@@ -205,7 +231,10 @@ impl HostTrainer for State {
         let open = self.table.get(&this)?;
         let info = about(&open.model);
         let (parameters, steps) = match open.trainer.lock() {
-            Ok(trainer) => (trainer.parameters() as u64, trainer.steps()),
+            Ok(trainer) => (
+                trainer.parameters() as u64,
+                trainer.steps() + open.made_up.steps,
+            ),
             Err(_) => (0, 0),
         };
         Ok(TrainerInfo {
@@ -218,6 +247,23 @@ impl HostTrainer for State {
             parameters,
             steps,
         })
+    }
+
+    async fn compute_in(
+        &mut self,
+        this: Resource<OpenTrainer>,
+        precision: Precision,
+    ) -> Result<(), HostError> {
+        self.host_calls += 1;
+        let precision = match precision {
+            Precision::Single => skep_train::Precision::F32,
+            Precision::Bfloat16 => skep_train::Precision::Bf16,
+        };
+        let work = move |trainer: &mut Trainer, _: &Account| {
+            trainer.compute_in(precision);
+            Ok(())
+        };
+        self.with_trainer(&this, work)?.await
     }
 
     async fn encode(
@@ -250,13 +296,25 @@ impl HostTrainer for State {
             self.table.get_mut(&this)?.together = Some(0);
         }
         let asked = loss(asked);
-        let divisor = divisor.map_or(Divisor::Own, Divisor::Given);
+        let by = divisor.map_or(Divisor::Own, Divisor::Given);
+        if self.rehearsal().is_some() {
+            let outcome = self.make_up(&this, &batch, divisor)?;
+            let (batch, charge) = examples(batch, &self.account)?;
+            let noted = &mut self.table.get_mut(&this)?.noted;
+            noted.add((batch, asked, by), charge, u64::MAX);
+            return Ok(outcome);
+        }
         let work = move |trainer: &mut Trainer, account: &Account| {
-            let (batch, _charge) = examples(batch, account)?;
-            let done = trainer.forward_backward(&batch, asked, divisor);
-            outcome_to_contract(done)
+            let (batch, charge) = examples(batch, account)?;
+            let done = trainer.forward_backward(&batch, asked, by);
+            Ok((outcome_to_contract(done), trainer.pending(), batch, charge))
         };
-        self.with_trainer(&this, work)?.await
+        let (outcome, pending, batch, charge) = self.with_trainer(&this, work)?.await?;
+        if self.others().is_some() {
+            let noted = &mut self.table.get_mut(&this)?.noted;
+            noted.add((batch, asked, by), charge, pending);
+        }
+        outcome
     }
 
     async fn optim_step(
@@ -266,11 +324,27 @@ impl HostTrainer for State {
     ) -> Result<Step, HostError> {
         self.host_calls += 1;
         let hyper = hyper_parameters(&hyper);
+        let made = self.table.get_mut(&this)?.noted.take(hyper);
+        if let Some(rehearsal) = self.rehearsal() {
+            rehearsal.step(&made);
+            let made_up = &mut self.table.get_mut(&this)?.made_up;
+            made_up.steps += 1;
+            return Ok(Step {
+                number: made_up.steps,
+                gradient_norm: 1.0,
+            });
+        }
+        let others = self.others();
         let work = move |trainer: &mut Trainer, _: &Account| match trainer.optim_step(&hyper) {
-            Ok(step) => Ok(Step {
-                number: step.step,
-                gradient_norm: step.gradient_norm,
-            }),
+            Ok(step) => {
+                if let Some(others) = others {
+                    others.stepped(&made, trainer);
+                }
+                Ok(Step {
+                    number: step.step,
+                    gradient_norm: step.gradient_norm,
+                })
+            }
             Err(skep_train::TrainError::Diverged { .. }) => Ok(Step {
                 number: trainer.steps(),
                 gradient_norm: f32::NAN,
@@ -297,6 +371,12 @@ impl HostTrainer for State {
         self.host_calls += 1;
         at_most_tokens(&batch)?;
         let asked = loss(asked);
+        if self.rehearsal().is_some() {
+            return Ok(Evaluation {
+                outcome: self.make_up(&this, &batch, None)?,
+                log_probabilities: batch.iter().map(|e| vec![0.0; e.tokens.len()]).collect(),
+            });
+        }
         let work = move |trainer: &mut Trainer, account: &Account| {
             let (batch, _charge) = examples(batch, account)?;
             let done = trainer.evaluate(&batch, asked, Divisor::Own)?;
@@ -312,6 +392,9 @@ impl HostTrainer for State {
     ) -> Result<Vec<f32>, HostError> {
         self.host_calls += 1;
         at_most_tokens(&batch)?;
+        if self.rehearsal().is_some() {
+            return Ok(vec![0.0; batch.len()]);
+        }
         let work = move |trainer: &mut Trainer, account: &Account| {
             let (batch, _charge) = examples(batch, account)?;
             Ok(trainer.reference_log_probabilities(&batch)?)
@@ -327,6 +410,9 @@ impl HostTrainer for State {
     ) -> Result<Vec<Vec<u32>>, HostError> {
         self.host_calls += 1;
         at_most("prompts in one call", prompts.len(), SAMPLES)?;
+        if self.rehearsal().is_some() {
+            return Ok(vec![Vec::new(); prompts.len()]);
+        }
         let open = self.table.get(&this)?;
         let about = about(&open.model);
         let how = skep_train::Sampling {
@@ -410,6 +496,9 @@ impl HostTrainer for State {
         self.host_calls += 1;
         at_most("bytes beside a checkpoint", state.len(), NOTE)?;
         let room = self.room()?;
+        if self.rehearsal().is_some() {
+            return Ok(());
+        }
         let (path, others) = self.trainings.checkpoint(room.folder(), &name)?;
         let bytes = lock(&self.table.get(&this)?.trainer)?.checkpoint_bytes(state.len());
         self.check_storage(others, bytes)?;
@@ -450,6 +539,9 @@ impl HostTrainer for State {
         self.host_calls += 1;
         check_metadata(&metadata)?;
         let room = self.room()?;
+        if self.rehearsal().is_some() {
+            return Ok(String::new());
+        }
         if self.table.get(&this)?.together.is_some() {
             self.meet(&this, Meeting::End).await?;
         }
@@ -490,36 +582,4 @@ impl HostTrainer for State {
         self.trainings.open -= 1;
         Ok(())
     }
-}
-
-fn cannot_save(error: std::io::Error) -> HostError {
-    HostError::failed(format!("the adapter cannot be saved: {error}"))
-}
-
-/// The digest of an adapter's weights.
-fn digest_of(folder: &Path) -> std::io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap(folder.join("adapter_model.safetensors"))?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// An error that says no more of where something lies than its name.
-fn error_beside(error: skep_train::TrainError, folder: &Path) -> HostError {
-    match HostError::from(error) {
-        HostError::Typed(typed) => HostError::Typed(convert::without(typed, folder)),
-        other => other,
-    }
-}
-
-fn check_metadata(metadata: &Metadata) -> Result<(), HostError> {
-    at_most("bytes of a model card", metadata.card.len(), CARD)?;
-    at_most("hyper-parameters", metadata.hyper_parameters.len(), FACTS)?;
-    at_most("metrics", metadata.metrics.len(), FACTS)?;
-    for (name, value) in &metadata.hyper_parameters {
-        at_most("bytes of a hyper-parameter", name.len() + value.len(), FACT)?;
-    }
-    for (name, _) in &metadata.metrics {
-        at_most("bytes of a metric's name", name.len(), FACT)?;
-    }
-    Ok(())
 }

@@ -241,3 +241,57 @@ fn a_step_that_cannot_be_changes_nothing() {
     assert_eq!(node, before);
     assert_eq!(weights, [2.0; 300]);
 }
+
+/// Whoever knows what a node could not say before knows what it has to say now, bit for bit, and
+/// what its weights become.
+#[test]
+fn what_a_node_has_to_say_and_to_take_over_can_be_made_again() {
+    let config = config(8, 2, 1);
+    let weights = numbers(900, 1);
+    let (mut own, mut other) = (
+        Diloco::new(config, &weights).unwrap(),
+        Diloco::new(config, &weights).unwrap(),
+    );
+    let mut at = weights.clone();
+    for round in 0..4 {
+        for fragment in 0..2 {
+            let turn = Turn { round, fragment };
+            let range = own.range(fragment);
+            for (x, moved) in at.iter_mut().zip(numbers(900, u64::from(round) + 7)) {
+                *x += 0.1 * moved;
+            }
+            let unsaid = own.lost()[range.clone()].to_vec();
+            let said = own.contribute(turn, &at).unwrap();
+            let again = other.would_say(turn, &at, &unsaid).unwrap();
+            assert_eq!(again, (said.clone(), own.lost()[range.clone()].to_vec()));
+            let mut elsewhere = at.clone();
+            elsewhere[range.start] += 0.3;
+            let wrong = other.would_say(turn, &elsewhere, &unsaid).unwrap();
+            assert_ne!(wrong.0, said);
+            let accepted = BTreeMap::from([(0, own.read(turn, &said).unwrap())]);
+            let mut elsewhere = at.clone();
+            other.step(turn, &accepted, &mut elsewhere).unwrap();
+            let agreed = &other.agreed()[range];
+            let taken = other.taken_over(fragment, agreed, &at);
+            own.step(turn, &accepted, &mut at).unwrap();
+            assert_eq!(taken, at);
+        }
+    }
+    let turn = Turn {
+        round: 9,
+        fragment: 0,
+    };
+    assert!(own.would_say(turn, &at, &[0.0]).is_err());
+}
+
+#[test]
+fn turns_are_at_the_steps_after_which_they_are_sent() {
+    for (every, fragments) in [(4, 1), (50, 4), (7, 3)] {
+        let config = config(every, fragments, 0);
+        for step in 1..200 {
+            if let Some(turn) = config.sends(step) {
+                assert_eq!(config.steps_at(turn), step, "{config:?}");
+            }
+        }
+    }
+}

@@ -8,13 +8,14 @@ use std::ops::Deref;
 use skep_decoder::AdapterTarget;
 
 use super::{EncoderBase, EncoderLayer};
+use crate::bf16::Stored;
 use crate::error::TrainError;
 use crate::operators::activation::{activate, activate_backward};
 use crate::operators::attention::{Attention, AttentionGradients, Taken};
 use crate::operators::layer_norm::LayerNorm;
 use crate::operators::pooling::{pool, pool_backward};
 use crate::operators::rows::add;
-use crate::pass::{Between, Keep, Pass};
+use crate::pass::{Between, Keep, Pass, between_in};
 use crate::pool::Buffer;
 
 /// A pass through an encoder.
@@ -33,21 +34,40 @@ impl<'a> Deref for EncoderPass<'a> {
 
 /// What the backward pass of a layer needs.
 pub(crate) struct Kept {
-    input: Buffer,
-    rest: Option<Rest>,
+    input: Stored,
+    rest: Option<Rest<Stored>>,
 }
 
-struct Rest {
-    queries: Buffer,
-    keys: Buffer,
-    values: Buffer,
-    attended: Buffer,
-    /// What the first norm is of, and the second.
+struct Rest<B = Buffer> {
+    queries: B,
+    keys: B,
+    values: B,
+    attended: B,
+    /// What the first norm is of, and the second; neither is rounded.
     first_sum: Buffer,
     second_sum: Buffer,
     /// Before the curve.
-    up: Buffer,
-    between: Between,
+    up: B,
+    between: Between<B>,
+}
+
+impl<B> Rest<B> {
+    /// The same in another form.
+    fn change<C>(
+        self,
+        mut change: impl FnMut(B) -> Result<C, TrainError>,
+    ) -> Result<Rest<C>, TrainError> {
+        Ok(Rest {
+            queries: change(self.queries)?,
+            keys: change(self.keys)?,
+            values: change(self.values)?,
+            attended: change(self.attended)?,
+            first_sum: self.first_sum,
+            second_sum: self.second_sum,
+            up: change(self.up)?,
+            between: between_in(self.between, change)?,
+        })
+    }
 }
 
 impl EncoderPass<'_> {
@@ -94,7 +114,7 @@ impl EncoderPass<'_> {
     fn norm(&self, norm: &LayerNorm, x: &[f32]) -> Result<Buffer, TrainError> {
         let mut out = self.pool.take(x.len())?;
         norm.forward(self.workers, x, &mut out);
-        Ok(out)
+        Ok(self.rounded(out))
     }
 
     fn attention(&self) -> Attention<'_> {
@@ -119,7 +139,14 @@ impl EncoderPass<'_> {
     ) -> Result<Option<Kept>, TrainError> {
         let (out, rest) = self.run(number, states, keep == Keep::All)?;
         let input = std::mem::replace(states, out);
-        Ok((keep != Keep::Nothing).then_some(Kept { input, rest }))
+        if keep == Keep::Nothing {
+            return Ok(None);
+        }
+        let rest = rest.map(|rest| rest.change(|values| self.store(values)));
+        Ok(Some(Kept {
+            input: self.store(input)?,
+            rest: rest.transpose()?,
+        }))
     }
 
     fn run(
@@ -142,6 +169,7 @@ impl EncoderPass<'_> {
             values: &values,
         };
         self.attention().forward(self.workers, taken, &mut attended);
+        let attended = self.rounded(attended);
         let kept = keep.then_some((queries, keys, values));
         let mut first_sum = linear(AdapterTarget::Output, &layer.output, &attended)?;
         add(self.workers, &mut first_sum, input);
@@ -169,7 +197,7 @@ impl EncoderPass<'_> {
     fn inner(&self, up: &[f32]) -> Result<Buffer, TrainError> {
         let mut inner = self.pool.take(up.len())?;
         activate(self.workers, self.encoder.curve, up, &mut inner);
-        Ok(inner)
+        Ok(self.rounded(inner))
     }
 
     /// Takes the gradient of the states after a layer to that of those before it, and adds those
@@ -183,8 +211,9 @@ impl EncoderPass<'_> {
         gradients: &mut [f32],
     ) -> Result<(), TrainError> {
         let Kept { input, rest } = kept;
+        let input = self.open(input)?;
         let rest = match rest {
-            Some(rest) => rest,
+            Some(rest) => rest.change(|values| self.open(values))?,
             None => match self.run(number, &input, true)? {
                 (_, Some(rest)) => rest,
                 (_, None) => return Ok(()),

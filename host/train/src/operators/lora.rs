@@ -1,6 +1,7 @@
 //! What a low-rank adapter adds to a linear layer: `scale · B · A · dropout(x)` (arXiv
 //! 2106.09685).
 
+use crate::bf16::Precision;
 use crate::gemm::{Lhs, Product, Rhs, Workers, product};
 use crate::operators::share_rows;
 use crate::random::uniform;
@@ -14,6 +15,8 @@ pub(crate) struct LowRank<'a> {
     pub b: &'a [f32],
     pub rank: usize,
     pub scale: f32,
+    /// What lies between both matrices is rounded to.
+    pub precision: Precision,
     pub dropout: Option<Dropout>,
 }
 
@@ -88,6 +91,7 @@ impl LowRank<'_> {
         for x in &mut *between {
             *x *= self.scale;
         }
+        self.precision.apply(workers, between);
         let second = Product {
             m: tokens,
             n: outputs,
@@ -194,6 +198,7 @@ mod tests {
                     b: &values[2],
                     rank,
                     scale: 1.7,
+                    precision: Precision::F32,
                     dropout,
                 };
                 let mut y = vec![0.5; tokens * outputs];
@@ -215,6 +220,7 @@ mod tests {
                         b: &values[2],
                         rank,
                         scale: 1.7,
+                        precision: Precision::F32,
                         dropout,
                     };
                     let mut all: Vec<Vec<f32>> = inputs_of.iter().map(|n| vec![0.0; *n]).collect();

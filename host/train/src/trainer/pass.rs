@@ -2,6 +2,7 @@
 
 use crate::base::{DecoderBase, Network};
 use crate::batch::{Divisor, Example, Loss, Outcome, Packed};
+use crate::bf16::Precision;
 use crate::decoder::DecoderPass;
 use crate::encoder::EncoderPass;
 use crate::error::TrainError;
@@ -9,7 +10,7 @@ use crate::gemm::Workers;
 use crate::loss::own_divisor;
 use crate::operators::head::rows_at_a_time;
 use crate::operators::rows::{Turns, rms_norm, rms_norm_backward};
-use crate::pass::{Keep, Pass};
+use crate::pass::{Keep, Pass, Weights};
 use crate::pool::Buffer;
 use crate::random::hash;
 use crate::trainer::{Checkpointing, Trainer};
@@ -36,22 +37,33 @@ impl Trainer {
         packed: &'a Packed,
         learning: bool,
         adapted: bool,
-    ) -> Pass<'a> {
-        Pass {
-            workers: Workers {
-                simd: self.simd,
-                team: &self.team,
-            },
+    ) -> Result<Pass<'a>, TrainError> {
+        let workers = Workers {
+            simd: self.simd,
+            team: &self.team,
+        };
+        let parameters = match self.precision {
+            Precision::F32 => Weights::Own(&self.parameters),
+            Precision::Bf16 => {
+                let mut rounded = self.pool.take(self.parameters.len())?;
+                rounded.copy_from_slice(&self.parameters);
+                self.precision.apply(workers, &mut rounded);
+                Weights::Rounded(rounded)
+            }
+        };
+        Ok(Pass {
+            workers,
             pool: &self.pool,
             base: &self.base,
             lora: &self.lora,
             layout: &self.layout,
-            parameters: &self.parameters,
+            parameters,
+            precision: self.precision,
             sequences: &packed.sequences,
             dropped: (learning && self.lora.dropout > 0.0)
                 .then(|| hash(self.lora.seed, self.batches.wrapping_add(1 << 32))),
             adapted,
-        }
+        })
     }
 
     /// The same through a decoder, with the positions of its tokens.
@@ -119,6 +131,7 @@ impl Trainer {
         let mut hidden = self.pool.take(rows.len())?;
         let (norm, epsilon) = (&decoder.final_norm, config.epsilon);
         rms_norm(pass.workers, &rows, norm, epsilon, &mut hidden);
+        let hidden = pass.rounded(hidden);
         Ok(Decoded { kept, rows, hidden })
     }
 
@@ -153,7 +166,7 @@ impl Trainer {
         gradients: Option<&mut [f32]>,
     ) -> Result<Outcome, TrainError> {
         let learning = gradients.is_some();
-        let pass = self.pass(packed, learning, true);
+        let pass = self.pass(packed, learning, true)?;
         // What is not in buffers of the pool: positions, logits, panels and scores of the team.
         let _scratch = self
             .account

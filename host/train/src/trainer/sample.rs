@@ -66,7 +66,7 @@ impl Trainer {
         };
         let packed = Packed::new(&[labelled], Loss::Classification, Some(2), &self.base)?;
         self.charge_work(&packed, 1)?;
-        let pass = self.pass(&packed, false, true);
+        let pass = self.pass(&packed, false, true)?;
         let _scratch = self
             .account
             .charge_memory(self.scratch_bytes(&packed, false))?;

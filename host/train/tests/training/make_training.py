@@ -12,6 +12,8 @@ and of a classifier on its last hidden state the loss and gradients.
 
 For a tiny encoder of BERT's kind, which is written to `bert/model`: a classifier on the mean of its
 tokens' states, with the loss and gradients of one batch and the losses of 50 steps.
+
+The same 50 steps of `llama` under `torch.autocast` to bfloat16, with parameters in 32 bits.
 """
 
 import shutil
@@ -21,7 +23,7 @@ import peft
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[2] / "decoder" / "tests" / "models"
@@ -133,6 +135,31 @@ def fifty_steps():
         dict(**packed(texts), losses=torch.stack(losses)), HERE / "steps" / "reference.safetensors"
     )
     print(f"50 steps: {float(losses[0]):.4f} to {float(losses[-1]):.4f}")
+
+
+def fifty_steps_in_bf16():
+    known = load_file(HERE / "steps" / "reference.safetensors")
+    lengths = known["lengths"].tolist()
+    tokens, weights = (known[name].split(lengths) for name in ("tokens", "weights"))
+    texts = [(own.long(), counts) for own, counts in zip(tokens, weights)]
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        MODELS / "llama", dtype=torch.float32, attn_implementation="eager"
+    )
+    model = peft.PeftModel.from_pretrained(base, HERE / "steps", is_trainable=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.01
+    )
+    losses = []
+    for step in range(50):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, _ = loss_of(model, [texts[2 * step % 8], texts[(2 * step + 1) % 8]])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach().float())
+    save_file(dict(losses=torch.stack(losses)), HERE / "steps" / "bf16.safetensors")
+    print(f"50 steps in bfloat16: {float(losses[0]):.4f} to {float(losses[-1]):.4f}")
 
 
 def classification():
@@ -278,6 +305,7 @@ def main():
     for name in NAMES:
         one_batch(name)
     fifty_steps()
+    fifty_steps_in_bf16()
     classification()
     encoders()
     for file in HERE.rglob("*"):

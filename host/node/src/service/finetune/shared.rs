@@ -14,6 +14,7 @@ use skep_together::DilocoConfig;
 use skep_together::message::Invitation;
 use tokio::sync::mpsc;
 
+use super::rehearsal::Rehearsals;
 use super::room::{Begun, Room};
 use super::{recipe, spec};
 use crate::failure::{Failure, FailureKind};
@@ -32,7 +33,7 @@ pub async fn lead(
     service: &Service,
     request: &FineTuneRequest,
     base: &BaseModel,
-    program: &Program,
+    (subject, program): (&Subject, &Arc<Program>),
 ) -> Result<Option<(Arc<Lead>, Vec<u8>)>, Failure> {
     let Some(together) = &request.together else {
         return Ok(None);
@@ -74,7 +75,10 @@ pub async fn lead(
         examples: 0,
         how: how(together.every),
     };
+    let runs = Rehearsals::new(service, subject.clone(), program, base, &invitation).await?;
     let guests = Guests {
+        audit: together.audit,
+        rehearse: Box::new(move |examples| runs.begin(examples)),
         nodes,
         parts,
         invitation,
@@ -165,7 +169,7 @@ pub async fn visit(
     let mut room = Room::open(place, begun, true, Arc::default(), progress)?;
     room.others = Some(others);
     let room = Arc::new(room);
-    let spec = spec(service, visit.subject, &visit.base, &room, false).await?;
+    let spec = spec(service, visit.subject, &visit.base, room, false).await?;
     let sandbox = service.sandbox()?;
     let ran = tokio::task::spawn_blocking(move || {
         sandbox.train(

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::Cursor;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_registry::Digest;
-use skep_sandbox::{Cancel, Meeting, Met, Others};
+use skep_sandbox::{Cancel, Meeting, SharedTrainer};
 use skep_swarm::{Answerer, Channel};
 use skep_together::message::{
     ENVELOPE, Invitation, LAST_ROUND, MAX_INVITATION, MAX_NODES, ToLeader, ToMember,
@@ -21,7 +21,9 @@ use skep_together::{Contribution, Diloco, DilocoConfig, Turn};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{Broken, LOADING, Left, SILENCE, Waited, hear_leader, tell_leader};
+use super::hook::{Hook, Side, with_trainer};
+use super::journal::Journal;
+use super::{Broken, LOADING, Left, SILENCE, hear_leader, tell_leader};
 use crate::failure::{Failure, FailureKind};
 use crate::service::Service;
 use crate::service::finetune::{self, Visit};
@@ -108,16 +110,19 @@ impl Desk {
             }
         };
         let examples = examples.await.map_err(|error| failed(&error))?;
-        let membership = Membership {
+        let journal = Arc::default();
+        let membership = Hook {
             how: invitation.how,
-            seat: Arc::new(Mutex::new(Seat {
+            side: Arc::new(Mutex::new(Seat {
                 how: invitation.how,
                 number: invitation.member,
                 channel,
                 part: None,
                 first: 0,
                 under_way: VecDeque::new(),
+                journal: Arc::clone(&journal),
             })),
+            journal: Some(journal),
             runtime: Handle::current(),
         };
         let cancel = Cancel::new();
@@ -173,13 +178,7 @@ fn failed(error: &Broken) -> Failure {
     Failure::of(FailureKind::Failed, error)
 }
 
-/// A training that this node takes part in.
-struct Membership {
-    how: DilocoConfig,
-    seat: Arc<Mutex<Seat>>,
-    runtime: Handle,
-}
-
+/// This node's part in a training.
 struct Seat {
     how: DilocoConfig,
     number: u16,
@@ -189,35 +188,25 @@ struct Seat {
     first: u32,
     /// The turns in which it has said something that was not decided yet.
     under_way: VecDeque<Turn>,
+    journal: Arc<Lock<Journal>>,
 }
 
-impl Others for Membership {
-    fn meets(&self, when: Meeting) -> bool {
-        match when {
-            Meeting::Begin | Meeting::End => true,
-            Meeting::After(step) => {
-                self.how.sends(step).is_some() || self.how.arrives(step).is_some()
-            }
-        }
-    }
+impl Side for Seat {
+    type Error = Left;
 
-    fn meet(&self, when: Meeting, weights: Vec<f32>) -> Met {
-        let seat = Arc::clone(&self.seat);
-        let work = self.runtime.spawn(async move {
-            let met = seat.lock().await.meet(when, weights).await;
-            met.map_err(|error| error.to_string())
-        });
-        Box::pin(async move { Waited(work).get().await? })
-    }
-}
-
-impl Seat {
-    async fn meet(&mut self, when: Meeting, mut weights: Vec<f32>) -> Result<Vec<f32>, Left> {
+    async fn meet(
+        &mut self,
+        when: Meeting,
+        mut weights: Vec<f32>,
+        trainer: &SharedTrainer,
+    ) -> Result<Vec<f32>, Left> {
         let mut part = match self.part.take() {
             Some(part) => part,
             None => {
                 let part = self.begin(weights.len()).await?;
                 weights.copy_from_slice(part.agreed());
+                let state = state_with(trainer, &weights).await?;
+                self.journal().begin(state);
                 part
             }
         };
@@ -226,30 +215,47 @@ impl Seat {
             Meeting::After(step) => {
                 if let Some(turn) = self.how.sends(step) {
                     let turn = self.turn(turn);
-                    self.contribute(&mut part, turn, &weights).await?;
+                    self.contribute(&mut part, turn, &weights, trainer).await?;
                 }
                 if let Some(turn) = self.how.arrives(step) {
                     let turn = self.turn(turn);
-                    self.complete(&mut part, turn, &mut weights).await?;
+                    self.complete(&mut part, turn, &mut weights, trainer)
+                        .await?;
                 }
             }
             Meeting::End => {
                 if let Some(turn) = self.under_way.back().copied() {
-                    self.complete(&mut part, turn, &mut weights).await?;
+                    self.complete(&mut part, turn, &mut weights, trainer)
+                        .await?;
                 }
                 for fragment in 0..self.how.fragments {
                     let turn = Turn {
                         round: LAST_ROUND,
                         fragment,
                     };
-                    self.contribute(&mut part, turn, &weights).await?;
-                    self.complete(&mut part, turn, &mut weights).await?;
+                    self.contribute(&mut part, turn, &weights, trainer).await?;
+                    self.complete(&mut part, turn, &mut weights, trainer)
+                        .await?;
                 }
                 weights.copy_from_slice(part.agreed());
             }
         }
         self.part = Some(part);
         Ok(weights)
+    }
+}
+
+/// Where a training would be with these weights.
+async fn state_with(trainer: &SharedTrainer, weights: &[f32]) -> Result<Vec<u8>, Left> {
+    let weights = weights.to_vec();
+    let state = with_trainer(trainer, move |trainer| trainer.state_with(&weights)).await;
+    let state = state.map_err(Left::Trainer)?;
+    state.map_err(|error| Left::Trainer(error.to_string()))
+}
+
+impl Seat {
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A turn of this node's as all others count it.
@@ -284,9 +290,26 @@ impl Seat {
         part: &mut Diloco,
         turn: Turn,
         weights: &[f32],
+        trainer: &SharedTrainer,
     ) -> Result<(), Left> {
+        let range = part.range(turn.fragment);
+        let unsaid = part.lost()[range.clone()].to_vec();
         let bytes = part.contribute(turn, weights)?;
-        let said = ToLeader::Contribution { turn, bytes };
+        // At the end the recipe may have gone back to the best that it had, and no step led there.
+        let commitment = match turn.round {
+            LAST_ROUND => None,
+            _ => {
+                let state = state_with(trainer, weights).await?;
+                let still_unsaid = &part.lost()[range];
+                let mut journal = self.journal();
+                Some(journal.contributed(turn, state, unsaid, still_unsaid)?)
+            }
+        };
+        let said = ToLeader::Contribution {
+            turn,
+            bytes,
+            commitment,
+        };
         tell_leader(&mut self.channel, &said).await?;
         self.under_way.push_back(turn);
         Ok(())
@@ -298,13 +321,23 @@ impl Seat {
         part: &mut Diloco,
         until: Turn,
         weights: &mut [f32],
+        trainer: &SharedTrainer,
     ) -> Result<(), Left> {
         loop {
             let carried = usize::from(MAX_NODES) * (part.bytes(until) + ENVELOPE)
                 + usize::from(MAX_NODES) * 4 * skep_together::quantize::BLOCK;
-            let heard = hear_leader(&mut self.channel, carried, DECIDING).await?;
-            let ToMember::Round { turn, accepted } = heard else {
-                return Err(Broken::OutOfTurn.into());
+            let (turn, accepted) = match hear_leader(&mut self.channel, carried, DECIDING).await? {
+                ToMember::Round { turn, accepted } => (turn, accepted),
+                ToMember::Open(turn) => {
+                    let window = self.journal().window(turn)?;
+                    tell_leader(&mut self.channel, &ToLeader::Opened(window)).await?;
+                    continue;
+                }
+                ToMember::Draw { turn, event } => {
+                    self.show(turn, event as usize, trainer).await?;
+                    continue;
+                }
+                _ => return Err(Broken::OutOfTurn.into()),
             };
             if turn.fragment >= self.how.fragments {
                 return Err(Broken::OutOfTurn.into());
@@ -319,6 +352,9 @@ impl Seat {
             if !read.contains_key(&self.number) {
                 part.forget(turn.fragment);
             }
+            let state = state_with(trainer, weights).await?;
+            self.journal().took(turn, weights, &state);
+            self.journal().decided(turn);
             self.under_way.retain(|other| *other != turn);
             if turn == until {
                 return Ok(());
@@ -328,5 +364,21 @@ impl Seat {
                 return Err(Left::Over);
             }
         }
+    }
+
+    /// Shows how something was done.
+    async fn show(
+        &mut self,
+        turn: Turn,
+        event: usize,
+        trainer: &SharedTrainer,
+    ) -> Result<(), Left> {
+        let journal = Arc::clone(&self.journal);
+        let shown = with_trainer(trainer, move |trainer| {
+            let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+            journal.show(turn, event, trainer)
+        });
+        let shown = shown.await.map_err(Left::Trainer)??;
+        Ok(tell_leader(&mut self.channel, &ToLeader::Shown(Box::new(shown))).await?)
     }
 }

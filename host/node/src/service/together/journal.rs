@@ -1,0 +1,207 @@
+//! What this node does between its contributions, so that it can show any of it.
+//!
+//! It keeps where it was at its last contribution, and what it did since; to show a place in
+//! between it does all of that up to there once more. One stretch for each contribution that was
+//! not decided yet is kept, and nothing of what was.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use skep_together::Turn;
+use skep_together::audit::{Commitment, Deed, Digest, Event, Window, digest_of};
+use skep_together::message::Shown;
+use skep_train::{Made, TrainError, Trainer};
+
+/// What was noted, and why nothing more is if it is so.
+#[derive(Default)]
+pub struct Journal {
+    now: Option<Stretch>,
+    said: VecDeque<Said>,
+    failed: Option<String>,
+}
+
+/// Why something cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("nothing is noted of this turn")]
+    Unknown,
+    #[error("what was done here could not be noted: {0}")]
+    Failed(String),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+/// From one contribution on.
+struct Stretch {
+    start: Arc<Vec<u8>>,
+    window: Window,
+    done: Vec<Done>,
+}
+
+enum Done {
+    /// What a step was made of.
+    Step(Vec<u8>),
+    /// The weights after something was taken over.
+    Took(Vec<f32>),
+}
+
+/// A stretch that a contribution has ended.
+struct Said {
+    turn: Turn,
+    stretch: Stretch,
+    end: Arc<Vec<u8>>,
+    unsaid: Vec<f32>,
+}
+
+fn hash(bytes: &[u8]) -> Digest {
+    *blake3::hash(bytes).as_bytes()
+}
+
+impl Stretch {
+    fn new(start: Vec<u8>) -> Self {
+        Self {
+            window: Window::new(hash(&start)),
+            start: Arc::new(start),
+            done: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, deed: Deed, done: Done, state: &[u8]) {
+        let after = hash(state);
+        self.window.events.push(Event { deed, after });
+        self.done.push(done);
+    }
+}
+
+impl Journal {
+    /// Begins with this state.
+    pub fn begin(&mut self, state: Vec<u8>) {
+        self.now = Some(Stretch::new(state));
+    }
+
+    /// Notes a step.
+    pub fn stepped(&mut self, made: &Made, trainer: &Trainer) {
+        let Some(now) = &mut self.now else { return };
+        match (trainer.state(), postcard::to_allocvec(made)) {
+            (Ok(state), Ok(made)) => {
+                let of = hash(&made);
+                now.note(Deed::Step { of }, Done::Step(made), &state);
+            }
+            (Err(error), _) => self.failed = Some(error.to_string()),
+            (_, Err(error)) => self.failed = Some(error.to_string()),
+        }
+    }
+
+    /// Notes that what all have agreed on in a turn was taken over, which led to these weights and
+    /// this state.
+    pub fn took(&mut self, turn: Turn, weights: &[f32], state: &[u8]) {
+        if let Some(now) = &mut self.now {
+            now.note(Deed::Took { turn }, Done::Took(weights.to_vec()), state);
+        }
+    }
+
+    /// Ends the stretch with a contribution, made with so much unsaid of the fragment before it and
+    /// this much after it.
+    ///
+    /// # Errors
+    /// When something could not be noted.
+    pub fn contributed(
+        &mut self,
+        turn: Turn,
+        state: Vec<u8>,
+        unsaid: Vec<f32>,
+        still_unsaid: &[f32],
+    ) -> Result<Commitment, JournalError> {
+        if let Some(failed) = &self.failed {
+            return Err(JournalError::Failed(failed.clone()));
+        }
+        let end = Arc::new(state);
+        let next = Stretch {
+            window: Window::new(hash(&end)),
+            start: Arc::clone(&end),
+            done: Vec::new(),
+        };
+        let stretch = self.now.replace(next).ok_or(JournalError::Unknown)?;
+        let commitment = Commitment {
+            window: stretch.window.digest(),
+            state: hash(&end),
+            unsaid: digest_of(still_unsaid),
+        };
+        self.said.push_back(Said {
+            turn,
+            stretch,
+            end,
+            unsaid,
+        });
+        Ok(commitment)
+    }
+
+    /// What was done before the contribution to a turn.
+    ///
+    /// # Errors
+    /// When nothing is known of it.
+    pub fn window(&self, turn: Turn) -> Result<Window, JournalError> {
+        Ok(self.said(turn)?.stretch.window.clone())
+    }
+
+    /// Shows one of the events, by a trainer which is left as it was.
+    ///
+    /// # Errors
+    /// When nothing is known of it, or it cannot be done once more.
+    pub fn show(
+        &self,
+        turn: Turn,
+        event: usize,
+        trainer: &mut Trainer,
+    ) -> Result<Shown, JournalError> {
+        let said = self.said(turn)?;
+        if event >= said.stretch.done.len() {
+            return Err(JournalError::Unknown);
+        }
+        let own = trainer.state()?;
+        let shown = said.show(event, trainer);
+        trainer.restore(&own)?;
+        shown
+    }
+
+    /// Forgets what belongs to a turn that was decided.
+    pub fn decided(&mut self, turn: Turn) {
+        self.said.retain(|said| said.turn != turn);
+    }
+
+    fn said(&self, turn: Turn) -> Result<&Said, JournalError> {
+        let known = self.said.iter().find(|said| said.turn == turn);
+        known.ok_or(JournalError::Unknown)
+    }
+}
+
+impl Said {
+    fn show(&self, event: usize, trainer: &mut Trainer) -> Result<Shown, JournalError> {
+        trainer.restore(&self.stretch.start)?;
+        let mut before = Vec::new();
+        let mut made = Vec::new();
+        for (number, done) in self.stretch.done.iter().enumerate().take(event + 1) {
+            if number == event {
+                before = trainer.state()?;
+            }
+            match done {
+                Done::Step(of) => {
+                    if number == event {
+                        made.clone_from(of);
+                    }
+                    let of: Made = postcard::from_bytes(of)
+                        .map_err(|error| JournalError::Failed(error.to_string()))?;
+                    trainer.make(&of)?;
+                }
+                Done::Took(weights) => trainer.set_weights(weights)?,
+            }
+        }
+        Ok(Shown {
+            before,
+            made,
+            after: trainer.state()?,
+            at_contribution: self.end.to_vec(),
+            unsaid: self.unsaid.clone(),
+        })
+    }
+}

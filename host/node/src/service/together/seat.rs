@@ -1,0 +1,393 @@
+//! Another node of a training that this one leads: what it says, and what is told of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_swarm::{Channel, ProviderAddr, Swarm};
+use skep_together::audit::{Commitment, Digest, Window, digest_of};
+use skep_together::message::{
+    ENVELOPE, Invitation, LAST_ROUND, MAX_INVITATION, Shown, ToLeader, ToMember,
+};
+use skep_together::{DilocoConfig, Turn, Unsound};
+use tokio::task::JoinHandle;
+
+use super::{Broken, LOADING, SILENCE, hear_member, tell_member};
+use crate::failure::Failure;
+use crate::requests::{LeftOut, TogetherNode};
+
+/// How many times in a row a node may send what cannot be used.
+const STRIKES: u32 = 3;
+/// Times that a node was left out that the report has in words.
+const TOLD: usize = 100;
+/// The longest that what one step was made of may be, in bytes.
+const MADE: usize = 64 << 20;
+
+/// What each step of a node has to be made of.
+pub type Order = JoinHandle<Result<Vec<Digest>, Failure>>;
+
+/// Another node.
+pub struct Seat {
+    pub number: u16,
+    node: ProviderAddr,
+    examples: Arc<Vec<u8>>,
+    /// None while it is away.
+    channel: Option<Channel>,
+    /// What it has said ahead of its turn.
+    held: Option<Said>,
+    strikes: u32,
+    /// The round of all in which its first one is.
+    first: u32,
+    /// Where it was at its last contribution.
+    pub begins: Option<Digest>,
+    /// What it could not say of each fragment, where that is not nothing.
+    unsaid: HashMap<u16, Digest>,
+    order: Option<Order>,
+    known: Option<Vec<Digest>>,
+    /// Whether it is asked to come back when it is away.
+    welcome: bool,
+    returning: Option<JoinHandle<Result<Channel, String>>>,
+    pub told: TogetherNode,
+}
+
+/// A contribution as it came.
+pub struct Said {
+    pub turn: Turn,
+    pub bytes: Vec<u8>,
+    pub commitment: Option<Commitment>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(returning) = &self.returning {
+            returning.abort();
+        }
+        if let Some(order) = &self.order {
+            order.abort();
+        }
+    }
+}
+
+/// Asks a node to take part, hands out its examples, and says how many bytes that took.
+pub async fn ask(
+    swarm: &Swarm,
+    node: &ProviderAddr,
+    invitation: Invitation,
+    examples: &[u8],
+) -> Result<(Channel, usize), String> {
+    let asking = async {
+        let mut channel = swarm.invite(node).await?;
+        tell_member(&mut channel, &ToMember::Invitation(Box::new(invitation))).await?;
+        let answer = hear_member(&mut channel, MAX_INVITATION, SILENCE).await?;
+        Ok::<_, Broken>((channel, answer))
+    };
+    match asking.await {
+        Ok((mut channel, ToLeader::Accepted)) => {
+            let message = ToMember::Examples(examples.to_vec());
+            let sent = tell_member(&mut channel, &message).await;
+            let sent = sent.map_err(|error| error.to_string())?;
+            Ok((channel, sent))
+        }
+        Ok((_, ToLeader::Refused(why))) => Err(why),
+        Ok(_) => Err(Broken::OutOfTurn.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Waits until a node has loaded what it needs.
+async fn ready(channel: &mut Channel, want: u64) -> Result<(), Broken> {
+    match hear_member(channel, 0, LOADING).await? {
+        ToLeader::Ready { weights } if weights == want => Ok(()),
+        ToLeader::Ready { weights: got } => Err(Broken::Weights { got, want }),
+        _ => Err(Broken::OutOfTurn),
+    }
+}
+
+impl Seat {
+    pub fn new(
+        number: u16,
+        node: ProviderAddr,
+        channel: Channel,
+        examples: Arc<Vec<u8>>,
+        order: Option<Order>,
+    ) -> Self {
+        Self {
+            number,
+            told: TogetherNode {
+                node: node.id.to_string(),
+                accepted: 0,
+                audited: 0,
+                returned: 0,
+                left_out: Vec::new(),
+                gone: None,
+            },
+            node,
+            examples,
+            channel: Some(channel),
+            held: None,
+            strikes: 0,
+            first: 0,
+            begins: None,
+            unsaid: HashMap::new(),
+            order,
+            known: None,
+            welcome: true,
+            returning: None,
+        }
+    }
+
+    pub fn is_here(&self) -> bool {
+        self.channel.is_some()
+    }
+
+    /// Tells it where all are, once it is ready.
+    pub async fn begin(&mut self, state: &ToMember, weights: u64, begins: Digest) -> usize {
+        let Some(channel) = &mut self.channel else {
+            return 0;
+        };
+        let begun = match ready(channel, weights).await {
+            Ok(()) => tell_member(channel, state).await,
+            Err(error) => Err(error),
+        };
+        self.begins = Some(begins);
+        self.keep(begun)
+    }
+
+    /// Tells it something, if it is here, and says how many bytes that took.
+    pub async fn tell(&mut self, message: &ToMember) -> usize {
+        let Some(channel) = &mut self.channel else {
+            return 0;
+        };
+        let told = tell_member(channel, message).await;
+        self.keep(told)
+    }
+
+    /// Bytes that were sent; whoever they could not be sent to is let go.
+    fn keep(&mut self, told: Result<usize, Broken>) -> usize {
+        match told {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                self.let_go(&why);
+                0
+            }
+        }
+    }
+
+    /// What it says in a turn. None is nothing, of somebody who has gone, is new or is elsewhere: who
+    /// has come to its end has no more turns before that, and who has not has another turn.
+    pub async fn says(&mut self, turn: Turn, bytes: usize, patience: Duration) -> Option<Said> {
+        if turn.round < self.first {
+            return None;
+        }
+        let said = match self.held.take() {
+            Some(held) => held,
+            None => {
+                let channel = self.channel.as_mut()?;
+                // It may be of a fragment that is a block longer.
+                let carried = bytes + 4 * skep_together::quantize::BLOCK + ENVELOPE;
+                match hear_member(channel, carried, patience).await {
+                    Ok(ToLeader::Contribution {
+                        turn,
+                        bytes,
+                        commitment,
+                    }) if commitment.is_some() || turn.round == LAST_ROUND => Said {
+                        turn,
+                        bytes,
+                        commitment,
+                    },
+                    Ok(_) => {
+                        self.let_go(&Broken::OutOfTurn);
+                        return None;
+                    }
+                    Err(why) => {
+                        self.let_go(&why);
+                        return None;
+                    }
+                }
+            }
+        };
+        match said.turn.cmp(&turn) {
+            std::cmp::Ordering::Equal => Some(said),
+            std::cmp::Ordering::Greater => {
+                self.held = Some(said);
+                None
+            }
+            std::cmp::Ordering::Less => {
+                // It has turns before it that there will not be any more.
+                self.let_go(&Broken::Behind);
+                None
+            }
+        }
+    }
+
+    /// Notes what was decided of its contribution.
+    pub fn counted(&mut self, said: &Said, accepted: bool) {
+        let fragment = said.turn.fragment;
+        if accepted {
+            self.strikes = 0;
+            self.told.accepted += 1;
+        }
+        let Some(commitment) = &said.commitment else {
+            return;
+        };
+        self.begins = Some(commitment.state);
+        // Whoever was left out forgets it.
+        match accepted {
+            true => self.unsaid.insert(fragment, commitment.unsaid),
+            false => self.unsaid.remove(&fragment),
+        };
+    }
+
+    /// What it could not say of a fragment of so many weights before its next contribution.
+    pub fn unsaid(&self, fragment: u16, weights: usize) -> Digest {
+        let known = self.unsaid.get(&fragment).copied();
+        known.unwrap_or_else(|| digest_of(&vec![0.0; weights]))
+    }
+
+    /// What the steps before a contribution have to be made of; none if that is not known.
+    pub async fn order(&mut self, how: &DilocoConfig, turn: Turn) -> Option<Vec<Digest>> {
+        if let Some(task) = self.order.take() {
+            match task.await {
+                Ok(Ok(order)) => self.known = Some(order),
+                Ok(Err(failure)) => {
+                    tracing::warn!(node = %self.told.node, %failure, "no audit of its steps");
+                }
+                Err(error) => {
+                    tracing::warn!(node = %self.told.node, %error, "no audit of its steps")
+                }
+            }
+        }
+        let own = Turn {
+            round: turn.round.checked_sub(self.first)?,
+            ..turn
+        };
+        let until = how.steps_at(own);
+        let from = match (own.fragment.checked_sub(1), own.round.checked_sub(1)) {
+            (Some(fragment), _) => how.steps_at(Turn { fragment, ..own }),
+            (None, Some(round)) => how.steps_at(Turn {
+                round,
+                fragment: how.fragments - 1,
+            }),
+            (None, None) => 0,
+        };
+        let steps = usize::try_from(from).ok()?..usize::try_from(until).ok()?;
+        self.known.as_ref()?.get(steps).map(<[Digest]>::to_vec)
+    }
+
+    /// Has it show what it did before a contribution.
+    pub async fn open(
+        &mut self,
+        turn: Turn,
+        steps: usize,
+        patience: Duration,
+    ) -> Result<Window, Broken> {
+        let channel = self.channel.as_mut().ok_or(Broken::OutOfTurn)?;
+        tell_member(channel, &ToMember::Open(turn)).await?;
+        // As many things taken over as there are fragments, and some to spare.
+        let limit = 80 * (steps + 1024);
+        match hear_member(channel, limit, patience).await? {
+            ToLeader::Opened(window) => Ok(window),
+            _ => Err(Broken::OutOfTurn),
+        }
+    }
+
+    /// Has it show one event of that.
+    pub async fn draw(
+        &mut self,
+        turn: Turn,
+        event: u32,
+        bytes: usize,
+        patience: Duration,
+    ) -> Result<Shown, Broken> {
+        let channel = self.channel.as_mut().ok_or(Broken::OutOfTurn)?;
+        tell_member(channel, &ToMember::Draw { turn, event }).await?;
+        match hear_member(channel, bytes + MADE, patience).await? {
+            ToLeader::Shown(shown) => Ok(*shown),
+            _ => Err(Broken::OutOfTurn),
+        }
+    }
+
+    /// Notes that its contribution did not count.
+    pub fn leave_out(&mut self, turn: Turn, why: &str) {
+        tracing::warn!(node = %self.told.node, %why, "a contribution was left out");
+        if self.told.left_out.len() < TOLD {
+            self.told.left_out.push(LeftOut {
+                round: (turn.round != LAST_ROUND).then_some(turn.round),
+                fragment: turn.fragment,
+                why: why.to_owned(),
+            });
+        }
+    }
+
+    /// The same of one that cannot be used: after some in a row it is let go for good.
+    pub fn strike(&mut self, turn: Turn, why: Unsound) {
+        self.leave_out(turn, &why.to_string());
+        self.strikes += 1;
+        if self.strikes >= STRIKES {
+            self.ban(&Broken::Again(self.strikes, why));
+        }
+    }
+
+    /// Lets it go for good.
+    pub fn ban(&mut self, why: &Broken) {
+        self.welcome = false;
+        self.let_go(why);
+    }
+
+    /// Lets it go; in between rounds it is asked to come back.
+    pub fn let_go(&mut self, why: &Broken) {
+        tracing::warn!(node = %self.told.node, %why, "a node takes part in the training no more");
+        self.channel = None;
+        self.held = None;
+        self.told.gone.get_or_insert_with(|| why.to_string());
+    }
+
+    /// Asks it to come back, if it is away and was not asked yet.
+    pub fn invite_back(&mut self, swarm: &Swarm, invitation: &Invitation, weights: u64) {
+        if self.channel.is_some() || !self.welcome || self.returning.is_some() {
+            return;
+        }
+        let (swarm, node) = (swarm.clone(), self.node.clone());
+        let examples = Arc::clone(&self.examples);
+        let invitation = Invitation {
+            member: self.number,
+            examples: examples.len() as u64,
+            ..invitation.clone()
+        };
+        self.returning = Some(tokio::spawn(async move {
+            let (mut channel, _) = ask(&swarm, &node, invitation, &examples).await?;
+            let ready = ready(&mut channel, weights).await;
+            ready.map_err(|error| error.to_string())?;
+            Ok(channel)
+        }));
+    }
+
+    /// Whether it has come back and waits to be told where all are.
+    pub fn has_come_back(&self) -> bool {
+        let returning = self.returning.as_ref();
+        returning.is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Takes it in again, with this as its first round.
+    pub async fn take_in(&mut self, state: &ToMember, round: u32, begins: Digest) -> usize {
+        let Some(task) = self.returning.take() else {
+            return 0;
+        };
+        let channel = match task.await.map_err(|error| error.to_string()) {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(why)) | Err(why) => {
+                tracing::info!(node = %self.told.node, %why, "a node has not come back");
+                return 0;
+            }
+        };
+        self.channel = Some(channel);
+        let told = self.tell(state).await;
+        if told > 0 {
+            (self.first, self.begins, self.strikes) = (round, Some(begins), 0);
+            self.unsaid.clear();
+            self.told.gone = None;
+            self.told.returned += 1;
+        }
+        told
+    }
+}

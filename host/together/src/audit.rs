@@ -1,0 +1,347 @@
+//! What a node commits to with each contribution, and what it shows of it when it is asked.
+//!
+//! Between two contributions a node makes steps of its own and takes over what all have agreed on.
+//! It keeps a list of these [`Event`]s with the digest of where it was after each, and sends the
+//! list's digest with the contribution, before it can know what will be asked for. Whoever audits
+//! has the list shown, draws one event, and is shown where the node was before it and what it did:
+//! then it does the same and has to come to the same place.
+//!
+//! What is checked here are the links: that the list is the one that was committed to, that it
+//! begins where the last one ended and has as many steps as there have to be, and that what is
+//! shown is what the list says. To do an event again takes a trainer, which is not here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::diloco::Turn;
+
+/// BLAKE3 of something.
+pub type Digest = [u8; 32];
+
+/// What a node has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Deed {
+    /// A step of its own.
+    Step {
+        /// The digest of what it was made of.
+        of: Digest,
+    },
+    /// It took over what all have agreed on in a turn.
+    Took {
+        /// Which.
+        turn: Turn,
+    },
+}
+
+/// Something that a node has done, and where it was then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What.
+    pub deed: Deed,
+    /// The digest of its training's state afterwards.
+    pub after: Digest,
+}
+
+/// What a node has done since its last contribution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// The digest of where it was at that contribution.
+    pub before: Digest,
+    /// What came then.
+    pub events: Vec<Event>,
+}
+
+/// What is sent with a contribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commitment {
+    /// The digest of the window that ends with it.
+    pub window: Digest,
+    /// That of where the node is.
+    pub state: Digest,
+    /// That of what the contribution leaves unsaid of its fragment.
+    pub unsaid: Digest,
+}
+
+/// Why what a node shows is not what it has said.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Unlike {
+    /// Another list.
+    #[error("it shows another list of what it did than it committed to")]
+    Window,
+    /// A list that begins elsewhere.
+    #[error("what it did does not begin where its last contribution ended")]
+    Beginning,
+    /// Steps too many or too few.
+    #[error("it shows {got} steps since its last contribution where there have to be {want}")]
+    Steps {
+        /// How many it shows.
+        got: usize,
+        /// How many there have to be.
+        want: usize,
+    },
+    /// Other examples, or in another order.
+    #[error("step {step} was not made of the examples whose turn it was")]
+    Order {
+        /// Which, counted from 0.
+        step: usize,
+    },
+    /// Something else than the list says.
+    #[error("what it shows of {what} is not what it committed to")]
+    Shown {
+        /// Of what.
+        what: &'static str,
+    },
+    /// Done again, it comes to something else.
+    #[error(
+        "{what}, done again here, comes to something else: {error:.1e} of the change, where at most \
+         {most:.0e} is rounding"
+    )]
+    Redone {
+        /// What.
+        what: &'static str,
+        /// The norm of the difference over that of the change.
+        error: f64,
+        /// How much is believed.
+        most: f64,
+    },
+}
+
+/// How much of a change may differ: what other instructions of other processors round otherwise.
+pub const ROUNDING: f64 = 0.02;
+
+/// The digest of numbers.
+#[must_use]
+pub fn digest_of(numbers: &[f32]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for chunk in numbers.chunks(1024) {
+        let bytes: Vec<u8> = chunk.iter().flat_map(|x| x.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+impl Window {
+    /// One that begins here.
+    #[must_use]
+    pub fn new(before: Digest) -> Self {
+        Self {
+            before,
+            events: Vec::new(),
+        }
+    }
+
+    /// Its digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.before);
+        for event in &self.events {
+            match event.deed {
+                Deed::Step { of } => hasher.update(&[0]).update(&of),
+                Deed::Took { turn } => hasher
+                    .update(&[1])
+                    .update(&turn.round.to_le_bytes())
+                    .update(&turn.fragment.to_le_bytes()),
+            };
+            hasher.update(&event.after);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Where the node is at its end.
+    #[must_use]
+    pub fn after(&self) -> Digest {
+        self.events.last().map_or(self.before, |event| event.after)
+    }
+
+    /// Where it was before one of the events; none if there is no such event.
+    #[must_use]
+    pub fn before_event(&self, event: usize) -> Option<Digest> {
+        match event.checked_sub(1) {
+            _ if event >= self.events.len() => None,
+            None => Some(self.before),
+            Some(last) => self.events.get(last).map(|last| last.after),
+        }
+    }
+
+    /// How many of its events before this one are steps.
+    #[must_use]
+    pub fn steps_before(&self, event: usize) -> usize {
+        let earlier = self.events.iter().take(event);
+        earlier
+            .filter(|event| matches!(event.deed, Deed::Step { .. }))
+            .count()
+    }
+
+    /// Holds it against what was committed to with the contribution at its end, where the window
+    /// before ended, if that is known, and what the steps have to be made of.
+    ///
+    /// # Errors
+    /// When it is another.
+    pub fn check(
+        &self,
+        commitment: &Commitment,
+        begins: Option<Digest>,
+        order: &[Digest],
+    ) -> Result<(), Unlike> {
+        if self.digest() != commitment.window || self.after() != commitment.state {
+            return Err(Unlike::Window);
+        }
+        if begins.is_some_and(|begins| begins != self.before) {
+            return Err(Unlike::Beginning);
+        }
+        let (got, want) = (self.steps_before(self.events.len()), order.len());
+        if got != want {
+            return Err(Unlike::Steps { got, want });
+        }
+        let made = self.events.iter().filter_map(|event| match event.deed {
+            Deed::Step { of } => Some(of),
+            Deed::Took { .. } => None,
+        });
+        match made.zip(order).position(|(of, wanted)| of != *wanted) {
+            Some(step) => Err(Unlike::Order { step }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether two come to the same from the same beginning, but for rounding.
+///
+/// # Errors
+/// When they do not, or their lengths differ.
+pub fn agree(
+    what: &'static str,
+    before: &[f32],
+    theirs: &[f32],
+    ours: &[f32],
+) -> Result<(), Unlike> {
+    if before.len() != ours.len() || theirs.len() != ours.len() {
+        return Err(Unlike::Shown { what });
+    }
+    let (mut change, mut difference) = (0.0_f64, 0.0_f64);
+    for ((before, theirs), ours) in before.iter().zip(theirs).zip(ours) {
+        change += (f64::from(*ours) - f64::from(*before)).powi(2);
+        difference += (f64::from(*ours) - f64::from(*theirs)).powi(2);
+    }
+    let error = match difference == 0.0 {
+        true => 0.0,
+        false => (difference / change).sqrt(),
+    };
+    // A NaN is no agreement.
+    match error <= ROUNDING {
+        true => Ok(()),
+        false => Err(Unlike::Redone {
+            what,
+            error,
+            most: ROUNDING,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(of: u8, after: u8) -> Event {
+        Event {
+            deed: Deed::Step { of: [of; 32] },
+            after: [after; 32],
+        }
+    }
+
+    fn took(round: u32, after: u8) -> Event {
+        let turn = Turn { round, fragment: 1 };
+        Event {
+            deed: Deed::Took { turn },
+            after: [after; 32],
+        }
+    }
+
+    fn window() -> Window {
+        Window {
+            before: [9; 32],
+            events: vec![step(1, 10), took(4, 11), step(2, 12)],
+        }
+    }
+
+    fn commitment(window: &Window) -> Commitment {
+        Commitment {
+            window: window.digest(),
+            state: window.after(),
+            unsaid: [0; 32],
+        }
+    }
+
+    #[test]
+    fn a_window_is_what_was_committed_to() {
+        let own = window();
+        let (said, order) = (commitment(&own), [[1; 32], [2; 32]]);
+        assert_eq!(own.check(&said, Some([9; 32]), &order), Ok(()));
+        assert_eq!(own.check(&said, None, &order), Ok(()));
+        assert_eq!(
+            own.check(&said, Some([8; 32]), &order),
+            Err(Unlike::Beginning)
+        );
+        let order = [[1; 32], [3; 32]];
+        let wrong = own.check(&said, None, &order);
+        assert_eq!(wrong, Err(Unlike::Order { step: 1 }));
+        let wrong = own.check(&said, None, &order[..1]);
+        assert_eq!(wrong, Err(Unlike::Steps { got: 2, want: 1 }));
+        // Any other list is another.
+        for change in [
+            |w: &mut Window| w.before = [8; 32],
+            |w: &mut Window| w.events[0].after = [8; 32],
+            |w: &mut Window| w.events[1] = took(5, 11),
+            |w: &mut Window| w.events.swap(0, 1),
+            |w: &mut Window| w.events.truncate(2),
+        ] {
+            let mut other = window();
+            change(&mut other);
+            assert_eq!(other.check(&said, None, &order), Err(Unlike::Window));
+        }
+    }
+
+    #[test]
+    fn events_begin_where_the_ones_before_them_end() {
+        let own = window();
+        let before: Vec<_> = (0..4).map(|event| own.before_event(event)).collect();
+        assert_eq!(
+            before,
+            [Some([9; 32]), Some([10; 32]), Some([11; 32]), None]
+        );
+        assert_eq!([0, 1, 2, 3].map(|n| own.steps_before(n)), [0, 1, 1, 2]);
+        assert_eq!(Window::new([3; 32]).after(), [3; 32]);
+    }
+
+    #[test]
+    fn rounding_is_forgiven_and_nothing_else() {
+        let before = [0.0, 1.0, 2.0];
+        let ours = [0.1, 1.1, 1.9];
+        assert_eq!(agree("a step", &before, &ours, &ours), Ok(()));
+        assert_eq!(agree("a step", &before, &[0.1001, 1.1, 1.9], &ours), Ok(()));
+        // Nothing was done, the other way around, half of it, no numbers, other lengths.
+        for theirs in [
+            &before[..],
+            &[-0.1, 0.9, 2.1],
+            &[0.05, 1.05, 1.95],
+            &[f32::NAN; 3],
+            &ours[..2],
+        ] {
+            assert!(
+                agree("a step", &before, theirs, &ours).is_err(),
+                "{theirs:?}"
+            );
+        }
+        assert_eq!(agree("a step", &before, &before, &before), Ok(()));
+        assert!(agree("a step", &before, &ours, &before).is_err());
+    }
+
+    #[test]
+    fn a_digest_is_of_all_numbers_and_their_order() {
+        let numbers: Vec<f32> = (0..3000).map(|n| n as f32).collect();
+        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(digest_of(&numbers), *blake3::hash(&bytes).as_bytes());
+        let mut other = numbers.clone();
+        other.swap(1, 2900);
+        assert_ne!(digest_of(&numbers), digest_of(&other));
+    }
+}
