@@ -205,7 +205,7 @@ pub fn together(receipts: &[Agreed<Receipt>]) -> usize {
         .map(|receipt| receipt.encode().len() + LENGTH);
     let fit = lengths.take_while(|length| {
         bytes += length;
-        bytes <= MAX_MESSAGE - LENGTH - 1
+        bytes < MAX_MESSAGE - LENGTH
     });
     fit.count().max(1)
 }
