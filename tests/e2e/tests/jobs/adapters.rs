@@ -48,10 +48,7 @@ fn written(setting: &Setting, adapter: &str) -> Vec<u8> {
 fn recomputed(home: &Path) -> BTreeMap<AccountId, i128> {
     let earnings = Earnings::open(&home.join("earnings.redb")).unwrap();
     let receipts = earnings.receipts().unwrap();
-    let balances = recompute(&receipts).into_iter();
-    balances
-        .map(|(account, micro)| (account, micro.into()))
-        .collect()
+    recompute(&receipts)
 }
 
 #[test]
