@@ -161,20 +161,27 @@ pub fn add_low_rank(
     if plan.changes.is_empty() {
         return Ok(());
     }
-    plan.cut(team.threads());
     between.resize(plan.between, 0.0);
-    let shared = Shared(between.as_mut_ptr());
-    let shared = &shared;
-    team.share(plan.shrinks.len(), 1, |range| {
-        for piece in &plan.shrinks[range] {
-            plan.shrink(isa, piece, shared);
-        }
-    });
+    let between = &Shared(between.as_mut_ptr());
     let outputs: Vec<_> = targets
         .iter_mut()
         .map(|target| Shared(target.out.as_mut_ptr()))
         .collect();
-    let (outputs, between) = (&outputs, &*between);
+    let outputs = &outputs;
+    if plan.cut_by_tokens(team.threads()) {
+        team.share_runs(plan.shrinks.len(), |piece, _| {
+            let (shrink, expand) = (&plan.shrinks[piece], &plan.expands[piece]);
+            plan.shrink(isa, shrink, between);
+            plan.expand(isa, expand, between, outputs);
+        });
+        return Ok(());
+    }
+    plan.cut(team.threads());
+    team.share(plan.shrinks.len(), 1, |range| {
+        for piece in &plan.shrinks[range] {
+            plan.shrink(isa, piece, between);
+        }
+    });
     team.share(plan.expands.len(), 1, |range| {
         for piece in &plan.expands[range] {
             plan.expand(isa, piece, between, outputs);
@@ -186,13 +193,14 @@ pub fn add_low_rank(
 /// Where results go. Members write different elements.
 struct Shared(*mut f32);
 
-// SAFETY: every piece of a round writes elements of its own, and nobody reads before all have
-// finished: see `Plan::shrink` and `Plan::expand`.
+// SAFETY: every piece of a round writes elements of its own, and nobody reads what another piece
+// wrote before its round has ended: see `Plan::shrink` and `Plan::expand`.
 unsafe impl Sync for Shared {}
 
 /// One pair for one segment.
 struct Change<'a> {
     target: usize,
+    segment: usize,
     /// Its tokens' places in the batch.
     tokens: &'a [u32],
     pages: &'a [u32],
@@ -267,6 +275,7 @@ impl<'a> Plan<'a> {
                 let tokens = &segments.tokens[segments.range(segment)];
                 plan.add(Change {
                     target,
+                    segment,
                     tokens,
                     pages: change.pages,
                     scale: change.scale,
@@ -284,7 +293,56 @@ impl<'a> Plan<'a> {
         self.changes.push(change);
     }
 
-    /// Shares out the work to so many members. How it is cut changes no sum.
+    /// Cuts the work so that whoever makes the first product of some tokens goes on with the
+    /// second: nobody waits in between. False, and nothing is cut, where there are too few tokens
+    /// for each of so many members to have as much to do. How it is cut changes no sum.
+    fn cut_by_tokens(&mut self, members: usize) -> bool {
+        // Changes of one segment have the same tokens.
+        let mut counts: Vec<(usize, usize)> = self
+            .changes
+            .iter()
+            .map(|change| (change.segment, change.tokens.len()))
+            .collect();
+        counts.sort_unstable();
+        counts.dedup();
+        let groups =
+            |size: usize| -> usize { counts.iter().map(|(_, all)| all.div_ceil(size)).sum() };
+        let mut size = TAKEN_TOKENS;
+        while size > TOGETHER && groups(size) < members * PIECES_EACH {
+            size /= 2;
+        }
+        let groups = groups(size);
+        let even = groups.is_multiple_of(members) || groups >= members * PIECES_EACH;
+        if groups < members || !even {
+            return false;
+        }
+        let mut all: Vec<Piece> = Vec::new();
+        for (number, change) in self.changes.iter().enumerate() {
+            let tokens = pieces(change.tokens.len(), size);
+            all.extend(tokens.map(|tokens| Piece {
+                change: number,
+                tokens,
+                part: 0..change.shape.rank,
+            }));
+        }
+        // Those of the same tokens lie side by side, so that the same member has them.
+        all.sort_by_key(|piece| {
+            let change = &self.changes[piece.change];
+            (change.segment, piece.tokens.start, change.target)
+        });
+        self.expands = all
+            .iter()
+            .map(|piece| Piece {
+                change: piece.change,
+                tokens: piece.tokens.clone(),
+                part: 0..self.changes[piece.change].shape.outputs,
+            })
+            .collect();
+        self.shrinks = all;
+        true
+    }
+
+    /// Shares out the work to so many members, in two rounds. How it is cut changes no sum.
     fn cut(&mut self, members: usize) {
         let enough = if members > 1 {
             members * PIECES_EACH
@@ -356,7 +414,7 @@ impl<'a> Plan<'a> {
     }
 
     /// `out[token, columns] += between[token] · Bᵀ[.., columns]`.
-    fn expand(&self, isa: Isa, piece: &Piece, between: &[f32], outputs: &[Shared]) {
+    fn expand(&self, isa: Isa, piece: &Piece, between: &Shared, outputs: &[Shared]) {
         let change = &self.changes[piece.change];
         let LowRankShape {
             outputs: width,
@@ -375,7 +433,9 @@ impl<'a> Plan<'a> {
                 let mut outs: [&mut [f32]; TOGETHER] = Default::default();
                 for n in 0..together {
                     let at = change.between + (token + n) * rank + start;
-                    factors[n] = &between[at..at + count];
+                    // SAFETY: the buffer has room for these, which `shrink` has written: this
+                    // member itself, or any in the round before. Nobody writes them now.
+                    factors[n] = unsafe { std::slice::from_raw_parts(between.0.add(at), count) };
                     let place = change.tokens[token + n] as usize;
                     // SAFETY: the output has been checked to have rows of `width` elements for
                     // every token of the batch, and `part` lies within `width`. Segments share no
