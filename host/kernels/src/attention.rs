@@ -211,7 +211,7 @@ impl Piece<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn attend_avx2(&self, queries: &[f32], out: &Output) {
-        self.attend(queries, out, widen_avx2);
+        self.attend(queries, out, |from, to| widen_avx2(from, to));
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -220,7 +220,7 @@ impl Piece<'_> {
         if avx512::takes(self.pages.shape().head_dim) {
             avx512::attend(self, queries, out);
         } else {
-            self.attend(queries, out, widen_avx2);
+            self.attend(queries, out, |from, to| avx512::widen(from, to));
         }
     }
 
@@ -383,15 +383,18 @@ fn scores(query: &[f32], keys: &[f32], scale: f32) -> [f32; PAGE_TOKENS] {
     scores
 }
 
-/// `to[i] = from[i]`, eight at a time.
+/// `to[i] = from[i]`, eight at a time. Called through a closure of a function with the same
+/// features: passed on by its name it would be compiled without them, and each of its instructions
+/// become a call.
 #[cfg(target_arch = "x86_64")]
 #[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn widen_avx2(from: &[f16], to: &mut [f32]) {
     use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
     let (froms, last) = from.as_chunks::<8>();
     let (tos, last_to) = to.as_chunks_mut::<8>();
     for (from, to) in froms.iter().zip(tos) {
-        // SAFETY: 16 bytes may be read and 32 written; only called where the machine has F16C.
+        // SAFETY: 16 bytes may be read and 32 written.
         unsafe {
             let halves = _mm_loadu_si128(from.as_ptr().cast());
             _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(halves));

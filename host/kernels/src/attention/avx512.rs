@@ -6,7 +6,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Output, PAGE_TOKENS, Piece, Query, widen_avx2};
+use half::f16;
+
+use super::{Output, PAGE_TOKENS, Piece, Query};
 use crate::linear::avx512::{across, transposed};
 
 /// Queries that share what is loaded of keys and values.
@@ -31,7 +33,8 @@ pub fn attend(piece: &Piece<'_>, queries: &[f32], out: &Output) {
         &queries[at..at + dim]
     };
     for number in seen.start / PAGE_TOKENS..seen.end.div_ceil(PAGE_TOKENS) {
-        piece.read(number, seen.end, &mut keys, &mut values, widen_avx2);
+        let widen = |from: &[f16], to: &mut [f32]| widen(from, to);
+        piece.read(number, seen.end, &mut keys, &mut values, widen);
         turn_over(&keys, &mut turned);
         let page = Page {
             begins: number * PAGE_TOKENS,
@@ -58,6 +61,24 @@ pub fn attend(piece: &Piece<'_>, queries: &[f32], out: &Output) {
         }
     }
     piece.write(&tile, &results, out);
+}
+
+/// `to[i] = from[i]`, sixteen at a time.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn widen(from: &[f16], to: &mut [f32]) {
+    let (froms, last) = from.as_chunks::<16>();
+    let (tos, last_to) = to.as_chunks_mut::<16>();
+    for (from, to) in froms.iter().zip(tos) {
+        // SAFETY: 32 bytes may be read and 64 written.
+        unsafe {
+            let halves = _mm256_loadu_si256(from.as_ptr().cast());
+            _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(halves));
+        }
+    }
+    for (to, from) in last_to.iter_mut().zip(last) {
+        *to = from.to_f32();
+    }
 }
 
 /// Makes `[dim, tokens]` of `[tokens, dim]`.
