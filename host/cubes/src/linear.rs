@@ -11,14 +11,14 @@ mod many;
 
 use cubecl::prelude::*;
 use skep_kernels::linear::Weights;
-use skep_kernels::{Precision, ShapeError};
+use skep_kernels::{PackedMatrix, Precision, ShapeError};
 use skep_kernels::{expect_below, expect_len};
-use skep_weights::PackedFormat;
+use skep_weights::{GroupInt4, PackedFormat};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
 use crate::numbers::{byte_of, half_to_float};
-use crate::packed::{PIECE, columns_of, factors_of, halfword_at, words_of};
+use crate::packed::{Form, PIECE, columns_of, factors_of, halfword_at, words_of};
 use crate::round::{Rounded, round};
 
 /// The most tokens that are computed row by row.
@@ -27,39 +27,76 @@ const FEW: usize = 8;
 /// A matrix of packed weights on the device: `rows` output features of `columns` input features.
 #[derive(Debug)]
 pub struct Matrix {
-    format: PackedFormat,
+    form: Form,
     rows: usize,
     columns: usize,
-    /// The blocks of the file, and a word of zeros.
+    /// The weights, and a word of zeros.
     blocks: Buffer,
+    /// Which input each column multiplies, where they are in an order of their own.
+    order: Option<Order>,
+}
+
+/// An order of inputs, here and on the device.
+#[derive(Debug)]
+struct Order {
+    inputs: Vec<u32>,
+    placed: Buffer,
 }
 
 impl Matrix {
-    /// Copies weights to the device as they are.
+    /// Copies weights to the device, in the bits that they have.
     ///
     /// # Errors
-    /// When the account has no room, or the weights are of a form that has no kernel here: 4-bit
-    /// groups, and matrices of 4 GiB or more.
+    /// When the account has no room, or the weights take 4 GiB or more.
     pub fn upload(gpu: &Gpu, weights: &Weights<'_>) -> Result<Self, GpuError> {
-        let Weights::Packed(weights) = weights else {
-            return Err(GpuError::Unsupported("a matrix of 4-bit groups".to_owned()));
-        };
-        let (format, rows, columns) = (weights.format(), weights.rows(), weights.columns());
-        if u32::try_from(weights.bytes().len()).is_err() {
-            let bytes = weights.bytes().len();
-            return Err(GpuError::Unsupported(format!("a matrix of {bytes} bytes")));
+        match weights {
+            Weights::Packed(weights) => Self::upload_blocks(gpu, weights),
+            Weights::Grouped(weights) => Self::upload_groups(gpu, weights),
         }
+    }
+
+    fn upload_blocks(gpu: &Gpu, weights: &PackedMatrix<'_>) -> Result<Self, GpuError> {
+        expect_few(weights.bytes().len())?;
         Ok(Self {
-            format,
-            rows,
-            columns,
+            form: Form::blocks(weights.format()),
+            rows: weights.rows(),
+            columns: weights.columns(),
             blocks: gpu.upload_bytes(weights.bytes())?,
+            order: None,
         })
     }
 
-    /// How the weights are packed.
+    fn upload_groups(gpu: &Gpu, weights: &GroupInt4) -> Result<Self, GpuError> {
+        let (rows, columns) = (weights.rows(), weights.columns());
+        let form = Form::groups(columns, weights.group());
+        let length = rows.saturating_mul(form.row_bytes(columns));
+        expect_few(length)?;
+        let mut bytes = Vec::with_capacity(length);
+        for row in (0..rows).filter_map(|row| weights.row(row)) {
+            for (scale, zero) in row.scales.iter().zip(row.zeros) {
+                bytes.extend(scale.to_le_bytes());
+                bytes.extend(u16::from(*zero).to_le_bytes());
+            }
+            bytes.extend_from_slice(row.quants);
+        }
+        let order = weights.permutation().map(|inputs| -> Result<_, GpuError> {
+            Ok(Order {
+                inputs: inputs.to_vec(),
+                placed: gpu.upload_words(inputs)?,
+            })
+        });
+        Ok(Self {
+            form,
+            rows,
+            columns,
+            blocks: gpu.upload_bytes(&bytes)?,
+            order: order.transpose()?,
+        })
+    }
+
+    /// How the weights are packed; of 4-bit groups, how their bits lie.
     pub fn format(&self) -> PackedFormat {
-        self.format
+        self.form.format
     }
 
     /// Output features.
@@ -78,7 +115,17 @@ impl Matrix {
     }
 
     fn row_bytes(&self) -> usize {
-        self.columns / self.format.block_len() * self.format.block_bytes()
+        self.form.row_bytes(self.columns)
+    }
+
+    /// What its input has to be rounded to.
+    fn precision(&self) -> Precision {
+        Precision::of(self.form.format)
+    }
+
+    /// Which input each column multiplies, where they are in an order of their own.
+    fn inputs(&self) -> Option<&[u32]> {
+        self.order.as_ref().map(|order| &*order.inputs)
     }
 }
 
@@ -93,7 +140,7 @@ pub fn linear(
     input: &Buffer,
     tokens: usize,
 ) -> Result<Vec<Buffer>, GpuError> {
-    let mut rounded: Vec<(Precision, Rounded)> = Vec::new();
+    let mut rounded: Vec<(&Matrix, Rounded)> = Vec::new();
     let mut outputs = Vec::with_capacity(matrices.len());
     for matrix in matrices {
         let want = tokens.checked_mul(matrix.columns);
@@ -107,18 +154,26 @@ pub fn linear(
             outputs.push(out);
             continue;
         }
-        let precision = Precision::of(matrix.format);
+        let precision = matrix.precision();
         if precision == Precision::F32 {
             match tokens <= FEW {
                 true => floats::few(gpu, matrix, input, tokens, &out)?,
                 false => floats::many(gpu, matrix, input, tokens, &out)?,
             }
         } else {
-            let at = match rounded.iter().position(|(of, _)| *of == precision) {
+            let same = |other: &Matrix| {
+                other.precision() == precision && other.inputs() == matrix.inputs()
+            };
+            let at = match rounded.iter().position(|(other, _)| same(other)) {
                 Some(at) => at,
                 None => {
+                    let ordered = match &matrix.order {
+                        Some(order) => Some(put_in_order(gpu, order, input, tokens)?),
+                        None => None,
+                    };
+                    let input = ordered.as_ref().unwrap_or(input);
                     let made = round(gpu, precision, input, tokens, matrix.columns)?;
-                    rounded.push((precision, made));
+                    rounded.push((matrix, made));
                     rounded.len() - 1
                 }
             };
@@ -133,11 +188,68 @@ pub fn linear(
     Ok(outputs)
 }
 
+/// `out[token, column] = input[token, order[column]]`.
+fn put_in_order(
+    gpu: &Gpu,
+    order: &Order,
+    input: &Buffer,
+    tokens: usize,
+) -> Result<Buffer, GpuError> {
+    let columns = order.inputs.len();
+    let elements = tokens * columns;
+    let out = gpu.empty(elements)?;
+    guard("linear", || {
+        // SAFETY: the input has as many elements as the output, and the weights' crate lets no order
+        // be but one of all inputs.
+        unsafe {
+            elements_in_order::launch_unchecked(
+                gpu.client(),
+                cubes(elements.div_ceil(256)),
+                CubeDim::new_1d(256),
+                input.arg(),
+                order.placed.arg(),
+                out.arg(),
+                elements,
+                columns,
+            );
+        }
+    })?;
+    Ok(out)
+}
+
+#[cube(launch_unchecked)]
+fn elements_in_order(
+    input: &[f32],
+    order: &[u32],
+    out: &mut [f32],
+    elements: usize,
+    columns: usize,
+) {
+    let at = ABSOLUTE_POS;
+    if at < elements {
+        let column = at % columns;
+        out[at] = input[at - column + order[column] as usize];
+    }
+}
+
+/// A matrix whose bytes can be counted in 32 bits, as the device counts them.
+fn expect_few(bytes: usize) -> Result<(), GpuError> {
+    match u32::try_from(bytes) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(GpuError::Unsupported(format!("a matrix of {bytes} bytes"))),
+    }
+}
+
 /// The rows of these numbers, expanded and multiplied with `scale`: `[numbers, columns]`.
 ///
 /// # Errors
-/// When there is no such row, the account has no room, or the device fails.
+/// When there is no such row, its columns are in an order of their own, the account has no room,
+/// or the device fails.
 pub fn gather(gpu: &Gpu, matrix: &Matrix, numbers: &[u32], scale: f32) -> Result<Buffer, GpuError> {
+    if matrix.order.is_some() {
+        let what = "rows of a matrix whose columns are in an order of their own";
+        return Err(GpuError::Unsupported(what.to_owned()));
+    }
     if let Some(last) = numbers.iter().max() {
         expect_below("gather", "the rows", *last as usize, matrix.rows)?;
     }
@@ -148,7 +260,7 @@ pub fn gather(gpu: &Gpu, matrix: &Matrix, numbers: &[u32], scale: f32) -> Result
         return Ok(out);
     }
     let table = gpu.upload_words(numbers)?;
-    let packed = Precision::of(matrix.format) != Precision::F32;
+    let packed = matrix.precision() != Precision::F32;
     let units = numbers.len() * if packed { columns / PIECE } else { columns };
     guard("gather", || {
         // SAFETY: every number is one of a row, and the output has a row for each.
@@ -164,7 +276,7 @@ pub fn gather(gpu: &Gpu, matrix: &Matrix, numbers: &[u32], scale: f32) -> Result
                 columns,
                 matrix.row_bytes(),
                 scale,
-                matrix.format,
+                matrix.form,
                 packed,
             );
         }
@@ -191,7 +303,7 @@ fn gather_rows(
     columns: usize,
     row_bytes: usize,
     scale: f32,
-    #[comptime] format: PackedFormat,
+    #[comptime] form: Form,
     #[comptime] packed: bool,
 ) {
     let unit = ABSOLUTE_POS;
@@ -201,9 +313,9 @@ fn gather_rows(
             let number = unit / pieces;
             let piece = unit % pieces;
             let row = numbers[number] as usize * row_bytes;
-            let words = words_of(weights, row, piece, format);
-            let factors = factors_of(weights, row, piece, format);
-            let (first, second) = columns_of(piece, format);
+            let words = words_of(weights, row, piece, form);
+            let factors = factors_of(weights, row, piece, form);
+            let (first, second) = columns_of(piece, comptime!(form.format));
             #[unroll]
             for n in 0..16usize {
                 let low = byte_of(words[n / 4usize], comptime!(n as u32 % 4u32));
@@ -216,7 +328,7 @@ fn gather_rows(
         } else {
             let row = numbers[unit / columns] as usize;
             let at = row * columns + unit % columns;
-            out[unit] = float_of(weights, at, format) * scale;
+            out[unit] = float_of(weights, at, comptime!(form.format)) * scale;
         }
     }
 }

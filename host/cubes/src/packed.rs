@@ -1,9 +1,10 @@
-//! Packed weights on the device: the blocks of the file, read as words.
+//! Packed weights on the device: the blocks of the file, or 4-bit groups, read as words.
 //!
 //! Every format of 4 to 8 bits is taken apart in the same pieces of 32 weights: eight words of
 //! signed bytes, of which the first four and the last four are 16 neighbours in the row each, and
 //! for either half a factor and what is added for each unit of the activations' sum. So one kernel
-//! serves them all, and what differs is here. The layouts are those of `skep_weights::format`.
+//! serves them all, and what differs is here. The layouts are those of
+//! `skep_weights::format`, and for groups that of [`Form`].
 
 use cubecl::prelude::*;
 use skep_weights::PackedFormat;
@@ -12,6 +13,47 @@ use crate::numbers::half_to_float;
 
 /// Weights of a piece.
 pub const PIECE: usize = 32;
+
+/// How a matrix lies on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Form {
+    /// How weights are packed. Where there are groups: how their four bits lie, which is as those of
+    /// Q4_0.
+    pub format: PackedFormat,
+    /// Groups of a row; none where the blocks of the file lie there as they are. With groups a row is
+    /// a word for each, its 16-bit scale and above it its zero-point, and then four bits a weight.
+    pub groups: usize,
+    /// Pieces of a group.
+    pub group_pieces: usize,
+}
+
+impl Form {
+    /// Blocks as they are in a file.
+    pub fn blocks(format: PackedFormat) -> Self {
+        Self {
+            format,
+            groups: 0,
+            group_pieces: 1,
+        }
+    }
+
+    /// 4-bit groups of so many columns, a multiple of [`PIECE`] that `columns` is a multiple of.
+    pub fn groups(columns: usize, group: usize) -> Self {
+        Self {
+            format: PackedFormat::Q4_0,
+            groups: columns / group,
+            group_pieces: group / PIECE,
+        }
+    }
+
+    /// Bytes of a row of so many columns.
+    pub fn row_bytes(self, columns: usize) -> usize {
+        match self.groups {
+            0 => columns / self.format.block_len() * self.format.block_bytes(),
+            groups => 4 * groups + columns / 2,
+        }
+    }
+}
 
 /// The word that begins at byte `at`, an even number. Reads up to a word beyond it.
 #[cube]
@@ -64,13 +106,32 @@ pub fn columns_of(piece: usize, #[comptime] format: PackedFormat) -> (usize, usi
 
 /// The eight words of a piece of the row that begins at byte `row`.
 #[cube]
-pub fn words_of(
+pub fn words_of(weights: &[u32], row: usize, piece: usize, #[comptime] form: Form) -> Array<u32> {
+    let mut words = Array::<u32>::new(8usize);
+    let format = comptime!(form.format);
+    if comptime!(form.groups > 0) {
+        let at = row / 4usize + comptime!(form.groups) + piece * 4usize;
+        #[unroll]
+        for n in 0..4usize {
+            let both = weights[at + n];
+            words[n] = both & 0x0f0f_0f0fu32;
+            words[4usize + n] = (both >> 4u32) & 0x0f0f_0f0fu32;
+        }
+    } else {
+        words_of_blocks(weights, row, piece, &mut words, format);
+    }
+    words
+}
+
+/// As [`words_of`], where the blocks lie there as they are.
+#[cube]
+fn words_of_blocks(
     weights: &[u32],
     row: usize,
     piece: usize,
+    words: &mut Array<u32>,
     #[comptime] format: PackedFormat,
-) -> Array<u32> {
-    let mut words = Array::<u32>::new(8usize);
+) {
     match format {
         PackedFormat::Q8_0 => {
             let at = row + piece * 34usize + 2usize;
@@ -148,18 +209,36 @@ pub fn words_of(
         }
         _ => {}
     }
-    words
 }
 
 /// The factor and the addend of the first half of a piece, and those of the second.
 #[cube]
-pub fn factors_of(
+pub fn factors_of(weights: &[u32], row: usize, piece: usize, #[comptime] form: Form) -> Array<f32> {
+    let mut factors = Array::<f32>::new(4usize);
+    let format = comptime!(form.format);
+    if comptime!(form.groups > 0) {
+        let both = weights[row / 4usize + piece / comptime!(form.group_pieces)];
+        let scale = half_to_float(both & 0xffffu32);
+        let zero = -scale * f32::cast_from(both >> 16u32);
+        factors[0usize] = scale;
+        factors[1usize] = zero;
+        factors[2usize] = scale;
+        factors[3usize] = zero;
+    } else {
+        factors_of_blocks(weights, row, piece, &mut factors, format);
+    }
+    factors
+}
+
+/// As [`factors_of`], where the blocks lie there as they are.
+#[cube]
+fn factors_of_blocks(
     weights: &[u32],
     row: usize,
     piece: usize,
+    factors: &mut Array<f32>,
     #[comptime] format: PackedFormat,
-) -> Array<f32> {
-    let mut factors = Array::<f32>::new(4usize);
+) {
     match format {
         PackedFormat::Q8_0 => {
             let scale = half_at(weights, row + piece * 34usize);
@@ -232,7 +311,6 @@ pub fn factors_of(
         }
         _ => {}
     }
-    factors
 }
 
 /// The low four bits of `bits`, each in the fifth bit of a byte.

@@ -8,10 +8,12 @@ use common::{Numbers, devices, weights};
 use skep_accounts::{Account, Limits};
 use skep_cubes::linear::{Matrix, gather, linear};
 use skep_cubes::{Gpu, GpuError, choose, rows};
+use skep_kernels::linear::Weights;
 use skep_kernels::rows::{Gate, Rope, RopeLayout, Turns};
 use skep_kernels::{Activations, Isa, PackedMatrix, Precision, Team};
-use skep_weights::PackedFormat;
 use skep_weights::format::dequantize;
+use skep_weights::grouped::{GroupedConfig, GroupedMethod};
+use skep_weights::{GroupInt4, PackedFormat, SafetensorsFolder};
 
 /// What the processor makes of a product, and for each result how far another may be from it.
 fn expected(
@@ -34,18 +36,23 @@ fn expected(
     let bounds = (0..tokens * rows).map(|n| {
         let row = &floats[n % rows * columns..][..columns];
         let token = &values[n / rows * columns..][..columns];
-        // Sums in another order, of numbers of this size.
-        let size: f32 = row.iter().zip(token).map(|(w, x)| (w * x).abs()).sum();
-        // And where activations are rounded, one of them may lie between two integers, and the
-        // device's division round it to the other.
-        let largest = |all: &[f32]| all.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-        let step = match precision {
-            Precision::F32 => 0.0,
-            _ => largest(row) * largest(token) / 127.0,
-        };
-        2e-5 * size + step + 1e-6
+        rounding(precision, row, token)
     });
     out.iter().copied().zip(bounds).collect()
+}
+
+/// How far the product of a row and a token's input may be from another's.
+fn rounding(precision: Precision, row: &[f32], token: &[f32]) -> f32 {
+    // Sums in another order, of numbers of this size.
+    let size: f32 = row.iter().zip(token).map(|(w, x)| (w * x).abs()).sum();
+    // And where activations are rounded, one of them may lie between two integers, and the
+    // device's division round it to the other.
+    let largest = |all: &[f32]| all.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let step = match precision {
+        Precision::F32 => 0.0,
+        _ => largest(row) * largest(token) / 127.0,
+    };
+    2e-5 * size + step + 1e-6
 }
 
 #[test]
@@ -82,6 +89,84 @@ fn products_are_those_of_the_processor() {
                         "{gpu:?} {format} {rows}x{columns}, {tokens} tokens, {n}: {got} {want} {bound}"
                     );
                 }
+            }
+        }
+    }
+}
+
+/// Layers as AWQ and GPTQ store them, from the weights' own tests: with and without groups out of
+/// order, for few and for many tokens, beside one whose columns are in the order of inputs.
+#[test]
+fn products_with_groups_are_those_of_the_processor() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../weights/tests/reference/grouped.safetensors"
+    );
+    let folder = SafetensorsFolder::open_file(path.as_ref()).unwrap();
+    for gpu in devices() {
+        for (layer, method, group) in [
+            ("awq.128", GroupedMethod::Awq, Some(128)),
+            ("awq.32", GroupedMethod::Awq, Some(32)),
+            ("gptq.64", GroupedMethod::Gptq, Some(64)),
+            ("gptq.order", GroupedMethod::Gptq, Some(64)),
+            ("gptq_v2.32", GroupedMethod::Gptq, Some(32)),
+            ("gptq_v2.all", GroupedMethod::Gptq, None),
+        ] {
+            let config = GroupedConfig {
+                method,
+                group,
+                zeros_minus_one: layer.starts_with("gptq."),
+            };
+            let host = GroupInt4::load(&folder, &config, layer).unwrap();
+            let (rows, columns) = (host.rows(), host.columns());
+            let matrix = Matrix::upload(&gpu, &(&host).into()).unwrap();
+            assert!(matrix.bytes() <= rows * columns / 2 + 4 * rows * (columns / host.group()));
+            let blocks = weights(PackedFormat::Q4_0, 5, columns, 3);
+            let beside = PackedMatrix::new(PackedFormat::Q4_0, 5, columns, &blocks).unwrap();
+            let beside = Matrix::upload(&gpu, &beside.into()).unwrap();
+            let team = Team::new(1).unwrap();
+            for tokens in [1, 3, 8, 70] {
+                let values = Numbers::new(tokens as u64).floats(tokens * columns);
+                let in_place: Vec<u32> = (0..columns as u32).collect();
+                let order = host.permutation().unwrap_or(&in_place);
+                let mut input = Activations::default();
+                let precision = Weights::from(&host).precision();
+                input
+                    .fill_in_order(Isa::Portable, &team, precision, &values, order)
+                    .unwrap();
+                let mut want = vec![f32::NAN; tokens * rows];
+                skep_kernels::linear(Isa::Portable, &team, &host, &input, &mut want).unwrap();
+                let placed = gpu.upload(&values).unwrap();
+                let got = linear(&gpu, &[&beside, &matrix, &beside], &placed, tokens).unwrap();
+                let alone = linear(&gpu, &[&beside], &placed, tokens).unwrap();
+                for other in [&got[0], &got[2]] {
+                    assert_eq!(gpu.read(other).unwrap(), gpu.read(&alone[0]).unwrap());
+                }
+                let mut floats = vec![0.0; columns];
+                for (n, (got, want)) in gpu.read(&got[1]).unwrap().iter().zip(want).enumerate() {
+                    host.dequantize_row(n % rows, &mut floats);
+                    let token = &values[n / rows * columns..][..columns];
+                    let bound = rounding(Precision::Int8By32, &floats, token);
+                    assert!(
+                        (got - want).abs() <= bound,
+                        "{gpu:?} {layer}, {tokens} tokens, {n}: {got} {want} {bound}"
+                    );
+                }
+            }
+            let gathered = gather(&gpu, &matrix, &[1, 0], 0.5);
+            if host.permutation().is_some() {
+                assert!(matches!(gathered, Err(GpuError::Unsupported(_))));
+                continue;
+            }
+            let mut want = vec![0.0; 2 * columns];
+            host.dequantize_row(1, &mut want[..columns]);
+            host.dequantize_row(0, &mut want[columns..]);
+            let got = gpu.read(&gathered.unwrap()).unwrap();
+            for (got, want) in got.iter().zip(want) {
+                assert!(
+                    (got - 0.5 * want).abs() <= 1e-5 * want.abs() + 1e-7,
+                    "{layer}: {got} {want}"
+                );
             }
         }
     }

@@ -3,12 +3,11 @@
 
 use cubecl::prelude::*;
 use skep_kernels::Precision;
-use skep_weights::PackedFormat;
 
 use super::{FEW, Matrix};
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
-use crate::packed::{PIECE, columns_of, factors_of, words_of};
+use crate::packed::{Form, PIECE, columns_of, factors_of, words_of};
 use crate::round::Rounded;
 
 /// Units of a cube: teams of lanes, each with rows of its own.
@@ -43,8 +42,8 @@ pub(super) fn launch(
                 matrix.columns,
                 matrix.row_bytes(),
                 tokens,
-                matrix.format,
-                Precision::of(matrix.format).block_len(),
+                matrix.form,
+                Precision::of(matrix.form.format).block_len(),
                 variant,
                 each,
                 gpu.lanes as usize,
@@ -66,7 +65,7 @@ fn rows_of_few(
     columns: usize,
     row_bytes: usize,
     tokens: usize,
-    #[comptime] format: PackedFormat,
+    #[comptime] form: Form,
     #[comptime] block: usize,
     #[comptime] variant: usize,
     #[comptime] each: usize,
@@ -87,12 +86,12 @@ fn rows_of_few(
     let pieces = columns / comptime!(PIECE);
     let mut piece = lane;
     while piece < pieces {
-        let (low, high) = columns_of(piece, format);
+        let (low, high) = columns_of(piece, comptime!(form.format));
         #[unroll]
         for r in 0..each {
             let row = min(first + r, rows - 1usize) * row_bytes;
-            let words = words_of(weights, row, piece, format);
-            let factors = factors_of(weights, row, piece, format);
+            let words = words_of(weights, row, piece, form);
+            let factors = factors_of(weights, row, piece, form);
             #[unroll]
             for t in 0..variant {
                 let start = min(t, tokens - 1usize) * columns;

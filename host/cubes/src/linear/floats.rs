@@ -24,7 +24,7 @@ pub(super) fn few(
     let each = if tokens <= 2 { 2 } else { 1 };
     let variant = tokens.next_power_of_two().min(FEW);
     // Two 16-bit floats a word, where rows begin with a word.
-    let pairs = matrix.format != PackedFormat::F32 && matrix.columns.is_multiple_of(2);
+    let pairs = matrix.form.format != PackedFormat::F32 && matrix.columns.is_multiple_of(2);
     guard("linear", || {
         // SAFETY: as for quantized weights.
         unsafe {
@@ -38,7 +38,7 @@ pub(super) fn few(
                 matrix.rows,
                 matrix.columns,
                 tokens,
-                matrix.format,
+                matrix.form.format,
                 pairs,
                 variant,
                 each,
@@ -71,7 +71,7 @@ pub(super) fn many(
                 matrix.rows,
                 matrix.columns,
                 tokens,
-                matrix.format,
+                matrix.form.format,
             );
         }
     })

@@ -2,12 +2,11 @@
 
 use cubecl::prelude::*;
 use skep_kernels::Precision;
-use skep_weights::PackedFormat;
 
 use super::Matrix;
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
-use crate::packed::{PIECE, columns_of, factors_of, words_of};
+use crate::packed::{Form, PIECE, columns_of, factors_of, words_of};
 use crate::round::Rounded;
 
 /// Rows and tokens of a tile. Each of 16 times 16 units makes 4 times 4 of its results.
@@ -38,8 +37,8 @@ pub(super) fn launch(
                 matrix.columns,
                 matrix.row_bytes(),
                 tokens,
-                matrix.format,
-                Precision::of(matrix.format).block_len(),
+                matrix.form,
+                Precision::of(matrix.form.format).block_len(),
             );
         }
     })
@@ -56,7 +55,7 @@ fn tiles_of_many(
     columns: usize,
     row_bytes: usize,
     tokens: usize,
-    #[comptime] format: PackedFormat,
+    #[comptime] form: Form,
     #[comptime] block: usize,
 ) {
     // [piece, word, row or token], so that neighbouring units read neighbouring words.
@@ -87,9 +86,9 @@ fn tiles_of_many(
     let mut begin = 0usize.runtime();
     while begin < pieces {
         let piece = min(begin + own_piece, pieces - 1usize);
-        let words = words_of(weights, row, piece, format);
-        let factors = factors_of(weights, row, piece, format);
-        let (low, high) = columns_of(piece, format);
+        let words = words_of(weights, row, piece, form);
+        let factors = factors_of(weights, row, piece, form);
+        let (low, high) = columns_of(piece, comptime!(form.format));
         #[unroll]
         for n in 0..8usize {
             of_rows[(own_piece * 8usize + n) * 64usize + own] = words[n];
