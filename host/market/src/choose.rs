@@ -38,6 +38,23 @@ pub struct Offer {
     pub reputation: Reputation,
     /// How many shards it takes at once.
     pub slots: u32,
+    /// How many more it may be given, which wait there: see [`ahead`].
+    pub ahead: u32,
+}
+
+/// The most shards that wait at a provider.
+const AHEAD: u32 = 4;
+/// Who works on more than this at once always has another while one is handed over.
+const MANY: u32 = 32;
+
+/// How many shards may wait at a provider that works on so many at once: the next is there when it is
+/// done with one, and what is said about both costs it no time.
+#[must_use]
+pub fn ahead(slots: u32) -> u32 {
+    match slots {
+        0..=MANY => slots.min(AHEAD),
+        _ => 0,
+    }
 }
 
 impl Offer {
@@ -89,6 +106,7 @@ mod tests {
             warmth: Warmth::default(),
             reputation: Reputation::default(),
             slots: 1,
+            ahead: 0,
         }
     }
 

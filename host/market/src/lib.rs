@@ -50,7 +50,7 @@ mod split;
 mod testing;
 
 pub use balance::recompute;
-pub use choose::{Offer, Warmth, rank};
+pub use choose::{Offer, Warmth, ahead, rank};
 pub use dealings::{Dealings, DealingsError};
 pub use earnings::{Earnings, EarningsError, Finished, Owed};
 pub use engage::{

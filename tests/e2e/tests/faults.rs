@@ -12,7 +12,8 @@ mod places;
 mod setting;
 
 use std::fs;
-use std::path::Path;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,7 +21,9 @@ use std::time::{Duration, Instant};
 use peers::{Liar, Manner, Requester, task_of};
 use places::{Cable, Disk, is_root};
 use serde_json::Value;
-use setting::{Following, Occupied, Setting, account, assert_conserved, micro, ticket};
+use setting::{
+    Following, Occupied, Setting, account, assert_conserved, configure_with, micro, ticket,
+};
 use skep_market::Refusal;
 use skep_tests::{Built, Node, ask, run};
 
@@ -267,12 +270,12 @@ fn who_owes_more_than_an_owner_allows_is_refused_until_it_has_paid() {
     stranger.has_done(ticket(&a), &task, 2, 0).unwrap();
 }
 
-#[test]
-fn a_provider_that_was_away_gets_its_receipt_when_it_asks() {
-    let setting = Setting::new(20);
+/// A job of two providers that was paid while the first was away, and has nobody running but those
+/// given back: the requester, the home of the first and the second.
+fn paid_while_away(setting: &Setting) -> (Node, PathBuf, Node, u64) {
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
     let (a, c) = (setting.provider("a", "", 2), setting.provider("c", "", 1));
-    let occupied = Occupied::new(&setting, &c);
+    let occupied = Occupied::new(setting, &c);
     // Both have to agree, so that nothing is paid before the second has delivered.
     let more = ["--shards", "1", "--replicas", "2", "--detach"];
     let begun = requester
@@ -296,15 +299,54 @@ fn a_provider_that_was_away_gets_its_receipt_when_it_asks() {
     let job = requester.ask(&["job", "watch", name]).unwrap();
     setting.assert_right();
     assert_eq!(micro(&account(&home), "receipts"), 0);
+    (requester, home, c, spent(&job))
+}
+
+#[test]
+fn a_provider_that_was_away_gets_its_receipt_when_it_asks() {
+    let setting = Setting::new(20);
+    let (requester, home, c, spent) = paid_while_away(&setting);
     // It is back, and asks by itself or when it is told to.
     let a = Node::start(&Built::skep(), &home).unwrap();
     let collected = a.ask(&["account", "collect"]).unwrap();
     assert_eq!(micro(&collected["account"], "receipts"), 1);
-    let earned = assert_conserved(requester.home(), &[a.home(), c.home()], spent(&job));
+    let earned = assert_conserved(requester.home(), &[a.home(), c.home()], spent);
     assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
     // Again it is nothing new.
     let again = a.ask(&["account", "collect"]).unwrap();
     assert_eq!(again, collected);
+}
+
+#[test]
+fn a_receipt_is_asked_for_where_the_requester_has_moved_to() {
+    let setting = Setting::new(20);
+    let (requester, home, c, spent) = paid_while_away(&setting);
+    let before = ticket(&requester).to_owned();
+    let at = requester.home().to_path_buf();
+    // Taken while the old one is in use, so that it is another.
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop((requester, free));
+    // Nobody is where the provider remembers it: the new address comes by gossip alone.
+    let requester = Node::start_at(&Built::skep(), &at, &address).unwrap();
+    assert_ne!(ticket(&requester), before);
+    let network = format!("peers = [{:?}]\n", ticket(&requester));
+    configure_with(&home, "guests = 2\n", &network, "[jobs]\naccept = true\n");
+    let a = Node::start(&Built::skep(), &home).unwrap();
+    let begun = Instant::now();
+    while micro(
+        &a.ask(&["account", "collect"]).unwrap()["account"],
+        "receipts",
+    ) != 1
+    {
+        let waited = begun.elapsed();
+        assert!(
+            waited < Duration::from_secs(240),
+            "no receipt came from the new address"
+        );
+    }
+    let earned = assert_conserved(requester.home(), &[a.home(), c.home()], spent);
+    assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
 }
 
 #[test]

@@ -205,6 +205,7 @@ impl Swarm {
                 _ => Reputation::default(),
             },
             slots: 2,
+            ahead: 0,
         };
         self.nodes.iter().map(offer).collect()
     }

@@ -384,6 +384,7 @@ impl World {
                 warmth: Warmth::default(),
                 reputation: requester.seen.get(&place).copied().unwrap_or_default(),
                 slots: 1,
+                ahead: 0,
             })
             .collect()
     }

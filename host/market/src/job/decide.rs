@@ -1,6 +1,6 @@
 //! What to do next: read off a job's state, and the same for the same state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
@@ -115,12 +115,51 @@ impl Job {
             is_stuck = choice.is_exhausted() || choice.left < self.plan.lease_limit;
         }
         if decisions.is_empty() {
-            for number in late {
-                decisions.extend(self.lease(number, &mut choice));
+            for number in &late {
+                decisions.extend(self.lease(*number, &mut choice));
             }
+        }
+        if late.is_empty() && self.under_audit.is_empty() && self.plan.replicas <= 1 {
+            self.lease_ahead(&mut choice, &mut decisions);
         }
         self.withdraw_done(now, &mut decisions);
         decisions
+    }
+
+    /// Leases to providers that have no room: what comes next waits there, and they go on with it as
+    /// soon as they are done with another. Whatever else needs room comes first, and the last shards
+    /// are left to whoever is free for them first.
+    fn lease_ahead(&self, choice: &mut Choice<'_>, decisions: &mut Vec<Decision>) {
+        let open = choice
+            .offers
+            .iter()
+            .filter(|offer| offer.is_open(choice.limit));
+        let (mut slots, mut ahead) = (0_usize, 0_usize);
+        for offer in open {
+            slots = slots.saturating_add(offer.slots as usize);
+            ahead = ahead.saturating_add(offer.ahead as usize);
+        }
+        if ahead == 0 {
+            return;
+        }
+        let given: BTreeSet<u32> = choice.taken.values().flatten().copied().collect();
+        let free = self.unfinished.difference(&self.open);
+        let waiting: Vec<u32> = free
+            .filter(|number| !given.contains(number))
+            .take(slots.saturating_add(ahead))
+            .copied()
+            .collect();
+        let is_fresh = |number: &u32| self.shards[*number as usize].attempts.is_empty();
+        if !waiting.iter().all(is_fresh) {
+            return;
+        }
+        let spare = waiting.len().saturating_sub(slots);
+        for number in waiting.into_iter().take(spare) {
+            let Some(provider) = choice.least_ahead(|provider| self.load(provider)) else {
+                return;
+            };
+            decisions.extend(self.lease_to(provider, number, None, choice));
+        }
     }
 
     /// What one shard needs; or why the job cannot go on.
@@ -346,6 +385,23 @@ impl Choice<'_> {
             true if u64::from(load) + taken < u64::from(offer.slots) => Room::Now,
             true => Room::Later,
         })
+    }
+
+    /// Of those who may be given a shard that waits, the one at which the fewest do, if there is
+    /// something left to promise it.
+    fn least_ahead(&self, load: impl Fn(AccountId) -> u32) -> Option<AccountId> {
+        if self.left < self.limit {
+            return None;
+        }
+        let open = self.offers.iter().filter(|offer| offer.is_open(self.limit));
+        let waiting = open.filter_map(|offer| {
+            let taken = self.taken.get(&offer.provider).map_or(0, Vec::len) as u64;
+            let has = u64::from(load(offer.provider)) + taken;
+            let waiting = has.saturating_sub(u64::from(offer.slots));
+            (waiting < u64::from(offer.ahead)).then_some((waiting, offer.provider))
+        });
+        let least = waiting.min_by_key(|(waiting, _)| *waiting);
+        least.map(|(_, provider)| provider)
     }
 
     /// Whether nobody has room for one more shard.

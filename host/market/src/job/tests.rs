@@ -1,6 +1,7 @@
 //! A small world of providers, good and bad, in which the requester is killed at every point:
 //! nothing that was finished is lost, nothing is paid twice, and the result is the right one.
 
+mod ahead;
 mod audits;
 mod late;
 mod replicas;
@@ -91,6 +92,7 @@ impl World {
                 warmth: Warmth::default(),
                 reputation: Reputation::default(),
                 slots: 2,
+                ahead: 2,
             })
             .collect()
     }
@@ -552,6 +554,7 @@ fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
         warmth: crate::Warmth::default(),
         reputation: crate::Reputation::default(),
         slots: 1,
+        ahead: 0,
     };
     let asked = |job: &mut Job, offers: &[Offer]| {
         let decisions = job.decide(10, offers);

@@ -80,7 +80,7 @@ pub fn resume(service: &Arc<Service>) {
         if folder.is_over() {
             continue;
         }
-        if let Err(failure) = drive::begin(service, &folder) {
+        if let Err(failure) = drive::begin(service, &folder, None) {
             tracing::warn!(job = %folder.id, %failure, "a job cannot be gone on with");
         }
     }

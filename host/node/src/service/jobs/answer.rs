@@ -29,8 +29,8 @@ pub async fn answer(
                      `skep node`, or leave --detach out",
                 ));
             }
-            let folder = submit::submit(service, &submission, &progress).await?;
-            let running = drive::begin(service, &folder)?;
+            let (folder, quotes) = submit::submit(service, &submission, &progress).await?;
+            let running = drive::begin(service, &folder, Some(quotes))?;
             if submission.detach {
                 let job = running.view().borrow().clone();
                 return Ok(Response::Job(Box::new(JobAnswer { job })));
@@ -42,7 +42,7 @@ pub async fn answer(
             if folder.is_over() {
                 return ended(at_rest(&folder)?);
             }
-            let running = drive::begin(service, &folder)?;
+            let running = drive::begin(service, &folder, None)?;
             follow(&running, &progress).await
         }
         JobRequest::Status { job: Some(job) } => {
@@ -246,7 +246,7 @@ async fn cancel(service: &Arc<Service>, folder: &Folder) -> Result<JobView, Fail
     job.apply(&cancelled).map_err(failed)?;
     drop(journal);
     // What was delivered is paid, and the rest comes back, as at every other end.
-    let running = drive::begin(service, folder)?;
+    let running = drive::begin(service, folder, None)?;
     let mut watched = running.view();
     while watched.borrow_and_update().state == JobState::Running {
         if watched.changed().await.is_err() {

@@ -65,8 +65,13 @@ impl Running {
     }
 }
 
-/// Works on a job from here on, unless this process does already.
-pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Failure> {
+/// Works on a job from here on, unless this process does already. `quotes` is what those said who
+/// have just been asked, if any were.
+pub fn begin(
+    service: &Arc<Service>,
+    folder: &Folder,
+    quotes: Option<Quotes>,
+) -> Result<Arc<Running>, Failure> {
     let mut all = service.jobs.running();
     if let Some(running) = all.get(&folder.id) {
         return Ok(Arc::clone(running));
@@ -85,7 +90,7 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
     });
     all.insert(folder.id, Arc::clone(&running));
     drop(all);
-    let driver = Driver {
+    let mut driver = Driver {
         split: spec.split()?,
         reserved: match spec.warm {
             0 => BTreeMap::new(),
@@ -111,6 +116,9 @@ pub fn begin(service: &Arc<Service>, folder: &Folder) -> Result<Arc<Running>, Fa
         tasks: JoinSet::new(),
         quoting: None,
     };
+    if let Some(quotes) = quotes {
+        driver.take_in(Happened::Quotes(quotes));
+    }
     tokio::spawn(driver.run());
     Ok(running)
 }
@@ -332,9 +340,6 @@ impl Driver {
                     Outstanding::Assemble { .. } => {}
                 }
             }
-            events.extend(self.assemble()?);
-            self.pay(&paid)?;
-            self.proofs.extend(paid);
             // Whoever works on a lease that was withdrawn learns it by the end of the connection.
             self.sends.retain(|id, send| {
                 let keeps = open.contains(id);
@@ -346,6 +351,10 @@ impl Driver {
             for (id, provider, lease) in begin {
                 self.send(swarm, id, provider, &lease)?;
             }
+            // Those who are to work do, while this waits for the disk.
+            events.extend(self.assemble()?);
+            self.pay(&paid)?;
+            self.proofs.extend(paid);
             if events.is_empty() {
                 return Ok(());
             }

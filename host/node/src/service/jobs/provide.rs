@@ -16,12 +16,12 @@ use skep_evidence::{
 use skep_market::{
     Answer, Ask, Done, Earnings, EarningsError, Finished, Gathered, MAX_MESSAGE, MAX_SEALED,
     MAX_SOURCES, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable,
-    conclude, examine, hand_over,
+    ahead, conclude, examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::around::Wanted;
 use super::leisure::Leisure;
@@ -59,6 +59,9 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         account: money::account(service)?,
         earnings: money::earnings(service)?,
         slots: Arc::new(Semaphore::new(policy.slots as usize)),
+        places: Arc::new(Semaphore::new(
+            policy.slots.saturating_add(ahead(policy.slots)) as usize,
+        )),
         policy: Arc::new(policy),
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         attesting: Arc::default(),
@@ -81,6 +84,8 @@ struct Desk {
     policy: Arc<Policy>,
     leisure: Arc<Leisure>,
     slots: Arc<Semaphore>,
+    /// For those at work and those that wait with their input.
+    places: Arc<Semaphore>,
     attesting: Arc<tokio::sync::Mutex<()>>,
     /// The leases at work, each with how to end its conversation.
     engaged: Arc<Mutex<HashMap<Digest, oneshot::Sender<()>>>>,
@@ -153,7 +158,8 @@ async fn meanwhile<T>(
     work: impl Future<Output = T>,
 ) -> Result<T, Stop> {
     let mut work = pin!(work);
-    let mut beat = tokio::time::interval(BEAT);
+    // What takes less than that needs no word.
+    let mut beat = tokio::time::interval_at(Instant::now() + BEAT, BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -311,7 +317,7 @@ impl Desk {
         time: Duration,
     ) -> Result<(), Stop> {
         let records = Arc::new(AtomicU64::new(0));
-        let _slot = meanwhile(channel, &records, self.slots.acquire())
+        let _place = meanwhile(channel, &records, self.places.acquire())
             .await?
             .map_err(|_| Stop::Gone)?;
         let got = async {
@@ -320,10 +326,6 @@ impl Desk {
             Ok::<_, Stop>(subject)
         };
         let subject = meanwhile(channel, &records, got).await??;
-        let _listed = service
-            .running
-            .enter(&format!("a shard of {}", lease.work.package));
-
         let secret = SealSecret::generate().map_err(|error| broken(&error))?;
         let key = secret
             .signed(lease.digest(), &self.account)
@@ -360,6 +362,13 @@ impl Desk {
             return Err(Refusal::Lease("the input is not the one that it names".to_owned()).into());
         }
 
+        // Everything is here by now: the next one begins as soon as the one before it has ended.
+        let slot = meanwhile(channel, &records, self.slots.acquire())
+            .await?
+            .map_err(|_| Stop::Gone)?;
+        let listed = service
+            .running
+            .enter(&format!("a shard of {}", lease.work.package));
         let started = now();
         let room = lease.allowance.bytes.saturating_sub(offer.input_bytes);
         let allowed = Allowed {
@@ -370,6 +379,8 @@ impl Desk {
         };
         let work = work::perform(service, subject, input, allowed, Arc::clone(&records));
         let made = meanwhile(channel, &records, work).await?;
+        // What was made is signed and sent while another is worked on.
+        drop((slot, listed));
         let made = made.map_err(|failure| Refusal::Failed(failure.message))?;
         let meter = Meter {
             flops: made.report.flops,

@@ -13,7 +13,7 @@ use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
 use skep_swarm::Installed;
 
-use super::around::Wanted;
+use super::around::{Quotes, Wanted};
 use super::drive::SMALLEST_PANEL;
 use super::folder::{self, Adapter, Folder, Piece, Spec};
 use super::{adapters, around, attest, failed, money, now, random, work};
@@ -29,12 +29,12 @@ const EACH: u32 = 2;
 /// What an input has beside its records, labels and arguments, at most.
 const AROUND: usize = 256;
 
-/// Puts a new job on disk.
+/// Puts a new job on disk, and says who would take its shards.
 pub async fn submit(
     service: &Arc<Service>,
     submission: &Submission,
     progress: &ProgressSender,
-) -> Result<Folder, Failure> {
+) -> Result<(Folder, Quotes), Failure> {
     let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
     let Located::Installed(installed) =
         locate::locate(service, &submission.package, progress).await?
@@ -84,7 +84,7 @@ pub async fn submit(
     let wanted = match submission.shards {
         Some(shards) => shards,
         None => {
-            let quotations = willing(service, submission, wanted_work, around as u64).await?;
+            let (quotations, _) = willing(service, submission, wanted_work, around as u64).await?;
             let slots = quotations.iter().map(|quotation| quotation.slots.min(64));
             slots.sum::<u32>() * EACH
         }
@@ -99,7 +99,7 @@ pub async fn submit(
     let largest = records
         .saturating_add(header_bytes)
         .saturating_add(around as u64);
-    willing(service, submission, wanted_work, largest).await?;
+    let (_, quotes) = willing(service, submission, wanted_work, largest).await?;
     let mut seed = release.digest().as_bytes().to_vec();
     seed.extend(random()?);
     let began = now();
@@ -132,18 +132,19 @@ pub async fn submit(
     };
     let home = service.home.clone();
     let input = submission.input.clone();
-    tokio::task::spawn_blocking(move || folder::create(&home, &spec, &input, labels.as_deref()))
-        .await
-        .map_err(failed)?
+    let create = move || folder::create(&home, &spec, &input, labels.as_deref());
+    let created = tokio::task::spawn_blocking(create).await;
+    Ok((created.map_err(failed)??, quotes))
 }
 
-/// What those nodes ask for that take a shard of so many bytes, of whom there have to be enough.
+/// What those nodes ask for that take a shard of so many bytes, of whom there have to be enough, and
+/// what all said.
 async fn willing(
     service: &Arc<Service>,
     submission: &Submission,
     wanted: Wanted,
     bytes: u64,
-) -> Result<Vec<Quotation>, Failure> {
+) -> Result<(Vec<Quotation>, Quotes), Failure> {
     let named = install::nodes_of(&submission.providers)?;
     let swarm = service.swarm().await?;
     let mut quotes = around::quotes(swarm, named, wanted, bytes).await;
@@ -169,7 +170,7 @@ async fn willing(
     }
     if taking.len() >= submission.replicas as usize {
         return match submission.audit == 0 || largest_kind(&taking) >= SMALLEST_PANEL {
-            true => Ok(taking),
+            true => Ok((taking, quotes)),
             false => Err(Failure::new(
                 FailureKind::NotFound,
                 format!(

@@ -6,7 +6,7 @@ use skep_evidence::{
     AccountId, AuditSecret, AuditTerms, Candidate, Candidates, Credits, Keys, Lease, MAX_PANEL,
     Meter, Signed, Statement as _, Work,
 };
-use skep_market::{AttemptId, Book, Event, Offer, Quotation, typical};
+use skep_market::{AttemptId, Book, Event, Offer, Quotation, ahead, typical};
 use skep_registry::Digest;
 
 use super::super::{failed, money, now};
@@ -40,6 +40,7 @@ impl Driver {
             warmth: quotation.warm,
             reputation: self.dealings.seen(*account),
             slots: quotation.slots,
+            ahead: ahead(quotation.slots),
         });
         Ok(offers.collect())
     }
