@@ -163,10 +163,14 @@ pub struct Play {
     /// model, a folder, or a GGUF file.
     #[arg(short, long)]
     pub model: Option<String>,
-    /// An installed adapter for a voice, besides those that the renderer's package names: a person
-    /// whose voice is gruff speaks with `voice-gruff`. May be given more than once.
+    /// An installed adapter for a voice, instead of the one that comes with skep: a person whose
+    /// voice is gruff speaks with `voice-gruff`. May be given more than once.
     #[arg(long)]
     pub adapter: Vec<String>,
+    /// Let nobody speak with an adapter that comes with skep. Another model than the one that does
+    /// has none of them anyway.
+    #[arg(long)]
+    pub without_voices: bool,
     /// Read what to do from this file, line by line, instead of from the terminal.
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub script: Option<PathBuf>,
@@ -183,7 +187,8 @@ pub struct Play {
     /// Play nothing, and judge such a file: each of its games is played to its moment, and what was
     /// refused there is put before the village again.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
-          conflicts_with_all = ["script", "save", "load", "evidence", "model", "adapter"])]
+          conflicts_with_all = ["script", "save", "load", "evidence", "model", "adapter",
+                                "without_voices"])]
     pub judge: Option<PathBuf>,
     /// Let the model write what it likes, and only then see what the village refuses.
     #[arg(long)]

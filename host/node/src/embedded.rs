@@ -1,5 +1,6 @@
 //! What comes with the binary, so that a first run needs no download and a first training no
-//! compiler: a sentence encoder, a language model, and the recipe that trains adapters.
+//! compiler: a sentence encoder, a language model, its adapters for the voices of a village, and the
+//! recipe that trains adapters.
 //!
 //! It is written out to the home folder, because what loads models maps files into memory, and a
 //! recipe is found there like any other.
@@ -14,10 +15,10 @@ use skep_registry::Digest;
 use crate::home::{Home, make_private};
 
 macro_rules! file {
-    ($name:literal, $path:literal) => {
+    ($name:literal, $($path:tt)*) => {
         (
             $name,
-            include_bytes!(concat!("../../../", $path)).as_slice(),
+            include_bytes!(concat!("../../../", $($path)*)).as_slice(),
         )
     };
 }
@@ -49,6 +50,28 @@ pub static LANGUAGE: Embedded = Embedded {
     files: files!["models/skep-mini-lm": "skep-mini-lm.gguf"],
     digest: OnceLock::new(),
 };
+
+macro_rules! voices {
+    ($($voice:literal),* $(,)?) => {
+        [$(Embedded {
+            name: concat!("voice-", $voice),
+            files: &[
+                file!("adapter_config.json", "models/voices/", $voice, "/adapter_config.json"),
+                file!(
+                    "adapter_model.safetensors",
+                    "models/voices/", $voice, "/adapter_model.safetensors"
+                ),
+            ],
+            digest: OnceLock::new(),
+        }),*]
+    };
+}
+
+/// Adapters of the language model, one for each voice that the people of a village have.
+/// `models/train_voices.py` trains them.
+pub static VOICES: [Embedded; 8] = voices![
+    "brisk", "devout", "dreamy", "grand", "gruff", "shy", "warm", "wry",
+];
 
 /// The recipe that fine-tunes when none is named. `cargo xtask guests --keep-recipe` builds it.
 pub static RECIPE: Embedded = Embedded {
@@ -132,7 +155,8 @@ mod tests {
     fn each_is_written_out_whole_and_once() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::open(Some(folder.path().to_path_buf())).unwrap();
-        for model in [&ENCODER, &LANGUAGE, &RECIPE] {
+        let voices = VOICES.iter();
+        for model in [&ENCODER, &LANGUAGE, &RECIPE].into_iter().chain(voices) {
             let place = model.folder(&home).unwrap();
             for (path, content) in model.files {
                 assert_eq!(fs::read(place.join(path)).unwrap(), *content);
@@ -143,7 +167,7 @@ mod tests {
             assert!(marker.is_file(), "it was written out again");
         }
         let entries = fs::read_dir(home.embedded()).unwrap();
-        assert_eq!(entries.count(), 3, "a draft was left behind");
+        assert_eq!(entries.count(), 11, "a draft was left behind");
     }
 
     #[test]

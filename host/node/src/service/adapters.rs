@@ -24,6 +24,8 @@ use skep_sandbox::{AdapterInfo, ModelError, Residency, TextAdapter};
 use skep_swarm::Installed;
 
 use super::language::NodeLanguages;
+use crate::embedded::{self, Embedded};
+use crate::home::Home;
 
 /// All adapters that engines of this node hold.
 #[derive(Default)]
@@ -38,7 +40,17 @@ struct Held {
     open: Weak<Open>,
 }
 
-type Package = (PublisherId, PackageName);
+/// Whose package it is; one that comes with skep has no publisher.
+type Package = (Option<PublisherId>, PackageName);
+
+/// An adapter that is to be opened.
+struct Wanted {
+    package: Package,
+    digest: Digest,
+    version: String,
+    base: Base,
+    files: PathBuf,
+}
 
 impl Held {
     /// Takes the release from its engine, unless somebody has it open.
@@ -61,27 +73,75 @@ impl NodeAdapters {
         installed: &Installed,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
         let release = &installed.release;
-        let name = release.name().to_string();
         let Some(adapter) = release.adapter() else {
+            let name = release.name();
             return Err(ModelError::Invalid(format!("{name} is no adapter")));
         };
-        let base = &adapter.base;
+        let wanted = Wanted {
+            package: package_of(release),
+            digest: release.digest(),
+            version: release.version().to_string(),
+            base: adapter.base.clone(),
+            files: installed.files.clone(),
+        };
+        self.open_wanted(languages, wanted)
+    }
+
+    /// The same of an adapter that comes with skep, of the language model that does, which has to
+    /// be known.
+    pub fn open_embedded(
+        &self,
+        languages: &NodeLanguages,
+        home: &Home,
+        adapter: &Embedded,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        let name = |name: &str| {
+            name.parse::<PackageName>()
+                .map_err(|error| ModelError::Failed(format!("{name}: {error}")))
+        };
+        let files = adapter.folder(home).map_err(|error| {
+            ModelError::Failed(format!("cannot write out {}: {error}", adapter.name))
+        })?;
+        let wanted = Wanted {
+            package: (None, name(adapter.name)?),
+            digest: adapter.digest(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            base: Base {
+                name: name(embedded::LANGUAGE.name)?,
+                digest: embedded::LANGUAGE.digest(),
+            },
+            files,
+        };
+        self.open_wanted(languages, wanted)
+    }
+
+    fn open_wanted(
+        &self,
+        languages: &NodeLanguages,
+        wanted: Wanted,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        let Wanted {
+            package,
+            digest,
+            version,
+            base,
+            files,
+        } = wanted;
+        let name = package.1.to_string();
         // Before the lock, because it may load a model.
         let engine = languages.engine(&base.digest)?.ok_or_else(|| {
             ModelError::NotFound(format!("{base}, which the adapter {name} changes,"))
         })?;
         let failed =
             |error: EngineError| ModelError::Failed(format!("the adapter {name}: {error}"));
-        let (digest, package) = (release.digest(), package_of(release));
         let engine_name = digest.to_string();
         let mut held = self.lock();
         if let Some(open) = held.get(&digest).and_then(|held| held.open.upgrade()) {
             return Ok(open);
         }
         if !held.contains_key(&digest) {
-            let version = release.version().to_string();
             engine
-                .add_adapter(&engine_name, &version, &installed.files)
+                .add_adapter(&engine_name, &version, &files)
                 .map_err(failed)?;
         }
         let open = Arc::new(Open {
@@ -89,8 +149,8 @@ impl NodeAdapters {
             engine: engine.clone(),
             name: name.clone(),
             digest,
-            base: base.clone(),
-            files: installed.files.clone(),
+            base,
+            files,
         });
         held.retain(|other, held| {
             *other == digest || held.package != package || !held.leave(other)
@@ -126,7 +186,7 @@ impl NodeAdapters {
 }
 
 fn package_of(release: &SignedRelease) -> Package {
-    (release.publisher(), release.name().clone())
+    (Some(release.publisher()), release.name().clone())
 }
 
 /// An adapter that somebody has open: its engine keeps this very release.

@@ -266,6 +266,7 @@ async fn spec(
             language: DefaultLanguage::Chosen(base.digest.to_string()),
             trained_encoder: (*task == ModelTask::SentenceEncoder).then_some(base.digest),
             adapters,
+            voices: Vec::new(),
             applied: None,
             home: service.home.clone(),
         })),

@@ -17,7 +17,7 @@ use super::kind::Found;
 use super::language::NodeLanguages;
 use super::locate;
 use crate::config;
-use crate::embedded;
+use crate::embedded::{self, Embedded};
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
 
@@ -95,6 +95,9 @@ pub struct RunModels {
     pub trained_encoder: Option<Digest>,
     /// Its adapters, if it may open any.
     pub adapters: Option<Adapters>,
+    /// The adapters that come with skep and that the run may open, beside or instead of installed
+    /// ones of their names.
+    pub voices: Vec<&'static Embedded>,
     /// The adapter with which the default language model does everything, if there is one.
     pub applied: Option<Applied>,
     /// Where models that come with skep are written out.
@@ -198,6 +201,15 @@ impl Models for RunModels {
     }
 
     fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        if let Some(voice) = self.voices.iter().find(|voice| voice.name == name) {
+            self.add_embedded()?;
+            let NodeModels {
+                adapters,
+                languages,
+                ..
+            } = &*self.node;
+            return adapters.open_embedded(languages, &self.home, voice);
+        }
         let not_found = || ModelError::NotFound(name.to_owned());
         let here = self.adapters.as_ref().ok_or_else(not_found)?;
         let found = locate::installed_in(&here.swarm, name);

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_registry::ModelGrant;
+use skep_registry::{Grants, ModelGrant};
 use skep_sandbox::{Beginning, RunSpec};
 use skep_tensor::Device;
 use tokio::sync::mpsc;
 
-use super::defaults::bind_models;
+use super::defaults::{self, bind_models};
 use super::jobs::account;
 use super::models::{Adapters, DefaultLanguage, RunModels};
 use super::{Service, run};
 use crate::cli;
 use crate::control;
+use crate::embedded::{self, Embedded};
 use crate::failure::{Failure, FailureKind};
 use crate::home::make_private;
 use crate::play::{Bench, Evidence, Judged, Part, Sandboxed, Setting, Witness, Witnessed};
@@ -42,6 +43,7 @@ pub async fn open(service: &Service, options: cli::Play) -> Result<Sandboxed, Fa
         adapters: adapters
             .collect::<Result<_, _>>()
             .map_err(|error| Failure::of(FailureKind::Usage, &error))?,
+        voices: !options.without_voices,
     };
     let renderer = part(service, &options.renderer, Some(chosen), &witness).await?;
     let evidence = evidence(service, options.evidence)?;
@@ -110,6 +112,8 @@ fn evidence(service: &Service, asked: Option<PathBuf>) -> Result<Evidence, Failu
 struct Chosen<'a> {
     models: &'a [String],
     adapters: Vec<ModelGrant>,
+    /// Whether people speak with the adapters that come with skep.
+    voices: bool,
 }
 
 /// Finds and loads a component. One that is given models gets what it asks to be granted, and its
@@ -146,6 +150,17 @@ async fn part(
     if let Some(chosen) = chosen {
         subject.grants.adapters.extend(chosen.adapters);
         let bound = bind_models(service, chosen.models, &subject.grants).await?;
+        let adapters = match subject.grants.adapters.is_empty() {
+            true => None,
+            false => Some(Adapters {
+                swarm: service.swarm().await?.clone(),
+                runtime: tokio::runtime::Handle::current(),
+            }),
+        };
+        let voices = match chosen.voices {
+            true => voices_for(bound.language.as_ref(), &mut subject.grants)?,
+            false => Vec::new(),
+        };
         spec.grants = subject.grants;
         spec.models = Some(Arc::new(Witnessed {
             models: RunModels {
@@ -156,13 +171,8 @@ async fn part(
                     None => DefaultLanguage::Embedded,
                 },
                 trained_encoder: None,
-                adapters: match spec.grants.adapters.is_empty() {
-                    true => None,
-                    false => Some(Adapters {
-                        swarm: service.swarm().await?.clone(),
-                        runtime: tokio::runtime::Handle::current(),
-                    }),
-                },
+                adapters,
+                voices,
                 applied: None,
                 home: service.home.clone(),
             },
@@ -170,6 +180,27 @@ async fn part(
         }));
     }
     Ok(Part { program, spec })
+}
+
+/// The voices that come with skep, granted: those that nobody gave another adapter for, and none of
+/// them to another model than theirs.
+fn voices_for(
+    language: Option<&defaults::Default>,
+    grants: &mut Grants,
+) -> Result<Vec<&'static Embedded>, Failure> {
+    if language.is_some_and(|chosen| chosen.digest != embedded::LANGUAGE.digest()) {
+        return Ok(Vec::new());
+    }
+    let voices = embedded::VOICES.iter();
+    let voices: Vec<&Embedded> = voices
+        .filter(|voice| !grants.allows_adapter(voice.name))
+        .collect();
+    for voice in &voices {
+        let grant = voice.name.parse::<ModelGrant>();
+        let grant = grant.map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+        grants.adapters.insert(grant);
+    }
+    Ok(voices)
 }
 
 /// What this node is called among others: of the one that runs in this home, or of this process.

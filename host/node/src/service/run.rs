@@ -159,6 +159,7 @@ pub(super) async fn prepare(
                     runtime: Handle::current(),
                 }),
             },
+            voices: Vec::new(),
             applied: subject.adapter.map(Applied::new),
             home: service.home.clone(),
         })),

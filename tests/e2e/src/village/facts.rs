@@ -67,6 +67,8 @@ pub struct Person {
     pub name: usize,
     /// Which of [`ROLES`].
     pub role: usize,
+    /// Which of the voices.
+    pub voice: usize,
     /// Where they are.
     pub at: usize,
     /// Their coins.
@@ -285,10 +287,11 @@ fn whereabouts(bytes: &mut Bytes<'_>) -> Result<Whereabouts> {
 
 fn person(bytes: &mut Bytes<'_>) -> Result<Person> {
     let (name, role) = (bytes.place()?, bytes.place()?);
-    let [_voice, _noon, _evening] = [bytes.place()?, bytes.place()?, bytes.place()?];
+    let [voice, _noon, _evening] = [bytes.place()?, bytes.place()?, bytes.place()?];
     Ok(Person {
         name,
         role,
+        voice,
         at: bytes.place()?,
         coins: bytes.number()?,
         spirits: bytes.signed()?,

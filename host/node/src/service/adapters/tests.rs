@@ -52,6 +52,7 @@ impl World {
                 swarm: service.swarm().await.unwrap().clone(),
                 runtime: runtime.clone(),
             }),
+            voices: Vec::new(),
             applied: None,
             home,
         };
