@@ -9,10 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use language::{Native, mini_lm};
+use npc_scene::voices::VOICES;
 use serde_json::Value;
 use skep_evidence::{AccountKey, Report, Statement as _};
 use skep_registry::Digest;
-use skep_tests::village::{Campaign, Table};
+use skep_tests::village::{Campaign, Facts, PEOPLE, Table};
 use skep_tests::{Built, Ended, random, run};
 
 /// Talks in the ordinary test: some seconds.
@@ -326,7 +327,19 @@ fn people_speak_with_the_adapters_of_their_voices() {
         digests.push(added["published"]["digest"].as_str().unwrap().to_owned());
         arguments.extend(["--adapter".into(), name.into()]);
     }
-    let evidence = home.path().join("evidence.jsonl");
+    let (record, ..) = first_refused(home.path(), arguments);
+    let adapter = record["adapter"].as_str().unwrap().to_owned();
+    assert!(digests.contains(&adapter), "{adapter} of {digests:?}");
+
+    let ended = play(home.path(), &["--adapter", "voice-nobody"]);
+    assert_eq!(ended.code, 5, "{}", ended.stderr);
+    assert!(ended.stderr.contains("voice-nobody"), "{}", ended.stderr);
+}
+
+/// What is written down of the first reply that the village refuses in a game that is played like
+/// this, with what is so then and who was spoken to.
+fn first_refused(home: &Path, mut arguments: Vec<OsString>) -> (Value, Facts, String) {
+    let evidence = home.join("evidence.jsonl");
     for (flag, path) in [
         ("--village", Built::component("village")),
         ("--renderer", Built::component("npc-renderer")),
@@ -334,15 +347,16 @@ fn people_speak_with_the_adapters_of_their_voices() {
     ] {
         arguments.extend([flag.into(), path.into()]);
     }
-    let mut table = Table::start(&Built::skep(), home.path(), &arguments).unwrap();
-    // Random weights, hot, do not keep to the facts for long.
-    for turn in 0..60 {
+    let mut table = Table::start(&Built::skep(), home, &arguments).unwrap();
+    let mut asked = String::new();
+    // A model that is hot does not keep to the facts for long.
+    for turn in 0..200 {
         let people = table.view["people"].as_array().unwrap();
         let line = match people.first() {
-            Some(person) => format!(
-                "{}: Who has the rope? ({turn})",
-                person[0].as_str().unwrap()
-            ),
+            Some(person) => {
+                person[0].as_str().unwrap().clone_into(&mut asked);
+                format!("{asked}: Who has the rope? ({turn})")
+            }
             None => format!("go {}", table.view["paths"][0].as_str().unwrap()),
         };
         table.turn(&line).unwrap();
@@ -350,14 +364,44 @@ fn people_speak_with_the_adapters_of_their_voices() {
             break;
         }
     }
+    let facts = table.facts.clone();
     table.end().unwrap();
-    let records = records(&evidence);
-    let adapter = records[0]["adapter"].as_str().unwrap().to_owned();
-    assert!(digests.contains(&adapter), "{adapter} of {digests:?}");
+    (records(&evidence).remove(0), facts, asked)
+}
 
-    let ended = play(home.path(), &["--adapter", "voice-nobody"]);
-    assert_eq!(ended.code, 5, "{}", ended.stderr);
-    assert!(ended.stderr.contains("voice-nobody"), "{}", ended.stderr);
+/// With nothing else given, each person speaks with the adapter of their own voice, and with none
+/// where that is asked for.
+#[test]
+fn people_speak_with_the_voices_that_come_with_skep() {
+    for without in [false, true] {
+        let home = tempfile::tempdir().unwrap();
+        let mut arguments: Vec<OsString> = ["--without-grammar", "--temperature", "1.5"]
+            .map(OsString::from)
+            .into();
+        if without {
+            arguments.push("--without-voices".into());
+        }
+        let (record, facts, asked) = first_refused(home.path(), arguments);
+        if without {
+            assert_eq!(record["adapter"], Value::Null);
+            continue;
+        }
+        let person = facts.people[1..]
+            .iter()
+            .find(|person| PEOPLE[person.name] == asked)
+            .unwrap();
+        let voice = VOICES[person.voice].name;
+        let digest = record["adapter"].as_str().unwrap();
+        let used = home.path().join("embedded").join(digest);
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            let trained = Built::root().join("models/voices").join(voice).join(file);
+            assert_eq!(
+                fs::read(used.join(file)).unwrap(),
+                fs::read(trained).unwrap(),
+                "{asked} is {voice}"
+            );
+        }
+    }
 }
 
 fn play(home: &Path, more: &[&str]) -> Ended {
