@@ -76,10 +76,11 @@ fn write_examples(environment: &Environment, data: &Path) -> Result<()> {
     let texts = environment.target.join("tuning").join("descriptions.txt");
     debian::write_descriptions(&texts)?;
     let texts = fs::read_to_string(&texts)?;
-    let lines = texts.lines().filter(|line| line.len() >= LETTERS);
-    let cut = lines.map(|line| {
-        let letters: String = line.chars().take(LETTERS).collect();
-        format!("{}\n", json!({"text": letters}))
+    // Most descriptions are shorter, so as many as it takes make one text.
+    let letters: Vec<char> = texts.replace('\n', ". ").chars().collect();
+    let cut = letters.chunks_exact(LETTERS).map(|text| {
+        let text: String = text.iter().collect();
+        format!("{}\n", json!({"text": text}))
     });
     let lines: Vec<String> = cut.take(EXAMPLES).collect();
     ensure!(
