@@ -38,7 +38,7 @@ const RANDOM: Shape = Shape {
 
 fn main() {
     let (mut skep, mut component, mut model) = (None, None, None);
-    let (mut tokens, mut rounds, mut pairs) = (256_usize, 5_usize, 7_usize);
+    let (mut tokens, mut rounds, mut pairs) = (256_usize, 5_usize, 21_usize);
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
         let mut value = || arguments.next().expect("a value for each option");
