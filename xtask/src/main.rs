@@ -14,6 +14,7 @@ mod models;
 mod play;
 mod python;
 mod recipe;
+mod recipe_tax;
 mod slow_links;
 mod test;
 mod tidy;

@@ -31,7 +31,7 @@ const CABLE: Cable = Cable {
 };
 
 /// A decoder of Llama's shape whose tokens are bytes.
-const SHAPE: random::Shape = random::Shape {
+pub const SHAPE: random::Shape = random::Shape {
     layers: 6,
     width: 512,
     hidden: 1408,
