@@ -44,6 +44,9 @@ pub struct JobPlan {
     /// Whether they have to agree on what it took as well: of work that can be repeated, operations,
     /// tokens and bytes are the same for everybody.
     pub exact: bool,
+    /// Whether auditors follow the texts of a result and do not make one of their own: what they deliver
+    /// says something of that result, and nothing of the shard's output.
+    pub followed: bool,
     /// All that it may cost.
     pub budget: Credits,
     /// What one lease may cost.
@@ -73,6 +76,10 @@ enum State {
     Audited(Output),
     /// A result that the audit found wrong.
     Wrong(Output),
+    /// What an auditor says that followed another result.
+    Follows(Output),
+    /// The same, once the audit found it right: it is to be paid, whatever counts as the shard's output.
+    Followed(Output),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +151,7 @@ pub struct Job {
     /// Shards with an open lease. With these sets, what is next is found without a look at every
     /// shard.
     open: BTreeSet<u32>,
-    /// Shards with an accepted output of which a receipt is not paid.
+    /// Shards of which a receipt that is to be paid is not.
     unpaid: BTreeSet<u32>,
     /// Shards before this one are in the result.
     assembled: u32,
@@ -277,6 +284,7 @@ impl Job {
         }
         let is_accepted = self.shard(id.shard)?.accepted.is_some();
         let is_exact = self.plan.exact;
+        let follows = self.state_followed_by(id);
         if is_accepted && matches!(event, Event::Audited { .. }) {
             return Err(unfit("a result is audited that counts already"));
         }
@@ -316,12 +324,30 @@ impl Job {
                     true => State::Delivered(output),
                     false => State::Audited(output),
                 };
+                if let Some(other) = follows {
+                    attempt.state = match other {
+                        State::Delivered(its) if its.claim == output.claim => {
+                            State::Followed(output)
+                        }
+                        State::Wrong(its) if its.claim != output.claim => State::Followed(output),
+                        // The audit is over without it, and nothing is proven of it.
+                        State::Delivered(_) | State::Wrong(_) | State::Ended => State::Ended,
+                        _ => State::Follows(output),
+                    };
+                }
                 attempt.auditors.clone_from(auditors);
                 attempt.encoding.clone_from(receipt);
                 attempt.since = *at;
                 self.unload(provider);
                 let power = at.saturating_sub(since).checked_ilog2().unwrap_or(0);
                 self.durations[power as usize] += 1;
+            }
+            (State::Follows(output), Event::Audited { finding, .. }) => {
+                attempt.state = match finding {
+                    Finding::Passed => State::Followed(output),
+                    Finding::Wrong => State::Wrong(output),
+                    Finding::Undecided => State::Ended,
+                };
             }
             (State::Audited(output) | State::Delivered(output), Event::Audited { finding, .. }) => {
                 attempt.has_vote = true;
@@ -403,6 +429,18 @@ impl Job {
     pub fn audits(&self, id: AttemptId) -> Option<u32> {
         let attempts = &self.shards.get(id.shard as usize)?.attempts;
         attempts.get(id.attempt as usize)?.audits
+    }
+
+    /// What became of the result that this lease's work follows, if it follows one.
+    fn state_followed_by(&self, id: AttemptId) -> Option<State> {
+        let audited = self.audits(id).filter(|_| self.plan.followed)?;
+        let attempts = &self.shards.get(id.shard as usize)?.attempts;
+        Some(attempts.get(audited as usize)?.state)
+    }
+
+    /// Whether a lease's work follows another result, and makes none of its own.
+    fn follows(&self, attempt: &Attempt) -> bool {
+        self.plan.followed && attempt.audits.is_some()
     }
 
     /// To whom a lease was made out.
@@ -498,7 +536,10 @@ impl Shard {
         for attempt in &self.attempts {
             match attempt.state {
                 State::Open => reserved = sum(reserved, attempt.limit),
-                State::Audited(output) => reserved = sum(reserved, output.price),
+                State::Audited(output) | State::Follows(output) => {
+                    reserved = sum(reserved, output.price);
+                }
+                State::Followed(output) => spent = sum(spent, output.price),
                 State::Delivered(output) => match self.accepted {
                     None => reserved = sum(reserved, output.price),
                     Some(accepted) if accepted.vote == output.vote => {
@@ -512,7 +553,8 @@ impl Shard {
         (spent, reserved)
     }
 
-    /// The leases that delivered the accepted output and are not paid, by their numbers.
+    /// The leases that delivered the accepted output, or were right of another, and are not paid, by
+    /// their numbers.
     fn unpaid(&self) -> impl Iterator<Item = (u32, &Attempt)> {
         let attempts = (0..).zip(&self.attempts);
         attempts.filter(|(_, attempt)| match attempt.state {
@@ -520,6 +562,7 @@ impl Shard {
                 let accepted = self.accepted;
                 accepted.is_some_and(|accepted| accepted.vote == output.vote) && !attempt.paid
             }
+            State::Followed(_) => !attempt.paid,
             _ => false,
         })
     }

@@ -352,6 +352,8 @@ impl Stranger {
                 rate: 0,
                 panel: 3,
                 exact: false,
+                followed: false,
+                follows: None,
             },
         };
         let offer = Ask::Offer(Undertaking {

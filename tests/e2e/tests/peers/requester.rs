@@ -133,6 +133,8 @@ impl Requester {
                     rate: 0,
                     panel: 3,
                     exact: task.exact,
+                    followed: false,
+                    follows: None,
                 },
             };
             self.perform(&node, &lease.sign(&self.key).unwrap(), &input)
