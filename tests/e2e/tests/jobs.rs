@@ -7,6 +7,10 @@
 mod adapters;
 #[path = "jobs/audits.rs"]
 mod audits;
+#[path = "language/coarse.rs"]
+mod coarse;
+#[path = "jobs/followed.rs"]
+mod followed;
 mod peers;
 #[path = "jobs/residence.rs"]
 mod residence;

@@ -151,7 +151,7 @@ impl World {
         } else {
             1
         };
-        let followed = self.claim_of_follower(id);
+        let followed = self.claim_of_follower(id, self.natures[n - 1]);
         let deliver = |at, bytes: Vec<u8>| Event::Delivered {
             id,
             at,

@@ -4,29 +4,26 @@ use super::*;
 
 impl World {
     /// What an auditor that follows says of the result that it follows: who lies never agrees.
-    pub(super) fn claim_of_follower(&self, id: AttemptId) -> Option<Digest> {
+    pub(super) fn claim_of_follower(&self, id: AttemptId, nature: Nature) -> Option<Digest> {
         let audited = self.auditing.get(&id).filter(|_| self.plan.followed)?;
         let events = self
             .journal
             .iter()
             .map(|event| Event::decode(event).unwrap());
-        let mut providers = BTreeMap::new();
-        let mut claimed = None;
-        for event in events {
-            match event {
-                Event::Leased { id, provider, .. } => drop(providers.insert(id, provider)),
-                Event::Delivered { id: of, claim, .. }
-                    if (of.shard, of.attempt) == (id.shard, *audited) =>
-                {
-                    claimed = Some(claim);
-                }
-                _ => {}
-            }
-        }
-        let place = usize::from(providers[&id].as_bytes()[0]) - 1;
-        let honest = claimed.filter(|claimed| *claimed == claim(&output(id.shard), 1));
-        let agrees = honest.filter(|_| self.natures[place] != Lies);
-        Some(agrees.unwrap_or_else(|| digest("no agreement", 1)))
+        let claims = events.filter_map(|event| match event {
+            Event::Delivered { id: of, claim, .. } => Some((of, claim)),
+            _ => None,
+        });
+        let claims: BTreeMap<AttemptId, Digest> = claims.collect();
+        let claimed = claims[&AttemptId {
+            attempt: *audited,
+            ..id
+        }];
+        let is_right = claimed == claim(&output(id.shard), 1);
+        Some(match is_right && nature != Lies {
+            true => claimed,
+            false => digest("no agreement", 1),
+        })
     }
 }
 

@@ -83,11 +83,18 @@ async fn claim_anywhere(
         answered => return answered,
     };
     let known = swarm.acquaintances().into_iter();
-    let mut moved = known.filter(|known| known.node() == node.id);
-    match moved.next() {
-        Some(moved) if moved.addr() != *node => claim(swarm, &moved.addr(), lease).await,
-        _ => Err(gone.into()),
+    match elsewhere(node, known.map(|known| known.addr())) {
+        Some(moved) => claim(swarm, &moved, lease).await,
+        None => Err(gone.into()),
     }
+}
+
+/// Where a node has moved to from there, if one of these is the same node somewhere else.
+fn elsewhere(
+    node: &ProviderAddr,
+    mut known: impl Iterator<Item = ProviderAddr>,
+) -> Option<ProviderAddr> {
+    known.find(|known| known.id == node.id && known != node)
 }
 
 async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<u8>, TalkError> {
@@ -96,5 +103,33 @@ async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<
     match talk::hear(&mut channel).await? {
         Answer::Claimed { receipt } => Ok(receipt),
         _ => Err(TalkError::OutOfTurn),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use skep_evidence::AccountKey;
+    use skep_swarm::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn only_the_same_node_somewhere_else_is_asked() {
+        let at = |node: u8, port: u16| ProviderAddr {
+            id: NodeId::from_bytes(AccountKey::from_seed(&[node; 32]).id().as_bytes()).unwrap(),
+            addrs: vec![([127, 0, 0, 1], port).into()],
+        };
+        let asked = at(1, 10);
+        let find = |known: &[ProviderAddr]| elsewhere(&asked, known.iter().cloned());
+        assert_eq!(find(&[]), None);
+        // Nobody is there, and asking again changes nothing.
+        assert_eq!(find(&[at(1, 10)]), None);
+        assert_eq!(
+            find(&[at(2, 11), at(3, 10)]),
+            None,
+            "others have no such receipt"
+        );
+        assert_eq!(find(&[at(2, 11), at(1, 10), at(1, 12)]), Some(at(1, 12)));
     }
 }

@@ -19,9 +19,11 @@ use skep_market::{
     ahead, conclude, examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
+use skep_sandbox::Shown;
 use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
+use zeroize::Zeroizing;
 
 use super::around::Wanted;
 use super::leisure::Leisure;
@@ -72,7 +74,18 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     swarm.answer_with(Arc::new(desk));
     swarm.announce(capability);
     collect::now_and_then(service);
+    keep_on(service);
     Ok(())
+}
+
+/// Gets ready again what others have paid for before this node was ended.
+fn keep_on(service: &Arc<Service>) {
+    let service = Arc::clone(service);
+    tokio::spawn(async move {
+        if let Err(failure) = service.jobs.residences.restore(&service).await {
+            tracing::warn!(%failure, "what was to be kept ready is not");
+        }
+    });
 }
 
 /// What every conversation shares.
@@ -344,7 +357,8 @@ impl Desk {
             key: key.encode(),
         };
         say(channel, &accepted).await?;
-        let mut input = Gathered::new(sealed.opener, offer.input_bytes);
+        let sent = offer.input_bytes.saturating_add(offer.script_bytes);
+        let mut input = Gathered::new(sealed.opener, sent);
         loop {
             let chunk = channel
                 .hear(MAX_SEALED, SILENCE)
@@ -357,7 +371,11 @@ impl Desk {
                 break;
             }
         }
-        let input = input.into_bytes();
+        let mut input = input.into_bytes();
+        let length = usize::try_from(offer.input_bytes).unwrap_or(usize::MAX);
+        let length = length.min(input.len());
+        let script = Zeroizing::new(input.split_off(length));
+        let texts = work::texts_of(lease, &script)?;
         if Digest::of(&input) != lease.work.input {
             return Err(Refusal::Lease("the input is not the one that it names".to_owned()).into());
         }
@@ -376,6 +394,7 @@ impl Desk {
             output: room.min(self.policy.largest_output),
             time,
             seed: lease.audit.exact.then_some(lease.work.seed),
+            texts,
         };
         let work = work::perform(service, subject, input, allowed, Arc::clone(&records));
         let made = meanwhile(channel, &records, work).await?;
@@ -389,9 +408,19 @@ impl Desk {
             residency: lease.allowance.residency,
             ..Meter::default()
         };
+        let shown = match &made.report.shown {
+            None => Vec::new(),
+            Some(Shown::Written(transcript)) => transcript.encode(),
+            Some(Shown::Seen(observation)) => observation.encode(),
+        };
+        let result = Outcome {
+            output: Digest::of(&made.output),
+            shown: made.report.shown.is_some().then(|| Digest::of(&shown)),
+            meter,
+        };
         let signed = tokio::task::block_in_place(|| {
             let source = offer.sources.first().cloned().unwrap_or_default();
-            self.sign(lease, Digest::of(&made.output), meter, started, source)
+            self.sign(lease, result, started, source)
         })?;
         let handover = self.hand_over(lease, &signed)?;
         let done = Answer::Done {
@@ -399,9 +428,12 @@ impl Desk {
             receipt: signed.receipt,
             handover,
             output_bytes: made.output.len() as u64,
+            shown_bytes: shown.len() as u64,
         };
         say(channel, &done).await?;
-        for chunk in sealed.sealer.chunks(&made.output) {
+        let mut sent = made.output;
+        sent.extend_from_slice(&shown);
+        for chunk in sealed.sealer.chunks(&sent) {
             let chunk = chunk.map_err(|error| broken(&error))?;
             channel.say(&chunk).await.map_err(|_| Stop::Gone)?;
         }
@@ -424,15 +456,22 @@ impl Desk {
     fn sign(
         &self,
         lease: &Signed<Lease>,
-        output: Digest,
-        meter: Meter,
+        result: Outcome,
         started: u64,
         node: String,
     ) -> Result<Finished, Stop> {
+        let Outcome {
+            output,
+            shown,
+            meter,
+        } = result;
         let earlier = self.earnings.finished(lease.digest());
         if let Some(earlier) = earlier.map_err(|error| broken(&error))? {
-            let receipt = Signed::<Receipt>::decode(&earlier.receipt, &mut self.keys());
-            return match receipt.is_ok_and(|receipt| receipt.output == output) {
+            let keys = &mut *self.keys();
+            let commitment = Signed::<ResultCommitment>::decode(&earlier.commitment, keys);
+            let same =
+                |said: Signed<ResultCommitment>| (said.output, said.activations) == (output, shown);
+            return match commitment.is_ok_and(same) {
                 true => Ok(earlier),
                 false => {
                     let reason = "the work did not give the same bytes when it was asked for again";
@@ -443,6 +482,7 @@ impl Desk {
         let done = Done {
             output,
             meter,
+            shown,
             sequence: self.earnings.number().map_err(|error| broken(&error))?,
             nonce: random().map_err(|error| broken(&error))?,
             started,
@@ -508,15 +548,17 @@ impl Desk {
                 Some(adapters::obtained(swarm, adapter, split, &sources).await?)
             }
         };
-        Ok(Subject {
-            adapter,
-            component: installed.path(component.entry.as_str()).ok_or_else(|| {
-                Refusal::Unavailable("the package lacks its component".to_owned())
-            })?,
-            grants: component.grants.clone(),
-            limits: component.limits.clone(),
-        })
+        let lacks = || Refusal::Unavailable("the package lacks its component".to_owned());
+        Ok(Subject::of(&installed, adapter).ok_or_else(lacks)?)
     }
+}
+
+/// What came of the work of a lease.
+struct Outcome {
+    output: Digest,
+    /// What is shown of its texts, if anything is.
+    shown: Option<Digest>,
+    meter: Meter,
 }
 
 /// Keeps receipts that both have signed, if all are this node's own.

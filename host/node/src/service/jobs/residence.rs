@@ -1,5 +1,7 @@
 //! What is kept ready for requesters who pay for it: the package compiled, the models that it uses
-//! loaded and its adapter open, from before the first shard until the time is over.
+//! loaded and its adapter open, from before the first shard until the time is over. What that is, and until
+//! when, is in `kept.json` in the home folder, so that a node that was ended gets it ready
+//! again when it is there again.
 //!
 //! # What it must never do
 //!
@@ -10,10 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use skep_registry::Digest;
 use skep_sandbox::{LanguageModel, TextEncoder};
 
 use super::work::{ENCODERS, TEXT};
+use super::{failed, now};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::KeptLine;
 use crate::service::Service;
@@ -32,7 +36,20 @@ pub struct Residences(Mutex<BTreeMap<What, Kept>>);
 /// Something that is kept until then. What holds it is all there is to it.
 struct Kept {
     until: Instant,
+    /// The same in milliseconds since 1970.
+    at: u64,
     _ready: Ready,
+}
+
+/// What is kept, as it is written down.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Note {
+    /// The release of the package.
+    package: Digest,
+    /// That of the adapter.
+    adapter: Option<Digest>,
+    /// Until when, in milliseconds since 1970.
+    until: u64,
 }
 
 /// A component and its models, ready for a run.
@@ -65,15 +82,18 @@ impl Residences {
         }
         let ready = made_ready(service, subject).await?;
         let until = Instant::now() + long;
+        let at = now().saturating_add(u64::try_from(long.as_millis()).unwrap_or(u64::MAX));
         {
             let mut all = self.lock();
-            let longer = all.get(&what).map_or(until, |kept| kept.until.max(until));
+            let before = all.get(&what);
             let kept = Kept {
-                until: longer,
+                until: before.map_or(until, |kept| kept.until.max(until)),
+                at: before.map_or(at, |kept| kept.at.max(at)),
                 _ready: ready,
             };
             all.insert(what, kept);
         }
+        tokio::task::block_in_place(|| self.note(service))?;
         let this = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep_until(until.into()).await;
@@ -81,6 +101,50 @@ impl Residences {
                 this.let_go();
             }
         });
+        Ok(())
+    }
+
+    /// Writes down what is kept.
+    fn note(&self, service: &Service) -> Result<(), Failure> {
+        // Who writes last has all of it.
+        let all = self.lock();
+        let notes = all.iter().map(|((package, adapter), kept)| Note {
+            package: *package,
+            adapter: *adapter,
+            until: kept.at,
+        });
+        let notes = serde_json::to_vec(&notes.collect::<Vec<_>>()).map_err(failed)?;
+        super::folder::put(&service.home.kept(), &notes).map_err(failed)
+    }
+
+    /// Gets ready again what was kept when the node ended and has not had its time.
+    pub async fn restore(self: &Arc<Self>, service: &Service) -> Result<(), Failure> {
+        let notes = match std::fs::read(service.home.kept()) {
+            Ok(notes) => notes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        let notes: Vec<Note> = serde_json::from_slice(&notes).map_err(failed)?;
+        let swarm = service.swarm().await?;
+        for Note {
+            package,
+            adapter,
+            until,
+        } in notes.into_iter().take(MOST)
+        {
+            let left = until.saturating_sub(now());
+            if left == 0 {
+                continue;
+            }
+            let adapter_here = adapter.map(|adapter| swarm.installed(&adapter)).transpose();
+            let adapter_here = adapter_here.map_err(failed)?;
+            let installed = swarm.installed(&package).map_err(failed)?;
+            let gone = || Failure::new(FailureKind::NotFound, "a package that is kept has gone");
+            let subject = Subject::of(&installed, adapter_here).ok_or_else(gone)?;
+            let long = Duration::from_millis(left);
+            self.keep(service, (package, adapter), subject, long)
+                .await?;
+        }
         Ok(())
     }
 
