@@ -58,6 +58,16 @@ pub enum Shown {
     Seen(Observation),
 }
 
+impl Shown {
+    /// Its one encoding, of which others are told the digest.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Shown::Written(transcript) => transcript.encode(),
+            Shown::Seen(observation) => observation.encode(),
+        }
+    }
+}
+
 /// What a run shows of its texts so far.
 #[derive(Default)]
 pub(crate) struct Showing {

@@ -14,9 +14,9 @@ use skep_evidence::{
     AccountKey, Agreed, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, StatementError,
 };
 use skep_market::{
-    Answer, Ask, Done, Earnings, EarningsError, Finished, Gathered, MAX_MESSAGE, MAX_SEALED,
-    MAX_SOURCES, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable,
-    ahead, conclude, examine, hand_over,
+    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES, Owed,
+    Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead, conclude,
+    examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_sandbox::Shown;
@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 use super::around::Wanted;
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
-use super::{adapters, attest, collect, money, now, random};
+use super::{adapters, attest, collect, money, now, random, residence};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -74,18 +74,8 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     swarm.answer_with(Arc::new(desk));
     swarm.announce(capability);
     collect::now_and_then(service);
-    keep_on(service);
+    residence::keep_on(service);
     Ok(())
-}
-
-/// Gets ready again what others have paid for before this node was ended.
-fn keep_on(service: &Arc<Service>) {
-    let service = Arc::clone(service);
-    tokio::spawn(async move {
-        if let Err(failure) = service.jobs.residences.restore(&service).await {
-            tracing::warn!(%failure, "what was to be kept ready is not");
-        }
-    });
 }
 
 /// What every conversation shares.
@@ -219,7 +209,9 @@ impl Desk {
                 say(channel, &Answer::Claimed { receipt }).await
             }
             Ask::Settle { receipts } => {
-                tokio::task::block_in_place(|| settle(&self.earnings, &receipts, &self.keys))?;
+                tokio::task::block_in_place(|| {
+                    collect::settle(&self.earnings, &receipts, &self.keys)
+                })?;
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
@@ -408,14 +400,10 @@ impl Desk {
             residency: lease.allowance.residency,
             ..Meter::default()
         };
-        let shown = match &made.report.shown {
-            None => Vec::new(),
-            Some(Shown::Written(transcript)) => transcript.encode(),
-            Some(Shown::Seen(observation)) => observation.encode(),
-        };
+        let shown = made.report.shown.as_ref().map(Shown::encode);
         let result = Outcome {
             output: Digest::of(&made.output),
-            shown: made.report.shown.is_some().then(|| Digest::of(&shown)),
+            shown: shown.as_deref().map(Digest::of),
             meter,
         };
         let signed = tokio::task::block_in_place(|| {
@@ -428,11 +416,10 @@ impl Desk {
             receipt: signed.receipt,
             handover,
             output_bytes: made.output.len() as u64,
-            shown_bytes: shown.len() as u64,
+            shown_bytes: shown.as_deref().map_or(0, <[u8]>::len) as u64,
         };
         say(channel, &done).await?;
-        let mut sent = made.output;
-        sent.extend_from_slice(&shown);
+        let sent = Zeroizing::new([&made.output[..], &shown.unwrap_or_default()].concat());
         for chunk in sealed.sealer.chunks(&sent) {
             let chunk = chunk.map_err(|error| broken(&error))?;
             channel.say(&chunk).await.map_err(|_| Stop::Gone)?;
@@ -553,42 +540,11 @@ impl Desk {
     }
 }
 
-/// What came of the work of a lease.
+/// What came of the work of a lease, and of its texts what is shown.
 struct Outcome {
     output: Digest,
-    /// What is shown of its texts, if anything is.
     shown: Option<Digest>,
     meter: Meter,
-}
-
-/// Keeps receipts that both have signed, if all are this node's own.
-pub(super) fn settle(
-    earnings: &Earnings,
-    receipts: &[Vec<u8>],
-    keys: &Mutex<Keys>,
-) -> Result<(), Refusal> {
-    let fault = |error: EarningsError| {
-        tracing::warn!(%error, "a receipt cannot be kept");
-        Refusal::Failed("a fault of the node; its owner can see which".to_owned())
-    };
-    let wrong = |reason: String| Refusal::Lease(reason);
-    let mut own = Vec::with_capacity(receipts.len());
-    for receipt in receipts {
-        // Nobody waits for the keys while this waits for the disk.
-        let keys = &mut *keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let agreed = Agreed::<Receipt>::decode(receipt, keys);
-        let agreed = agreed.map_err(|error| wrong(error.to_string()))?;
-        let signed = earnings.finished(agreed.lease).map_err(fault)?;
-        let is_mine = signed.is_some_and(|signed| {
-            let mine = Signed::<Receipt>::decode(&signed.receipt, keys);
-            mine.is_ok_and(|mine| mine.digest() == agreed.digest())
-        });
-        if !is_mine {
-            return Err(wrong("this node signed no such receipt".to_owned()));
-        }
-        own.push(agreed);
-    }
-    earnings.paid(&own).map_err(fault)
 }
 
 /// The release of this digest: known here, or as one of these nodes shows it.

@@ -172,6 +172,16 @@ impl Residences {
     }
 }
 
+/// Gets ready again what others have paid for before this node was ended.
+pub fn keep_on(service: &Arc<Service>) {
+    let service = Arc::clone(service);
+    tokio::spawn(async move {
+        if let Err(failure) = service.jobs.residences.restore(&service).await {
+            tracing::warn!(%failure, "what was to be kept ready is not");
+        }
+    });
+}
+
 async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Failure> {
     let prepared = run::prepare(service, subject, &[], Vec::new()).await?;
     let imports = prepared.program.imports();
