@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skep_evidence::Credits;
+use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
 use super::{Attempt, Shard, State, sum};

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use skep_evidence::{Agreed, Keys, Receipt, Signed, Statement as _};
+use skep_evidence::{Agreed, Keys, Receipt, Signed};
 use skep_market::{Answer, Ask, Earnings, EarningsError, Refusal};
 use skep_registry::Digest;
 use skep_swarm::{NodeTicket, ProviderAddr, Swarm};

@@ -104,48 +104,50 @@ impl Residences {
         Ok(())
     }
 
-    /// Writes down what is kept.
+    /// Writes down what is kept, and what of that was written down before and is still to be got ready.
     fn note(&self, service: &Service) -> Result<(), Failure> {
         // Who writes last has all of it.
         let all = self.lock();
-        let notes = all.iter().map(|((package, adapter), kept)| Note {
+        let mut notes = noted(service)?;
+        notes.retain(|note| {
+            let is_here = all.contains_key(&(note.package, note.adapter));
+            !is_here && note.until > now()
+        });
+        notes.extend(all.iter().map(|((package, adapter), kept)| Note {
             package: *package,
             adapter: *adapter,
             until: kept.at,
-        });
-        let notes = serde_json::to_vec(&notes.collect::<Vec<_>>()).map_err(failed)?;
+        }));
+        let notes = serde_json::to_vec(&notes).map_err(failed)?;
         super::folder::put(&service.home.kept(), &notes).map_err(failed)
     }
 
     /// Gets ready again what was kept when the node ended and has not had its time.
-    pub async fn restore(self: &Arc<Self>, service: &Service) -> Result<(), Failure> {
-        let notes = match std::fs::read(service.home.kept()) {
-            Ok(notes) => notes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(error)),
-        };
-        let notes: Vec<Note> = serde_json::from_slice(&notes).map_err(failed)?;
-        let swarm = service.swarm().await?;
-        for Note {
-            package,
-            adapter,
-            until,
-        } in notes.into_iter().take(MOST)
-        {
-            let left = until.saturating_sub(now());
-            if left == 0 {
-                continue;
+    async fn restore(self: &Arc<Self>, service: &Service) -> Result<(), Failure> {
+        let notes = tokio::task::block_in_place(|| noted(service))?;
+        for note in notes.into_iter().take(MOST) {
+            let package = note.package;
+            // What has gone does not keep the others from being ready.
+            if let Err(failure) = self.keep_on(service, note).await {
+                tracing::warn!(%package, %failure, "what was to be kept ready is not");
             }
-            let adapter_here = adapter.map(|adapter| swarm.installed(&adapter)).transpose();
-            let adapter_here = adapter_here.map_err(failed)?;
-            let installed = swarm.installed(&package).map_err(failed)?;
-            let gone = || Failure::new(FailureKind::NotFound, "a package that is kept has gone");
-            let subject = Subject::of(&installed, adapter_here).ok_or_else(gone)?;
-            let long = Duration::from_millis(left);
-            self.keep(service, (package, adapter), subject, long)
-                .await?;
         }
         Ok(())
+    }
+
+    async fn keep_on(self: &Arc<Self>, service: &Service, note: Note) -> Result<(), Failure> {
+        let long = Duration::from_millis(note.until.saturating_sub(now()));
+        if long.is_zero() {
+            return Ok(());
+        }
+        let swarm = service.swarm().await?;
+        let adapter = note.adapter.map(|adapter| swarm.installed(&adapter));
+        let adapter = adapter.transpose().map_err(failed)?;
+        let installed = swarm.installed(&note.package).map_err(failed)?;
+        let gone = || Failure::new(FailureKind::NotFound, "the package lacks its component");
+        let subject = Subject::of(&installed, adapter).ok_or_else(gone)?;
+        let what = (note.package, note.adapter);
+        self.keep(service, what, subject, long).await
     }
 
     /// Lets go of what has had its time.
@@ -180,6 +182,15 @@ pub fn keep_on(service: &Arc<Service>) {
             tracing::warn!(%failure, "what was to be kept ready is not");
         }
     });
+}
+
+/// What was written down last.
+fn noted(service: &Service) -> Result<Vec<Note>, Failure> {
+    match std::fs::read(service.home.kept()) {
+        Ok(notes) => serde_json::from_slice(&notes).map_err(failed),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Failure> {
