@@ -7,10 +7,18 @@
 mod adapters;
 #[path = "jobs/audits.rs"]
 mod audits;
+#[path = "language/coarse.rs"]
+mod coarse;
+#[path = "jobs/followed.rs"]
+mod followed;
 mod peers;
 #[path = "jobs/residence.rs"]
 mod residence;
+#[path = "language/served.rs"]
+mod served;
 mod setting;
+#[path = "language/shown.rs"]
+mod shown;
 #[path = "jobs/texts.rs"]
 mod texts;
 
