@@ -63,6 +63,12 @@ pub fn chunks(tokens: usize) -> usize {
 const FORMAT: u64 = 1;
 /// Bytes of one shortfall.
 const SHORTFALL: usize = 8;
+/// What is around the peaks and the shortfalls of a chunk, at the most: a request's name, and lengths.
+const AROUND: usize = 96;
+const _: () = assert!(
+    MAX_CHUNKS * (Peaks::MAX_BYTES + CHUNK * SHORTFALL + AROUND) <= MAX_BYTES,
+    "no observation of so many chunks is too large"
+);
 
 /// A text that a model wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]

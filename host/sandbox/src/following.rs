@@ -20,6 +20,7 @@ use std::sync::Arc;
 use skep_engine::{Caller, Completion, Constraint, EngineError, FollowRequest, Followed, Request};
 use skep_evidence::following::{
     MAX_CHUNKS, Observation, Script, SeenAnswer, SeenText, Transcript, WrittenAnswer, WrittenText,
+    chunks,
 };
 use skep_registry::Digest;
 
@@ -101,10 +102,14 @@ impl Showing {
         }
     }
 
-    /// Keeps to what can be shown, by what texts of these lengths come to: as much wherever it runs.
-    fn take(&mut self, texts: impl Iterator<Item = usize>) -> Result<(), HostError> {
-        let chunks = texts.map(skep_evidence::following::chunks);
-        self.chunks = self.chunks.saturating_add(chunks.sum());
+    /// Keeps to what can be shown, by what these answers come to: as much wherever it runs. One that is
+    /// none counts as well.
+    fn take(&mut self, answers: &[Answer]) -> Result<(), HostError> {
+        let chunks = answers.iter().map(|answer| match answer {
+            Ok(texts) => texts.iter().map(|text| chunks(text.tokens.len())).sum(),
+            Err(_) => 1,
+        });
+        self.chunks = chunks.fold(self.chunks, usize::saturating_add);
         match self.chunks <= MAX_CHUNKS {
             true => Ok(()),
             false => Err(HostError::failed(
@@ -129,10 +134,11 @@ impl State {
             .threads
             .model(move || preparation.prepare(drafts, promise));
         let (requests, mut writing) = prepared.await?;
-        let names: Vec<Digest> = requests
-            .iter()
-            .map(|asked| name_of(asked, &writing))
-            .collect();
+        let names = requests.iter().map(|asked| {
+            let adapter = asked.adapter.as_ref();
+            name_of(asked, adapter.and_then(|name| writing.adapter(name)))
+        });
+        let names: Vec<Digest> = names.collect();
         let site = Site {
             threads: Arc::clone(&self.threads),
             model: Arc::clone(model),
@@ -146,8 +152,7 @@ impl State {
             }
             Texts::Kept | Texts::Written => (site.write(requests).await?, Vec::new()),
         };
-        let lengths = answers.iter().flatten().flatten();
-        self.showing.take(lengths.map(|text| text.tokens.len()))?;
+        self.showing.take(&answers)?;
         match &mut self.showing.shown {
             Some(Shown::Written(transcript)) => {
                 let written = names.into_iter().zip(&answers);
@@ -299,8 +304,9 @@ fn taken(texts: Vec<Followed>) -> (Answer, Seen) {
     (Ok(answer), Seen { fits, texts })
 }
 
-/// The name of what is asked for: everything that decides what the model writes.
-fn name_of(request: &Request, writing: &Writing) -> Digest {
+/// The name of what is asked for: everything that decides what the model writes. The adapter is the
+/// digest of the one that the request names.
+fn name_of(request: &Request, adapter: Option<String>) -> Digest {
     let mut hash = blake3::Hasher::new_derive_key("skep request for texts, as it is shown v1");
     let Request {
         prompt,
@@ -310,7 +316,7 @@ fn name_of(request: &Request, writing: &Writing) -> Digest {
         constraint,
         samples,
         logprobs: _,
-        adapter,
+        adapter: _,
         commit: _,
     } = request;
     let mut number = |number: u64| {
@@ -338,9 +344,6 @@ fn name_of(request: &Request, writing: &Writing) -> Digest {
         number(u64::from(*token));
         number(u64::from(bias.to_bits()));
     }
-    let adapter = adapter
-        .as_ref()
-        .map(|name| writing.adapter(name).unwrap_or_default());
     let (kind, texts): (&str, &[String]) = match constraint {
         None => ("none", &[]),
         Some(Constraint::Choices(texts)) => ("choices", texts),
@@ -360,4 +363,89 @@ fn name_of(request: &Request, writing: &Writing) -> Digest {
     list(&mut std::iter::once(kind).chain(texts.iter().map(String::as_str)));
     list(&mut adapter.iter().map(String::as_str));
     Digest::from_bytes(*hash.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use skep_engine::{Finish, Sampling};
+
+    use super::*;
+
+    /// Somebody who changed something would otherwise not be seen.
+    #[test]
+    fn whatever_decides_what_is_written_is_in_the_name() {
+        let request = || Request::greedy(vec![1, 2, 3], 10);
+        let constrained = |constraint| Request {
+            constraint: Some(constraint),
+            ..request()
+        };
+        let drawn = |change: &dyn Fn(&mut Sampling)| {
+            let mut drawn = request();
+            change(&mut drawn.sampling);
+            drawn
+        };
+        let word = || "red".to_owned();
+        let all = [
+            request(),
+            Request::greedy(vec![1, 2], 10),
+            Request::greedy(vec![1, 2, 4], 10),
+            Request::greedy(vec![1, 2, 3], 11),
+            Request {
+                samples: 2,
+                ..request()
+            },
+            Request {
+                stop: vec![word()],
+                ..request()
+            },
+            Request {
+                stop: vec!["re".to_owned(), "d".to_owned()],
+                ..request()
+            },
+            constrained(Constraint::Choices(vec![word()])),
+            constrained(Constraint::Regex(word())),
+            constrained(Constraint::JsonSchema(word())),
+            constrained(Constraint::Lark(word())),
+            drawn(&|sampling| sampling.temperature = 0.5),
+            drawn(&|sampling| sampling.top_k = 5),
+            drawn(&|sampling| sampling.top_p = 0.5),
+            drawn(&|sampling| sampling.min_p = 0.5),
+            drawn(&|sampling| sampling.repetition_penalty = 0.5),
+            drawn(&|sampling| sampling.presence_penalty = 0.5),
+            drawn(&|sampling| sampling.frequency_penalty = 0.5),
+            drawn(&|sampling| sampling.logit_bias = vec![(1, 0.5)]),
+            drawn(&|sampling| sampling.seed = 5),
+            drawn(&|sampling| sampling.shared_noise = true),
+        ];
+        let names = all.iter().map(|request| name_of(request, None));
+        let mut names: BTreeSet<Digest> = names.collect();
+        names.insert(name_of(&request(), Some(word())));
+        assert_eq!(names.len(), all.len() + 1);
+        assert!(names.contains(&name_of(&request(), None)));
+    }
+
+    #[test]
+    fn a_run_shows_no_more_than_others_take() {
+        let text = |tokens| Completion {
+            text: String::new(),
+            tokens: vec![0; tokens],
+            logprobs: Vec::new(),
+            finish: Finish::Length,
+            commitments: Vec::new(),
+            prompt_tokens: 1,
+            cached_tokens: 0,
+        };
+        let mut showing = Showing::of(&Texts::Written);
+        // A prompt and one token, a prompt and 33 tokens that were gone on from, and no text at all.
+        let refused = EngineError::Invalid("no such grammar".to_owned());
+        showing
+            .take(&[Ok(vec![text(1), text(34)]), Err(refused)])
+            .unwrap();
+        assert_eq!(showing.chunks, 1 + 3 + 1);
+        let most: Vec<Answer> = (5..MAX_CHUNKS).map(|_| Ok(vec![text(1)])).collect();
+        showing.take(&most).unwrap();
+        assert!(showing.take(&[Ok(vec![text(1)])]).is_err());
+    }
 }
