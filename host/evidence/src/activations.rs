@@ -487,7 +487,8 @@ impl Observer {
 /// How a commitment compares with a verifier's own states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Comparison {
-    /// How many activations were compared: 128, or all if the chunk has fewer.
+    /// How many activations were compared: 128, or all if the chunk has fewer; and no fewer than were
+    /// committed to.
     pub compared: u32,
     /// How many have the same sign and exponent. (The publication leaves signs out; honest
     /// activations of that size never change theirs.)
@@ -562,8 +563,11 @@ fn compare_largest(commitment: &Commitment, largest: &[Entry]) -> Comparison {
         odd if odd % 2 == 1 => 2 * differences[middle],
         _ => differences[middle - 1] + differences[middle],
     };
+    // Who names fewer than were committed to has not found the rest.
+    let committed = commitment.coefficients.iter().rposition(|c| *c != 0);
+    let committed = committed.map_or(0, |last| last + 1);
     Comparison {
-        compared: largest.len() as u32,
+        compared: largest.len().max(committed) as u32,
         matches: differences.len() as u32,
         mantissa_sum: differences.iter().sum(),
         mantissa_median_doubled: median_doubled,

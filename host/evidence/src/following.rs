@@ -32,7 +32,7 @@
 use minicbor::Decoder;
 use skep_registry::Digest;
 
-use crate::activations::{BYTES, CHUNK, Commitment, Peaks, Thresholds, compare_all};
+use crate::activations::{BYTES, CHUNK, Commitment, Comparison, Peaks, Thresholds, compare_all};
 use crate::result::ResultCommitment;
 use crate::statement::StatementError;
 use crate::wire::{
@@ -42,8 +42,41 @@ use crate::wire::{
 /// By how much a token may fall short of the one that should have come and still pass for a tie, in
 /// logits divided by the temperature: what another machine's last digits explain.
 pub const TOLERANCE: f32 = 0.05;
-/// Of so many tokens of a run one may fall short by more, and one in any run.
-pub const ONE_IN: usize = 20;
+
+/// How far a run may be from what whoever followed it saw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Limits {
+    /// For the states behind the prompt and each 32 tokens.
+    states: Thresholds,
+    /// Of so many tokens of a run one may fall short by more than [`TOLERANCE`], and one in any run.
+    one_in: usize,
+    /// The most by which such a one may.
+    gap: f32,
+}
+
+/// Whoever is nearer agrees. For the states these are twice as far as any honest text of the model that comes
+/// with skep was between instruction sets (`docs/benchmarks.md`), of which in 8,000 tokens one fell short by
+/// more than the tolerance.
+const NEAR: Limits = Limits {
+    states: Thresholds {
+        matches: 120,
+        mantissa_mean: 2,
+        mantissa_median: 2,
+    },
+    one_in: 20,
+    gap: 0.5,
+};
+/// Whoever is further does not: no machines differ by so much more than others that one finds a run
+/// near and the other far. For the states it is what the publication found to divide honest from dishonest.
+const FAR: Limits = Limits {
+    states: Thresholds {
+        matches: 90,
+        mantissa_mean: 10,
+        mantissa_median: 8,
+    },
+    one_in: 10,
+    gap: 2.0,
+};
 /// The most bytes of a transcript, a script or an observation.
 pub const MAX_BYTES: usize = 16 << 20;
 /// The most requests of one run, and texts of one request.
@@ -150,7 +183,8 @@ pub enum Disagreement {
         /// Which.
         request: usize,
     },
-    /// The texts end elsewhere than they should, or are not as many as were asked for.
+    /// The texts end elsewhere than they should, are not as many as were asked for, or hold a token that the
+    /// model is far from drawing.
     #[error("what was shown for request {request} does not fit it")]
     Fit {
         /// Which.
@@ -190,6 +224,10 @@ impl Transcript {
     ///
     /// The first thing that is not.
     pub fn compare(&self, seen: &Observation) -> Result<(), Disagreement> {
+        self.is_within(&NEAR, seen)
+    }
+
+    fn is_within(&self, limits: &Limits, seen: &Observation) -> Result<(), Disagreement> {
         if self.0.len() != seen.0.len() {
             return Err(Disagreement::Requests {
                 seen: seen.0.len(),
@@ -206,15 +244,14 @@ impl Transcript {
             }
             for (written, seen) in written.texts.iter().zip(&seen.texts) {
                 let compared = compare_all(&written.commitments, &seen.peaks);
-                let thresholds = Thresholds::default();
-                let is_near = |chunks: Vec<crate::activations::Comparison>| {
-                    chunks.iter().all(|chunk| chunk.is_within(&thresholds))
+                let is_near = |chunks: Vec<Comparison>| {
+                    chunks.iter().all(|chunk| chunk.is_within(&limits.states))
                 };
                 if !compared.is_ok_and(is_near) {
                     return Err(Disagreement::States { request });
                 }
                 let last = seen.shortfalls.last().map_or(0, |last| last.place as usize);
-                if seen.shortfalls.iter().any(|short| short.gap.is_infinite())
+                if seen.shortfalls.iter().any(|short| short.gap > limits.gap)
                     || last >= written.tokens.len()
                 {
                     return Err(Disagreement::Fit { request });
@@ -224,7 +261,7 @@ impl Transcript {
                 different += beyond.filter(|short| short.gap > TOLERANCE).count();
             }
         }
-        match different <= (tokens / ONE_IN).max(1) {
+        match different <= (tokens / limits.one_in).max(1) {
             true => Ok(()),
             false => Err(Disagreement::Tokens { different, tokens }),
         }
@@ -248,7 +285,8 @@ impl Transcript {
     }
 
     /// What a follower's result comes to as a vote: the claim of the result that it followed if it agrees
-    /// with it, and otherwise the one name that all have who do not.
+    /// with it, [`doubt`] if it is too far to agree and too near not to, and otherwise the one name that all
+    /// have who do not.
     #[must_use]
     pub fn vote(
         &self,
@@ -256,11 +294,23 @@ impl Transcript {
         follower: &ResultCommitment,
         seen: &Observation,
     ) -> Digest {
-        match self.agrees(result, follower, seen) {
-            Ok(()) => result.claim(),
-            Err(_) => Digest::of(b"skep: who followed does not agree, v1"),
+        if self.agrees(result, follower, seen).is_ok() {
+            return result.claim();
+        }
+        let is_same = result.claim() == follower.claim();
+        match is_same && self.is_within(&FAR, seen).is_ok() {
+            true => doubt(),
+            false => Digest::of(b"skep: who followed does not agree, v1"),
         }
     }
+}
+
+/// The vote of who followed and cannot tell. It convicts nobody, and nobody is convicted of it: whoever
+/// writes may choose how far from the one and the other kind of machine its commitments are, and must not
+/// have honest auditors contradict each other by that.
+#[must_use]
+pub fn doubt() -> Digest {
+    Digest::of(b"skep: who followed cannot tell, v1")
 }
 
 macro_rules! shown {

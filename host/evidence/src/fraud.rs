@@ -11,7 +11,7 @@ use skep_registry::Digest;
 
 use crate::account::AccountId;
 use crate::audit::{AuditSecret, Candidates, MAX_PANEL};
-use crate::following::{Observation, Transcript};
+use crate::following::{Observation, Transcript, doubt};
 use crate::handover::Handover;
 use crate::lease::Lease;
 use crate::receipt::Receipt;
@@ -441,10 +441,10 @@ fn minority(
     // Of the whole panel: who is missing agrees with nobody.
     let majority = said()
         .map(|(_, said)| said)
-        .find(|claim| 2 * votes(*claim) > terms.panel as usize)
+        .find(|claim| *claim != doubt() && 2 * votes(*claim) > terms.panel as usize)
         .ok_or(NoContradiction("no output has the majority of the panel"))?;
     let odd: Vec<AccountId> = said()
-        .filter(|(_, said)| *said != majority)
+        .filter(|(_, said)| *said != majority && *said != doubt())
         .map(|(worker, _)| worker)
         .collect();
     match odd.is_empty() {

@@ -340,8 +340,11 @@ impl Job {
                 attempt.encoding.clone_from(receipt);
                 attempt.since = *at;
                 self.unload(provider);
-                let power = at.saturating_sub(since).checked_ilog2().unwrap_or(0);
-                self.durations[power as usize] += 1;
+                // Who follows takes far less time than who writes, and says nothing of how long that takes.
+                if follows.is_none() {
+                    let power = at.saturating_sub(since).checked_ilog2().unwrap_or(0);
+                    self.durations[power as usize] += 1;
+                }
             }
             (State::Follows(output), Event::Audited { finding, .. }) => {
                 attempt.state = match finding {

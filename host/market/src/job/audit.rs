@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 
 use skep_evidence::AccountId;
+use skep_evidence::following::doubt;
 use skep_registry::Digest;
 
 use super::decide::{Choice, Decision, Room};
@@ -199,10 +200,13 @@ impl Job {
             }
         }
         let panel = says.len() + 1;
-        let majority = votes.into_iter().find(|(_, votes)| 2 * votes > panel);
+        let majority = votes
+            .into_iter()
+            .find(|(claim, votes)| *claim != doubt() && 2 * votes > panel);
         let finding = |claim| match majority {
             None => Finding::Undecided,
-            Some((right, _)) if right == claim => Finding::Passed,
+            // Who cannot tell contradicts nobody.
+            Some((right, _)) if right == claim || claim == doubt() => Finding::Passed,
             Some(_) => Finding::Wrong,
         };
         Outcome {

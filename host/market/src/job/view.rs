@@ -56,11 +56,13 @@ impl Job {
     }
 
     /// What was delivered for a shard, and by whom, in the order of its leases. Outputs that lost against
-    /// others are among it.
+    /// others are among it; those of leases that followed another's texts are not.
     #[must_use]
     pub fn outputs(&self, shard: u32) -> Vec<(AccountId, Digest)> {
         let attempts = self.shards.get(shard as usize).map(|shard| &shard.attempts);
-        let delivered = attempts.into_iter().flatten().filter_map(|attempt| {
+        let made = attempts.into_iter().flatten();
+        let made = made.filter(|attempt| !self.follows(attempt));
+        let delivered = made.filter_map(|attempt| {
             let (State::Delivered(output) | State::Audited(output) | State::Wrong(output)) =
                 attempt.state
             else {

@@ -1,6 +1,7 @@
 //! A panel that followed: who is in the minority pays, and nothing is proven by what was not signed.
 
 use super::*;
+use crate::activations::Peaks;
 use crate::following::tests::{observation, transcript};
 
 /// A result of work whose texts are followed, and what each auditor saw, in the order of the draw.
@@ -64,6 +65,17 @@ fn a_lazy_follower_is_charged_and_so_is_a_provider_whose_states_are_others() {
     let evidence = panel(&[observation(1.5), observation(1.6)]);
     assert_eq!(evidence.offenders().unwrap().0, [key(2).id()]);
     assert!(matches!(accuse(2, &evidence), Verdict::Guilty { .. }));
+
+    // One that names a few of its largest states alone knows too little of them.
+    let Observation(mut answers) = observation(0.0);
+    for text in answers.iter_mut().flat_map(|answer| &mut answer.texts) {
+        for peaks in &mut text.peaks {
+            *peaks = Peaks::decode(&peaks.encode()[..60]).unwrap();
+        }
+    }
+    let evidence = panel(&[Observation(answers), observation(0.0)]);
+    let idle = auditor(&evidence, 0);
+    assert_eq!(evidence.offenders().unwrap().0, [idle]);
 
     let agreed = panel(&[observation(0.0), observation(0.004)]);
     assert!(agreed.offenders().is_err());
@@ -142,4 +154,28 @@ fn what_was_not_signed_proves_nothing() {
         audits: audits.collect(),
     };
     assert!(is_false(&accuse(2, &divergence)));
+}
+
+/// A provider may choose how far its commitments are from a machine's states. Whoever finds them too far to
+/// agree and too near not to convicts nobody, and is convicted of nothing.
+#[test]
+fn nobody_is_charged_for_what_lies_between_the_limits() {
+    // Mantissas that differ by some five of 128.
+    let between = observation(0.04);
+    let Evidence::Unfollowed {
+        transcript, audits, ..
+    } = panel(&[between.clone(), observation(0.0)])
+    else {
+        panic!("nobody followed");
+    };
+    let result = audits[0].result.body();
+    assert_eq!(transcript.vote(result, result, &between), doubt());
+    let few = panel(&[between.clone(), observation(0.0)]);
+    assert!(few.offenders().is_err());
+    let most = panel(&[between.clone(), between.clone()]);
+    assert!(most.offenders().is_err());
+    // It is no vote for those who disagree either, and hides none of them.
+    let lazy = Observation::default();
+    let evidence = panel(&[lazy.clone(), between, observation(0.0), observation(0.0)]);
+    assert_eq!(evidence.offenders().unwrap().0, [auditor(&evidence, 0)]);
 }

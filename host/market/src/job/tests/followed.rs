@@ -101,7 +101,7 @@ fn a_follower_that_never_agrees_is_charged() {
     let job = world.run();
     assert!(job.is_complete());
     assert_eq!(world.result, world.expected());
-    assert!(world.charged.iter().all(|charged| *charged == account(2)));
+    assert_eq!(world.charged, BTreeSet::from([account(2)]));
 }
 
 #[test]

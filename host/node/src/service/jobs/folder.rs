@@ -141,7 +141,8 @@ impl Spec {
             patience: PATIENCE,
             first_patience: FIRST_PATIENCE.min(self.deadline.saturating_sub(self.began) / 4),
             max_attempts: 5 + 3 * self.replicas,
-            hedges: 1,
+            // Of two texts that differ both may be right, and then one would have been made for nothing.
+            hedges: u32::from(!self.followed),
         }
     }
 }
