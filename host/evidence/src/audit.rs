@@ -20,7 +20,8 @@
 //! and of 15 in one of 240.
 //!
 //! An auditor gets a lease of the same shard that looks like any other, and does not know that it
-//! audits, or whom. So it cannot say what somebody else said before it.
+//! audits, or whom. So it cannot say what somebody else said before it. One that follows another's texts
+//! knows that it audits, and not what was committed to ([`crate::following`]).
 //!
 //! Candidates are drawn by stake, so that many small identities are worth no more than a large
 //! one.

@@ -185,6 +185,9 @@ fn written_text(text: &Completion) -> WrittenText {
     }
 }
 
+/// Texts that are gone over at a time.
+const AT_ONCE: usize = 256;
+
 /// What was seen of a request, but for what was asked.
 #[derive(Default)]
 struct Seen {
@@ -227,7 +230,9 @@ impl Site {
         let mut whose = Vec::new();
         for (place, request) in requests.iter().enumerate() {
             let texts = texts_for(place).unwrap_or_default();
-            if texts.len() != request.samples {
+            // What is longer than was asked for fits nothing, and is not worth the work.
+            let is_longer = texts.iter().any(|text| text.len() > request.max_tokens);
+            if texts.len() != request.samples || is_longer {
                 continue;
             }
             for (sample, tokens) in texts.iter().enumerate() {
@@ -275,23 +280,25 @@ impl Site {
         &self,
         texts: Vec<FollowRequest>,
     ) -> Result<Vec<Result<Followed, EngineError>>, HostError> {
-        if texts.is_empty() {
-            return Ok(Vec::new());
+        let mut all = Vec::with_capacity(texts.len());
+        // One request may have had many texts, and an engine takes so many of one owner at a time.
+        for texts in texts.chunks(AT_ONCE) {
+            let (model, caller) = (Arc::clone(&self.model), self.caller.clone());
+            let texts = texts.to_vec();
+            let begun = self.threads.model(move || model.follow(&caller, texts));
+            let mut follows = begun.await?;
+            let threads = &self.threads;
+            let seen = threads.waiting(|context| follows.as_mut().poll(context));
+            all.extend(seen.await);
         }
-        let (model, caller) = (Arc::clone(&self.model), self.caller.clone());
-        let begun = self.threads.model(move || model.follow(&caller, texts));
-        let mut follows = begun.await?;
-        let threads = &self.threads;
-        Ok(threads
-            .waiting(|context| follows.as_mut().poll(context))
-            .await)
+        Ok(all)
     }
 }
 
 /// Texts that were gone over, as an answer and as what was seen of them.
 fn taken(texts: Vec<Followed>) -> (Answer, Seen) {
     let fits = texts.iter().all(|text| text.is_whole);
-    let (answer, texts) = texts
+    let (answer, mut texts): (Vec<Completion>, Vec<SeenText>) = texts
         .into_iter()
         .map(|text| {
             let seen = SeenText {
@@ -301,6 +308,10 @@ fn taken(texts: Vec<Followed>) -> (Answer, Seen) {
             (text.completion, seen)
         })
         .unzip();
+    // What goes on behind its end would be seen at any length.
+    if !fits {
+        texts.clear();
+    }
     (Ok(answer), Seen { fits, texts })
 }
 

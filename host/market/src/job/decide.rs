@@ -19,7 +19,7 @@ pub enum Decision {
         provider: AccountId,
         /// What it may cost at most.
         limit: Credits,
-        /// Which lease's result it audits, if it is made out for that. The lease must not say so.
+        /// Which lease's result it audits, if it is made out for that. The lease must not say so, but where it names texts to follow.
         audits: Option<u32>,
     },
     /// To write this down, which is all there is to do.

@@ -83,7 +83,7 @@ impl Residences {
         let ready = made_ready(service, subject).await?;
         let until = Instant::now() + long;
         let at = now().saturating_add(u64::try_from(long.as_millis()).unwrap_or(u64::MAX));
-        {
+        let before = {
             let mut all = self.lock();
             let before = all.get(&what);
             let kept = Kept {
@@ -91,9 +91,17 @@ impl Residences {
                 at: before.map_or(at, |kept| kept.at.max(at)),
                 _ready: ready,
             };
-            all.insert(what, kept);
+            all.insert(what.clone(), kept)
+        };
+        if let Err(error) = tokio::task::block_in_place(|| self.note(service)) {
+            // It is refused, and nothing is kept for it.
+            let mut all = self.lock();
+            match before {
+                Some(kept) => all.insert(what, kept),
+                None => all.remove(&what),
+            };
+            return Err(error);
         }
-        tokio::task::block_in_place(|| self.note(service))?;
         let this = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep_until(until.into()).await;
