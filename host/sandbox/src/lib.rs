@@ -56,8 +56,8 @@ pub use engine::EngineKind;
 pub use error::{LoadError, Quota, QuotaExcess, RunError};
 pub use grants::Refusal;
 pub use language::{
-    AdapterInfo, Answer, LanguageModel, LanguageModelInfo, Message, OpenAdapter, OpenModel, Prompt,
-    Residency, TextAdapter, TextGeneration,
+    AdapterInfo, Answer, EncoderChange, LanguageModel, LanguageModelInfo, Message, OpenAdapter,
+    OpenModel, Prompt, Residency, TextAdapter, TextGeneration,
 };
 pub use limits::RunLimits;
 pub use models::{BaseModel, EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};

@@ -7,6 +7,8 @@
 mod adapters;
 #[path = "jobs/audits.rs"]
 mod audits;
+#[path = "jobs/encoders.rs"]
+mod encoders;
 mod peers;
 #[path = "jobs/residence.rs"]
 mod residence;
