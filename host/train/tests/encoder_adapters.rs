@@ -9,11 +9,11 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Reference, examples, here, options};
+use common::{Reference, here, options};
 use skep_accounts::Account;
 use skep_model::{Encoder, EncoderAdapter, EncoderOptions, Precision};
 use skep_tensor::Device;
-use skep_train::{Base, Divisor, Example, HyperParameters, Loss, Trainer, TrainerOptions};
+use skep_train::{Base, Divisor, Example, Loss, Trainer};
 
 /// The texts of `make_adapters.py`.
 fn texts() -> Vec<String> {
@@ -147,31 +147,4 @@ fn sixteen_bits_stay_near() {
             .unwrap();
         assert_eq!(alone, all[5 * n..5 * (n + 1)], "text {n}");
     }
-}
-
-#[test]
-#[ignore = "writes bert/saved, which make_adapters.py gives to PEFT"]
-fn write_an_adapter_for_peft() {
-    let reference = Reference::open("bert/steps/reference.safetensors");
-    let mut texts = examples(&reference);
-    for (text, label) in texts.iter_mut().zip(reference.integers("labels")) {
-        text.label = Some(label);
-    }
-    let base = Arc::new(Base::encoder(&encoder(Precision::F32)).unwrap());
-    let options = TrainerOptions {
-        classes: Some(5),
-        ..options()
-    };
-    let mut trainer = Trainer::open(base, common::seed_lora(), &options).unwrap();
-    let hyper = HyperParameters {
-        learning_rate: 2e-2,
-        ..HyperParameters::default()
-    };
-    for _ in 0..20 {
-        trainer
-            .forward_backward(&texts, Loss::Classification, Divisor::Own)
-            .unwrap();
-        trainer.optim_step(&hyper).unwrap();
-    }
-    trainer.save(&here("bert/saved"), "tiny-bert").unwrap();
 }

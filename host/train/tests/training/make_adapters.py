@@ -5,8 +5,8 @@ tiny encoder that make_training.py writes.
     pip install torch transformers==5.24.0 peft==0.21.2 tokenizers safetensors
     python make_adapters.py
 
-`bert/batch` was made by PEFT, `bert/saved` by this crate (`cargo test -p skep-train --test
-encoder_adapters -- --ignored` writes it): a classifier on the mean of the tokens' states, of which
+`bert/batch` was made by PEFT, `bert/saved` by this crate (`cargo run -p skep-train --example
+save_for_peft` writes it): a classifier on the mean of the tokens' states, of which
 PEFT's logarithms of probabilities and embeddings are kept. `bert/masked` is one that PEFT makes here of
 a model for another task, whose encoder is a part of it and which has no classes: embeddings alone.
 """
