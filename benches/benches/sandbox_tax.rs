@@ -155,6 +155,7 @@ impl Sides {
                 blobs: None,
                 training: None,
                 seed: None,
+                texts: skep_sandbox::Texts::Kept,
             };
             let lines = Reader::new(input.as_bytes(), Format::Jsonl);
             self.sandbox

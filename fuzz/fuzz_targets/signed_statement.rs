@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use skep_evidence::activations::Commitment;
+use skep_evidence::following::{Observation, Script, Transcript};
 use skep_evidence::{
     Accusation, Agreed, Evidence, Keys, Lease, Receipt, ResultCommitment, Signed, Statement,
     Unverified, judge,
@@ -15,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     let mut keys = Keys::default();
-    match kind % 8 {
+    match kind % 11 {
         0 => signed::<Lease>(bytes, &mut keys),
         1 => signed::<Receipt>(bytes, &mut keys),
         2 => signed::<ResultCommitment>(bytes, &mut keys),
@@ -41,6 +42,22 @@ fuzz_target!(|bytes: &[u8]| {
             if let Ok(evidence) = Evidence::decode(bytes, &mut keys) {
                 assert_eq!(evidence.encode(), bytes);
                 let _ = evidence.offenders();
+            }
+        }
+        7 => {
+            if let Ok(transcript) = Transcript::decode(bytes) {
+                assert_eq!(transcript.encode(), bytes);
+                let _ = transcript.compare(&Observation::default());
+            }
+        }
+        8 => {
+            if let Ok(script) = Script::decode(bytes) {
+                assert_eq!(script.encode(), bytes);
+            }
+        }
+        9 => {
+            if let Ok(seen) = Observation::decode(bytes) {
+                assert_eq!(seen.encode(), bytes);
             }
         }
         _ => {

@@ -1,18 +1,22 @@
 //! What shows that a text came out of a model, and the check of it by whoever has the model too.
 //!
-//! Who writes commits to the states that led to its tokens ([`Committing`]); who checks computes
-//! the same states in one pass over these tokens and compares ([`Checking`]). Both see the states
-//! of the prompt, then those of each token that was gone on from: all but the last one.
+//! Who writes commits to the states that led to its tokens ([`Committing`]). Who checks goes over these
+//! tokens in one pass ([`Checking`]): it finds where the states are largest here, and by how much each
+//! token falls short of the one that should have come. Whoever has the commitments compares
+//! them with that, here ([`Checked`]) or elsewhere. Both see the states of the prompt, then those of each
+//! token that was gone on from: all but the last one.
 //!
 //! What this module must never do: take a state twice, however often a text begins anew.
 
 use skep_evidence::activations::{
-    ActivationError, Commitment, Committer, Comparer, Comparison, States, Thresholds,
+    ActivationError, Commitment, Committer, Comparison, Observer, Peaks, States, Thresholds,
+    compare_all,
 };
+use skep_evidence::following::Shortfall;
 use skep_evidence::sampling::Agreement;
 
 use crate::error::EngineError;
-use crate::request::Request;
+use crate::request::{Chunk, Completion, Finish, Request};
 use crate::sampling::Scratch;
 use crate::writing::Writing;
 
@@ -33,6 +37,32 @@ pub struct CheckRequest {
     pub tolerance: f64,
 }
 
+/// A text that somebody says a model wrote to a request, to be gone over and taken for its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FollowRequest {
+    /// What was asked, as in a [`CheckRequest`].
+    pub request: Request,
+    /// Which of the request's answers it is.
+    pub sample: usize,
+    /// The tokens that were written, at least one.
+    pub tokens: Vec<u32>,
+}
+
+/// A text that was gone over: what it is as an answer, and what the model says of it here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Followed {
+    /// The answer. What comes after its end is left out.
+    pub completion: Completion,
+    /// Where the states are largest: of the prompt, then of every 32 tokens, the last of them perhaps
+    /// fewer.
+    pub peaks: Vec<Peaks>,
+    /// The tokens that are others than those that should have come; infinite are the gaps of
+    /// forbidden ones, and of those after the text's end.
+    pub shortfalls: Vec<Shortfall>,
+    /// Whether the text ends where it has to: not before its end, its stop or its length.
+    pub is_whole: bool,
+}
+
 /// How a text compares with what the model says here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
@@ -51,6 +81,28 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// Compares what was committed to with what was found here.
+    ///
+    /// # Errors
+    /// When there are more commitments than chunks, or fewer.
+    pub(crate) fn of(
+        followed: &Followed,
+        commitments: &[Commitment],
+        tolerance: f64,
+        tokens: usize,
+    ) -> Result<Self, EngineError> {
+        let gaps = || followed.shortfalls.iter().map(|short| f64::from(short.gap));
+        let ties = gaps().filter(|gap| *gap <= tolerance).count();
+        Ok(Self {
+            chunks: compare_all(commitments, &followed.peaks).map_err(failed)?,
+            same: tokens - followed.shortfalls.len(),
+            ties,
+            different: followed.shortfalls.len() - ties,
+            widest: gaps().fold(0.0, f64::max),
+            is_whole: followed.is_whole,
+        })
+    }
+
     /// Whether nothing speaks against the text: it is whole, all chunks are within the thresholds,
     /// and no more than one token in `one_in` cannot be explained.
     pub fn is_honest(&self, thresholds: &Thresholds, one_in: usize) -> bool {
@@ -87,7 +139,7 @@ macro_rules! sink {
 }
 
 sink!(Committer);
-sink!(Comparer);
+sink!(Observer);
 
 /// Gives a sink the state of each position once, in order.
 #[derive(Debug, Clone)]
@@ -154,29 +206,27 @@ impl Committing {
     }
 }
 
-/// A text that is being checked.
+/// A text that is being gone over.
 #[derive(Debug)]
 pub struct Checking {
-    states: InOrder<Comparer>,
+    states: InOrder<Observer>,
+    /// Tokens of the prompt.
+    prompt: usize,
     /// Positions after which it has looked at the next token.
     judged: usize,
     writing: Writing,
-    tolerance: f64,
-    tokens: [usize; 3],
-    widest: f64,
+    shortfalls: Vec<Shortfall>,
 }
 
 impl Checking {
-    /// `writing` is at the beginning of the text.
-    pub fn new(writing: Writing, check: CheckRequest, width: usize) -> Self {
-        let prompt = check.request.prompt.len();
+    /// `writing` is at the beginning of the text, after a prompt of so many tokens.
+    pub fn new(writing: Writing, prompt: usize, width: usize) -> Self {
         Self {
-            states: InOrder::new(prompt, Comparer::new(width, check.commitments)),
+            states: InOrder::new(prompt, Observer::new(width)),
+            prompt,
             judged: prompt - 1,
             writing,
-            tolerance: check.tolerance,
-            tokens: [0; 3],
-            widest: 0.0,
+            shortfalls: Vec::new(),
         }
     }
 
@@ -188,7 +238,7 @@ impl Checking {
     /// Takes the state of the next position.
     ///
     /// # Errors
-    /// When it is not finite, or a commitment is missing.
+    /// When it is not finite.
     pub fn push(&mut self, state: &[f32]) -> Result<(), EngineError> {
         self.states.push(state)
     }
@@ -208,31 +258,42 @@ impl Checking {
             return Ok(());
         }
         self.judged += 1;
-        let agreement = self
-            .writing
-            .follow(logits, claimed, self.tolerance, scratch)?;
-        let (kind, gap) = match agreement {
-            Agreement::Same => (0, 0.0),
-            Agreement::Tie { gap } => (1, gap),
-            Agreement::Different { gap, .. } => (2, gap),
+        // What passes for a tie is for whoever compares to say.
+        let agreement = self.writing.follow(logits, claimed, 0.0, scratch)?;
+        let (Agreement::Tie { gap } | Agreement::Different { gap, .. }) = agreement else {
+            return Ok(());
         };
-        self.tokens[kind] += 1;
-        self.widest = self.widest.max(gap);
+        self.shortfalls.push(Shortfall {
+            place: u32::try_from(position + 1 - self.prompt).unwrap_or(u32::MAX),
+            // Of two equal sums the first is taken, and the other falls short by nothing.
+            gap: (gap as f32).max(0.0),
+        });
         Ok(())
     }
 
-    /// How it compares, once every position has been looked at.
+    /// What was found, once every position has been looked at.
     ///
     /// # Errors
-    /// When there are more commitments than chunks, or fewer.
-    pub fn finish(&self) -> Result<Checked, EngineError> {
-        let [same, ties, different] = self.tokens;
-        Ok(Checked {
-            chunks: self.states.sink.clone().finish().map_err(failed)?,
-            same,
-            ties,
-            different,
-            widest: self.widest,
+    /// When a chunk has no states.
+    pub fn finish(&mut self) -> Result<Followed, EngineError> {
+        let Chunk {
+            text,
+            tokens,
+            finish,
+            ..
+        } = self.writing.take_chunk();
+        Ok(Followed {
+            completion: Completion {
+                text,
+                tokens,
+                logprobs: Vec::new(),
+                finish: finish.unwrap_or(Finish::Length),
+                commitments: Vec::new(),
+                prompt_tokens: self.prompt,
+                cached_tokens: 0,
+            },
+            peaks: self.states.sink.clone().finish().map_err(failed)?,
+            shortfalls: std::mem::take(&mut self.shortfalls),
             is_whole: self.writing.finished(),
         })
     }

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use skep_kernels::Team;
 
 use crate::adapters::{self, AdapterInfo, AdapterStore, Lease, Residency};
-use crate::checking::CheckRequest;
+use crate::checking::{CheckRequest, FollowRequest};
 use crate::error::{EngineError, StartError};
-use crate::generation::{Checks, Embeddings, Generation, Scores};
+use crate::generation::{Checks, Embeddings, Follows, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::LanguageModel;
 use crate::request::{Caller, Request, ScoreRequest};
@@ -234,9 +234,25 @@ impl Engine {
     /// Compares texts that others say this model wrote with what it says here: each in one pass,
     /// at the price of its prompt and tokens as a prompt.
     pub fn check(&self, caller: &Caller, requests: Vec<CheckRequest>) -> Checks {
+        let mut claims = Vec::with_capacity(requests.len());
+        let tasks = requests.into_iter().map(|check| {
+            claims.push((check.commitments, check.tolerance, check.tokens.len()));
+            Task::Follow(FollowRequest {
+                request: check.request,
+                sample: check.sample,
+                tokens: check.tokens,
+            })
+        });
+        let tasks = tasks.collect();
+        Checks::new(self.ask(caller, tasks), claims)
+    }
+
+    /// Goes over texts that others wrote, as [`Self::check`] does, and takes them for the answers: at
+    /// the price of having written them.
+    pub fn follow(&self, caller: &Caller, requests: Vec<FollowRequest>) -> Follows {
         let count = requests.len();
-        let tasks = requests.into_iter().map(Task::Check).collect();
-        Checks::new(self.ask(caller, tasks), count)
+        let tasks = requests.into_iter().map(Task::Follow).collect();
+        Follows::new(self.ask(caller, tasks), count)
     }
 
     /// Adds the adapter in a PEFT folder under a name that is free, or gives a name another

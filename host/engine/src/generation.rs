@@ -5,7 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::checking::Checked;
+use skep_evidence::activations::Commitment;
+
+use crate::checking::{Checked, Followed};
 use crate::engine::Ticket;
 use crate::error::EngineError;
 use crate::mailbox::Mail;
@@ -106,7 +108,7 @@ impl Generation {
                     chunks.push(chunk);
                 }
                 Event::Failed(failure) => self.failed.push_back(failure),
-                Event::Scored { .. } | Event::Embedded(_) | Event::Checked(_) => {}
+                Event::Scored { .. } | Event::Embedded(_) | Event::Followed(_) => {}
             }
         }
         match self.failed.pop_front() {
@@ -152,7 +154,7 @@ impl Generation {
                     sample.finish = chunk.finish.unwrap_or(sample.finish);
                 }
                 Event::Failed(failure) => whole.failure = Some(failure),
-                Event::Scored { .. } | Event::Embedded(_) | Event::Checked(_) => {}
+                Event::Scored { .. } | Event::Embedded(_) | Event::Followed(_) => {}
             }
         }
     }
@@ -211,9 +213,21 @@ impl<T> Answers<T> {
     }
 
     fn results(&mut self) -> Result<Vec<Vec<T>>, EngineError> {
+        self.each().into_iter().collect()
+    }
+
+    /// What came of each request by itself.
+    fn each(&mut self) -> Vec<Result<Vec<T>, EngineError>> {
         let answers = std::mem::take(&mut self.answers).into_iter();
         let answers = answers.map(|answer| Ok(answer?.into_values().collect()));
         answers.collect()
+    }
+
+    fn poll_each(&mut self, context: &mut Context<'_>) -> Poll<Vec<Result<Vec<T>, EngineError>>> {
+        while let Some(mail) = ready!(self.ticket.mail().poll(context)) {
+            self.collect(mail);
+        }
+        Poll::Ready(self.each())
     }
 }
 
@@ -273,15 +287,49 @@ impl Future for Embeddings {
     }
 }
 
+fn pick_followed(event: Event) -> Option<(usize, Followed)> {
+    match event {
+        Event::Followed(followed) => Some((0, *followed)),
+        _ => None,
+    }
+}
+
+/// Texts that are being gone over. Dropping it ends the work. As a future it does not block.
+pub struct Follows(Answers<Followed>);
+
+impl Follows {
+    pub(crate) fn new(ticket: Ticket, requests: usize) -> Self {
+        Self(Answers::new(ticket, requests, pick_followed))
+    }
+}
+
+impl Future for Follows {
+    type Output = Vec<Result<Followed, EngineError>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let lost = || EngineError::Failed("a text was gone over and nothing was found".to_owned());
+        let one = |found: Vec<Followed>| found.into_iter().next().ok_or_else(lost);
+        let all = self.0.poll_each(context);
+        all.map(|all| all.into_iter().map(|found| found.and_then(one)).collect())
+    }
+}
+
+/// What somebody says of a text: what was committed to, what passes for a tie, and how many tokens it
+/// has.
+pub(crate) type Claim = (Vec<Commitment>, f64, usize);
+
 /// Checks that are being made. Dropping it ends the work. As a future it does not block.
-pub struct Checks(Answers<Checked>);
+pub struct Checks {
+    found: Answers<Followed>,
+    claims: Vec<Claim>,
+}
 
 impl Checks {
-    pub(crate) fn new(ticket: Ticket, requests: usize) -> Self {
-        Self(Answers::new(ticket, requests, |event| match event {
-            Event::Checked(checked) => Some((0, *checked)),
-            _ => None,
-        }))
+    pub(crate) fn new(ticket: Ticket, claims: Vec<Claim>) -> Self {
+        Self {
+            found: Answers::new(ticket, claims.len(), pick_followed),
+            claims,
+        }
     }
 
     /// How each text compares with what the model says here; waits for it.
@@ -289,7 +337,7 @@ impl Checks {
     /// # Errors
     /// Why one of the texts could not be checked.
     pub fn wait(self) -> Result<Vec<Checked>, EngineError> {
-        Ok(self.0.wait()?.into_iter().flatten().collect())
+        compared(&self.claims, self.found.wait()?)
     }
 }
 
@@ -297,9 +345,22 @@ impl Future for Checks {
     type Output = Result<Vec<Checked>, EngineError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let checks = self.0.poll(context);
-        checks.map(|checks| Ok(checks?.into_iter().flatten().collect()))
+        let found = ready!(self.found.poll(context));
+        Poll::Ready(found.and_then(|found| compared(&self.claims, found)))
     }
+}
+
+fn compared(claims: &[Claim], found: Vec<Vec<Followed>>) -> Result<Vec<Checked>, EngineError> {
+    let pairs = claims.iter().zip(found.iter().flatten());
+    let compare = |((commitments, tolerance, tokens), followed): (&Claim, &Followed)| {
+        if tolerance.is_nan() || *tolerance < 0.0 {
+            return Err(EngineError::Invalid(format!(
+                "the tolerance is {tolerance}; it has to be a number from 0 on"
+            )));
+        }
+        Checked::of(followed, commitments, *tolerance, *tokens)
+    };
+    pairs.map(compare).collect()
 }
 
 /// Rows of length 1, one after the other. A row of zeros stays one.

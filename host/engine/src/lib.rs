@@ -46,10 +46,10 @@ pub use adapters::{
     ActiveAdapter, AdapterInfo, AdapterPool, AdapterStore, Lease, Residency, StoreError,
     StoreOptions,
 };
-pub use checking::{CheckRequest, Checked};
+pub use checking::{CheckRequest, Checked, FollowRequest, Followed};
 pub use engine::{Engine, MemoryReport};
 pub use error::{EngineError, StartError};
-pub use generation::{Checks, Embeddings, Generation, Scores};
+pub use generation::{Checks, Embeddings, Follows, Generation, Scores};
 pub use grammars::Grammars;
 pub use model::{LanguageModel, ModelError};
 pub use pages::PagePool;

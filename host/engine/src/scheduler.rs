@@ -28,7 +28,7 @@ use skep_decoder::{Batch, PagedAdapter, Part};
 use skep_kernels::kv::KvFormat;
 
 use crate::adapters::{ActiveAdapter, AdapterStore, Lease};
-use crate::checking::Checked;
+use crate::checking::Followed;
 use crate::cost::Cost;
 use crate::error::EngineError;
 use crate::fairness::Turns;
@@ -112,8 +112,8 @@ pub enum Event {
     },
     /// The mean of a text's hidden states, `[width]`.
     Embedded(Vec<f32>),
-    /// How a text compares with what the model says.
-    Checked(Box<Checked>),
+    /// A text that was gone over, and what the model says of it.
+    Followed(Box<Followed>),
     /// The request is over without a result.
     Failed(EngineError),
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use common::backend::{IS_DEVICE, processor, start};
 use common::{adapter, caller, drafted, model, tiny};
 use skep_engine::{
-    CheckRequest, Checked, Completion, Constraint, Engine, EngineError, LanguageModel, Options,
-    Priority, Request, Sampling, ScoreRequest,
+    CheckRequest, Checked, Completion, Constraint, Engine, EngineError, FollowRequest, Followed,
+    LanguageModel, Options, Priority, Request, Sampling, ScoreRequest,
 };
-use skep_evidence::activations::Thresholds;
+use skep_evidence::activations::{Thresholds, compare_all};
 use skep_kernels::Isa;
 use skep_kernels::kv::KvFormat;
 
@@ -224,6 +224,107 @@ fn other_instructions_get_texts_that_pass() {
             );
         }
     }
+}
+
+fn follow(engine: &Engine, texts: Vec<FollowRequest>) -> (Vec<Result<Followed, EngineError>>, u64) {
+    let caller = caller(3, Priority::Normal);
+    let mut follows = std::pin::pin!(engine.follow(&caller, texts));
+    let woken = Arc::new(Woken(std::thread::current()));
+    let waker = std::task::Waker::from(woken);
+    let mut context = std::task::Context::from_waker(&waker);
+    let found = loop {
+        match follows.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(found) => break found,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    };
+    assert_eq!(caller.account.usage().device_bytes, 0);
+    (found, caller.account.usage().flops)
+}
+
+/// A thread that is woken when its future goes on.
+struct Woken(std::thread::Thread);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Whoever follows a text has the same answer, at the price of having written it, and sees
+/// what its writer committed to without being told.
+#[test]
+fn who_follows_has_the_answer_and_the_meter_of_who_wrote() {
+    let here = engine_of(Arc::new(common::mini_lm()), 512, 0);
+    let model = common::mini_lm();
+    let requests: Vec<Request> = (0..9)
+        .map(|number| Request {
+            prompt: model
+                .encode_text(["Once upon", "The bees", "I was charged"][number % 3])
+                .unwrap(),
+            stop: vec!["\n".to_owned(), ".".to_owned()],
+            constraint: (number % 4 == 3)
+                .then(|| Constraint::Regex("(red|green)( (red|green)){5}".to_owned())),
+            ..request(number as u32)
+        })
+        .collect();
+    for isa in Isa::available() {
+        let mut other = common::mini_lm();
+        let decoder = Arc::try_unwrap(other.decoder).expect("nobody else has it");
+        other.decoder = Arc::new(decoder.with_isa(isa));
+        let there = processor(Arc::new(other), options(512, 0));
+        let writer = caller(1, Priority::Normal);
+        let texts = there.generate(&writer, requests.clone()).wait();
+        let texts: Vec<Completion> = texts
+            .into_iter()
+            .map(|text| text.unwrap().remove(0))
+            .collect();
+        let asked = requests
+            .iter()
+            .zip(&texts)
+            .map(|(request, text)| FollowRequest {
+                request: request.clone(),
+                sample: 0,
+                tokens: text.tokens.clone(),
+            });
+        let (found, flops) = follow(&here, asked.collect());
+        assert_eq!(flops, writer.account.usage().flops, "{isa:?}");
+        for (found, text) in found.into_iter().zip(&texts) {
+            let found = found.unwrap();
+            let answer = Completion {
+                commitments: Vec::new(),
+                ..text.clone()
+            };
+            assert_eq!(found.completion, answer, "{isa:?}");
+            assert!(found.is_whole, "{isa:?}");
+            let compared = compare_all(&text.commitments, &found.peaks).unwrap();
+            let near = |chunk: &skep_evidence::activations::Comparison| {
+                chunk.is_within(&Thresholds::default())
+            };
+            assert!(compared.iter().all(near), "{isa:?}: {compared:?}");
+        }
+    }
+    // One that cannot be followed does not take the others with it.
+    let honest = FollowRequest {
+        request: requests[0].clone(),
+        sample: 0,
+        tokens: vec![5, 6, 7],
+    };
+    let odd = FollowRequest {
+        tokens: vec![u32::MAX],
+        ..honest.clone()
+    };
+    let (found, _) = follow(&here, vec![honest, odd]);
+    assert!(
+        found[0]
+            .as_ref()
+            .is_ok_and(|found| !found.shortfalls.is_empty()),
+        "{found:?}"
+    );
+    assert!(
+        matches!(found[1], Err(EngineError::Invalid(_))),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -89,13 +89,11 @@ pub enum ActivationError {
         width: usize,
     },
     /// Not one commitment for each chunk of the text.
-    #[error(
-        "{found} commitments came with a text that has at least {chunks} chunks; ask for one each"
-    )]
+    #[error("{found} commitments came with a text that has {chunks} chunks; ask for one each")]
     Count {
         /// Commitments.
         found: usize,
-        /// Chunks, as far as the text was looked at.
+        /// Chunks.
         chunks: usize,
     },
     /// Every modulus makes two of the places coincide.
@@ -352,23 +350,96 @@ impl Committer {
     }
 }
 
-/// Compares the commitments that a [`Committer`] made of a text with a verifier's own states of
-/// it, token by token.
-#[derive(Clone, Debug)]
-pub struct Comparer {
-    chunks: Chunks,
-    commitments: std::vec::IntoIter<Commitment>,
-    comparisons: Vec<Comparison>,
+/// The largest activations of one chunk as a verifier found them: what a commitment is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peaks(Vec<Entry>);
+
+/// The bytes of one activation among [`Peaks::encode`]d ones.
+const PEAK: usize = 6;
+
+impl Peaks {
+    /// The most bytes that the peaks of one chunk have.
+    pub const MAX_BYTES: usize = PEAK * LARGEST;
+
+    /// How a commitment to the same chunk compares with them.
+    #[must_use]
+    pub fn compare(&self, commitment: &Commitment) -> Comparison {
+        compare_largest(commitment, &self.0)
+    }
+
+    /// Each activation's place in 4 bytes and its 16 bits, with the high byte first, in the order of
+    /// their places.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let entries = self.0.iter();
+        let bytes = entries.flat_map(|entry| {
+            let (place, bits) = (entry.place.to_be_bytes(), entry.bits.to_be_bytes());
+            place.into_iter().chain(bits)
+        });
+        bytes.collect()
+    }
+
+    /// Reads peaks.
+    ///
+    /// # Errors
+    ///
+    /// When they are none or too many, not in the order of their places, or not finite.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ActivationError> {
+        let malformed = |reason| Err(ActivationError::Malformed { reason });
+        if bytes.is_empty() || bytes.len() > Self::MAX_BYTES || !bytes.len().is_multiple_of(PEAK) {
+            return malformed("the peaks of a chunk are 1 to 128 activations of 6 bytes");
+        }
+        let entries = bytes.chunks_exact(PEAK).map(|entry| Entry {
+            place: u32::from_be_bytes([entry[0], entry[1], entry[2], entry[3]]),
+            bits: u16::from_be_bytes([entry[4], entry[5]]),
+        });
+        let entries: Vec<Entry> = entries.collect();
+        if !entries.is_sorted_by(|a, b| a.place < b.place) {
+            return malformed("the peaks are not in the order of their places");
+        }
+        if entries.iter().any(|entry| exponent(entry.bits) == 0xff) {
+            return malformed("a peak is not finite");
+        }
+        Ok(Self(entries))
+    }
 }
 
-impl Comparer {
-    /// For a model whose states have this width, and what was committed to.
+/// How each chunk of a text compares: the prompt, then every 32 tokens, the last ones perhaps fewer.
+///
+/// # Errors
+///
+/// When there is not one commitment for each chunk.
+pub fn compare_all(
+    commitments: &[Commitment],
+    chunks: &[Peaks],
+) -> Result<Vec<Comparison>, ActivationError> {
+    if commitments.len() != chunks.len() {
+        return Err(ActivationError::Count {
+            found: commitments.len(),
+            chunks: chunks.len(),
+        });
+    }
+    let pairs = commitments.iter().zip(chunks);
+    Ok(pairs
+        .map(|(commitment, peaks)| peaks.compare(commitment))
+        .collect())
+}
+
+/// Finds the largest activations of a text's chunks as a verifier computes them, token by token: what a
+/// [`Committer`] commits to, for whoever compares.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    chunks: Chunks,
+    peaks: Vec<Peaks>,
+}
+
+impl Observer {
+    /// For a model whose states have this width.
     #[must_use]
-    pub fn new(width: usize, commitments: Vec<Commitment>) -> Self {
+    pub fn new(width: usize) -> Self {
         Self {
             chunks: Chunks::new(width),
-            comparisons: Vec::with_capacity(commitments.len()),
-            commitments: commitments.into_iter(),
+            peaks: Vec::new(),
         }
     }
 
@@ -376,60 +447,40 @@ impl Comparer {
     ///
     /// # Errors
     ///
-    /// As [`compare`], or when these are no whole tokens.
+    /// When a state is not finite, there are too many, or these are no whole tokens.
     pub fn push_prompt(&mut self, states: States<'_>) -> Result<(), ActivationError> {
         self.chunks.push_prompt(states)
     }
 
-    /// Compares the prompt.
+    /// Ends the prompt's chunk.
     ///
     /// # Errors
     ///
-    /// As [`compare`], or when there is no commitment to it.
+    /// When it has no states.
     pub fn end_prompt(&mut self) -> Result<(), ActivationError> {
         let largest = self.chunks.end()?;
-        self.compare(&largest)
+        self.peaks.push(Peaks(largest));
+        Ok(())
     }
 
     /// Takes the state of one more token.
     ///
     /// # Errors
     ///
-    /// As [`compare`], or when this is not one token, or ends a chunk without a commitment.
+    /// When it is not finite, or this is not one token.
     pub fn push_token(&mut self, state: States<'_>) -> Result<(), ActivationError> {
-        match self.chunks.push_token(state)? {
-            Some(largest) => self.compare(&largest),
-            None => Ok(()),
-        }
+        self.peaks.extend(self.chunks.push_token(state)?.map(Peaks));
+        Ok(())
     }
 
-    /// How every chunk compares: the prompt, then every 32 tokens, the last ones perhaps fewer.
+    /// The peaks of all chunks, the last of which may be shorter.
     ///
     /// # Errors
     ///
-    /// As [`compare`], or when there are more commitments than chunks, or fewer.
-    pub fn finish(mut self) -> Result<Vec<Comparison>, ActivationError> {
-        if let Some(largest) = self.chunks.finish()? {
-            self.compare(&largest)?;
-        }
-        match self.commitments.len() {
-            0 => Ok(self.comparisons),
-            more => Err(ActivationError::Count {
-                found: self.comparisons.len() + more,
-                chunks: self.comparisons.len(),
-            }),
-        }
-    }
-
-    fn compare(&mut self, largest: &[Entry]) -> Result<(), ActivationError> {
-        let Some(commitment) = self.commitments.next() else {
-            return Err(ActivationError::Count {
-                found: self.comparisons.len(),
-                chunks: self.comparisons.len() + 1,
-            });
-        };
-        self.comparisons.push(compare_largest(&commitment, largest));
-        Ok(())
+    /// As the last call that took states.
+    pub fn finish(mut self) -> Result<Vec<Peaks>, ActivationError> {
+        self.peaks.extend(self.chunks.finish()?.map(Peaks));
+        Ok(self.peaks)
     }
 }
 

@@ -30,28 +30,67 @@ use skep_registry::Digest;
 use crate::account::AccountId;
 use crate::credits::Credits;
 use crate::statement::{StatementError, invalid};
-use crate::wire::{Out, Part, Written, encoded_struct, read_list, write_list, written};
+use crate::wire::{
+    Out, Part, Written, encoded_struct, expect_length, read_list, write_list, written,
+};
 use minicbor::Decoder;
 
 /// The most that have a say in a disputed result.
 pub const MAX_PANEL: u32 = 31;
 
-encoded_struct! {
-    /// What a lease says about audits.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub struct AuditTerms {
-        /// [`AuditSecret::commitment`]
-        pub secret: Digest,
-        /// [`Candidates::digest`]
-        pub candidates: Digest,
-        /// How many of a million results are audited.
-        pub rate: u32,
-        /// How many have a say in a disputed result, the provider among them: an odd number from
-        /// 3 to [`MAX_PANEL`].
-        pub panel: u32,
-        /// Whether the same work has to give the same bytes, as the deterministic profile
-        /// promises. Only then is another output a fault by itself.
-        pub exact: bool,
+/// What a lease says about audits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AuditTerms {
+    /// [`AuditSecret::commitment`]
+    pub secret: Digest,
+    /// [`Candidates::digest`]
+    pub candidates: Digest,
+    /// How many of a million results are audited.
+    pub rate: u32,
+    /// How many have a say in a disputed result, the provider among them: an odd number from
+    /// 3 to [`MAX_PANEL`].
+    pub panel: u32,
+    /// Whether the same work has to give the same bytes, as the deterministic profile
+    /// promises. Only then is another output a fault by itself.
+    pub exact: bool,
+    /// Whether machines of other kinds audit it by following ([`crate::following`]): texts are
+    /// drawn with shared noise, and the result comes with a transcript of them.
+    pub followed: bool,
+    /// The digest of the script that this lease's own work has to follow
+    /// ([`crate::following::Script`]), if it is made out to audit another.
+    pub follows: Option<Digest>,
+}
+
+impl Part for AuditTerms {
+    /// Where nothing is followed nothing is said of it, so that what was signed before there was
+    /// following is written as it was.
+    fn write(&self, out: &mut Out) -> Written {
+        out.array(if self.followed { 7 } else { 5 })?;
+        self.secret.write(out)?;
+        self.candidates.write(out)?;
+        self.rate.write(out)?;
+        self.panel.write(out)?;
+        self.exact.write(out)?;
+        if self.followed {
+            self.followed.write(out)?;
+            self.follows.write(out)?;
+        }
+        Ok(())
+    }
+
+    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
+        let length = input.array()?;
+        let says_more = length == Some(7);
+        expect_length(length, if says_more { 7 } else { 5 }, "AuditTerms")?;
+        Ok(Self {
+            secret: Part::read(input)?,
+            candidates: Part::read(input)?,
+            rate: Part::read(input)?,
+            panel: Part::read(input)?,
+            exact: Part::read(input)?,
+            followed: if says_more { Part::read(input)? } else { false },
+            follows: if says_more { Part::read(input)? } else { None },
+        })
     }
 }
 
@@ -61,6 +100,18 @@ impl AuditTerms {
             return Err(invalid(
                 "audit rate",
                 "it is more than a million in a million",
+            ));
+        }
+        if self.follows.is_some() && !self.followed {
+            return Err(invalid(
+                "script",
+                "nothing is followed where texts are not shown",
+            ));
+        }
+        if self.followed && !self.exact {
+            return Err(invalid(
+                "following",
+                "only what gives the same bytes beside its texts can be followed",
             ));
         }
         match self.panel {

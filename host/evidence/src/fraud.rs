@@ -11,6 +11,7 @@ use skep_registry::Digest;
 
 use crate::account::AccountId;
 use crate::audit::{AuditSecret, Candidates, MAX_PANEL};
+use crate::following::{Observation, Transcript};
 use crate::handover::Handover;
 use crate::lease::Lease;
 use crate::receipt::Receipt;
@@ -50,6 +51,33 @@ pub enum Evidence {
         /// What the auditors did, in the order of the draw; some may be missing.
         audits: Vec<Audit>,
     },
+    /// A panel followed the texts of a result, and some say otherwise than its majority whether these
+    /// are what the model writes, the output is what becomes of them, and the work took what it took.
+    Unfollowed {
+        /// The lease, of work whose texts are followed.
+        lease: Agreed<Lease>,
+        /// What the requester had bound itself to, by which the result is audited.
+        secret: AuditSecret,
+        /// Those of whom the auditors were drawn.
+        candidates: Candidates,
+        /// What the provider bound itself to.
+        result: Signed<ResultCommitment>,
+        /// What it showed of its texts.
+        transcript: Transcript,
+        /// What the auditors did, in the order of the draw; some may be missing.
+        audits: Vec<FollowedAudit>,
+    },
+}
+
+/// What an auditor bound itself to that followed the texts of a result, and what it saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FollowedAudit {
+    /// The auditor's own lease.
+    pub lease: Agreed<Lease>,
+    /// Its result.
+    pub result: Signed<ResultCommitment>,
+    /// What it saw.
+    pub seen: Observation,
 }
 
 /// What an auditor bound itself to, and the lease under which it did: one of the same shard and
@@ -138,8 +166,31 @@ impl Evidence {
                 candidates,
                 result,
                 audits,
-            } => minority(lease, secret, candidates, result, audits)
-                .map(|offenders| (offenders, lease.digest())),
+            } => {
+                let votes = audits.iter().map(|audit| Vote {
+                    lease: &audit.lease,
+                    result: &audit.result,
+                    claim: audit.result.claim(),
+                });
+                let votes: Vec<Vote<'_>> = votes.collect();
+                if lease.audit.followed {
+                    return Err(NoContradiction("the texts of this work are followed"));
+                }
+                minority(lease, secret, candidates, result, &votes)
+                    .map(|offenders| (offenders, lease.digest()))
+            }
+            Self::Unfollowed {
+                lease,
+                secret,
+                candidates,
+                result,
+                transcript,
+                audits,
+            } => {
+                let votes = followed(lease, result, transcript, audits)?;
+                minority(lease, secret, candidates, result, &votes)
+                    .map(|offenders| (offenders, lease.digest()))
+            }
         }
     }
 
@@ -176,6 +227,30 @@ impl Evidence {
                     .extend(audits.flat_map(|audit| [audit.lease.encode(), audit.result.encode()]));
                 write(out, 5, &parts)
             }
+            Self::Unfollowed {
+                lease,
+                secret,
+                candidates,
+                result,
+                transcript,
+                audits,
+            } => {
+                let mut parts = vec![
+                    lease.encode(),
+                    secret.as_bytes().to_vec(),
+                    candidates.encode(),
+                    result.encode(),
+                    transcript.encode(),
+                ];
+                parts.extend(audits.iter().flat_map(|audit| {
+                    [
+                        audit.lease.encode(),
+                        audit.result.encode(),
+                        audit.seen.encode(),
+                    ]
+                }));
+                write(out, 7, &parts)
+            }
         })
     }
 
@@ -189,11 +264,18 @@ impl Evidence {
         let mut input = Decoder::new(encoding);
         let length = input.array()?.ok_or(StatementError::NotCanonical)?;
         let kind = input.u64()?;
-        let audits = match kind {
-            5 => (length.saturating_sub(5) / 2).clamp(1, u64::from(MAX_PANEL) - 1),
-            _ => 0,
+        let most = u64::from(MAX_PANEL) - 1;
+        let (audits, parts) = match kind {
+            5 => {
+                let audits = (length.saturating_sub(5) / 2).clamp(1, most);
+                (audits, 4 + 2 * audits)
+            }
+            7 => {
+                let audits = (length.saturating_sub(6) / 3).clamp(1, most);
+                (audits, 5 + 3 * audits)
+            }
+            _ => (0, 2),
         };
-        let parts = if kind == 5 { 4 + 2 * audits } else { 2 };
         expect_length(Some(length), 1 + parts, "this kind of evidence")?;
         let evidence = match kind {
             1 => Self::TwoResults(signed(&mut input, keys)?, signed(&mut input, keys)?),
@@ -214,6 +296,22 @@ impl Evidence {
                         Ok(Audit {
                             lease: Agreed::decode(input.bytes()?, keys)?,
                             result: signed(&mut input, keys)?,
+                        })
+                    })
+                    .collect::<Result<_, StatementError>>()?,
+            },
+            7 => Self::Unfollowed {
+                lease: Agreed::decode(input.bytes()?, keys)?,
+                secret: AuditSecret::from_bytes(Part::read(&mut input)?),
+                candidates: Candidates::decode(input.bytes()?)?,
+                result: signed(&mut input, keys)?,
+                transcript: Transcript::decode(input.bytes()?)?,
+                audits: (0..audits)
+                    .map(|_| {
+                        Ok(FollowedAudit {
+                            lease: Agreed::decode(input.bytes()?, keys)?,
+                            result: signed(&mut input, keys)?,
+                            seen: Observation::decode(input.bytes()?)?,
                         })
                     })
                     .collect::<Result<_, StatementError>>()?,
@@ -239,14 +337,55 @@ fn signed<T: Statement>(
     Signed::decode(input.bytes()?, keys)
 }
 
+/// What one of a panel says.
+struct Vote<'a> {
+    lease: &'a Agreed<Lease>,
+    result: &'a Signed<ResultCommitment>,
+    /// The same for all who say the same.
+    claim: Digest,
+}
+
+/// What those say who followed, if all of them followed this transcript, and it is the provider's.
+fn followed<'a>(
+    lease: &Lease,
+    result: &ResultCommitment,
+    transcript: &Transcript,
+    audits: &'a [FollowedAudit],
+) -> Result<Vec<Vote<'a>>, NoFraud> {
+    use NoFraud::NoContradiction;
+    if !lease.audit.followed || lease.audit.follows.is_some() {
+        return Err(NoContradiction("the texts of this work are not followed"));
+    }
+    if result.activations != Some(transcript.digest()) {
+        return Err(NoContradiction("the transcript is not the provider's"));
+    }
+    let script = transcript.script().digest();
+    let votes = audits.iter().map(|audit| {
+        if audit.lease.audit.follows != Some(script) {
+            return Err(NoContradiction(
+                "an auditor was given something else to follow",
+            ));
+        }
+        if audit.result.activations != Some(audit.seen.digest()) {
+            return Err(NoContradiction("an observation is not the auditor's"));
+        }
+        Ok(Vote {
+            lease: &audit.lease,
+            result: &audit.result,
+            claim: transcript.vote(result, &audit.result, &audit.seen),
+        })
+    });
+    votes.collect()
+}
+
 /// Whether an auditor's lease is of the same work as the one that it audits, and its result under
 /// its own.
-fn is_same_work(audit: &Audit, lease: &Lease) -> bool {
+fn is_same_work(audit: &Vote<'_>, lease: &Lease) -> bool {
     let of = |lease: &Lease| {
-        let exact = lease.audit.exact;
-        (lease.job, lease.shard, lease.requester, lease.work, exact)
+        let terms = (lease.audit.exact, lease.audit.followed);
+        (lease.job, lease.shard, lease.requester, lease.work, terms)
     };
-    let own = &audit.lease;
+    let own = audit.lease;
     of(own) == of(lease) && own.provider == audit.result.worker && audit.result.is_under(own)
 }
 
@@ -257,7 +396,7 @@ fn minority(
     secret: &AuditSecret,
     candidates: &Candidates,
     result: &Signed<ResultCommitment>,
-    audits: &[Audit],
+    audits: &[Vote<'_>],
 ) -> Result<Vec<AccountId>, NoFraud> {
     use NoFraud::NoContradiction;
     let terms = &lease.audit;
@@ -292,16 +431,21 @@ fn minority(
             "the auditors are not those that were drawn, in their order",
         ));
     }
-    let said = || std::iter::once(result).chain(audits.iter().map(|audit| &audit.result));
-    let votes = |claim| said().filter(|said| said.claim() == claim).count();
+    let said = || {
+        let auditors = audits
+            .iter()
+            .map(|audit| (audit.result.worker, audit.claim));
+        std::iter::once((result.worker, result.claim())).chain(auditors)
+    };
+    let votes = |claim| said().filter(|(_, said)| *said == claim).count();
     // Of the whole panel: who is missing agrees with nobody.
     let majority = said()
-        .map(|said| said.claim())
+        .map(|(_, said)| said)
         .find(|claim| 2 * votes(*claim) > terms.panel as usize)
         .ok_or(NoContradiction("no output has the majority of the panel"))?;
     let odd: Vec<AccountId> = said()
-        .filter(|said| said.claim() != majority)
-        .map(|said| said.worker)
+        .filter(|(_, said)| *said != majority)
+        .map(|(worker, _)| worker)
         .collect();
     match odd.is_empty() {
         true => Err(NoContradiction("all outputs are the same")),
@@ -327,7 +471,8 @@ encoded_struct! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvidenceBytes(pub Vec<u8>);
 
-const MAX_EVIDENCE: usize = 1 << 18;
+/// Transcripts of long texts, and what 30 saw of them, may come to more: then there is no accusation.
+const MAX_EVIDENCE: usize = 4 << 20;
 
 impl Part for EvidenceBytes {
     fn write(&self, out: &mut Out) -> Written {
@@ -363,7 +508,7 @@ impl Statement for Accusation {
     fn check(&self) -> Result<(), StatementError> {
         match self.evidence.0.len() <= MAX_EVIDENCE {
             true => Ok(()),
-            false => Err(malformed("the evidence is longer than 256 KiB")),
+            false => Err(malformed("the evidence is longer than 4 MiB")),
         }
     }
 }

@@ -6,8 +6,8 @@
 //! costs. Whoever holds them can tell whether they agree with each other: that is what balances,
 //! audits and [`Accusation`]s rest on, and it takes no trust in whoever handed them over.
 //!
-//! Beside statements there are two checks of model work whose bytes may differ between machines:
-//! [`activations`] and [`sampling`].
+//! Beside statements there are two checks of model work whose bytes may differ between machines,
+//! [`activations`] and [`sampling`], and [`following`], which makes a whole run out of them.
 //!
 //! # What it must never do
 //!
@@ -31,6 +31,7 @@
 //! | [`lineage`] | where an adapter comes from, and what its family gets of a price |
 //! | [`activations`] | commitments to the largest activations (TOPLOC) |
 //! | [`sampling`] | which token shared randomness makes a model choose |
+//! | [`following`] | what a run shows of its texts, and what others see who go over them |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -38,6 +39,7 @@ mod account;
 pub mod activations;
 mod audit;
 mod credits;
+pub mod following;
 mod fraud;
 mod handover;
 mod lease;
@@ -57,7 +59,7 @@ mod wire;
 pub use account::{AccountId, AccountKey};
 pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw, MAX_PANEL};
 pub use credits::{Credits, CreditsError, MAX_SHARES, Share, Split};
-pub use fraud::{Accusation, Audit, Evidence, NoFraud, Verdict, judge};
+pub use fraud::{Accusation, Audit, Evidence, FollowedAudit, NoFraud, Verdict, judge};
 pub use handover::Handover;
 pub use lease::{Lease, Work};
 pub use meter::{Meter, Tariff};

@@ -24,7 +24,9 @@ encoded_struct! {
         pub output: Digest,
         /// What it took. The same work takes the same, so that an audit compares it too.
         pub meter: Meter,
-        /// The commitments to activations, one after the other, if the work has any.
+        /// What it shows of its texts, if the lease has them followed: the digest of its
+        /// [`crate::following::Transcript`], or of its [`crate::following::Observation`] where it
+        /// followed another's.
         pub activations: Option<Digest>,
         /// 32 random bytes, so that nobody can know this statement's digest, and with it who will
         /// audit it, before it is made.

@@ -88,6 +88,8 @@ pub(crate) fn any_lease() -> impl Strategy<Value = Lease> {
                 rate: terms.4,
                 panel: 3 + terms.4 % 15 * 2,
                 exact: terms.5,
+                followed: terms.5 && terms.4 % 2 == 0,
+                follows: (terms.5 && terms.4 % 4 == 0).then_some(who.2),
             },
         })
         .prop_filter("a deadline lies ahead", |lease| {
@@ -153,6 +155,8 @@ pub(crate) fn lease(secret: &AuditSecret, candidates: &Candidates) -> Agreed<Lea
             rate: 1_000_000,
             panel: 3,
             exact: true,
+            followed: false,
+            follows: None,
         },
     };
     lease.sign(&key(1)).unwrap().accept(&key(2)).unwrap()

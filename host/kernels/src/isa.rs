@@ -26,11 +26,19 @@ pub enum Isa {
     Neon,
 }
 
+/// What this process computes with.
+static BEST: OnceLock<Isa> = OnceLock::new();
+
 impl Isa {
-    /// The best instruction set of this machine.
+    /// The best instruction set of this machine, or the one that was settled on.
     pub fn best() -> Self {
-        static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Self::available().into_iter().max().unwrap_or(Isa::Portable))
+    }
+
+    /// Has this process compute as a machine does that has nothing better than this. Whether it does
+    /// from now on: not if it has computed with something else before, or the machine cannot run it.
+    pub fn settle_on(self) -> bool {
+        Self::available().contains(&self) && *BEST.get_or_init(|| self) == self
     }
 
     /// What all machines have in common on which results have the same bits as on this one.

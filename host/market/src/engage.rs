@@ -2,6 +2,7 @@
 //! requester checks of what comes back. Functions of their arguments, so that both sides, and
 //! tests, come to the same answer.
 
+use skep_evidence::following::{self, Observation, Transcript};
 use skep_evidence::{
     AccountKey, Agreed, Credits, Evidence, Handover, Keys, Lease, Meter, Receipt, ResultCommitment,
     Signed, Statement as _, StatementError, Tariff,
@@ -40,6 +41,12 @@ pub fn examine(
             bytes: offer.input_bytes,
             limit: policy.largest_input,
         });
+    }
+    if lease.audit.follows.is_some() != (offer.script_bytes > 0) {
+        return Err(wrong("what it has to follow does not come with it"));
+    }
+    if offer.script_bytes > following::MAX_BYTES as u64 {
+        return Err(wrong("what it has to follow is longer than any run"));
     }
     if lease.allowance.bytes < offer.input_bytes {
         return Err(wrong("it does not allow for the bytes of its own input"));
@@ -80,6 +87,8 @@ pub struct Done {
     pub output: Digest,
     /// What it used.
     pub meter: Meter,
+    /// The digest of what it shows of its texts, if the lease has them followed.
+    pub shown: Option<Digest>,
     /// How many receipts the provider had signed before.
     pub sequence: u64,
     /// 32 random bytes.
@@ -107,7 +116,7 @@ pub fn conclude(
         worker: account.id(),
         output: done.output,
         meter: done.meter,
-        activations: None,
+        activations: done.shown,
         nonce: done.nonce,
     };
     let commitment = commitment.sign(account).map_err(failed)?;
@@ -206,6 +215,8 @@ pub struct Sent<'a> {
     pub receipt: &'a [u8],
     /// Which says that these two are for this lease.
     pub handover: &'a [u8],
+    /// What is shown of the texts; nothing if the lease does not have them followed.
+    pub shown: &'a [u8],
 }
 
 /// Checks what a provider sends back: that its commitment and its receipt hold, keep the lease and
@@ -273,10 +284,31 @@ pub fn receive(
             signed: receipt.output,
         });
     }
+    shows(lease, &commitment, sent.shown)?;
     Ok(Delivery {
         commitment,
         receipt,
     })
+}
+
+/// Whether what is shown of the texts is what the provider bound itself to.
+fn shows(lease: &Lease, commitment: &ResultCommitment, shown: &[u8]) -> Result<(), BadDelivery> {
+    if !lease.audit.followed {
+        return match shown.is_empty() {
+            true => Ok(()),
+            false => Err(BadDelivery::Breach("it shows texts that nobody asked for")),
+        };
+    }
+    match lease.audit.follows {
+        None => drop(Transcript::decode(shown)?),
+        Some(_) => drop(Observation::decode(shown)?),
+    }
+    match commitment.activations == Some(Digest::of(shown)) {
+        true => Ok(()),
+        false => Err(BadDelivery::Breach(
+            "what it shows of its texts is not what it bound itself to",
+        )),
+    }
 }
 
 /// A price for a provider that is to be compared with others: of moving the bytes of a shard, of

@@ -19,6 +19,7 @@ mod audit;
 mod decide;
 mod event;
 mod journal;
+mod tally;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,9 @@ pub struct JobPlan {
     /// Whether they have to agree on what it took as well: of work that can be repeated, operations,
     /// tokens and bytes are the same for everybody.
     pub exact: bool,
+    /// Whether auditors follow the texts of a result and do not make one of their own: what they deliver
+    /// says something of that result, and nothing of the shard's output.
+    pub followed: bool,
     /// All that it may cost.
     pub budget: Credits,
     /// What one lease may cost.
@@ -73,6 +77,10 @@ enum State {
     Audited(Output),
     /// A result that the audit found wrong.
     Wrong(Output),
+    /// What an auditor says that followed another result.
+    Follows(Output),
+    /// The same, once the audit found it right: it is to be paid, whatever counts as the shard's output.
+    Followed(Output),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +152,7 @@ pub struct Job {
     /// Shards with an open lease. With these sets, what is next is found without a look at every
     /// shard.
     open: BTreeSet<u32>,
-    /// Shards with an accepted output of which a receipt is not paid.
+    /// Shards of which a receipt that is to be paid is not.
     unpaid: BTreeSet<u32>,
     /// Shards before this one are in the result.
     assembled: u32,
@@ -277,6 +285,7 @@ impl Job {
         }
         let is_accepted = self.shard(id.shard)?.accepted.is_some();
         let is_exact = self.plan.exact;
+        let follows = self.state_followed_by(id);
         if is_accepted && matches!(event, Event::Audited { .. }) {
             return Err(unfit("a result is audited that counts already"));
         }
@@ -316,12 +325,30 @@ impl Job {
                     true => State::Delivered(output),
                     false => State::Audited(output),
                 };
+                if let Some(other) = follows {
+                    attempt.state = match other {
+                        State::Delivered(its) if its.claim == output.claim => {
+                            State::Followed(output)
+                        }
+                        State::Wrong(its) if its.claim != output.claim => State::Followed(output),
+                        // The audit is over without it, and nothing is proven of it.
+                        State::Delivered(_) | State::Wrong(_) | State::Ended => State::Ended,
+                        _ => State::Follows(output),
+                    };
+                }
                 attempt.auditors.clone_from(auditors);
                 attempt.encoding.clone_from(receipt);
                 attempt.since = *at;
                 self.unload(provider);
                 let power = at.saturating_sub(since).checked_ilog2().unwrap_or(0);
                 self.durations[power as usize] += 1;
+            }
+            (State::Follows(output), Event::Audited { finding, .. }) => {
+                attempt.state = match finding {
+                    Finding::Passed => State::Followed(output),
+                    Finding::Wrong => State::Wrong(output),
+                    Finding::Undecided => State::Ended,
+                };
             }
             (State::Audited(output) | State::Delivered(output), Event::Audited { finding, .. }) => {
                 attempt.has_vote = true;
@@ -403,6 +430,18 @@ impl Job {
     pub fn audits(&self, id: AttemptId) -> Option<u32> {
         let attempts = &self.shards.get(id.shard as usize)?.attempts;
         attempts.get(id.attempt as usize)?.audits
+    }
+
+    /// What became of the result that this lease's work follows, if it follows one.
+    fn state_followed_by(&self, id: AttemptId) -> Option<State> {
+        let audited = self.audits(id).filter(|_| self.plan.followed)?;
+        let attempts = &self.shards.get(id.shard as usize)?.attempts;
+        Some(attempts.get(audited as usize)?.state)
+    }
+
+    /// Whether a lease's work follows another result, and makes none of its own.
+    fn follows(&self, attempt: &Attempt) -> bool {
+        self.plan.followed && attempt.audits.is_some()
     }
 
     /// To whom a lease was made out.
@@ -488,68 +527,6 @@ impl Job {
         };
         let odd = shard.attempts.iter().filter(is_odd);
         odd.map(|attempt| attempt.provider).collect()
-    }
-}
-
-impl Shard {
-    /// What is to be paid, and what may come to be paid beside that.
-    fn costs(&self) -> (Credits, Credits) {
-        let (mut spent, mut reserved) = (Credits::ZERO, Credits::ZERO);
-        for attempt in &self.attempts {
-            match attempt.state {
-                State::Open => reserved = sum(reserved, attempt.limit),
-                State::Audited(output) => reserved = sum(reserved, output.price),
-                State::Delivered(output) => match self.accepted {
-                    None => reserved = sum(reserved, output.price),
-                    Some(accepted) if accepted.vote == output.vote => {
-                        spent = sum(spent, output.price);
-                    }
-                    Some(_) => {}
-                },
-                State::Ended | State::Wrong(_) => {}
-            }
-        }
-        (spent, reserved)
-    }
-
-    /// The leases that delivered the accepted output and are not paid, by their numbers.
-    fn unpaid(&self) -> impl Iterator<Item = (u32, &Attempt)> {
-        let attempts = (0..).zip(&self.attempts);
-        attempts.filter(|(_, attempt)| match attempt.state {
-            State::Delivered(output) => {
-                let accepted = self.accepted;
-                accepted.is_some_and(|accepted| accepted.vote == output.vote) && !attempt.paid
-            }
-            _ => false,
-        })
-    }
-
-    /// How long the accepted output is.
-    fn accepted_bytes(&self) -> Option<u64> {
-        let accepted = self.accepted?;
-        self.attempts
-            .iter()
-            .find_map(|attempt| match attempt.state {
-                State::Delivered(output) if output.vote == accepted.vote => Some(output.bytes),
-                _ => None,
-            })
-    }
-
-    /// How many providers delivered what counts as the same, each with its output.
-    fn votes(&self) -> BTreeMap<Digest, (u32, Digest)> {
-        let mut votes: BTreeMap<Digest, (BTreeSet<AccountId>, Digest)> = BTreeMap::new();
-        for attempt in &self.attempts {
-            if let (State::Delivered(output), true) = (attempt.state, attempt.has_vote) {
-                let alike = votes.entry(output.vote);
-                let (voters, _) = alike.or_insert_with(|| (BTreeSet::new(), output.digest));
-                voters.insert(attempt.provider);
-            }
-        }
-        let count = |voters: BTreeSet<AccountId>| u32::try_from(voters.len()).unwrap_or(u32::MAX);
-        votes
-            .into_iter()
-            .map(|(vote, (voters, output))| (vote, (count(voters), output)))
-            .collect()
     }
 }
 

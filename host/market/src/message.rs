@@ -78,6 +78,8 @@ pub struct Undertaking {
     pub key: Vec<u8>,
     /// How many bytes the input has.
     pub input_bytes: u64,
+    /// How many bytes the script has that the work has to follow; it comes behind the input.
+    pub script_bytes: u64,
     /// Tickets of nodes that have the package.
     pub sources: Vec<String>,
 }
@@ -109,6 +111,8 @@ pub enum Answer {
         handover: Vec<u8>,
         /// How many bytes the output has.
         output_bytes: u64,
+        /// How many bytes has what is shown of the texts; it comes behind the output.
+        shown_bytes: u64,
     },
     /// It keeps the receipts.
     Settled,

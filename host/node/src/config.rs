@@ -19,7 +19,7 @@ use skep_swarm::{Dht, SwarmConfig};
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
 pub use attestation::Attestation;
-pub use engine::Engine;
+pub use engine::{Engine, Instructions};
 pub use hours::Hours;
 pub use jobs::Jobs;
 pub use trainings::Trainings;

@@ -58,6 +58,11 @@ impl Home {
         self.0.join("compiled")
     }
 
+    /// What is kept ready for others, and until when.
+    pub fn kept(&self) -> PathBuf {
+        self.0.join("kept.json")
+    }
+
     /// The models that come with the binary, written out to be mapped into memory.
     pub fn embedded(&self) -> PathBuf {
         self.0.join("embedded")

@@ -26,12 +26,13 @@ mod together;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use skep_kernels::Isa;
 use skep_sandbox::{CompileIn, Sandbox, SandboxConfig};
 use skep_swarm::{Swarm, SwarmConfig, TicketDiscovery};
 use skep_tensor::Device;
 use tokio::sync::{OnceCell, mpsc};
 
-use crate::config::Config;
+use crate::config::{Config, Instructions};
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
 use crate::requests::{Listed, Progress, Request, Response, Status};
@@ -59,6 +60,17 @@ pub struct Service {
 impl Service {
     /// A node in this home. Nothing is opened yet.
     pub fn new(home: Home, config: Config) -> Result<Self, Failure> {
+        if let Some(Instructions(isa)) = config.engine.instructions
+            && !isa.settle_on()
+        {
+            return Err(Failure::new(
+                FailureKind::Failed,
+                format!(
+                    "instructions in [engine] of config.toml: this process computes with {} already",
+                    Isa::best().name()
+                ),
+            ));
+        }
         let swarm_config = config.swarm(&home);
         let models = Arc::new(models::NodeModels::new(Device::cpu(), config.engine));
         Ok(Self {

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use skep_decoder::Decoder;
-use skep_engine::{Caller, ChoiceScore, Chunk, Completion, EngineError, Request, ScoreRequest};
+use skep_engine::{
+    Caller, ChoiceScore, Chunk, Completion, EngineError, FollowRequest, Followed, Request,
+    ScoreRequest,
+};
 use skep_model::EncoderAdapter;
 
 /// What a language model is.
@@ -106,6 +109,14 @@ pub trait LanguageModel: Send + Sync + 'static {
     /// be taken or done is said of the request that it concerns, by the generation.
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration>;
 
+    /// Goes over texts that others wrote, and takes them for the answers. Called on a thread for
+    /// models, like [`LanguageModel::generate`]. A model that cannot says so of each.
+    fn follow(&self, _caller: &Caller, texts: Vec<FollowRequest>) -> Follows {
+        let refused = EngineError::Failed("this model goes over no texts of others".to_owned());
+        let refused = texts.iter().map(|_| Err(refused.clone())).collect();
+        Box::pin(std::future::ready(refused))
+    }
+
     /// How likely each choice of each request is. Returns at once.
     fn score(&self, caller: &Caller, requests: Vec<ScoreRequest>) -> Answer<Vec<Vec<ChoiceScore>>>;
 
@@ -113,6 +124,9 @@ pub trait LanguageModel: Send + Sync + 'static {
     /// once.
     fn embed(&self, caller: &Caller, prompts: Vec<Vec<u32>>) -> Answer<Vec<f32>>;
 }
+
+/// What came of each text that was gone over. Dropping it gives the work up.
+pub type Follows = Pin<Box<dyn Future<Output = Vec<Result<Followed, EngineError>>> + Send>>;
 
 /// Texts that are being written. Dropping it ends the writing and gives everything back at once.
 ///

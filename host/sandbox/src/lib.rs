@@ -26,6 +26,7 @@ mod compile;
 mod devices;
 mod engine;
 mod error;
+mod following;
 mod grants;
 mod inspect;
 mod interfaces;
@@ -54,10 +55,11 @@ pub use compile::{CompileIn, compile_process};
 pub use devices::GuestsComputing;
 pub use engine::EngineKind;
 pub use error::{LoadError, Quota, QuotaExcess, RunError};
+pub use following::{Shown, Texts};
 pub use grants::Refusal;
 pub use language::{
-    AdapterInfo, Answer, EncoderChange, LanguageModel, LanguageModelInfo, Message, OpenAdapter,
-    OpenModel, Prompt, Residency, TextAdapter, TextGeneration,
+    AdapterInfo, Answer, EncoderChange, Follows, LanguageModel, LanguageModelInfo, Message,
+    OpenAdapter, OpenModel, Prompt, Residency, TextAdapter, TextGeneration,
 };
 pub use limits::RunLimits;
 pub use models::{BaseModel, EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};

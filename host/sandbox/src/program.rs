@@ -96,6 +96,12 @@ impl Program {
         self.kind == EngineKind::Plain && repeatable::can_be(self.imports())
     }
 
+    /// Whether somebody on a machine of another kind can repeat a run of it by following its texts:
+    /// nothing else that it is given differs there.
+    pub fn can_be_followed(&self) -> bool {
+        self.is_repeatable() && repeatable::but_for_texts(self.imports())
+    }
+
     /// The engine that it runs on.
     pub fn engine(&self) -> EngineKind {
         self.kind

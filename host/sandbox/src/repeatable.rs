@@ -43,6 +43,13 @@ pub(crate) fn can_be(imports: &[String]) -> bool {
     imports.iter().all(is_known)
 }
 
+/// Whether texts are all that differs between such runs on machines of different kinds: tensors and
+/// embeddings do as well.
+pub(crate) fn but_for_texts(imports: &[String]) -> bool {
+    let begins = |name: &str| imports.iter().any(|import| import.starts_with(name));
+    begins("skep:model/text@") && !begins("skep:tensor/") && !begins("skep:model/encoders@")
+}
+
 /// Has randomness and time grow from a seed.
 pub(crate) fn set_up(wasi: &mut WasiCtxBuilder, seed: u64) {
     let random = |purpose| {
@@ -137,7 +144,10 @@ mod tests {
             "wasi:clocks/monotonic-clock@0.2.6",
             "wasi:random/random@0.2.6",
         ]);
-        assert!(can_be(&classifier));
+        assert!(can_be(&classifier) && !but_for_texts(&classifier));
+        let writer = imports(&["skep:model/text@0.1.0", "wasi:random/random@0.2.6"]);
+        assert!(can_be(&writer) && but_for_texts(&writer));
+        assert!(!but_for_texts(&writer[1..]), "there is nothing to follow");
         for other in [
             "skep:model/text-streams@0.1.0",
             "skep:adapter/adapters@0.1.0",

@@ -16,6 +16,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::devices::DeviceThreads;
 use crate::error::{Quota, QuotaExcess};
+use crate::following::Showing;
 use crate::interfaces::HostError;
 use crate::language::TextAdapter;
 use crate::limits::RunLimits;
@@ -71,6 +72,8 @@ pub(crate) struct State {
     pub was_busy: bool,
     /// Requests for texts that named no seed.
     pub unseeded: AtomicU64,
+    /// What the run shows of its texts so far.
+    pub showing: Showing,
     wasi: Option<Box<WasiCtx>>,
 }
 
@@ -129,6 +132,7 @@ impl State {
             refused: None,
             was_busy: false,
             unseeded: AtomicU64::new(0),
+            showing: Showing::of(&spec.texts),
             wasi: None,
             limits,
             spec,

@@ -124,11 +124,21 @@ impl Preparation {
     }
 
     /// Begins to write to the requests.
-    pub(crate) fn write(
+    pub(crate) fn write(self, drafts: Vec<Result<Draft, HostError>>, promise: Promise) -> Writing {
+        let (model, caller) = (Arc::clone(&self.model), self.caller.clone());
+        let (requests, mut writing) = self.prepare(drafts, promise);
+        if !requests.is_empty() {
+            writing.generation = Some(model.generate(&caller, requests));
+        }
+        writing
+    }
+
+    /// The requests that the engine can be given, and their texts, none of which is begun.
+    pub(crate) fn prepare(
         mut self,
         drafts: Vec<Result<Draft, HostError>>,
         promise: Promise,
-    ) -> Writing {
+    ) -> (Vec<Request>, Writing) {
         let total = drafts.len();
         let (mut requests, mut places, mut refused) = (Vec::new(), Vec::new(), VecDeque::new());
         for (place, draft) in drafts.into_iter().enumerate() {
@@ -140,18 +150,15 @@ impl Preparation {
                 Err(error) => refused.push_back((place, error)),
             }
         }
-        let generation = match requests.is_empty() {
-            true => None,
-            false => Some(self.model.generate(&self.caller, requests)),
-        };
-        Writing {
-            generation,
+        let writing = Writing {
+            generation: None,
             places,
             refused,
             total,
             adapters: self.adapters,
             _promise: promise,
-        }
+        };
+        (requests, writing)
     }
 
     fn request(&mut self, draft: Draft) -> Result<Request, HostError> {
@@ -250,6 +257,22 @@ impl Writing {
         })
     }
 
+    /// The digest of the adapter that the engine knows by this name.
+    pub(crate) fn adapter(&self, engine_name: &str) -> Option<String> {
+        let mut adapters = self.adapters.iter();
+        let found = adapters.find(|(_, adapter)| adapter.engine_name() == engine_name);
+        found.map(|(_, adapter)| adapter.info().digest)
+    }
+
+    /// Takes what came of the requests that the engine could be given, all of them.
+    pub(crate) fn complete(&mut self, answers: Vec<Result<Vec<Completion>, EngineError>>) {
+        if !answers.is_empty() {
+            self.generation = Some(Box::new(Complete(
+                answers.into_iter().enumerate().collect(),
+            )));
+        }
+    }
+
     /// What was written since the last call; nothing once all texts are complete. An error is one
     /// request's.
     pub(crate) fn poll_next(
@@ -292,17 +315,7 @@ impl Writing {
         let mut chunks = Vec::new();
         for (request, answer) in answers.into_iter().enumerate() {
             match answer {
-                Ok(texts) => {
-                    chunks.extend(texts.into_iter().enumerate().map(|(sample, text)| Chunk {
-                        request,
-                        sample,
-                        text: text.text,
-                        tokens: text.tokens,
-                        logprobs: text.logprobs,
-                        finish: Some(text.finish),
-                        commitments: text.commitments,
-                    }))
-                }
+                Ok(texts) => chunks.extend(whole(request, texts)),
                 Err(error) => self.refused.push_back((request, error)),
             }
         }
@@ -347,6 +360,42 @@ impl Writing {
                 .map(|answer| answer.unwrap_or_else(missing))
                 .collect(),
         )
+    }
+}
+
+/// The texts to one request as chunks that each have all of theirs.
+fn whole(request: usize, texts: Vec<Completion>) -> impl Iterator<Item = Chunk> {
+    let texts = texts.into_iter().enumerate();
+    texts.map(move |(sample, text)| Chunk {
+        request,
+        sample,
+        text: text.text,
+        tokens: text.tokens,
+        logprobs: text.logprobs,
+        finish: Some(text.finish),
+        commitments: text.commitments,
+    })
+}
+
+/// Texts that are complete, request by request.
+struct Complete(VecDeque<(usize, Result<Vec<Completion>, EngineError>)>);
+
+impl TextGeneration for Complete {
+    fn poll_next(
+        &mut self,
+        _context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Vec<Chunk>>, EngineError>> {
+        Poll::Ready(match self.0.pop_front() {
+            None => Ok(None),
+            Some((request, answer)) => answer.map(|texts| Some(whole(request, texts).collect())),
+        })
+    }
+
+    fn poll_all(
+        &mut self,
+        _context: &mut Context<'_>,
+    ) -> Poll<Vec<Result<Vec<Completion>, EngineError>>> {
+        Poll::Ready(self.0.drain(..).map(|(_, answer)| answer).collect())
     }
 }
 

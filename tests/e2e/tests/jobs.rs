@@ -7,8 +7,12 @@
 mod adapters;
 #[path = "jobs/audits.rs"]
 mod audits;
+#[path = "language/coarse.rs"]
+mod coarse;
 #[path = "jobs/encoders.rs"]
 mod encoders;
+#[path = "jobs/followed.rs"]
+mod followed;
 mod peers;
 #[path = "jobs/residence.rs"]
 mod residence;

@@ -152,11 +152,11 @@ impl Scheduler {
                     let next = sequence.tokens[position + 1];
                     checking.judge(position, row, next, &mut self.scratch)?;
                 }
-                let checked = match complete {
-                    true => Some(Event::Checked(Box::new(checking.finish()?))),
+                let followed = match complete {
+                    true => Some(Event::Followed(Box::new(checking.finish()?))),
                     false => None,
                 };
-                Ok((checked, complete))
+                Ok((followed, complete))
             }
         };
         if let Some(leader) = &mut self.leader

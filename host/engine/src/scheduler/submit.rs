@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Group, Options, Scheduler};
 use crate::adapters::{AdapterStore, Lease};
-use crate::checking::{CheckRequest, Checking};
+use crate::checking::{Checking, FollowRequest};
 use crate::error::EngineError;
 use crate::holding::Holding;
 use crate::model::LanguageModel;
@@ -25,8 +25,8 @@ pub enum Task {
     Score(ScoreRequest),
     /// The mean of the hidden states of these tokens.
     Embed(Vec<u32>),
-    /// To compare a text with what the model says.
-    Check(CheckRequest),
+    /// To go over a text that somebody else wrote.
+    Follow(FollowRequest),
 }
 
 impl Task {
@@ -35,7 +35,7 @@ impl Task {
         match self {
             Self::Write(request) => request.samples,
             Self::Score(request) => request.choices.len(),
-            Self::Embed(_) | Self::Check(_) => 1,
+            Self::Embed(_) | Self::Follow(_) => 1,
         }
     }
 
@@ -43,7 +43,7 @@ impl Task {
         match self {
             Self::Write(request) => request.adapter.as_deref(),
             Self::Score(request) => request.adapter.as_deref(),
-            Self::Check(check) => check.request.adapter.as_deref(),
+            Self::Follow(follow) => follow.request.adapter.as_deref(),
             Self::Embed(_) => None,
         }
     }
@@ -83,7 +83,7 @@ impl Prepared {
                 let prompt = tokens.len();
                 vec![Sequence::new(tokens, prompt, Goal::Embed { sum })]
             }
-            Task::Check(request) => vec![check.text_to_check(request)?],
+            Task::Follow(request) => vec![check.text_to_follow(request)?],
         };
         Ok(Self { texts, lease })
     }
@@ -165,13 +165,13 @@ impl Check<'_> {
         Ok(texts.collect())
     }
 
-    fn text_to_check(&self, check: CheckRequest) -> Result<Sequence, EngineError> {
-        let request = &check.request;
+    fn text_to_follow(&self, follow: FollowRequest) -> Result<Sequence, EngineError> {
+        let request = &follow.request;
         let first = self.beginning(request)?;
-        if check.sample >= request.samples {
+        if follow.sample >= request.samples {
             return Err(invalid(format!(
                 "sample {} is to be checked; the request has {}, from 0 on",
-                check.sample, request.samples
+                follow.sample, request.samples
             )));
         }
         if request.sampling.temperature > 0.0 && !request.sampling.shared_noise {
@@ -180,19 +180,13 @@ impl Check<'_> {
                  machine; ask for shared noise, or for a temperature of 0",
             ));
         }
-        if check.tolerance.is_nan() || check.tolerance < 0.0 {
-            return Err(invalid(format!(
-                "the tolerance is {}; it has to be a number from 0 on",
-                check.tolerance
-            )));
-        }
-        self.tokens("the text", &check.tokens)?;
+        self.tokens("the text", &follow.tokens)?;
         let mut tokens = request.prompt.clone();
         let prompt = tokens.len();
-        tokens.extend_from_slice(&check.tokens);
+        tokens.extend_from_slice(&follow.tokens);
         self.length(tokens.len() - 1)?;
         let width = self.model.decoder.config().width;
-        let checking = Checking::new(first.sample(check.sample), check, width);
+        let checking = Checking::new(first.sample(follow.sample), prompt, width);
         Ok(Sequence::new(
             tokens,
             prompt,

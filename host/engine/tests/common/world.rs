@@ -108,7 +108,7 @@ pub fn take(told: &mut HashMap<u64, Told>, deliveries: Vec<Delivery>) {
                 told.scores.insert(choice, score.logprob);
             }
             Event::Embedded(mean) => told.mean = Some(mean),
-            Event::Checked(checked) => panic!("nobody asked for a check: {checked:?}"),
+            Event::Followed(text) => panic!("nobody asked for a check: {text:?}"),
             Event::Failed(error) => panic!("{error}"),
         }
         told.over = delivery.over;

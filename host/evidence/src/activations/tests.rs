@@ -155,16 +155,22 @@ fn states_that_come_in_parts_give_the_same_commitments() {
         .collect();
     let committed = committer.finish().unwrap();
     assert_eq!(committed, expected);
-    let compared = |commitments: Vec<Commitment>| {
-        let mut comparer = Comparer::new(width, commitments);
-        comparer.push_prompt(States::F32(&prompt[..4 * width]))?;
-        comparer.push_prompt(States::F32(&prompt[4 * width..]))?;
-        comparer.end_prompt()?;
-        for token in tokens.chunks(width) {
-            comparer.push_token(States::F32(token))?;
-        }
-        comparer.finish()
-    };
+    let mut observer = Observer::new(width);
+    observer
+        .push_prompt(States::F32(&prompt[..4 * width]))
+        .unwrap();
+    observer
+        .push_prompt(States::F32(&prompt[4 * width..]))
+        .unwrap();
+    observer.end_prompt().unwrap();
+    for token in tokens.chunks(width) {
+        observer.push_token(States::F32(token)).unwrap();
+    }
+    let peaks = observer.finish().unwrap();
+    for chunk in &peaks {
+        assert_eq!(Peaks::decode(&chunk.encode()).as_ref(), Ok(chunk));
+    }
+    let compared = |commitments: Vec<Commitment>| compare_all(&commitments, &peaks);
     let exact = compared(committed.clone()).unwrap();
     assert_eq!(exact.len(), 4);
     assert!(

@@ -1,5 +1,7 @@
 //! Each fraud is shown by its statements, and by nothing less.
 
+mod followed;
+
 use super::*;
 use crate::audit::Candidate;
 use crate::credits::Credits;

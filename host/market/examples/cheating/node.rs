@@ -138,6 +138,7 @@ impl Node {
                 flops,
                 ..Meter::default()
             },
+            shown: None,
             sequence: self.signed,
             nonce,
             started: lease.issued,

@@ -157,6 +157,7 @@ impl Swarm {
             shards,
             replicas: 1,
             exact: true,
+            followed: false,
             budget,
             lease_limit: Credits::from_micro(2 * PRICE.micro()),
             deadline: u64::MAX,
@@ -279,6 +280,8 @@ impl Swarm {
                 rate: self.rate,
                 panel: PANEL,
                 exact: true,
+                followed: false,
+                follows: None,
             },
         };
         let lease = lease.sign(&self.requester)?;
@@ -346,6 +349,7 @@ impl Swarm {
             commitment: &sent.commitment,
             receipt: &sent.receipt,
             handover: &sent.handover,
+            shown: &[],
         };
         let delivery = match receive(&agreed, &statements, sent.output, 0, &mut keys) {
             Ok(delivery) => delivery,

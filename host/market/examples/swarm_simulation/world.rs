@@ -160,6 +160,7 @@ impl World {
             shards: self.settings.shards,
             replicas: 1,
             exact: false,
+            followed: false,
             budget: Credits::MAX,
             lease_limit: Credits::from_micro(150),
             deadline: now + 24 * 60 * MINUTE,

@@ -59,6 +59,8 @@ fn lease() -> Lease {
             rate: 0,
             panel: 3,
             exact: false,
+            followed: false,
+            follows: None,
         },
     }
 }
@@ -68,6 +70,7 @@ fn offered(lease: Lease) -> Undertaking {
         lease: lease.sign(&key(1)).unwrap().encode(),
         key: Vec::new(),
         input_bytes: 1_000,
+        script_bytes: 0,
         sources: Vec::new(),
     }
 }
@@ -84,6 +87,7 @@ fn done(flops: u64) -> Done {
             bytes: 2_000,
             ..Meter::default()
         },
+        shown: None,
         sequence: 0,
         nonce: [9; 32],
         started: 2_000,
@@ -96,6 +100,7 @@ struct Made {
     commitment: Vec<u8>,
     receipt: Vec<u8>,
     handover: Vec<u8>,
+    shown: Vec<u8>,
 }
 
 impl Made {
@@ -116,6 +121,7 @@ impl Made {
             commitment: commitment.encode(),
             receipt: receipt.encode(),
             handover: handover.encode(),
+            shown: Vec::new(),
         }
     }
 
@@ -129,6 +135,7 @@ impl Made {
             commitment: &self.commitment,
             receipt: &self.receipt,
             handover: &self.handover,
+            shown: &self.shown,
         };
         receive(lease, &sent, output, moved, &mut Keys::default())
     }
@@ -215,6 +222,63 @@ fn what_contradicts_itself_comes_with_its_evidence() {
     };
     let (_, other) = conclude(&accepted, &other, &key(2)).unwrap();
     assert_eq!(proven(&Made::with(&accepted, &commitment, &other)), guilty);
+}
+
+#[test]
+fn what_is_shown_of_texts_is_what_was_signed_and_what_was_asked_for() {
+    let with = |follows| {
+        let mut lease = lease();
+        lease.audit.exact = true;
+        lease.audit.followed = true;
+        lease.audit.follows = follows;
+        lease
+    };
+    let take = |lease: Lease, script_bytes| {
+        let offer = Undertaking {
+            script_bytes,
+            ..offered(lease)
+        };
+        examine(&offer, &policy(), &key(2), &mut Keys::default())
+    };
+    // A script comes with a lease that names one, and with no other.
+    let script = Some(digest("script", 1));
+    assert!(take(with(None), 10).is_err());
+    assert!(take(with(script), 0).is_err());
+    assert!(take(with(script), u64::MAX).is_err());
+    let output = digest("output", 3);
+    let transcript = Transcript::default().encode();
+    for (lease, shown) in [
+        (take(with(None), 0).unwrap(), transcript.clone()),
+        (
+            take(with(script), 10).unwrap(),
+            Observation::default().encode(),
+        ),
+    ] {
+        let done = Done {
+            shown: Some(Digest::of(&shown)),
+            ..done(7)
+        };
+        let mut made = Made::of(&lease, &done);
+        for wrong in [Vec::new(), vec![0x82], vec![1; 40]] {
+            made.shown = wrong;
+            assert!(made.received(&lease, output, 2_000).is_err());
+        }
+        made.shown.clone_from(&shown);
+        assert!(made.received(&lease, output, 2_000).is_ok());
+        // It bound itself to something else.
+        let mut other = Made::of(&lease, &self::done(7));
+        other.shown = shown;
+        let refused = other.received(&lease, output, 2_000);
+        assert!(matches!(refused, Err(BadDelivery::Breach(_))));
+    }
+    let plain = accept(lease()).unwrap();
+    let mut made = Made::of(&plain, &done(7));
+    made.shown = transcript;
+    let refused = made.received(&plain, output, 2_000);
+    assert!(
+        matches!(refused, Err(BadDelivery::Breach(_))),
+        "nobody asked for it"
+    );
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! A result that was drawn to be audited does not count until somebody else's has been compared with
 //! it. Auditors get a lease of the same shard like any other. The first that was drawn decides if it
 //! agrees. If it does not, all that were drawn are asked, and whoever is not with the majority of
-//! the panel is wrong. What is compared is the output and what was metered.
+//! the panel is wrong. What is compared is the output and what was metered. Where the texts of
+//! results are followed, an auditor's claim is that of the result that it followed, if it agrees with
+//! that, and stands for nothing else: each audit has leases of its own then.
 //!
 //! It must never take a result for right that most of its panel did not get, or for wrong one that
 //! they did.
@@ -88,7 +90,7 @@ impl Job {
                 .auditors
                 .iter()
                 .map(|auditor| {
-                    let say = match self.say(number, *auditor, now) {
+                    let say = match self.say(id, *auditor, now) {
                         Say::Silent => match choice.room(*auditor, self.load(*auditor)) {
                             Some(Room::Never) => Say::Spent,
                             Some(Room::Now | Room::Later) => Say::Silent,
@@ -100,20 +102,21 @@ impl Job {
                     (*auditor, say)
                 })
                 .collect();
-            let mut said = says.iter().filter_map(|(_, say)| match say {
+            let said = says.iter().filter_map(|(_, say)| match say {
                 Say::Said(attempt, output) => Some((*attempt, *output)),
                 _ => None,
             });
             let is_disputed = said.clone().any(|(_, other)| other != output.claim);
-            if let (false, Some((auditor, _))) = (is_disputed, said.next()) {
-                let auditor = AttemptId {
-                    shard: number,
-                    attempt: auditor,
-                };
+            let passed = said.map(|(attempt, _)| {
+                let shard = number;
+                (AttemptId { shard, attempt }, Finding::Passed)
+            });
+            let passed: Vec<_> = passed.collect();
+            if !is_disputed && !passed.is_empty() {
                 decisions.push(Decision::Audited(Outcome {
                     id,
                     finding: Finding::Passed,
-                    audits: vec![(auditor, Finding::Passed)],
+                    audits: passed,
                 }));
                 // It changes what the other audits of the shard look at.
                 return None;
@@ -149,20 +152,26 @@ impl Job {
         None
     }
 
-    /// What an account has to say of a shard, whatever it was asked for.
-    fn say(&self, number: u32, auditor: AccountId, now: u64) -> Say {
-        let attempts = (0..).zip(&self.shards[number as usize].attempts);
+    /// What an account has to say of a result: of the shard, whatever it was asked for; or, where results
+    /// are followed, of this one alone.
+    fn say(&self, id: AttemptId, auditor: AccountId, now: u64) -> Say {
+        let attempts = (0..).zip(&self.shards[id.shard as usize].attempts);
         let mut failed = 0;
         for (attempt, its) in attempts.filter(|(_, its)| its.provider == auditor) {
+            let is_of_another = self.plan.followed && its.audits != Some(id.attempt);
             match its.state {
-                State::Delivered(output) | State::Audited(output) => {
+                State::Wrong(_) => return Say::Spent,
+                _ if is_of_another => {}
+                State::Delivered(output)
+                | State::Audited(output)
+                | State::Follows(output)
+                | State::Followed(output) => {
                     return Say::Said(attempt, output.claim);
                 }
                 State::Open => {
                     let is_late = now.saturating_sub(its.since) > self.late();
                     return Say::Working { is_late };
                 }
-                State::Wrong(_) => return Say::Spent,
                 State::Ended => failed += 1,
             }
         }

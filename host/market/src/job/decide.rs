@@ -181,6 +181,7 @@ impl Job {
                     };
                     decisions.push(Decision::Note(Event::Withdrawn { id, at: now }));
                 }
+                State::Open if self.follows(lease) => {}
                 State::Open => open += 1,
                 State::Audited(_) => audited += 1,
                 _ => {}
@@ -228,13 +229,15 @@ impl Job {
             let may = may && !taken.contains(&number);
             may.then_some(self.load(provider).saturating_add(more))
         };
-        let has_had = |provider| attempts.iter().any(|attempt| attempt.provider == provider);
+        // Who followed what another made of it has made nothing of it.
+        let made = || attempts.iter().filter(|attempt| !self.follows(attempt));
+        let has_had = |provider| made().any(|attempt| attempt.provider == provider);
         // Somebody who has not had it comes first, even if that means to wait for room. Only where
         // everybody has, those get it once more of whom nothing came: a provider may be back.
         let provider = match choice.all(has_had) {
             false => choice.take(|provider, taken| room(provider, taken, !has_had(provider))),
             true => choice.take(|provider, taken| {
-                let mut its = attempts.iter().filter(|lease| lease.provider == provider);
+                let mut its = made().filter(|lease| lease.provider == provider);
                 room(
                     provider,
                     taken,

@@ -3,6 +3,7 @@
 
 mod ahead;
 mod audits;
+mod followed;
 mod late;
 mod replicas;
 
@@ -56,13 +57,18 @@ struct World {
     /// What was accepted before any crash.
     accepted: BTreeMap<u32, Digest>,
     /// Leases that were made out to audit others.
-    auditing: BTreeSet<AttemptId>,
+    auditing: BTreeMap<AttemptId, u32>,
 }
 
 const LIMIT: u64 = 100;
 
 fn output(shard: u32) -> Vec<u8> {
     format!("<{shard}:{}>", "x".repeat(shard as usize % 7)).into_bytes()
+}
+
+/// What the commitment to an output claims that took so much.
+fn claim(output: &[u8], took: u8) -> Digest {
+    Digest::of(&[output, &[took]].concat())
 }
 
 impl World {
@@ -80,7 +86,7 @@ impl World {
             kills,
             point: 0,
             accepted: BTreeMap::new(),
-            auditing: BTreeSet::new(),
+            auditing: BTreeMap::new(),
         }
     }
 
@@ -136,7 +142,7 @@ impl World {
         let right = output(id.shard);
         let wrong = format!("wrong {n} {}", id.attempt).into_bytes();
         // An auditor's own result is not audited; the first lease of a shard never is one.
-        let auditors = match self.auditing.contains(&id) {
+        let auditors = match self.auditing.contains_key(&id) {
             true => Vec::new(),
             false => self.draw(id, provider),
         };
@@ -145,11 +151,12 @@ impl World {
         } else {
             1
         };
+        let followed = self.claim_of_follower(id, self.natures[n - 1]);
         let deliver = |at, bytes: Vec<u8>| Event::Delivered {
             id,
             at,
             output: Digest::of(&bytes),
-            claim: Digest::of(&[&bytes[..], &[took]].concat()),
+            claim: followed.unwrap_or_else(|| claim(&bytes, took)),
             bytes: bytes.len() as u64,
             price: credits(10 + u64::from(id.attempt)),
             auditors: auditors.clone(),
@@ -221,8 +228,8 @@ impl World {
                 limit,
                 audits,
             } => {
-                if audits.is_some() {
-                    self.auditing.insert(id);
+                if let Some(audited) = audits {
+                    self.auditing.insert(id, audited);
                 }
                 vec![Event::Leased {
                     id,
@@ -337,6 +344,7 @@ fn plan(shards: u32, replicas: u32) -> JobPlan {
         shards,
         replicas,
         exact: true,
+        followed: false,
         budget: credits(LIMIT * 60),
         lease_limit: credits(LIMIT),
         deadline: 100_000,

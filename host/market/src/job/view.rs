@@ -16,8 +16,11 @@ pub enum AttemptState {
     Ended,
     /// The provider delivered, at this price.
     Delivered(Credits),
-    /// The provider delivered, and others are to look at it first.
+    /// The provider delivered, and others are to look at it first, or it has to say something of another's
+    /// result that is being audited.
     Audited,
+    /// It followed another's result, and was right of it, at this price.
+    Followed(Credits),
     /// What it delivered, or what it says that it took, is not what counts.
     Outvoted,
 }
@@ -113,7 +116,8 @@ impl Job {
                         State::Open => AttemptState::Open,
                         State::Ended => AttemptState::Ended,
                         State::Wrong(_) => AttemptState::Outvoted,
-                        State::Audited(_) => AttemptState::Audited,
+                        State::Audited(_) | State::Follows(_) => AttemptState::Audited,
+                        State::Followed(output) => AttemptState::Followed(output.price),
                         State::Delivered(output) => match shard.accepted {
                             Some(accepted) if accepted.vote != output.vote => {
                                 AttemptState::Outvoted
@@ -123,8 +127,8 @@ impl Job {
                     },
                     audits: attempt.audits,
                     audit: (!attempt.auditors.is_empty()).then_some(match attempt.state {
-                        State::Open | State::Audited(_) => None,
-                        State::Delivered(_) => Some(Finding::Passed),
+                        State::Open | State::Audited(_) | State::Follows(_) => None,
+                        State::Delivered(_) | State::Followed(_) => Some(Finding::Passed),
                         State::Wrong(_) => Some(Finding::Wrong),
                         State::Ended => Some(Finding::Undecided),
                     }),

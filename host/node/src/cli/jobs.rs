@@ -72,7 +72,8 @@ pub struct Submit {
     pub replicas: u32,
     /// How much of the work is done once more by others and compared, such as `5%` or `0.05`. Whoever
     /// is found to have made something up is not paid, and accused with a proof. It takes three
-    /// nodes on machines of one kind, and a package whose work can be repeated.
+    /// nodes, on machines of one kind unless texts are all that differs, and a package whose work can
+    /// be repeated.
     #[arg(long, value_name = "PART", default_value = "0")]
     pub audit: String,
     /// Ask only accounts that have at least so much at stake in this node's ledger (`skep account

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use serde::Deserialize;
 use skep_devices::DeviceName;
+use skep_kernels::Isa;
 
 /// Where language models are computed, and how many pages of keys and values each has.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -15,6 +16,30 @@ pub struct Engine {
     /// Pages of 16 tokens each, of all texts of one model together; by default the engine's own
     /// number. A device of its own memory has room for all of them taken at once.
     pub pages: Option<NonZeroUsize>,
+    /// The instructions that the processor computes with, by their name: by default the best
+    /// that it has. With plainer ones a node is of the same kind as machines that have no others.
+    pub instructions: Option<Instructions>,
+}
+
+/// A set of instructions, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Instructions(pub Isa);
+
+impl TryFrom<String> for Instructions {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let available = Isa::available();
+        let found = available.iter().find(|isa| isa.name() == name);
+        found.copied().map(Self).ok_or_else(|| {
+            let names: Vec<&str> = available.iter().map(|isa| isa.name()).collect();
+            format!(
+                "this processor has no instructions {name:?}; it has {}",
+                names.join(", ")
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -31,6 +56,13 @@ mod tests {
         assert_eq!(read("").unwrap().device, DeviceName::Processor);
         let wrong = read("device = \"gpu\"").unwrap_err().to_string();
         assert!(wrong.contains("\"gpu\" is no device"), "{wrong}");
+        let plain = read("instructions = \"portable\"").unwrap().instructions;
+        assert_eq!(plain, Some(Instructions(Isa::Portable)));
+        let unknown = read("instructions = \"mmx\"").unwrap_err().to_string();
+        assert!(
+            unknown.contains("no instructions \"mmx\"; it has portable"),
+            "{unknown}"
+        );
         assert!(read("pages = 0").is_err());
         assert!(read("devcie = \"cuda\"").is_err());
     }

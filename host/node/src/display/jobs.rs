@@ -123,7 +123,11 @@ fn audit(audit: &AuditLine) -> String {
         AuditState::Wrong => "was found wrong by its audit",
         AuditState::Undecided => "has an audit without a majority",
     };
-    format!(", {} {found}", short(&audit.provider))
+    let how = match audit.followed {
+        true => " by following",
+        false => "",
+    };
+    format!(", {} {found}{how}", short(&audit.provider))
 }
 
 /// Prints what came of an accusation.

@@ -194,6 +194,9 @@ pub struct AuditLine {
     pub state: AuditState,
     /// Accounts that were asked for the same work because of it.
     pub auditors: Vec<String>,
+    /// Whether they follow its texts, and do not write texts of their own.
+    #[serde(default)]
+    pub followed: bool,
 }
 
 /// The answer about one job.

@@ -9,13 +9,14 @@ use std::thread::available_parallelism;
 
 use skep_decoder::Decoder;
 use skep_engine::{
-    Backend, Caller, ChoiceScore, Chunk, Completion, Engine, EngineError, Generation, Options,
-    Request, ScoreRequest,
+    Backend, Caller, ChoiceScore, Chunk, Completion, Engine, EngineError, FollowRequest,
+    Generation, Options, Request, ScoreRequest,
 };
 use skep_kernels::Team;
 use skep_registry::Digest;
 use skep_sandbox::{
-    Answer, GuestsComputing, LanguageModel, LanguageModelInfo, ModelError, Prompt, TextGeneration,
+    Answer, Follows, GuestsComputing, LanguageModel, LanguageModelInfo, ModelError, Prompt,
+    TextGeneration,
 };
 use skep_text::{ChatMessage, MarksInText};
 
@@ -243,6 +244,10 @@ impl LanguageModel for Open {
 
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration> {
         Box::new(Texts(self.engine.generate(caller, requests)))
+    }
+
+    fn follow(&self, caller: &Caller, texts: Vec<FollowRequest>) -> Follows {
+        Box::pin(self.engine.follow(caller, texts))
     }
 
     fn score(&self, caller: &Caller, requests: Vec<ScoreRequest>) -> Answer<Vec<Vec<ChoiceScore>>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Grants, Limits, ModelGrant, Source};
-use skep_sandbox::{Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec};
+use skep_sandbox::{Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec, Texts};
 use skep_swarm::{Installed, ProviderAddr, Ticket};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
@@ -32,6 +32,19 @@ pub(super) struct Subject {
     pub(super) limits: Limits,
     /// The adapter with which the default model that is its base does everything, if there is one.
     pub(super) adapter: Option<Installed>,
+}
+
+impl Subject {
+    /// What an installed package is as a component, if it is one.
+    pub(super) fn of(installed: &Installed, adapter: Option<Installed>) -> Option<Self> {
+        let component = installed.release.component()?;
+        Some(Self {
+            adapter,
+            component: installed.path(component.entry.as_str())?,
+            grants: component.grants.clone(),
+            limits: component.limits.clone(),
+        })
+    }
 }
 
 /// Loads a component: checks it and compiles it, or finds it in the cache.
@@ -172,6 +185,7 @@ pub(super) async fn prepare(
         blobs: blobs(service, &subject.grants, peers).await?,
         training: None,
         seed: None,
+        texts: Texts::Kept,
         grants: subject.grants,
         limits: subject.limits,
     };

@@ -12,7 +12,7 @@ mod encoders;
 mod io;
 mod reports;
 mod tensors;
-mod text;
+pub(crate) mod text;
 mod text_streams;
 mod training;
 mod types;

@@ -39,7 +39,7 @@ impl State {
         Ok(Arc::clone(&self.table.get(this)?.0))
     }
 
-    fn caller(&self) -> Caller {
+    pub(crate) fn caller(&self) -> Caller {
         Caller {
             account: self.texts.clone(),
             owner: self.owner,
@@ -47,7 +47,7 @@ impl State {
         }
     }
 
-    fn preparation(&self, model: &Arc<dyn LanguageModel>) -> Preparation {
+    pub(crate) fn preparation(&self, model: &Arc<dyn LanguageModel>) -> Preparation {
         Preparation::new(Arc::clone(model), self.spec.models.clone(), self.caller())
     }
 
@@ -86,7 +86,12 @@ impl State {
     }
 
     fn draft(&self, model: &LanguageModelInfo, mut asked: Request) -> Result<Draft, HostError> {
+        if self.spec.texts.are_shown() && asked.logprobs.is_some() {
+            return Err(differs("log-probabilities"));
+        }
         let mut request = requests::request(&mut asked, model, || self.seed())?;
+        // So that others can tell which token should have come.
+        request.sampling.shared_noise = self.spec.texts.are_shown();
         // So that it is written from its first token on, whatever is remembered of it.
         request.commit = self.spec.seed.is_some();
         Ok(Draft {
@@ -129,10 +134,21 @@ impl State {
         self.host_calls += 1;
         let model = self.model(this)?;
         let drafts = self.drafts(&model.info(), asked)?;
-        let writing = self.write(&model, drafts).await?;
+        let writing = match self.spec.texts.are_shown() {
+            false => self.write(&model, drafts).await?,
+            true => self.write_shown(&model, drafts).await?,
+        };
         self.lent.adapters.extend(writing.adapters());
         Ok(writing)
     }
+}
+
+/// Why a run whose texts are shown is not told some numbers.
+fn differs(what: &str) -> HostError {
+    HostError::invalid(format!(
+        "{what} differ between machines, and this run is one that a machine of another kind may \
+         repeat; leave them out, or have the job audited by machines of one kind"
+    ))
 }
 
 /// A seed that nobody can foretell.
@@ -260,6 +276,9 @@ impl HostLanguageModel for State {
         asked: Vec<AskedScore>,
     ) -> Result<Vec<Vec<ChoiceScore>>, HostError> {
         self.host_calls += 1;
+        if self.spec.texts.are_shown() {
+            return Err(differs("scores"));
+        }
         let model = self.model(&this)?;
         let info = model.info();
         at_most("requests in one call", asked.len(), REQUESTS)?;
@@ -303,6 +322,9 @@ impl HostLanguageModel for State {
         texts: Vec<String>,
     ) -> Result<Resource<Tensor>, HostError> {
         self.host_calls += 1;
+        if self.spec.texts.are_shown() {
+            return Err(differs("embeddings"));
+        }
         at_most("texts in one call", texts.len(), REQUESTS)?;
         check_text(texts.iter().map(String::len).sum())?;
         let model = self.model(&this)?;

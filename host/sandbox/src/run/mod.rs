@@ -268,6 +268,7 @@ fn report(store: &Store<State>, account: &Account, elapsed: Duration) -> RunRepo
         output_bytes: state.io.written,
         output_truncated: state.io.refused,
         reports: state.reports.clone(),
+        shown: state.showing.shown(),
         stored_bytes: state.stored.saturating_add(state.trainings.kept()),
         log,
         log_truncated,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::following::Shown;
+
 /// What a guest says of an output of somebody else: its word, and no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reported {
@@ -54,6 +56,9 @@ pub struct RunReport {
     pub stored_bytes: u64,
     /// What the guest reported of others' outputs.
     pub reports: Vec<Reported>,
+    /// What the run shows of its texts, if it was to.
+    #[serde(skip)]
+    pub shown: Option<Shown>,
     /// What the guest printed, up to its limit.
     pub log: String,
     /// Whether it printed more.

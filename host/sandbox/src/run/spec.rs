@@ -6,6 +6,7 @@ use skep_registry::{Grants, Limits};
 use skep_tensor::Device;
 
 use crate::blobs::Blobs;
+use crate::following::Texts;
 use crate::models::Models;
 use crate::training::TrainingRoom;
 
@@ -28,6 +29,8 @@ pub struct RunSpec {
     /// What all randomness of the run grows from, if others are to be able to repeat it. Its
     /// clocks then count and do not tell the time.
     pub seed: Option<u64>,
+    /// How such a run's texts are shown to machines of other kinds.
+    pub texts: Texts,
 }
 
 impl Default for RunSpec {
@@ -41,6 +44,7 @@ impl Default for RunSpec {
             blobs: None,
             training: None,
             seed: None,
+            texts: Texts::default(),
         }
     }
 }

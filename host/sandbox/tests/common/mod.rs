@@ -135,6 +135,7 @@ pub fn spec(limits: Limits) -> RunSpec {
         blobs: Some(Arc::new(Nowhere)),
         training: None,
         seed: None,
+        texts: skep_sandbox::Texts::Kept,
     }
 }
 

@@ -81,3 +81,35 @@ fn what_is_kept_ready_is_paid_once_by_each_job_and_kept_for_its_time() {
     assert_eq!(residency(&homes[1]), [3_600]);
     assert_eq!(residency(&homes[2]), [1]);
 }
+
+#[test]
+fn what_is_kept_ready_is_kept_on_when_the_node_is_ended_and_comes_back() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let a = setting.provider("a", "", 2);
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "1", "--warm", "1h"]);
+    requester.ask(&submit).unwrap();
+    let before = kept(&a);
+    assert_eq!(before.len(), 1, "{before:?}");
+    let home = a.home().to_path_buf();
+    a.kill().unwrap();
+    let a = Node::start(&Built::skep(), &home).unwrap();
+    let begun = Instant::now();
+    let after = loop {
+        let kept = kept(&a);
+        if !kept.is_empty() {
+            break kept;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not kept");
+    };
+    assert_eq!(after.len(), 1, "{after:?}");
+    assert_eq!(after[0]["package"], before[0]["package"]);
+    let seconds = |kept: &[Value]| kept[0]["seconds"].as_f64().unwrap();
+    let (was, is) = (seconds(&before), seconds(&after));
+    assert!(is < was && is > 3_000.0, "{is} s of {was} s");
+    // Nobody pays for it again.
+    let home = a.home().to_path_buf();
+    drop(a);
+    let residency: u64 = meters(&home).iter().map(|meter| meter.residency).sum();
+    assert_eq!(residency, 3_600);
+}

@@ -5,11 +5,12 @@ use std::task::{Context, Poll};
 
 use skep_decoder::Decoder;
 use skep_engine::{
-    Caller, ChoiceScore, Chunk, Completion, Engine, EngineError, Generation, Request, ScoreRequest,
+    Caller, ChoiceScore, Chunk, Completion, Engine, EngineError, FollowRequest, Generation,
+    Request, ScoreRequest,
 };
 use skep_sandbox::{
-    Answer, LanguageModel, LanguageModelInfo, ModelError, Models, Prompt, TextAdapter, TextEncoder,
-    TextGeneration,
+    Answer, Follows, LanguageModel, LanguageModelInfo, ModelError, Models, Prompt, TextAdapter,
+    TextEncoder, TextGeneration,
 };
 use skep_text::{ChatMessage, MarksInText};
 
@@ -71,6 +72,10 @@ impl LanguageModel for Served {
 
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration> {
         Box::new(Texts(self.0.generate(caller, requests)))
+    }
+
+    fn follow(&self, caller: &Caller, texts: Vec<FollowRequest>) -> Follows {
+        Box::pin(self.0.follow(caller, texts))
     }
 
     fn score(&self, caller: &Caller, requests: Vec<ScoreRequest>) -> Answer<Vec<Vec<ChoiceScore>>> {

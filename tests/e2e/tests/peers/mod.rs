@@ -240,6 +240,7 @@ impl Lies {
                 },
                 ..Meter::default()
             },
+            shown: None,
             sequence: 0,
             nonce: [1; 32],
             started: now - 1,
@@ -260,6 +261,7 @@ impl Lies {
                 .encode(),
             receipt: receipt.encode(),
             output_bytes: output.len() as u64,
+            shown_bytes: 0,
         };
         if let Manner::ReplaysAll(_) = self.manner {
             done = self.first.get_or_init(|| done).clone();
@@ -352,12 +354,15 @@ impl Stranger {
                 rate: 0,
                 panel: 3,
                 exact: false,
+                followed: false,
+                follows: None,
             },
         };
         let offer = Ask::Offer(Undertaking {
             lease: lease.sign(&key()).unwrap().encode(),
             key: Vec::new(),
             input_bytes,
+            script_bytes: 0,
             sources: Vec::new(),
         });
         self.sends(&offer.encode().unwrap())

@@ -133,6 +133,8 @@ impl Requester {
                     rate: 0,
                     panel: 3,
                     exact: task.exact,
+                    followed: false,
+                    follows: None,
                 },
             };
             self.perform(&node, &lease.sign(&self.key).unwrap(), &input)
@@ -152,6 +154,7 @@ impl Requester {
             lease: lease.encode(),
             key: secret.signed(lease.digest(), &self.key).unwrap().encode(),
             input_bytes: input.len() as u64,
+            script_bytes: 0,
             sources: Vec::new(),
         });
         let mut channel = self.swarm.converse(&node.node).await.unwrap();
@@ -178,6 +181,7 @@ impl Requester {
                     receipt,
                     handover,
                     output_bytes,
+                    ..
                 } => break (commitment, receipt, handover, output_bytes),
                 answer => panic!("{answer:?}"),
             }
@@ -193,6 +197,7 @@ impl Requester {
             commitment: &commitment,
             receipt: &receipt,
             handover: &handover,
+            shown: &[],
         };
         let delivery = receive(&accepted, &sent, found, moved, keys).unwrap();
         Ok((output, delivery.receipt))

@@ -8,11 +8,11 @@
 use std::sync::{Arc, OnceLock};
 
 use skep_decoder::Decoder;
-use skep_engine::{Caller, ChoiceScore, EngineError, Request, ScoreRequest};
+use skep_engine::{Caller, ChoiceScore, EngineError, FollowRequest, Request, ScoreRequest};
 use skep_registry::{Digest, SignedRelease};
 use skep_sandbox::{
-    Answer, LanguageModel, LanguageModelInfo, ModelError, Prompt, TextAdapter, TextEncoder,
-    TextGeneration,
+    Answer, Follows, LanguageModel, LanguageModelInfo, ModelError, Prompt, TextAdapter,
+    TextEncoder, TextGeneration,
 };
 use skep_swarm::Installed;
 
@@ -172,6 +172,14 @@ impl LanguageModel for WithAdapter {
             request.adapter.get_or_insert_with(|| self.name.clone());
         }
         self.model.generate(caller, requests)
+    }
+
+    fn follow(&self, caller: &Caller, mut texts: Vec<FollowRequest>) -> Follows {
+        for text in &mut texts {
+            let adapter = &mut text.request.adapter;
+            adapter.get_or_insert_with(|| self.name.clone());
+        }
+        self.model.follow(caller, texts)
     }
 
     fn score(

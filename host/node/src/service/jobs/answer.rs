@@ -295,7 +295,7 @@ pub fn view(
             state: state.to_owned(),
             providers,
             outvoted: those(|state| matches!(state, AttemptState::Outvoted)),
-            audits: audits(&shard),
+            audits: audits(&shard, spec.followed),
             leases: u32::try_from(shard.attempts.len()).unwrap_or(u32::MAX),
             records: piece.lines,
             records_done: match shard.finished {
@@ -323,7 +323,7 @@ pub fn view(
 }
 
 /// The audits of a shard: whose result was drawn, who was asked to look, and what came of it.
-fn audits(shard: &ShardView) -> Vec<AuditLine> {
+fn audits(shard: &ShardView, followed: bool) -> Vec<AuditLine> {
     let drawn = (0..).zip(&shard.attempts);
     drawn
         .filter_map(|(attempt, lease)| {
@@ -338,6 +338,7 @@ fn audits(shard: &ShardView) -> Vec<AuditLine> {
                     Some(Finding::Undecided) => AuditState::Undecided,
                 },
                 auditors: auditors.map(|other| other.provider.to_string()).collect(),
+                followed,
             })
         })
         .collect()

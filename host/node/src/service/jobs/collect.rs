@@ -4,15 +4,16 @@
 //! It must never keep a receipt that this node did not sign itself.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use skep_market::{Answer, Ask, Refusal};
+use skep_evidence::{Agreed, Keys, Receipt, Signed};
+use skep_market::{Answer, Ask, Earnings, EarningsError, Refusal};
 use skep_registry::Digest;
 use skep_swarm::{NodeTicket, ProviderAddr, Swarm};
 
 use super::talk::{self, TalkError};
-use super::{failed, money, now, provide};
+use super::{failed, money, now};
 use crate::failure::Failure;
 use crate::service::Service;
 
@@ -55,7 +56,7 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
         match claim_anywhere(swarm, &ticket.node, lease).await {
             Ok(receipt) => {
                 let settled = tokio::task::block_in_place(|| {
-                    provide::settle(&earnings, &[receipt], &Mutex::default())
+                    settle(&earnings, &[receipt], &Mutex::default())
                 });
                 match settled {
                     Ok(()) => given += 1,
@@ -72,6 +73,36 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
     Ok(given)
 }
 
+/// Keeps receipts that both have signed, if all are this node's own.
+pub(super) fn settle(
+    earnings: &Earnings,
+    receipts: &[Vec<u8>],
+    keys: &Mutex<Keys>,
+) -> Result<(), Refusal> {
+    let fault = |error: EarningsError| {
+        tracing::warn!(%error, "a receipt cannot be kept");
+        Refusal::Failed("a fault of the node; its owner can see which".to_owned())
+    };
+    let wrong = |reason: String| Refusal::Lease(reason);
+    let mut own = Vec::with_capacity(receipts.len());
+    for receipt in receipts {
+        // Nobody waits for the keys while this waits for the disk.
+        let keys = &mut *keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let agreed = Agreed::<Receipt>::decode(receipt, keys);
+        let agreed = agreed.map_err(|error| wrong(error.to_string()))?;
+        let signed = earnings.finished(agreed.lease).map_err(fault)?;
+        let is_mine = signed.is_some_and(|signed| {
+            let mine = Signed::<Receipt>::decode(&signed.receipt, keys);
+            mine.is_ok_and(|mine| mine.digest() == agreed.digest())
+        });
+        if !is_mine {
+            return Err(wrong("this node signed no such receipt".to_owned()));
+        }
+        own.push(agreed);
+    }
+    earnings.paid(&own).map_err(fault)
+}
+
 /// Asks where the work was asked for, and if nobody is there, where the same node says that it is now.
 async fn claim_anywhere(
     swarm: &Swarm,
@@ -83,11 +114,18 @@ async fn claim_anywhere(
         answered => return answered,
     };
     let known = swarm.acquaintances().into_iter();
-    let mut moved = known.filter(|known| known.node() == node.id);
-    match moved.next() {
-        Some(moved) if moved.addr() != *node => claim(swarm, &moved.addr(), lease).await,
-        _ => Err(gone.into()),
+    match elsewhere(node, known.map(|known| known.addr())) {
+        Some(moved) => claim(swarm, &moved, lease).await,
+        None => Err(gone.into()),
     }
+}
+
+/// Where a node has moved to from there, if one of these is the same node somewhere else.
+fn elsewhere(
+    node: &ProviderAddr,
+    mut known: impl Iterator<Item = ProviderAddr>,
+) -> Option<ProviderAddr> {
+    known.find(|known| known.id == node.id && known != node)
 }
 
 async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<u8>, TalkError> {
@@ -96,5 +134,33 @@ async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<
     match talk::hear(&mut channel).await? {
         Answer::Claimed { receipt } => Ok(receipt),
         _ => Err(TalkError::OutOfTurn),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use skep_evidence::AccountKey;
+    use skep_swarm::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn only_the_same_node_somewhere_else_is_asked() {
+        let at = |node: u8, port: u16| ProviderAddr {
+            id: NodeId::from_bytes(AccountKey::from_seed(&[node; 32]).id().as_bytes()).unwrap(),
+            addrs: vec![([127, 0, 0, 1], port).into()],
+        };
+        let asked = at(1, 10);
+        let find = |known: &[ProviderAddr]| elsewhere(&asked, known.iter().cloned());
+        assert_eq!(find(&[]), None);
+        // Nobody is there, and asking again changes nothing.
+        assert_eq!(find(&[at(1, 10)]), None);
+        assert_eq!(
+            find(&[at(2, 11), at(3, 10)]),
+            None,
+            "others have no such receipt"
+        );
+        assert_eq!(find(&[at(2, 11), at(1, 10), at(1, 12)]), Some(at(1, 12)));
     }
 }

@@ -407,6 +407,10 @@ impl Driver {
         let lease = Signed::<Lease>::decode(lease, &mut self.keys).map_err(failed)?;
         let keys = self.keys.clone();
         let input = self.folder.shard(&self.spec, id.shard)?;
+        let script = match lease.audit.follows {
+            None => Vec::new(),
+            Some(_) => self.script_for(id)?.encode(),
+        };
         let (swarm, node, account) = (swarm.clone(), node.clone(), Arc::clone(&self.account));
         let records = Arc::new(AtomicU64::new(0));
         let done = Arc::clone(&records);
@@ -415,6 +419,7 @@ impl Driver {
             let begun = talk::Begun {
                 lease: &lease,
                 input: &input,
+                script: &script,
                 keys,
             };
             let came = talk::perform(&swarm, &node, &account, begun, sources, &done).await;
@@ -504,11 +509,9 @@ impl Driver {
             let (event, conduct) = match came {
                 Ok(delivered) => {
                     let auditors = self.auditors(id, &delivered)?;
+                    let claim = self.claim(id, &delivered)?;
                     let Delivered {
-                        commitment,
-                        receipt,
-                        output,
-                        ..
+                        receipt, output, ..
                     } = *delivered;
                     let (digest, bytes) = (receipt.output, output.len() as u64);
                     match output.len() <= INLINE {
@@ -519,7 +522,7 @@ impl Driver {
                         id,
                         at: now(),
                         output: digest,
-                        claim: commitment.claim(),
+                        claim,
                         bytes,
                         price: receipt.price,
                         auditors,

@@ -10,6 +10,7 @@
 //! jobs/<job>/result       the outputs that are, one behind the other
 //! jobs/<job>/candidates/  lists of those who may audit, by digest
 //! jobs/<job>/trail/       what was signed for each result, if results are audited
+//! jobs/<job>/shown/        what is shown of the texts of results that are followed
 //! jobs/<job>/evidence/    accusations of those whose results were found wrong
 //! jobs/<job>/over         there once the job has ended and everything is paid
 //! ```
@@ -65,6 +66,9 @@ pub struct Spec {
     /// How many of a million results are audited.
     #[serde(default)]
     pub audit: u32,
+    /// Whether auditors follow the texts of a result, so that they may be on machines of other kinds.
+    #[serde(default)]
+    pub followed: bool,
     /// What a provider has to have at stake here, in micro-credits.
     #[serde(default)]
     pub min_stake: u64,
@@ -130,6 +134,7 @@ impl Spec {
             shards,
             replicas: self.replicas,
             exact: self.exact,
+            followed: self.followed,
             budget: Credits::from_micro(self.budget),
             lease_limit: Credits::from_micro(self.budget / leases.max(1)),
             deadline: self.deadline,
@@ -371,6 +376,24 @@ impl Folder {
         serde_json::from_slice(&bytes).map_err(failed)
     }
 
+    /// Keeps what is shown of a result's texts. It is on disk when this returns.
+    pub fn keep_shown(&self, id: AttemptId, shown: &[u8]) -> Result<(), Failure> {
+        let file = self.shown_of(id);
+        fs::create_dir_all(self.path.join("shown"))
+            .and_then(|()| put(&file, shown))
+            .map_err(failed)
+    }
+
+    /// What is shown of a result's texts.
+    pub fn shown(&self, id: AttemptId) -> Result<Vec<u8>, Failure> {
+        fs::read(self.shown_of(id)).map_err(failed)
+    }
+
+    fn shown_of(&self, id: AttemptId) -> PathBuf {
+        let name = format!("{}-{}", id.shard, id.attempt);
+        self.path.join("shown").join(name)
+    }
+
     fn trail_of(&self, id: AttemptId) -> PathBuf {
         let name = format!("{}-{}", id.shard, id.attempt);
         self.path.join("trail").join(name)
@@ -473,7 +496,7 @@ fn piece(spec: &Spec, number: u32) -> Result<&Piece, Failure> {
 }
 
 /// Writes a file whole, or not at all.
-fn put(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(super) fn put(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;

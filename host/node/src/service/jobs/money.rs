@@ -269,7 +269,9 @@ fn unknown_panel(
     keys: &mut Keys,
 ) -> Result<Option<String>, Failure> {
     let evidence = Evidence::decode(&accusation.evidence.0, keys).map_err(failed)?;
-    let Evidence::Divergence { candidates, .. } = evidence else {
+    let (Evidence::Divergence { candidates, .. } | Evidence::Unfollowed { candidates, .. }) =
+        evidence
+    else {
         return Ok(None);
     };
     with_ledger(service, |ledger| {

@@ -14,19 +14,21 @@ use skep_evidence::{
     AccountKey, Agreed, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, StatementError,
 };
 use skep_market::{
-    Answer, Ask, Done, Earnings, EarningsError, Finished, Gathered, MAX_MESSAGE, MAX_SEALED,
-    MAX_SOURCES, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable,
-    ahead, conclude, examine, hand_over,
+    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES, Owed,
+    Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead, conclude,
+    examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
+use skep_sandbox::Shown;
 use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
+use zeroize::Zeroizing;
 
 use super::around::Wanted;
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
-use super::{adapters, attest, collect, money, now, random};
+use super::{adapters, attest, collect, money, now, random, residence};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -72,6 +74,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     swarm.answer_with(Arc::new(desk));
     swarm.announce(capability);
     collect::now_and_then(service);
+    residence::keep_on(service);
     Ok(())
 }
 
@@ -206,7 +209,9 @@ impl Desk {
                 say(channel, &Answer::Claimed { receipt }).await
             }
             Ask::Settle { receipts } => {
-                tokio::task::block_in_place(|| settle(&self.earnings, &receipts, &self.keys))?;
+                tokio::task::block_in_place(|| {
+                    collect::settle(&self.earnings, &receipts, &self.keys)
+                })?;
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
@@ -344,7 +349,8 @@ impl Desk {
             key: key.encode(),
         };
         say(channel, &accepted).await?;
-        let mut input = Gathered::new(sealed.opener, offer.input_bytes);
+        let sent = offer.input_bytes.saturating_add(offer.script_bytes);
+        let mut input = Gathered::new(sealed.opener, sent);
         loop {
             let chunk = channel
                 .hear(MAX_SEALED, SILENCE)
@@ -357,7 +363,11 @@ impl Desk {
                 break;
             }
         }
-        let input = input.into_bytes();
+        let mut input = input.into_bytes();
+        let length = usize::try_from(offer.input_bytes).unwrap_or(usize::MAX);
+        let length = length.min(input.len());
+        let script = Zeroizing::new(input.split_off(length));
+        let texts = work::texts_of(lease, &script)?;
         if Digest::of(&input) != lease.work.input {
             return Err(Refusal::Lease("the input is not the one that it names".to_owned()).into());
         }
@@ -376,6 +386,7 @@ impl Desk {
             output: room.min(self.policy.largest_output),
             time,
             seed: lease.audit.exact.then_some(lease.work.seed),
+            texts,
         };
         let work = work::perform(service, subject, input, allowed, Arc::clone(&records));
         let made = meanwhile(channel, &records, work).await?;
@@ -389,9 +400,15 @@ impl Desk {
             residency: lease.allowance.residency,
             ..Meter::default()
         };
+        let shown = made.report.shown.as_ref().map(Shown::encode);
+        let result = Outcome {
+            output: Digest::of(&made.output),
+            shown: shown.as_deref().map(Digest::of),
+            meter,
+        };
         let signed = tokio::task::block_in_place(|| {
             let source = offer.sources.first().cloned().unwrap_or_default();
-            self.sign(lease, Digest::of(&made.output), meter, started, source)
+            self.sign(lease, result, started, source)
         })?;
         let handover = self.hand_over(lease, &signed)?;
         let done = Answer::Done {
@@ -399,9 +416,11 @@ impl Desk {
             receipt: signed.receipt,
             handover,
             output_bytes: made.output.len() as u64,
+            shown_bytes: shown.as_deref().map_or(0, <[u8]>::len) as u64,
         };
         say(channel, &done).await?;
-        for chunk in sealed.sealer.chunks(&made.output) {
+        let sent = Zeroizing::new([&made.output[..], &shown.unwrap_or_default()].concat());
+        for chunk in sealed.sealer.chunks(&sent) {
             let chunk = chunk.map_err(|error| broken(&error))?;
             channel.say(&chunk).await.map_err(|_| Stop::Gone)?;
         }
@@ -424,15 +443,22 @@ impl Desk {
     fn sign(
         &self,
         lease: &Signed<Lease>,
-        output: Digest,
-        meter: Meter,
+        result: Outcome,
         started: u64,
         node: String,
     ) -> Result<Finished, Stop> {
+        let Outcome {
+            output,
+            shown,
+            meter,
+        } = result;
         let earlier = self.earnings.finished(lease.digest());
         if let Some(earlier) = earlier.map_err(|error| broken(&error))? {
-            let receipt = Signed::<Receipt>::decode(&earlier.receipt, &mut self.keys());
-            return match receipt.is_ok_and(|receipt| receipt.output == output) {
+            let keys = &mut *self.keys();
+            let commitment = Signed::<ResultCommitment>::decode(&earlier.commitment, keys);
+            let same =
+                |said: Signed<ResultCommitment>| (said.output, said.activations) == (output, shown);
+            return match commitment.is_ok_and(same) {
                 true => Ok(earlier),
                 false => {
                     let reason = "the work did not give the same bytes when it was asked for again";
@@ -443,6 +469,7 @@ impl Desk {
         let done = Done {
             output,
             meter,
+            shown,
             sequence: self.earnings.number().map_err(|error| broken(&error))?,
             nonce: random().map_err(|error| broken(&error))?,
             started,
@@ -508,45 +535,16 @@ impl Desk {
                 Some(adapters::obtained(swarm, adapter, split, &sources).await?)
             }
         };
-        Ok(Subject {
-            adapter,
-            component: installed.path(component.entry.as_str()).ok_or_else(|| {
-                Refusal::Unavailable("the package lacks its component".to_owned())
-            })?,
-            grants: component.grants.clone(),
-            limits: component.limits.clone(),
-        })
+        let lacks = || Refusal::Unavailable("the package lacks its component".to_owned());
+        Ok(Subject::of(&installed, adapter).ok_or_else(lacks)?)
     }
 }
 
-/// Keeps receipts that both have signed, if all are this node's own.
-pub(super) fn settle(
-    earnings: &Earnings,
-    receipts: &[Vec<u8>],
-    keys: &Mutex<Keys>,
-) -> Result<(), Refusal> {
-    let fault = |error: EarningsError| {
-        tracing::warn!(%error, "a receipt cannot be kept");
-        Refusal::Failed("a fault of the node; its owner can see which".to_owned())
-    };
-    let wrong = |reason: String| Refusal::Lease(reason);
-    let mut own = Vec::with_capacity(receipts.len());
-    for receipt in receipts {
-        // Nobody waits for the keys while this waits for the disk.
-        let keys = &mut *keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let agreed = Agreed::<Receipt>::decode(receipt, keys);
-        let agreed = agreed.map_err(|error| wrong(error.to_string()))?;
-        let signed = earnings.finished(agreed.lease).map_err(fault)?;
-        let is_mine = signed.is_some_and(|signed| {
-            let mine = Signed::<Receipt>::decode(&signed.receipt, keys);
-            mine.is_ok_and(|mine| mine.digest() == agreed.digest())
-        });
-        if !is_mine {
-            return Err(wrong("this node signed no such receipt".to_owned()));
-        }
-        own.push(agreed);
-    }
-    earnings.paid(&own).map_err(fault)
+/// What came of the work of a lease, and of its texts what is shown.
+struct Outcome {
+    output: Digest,
+    shown: Option<Digest>,
+    meter: Meter,
 }
 
 /// The release of this digest: known here, or as one of these nodes shows it.

@@ -1,5 +1,7 @@
 //! What is kept ready for requesters who pay for it: the package compiled, the models that it uses
-//! loaded and its adapter open, from before the first shard until the time is over.
+//! loaded and its adapter open, from before the first shard until the time is over. What that is, and until
+//! when, is in `kept.json` in the home folder, so that a node that was ended gets it ready
+//! again when it is there again.
 //!
 //! # What it must never do
 //!
@@ -10,9 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use skep_registry::Digest;
 use skep_sandbox::{LanguageModel, TextEncoder};
 
+use super::{failed, now};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::KeptLine;
 use crate::service::Service;
@@ -32,7 +36,20 @@ pub struct Residences(Mutex<BTreeMap<What, Kept>>);
 /// Something that is kept until then. What holds it is all there is to it.
 struct Kept {
     until: Instant,
+    /// The same in milliseconds since 1970.
+    at: u64,
     _ready: Ready,
+}
+
+/// What is kept, as it is written down.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Note {
+    /// The release of the package.
+    package: Digest,
+    /// That of the adapter.
+    adapter: Option<Digest>,
+    /// Until when, in milliseconds since 1970.
+    until: u64,
 }
 
 /// A component and its models, ready for a run.
@@ -65,15 +82,18 @@ impl Residences {
         }
         let ready = made_ready(service, subject).await?;
         let until = Instant::now() + long;
+        let at = now().saturating_add(u64::try_from(long.as_millis()).unwrap_or(u64::MAX));
         {
             let mut all = self.lock();
-            let longer = all.get(&what).map_or(until, |kept| kept.until.max(until));
+            let before = all.get(&what);
             let kept = Kept {
-                until: longer,
+                until: before.map_or(until, |kept| kept.until.max(until)),
+                at: before.map_or(at, |kept| kept.at.max(at)),
                 _ready: ready,
             };
             all.insert(what, kept);
         }
+        tokio::task::block_in_place(|| self.note(service))?;
         let this = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep_until(until.into()).await;
@@ -82,6 +102,52 @@ impl Residences {
             }
         });
         Ok(())
+    }
+
+    /// Writes down what is kept, and what of that was written down before and is still to be got ready.
+    fn note(&self, service: &Service) -> Result<(), Failure> {
+        // Who writes last has all of it.
+        let all = self.lock();
+        let mut notes = noted(service)?;
+        notes.retain(|note| {
+            let is_here = all.contains_key(&(note.package, note.adapter));
+            !is_here && note.until > now()
+        });
+        notes.extend(all.iter().map(|((package, adapter), kept)| Note {
+            package: *package,
+            adapter: *adapter,
+            until: kept.at,
+        }));
+        let notes = serde_json::to_vec(&notes).map_err(failed)?;
+        super::folder::put(&service.home.kept(), &notes).map_err(failed)
+    }
+
+    /// Gets ready again what was kept when the node ended and has not had its time.
+    async fn restore(self: &Arc<Self>, service: &Service) -> Result<(), Failure> {
+        let notes = tokio::task::block_in_place(|| noted(service))?;
+        for note in notes.into_iter().take(MOST) {
+            let package = note.package;
+            // What has gone does not keep the others from being ready.
+            if let Err(failure) = self.keep_on(service, note).await {
+                tracing::warn!(%package, %failure, "what was to be kept ready is not");
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep_on(self: &Arc<Self>, service: &Service, note: Note) -> Result<(), Failure> {
+        let long = Duration::from_millis(note.until.saturating_sub(now()));
+        if long.is_zero() {
+            return Ok(());
+        }
+        let swarm = service.swarm().await?;
+        let adapter = note.adapter.map(|adapter| swarm.installed(&adapter));
+        let adapter = adapter.transpose().map_err(failed)?;
+        let installed = swarm.installed(&note.package).map_err(failed)?;
+        let gone = || Failure::new(FailureKind::NotFound, "the package lacks its component");
+        let subject = Subject::of(&installed, adapter).ok_or_else(gone)?;
+        let what = (note.package, note.adapter);
+        self.keep(service, what, subject, long).await
     }
 
     /// Lets go of what has had its time.
@@ -105,6 +171,25 @@ impl Residences {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<What, Kept>> {
         // The map is consistent after every statement, so a poisoned lock is still good.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gets ready again what others have paid for before this node was ended.
+pub fn keep_on(service: &Arc<Service>) {
+    let service = Arc::clone(service);
+    tokio::spawn(async move {
+        if let Err(failure) = service.jobs.residences.restore(&service).await {
+            tracing::warn!(%failure, "what was to be kept ready is not");
+        }
+    });
+}
+
+/// What was written down last.
+fn noted(service: &Service) -> Result<Vec<Note>, Failure> {
+    match std::fs::read(service.home.kept()) {
+        Ok(notes) => serde_json::from_slice(&notes).map_err(failed),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
     }
 }
 

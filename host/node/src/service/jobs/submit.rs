@@ -67,8 +67,11 @@ pub async fn submit(
         }
     };
     let compares = submission.audit > 0 || submission.replicas > 1;
-    let exact = compares && is_repeatable(service, &installed).await?;
-    if submission.audit > 0 && !exact {
+    let repeats = match compares {
+        true => repeats(service, &installed).await?,
+        false => Repeats::No,
+    };
+    if submission.audit > 0 && repeats == Repeats::No {
         return Err(usage(NOT_REPEATABLE.to_owned()));
     }
     let wanted_work = Wanted {
@@ -86,7 +89,8 @@ pub async fn submit(
     let wanted = match submission.shards {
         Some(shards) => shards,
         None => {
-            let (quotations, _) = willing(service, submission, wanted_work, around as u64).await?;
+            let (quotations, _) =
+                willing(service, submission, repeats, wanted_work, around as u64).await?;
             let slots = quotations.iter().map(|quotation| quotation.slots.min(64));
             slots.sum::<u32>() * EACH
         }
@@ -101,7 +105,7 @@ pub async fn submit(
     let largest = records
         .saturating_add(header_bytes)
         .saturating_add(around as u64);
-    let (_, quotes) = willing(service, submission, wanted_work, largest).await?;
+    let (quotations, quotes) = willing(service, submission, repeats, wanted_work, largest).await?;
     let mut seed = release.digest().as_bytes().to_vec();
     seed.extend(random()?);
     let began = now();
@@ -121,9 +125,11 @@ pub async fn submit(
         largest,
         arguments: submission.arguments.clone(),
         replicas: submission.replicas,
-        exact,
+        exact: repeats != Repeats::No,
         attested: submission.attested,
         audit: submission.audit,
+        // Where enough are alike, nothing is more certain than the same bytes.
+        followed: submission.audit > 0 && largest_kind(&quotations) < SMALLEST_PANEL,
         min_stake: submission.min_stake,
         budget: budget.micro(),
         deadline: began.saturating_add(submission.deadline),
@@ -144,6 +150,7 @@ pub async fn submit(
 async fn willing(
     service: &Arc<Service>,
     submission: &Submission,
+    repeats: Repeats,
     wanted: Wanted,
     bytes: u64,
 ) -> Result<(Vec<Quotation>, Quotes), Failure> {
@@ -171,13 +178,18 @@ async fn willing(
         ));
     }
     if taking.len() >= submission.replicas as usize {
-        return match submission.audit == 0 || largest_kind(&taking) >= SMALLEST_PANEL {
+        let able = match repeats == Repeats::Followed && submission.replicas == 1 {
+            true => taking.len(),
+            false => largest_kind(&taking),
+        };
+        return match submission.audit == 0 || able >= SMALLEST_PANEL {
             true => Ok((taking, quotes)),
             false => Err(Failure::new(
                 FailureKind::NotFound,
                 format!(
-                    "an audit takes {SMALLEST_PANEL} nodes on machines of one kind, and of {} that \
-                     take it {} are alike; name more with --provider, or leave --audit out",
+                    "an audit takes {SMALLEST_PANEL} nodes on machines of one kind, or of any kinds \
+                     if all that differs there are texts of a language model and --replicas is 1; of \
+                     {} that take it {} are alike; name more with --provider, or leave --audit out",
                     taking.len(),
                     largest_kind(&taking)
                 ),
@@ -219,8 +231,18 @@ fn largest_kind(taking: &[Quotation]) -> usize {
 const NOT_REPEATABLE: &str = "the package reads other nodes' blobs or is asynchronous, so that its output may differ from \
      machine to machine and an audit would prove nothing; use --replicas instead of --audit";
 
-/// Whether the work gives the same bytes everywhere, and takes as much.
-async fn is_repeatable(service: &Service, installed: &Installed) -> Result<bool, Failure> {
+/// Where the work gives the same bytes, and takes as much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeats {
+    /// Perhaps nowhere else.
+    No,
+    /// On all machines of one kind.
+    Alike,
+    /// On all machines, if they follow its texts.
+    Followed,
+}
+
+async fn repeats(service: &Service, installed: &Installed) -> Result<Repeats, Failure> {
     let release = &installed.release;
     let path = release.component().and_then(|component| {
         let entry = component.entry.as_str();
@@ -228,7 +250,12 @@ async fn is_repeatable(service: &Service, installed: &Installed) -> Result<bool,
     });
     let path =
         path.ok_or_else(|| Failure::new(FailureKind::Failed, "the package lacks its component"))?;
-    Ok(run::load(service, path).await?.is_repeatable())
+    let program = run::load(service, path).await?;
+    Ok(match (program.is_repeatable(), program.can_be_followed()) {
+        (false, _) => Repeats::No,
+        (true, false) => Repeats::Alike,
+        (true, true) => Repeats::Followed,
+    })
 }
 
 /// The labels of a batch classifier, found to be ones before they go anywhere.

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use skep_evidence::following;
 use skep_evidence::{
     AccountKey, Agreed, Keys, Lease, Receipt, ResultCommitment, Signed, StatementError,
 };
@@ -13,6 +14,7 @@ use skep_market::{
 };
 use skep_registry::Digest;
 use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
+use zeroize::Zeroizing;
 
 use super::around::Wanted;
 use super::attest::NotAttested;
@@ -45,7 +47,7 @@ pub enum TalkError {
     #[error("it accepted another lease than it was offered")]
     OtherLease,
     /// More than the lease allows.
-    #[error("its output has {bytes} bytes, and the lease allows {limit}")]
+    #[error("its output, or what it shows of it, has {bytes} bytes, and {limit} are the most")]
     TooMuch {
         /// How many it says.
         bytes: u64,
@@ -76,6 +78,8 @@ pub struct Delivered {
     pub receipt: Signed<Receipt>,
     /// The output.
     pub output: Vec<u8>,
+    /// What is shown of its texts, if the lease has them followed.
+    pub shown: Vec<u8>,
 }
 
 pub(super) async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
@@ -115,6 +119,8 @@ pub struct Begun<'a> {
     pub lease: &'a Signed<Lease>,
     /// Its input.
     pub input: &'a [u8],
+    /// The script that its work follows, if it follows one.
+    pub script: &'a [u8],
     /// The keys of those who signed something before.
     pub keys: Keys,
 }
@@ -131,6 +137,7 @@ pub async fn perform(
     let Begun {
         lease,
         input,
+        script,
         mut keys,
     } = begun;
     let secret = SealSecret::generate()?;
@@ -140,6 +147,7 @@ pub async fn perform(
         lease: lease.encode(),
         key,
         input_bytes: input.len() as u64,
+        script_bytes: script.len() as u64,
         sources,
     });
     let mut channel = swarm.converse(node).await?;
@@ -156,10 +164,12 @@ pub async fn perform(
         return Err(TalkError::OtherLease);
     }
     let sealed = secret.agree(lease.digest(), lease.provider, &their_key, false, &mut keys)?;
-    for chunk in sealed.sealer.chunks(input) {
+    let sent = Zeroizing::new([input, script].concat());
+    for chunk in sealed.sealer.chunks(&sent) {
         channel.say(&chunk?).await?;
     }
-    let (commitment, receipt, handover, output_bytes) = loop {
+    drop(sent);
+    let (commitment, receipt, handover, output_bytes, shown_bytes) = loop {
         match hear(&mut channel).await? {
             Answer::Working { done } => records.store(done, Ordering::Relaxed),
             Answer::Done {
@@ -167,7 +177,8 @@ pub async fn perform(
                 receipt,
                 handover,
                 output_bytes,
-            } => break (commitment, receipt, handover, output_bytes),
+                shown_bytes,
+            } => break (commitment, receipt, handover, output_bytes, shown_bytes),
             _ => return Err(TalkError::OutOfTurn),
         }
     };
@@ -178,15 +189,24 @@ pub async fn perform(
             limit,
         });
     }
-    let mut gathered = Gathered::new(sealed.opener, output_bytes);
+    if shown_bytes > following::MAX_BYTES as u64 {
+        return Err(TalkError::TooMuch {
+            bytes: shown_bytes,
+            limit: following::MAX_BYTES as u64,
+        });
+    }
+    let mut gathered = Gathered::new(sealed.opener, output_bytes.saturating_add(shown_bytes));
     while !gathered.add(channel.hear(MAX_SEALED, SILENCE).await?)? {}
-    let output = gathered.into_bytes().to_vec();
+    let mut output = gathered.into_bytes().to_vec();
+    let length = usize::try_from(output_bytes).unwrap_or(usize::MAX);
+    let shown = output.split_off(length.min(output.len()));
     let found = Digest::of(&output);
     let moved = (input.len() as u64).saturating_add(output_bytes);
     let sent = Sent {
         commitment: &commitment,
         receipt: &receipt,
         handover: &handover,
+        shown: &shown,
     };
     let delivery = receive(&accepted, &sent, found, moved, &mut keys)?;
     Ok(Delivered {
@@ -194,6 +214,7 @@ pub async fn perform(
         commitment: delivery.commitment,
         receipt: delivery.receipt,
         output,
+        shown,
     })
 }
 

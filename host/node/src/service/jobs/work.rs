@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use skep_devices::DeviceName;
+use skep_evidence::Lease;
+use skep_evidence::following::Script;
 use skep_kernels::Isa;
-use skep_market::{ShardInput, machine_kind};
+use skep_market::{Refusal, ShardInput, machine_kind};
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Digest, Grants, Limits, ModelGrant, SignedRelease};
-use skep_sandbox::{Cancel, RunReport};
+use skep_sandbox::{Cancel, RunReport, Texts};
 use zeroize::Zeroizing;
 
 use crate::embedded;
@@ -26,7 +28,7 @@ const LAST_LINE: u64 = 1 << 48;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a shard is run with, beside what its package asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Allowed {
     /// Operations on the device.
     pub flops: u64,
@@ -36,6 +38,8 @@ pub struct Allowed {
     pub time: Duration,
     /// What its randomness grows from, if others are to get the same bytes.
     pub seed: Option<u64>,
+    /// How its texts are shown, if others are to follow them or they follow others'.
+    pub texts: Texts,
 }
 
 /// What came of it.
@@ -96,6 +100,22 @@ pub fn kind(device: DeviceName) -> Digest {
     machine_kind(env!("CARGO_PKG_VERSION"), &alike)
 }
 
+/// How the texts of a lease's work are shown: by this script if it follows another's.
+pub fn texts_of(lease: &Lease, script: &[u8]) -> Result<Texts, Refusal> {
+    let wrong = |reason: String| Refusal::Lease(reason);
+    match lease.audit.follows {
+        None if lease.audit.followed => Ok(Texts::Written),
+        None => Ok(Texts::Kept),
+        Some(named) if named == Digest::of(script) => {
+            let script = Script::decode(script).map_err(|error| wrong(error.to_string()))?;
+            Ok(Texts::Followed(Arc::new(script)))
+        }
+        Some(_) => Err(wrong(
+            "what it has to follow is not what it names".to_owned(),
+        )),
+    }
+}
+
 /// Does the work. Where the owner's own runs take all the places of guests, it waits for one.
 /// Dropping this calls it off.
 pub async fn perform(
@@ -119,9 +139,19 @@ pub async fn perform(
              package may not",
         ));
     }
+    let are_shown = allowed.texts != Texts::Kept;
+    if are_shown && !prepared.program.can_be_followed() {
+        return Err(Failure::new(
+            FailureKind::Refused,
+            "the lease says that machines of other kinds can follow the texts of this package, and \
+             it writes none, or they are not all that differs there",
+        ));
+    }
     // A device's last bits depend on what else is in a batch, and with them now and then a token.
+    // Whoever follows sees that these are the last bits.
     let device = service.config.engine.device;
     if allowed.seed.is_some()
+        && !are_shown
         && device != DeviceName::Processor
         && writes_texts(prepared.program.imports())
     {
@@ -135,6 +165,7 @@ pub async fn perform(
         ));
     }
     prepared.spec.seed = allowed.seed;
+    prepared.spec.texts = allowed.texts;
     let prepared = Arc::new(prepared);
     let sandbox = service.sandbox()?;
     let input = Arc::new(input);

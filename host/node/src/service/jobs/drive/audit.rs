@@ -5,11 +5,13 @@
 //!
 //! It must never accuse where the statements that it holds do not show a fraud.
 
+use skep_evidence::following::{Observation, Script, Transcript};
 use skep_evidence::{
-    AccountId, Accusation, Agreed, Audit, Candidates, Evidence, Keys, Lease, ResultCommitment,
-    Signed, Statement as _, Verdict, judge,
+    AccountId, Accusation, Agreed, Audit, Candidates, Evidence, FollowedAudit, Keys, Lease,
+    ResultCommitment, Signed, Statement as _, Verdict, judge,
 };
 use skep_market::{AttemptId, Operation, Outcome, PostError};
+use skep_registry::Digest;
 
 use super::super::folder::Trail;
 use super::super::talk::Delivered;
@@ -35,12 +37,53 @@ impl Driver {
         tokio::task::block_in_place(|| self.folder.keep_trail(id, &trail))?;
         let draw = self.secret(id).draw(commitment.digest());
         // An auditor's own result is compared with another anyway.
-        if self.job.audits(id).is_some() || !draw.is_audited(lease.audit.rate) {
+        let audits = self.job.audits(id).is_some();
+        let is_drawn = !audits && draw.is_audited(lease.audit.rate);
+        if self.spec.followed && (audits || is_drawn) {
+            tokio::task::block_in_place(|| self.folder.keep_shown(id, &delivered.shown))?;
+        }
+        if !is_drawn {
             return Ok(Vec::new());
         }
         let candidates = self.candidates_of(lease)?;
         let count = lease.audit.panel.saturating_sub(1) as usize;
         Ok(draw.auditors(&candidates, count, &[lease.provider, lease.requester]))
+    }
+
+    /// What a result that has come claims. One that follows another claims that other's, if it agrees.
+    pub(super) fn claim(&self, id: AttemptId, delivered: &Delivered) -> Result<Digest, Failure> {
+        let Some(audited) = self.followed_by(id) else {
+            return Ok(delivered.commitment.claim());
+        };
+        let (transcript, (_, result)) = (self.transcript(audited)?, self.trail(audited)?);
+        let seen = Observation::decode(&delivered.shown).map_err(failed)?;
+        let follower = &delivered.commitment;
+        if let Err(reason) = transcript.agrees(&result, follower, &seen) {
+            let (provider, auditor) = (result.worker, follower.worker);
+            tracing::info!(%provider, %auditor, %reason, "who followed a result does not agree");
+        }
+        Ok(transcript.vote(&result, follower, &seen))
+    }
+
+    /// The lease whose result this one's work follows.
+    fn followed_by(&self, id: AttemptId) -> Option<AttemptId> {
+        let attempt = self.job.audits(id).filter(|_| self.spec.followed)?;
+        Some(AttemptId { attempt, ..id })
+    }
+
+    fn transcript(&self, id: AttemptId) -> Result<Transcript, Failure> {
+        Transcript::decode(&self.folder.shown(id)?).map_err(failed)
+    }
+
+    /// The script of the result that this lease's work follows.
+    pub(super) fn script_for(&self, id: AttemptId) -> Result<Script, Failure> {
+        let gone = || Failure::new(FailureKind::Failed, "the journal lacks a lease");
+        self.script_of(self.followed_by(id).ok_or_else(gone)?)
+    }
+
+    /// The script of a result.
+    pub(super) fn script_of(&self, id: AttemptId) -> Result<Script, Failure> {
+        Ok(self.transcript(id)?.script())
     }
 
     fn candidates_of(&self, lease: &Lease) -> Result<Candidates, Failure> {
@@ -63,18 +106,9 @@ impl Driver {
         if wrong.is_empty() {
             return Ok(());
         }
-        let (lease, result) = self.trail(outcome.id)?;
-        let audits = outcome.audits.iter().map(|(id, _)| {
-            let (lease, result) = self.trail(*id)?;
-            Ok(Audit { lease, result })
-        });
-        let audits = audits.collect::<Result<_, Failure>>()?;
-        let evidence = Evidence::Divergence {
-            secret: self.secret(outcome.id),
-            candidates: self.candidates_of(&lease)?,
-            lease,
-            result,
-            audits,
+        let evidence = match self.spec.followed {
+            false => self.divergence(outcome)?,
+            true => self.unfollowed(outcome)?,
         };
         for id in wrong {
             let gone = || Failure::new(FailureKind::Failed, "the journal lacks a lease");
@@ -82,6 +116,44 @@ impl Driver {
             self.accuse(accused, id, &evidence)?;
         }
         Ok(())
+    }
+
+    /// What shows that the results of a panel are not the same.
+    fn divergence(&self, outcome: &Outcome) -> Result<Evidence, Failure> {
+        let (lease, result) = self.trail(outcome.id)?;
+        let audits = outcome.audits.iter().map(|(id, _)| {
+            let (lease, result) = self.trail(*id)?;
+            Ok(Audit { lease, result })
+        });
+        Ok(Evidence::Divergence {
+            secret: self.secret(outcome.id),
+            candidates: self.candidates_of(&lease)?,
+            lease,
+            result,
+            audits: audits.collect::<Result<_, Failure>>()?,
+        })
+    }
+
+    /// What shows that a panel that followed a result does not agree.
+    fn unfollowed(&self, outcome: &Outcome) -> Result<Evidence, Failure> {
+        let (lease, result) = self.trail(outcome.id)?;
+        let audits = outcome.audits.iter().map(|(id, _)| {
+            let (lease, result) = self.trail(*id)?;
+            let seen = Observation::decode(&self.folder.shown(*id)?).map_err(failed)?;
+            Ok(FollowedAudit {
+                lease,
+                result,
+                seen,
+            })
+        });
+        Ok(Evidence::Unfollowed {
+            secret: self.secret(outcome.id),
+            candidates: self.candidates_of(&lease)?,
+            lease,
+            result,
+            transcript: self.transcript(outcome.id)?,
+            audits: audits.collect::<Result<_, Failure>>()?,
+        })
     }
 
     /// Accuses who delivered under a lease, keeps the accusation, and has this node's ledger judge it.
@@ -92,7 +164,14 @@ impl Driver {
         evidence: &Evidence,
     ) -> Result<(), Failure> {
         let accusation = Accusation::new(self.account.id(), accused, evidence);
-        let accusation = accusation.sign(&self.account).map_err(failed)?;
+        let accusation = match accusation.sign(&self.account) {
+            Ok(accusation) => accusation,
+            // What is shown of long texts may come to more than an accusation holds.
+            Err(error) => {
+                tracing::warn!(%accused, %error, "nobody is accused of what was found");
+                return Ok(());
+            }
+        };
         if let Verdict::FalseAccusation { reason, .. } = judge(&accusation, &mut Keys::default()) {
             // The shard is done elsewhere all the same; only the proof is not one.
             tracing::warn!(%accused, %reason, "what was found is no evidence");

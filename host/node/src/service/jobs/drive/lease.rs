@@ -24,7 +24,7 @@ impl Driver {
     pub(super) fn offers(&self) -> Result<Vec<Offer>, Failure> {
         let staked = self.staked()?;
         let quotes = self.quotes.iter().filter(|(account, (_, quotation))| {
-            let can_be_audited = || self.of_kind(quotation.kind).count() >= SMALLEST_PANEL;
+            let can_be_audited = || self.auditors_of(quotation).count() >= SMALLEST_PANEL;
             staked
                 .as_ref()
                 .is_none_or(|staked| staked.contains(*account))
@@ -67,21 +67,23 @@ impl Driver {
         }
     }
 
-    /// Who takes shards on this kind of machine.
-    fn of_kind(&self, kind: [u8; 32]) -> impl Iterator<Item = AccountId> {
+    /// Who could tell whether a result of this provider is right: those on its kind of machine, or
+    /// everybody where results are followed.
+    fn auditors_of(&self, quotation: &Quotation) -> impl Iterator<Item = AccountId> {
+        let (kind, is_any) = (quotation.kind, self.spec.followed);
         let quotes = self.quotes.iter();
-        let alike = quotes.filter(move |(_, (_, quotation))| quotation.kind == kind);
-        alike.map(|(account, _)| *account)
+        let able = quotes.filter(move |(_, (_, other))| is_any || other.kind == kind);
+        able.map(|(account, _)| *account)
     }
 
-    /// Who may audit a result of this provider: all that are known of its kind, itself among them,
+    /// Who may audit a result of this provider: all that are known who could, itself among them,
     /// by what they have at stake in this node's ledger. Who has nothing there weighs next to
     /// nothing, and not nothing.
     fn candidates(&self, quotation: &Quotation) -> Result<Candidates, Failure> {
         if self.spec.audit == 0 {
             return Candidates::new(Vec::new()).map_err(failed);
         }
-        let alike = self.of_kind(quotation.kind).take(Candidates::MAX);
+        let able = self.auditors_of(quotation).take(Candidates::MAX);
         let list = money::with_ledger(&self.service, |ledger| {
             let candidate = |account| Candidate {
                 account,
@@ -89,12 +91,13 @@ impl Driver {
                     .balance(Book::Staked(account))
                     .max(Credits::from_micro(1)),
             };
-            Ok(alike.map(candidate).collect())
+            Ok(able.map(candidate).collect())
         })?;
         Candidates::new(list).map_err(failed)
     }
 
-    /// A lease of a shard. One that is made out to audit another result says nothing of that.
+    /// A lease of a shard. One that is made out to audit another result says nothing of that, unless it
+    /// has to follow that result's texts.
     pub(super) fn lease(
         &mut self,
         id: AttemptId,
@@ -108,6 +111,10 @@ impl Driver {
         let input = self.folder.shard(&self.spec, id.shard)?;
         let candidates = self.candidates(quotation)?;
         tokio::task::block_in_place(|| self.folder.keep_candidates(&candidates))?;
+        let follows = match audits.filter(|_| self.spec.followed) {
+            None => None,
+            Some(attempt) => Some(self.script_of(AttemptId { attempt, ..id })?.digest()),
+        };
         let issued = now();
         let lease = Lease {
             job: self.spec.job,
@@ -139,6 +146,8 @@ impl Driver {
                 rate: self.spec.audit,
                 panel: panel(candidates.list().len()),
                 exact: self.spec.exact || self.spec.audit > 0,
+                followed: self.spec.followed,
+                follows,
             },
         };
         let lease = lease.sign(&self.account).map_err(failed)?;

@@ -1,0 +1,237 @@
+//! Honest runs agree across machines, others do not, and odd bytes are refused.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::activations::{Committer, Observer, States};
+
+const WIDTH: usize = 64;
+
+/// Numbers that look like activations, which on another machine differ by so much.
+fn states(seed: u8, tokens: usize, relative: f32) -> Vec<f32> {
+    let stream = |purpose: &str, seed: u8| {
+        let mut hash = blake3::Hasher::new_derive_key(purpose);
+        let mut bytes = vec![0; 4 * tokens * WIDTH];
+        hash.update(&[seed]).finalize_xof().fill(&mut bytes);
+        let numbers = bytes.chunks_exact(4).map(|bytes| {
+            let number = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            (f64::from(number) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
+        });
+        numbers.collect::<Vec<f32>>()
+    };
+    let noise = stream("skep tests, noise of another machine", seed);
+    let numbers = stream("skep tests, states of a run", seed);
+    let pairs = numbers.into_iter().zip(noise);
+    pairs
+        .map(|(number, noise)| number.powi(7) * 20.0 * (1.0 + relative * noise))
+        .collect()
+}
+
+/// A text of so many tokens after a prompt of five, as who wrote it shows it.
+fn text(seed: u8, tokens: usize) -> WrittenText {
+    let mut committer = Committer::new(WIDTH);
+    let states = states(seed, 5 + tokens - 1, 0.0);
+    let (prompt, rest) = states.split_at(5 * WIDTH);
+    committer.push_prompt(States::F32(prompt)).unwrap();
+    committer.end_prompt().unwrap();
+    for state in rest.chunks(WIDTH) {
+        committer.push_token(States::F32(state)).unwrap();
+    }
+    WrittenText {
+        tokens: (0..tokens as u32)
+            .map(|n| n * 7 + u32::from(seed))
+            .collect(),
+        commitments: committer.finish().unwrap(),
+    }
+}
+
+/// The same as who followed it sees it, with other last digits.
+fn seen_text(seed: u8, tokens: usize, relative: f32) -> SeenText {
+    let mut observer = Observer::new(WIDTH);
+    let states = states(seed, 5 + tokens - 1, relative);
+    let (prompt, rest) = states.split_at(5 * WIDTH);
+    observer.push_prompt(States::F32(prompt)).unwrap();
+    observer.end_prompt().unwrap();
+    for state in rest.chunks(WIDTH) {
+        observer.push_token(States::F32(state)).unwrap();
+    }
+    SeenText {
+        peaks: observer.finish().unwrap(),
+        shortfalls: vec![Shortfall {
+            place: 0,
+            gap: 0.01,
+        }],
+    }
+}
+
+fn request(number: u8) -> Digest {
+    Digest::of(&[number])
+}
+
+const LENGTHS: [usize; 3] = [1, 33, 70];
+
+/// A run of three requests, the last of which has two texts, and one that the model refused.
+pub(crate) fn transcript() -> Transcript {
+    let answer = |number, texts| WrittenAnswer {
+        request: request(number),
+        texts,
+    };
+    Transcript(vec![
+        answer(0, vec![text(0, LENGTHS[0])]),
+        answer(1, Vec::new()),
+        answer(2, vec![text(1, LENGTHS[1]), text(2, LENGTHS[2])]),
+    ])
+}
+
+/// What a follower sees of it.
+pub(crate) fn observation(relative: f32) -> Observation {
+    let answer = |number, texts| SeenAnswer {
+        request: request(number),
+        fits: true,
+        texts,
+    };
+    let text = |seed: u8| seen_text(seed, LENGTHS[usize::from(seed)], relative);
+    Observation(vec![
+        answer(0, vec![text(0)]),
+        answer(1, Vec::new()),
+        answer(2, vec![text(1), text(2)]),
+    ])
+}
+
+#[test]
+fn an_honest_run_agrees_with_itself_and_with_other_last_digits() {
+    for relative in [0.0, 0.004] {
+        assert_eq!(transcript().compare(&observation(relative)), Ok(()));
+    }
+}
+
+#[test]
+fn whatever_is_not_the_same_honest_run_is_told_apart() {
+    let told = |change: &dyn Fn(&mut Transcript, &mut Observation)| {
+        let (mut written, mut seen) = (transcript(), observation(0.004));
+        change(&mut written, &mut seen);
+        written.compare(&seen).unwrap_err()
+    };
+    let gap = |place, gap| Shortfall { place, gap };
+    assert_eq!(
+        told(&|_, seen| drop(seen.0.pop())),
+        Disagreement::Requests {
+            seen: 2,
+            written: 3
+        }
+    );
+    assert_eq!(
+        told(&|written, _| written.0[1].request = request(9)),
+        Disagreement::Request { request: 1 }
+    );
+    assert_eq!(
+        told(&|_, seen| seen.0[2].fits = false),
+        Disagreement::Fit { request: 2 }
+    );
+    assert_eq!(
+        told(&|_, seen| drop(seen.0[2].texts.pop())),
+        Disagreement::Fit { request: 2 }
+    );
+    // Somebody who has not run the model cannot say what its states are.
+    assert_eq!(
+        told(&|_, seen| seen.0[2].texts[1] = seen_text(3, LENGTHS[2], 0.0)),
+        Disagreement::States { request: 2 }
+    );
+    assert_eq!(
+        told(&|_, seen| drop(seen.0[2].texts[0].peaks.pop())),
+        Disagreement::States { request: 2 }
+    );
+    // A coarser model.
+    let (coarse, fine) = (observation(1.5), transcript());
+    assert!(matches!(
+        fine.compare(&coarse),
+        Err(Disagreement::States { .. })
+    ));
+    // Other sampling: of 104 tokens five may be others.
+    let with = |count: u32| {
+        let mut seen = observation(0.0);
+        seen.0[2].texts[1].shortfalls = (0..count).map(|place| gap(place, 0.3)).collect();
+        transcript().compare(&seen)
+    };
+    assert_eq!(with(5), Ok(()));
+    assert_eq!(
+        with(6),
+        Err(Disagreement::Tokens {
+            different: 6,
+            tokens: 104
+        })
+    );
+    assert_eq!(
+        told(&|_, seen| seen.0[0].texts[0].shortfalls = vec![gap(0, f32::INFINITY)]),
+        Disagreement::Fit { request: 0 }
+    );
+    assert_eq!(
+        told(&|_, seen| seen.0[0].texts[0].shortfalls = vec![gap(1, 0.0)]),
+        Disagreement::Fit { request: 0 }
+    );
+}
+
+#[test]
+fn all_read_as_they_were_written_and_no_other_way() {
+    let (written, seen) = (transcript(), observation(0.0));
+    let script = written.script();
+    assert_eq!(script.0.len(), 3);
+    assert_eq!(script.0[2][1], written.0[2].texts[1].tokens);
+    let (a, b, c) = (written.encode(), script.encode(), seen.encode());
+    assert_eq!(Transcript::decode(&a), Ok(written.clone()));
+    assert_eq!(Script::decode(&b), Ok(script));
+    assert_eq!(Observation::decode(&c), Ok(seen.clone()));
+    for bytes in [&a, &b, &c] {
+        let one_more = [&bytes[..], &[0]].concat();
+        for wrong in [&bytes[..bytes.len() - 1], &one_more[..]] {
+            assert!(Transcript::decode(wrong).is_err());
+            assert!(Script::decode(wrong).is_err());
+            assert!(Observation::decode(wrong).is_err());
+        }
+    }
+    assert!(Transcript::decode(&vec![0; MAX_BYTES + 1]).is_err());
+
+    // A text without its commitments, with one more, or without tokens is none.
+    let refused = |change: &dyn Fn(&mut WrittenText)| {
+        let mut wrong = written.clone();
+        change(&mut wrong.0[2].texts[0]);
+        assert!(Transcript::decode(&wrong.encode()).is_err());
+    };
+    refused(&|text| drop(text.commitments.pop()));
+    refused(&|text| text.commitments.push(text.commitments[0]));
+    refused(&|text| text.tokens.clear());
+    for (place, gap) in [(3, 0.1), (4, f32::NAN), (4, -0.1), (4, -0.0)] {
+        let mut wrong = seen.clone();
+        wrong.0[2].texts[0].shortfalls =
+            vec![Shortfall { place: 3, gap: 0.1 }, Shortfall { place, gap }];
+        assert!(Observation::decode(&wrong.encode()).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Transcript::decode(&bytes);
+        let _ = Script::decode(&bytes);
+        let _ = Observation::decode(&bytes);
+    }
+
+    #[test]
+    fn bytes_that_were_changed_are_refused_or_something_else(place: prop::sample::Index, by in 1..=255_u8) {
+        let (written, seen) = (transcript(), observation(0.0));
+        let mut bytes = written.encode();
+        let at = place.index(bytes.len());
+        bytes[at] ^= by;
+        if let Ok(other) = Transcript::decode(&bytes) {
+            prop_assert_ne!(&other, &written);
+            prop_assert_eq!(other.encode(), bytes);
+        }
+        let mut bytes = seen.encode();
+        let at = place.index(bytes.len());
+        bytes[at] ^= by;
+        if let Ok(other) = Observation::decode(&bytes) {
+            prop_assert_ne!(&other, &seen);
+            prop_assert_eq!(other.encode(), bytes);
+        }
+    }
+}

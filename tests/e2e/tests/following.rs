@@ -1,0 +1,206 @@
+//! A run whose texts a machine of one kind wrote, followed on another kind: an honest one agrees, with
+//! the same output and the same meter, and what is not honest does not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "language/coarse.rs"]
+mod coarse;
+mod language;
+#[path = "language/served.rs"]
+mod served;
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use served::{Served, Shelf};
+use skep_engine::{Engine, LanguageModel, Options};
+use skep_evidence::following::{Disagreement, Observation, Script, Transcript};
+use skep_kernels::{Isa, Team};
+use skep_registry::Grants;
+use skep_sandbox::{Cancel, Program, RunReport, RunSpec, Sandbox, SandboxConfig, Shown, Texts};
+use skep_tests::Built;
+
+static SANDBOX: LazyLock<Sandbox> =
+    LazyLock::new(|| Sandbox::new(SandboxConfig::default()).unwrap());
+static GENERATE: LazyLock<Arc<Program>> = LazyLock::new(|| {
+    let component = fs::read(Built::component("generate")).unwrap();
+    Arc::new(SANDBOX.load(component).unwrap())
+});
+
+const LINES: &str = "I was charged twice for March.\nGood morning! What do you sell?\n\
+                     It is a truth universally acknowledged, that\nWhat does \"honey\" mean?\n";
+/// Texts of which most tokens are drawn.
+const DRAWN: [&str; 2] = ["temperature=0.9", "max-tokens=40"];
+
+/// A machine that computes a model with these instructions.
+fn machine(path: &Path, isa: Isa) -> Arc<Served> {
+    let mut model = LanguageModel::load("served", path).unwrap();
+    let decoder = Arc::try_unwrap(model.decoder).expect("nobody else has it");
+    model.decoder = Arc::new(decoder.with_isa(isa));
+    let team = Arc::new(Team::new(2).unwrap());
+    let engine = Engine::start(Arc::new(model), team, Options::default()).unwrap();
+    Arc::new(Served(engine))
+}
+
+fn honest(isa: Isa) -> Arc<Served> {
+    machine(&language::mini_lm(), isa)
+}
+
+/// A run of the task `generate` with this seed.
+fn run(on: &Arc<Served>, arguments: &[&str], seed: u64, texts: Texts) -> (Vec<u8>, RunReport) {
+    let spec = RunSpec {
+        grants: Grants {
+            models: ["default".parse().unwrap()].into(),
+            ..Grants::default()
+        },
+        models: Some(Arc::new(Shelf(Arc::clone(on)))),
+        seed: Some(seed),
+        texts,
+        ..RunSpec::default()
+    };
+    let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+    let mut output = Vec::new();
+    let cancel = Cancel::new();
+    let lines = LINES.as_bytes();
+    let report = SANDBOX.run_task(&GENERATE, &spec, &arguments, lines, &mut output, &cancel);
+    (output, report.unwrap())
+}
+
+/// What a run shows as it is carried to others, with its output and its meter.
+fn written(on: &Arc<Served>, arguments: &[&str], seed: u64) -> (Transcript, Vec<u8>, u64) {
+    let (output, report) = run(on, arguments, seed, Texts::Written);
+    let Some(Shown::Written(transcript)) = report.shown else {
+        panic!("it shows no transcript");
+    };
+    let carried = Transcript::decode(&transcript.encode()).unwrap();
+    assert_eq!(carried, transcript);
+    (carried, output, report.flops)
+}
+
+fn followed(on: &Arc<Served>, arguments: &[&str], script: Script) -> (Observation, Vec<u8>, u64) {
+    let (output, report) = run(on, arguments, 7, Texts::Followed(Arc::new(script)));
+    let Some(Shown::Seen(observation)) = report.shown else {
+        panic!("it shows no observation");
+    };
+    let carried = Observation::decode(&observation.encode()).unwrap();
+    assert_eq!(carried, observation);
+    (carried, output, report.flops)
+}
+
+#[test]
+fn an_honest_run_is_followed_on_every_kind_of_machine() {
+    assert!(GENERATE.can_be_followed());
+    let here = honest(Isa::best());
+    for isa in Isa::available() {
+        let there = honest(isa);
+        for arguments in [
+            &[][..],
+            &DRAWN,
+            &["json-schema={\"enum\":[\"red\",\"green\"]}"],
+        ] {
+            let (transcript, output, flops) = written(&there, arguments, 7);
+            let (seen, same, meter) = followed(&here, arguments, transcript.script());
+            assert_eq!(same, output, "{isa:?} {arguments:?}");
+            assert_eq!(meter, flops, "{isa:?} {arguments:?}");
+            assert_eq!(transcript.compare(&seen), Ok(()), "{isa:?} {arguments:?}");
+            // Whoever writes on a machine of this kind gets the same, bit for bit.
+            let (again, ..) = written(&there, arguments, 7);
+            assert_eq!(again, transcript);
+        }
+    }
+}
+
+#[test]
+fn pieces_that_a_guest_asks_for_one_by_one_are_followed_as_well() {
+    let arguments = ["stream", "temperature=0.9"];
+    let (transcript, output, flops) = written(&honest(Isa::Portable), &arguments, 7);
+    let (seen, same, meter) = followed(&honest(Isa::best()), &arguments, transcript.script());
+    assert_eq!((same, meter), (output, flops));
+    assert_eq!(transcript.compare(&seen), Ok(()));
+}
+
+#[test]
+fn what_was_not_done_as_asked_is_seen_on_another_kind_of_machine() {
+    let (here, there) = (honest(Isa::best()), honest(Isa::Portable));
+    let (right, ..) = written(&there, &DRAWN, 7);
+    let told = |transcript: &Transcript, arguments: &[&str]| {
+        let (seen, ..) = followed(&here, arguments, transcript.script());
+        transcript.compare(&seen).unwrap_err()
+    };
+    /// The names of requests are no secret to who runs the component, and are claimed by every cheat.
+    fn claiming(mut cheat: Transcript, right: &Transcript) -> Transcript {
+        for (answer, right) in cheat.0.iter_mut().zip(&right.0) {
+            answer.request = right.request;
+        }
+        cheat
+    }
+
+    // A coarser model.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("coarse.gguf");
+    fs::write(
+        &path,
+        coarse::weights(&fs::read(language::mini_lm()).unwrap()),
+    )
+    .unwrap();
+    let (coarser, ..) = written(&machine(&path, Isa::Portable), &DRAWN, 7);
+    let found = told(&coarser, &DRAWN);
+    assert!(matches!(found, Disagreement::States { .. }), "{found}");
+
+    // Other sampling: another temperature, another seed, the likeliest always.
+    for arguments in [
+        &["temperature=1.6", DRAWN[1]][..],
+        &["temperature=0", DRAWN[1]],
+    ] {
+        let (other, ..) = written(&there, arguments, 7);
+        let found = told(&other, &DRAWN);
+        assert!(matches!(found, Disagreement::Request { .. }), "{found}");
+        let found = told(&claiming(other, &right), &DRAWN);
+        assert!(
+            matches!(found, Disagreement::Tokens { .. }),
+            "{arguments:?}: {found}"
+        );
+    }
+    let (other, ..) = written(&there, &DRAWN, 8);
+    let found = told(&claiming(other, &right), &DRAWN);
+    assert!(matches!(found, Disagreement::Tokens { .. }), "{found}");
+
+    // A text that ends early, one that is left out, one that is another's, and none at all.
+    let mut short = right.clone();
+    let first = &mut short.0[0].texts[0];
+    first.tokens.truncate(2);
+    first.commitments.truncate(2);
+    assert_eq!(told(&short, &DRAWN), Disagreement::Fit { request: 0 });
+    let mut fewer = right.clone();
+    fewer.0.pop();
+    assert!(matches!(
+        told(&fewer, &DRAWN),
+        Disagreement::Requests { .. }
+    ));
+    let mut swapped = right.clone();
+    swapped.0.swap(0, 1);
+    assert!(matches!(
+        told(&swapped, &DRAWN),
+        Disagreement::Request { .. }
+    ));
+    let found = told(&claiming(swapped, &right), &DRAWN);
+    assert!(
+        matches!(
+            found,
+            Disagreement::States { .. } | Disagreement::Fit { .. }
+        ),
+        "{found}"
+    );
+    let mut none = right.clone();
+    none.0[2].texts.clear();
+    assert_eq!(told(&none, &DRAWN), Disagreement::Fit { request: 2 });
+    // A token that there is not cannot be gone over, and ends nothing.
+    let mut odd = right.clone();
+    odd.0[1].texts[0].tokens[0] = u32::MAX;
+    assert_eq!(told(&odd, &DRAWN), Disagreement::Fit { request: 1 });
+
+    // Whoever does not run the model cannot know what was committed to.
+    assert!(right.compare(&Observation::default()).is_err());
+    let (coarse_eyes, ..) = followed(&machine(&path, Isa::best()), &DRAWN, right.script());
+    assert!(right.compare(&coarse_eyes).is_err());
+}

@@ -1,0 +1,145 @@
+//! Jobs whose texts are written on machines of different kinds: auditors follow what was written, so
+//! that an honest provider passes wherever it is looked at, and one with a coarser model does not.
+
+use skep_kernels::Isa;
+use skep_registry::Digest;
+
+use super::coarse;
+use super::*;
+
+const LINES: [&str; 6] = [
+    "ticket: I was charged twice for March.",
+    "Good morning! What do you sell?",
+    "It is a truth universally acknowledged, that",
+    "What does \"honey\" mean?",
+    "The bees came back in April, and",
+    "Please cancel my order, because",
+];
+/// A node that computes as a machine of another kind does.
+const OTHER_KIND: &str = "[engine]\ninstructions = \"portable\"\n";
+const MORE: [&str; 6] = ["--shards", "3", "--audit", "100%", "--min-stake", "0"];
+
+fn account_of(node: &Node) -> String {
+    account(node.home())["account"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn honest_texts_pass_audits_by_nodes_of_another_kind() {
+    assert!(
+        Isa::available().len() > 1,
+        "this machine is of one kind alone"
+    );
+    let setting = Setting::texts(&LINES);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let a = setting.provider("a", OTHER_KIND, 2);
+    let (b, c) = (setting.provider("b", "", 2), setting.provider("c", "", 2));
+    let tickets = [ticket(&a), ticket(&b), ticket(&c)];
+    let job = requester.ask(&setting.submit(&tickets, &MORE)).unwrap();
+    setting.assert_right();
+    let job = &job["job"];
+    let (mut audits, mut across) = (0, 0);
+    let other = account_of(&a);
+    for shard in job["shards"].as_array().unwrap() {
+        assert_eq!(shard["outvoted"], serde_json::json!([]), "{job}");
+        for audit in shard["audits"].as_array().unwrap() {
+            assert_eq!(audit["state"], "passed", "{job}");
+            assert_eq!(audit["followed"], true, "{job}");
+            audits += 1;
+            let auditors = audit["auditors"].as_array().unwrap();
+            let is_other = |account: &Value| *account == *other;
+            let differs = |auditor: &Value| is_other(auditor) != is_other(&audit["provider"]);
+            across += usize::from(auditors.iter().any(differs));
+        }
+    }
+    // Each has a shard, so that one at least was looked at from the other kind.
+    assert_eq!(audits, 3, "{job}");
+    assert!(across > 0, "{job}");
+    assert_eq!(job["evidence"], serde_json::json!([]));
+    let status = ["job", "status", job["job"].as_str().unwrap()];
+    let text = run(requester.home(), &status).unwrap().stdout;
+    assert!(text.contains("passed its audit by following"), "{text}");
+    let homes = [&a, &b, &c].map(Node::home);
+    assert_conserved(requester.home(), &homes, micro(job, "spent_micro"));
+}
+
+#[test]
+fn a_coarser_model_is_found_out_from_another_kind_of_machine_and_pays() {
+    let setting = Setting::texts(&LINES);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (
+        setting.provider("a", OTHER_KIND, 2),
+        setting.provider("b", "", 2),
+    );
+    // The node finds the model where it would have written it, and looks no further.
+    let model = fs::read(Built::language_model()).unwrap();
+    let name = Digest::of(&model).to_string();
+    let folder = setting.path("cheat").join("embedded").join(name);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("skep-mini-lm.gguf"), coarse::weights(&model)).unwrap();
+    let cheat = setting.provider("cheat", "", 2);
+    let whose = account_of(&cheat);
+    let stake = ["account", "stake", "5", "--account", &whose];
+    ask(&Built::skep(), requester.home(), &stake).unwrap();
+
+    let tickets = [ticket(&a), ticket(&b), ticket(&cheat)];
+    let job = requester.ask(&setting.submit(&tickets, &MORE)).unwrap();
+    setting.assert_right();
+    let job = &job["job"];
+    let mut caught = 0;
+    for shard in job["shards"].as_array().unwrap() {
+        for audit in shard["audits"].as_array().unwrap() {
+            let cheats = audit["provider"] == *whose;
+            assert_eq!(
+                audit["state"],
+                if cheats { "wrong" } else { "passed" },
+                "{job}"
+            );
+            assert_eq!(audit["followed"], true, "{job}");
+            caught += u32::from(cheats);
+        }
+        for account in shard["outvoted"].as_array().unwrap() {
+            assert_eq!(*account, *whose, "{job}");
+        }
+    }
+    assert!(caught > 0, "{job}");
+    // It is not paid, and what it had at stake is gone; whoever found it out is paid.
+    let homes = [&a, &b].map(Node::home);
+    let paid = |home| {
+        let books = account(home);
+        micro(&books, "earned_micro")
+    };
+    let spent = micro(job, "spent_micro");
+    assert_eq!(homes.map(paid).iter().sum::<u64>(), spent);
+    let books = account(requester.home());
+    assert!(
+        books["stakes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|line| line["account"] != *whose)
+    );
+    assert_eq!(micro(&books, "escrowed_micro"), 0);
+
+    // A third node comes to the same, from the file alone.
+    let evidence = job["evidence"].as_array().unwrap();
+    assert!(!evidence.is_empty(), "{job}");
+    for file in evidence {
+        let judge = ["account", "judge", file.as_str().unwrap()];
+        let judged = b.ask(&judge).unwrap();
+        assert_eq!(judged["guilty"], true, "{judged}");
+        assert_eq!(judged["accused"], *whose, "{judged}");
+    }
+}
+
+#[test]
+fn what_differs_in_more_than_texts_is_not_followed() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let a = setting.provider("a", OTHER_KIND, 2);
+    let (b, c) = (setting.provider("b", "", 2), setting.provider("c", "", 2));
+    let tickets = [ticket(&a), ticket(&b), ticket(&c)];
+    let refused = run(requester.home(), &setting.submit(&tickets, &MORE)).unwrap();
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    let said = "of 3 that take it 2 are alike";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+}
