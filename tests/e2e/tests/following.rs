@@ -4,81 +4,41 @@
 
 #[path = "language/coarse.rs"]
 mod coarse;
-mod language;
 #[path = "language/served.rs"]
 mod served;
+#[path = "language/shown.rs"]
+mod shown;
 
 use std::fs;
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use served::{Served, Shelf};
-use skep_engine::{Engine, LanguageModel, Options};
+use served::Served;
+use shown::{Asked, GENERATE, claiming, honest, machine};
 use skep_evidence::following::{Disagreement, Observation, Script, Transcript};
-use skep_kernels::{Isa, Team};
-use skep_registry::Grants;
-use skep_sandbox::{Cancel, Program, RunReport, RunSpec, Sandbox, SandboxConfig, Shown, Texts};
+use skep_kernels::Isa;
+use skep_sandbox::{Shown, Texts};
 use skep_tests::Built;
-
-static SANDBOX: LazyLock<Sandbox> =
-    LazyLock::new(|| Sandbox::new(SandboxConfig::default()).unwrap());
-static GENERATE: LazyLock<Arc<Program>> = LazyLock::new(|| {
-    let component = fs::read(Built::component("generate")).unwrap();
-    Arc::new(SANDBOX.load(component).unwrap())
-});
 
 const LINES: &str = "I was charged twice for March.\nGood morning! What do you sell?\n\
                      It is a truth universally acknowledged, that\nWhat does \"honey\" mean?\n";
 /// Texts of which most tokens are drawn.
 const DRAWN: [&str; 2] = ["temperature=0.9", "max-tokens=40"];
 
-/// A machine that computes a model with these instructions.
-fn machine(path: &Path, isa: Isa) -> Arc<Served> {
-    let mut model = LanguageModel::load("served", path).unwrap();
-    let decoder = Arc::try_unwrap(model.decoder).expect("nobody else has it");
-    model.decoder = Arc::new(decoder.with_isa(isa));
-    let team = Arc::new(Team::new(2).unwrap());
-    let engine = Engine::start(Arc::new(model), team, Options::default()).unwrap();
-    Arc::new(Served(engine))
+fn asked<'a>(arguments: &'a [&'a str], seed: u64) -> Asked<'a> {
+    Asked {
+        lines: LINES.as_bytes(),
+        arguments,
+        seed,
+    }
 }
 
-fn honest(isa: Isa) -> Arc<Served> {
-    machine(&language::mini_lm(), isa)
-}
-
-/// A run of the task `generate` with this seed.
-fn run(on: &Arc<Served>, arguments: &[&str], seed: u64, texts: Texts) -> (Vec<u8>, RunReport) {
-    let spec = RunSpec {
-        grants: Grants {
-            models: ["default".parse().unwrap()].into(),
-            ..Grants::default()
-        },
-        models: Some(Arc::new(Shelf(Arc::clone(on)))),
-        seed: Some(seed),
-        texts,
-        ..RunSpec::default()
-    };
-    let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-    let mut output = Vec::new();
-    let cancel = Cancel::new();
-    let lines = LINES.as_bytes();
-    let report = SANDBOX.run_task(&GENERATE, &spec, &arguments, lines, &mut output, &cancel);
-    (output, report.unwrap())
-}
-
-/// What a run shows as it is carried to others, with its output and its meter.
+/// What a run shows, its output and its meter.
 fn written(on: &Arc<Served>, arguments: &[&str], seed: u64) -> (Transcript, Vec<u8>, u64) {
-    let (output, report) = run(on, arguments, seed, Texts::Written);
-    let Some(Shown::Written(transcript)) = report.shown else {
-        panic!("it shows no transcript");
-    };
-    let carried = Transcript::decode(&transcript.encode()).unwrap();
-    assert_eq!(carried, transcript);
-    (carried, output, report.flops)
+    shown::written(on, asked(arguments, seed))
 }
 
 fn followed(on: &Arc<Served>, arguments: &[&str], script: Script) -> (Observation, Vec<u8>, u64) {
-    let (output, report) = run(on, arguments, 7, Texts::Followed(Arc::new(script)));
+    let (output, report) = shown::run(on, asked(arguments, 7), Texts::Followed(Arc::new(script)));
     let Some(Shown::Seen(observation)) = report.shown else {
         panic!("it shows no observation");
     };
@@ -127,20 +87,12 @@ fn what_was_not_done_as_asked_is_seen_on_another_kind_of_machine() {
         let (seen, ..) = followed(&here, arguments, transcript.script());
         transcript.compare(&seen).unwrap_err()
     };
-    /// The names of requests are no secret to who runs the component, and are claimed by every cheat.
-    fn claiming(mut cheat: Transcript, right: &Transcript) -> Transcript {
-        for (answer, right) in cheat.0.iter_mut().zip(&right.0) {
-            answer.request = right.request;
-        }
-        cheat
-    }
-
     // A coarser model.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("coarse.gguf");
     fs::write(
         &path,
-        coarse::weights(&fs::read(language::mini_lm()).unwrap()),
+        coarse::weights(&fs::read(Built::language_model()).unwrap()),
     )
     .unwrap();
     let (coarser, ..) = written(&machine(&path, Isa::Portable), &DRAWN, 7);

@@ -16,7 +16,11 @@ mod followed;
 mod peers;
 #[path = "jobs/residence.rs"]
 mod residence;
+#[path = "language/served.rs"]
+mod served;
 mod setting;
+#[path = "language/shown.rs"]
+mod shown;
 #[path = "jobs/texts.rs"]
 mod texts;
 

@@ -1,10 +1,15 @@
 //! Jobs whose texts are written on machines of different kinds: auditors follow what was written, so
 //! that an honest provider passes wherever it is looked at, and one with a coarser model does not.
 
+use std::sync::{Arc, LazyLock};
+
 use skep_kernels::Isa;
+use skep_market::ShardInput;
 use skep_registry::Digest;
 
 use super::coarse;
+use super::peers::{Made, Manner};
+use super::shown::{Asked, claiming, honest, written};
 use super::*;
 
 const LINES: [&str; 6] = [
@@ -85,22 +90,7 @@ fn a_coarser_model_is_found_out_from_another_kind_of_machine_and_pays() {
     let job = requester.ask(&setting.submit(&tickets, &MORE)).unwrap();
     setting.assert_right();
     let job = &job["job"];
-    let mut caught = 0;
-    for shard in job["shards"].as_array().unwrap() {
-        for audit in shard["audits"].as_array().unwrap() {
-            let cheats = audit["provider"] == *whose;
-            assert_eq!(
-                audit["state"],
-                if cheats { "wrong" } else { "passed" },
-                "{job}"
-            );
-            assert_eq!(audit["followed"], true, "{job}");
-            caught += u32::from(cheats);
-        }
-        for account in shard["outvoted"].as_array().unwrap() {
-            assert_eq!(*account, *whose, "{job}");
-        }
-    }
+    let caught = assert_caught(job, &whose);
     assert!(caught > 0, "{job}");
     // It is not paid, and what it had at stake is gone; whoever found it out is paid.
     let homes = [&a, &b].map(Node::home);
@@ -129,6 +119,78 @@ fn a_coarser_model_is_found_out_from_another_kind_of_machine_and_pays() {
         assert_eq!(judged["guilty"], true, "{judged}");
         assert_eq!(judged["accused"], *whose, "{judged}");
     }
+}
+
+/// Draws with a seed of its own choosing, and says that it was asked for that. The states are those of
+/// the model: nothing but the sampling is another.
+fn draws_otherwise(input: &[u8]) -> Made {
+    static MODEL: LazyLock<Arc<super::served::Served>> = LazyLock::new(|| honest(Isa::best()));
+    let shard = ShardInput::decode(input).unwrap();
+    let arguments: Vec<&str> = shard.arguments.iter().map(String::as_str).collect();
+    let asked = |seed| Asked {
+        lines: shard.records,
+        arguments: &arguments,
+        seed,
+    };
+    let (right, ..) = written(&MODEL, asked(0));
+    let (other, output, flops) = written(&MODEL, asked(99));
+    Made {
+        output,
+        shown: claiming(other, &right).encode(),
+        flops,
+    }
+}
+
+#[test]
+fn who_draws_otherwise_than_it_was_asked_to_is_found_out_and_pays() {
+    let setting = Setting::texts(&LINES);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (
+        setting.provider("a", OTHER_KIND, 2),
+        setting.provider("b", "", 2),
+    );
+    let liar = Liar::with(&setting.path("liar"), 66, Manner::Shows(draws_otherwise));
+    let stake = ["account", "stake", "5", "--account", &liar.account];
+    ask(&Built::skep(), requester.home(), &stake).unwrap();
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let more = [&MORE[..], &["--", "temperature=0.9", "max-tokens=40"]].concat();
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    let job = &job["job"];
+    assert_eq!(job["state"], "done", "{job}");
+    let caught = assert_caught(job, &liar.account);
+    assert!(caught > 0, "{job}");
+    assert_eq!(liar.paid.load(Ordering::SeqCst), 0);
+    let books = account(requester.home());
+    assert!(
+        books["stakes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|line| line["account"] != *liar.account)
+    );
+    let result = fs::read_to_string(setting.path("result.jsonl")).unwrap();
+    assert_eq!(result.lines().count(), LINES.len());
+}
+
+/// Whose results were found wrong is this account and nobody else; how many were.
+fn assert_caught(job: &Value, whose: &str) -> u32 {
+    let mut caught = 0;
+    for shard in job["shards"].as_array().unwrap() {
+        for audit in shard["audits"].as_array().unwrap() {
+            let cheats = audit["provider"] == *whose;
+            assert_eq!(
+                audit["state"],
+                if cheats { "wrong" } else { "passed" },
+                "{job}"
+            );
+            assert_eq!(audit["followed"], true, "{job}");
+            caught += u32::from(cheats);
+        }
+        for account in shard["outvoted"].as_array().unwrap() {
+            assert_eq!(*account, *whose, "{job}");
+        }
+    }
+    caught
 }
 
 #[test]

@@ -46,8 +46,18 @@ pub enum Manner {
     DropsAdapter(Vec<u8>, u64),
     /// It gives this output, and from its second lease on sends all that it sent for the first again.
     ReplaysAll(Vec<u8>),
+    /// It makes this of a shard's input, and shows texts with it. It audits nobody.
+    Shows(fn(&[u8]) -> Made),
     /// It gives this output, and signs with a clock that is so many seconds ahead.
     Clock(Vec<u8>, i64),
+}
+
+/// What a provider made whose texts are followed.
+pub struct Made {
+    pub output: Vec<u8>,
+    /// What it shows of its texts.
+    pub shown: Vec<u8>,
+    pub flops: u64,
 }
 
 /// A provider that keeps to the protocol in everything but its work.
@@ -188,6 +198,10 @@ impl Lies {
         };
         let keys = &mut Keys::default();
         let lease = examine(&offer, &policy, key, keys).unwrap();
+        if let (Manner::Shows(_), Some(_)) = (&self.manner, lease.audit.follows) {
+            self.says(channel, &Answer::Refused(Refusal::Busy)).await;
+            return;
+        }
         let secret = SealSecret::generate().unwrap();
         let accepted = Answer::Accepted {
             lease: lease.encode(),
@@ -211,7 +225,15 @@ impl Lies {
                 Err(_) => return,
             }
         }
+        let mut shown = Vec::new();
+        let mut flops = 0;
         let (output, ahead) = match &self.manner {
+            Manner::Shows(make) => {
+                let input = input.into_bytes();
+                let made = tokio::task::block_in_place(|| make(&input));
+                (shown, flops) = (made.shown, made.flops);
+                (made.output, 0)
+            }
             Manner::Lies | Manner::Overprices | Manner::Replays => {
                 let label = &key.id().to_string()[..6];
                 let line = format!("{{\"id\":\"1\",\"label\":\"{label}\",\"score\":1.0}}\n");
@@ -236,11 +258,11 @@ impl Lies {
                 flops: match self.manner {
                     Manner::Inflates(_) => 1_000_000_000_000,
                     Manner::DropsAdapter(_, flops) => flops,
-                    _ => 0,
+                    _ => flops,
                 },
                 ..Meter::default()
             },
-            shown: None,
+            shown: (!shown.is_empty()).then(|| Digest::of(&shown)),
             sequence: 0,
             nonce: [1; 32],
             started: now - 1,
@@ -261,7 +283,7 @@ impl Lies {
                 .encode(),
             receipt: receipt.encode(),
             output_bytes: output.len() as u64,
-            shown_bytes: 0,
+            shown_bytes: shown.len() as u64,
         };
         if let Manner::ReplaysAll(_) = self.manner {
             done = self.first.get_or_init(|| done).clone();
@@ -269,7 +291,7 @@ impl Lies {
         if !self.says(channel, &done).await {
             return;
         }
-        for chunk in sealed.sealer.chunks(&output) {
+        for chunk in sealed.sealer.chunks(&[output, shown].concat()) {
             if channel.say(&chunk.unwrap()).await.is_err() {
                 return;
             }
