@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::environment::{self, Environment};
-use crate::{debian, guests, models, python, together, tuning, village};
+use crate::{debian, guests, models, python, recipe_tax, together, tuning, village};
 
 #[derive(Args)]
 pub struct Options {
@@ -51,6 +51,8 @@ enum Which {
     Commitments,
     /// An encoder that learns Debian's sections, beside the same by PEFT and the encoder as it is.
     Tuning,
+    /// The recipe as a component, beside the same loop natively.
+    Recipe,
     /// What four nodes that train together send, beside sending every gradient.
     Together,
     /// The same training by four processes, over loopback and over links of 200 ms and 10 Mbit/s: what
@@ -194,6 +196,10 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             calibrate.arg(format!("{name}={}", folder.join(file).display()));
         }
         environment::run(&mut calibrate, "compare honest texts and cheats")?;
+    }
+    if wanted(Which::Recipe) {
+        build_examples(environment, &["train_speed"])?;
+        recipe_tax::bench(environment, &example(environment, "train_speed"))?;
     }
     if wanted(Which::Together) {
         build_examples(environment, &["together"])?;

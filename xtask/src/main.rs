@@ -14,6 +14,8 @@ mod models;
 mod play;
 mod python;
 mod recipe;
+mod recipe_tax;
+mod slow_links;
 mod test;
 mod tidy;
 mod together;

@@ -1,20 +1,22 @@
 //! Four node processes train one adapter of a decoder of 20 million weights: over loopback, and over
 //! links of 200 ms and 10 Mbit/s.
 //!
-//! The links are network namespaces around a bridge, each with its own delay and rate in both
-//! directions (`tc`, netem). Making them takes root; anybody else is told that it was not measured.
+//! The links are cables between network namespaces, each with its own delay and rate in both
+//! directions. Making them takes root; anybody else is told that it was not measured.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use skep_tests::{Built, Node, random, run, set_up};
 
 use crate::debian;
-use crate::environment::{self, Environment};
+use crate::environment::Environment;
+use crate::slow_links::{Cable, SlowLinks};
 
 /// Nodes, the one that leads included.
 const NODES: usize = 4;
@@ -22,12 +24,14 @@ const NODES: usize = 4;
 const EXAMPLES: usize = 2000;
 /// Letters of each, which are its tokens.
 const LETTERS: usize = 96;
-/// One way. Half of it is on each side of the bridge.
-const DELAY_MS: usize = 200;
-const RATE: &str = "10mbit";
+/// From one node to another it is twice the delay of a cable, so 200 ms, and 10 Mbit/s.
+const CABLE: Cable = Cable {
+    delay: Duration::from_millis(100),
+    rate: 10e6,
+};
 
 /// A decoder of Llama's shape whose tokens are bytes.
-const SHAPE: random::Shape = random::Shape {
+pub const SHAPE: random::Shape = random::Shape {
     layers: 6,
     width: 512,
     hidden: 1408,
@@ -216,87 +220,30 @@ fn succeeds(home: &Path, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Namespaces around a bridge, which end with this.
+/// Nodes behind slow cables.
 struct Links {
-    names: Vec<String>,
+    links: SlowLinks,
     folder: PathBuf,
 }
 
 impl Links {
     fn new(folder: &Path) -> Result<Self> {
-        let name = |number: usize| format!("skep-{}-{number}", std::process::id());
         let links = Self {
-            names: (0..=NODES).map(name).collect(),
+            links: SlowLinks::new(NODES, CABLE)?,
             folder: folder.to_path_buf(),
         };
-        for name in &links.names {
-            ip(&["netns", "add", name])?;
-        }
-        let middle = &links.names[NODES];
-        ip(&["-n", middle, "link", "add", "bridge", "type", "bridge"])?;
-        ip(&["-n", middle, "link", "set", "bridge", "up"])?;
         for number in 0..NODES {
-            links.connect(number)?;
             let (program, _) = links.place(number);
-            write_script(&program, &links.names[number])?;
+            write_script(&program, links.links.namespace(number))?;
         }
         Ok(links)
-    }
-
-    /// A cable from a node to the bridge, slow in both directions.
-    fn connect(&self, number: usize) -> Result<()> {
-        let (own, middle) = (&self.names[number], &self.names[NODES]);
-        let end = format!("end{number}");
-        let address = format!("{}/24", Self::address(number));
-        ip(&[
-            "-n", own, "link", "add", "cable", "type", "veth", "peer", "name", &end, "netns",
-            middle,
-        ])?;
-        ip(&["-n", middle, "link", "set", &end, "master", "bridge"])?;
-        ip(&["-n", own, "addr", "add", &address, "dev", "cable"])?;
-        for (place, device) in [(own, "cable"), (middle, end.as_str())] {
-            ip(&["-n", place, "link", "set", device, "up"])?;
-            let delay = format!("{}ms", DELAY_MS / 2);
-            // Room for what a link of this rate has under way, many times over.
-            let netem = [
-                "root", "netem", "delay", &delay, "rate", RATE, "limit", "20000",
-            ];
-            let mut tc = Command::new("tc");
-            tc.args(["-n", place, "qdisc", "add", "dev", device]);
-            environment::run(tc.args(netem), "slow a link down")?;
-        }
-        ip(&["-n", own, "link", "set", "lo", "up"])
-    }
-
-    fn address(number: usize) -> String {
-        format!("10.213.8.{}", number + 1)
     }
 }
 
 impl Network for Links {
     fn place(&self, number: usize) -> (PathBuf, String) {
         let path = self.folder.join(format!("skep-at-{number}"));
-        (path, format!("{}:0", Self::address(number)))
-    }
-}
-
-impl Drop for Links {
-    fn drop(&mut self) {
-        for name in &self.names {
-            // It goes when the last process in it has ended.
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
-        }
-    }
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    let ended = Command::new("ip").args(arguments).output()?;
-    match ended.status.success() {
-        true => Ok(()),
-        false => bail!(
-            "ip {arguments:?}: {}",
-            String::from_utf8_lossy(&ended.stderr).trim()
-        ),
+        (path, format!("{}:0", SlowLinks::address(number)))
     }
 }
 

@@ -1,6 +1,7 @@
-//! How fast packed weights are multiplied: `linear_rates [threads] [tokens]` prints, for each
-//! format, the bytes of weights read in a second by one token, and the multiplications in a second
-//! by that and by so many tokens, 64 if nothing is said.
+//! How fast packed weights are multiplied: `linear_rates [threads] [tokens] [columns]` prints, for
+//! each format, the bytes of weights read in a second by one token, and the multiplications in a
+//! second by that and by so many tokens, 64 if nothing is said. A matrix has 4096 rows, and as many
+//! columns if nothing is said.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Instant;
@@ -11,8 +12,9 @@ use skep_weights::PackedFormat;
 fn main() {
     let threads = std::env::args().nth(1).map_or(2, |n| n.parse().unwrap());
     let many = std::env::args().nth(2).map_or(64, |n| n.parse().unwrap());
+    let columns = std::env::args().nth(3).map_or(4096, |n| n.parse().unwrap());
     let team = Team::new(threads).unwrap();
-    let (rows, columns) = (4096, 4096);
+    let rows = 4096;
     println!(
         "{} on {threads} threads, {rows} × {columns}",
         Isa::best().name()

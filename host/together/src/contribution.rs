@@ -7,7 +7,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 4 | `skT1` |
-//! | 1 | 1: numbers in 8 bits; 2: in 4 bits; 3: the largest frequencies |
+//! | 1 | 1: numbers in 8 bits; 2: in 4 bits; 3: the largest frequencies; 4: nothing has moved |
 //! | 2 | which fragment of the weights, little-endian as all of these |
 //! | 4 | which round, or step |
 //! | 4 | how many numbers |
@@ -15,7 +15,7 @@
 //! Dense numbers are blocks of 256: a scale (bfloat16) and the codes, in 4 bits the first one in
 //! the low half of a byte. Frequencies are chunks: a scale, then the places of those that are sent,
 //! rising, in as many bits each as the chunk's size asks for, filled up to a whole byte with zeros;
-//! and then a byte for each. A scale has no sign and is finite, and with a scale of 0 all codes are
+//! and then a byte for each. Where nothing has moved, nothing follows. A scale has no sign and is finite, and with a scale of 0 all codes are
 //! 0: so what no honest node writes is told apart from what one does.
 
 use half::bf16;
@@ -81,6 +81,8 @@ pub enum Kind {
     Dense(Precision),
     /// The largest frequencies of each chunk.
     Frequencies,
+    /// None: the weights are what was agreed on.
+    Unmoved,
 }
 
 /// What a contribution says of itself.
@@ -106,6 +108,7 @@ impl Header {
             Kind::Dense(Precision::Int8) => 1,
             Kind::Dense(Precision::Int4) => 2,
             Kind::Frequencies => 3,
+            Kind::Unmoved => 4,
         });
         out.extend_from_slice(&self.fragment.to_le_bytes());
         out.extend_from_slice(&self.round.to_le_bytes());
@@ -124,6 +127,7 @@ impl Header {
             (true, 1) => Kind::Dense(Precision::Int8),
             (true, 2) => Kind::Dense(Precision::Int4),
             (true, 3) => Kind::Frequencies,
+            (true, 4) => Kind::Unmoved,
             _ => return None,
         };
         Some(Self {
@@ -158,6 +162,8 @@ pub enum Contribution {
     Dense(Vec<f32>),
     /// Which frequencies, in the order of [`Demo`](crate::Demo)'s chunks, and how much of each.
     Frequencies(Vec<(u32, f32)>),
+    /// Zeros for all parameters of a fragment.
+    Unmoved,
 }
 
 impl Contribution {
@@ -168,6 +174,7 @@ impl Contribution {
         let squares: f64 = match self {
             Self::Dense(numbers) => numbers.iter().map(|x| square(*x)).sum(),
             Self::Frequencies(numbers) => numbers.iter().map(|(_, x)| square(*x)).sum(),
+            Self::Unmoved => 0.0,
         };
         squares.sqrt()
     }

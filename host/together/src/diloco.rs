@@ -243,14 +243,23 @@ impl Diloco {
         }
     }
 
-    /// Bytes of each contribution to a turn.
+    /// What a contribution of nothing says of itself.
+    fn unmoved(&self, turn: Turn) -> Header {
+        Header {
+            kind: Kind::Unmoved,
+            ..self.header(turn)
+        }
+    }
+
+    /// Bytes of a contribution to a turn, at most: one of a node that has not moved is a header.
     #[must_use]
     pub fn bytes(&self, turn: Turn) -> usize {
         Header::BYTES + self.config.precision.bytes(self.range(turn.fragment).len())
     }
 
     /// How far this node's weights are from what was agreed on: what it sends to all others, and
-    /// takes part with itself.
+    /// takes part with itself. A node whose weights are what was agreed on says that alone, and
+    /// what it could not say before stays unsaid.
     ///
     /// # Errors
     /// When there are not as many weights, or one is not finite: then nothing has changed.
@@ -259,6 +268,11 @@ impl Diloco {
         let range = self.range(turn.fragment);
         let agreed = &self.agreed[range.clone()];
         let own = &weights[range.clone()];
+        if own == agreed {
+            let mut out = Vec::with_capacity(Header::BYTES);
+            self.unmoved(turn).write(&mut out);
+            return Ok(out);
+        }
         let moved: Vec<f32> = agreed.iter().zip(own).map(|(x, y)| x - y).collect();
         let mut out = Vec::with_capacity(self.bytes(turn));
         self.header(turn).write(&mut out);
@@ -313,12 +327,18 @@ impl Diloco {
     pub fn read(&self, turn: Turn, bytes: &[u8]) -> Result<Contribution, Unsound> {
         let numbers = self.range(turn.fragment).len();
         let precision = self.config.precision;
+        let unmoved = self.unmoved(turn);
+        if Header::read(bytes) == Some(unmoved) {
+            unmoved.body(bytes, 0)?;
+            return Ok(Contribution::Unmoved);
+        }
         let body = self.header(turn).body(bytes, precision.bytes(numbers))?;
         read_dense(precision, numbers, body).map(Contribution::Dense)
     }
 
     /// Makes the outer step of a fragment, and takes it over into this node's own weights. Without
-    /// a contribution nothing changes.
+    /// a contribution nothing changes, and neither if nobody has moved: momentum alone leads
+    /// nowhere that anybody has looked at.
     ///
     /// # Errors
     /// When there are not as many weights, a contribution is one to something else, or what came
@@ -332,6 +352,9 @@ impl Diloco {
         check_length("the weights", weights.len(), self.agreed.len())?;
         let range = self.range(turn.fragment);
         let Some(mean) = mean(accepted, range.len())? else {
+            if !accepted.is_empty() {
+                self.take_over(range, weights);
+            }
             return Ok(());
         };
         let (rate, momentum) = (self.config.rate, self.config.momentum);
@@ -346,13 +369,20 @@ impl Diloco {
             }
             next.push((velocity, agreed));
         }
-        let keep = self.keep();
-        for (at, (velocity, agreed)) in range.zip(next) {
+        for (at, (velocity, agreed)) in range.clone().zip(next) {
             self.velocity[at] = velocity;
             self.agreed[at] = agreed;
-            weights[at] = keep * weights[at] + (1.0 - keep) * agreed;
         }
+        self.take_over(range, weights);
         Ok(())
+    }
+
+    /// Takes what all have agreed on over into this node's own weights.
+    fn take_over(&self, range: Range<usize>, weights: &mut [f32]) {
+        let keep = self.keep();
+        for at in range {
+            weights[at] = keep * weights[at] + (1.0 - keep) * self.agreed[at];
+        }
     }
 
     /// Forgets what this node could not say yet of a fragment: for one that was left out, whose
@@ -362,22 +392,26 @@ impl Diloco {
     }
 }
 
-/// The mean of all, summed in 64 bits in the order of whom they are of; none of nobody.
+/// The mean of all, summed in 64 bits in the order of whom they are of; none of nobody who moved.
 fn mean<K: Ord>(
     accepted: &BTreeMap<K, Contribution>,
     numbers: usize,
 ) -> Result<Option<Vec<f32>>, TogetherError> {
-    if accepted.is_empty() {
+    if accepted.values().all(|own| *own == Contribution::Unmoved) {
         return Ok(None);
     }
     let mut sums = vec![0.0_f64; numbers];
     for contribution in accepted.values() {
-        let Contribution::Dense(own) = contribution else {
-            return Err(TogetherError::Setting {
-                what: "a contribution to an outer step",
-                got: "frequencies".to_owned(),
-                want: "a number for each weight",
-            });
+        let own = match contribution {
+            Contribution::Dense(own) => own,
+            Contribution::Unmoved => continue,
+            Contribution::Frequencies(_) => {
+                return Err(TogetherError::Setting {
+                    what: "a contribution to an outer step",
+                    got: "frequencies".to_owned(),
+                    want: "a number for each weight",
+                });
+            }
         };
         check_length("the differences", own.len(), numbers)?;
         for (sum, x) in sums.iter_mut().zip(own) {

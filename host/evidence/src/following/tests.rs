@@ -197,7 +197,9 @@ fn all_read_as_they_were_written_and_no_other_way() {
         change(&mut wrong.0[2].texts[0]);
         assert!(Transcript::decode(&wrong.encode()).is_err());
     };
-    refused(&|text| drop(text.commitments.pop()));
+    refused(&|text| {
+        text.commitments.pop();
+    });
     refused(&|text| text.commitments.push(text.commitments[0]));
     refused(&|text| text.tokens.clear());
     for (place, gap) in [(3, 0.1), (4, f32::NAN), (4, -0.1), (4, -0.0)] {

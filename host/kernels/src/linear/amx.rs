@@ -22,7 +22,7 @@ use skep_weights::PackedFormat;
 
 use super::avx512::{Panel, ROWS, transposed};
 use super::{Output, Weights};
-use crate::activations::{Activations, Line};
+use crate::activations::{Activations, Line, TilesOfGroup};
 
 /// Tokens that a tile takes.
 pub const TOKENS: usize = 16;
@@ -58,6 +58,19 @@ impl Ahead {
             self.lines -= 1;
         }
     }
+
+    /// Asks for a line among the next, of which it has to be one.
+    #[inline(always)]
+    fn ask_in(&self, line: usize) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(self.at.wrapping_add(64 * line).cast()) };
+    }
+
+    /// Goes on after so many lines that were asked for, of which no fewer were left.
+    fn skip(&mut self, lines: usize) {
+        self.at = self.at.wrapping_add(64 * lines);
+        self.lines -= lines;
+    }
 }
 
 /// Does the same for each of sixteen rows. A loop would do, if the compiler took it apart: sums
@@ -91,8 +104,8 @@ struct Scratch {
     minimum: [[f32; ROWS]; COLUMNS / 256],
     /// For each block and row, its minima, two 16-bit integers to a word.
     minima: [[[u32; 4]; ROWS]; COLUMNS / 256],
-    /// What comes out of the tiles.
-    integers: [Square<i32>; 4],
+    /// What comes out of the tiles, of two planes.
+    integers: [[Square<i32>; 2]; 2],
     /// The sums of each group of tokens from the columns before.
     sums: [Square<f32>; GROUPS],
 }
@@ -104,7 +117,7 @@ impl Scratch {
             scales: [[0.0; ROWS]; COLUMNS / 32],
             minimum: [[0.0; ROWS]; COLUMNS / 256],
             minima: [[[0; 4]; ROWS]; COLUMNS / 256],
-            integers: [[[0; TOKENS]; ROWS]; 4],
+            integers: [[[[0; TOKENS]; ROWS]; 2]; 2],
             sums: [[[0.0; TOKENS]; ROWS]; GROUPS],
         })
     }
@@ -238,42 +251,62 @@ impl Piece<'_> {
         for first in (0..columns).step_by(COLUMNS) {
             let some = first..columns.min(first + COLUMNS);
             let kind = self.unpack(scratch, &some, in_place, ahead);
-            for group in groups.clone() {
-                let number = group - groups.start;
-                let sums = match first {
-                    0 => [_mm512_setzero_ps(); ROWS],
-                    _ => loaded(&scratch.sums[number]),
-                };
-                let part = self.input.tiles.group(group, &some);
-                // SAFETY: the scratch has these columns' weights, and tiles the shape for them.
-                let sums = unsafe {
-                    match kind {
-                        Kind::InPlace(rows) => {
-                            blocks_of_32::multiply::<true>(scratch, Some(rows), part, sums, ahead)
-                        }
-                        Kind::Half => {
-                            blocks_of_32::multiply::<false>(scratch, None, part, sums, ahead)
-                        }
-                        Kind::WithMinima => {
-                            blocks_of_256::multiply::<true>(scratch, part, sums, ahead)
-                        }
-                        Kind::Q6 => blocks_of_256::multiply::<false>(scratch, part, sums, ahead),
+            let mut parts = [TilesOfGroup::default(); GROUPS];
+            for (part, group) in parts.iter_mut().zip(groups.clone()) {
+                *part = self.input.tiles.group(group, &some);
+            }
+            let parts = &parts[..groups.len()];
+            let begin = |scratch: &Scratch, number: usize| match first {
+                0 => [_mm512_setzero_ps(); ROWS],
+                _ => loaded(&scratch.sums[number]),
+            };
+            let end = |scratch: &mut Scratch, number: usize, sums| match some.end < columns {
+                true => store(sums, &mut scratch.sums[number]),
+                // SAFETY: the group is one of the input's.
+                false => unsafe { self.put(groups.start + number, sums) },
+            };
+            // SAFETY: the scratch has these columns' weights, and tiles the shape for them.
+            unsafe {
+                match kind {
+                    Kind::InPlace(rows) => {
+                        blocks_of_32::multiply::<true>(
+                            scratch,
+                            Some(rows),
+                            parts,
+                            ahead,
+                            begin,
+                            end,
+                        );
                     }
-                };
-                if some.end < columns {
-                    store(sums, &mut scratch.sums[number]);
-                    continue;
-                }
-                let mask = u16::MAX >> (ROWS - self.rows.len());
-                let tokens = group * TOKENS..self.input.tokens.min((group + 1) * TOKENS);
-                for (token, sums) in tokens.zip(transposed(sums)) {
-                    // SAFETY: the token is one of the input's, and the mask has as many elements
-                    // as there are rows.
-                    unsafe {
-                        let at = token * self.weights.rows() + self.rows.start;
-                        _mm512_mask_storeu_ps(self.out.0.add(at), mask, sums);
+                    Kind::Half => {
+                        blocks_of_32::multiply::<false>(scratch, None, parts, ahead, begin, end);
+                    }
+                    Kind::WithMinima => {
+                        blocks_of_256::multiply::<true>(scratch, parts, ahead, begin, end);
+                    }
+                    Kind::Q6 => {
+                        blocks_of_256::multiply::<false>(scratch, parts, ahead, begin, end);
                     }
                 }
+            }
+        }
+    }
+
+    /// Puts the sums of a group of tokens where they go.
+    ///
+    /// # Safety
+    /// As [`Piece::multiply`], and the group is one of the input's.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    unsafe fn put(&self, group: usize, sums: [__m512; ROWS]) {
+        let mask = u16::MAX >> (ROWS - self.rows.len());
+        let tokens = group * TOKENS..self.input.tokens.min((group + 1) * TOKENS);
+        for (token, sums) in tokens.zip(transposed(sums)) {
+            // SAFETY: the token is one of the input's, and the mask has as many elements as there
+            // are rows.
+            unsafe {
+                let at = token * self.weights.rows() + self.rows.start;
+                _mm512_mask_storeu_ps(self.out.0.add(at), mask, sums);
             }
         }
     }

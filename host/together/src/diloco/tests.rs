@@ -84,7 +84,7 @@ proptest! {
             prop_assert!(range.start == at && !range.is_empty());
             at = range.end;
             let turn = Turn { round: 0, fragment };
-            let sent = diloco.clone().contribute(turn, &weights).unwrap();
+            let sent = diloco.clone().contribute(turn, &vec![1.0; count]).unwrap();
             prop_assert_eq!(sent.len(), diloco.bytes(turn));
         }
         prop_assert_eq!(at, count);
@@ -240,6 +240,50 @@ fn a_step_that_cannot_be_changes_nothing() {
     assert!(node.contribute(turn, &[f32::NAN; 300]).is_err());
     assert_eq!(node, before);
     assert_eq!(weights, [2.0; 300]);
+}
+
+/// Who has not moved says so in a header alone, and where nobody has moved, momentum moves nothing.
+#[test]
+fn who_has_not_moved_sends_a_header() {
+    let mut node = Diloco::join(config(2, 1, 0), &[1.0; 300], &[0.25; 300]).unwrap();
+    let turn = Turn {
+        round: 3,
+        fragment: 0,
+    };
+    let sent = node.contribute(turn, &[1.0; 300]).unwrap();
+    assert_eq!(sent.len(), Header::BYTES);
+    assert_eq!(node.read(turn, &sent), Ok(Contribution::Unmoved));
+    let next = Turn { round: 4, ..turn };
+    assert!(matches!(
+        node.read(next, &sent),
+        Err(Unsound::Header { .. })
+    ));
+    let long = [&sent[..], &[0]].concat();
+    assert!(matches!(
+        node.read(turn, &long),
+        Err(Unsound::Length { got: 16, want: 15 })
+    ));
+
+    let before = node.clone();
+    let mut weights = vec![2.0; 300];
+    let nobody_moved = BTreeMap::from([(1, Contribution::Unmoved), (2, Contribution::Unmoved)]);
+    node.step(turn, &nobody_moved, &mut weights).unwrap();
+    assert_eq!(node, before);
+    // Whoever was left out, with weights of its own, has what the others have.
+    assert_eq!(weights, [1.0; 300]);
+
+    // One of two that moved counts for half.
+    let zeros = |own: Contribution| BTreeMap::from([(1, own), (2, dense(0.5))]);
+    let mut same = node.clone();
+    node.step(turn, &zeros(Contribution::Unmoved), &mut weights)
+        .unwrap();
+    same.step(turn, &zeros(dense(0.0)), &mut weights).unwrap();
+    assert_eq!(node, same);
+    assert!(node != before);
+}
+
+fn dense(each: f32) -> Contribution {
+    Contribution::Dense(vec![each; 300])
 }
 
 /// Whoever knows what a node could not say before knows what it has to say now, bit for bit, and

@@ -193,66 +193,121 @@ fn q6_k(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>, ahead: &
     }
 }
 
-/// The products of both planes of a block with sixteen tokens, in one of two sets of tiles.
-macro_rules! product {
-    ($low_out:literal, $high_out:literal, $high:literal, $from:expr, $with:expr, $to:expr) => {
-        asm!(
-            concat!("tilezero ", $low_out),
-            concat!("tilezero ", $high_out),
-            "tileloadd tmm6, [{with} + {line}*1]",
-            "tileloadd tmm4, [{low} + {line}*1]",
-            "tileloadd tmm5, [{high} + {line}*1]",
-            concat!("tdpbusd ", $low_out, ", tmm4, tmm6"),
-            concat!($high, " ", $high_out, ", tmm5, tmm6"),
-            "tileloadd tmm7, [{with} + {line}*1 + 1024]",
-            "tileloadd tmm4, [{low} + {line}*1 + 1024]",
-            "tileloadd tmm5, [{high} + {line}*1 + 1024]",
-            concat!("tdpbusd ", $low_out, ", tmm4, tmm7"),
-            concat!($high, " ", $high_out, ", tmm5, tmm7"),
-            "tileloadd tmm6, [{with} + {line}*1 + 2048]",
-            "tileloadd tmm4, [{low} + {line}*1 + 2048]",
-            "tileloadd tmm5, [{high} + {line}*1 + 2048]",
-            concat!("tdpbusd ", $low_out, ", tmm4, tmm6"),
-            concat!($high, " ", $high_out, ", tmm5, tmm6"),
-            "tileloadd tmm7, [{with} + {line}*1 + 3072]",
-            "tileloadd tmm4, [{low} + {line}*1 + 3072]",
-            "tileloadd tmm5, [{high} + {line}*1 + 3072]",
-            concat!("tdpbusd ", $low_out, ", tmm4, tmm7"),
-            concat!($high, " ", $high_out, ", tmm5, tmm7"),
-            concat!("tilestored [{to} + {line}*1], ", $low_out),
-            concat!("tilestored [{to} + {line}*1 + 1024], ", $high_out),
-            low = in(reg) $from,
-            high = in(reg) $from.wrapping_add(PLANE),
-            with = in(reg) $with,
-            to = in(reg) $to,
-            line = in(reg) 64_usize,
-            options(nostack),
-        )
-    };
-}
-
+/// One step of the product of both planes of a block with sixteen tokens, in one of two sets of
+/// tiles: four steps for each 64 columns.
+///
 /// # Safety
-/// 64 lines may be read at `from`, as many a plane further, as many at `with`, two squares written
-/// at `to`, and tiles are configured for whole lines.
+/// 64 lines may be read at `from`, as many a plane further, as many at `with`, and tiles are
+/// configured for whole lines.
 #[inline(always)]
-unsafe fn product<const UNSIGNED: bool>(
-    set: usize,
+unsafe fn step<const STEP: usize, const SET: usize, const UNSIGNED: bool>(
     from: *const Line,
     with: *const Line,
-    to: *mut Square<i32>,
 ) {
+    macro_rules! load {
+        ($tile:literal, $at:expr) => {
+            asm!(
+                concat!("tileloadd ", $tile, ", [{at} + {line}*1 + {columns}]"),
+                at = in(reg) $at,
+                line = in(reg) 64_usize,
+                columns = const STEP / 4 * 1024,
+                options(nostack),
+            )
+        };
+    }
+    macro_rules! in_tiles {
+        ($($instruction:literal),*) => {
+            asm!($($instruction),*, options(nomem, nostack))
+        };
+    }
     // SAFETY: the caller's promise; the tiles are nobody else's.
     unsafe {
-        match (set % 2, UNSIGNED) {
-            (0, true) => product!("tmm0", "tmm1", "tdpbusd", from, with, to),
-            (_, true) => product!("tmm2", "tmm3", "tdpbusd", from, with, to),
-            (0, false) => product!("tmm0", "tmm1", "tdpbssd", from, with, to),
-            (_, false) => product!("tmm2", "tmm3", "tdpbssd", from, with, to),
+        match (STEP % 4, SET, UNSIGNED) {
+            (0, _, _) => {
+                match (STEP, SET) {
+                    (0, 0) => in_tiles!("tilezero tmm0", "tilezero tmm1"),
+                    (0, _) => in_tiles!("tilezero tmm2", "tilezero tmm3"),
+                    _ => {}
+                }
+                load!("tmm6", with);
+                load!("tmm4", from);
+            }
+            (1, 0, _) => in_tiles!("tdpbusd tmm0, tmm4, tmm6"),
+            (1, _, _) => in_tiles!("tdpbusd tmm2, tmm4, tmm6"),
+            (2, _, _) => load!("tmm5", from.wrapping_add(PLANE)),
+            (_, 0, true) => in_tiles!("tdpbusd tmm1, tmm5, tmm6"),
+            (_, 0, false) => in_tiles!("tdpbssd tmm1, tmm5, tmm6"),
+            (_, _, true) => in_tiles!("tdpbusd tmm3, tmm5, tmm6"),
+            (_, _, false) => in_tiles!("tdpbssd tmm3, tmm5, tmm6"),
         }
     }
 }
 
-/// Goes on with the sums of sixteen rows for a group of tokens: of Q4_K and Q5_K, or of Q6_K.
+/// Stores what a set of tiles has.
+///
+/// # Safety
+/// Tiles are configured for whole lines.
+#[inline(always)]
+unsafe fn stored<const SET: usize>(to: &mut [Square<i32>; 2]) {
+    macro_rules! store {
+        ($low:literal, $high:literal) => {
+            asm!(
+                concat!("tilestored [{to} + {line}*1], ", $low),
+                concat!("tilestored [{to} + {line}*1 + 1024], ", $high),
+                to = in(reg) to.as_mut_ptr(),
+                line = in(reg) 64_usize,
+                options(nostack),
+            )
+        };
+    }
+    // SAFETY: two squares are written; the caller's promise.
+    unsafe {
+        match SET {
+            0 => store!("tmm0", "tmm1"),
+            _ => store!("tmm2", "tmm3"),
+        }
+    }
+}
+
+/// A block of weights and the tokens that it is multiplied with.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    group: usize,
+    block: usize,
+    parts: &'a [TilesOfGroup<'a>],
+    blocks: usize,
+}
+
+impl Place<'_> {
+    /// The one after it: all blocks for a group, then the next group's.
+    fn next(self) -> Self {
+        match self.block + 1 < self.blocks {
+            true => Self {
+                block: self.block + 1,
+                ..self
+            },
+            false => Self {
+                group: self.group + 1,
+                block: 0,
+                ..self
+            },
+        }
+    }
+
+    /// Where its lines of weights and of activations begin; none after the last.
+    fn lines(self, scratch: &Scratch) -> Option<[*const Line; 2]> {
+        let (lines, _, _) = self.parts.get(self.group)?;
+        let from = scratch.weights[64 * self.block..][..PLANE + 64].as_ptr();
+        Some([from, lines[64 * self.block..][..64].as_ptr()])
+    }
+}
+
+/// Multiplies sixteen rows with groups of tokens: of Q4_K and Q5_K, or of Q6_K. `begin` says which
+/// sums a group goes on with, and `end` takes them.
+///
+/// Tiles are two blocks ahead of the sums: while the sums of one block are put together, the next
+/// one's products are stored and the one after that is multiplied, a step beside each row. So
+/// neither waits for the other, and the processor sees work of both kinds wherever it looks.
 ///
 /// # Safety
 /// Tiles are configured for whole lines, the scratch has these columns, and the input is laid out
@@ -261,67 +316,205 @@ unsafe fn product<const UNSIGNED: bool>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub unsafe fn multiply<const MINIMA: bool>(
     scratch: &mut Scratch,
-    (lines, steps, parts): TilesOfGroup<'_>,
+    parts: &[TilesOfGroup<'_>],
+    ahead: &mut Ahead,
+    begin: impl Fn(&Scratch, usize) -> [__m512; ROWS],
+    end: impl Fn(&mut Scratch, usize, [__m512; ROWS]),
+) {
+    let mut at = Place {
+        group: 0,
+        block: 0,
+        parts,
+        blocks: parts.first().map_or(0, |(_, steps, _)| steps.len()),
+    };
+    if at.blocks == 0 {
+        return;
+    }
+    macro_rules! whole {
+        ($set:literal, $lines:expr) => {
+            // SAFETY: as many lines as it reads; the tiles are as the caller says.
+            each_row!(ROW, {
+                unsafe { step::<ROW, $set, MINIMA>($lines[0], $lines[1]) }
+            })
+        };
+    }
+    let mut next = at.next();
+    if let Some(lines) = at.lines(scratch) {
+        whole!(0, lines);
+        let [to, _] = &mut scratch.integers;
+        // SAFETY: the tiles are as the caller says.
+        unsafe { stored::<0>(to) };
+    }
+    if let Some(lines) = next.lines(scratch) {
+        whole!(1, lines);
+    }
+    let mut sums = begin(scratch, 0);
+    let mut set = 0;
+    while at.group < parts.len() {
+        next = next.next();
+        let lines = next.lines(scratch);
+        // SAFETY: the tiles are as the caller says, and the places are among the parts.
+        sums = unsafe {
+            match (set, lines) {
+                (0, Some(lines)) => block::<0, true, MINIMA>(scratch, at, lines, sums, ahead),
+                (_, Some(lines)) => block::<1, true, MINIMA>(scratch, at, lines, sums, ahead),
+                (0, None) => block::<0, false, MINIMA>(scratch, at, NOWHERE, sums, ahead),
+                (_, None) => block::<1, false, MINIMA>(scratch, at, NOWHERE, sums, ahead),
+            }
+        };
+        set = 1 - set;
+        let before = at;
+        at = at.next();
+        if at.group > before.group {
+            end(scratch, before.group, sums);
+            if at.group < parts.len() {
+                sums = begin(scratch, at.group);
+            }
+        }
+    }
+}
+
+const NOWHERE: [*const Line; 2] = [std::ptr::null(); 2];
+
+/// Goes on with the sums of sixteen rows for a block, whose products are stored. What the other
+/// set of tiles has is stored, and the lines' product is put in this one if there is `MORE`.
+///
+/// # Safety
+/// As [`multiply`] and, if there is more, [`step`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn block<const SET: usize, const MORE: bool, const MINIMA: bool>(
+    scratch: &mut Scratch,
+    at: Place<'_>,
+    [from, with]: [*const Line; 2],
     mut sums: [__m512; ROWS],
     ahead: &mut Ahead,
 ) -> [__m512; ROWS] {
-    let blocks = steps.len();
-    let begin = |scratch: &mut Scratch, n: usize| {
-        let from = scratch.weights[64 * n..PLANE + 64 * n + 64].as_ptr();
-        let with = lines[64 * n..64 * n + 64].as_ptr();
-        let to = scratch.integers[2 * (n % 2)..][..2].as_mut_ptr();
-        // SAFETY: as many lines as it reads, and two squares; the tiles are as the caller says.
-        unsafe { product::<MINIMA>(n, from, with, to) };
-    };
-    if blocks > 0 {
-        begin(scratch, 0);
+    let (_, steps, parts) = at.parts[at.group];
+    // SAFETY: the tiles are as the caller says.
+    unsafe {
+        match SET {
+            0 => stored::<1>(&mut scratch.integers[1]),
+            _ => stored::<0>(&mut scratch.integers[0]),
+        }
     }
-    for n in 0..blocks {
-        if n + 1 < blocks {
-            begin(scratch, n + 1);
-        }
-        // SAFETY: sixteen elements may be read at each place.
-        let step = unsafe { _mm512_loadu_ps(steps[n].as_ptr()) };
-        let [low, high] = [
-            &scratch.integers[2 * (n % 2)],
-            &scratch.integers[2 * (n % 2) + 1],
-        ];
-        let mut pairs = [_mm512_setzero_si512(); 4];
-        if MINIMA {
-            for (pair, from) in pairs.iter_mut().zip(&parts[n]) {
-                // SAFETY: as above.
-                *pair = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
-            }
-        }
-        each_row!(ROW, {
-            // A block's row has two to four lines, of which one is asked for when it is taken
-            // apart.
-            ahead.ask();
-            ahead.ask();
+    let integers = scratch.integers[SET].as_ptr().cast();
+    let scales = scratch.scales[at.block].as_ptr();
+    let minimum = scratch.minimum[at.block].as_ptr();
+    let minima = scratch.minima[at.block].as_ptr().cast();
+    // SAFETY: sixteen elements may be read at each place.
+    let factor = unsafe { _mm512_loadu_ps(steps[at.block].as_ptr()) };
+    let mut pairs = [_mm512_setzero_si512(); 4];
+    if MINIMA {
+        for (pair, from) in pairs.iter_mut().zip(&parts[at.block]) {
             // SAFETY: as above.
-            let (low, high) = unsafe {
-                (
-                    _mm512_loadu_si512(low[ROW].as_ptr().cast()),
-                    _mm512_loadu_si512(high[ROW].as_ptr().cast()),
-                )
-            };
-            let high = if MINIMA {
-                _mm512_slli_epi32::<3>(high)
-            } else {
-                _mm512_slli_epi32::<8>(high)
-            };
+            *pair = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
+        }
+    }
+    // A block's sixteen rows have 36 lines and more, of which sixteen are asked for when they are
+    // taken apart.
+    let asks = ahead.lines >= 2 * ROWS;
+    each_row!(ROW, {
+        if MORE {
+            // SAFETY: the caller's promise.
+            unsafe { step::<ROW, SET, MINIMA>(from, with) };
+        }
+        if asks {
+            ahead.ask_in(2 * ROW);
+            ahead.ask_in(2 * ROW + 1);
+        }
+        // SAFETY: sixteen integers of both planes may be read, and the row's numbers.
+        unsafe {
             if MINIMA {
-                let mut less = _mm512_setzero_si512();
-                for (pair, minima) in pairs.iter().zip(&scratch.minima[n][ROW]) {
-                    less = _mm512_dpwssd_epi32(less, *pair, _mm512_set1_epi32(*minima as i32));
-                }
-                let minimum = _mm512_mul_ps(_mm512_set1_ps(scratch.minimum[n][ROW]), step);
-                sums[ROW] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(less), minimum, sums[ROW]);
+                less_minima::<ROW>(&mut sums[ROW], factor, &pairs, minima, minimum);
             }
-            let value = _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
-            let scale = _mm512_mul_ps(_mm512_set1_ps(scratch.scales[n][ROW]), step);
-            sums[ROW] = _mm512_fmadd_ps(value, scale, sums[ROW]);
-        });
+            row::<ROW, MINIMA>(&mut sums[ROW], factor, integers, scales);
+        }
+    });
+    if asks {
+        ahead.skip(2 * ROWS);
     }
     sums
+}
+
+/// Takes a row's minima times its activations from its sums.
+///
+/// As [`row`], it is written out because the compiler puts the work of all rows behind the last step
+/// of the tiles, and what it has loaded for it on the stack: tiles and registers then wait for each
+/// other, and it takes three times as long.
+///
+/// # Safety
+/// The row's numbers may be read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn less_minima<const ROW: usize>(
+    sums: &mut __m512,
+    factor: __m512,
+    [a, b, c, d]: &[__m512i; 4],
+    minima: *const u32,
+    minimum: *const f32,
+) {
+    let (_less, _minimum): (__m512i, __m512);
+    // SAFETY: it reads five numbers of the row.
+    unsafe {
+        asm!(
+            "vpxord {less}, {less}, {less}",
+            "vpdpwssd {less}, {a}, dword ptr [{minima} + {at}]{{1to16}}",
+            "vpdpwssd {less}, {b}, dword ptr [{minima} + {at} + 4]{{1to16}}",
+            "vmulps {minimum_times}, {factor}, dword ptr [{minimum} + {of_row}]{{1to16}}",
+            "vpdpwssd {less}, {c}, dword ptr [{minima} + {at} + 8]{{1to16}}",
+            "vpdpwssd {less}, {d}, dword ptr [{minima} + {at} + 12]{{1to16}}",
+            "vcvtdq2ps {less}, {less}",
+            "vfnmadd231ps {sums}, {less}, {minimum_times}",
+            sums = inout(zmm_reg) *sums,
+            factor = in(zmm_reg) factor,
+            a = in(zmm_reg) *a,
+            b = in(zmm_reg) *b,
+            c = in(zmm_reg) *c,
+            d = in(zmm_reg) *d,
+            less = out(zmm_reg) _less,
+            minimum_times = out(zmm_reg) _minimum,
+            minima = in(reg) minima,
+            minimum = in(reg) minimum,
+            at = const 16 * ROW,
+            of_row = const 4 * ROW,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+}
+
+/// Puts both planes' products of a row together, and adds them to its sums.
+///
+/// # Safety
+/// The row's numbers may be read, of sixteen integers in each plane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn row<const ROW: usize, const MINIMA: bool>(
+    sums: &mut __m512,
+    factor: __m512,
+    integers: *const i32,
+    scales: *const f32,
+) {
+    let (_value, _scale): (__m512, __m512);
+    // SAFETY: it reads two lines of integers, and a scale of the row.
+    unsafe {
+        asm!(
+            "vpslld {value}, zmmword ptr [{integers} + {high}], {upper}",
+            "vmulps {scale}, {factor}, dword ptr [{scales} + {of_row}]{{1to16}}",
+            "vpaddd {value}, {value}, zmmword ptr [{integers} + {low}]",
+            "vcvtdq2ps {value}, {value}",
+            "vfmadd231ps {sums}, {value}, {scale}",
+            sums = inout(zmm_reg) *sums,
+            factor = in(zmm_reg) factor,
+            value = out(zmm_reg) _value,
+            scale = out(zmm_reg) _scale,
+            integers = in(reg) integers,
+            scales = in(reg) scales,
+            low = const 64 * ROW,
+            high = const 64 * (ROWS + ROW),
+            upper = const if MINIMA { 3 } else { 8 },
+            of_row = const 4 * ROW,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
 }

@@ -176,6 +176,31 @@ unsafe fn product(
     }
 }
 
+/// Multiplies sixteen rows with groups of tokens. `begin` says which sums a group goes on with, and
+/// `end` takes them. With `ASKS`, what is ahead is asked for here, and not when weights are taken
+/// apart.
+///
+/// # Safety
+/// Tiles are configured for half lines of weights, and the scratch has these columns' scales, and
+/// their weights where they are not in place.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub unsafe fn multiply<const ASKS: bool>(
+    scratch: &mut Scratch,
+    in_place: Option<InPlace>,
+    parts: &[TilesOfGroup<'_>],
+    ahead: &mut Ahead,
+    begin: impl Fn(&Scratch, usize) -> [__m512; ROWS],
+    end: impl Fn(&mut Scratch, usize, [__m512; ROWS]),
+) {
+    for (number, part) in parts.iter().enumerate() {
+        let sums = begin(scratch, number);
+        // SAFETY: the caller's promise.
+        let sums = unsafe { some::<ASKS>(scratch, in_place, *part, sums, ahead) };
+        end(scratch, number, sums);
+    }
+}
+
 /// Goes on with the sums of sixteen rows for a group of tokens. With `ASKS`, what is ahead is asked
 /// for here, and not when weights are taken apart.
 ///
@@ -184,7 +209,7 @@ unsafe fn product(
 /// their weights where they are not in place.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub unsafe fn multiply<const ASKS: bool>(
+unsafe fn some<const ASKS: bool>(
     scratch: &mut Scratch,
     in_place: Option<InPlace>,
     (lines, steps, _): TilesOfGroup<'_>,
@@ -202,7 +227,7 @@ pub unsafe fn multiply<const ASKS: bool>(
         let with = lines[8 * n..8 * n + 8].as_ptr();
         // SAFETY: eight lines of both, or the rows' block in place; the tiles are as the caller
         // says.
-        unsafe { product(n, from, with, &raw mut scratch.integers[n % 4]) };
+        unsafe { product(n, from, with, &raw mut scratch.integers[n / 2 % 2][n % 2]) };
     };
     for n in 0..blocks.min(AHEAD) {
         begin(scratch, n);
@@ -213,17 +238,51 @@ pub unsafe fn multiply<const ASKS: bool>(
         }
         // SAFETY: sixteen floats may be read.
         let step = unsafe { _mm512_loadu_ps(step.as_ptr()) };
-        let (integers, scales) = (&scratch.integers[n % 4], &scratch.scales[n]);
+        let (integers, scales) = (
+            scratch.integers[n / 2 % 2][n % 2].as_ptr().cast(),
+            scratch.scales[n].as_ptr(),
+        );
         each_row!(ROW, {
             // Sixteen rows of a block have nine lines at most.
             if ASKS && (ROW.is_multiple_of(2) || ROW == 1) {
                 ahead.ask();
             }
-            // SAFETY: sixteen integers may be read.
-            let integers = unsafe { _mm512_loadu_si512(integers[ROW].as_ptr().cast()) };
-            let scale = _mm512_mul_ps(_mm512_set1_ps(scales[ROW]), step);
-            sums[ROW] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), scale, sums[ROW]);
+            // SAFETY: sixteen integers may be read, and the row's scale.
+            unsafe { row::<ROW>(&mut sums[ROW], step, integers, scales) };
         });
     }
     sums
+}
+
+/// Adds a row's products to its sums. It is written out for the reason that
+/// [`super::blocks_of_256`] has.
+///
+/// # Safety
+/// The row's integers and its scale may be read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn row<const ROW: usize>(
+    sums: &mut __m512,
+    step: __m512,
+    integers: *const i32,
+    scales: *const f32,
+) {
+    let (_value, _scale): (__m512, __m512);
+    // SAFETY: it reads a line of integers, and a scale of the row.
+    unsafe {
+        asm!(
+            "vmulps {scale}, {step}, dword ptr [{scales} + {of_row}]{{1to16}}",
+            "vcvtdq2ps {value}, zmmword ptr [{integers} + {line}]",
+            "vfmadd231ps {sums}, {value}, {scale}",
+            sums = inout(zmm_reg) *sums,
+            step = in(zmm_reg) step,
+            value = out(zmm_reg) _value,
+            scale = out(zmm_reg) _scale,
+            integers = in(reg) integers,
+            scales = in(reg) scales,
+            line = const 64 * ROW,
+            of_row = const 4 * ROW,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
 }
