@@ -43,6 +43,9 @@ pub struct Settings {
     pub bf16: bool,
     /// The adapter to go on from.
     pub from: Option<String>,
+    /// Steps that others have made of this training before it was begun here: it takes its place in
+    /// the order of examples and in the course of the rate as if they had been made here.
+    pub made: u64,
 }
 
 impl Default for Settings {
@@ -72,12 +75,13 @@ impl Default for Settings {
             checkpoint_layers: false,
             bf16: false,
             from: None,
+            made: 0,
         }
     }
 }
 
 /// The names of all settings.
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 24] = [
     "rank",
     "alpha",
     "dropout",
@@ -101,6 +105,7 @@ const KNOWN: [&str; 23] = [
     "checkpoint-layers",
     "precision",
     "from",
+    "steps-made",
 ];
 
 impl Settings {
@@ -146,6 +151,7 @@ impl Settings {
                 "checkpoint-layers" => s.checkpoint_layers = one_of(name, value, YES_OR_NO)?,
                 "precision" => s.bf16 = one_of(name, value, PRECISIONS)?,
                 "from" => s.from = Some(value.clone()),
+                "steps-made" => s.made = number(name, value, 0, 10_000_000)?,
                 other => {
                     return Err(format!(
                         "the recipe has no setting `{other}`; it has {}",
@@ -164,7 +170,7 @@ impl Settings {
     pub fn identity(&self) -> String {
         format!(
             "rank={} alpha={} dropout={} rank-stabilized={} targets={} seed={} epochs={} steps={:?} \
-             batch={} pass-tokens={} held-out={} nf4={} adamw-8-bit={} from={:?}{}",
+             batch={} pass-tokens={} held-out={} nf4={} adamw-8-bit={} from={:?}{}{}",
             self.rank,
             self.alpha,
             self.dropout,
@@ -180,6 +186,10 @@ impl Settings {
             self.adamw_8_bit,
             self.from,
             if self.bf16 { " bf16" } else { "" },
+            match self.made {
+                0 => String::new(),
+                made => format!(" steps-made={made}"),
+            },
         )
     }
 

@@ -211,6 +211,7 @@ impl Training<'_> {
         }
         let mut state = State {
             identity,
+            step: self.settings.made,
             ..State::default()
         };
         if !self.data.held_out.is_empty() {

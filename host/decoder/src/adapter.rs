@@ -10,7 +10,6 @@
 
 mod error;
 mod forward;
-mod peft;
 mod read;
 
 use std::path::Path;

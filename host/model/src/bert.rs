@@ -1,5 +1,6 @@
 //! The network: BERT's encoder over a ragged batch of tokens, from ids to pooled vectors.
 
+use std::ops::Range;
 use std::path::Path;
 
 use skep_tensor::operators::{
@@ -7,6 +8,7 @@ use skep_tensor::operators::{
     ShapeError, pool, self_attention,
 };
 
+use crate::adapter::{BaseShape, BranchArena, EncoderAdapter, Part};
 use crate::cost::Cost;
 use crate::error::LoadError;
 use crate::folder::Settings;
@@ -50,6 +52,33 @@ pub(crate) struct Arena {
     inner: Vec<f32>,
     linear: LinearScratch,
     attention: AttentionScratch,
+    branch: BranchArena,
+}
+
+/// Tokens of a batch that an adapter is for.
+pub(crate) struct Adapted<'a> {
+    pub tokens: Range<usize>,
+    pub adapter: &'a EncoderAdapter,
+}
+
+impl Adapted<'_> {
+    /// Adds what the adapter changes of a linear layer from `x` to `out`, both of all tokens; rows of
+    /// `out` have `stride` elements, of which this layer's begin at `column`.
+    fn add(
+        &self,
+        layer: (usize, Part),
+        (x, width): (&mut [f32], usize),
+        branch: &mut BranchArena,
+        out: &mut [f32],
+        (stride, column): (usize, usize),
+    ) -> Result<(), ShapeError> {
+        let Range { start, end } = self.tokens;
+        let x = x.get_mut(start * width..end * width).unwrap_or_default();
+        let out = out.get_mut(start * stride..end * stride);
+        let out = out.unwrap_or_default();
+        let place = (stride, column);
+        self.adapter.add(layer, x, end - start, branch, out, place)
+    }
 }
 
 impl Bert {
@@ -132,13 +161,28 @@ impl Bert {
         }
     }
 
-    /// Embeds a batch: sequence `s` is tokens `ids[offsets[s]..offsets[s + 1]]`. Writes one pooled
-    /// vector per sequence to `out[sequences, hidden]`, not normalised. Each depends on its own
-    /// sequence only.
+    /// What an adapter has to fit.
+    pub fn shape(&self) -> BaseShape {
+        BaseShape {
+            layers: self.layers.len(),
+            width: self.hidden,
+            hidden: self.intermediate,
+        }
+    }
+
+    /// The instruction set that it runs with.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Embeds a batch: sequence `s` is tokens `ids[offsets[s]..offsets[s + 1]]`, and those of `adapted`
+    /// go through adapters as well. Writes one pooled vector per sequence to `out[sequences, hidden]`,
+    /// not normalised. Each depends on its own sequence and adapter only.
     pub fn forward(
         &self,
         ids: &[u32],
         offsets: &[usize],
+        adapted: &[Adapted<'_>],
         arena: &mut Arena,
         out: &mut [f32],
     ) -> Result<(), ShapeError> {
@@ -151,6 +195,7 @@ impl Bert {
             inner,
             linear,
             attention,
+            branch,
         } = arena;
         let x = room(x, tokens * h);
         let qkv = room(qkv, tokens * 3 * h);
@@ -160,21 +205,41 @@ impl Bert {
 
         self.embed(ids, offsets, x);
         self.embeddings.run(self.isa, x, None)?;
-        for layer in &self.layers {
+        for (l, layer) in self.layers.iter().enumerate() {
             layer
                 .qkv
                 .run(x, Activation::Identity, tokens, linear, qkv)?;
+            for own in adapted {
+                for (n, part) in [Part::Query, Part::Key, Part::Value]
+                    .into_iter()
+                    .enumerate()
+                {
+                    own.add((l, part), (&mut *x, h), branch, qkv, (3 * h, n * h))?;
+                }
+            }
             self_attention(self.isa, qkv, offsets, self.heads, attention, attended)?;
             layer
                 .attended
                 .run(attended, Activation::Identity, tokens, linear, projected)?;
+            for own in adapted {
+                let from = (&mut *attended, h);
+                own.add((l, Part::Attended), from, branch, projected, (h, 0))?;
+            }
             layer.attention_norm.run(self.isa, x, Some(projected))?;
             layer
                 .up
                 .run(x, Activation::Identity, tokens, linear, inner)?;
+            for own in adapted {
+                own.add((l, Part::Up), (&mut *x, h), branch, inner, (i, 0))?;
+            }
             layer
                 .down
                 .run(inner, self.activation, tokens, linear, projected)?;
+            for own in adapted {
+                // The curve was applied in place.
+                let from = (&mut *inner, i);
+                own.add((l, Part::Down), from, branch, projected, (h, 0))?;
+            }
             layer.norm.run(self.isa, x, Some(projected))?;
         }
         pool(self.pooling, x, offsets, h, out)
@@ -203,7 +268,7 @@ impl Bert {
 }
 
 /// The first `len` elements of a buffer that grows to hold them.
-fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(crate) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }

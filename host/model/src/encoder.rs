@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_tensor::operators::{Activation, Isa, Pooling, Precision, normalize_rows};
-use skep_tensor::{Account, Device, Tensor};
+use skep_tensor::{Account, Device, MemoryCharge, Tensor};
 
+use crate::adapter::{BaseShape, EncoderAdapter};
 use crate::bert::Bert;
 use crate::cost::Cost;
 use crate::error::{EncodeError, LoadError};
@@ -88,6 +89,7 @@ pub struct Encoder {
     model: Arc<Model>,
     info: Arc<EncoderInfo>,
     network: Arc<Network>,
+    adapter: Option<Arc<EncoderAdapter>>,
     device: Device,
     workers: Workers,
 }
@@ -173,6 +175,7 @@ impl Encoder {
             }),
             info: Arc::new(info),
             network: Arc::new(network),
+            adapter: None,
             device: *device,
             workers,
         })
@@ -181,6 +184,35 @@ impl Encoder {
     /// What this encoder is.
     pub fn info(&self) -> &EncoderInfo {
         &self.info
+    }
+
+    /// The same encoder as an adapter changes it: what it embeds, it embeds with the adapter. It takes
+    /// the place of the one that it has, if it has one. Weights are shared, and texts with different
+    /// adapters share batches.
+    ///
+    /// # Errors
+    /// [`EncodeError::Adapter`] when the adapter was read for an encoder of other shapes.
+    pub fn with_adapter(&self, adapter: Arc<EncoderAdapter>) -> Result<Self, EncodeError> {
+        if !adapter.fits(self.shape()) || adapter.isa() != self.isa() {
+            return Err(EncodeError::Adapter);
+        }
+        Ok(Self {
+            adapter: Some(adapter),
+            ..self.clone()
+        })
+    }
+
+    /// The adapter that it embeds with.
+    pub fn adapter(&self) -> Option<&Arc<EncoderAdapter>> {
+        self.adapter.as_ref()
+    }
+
+    pub(crate) fn shape(&self) -> BaseShape {
+        self.model.bert.shape()
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.model.bert.isa()
     }
 
     /// What its network is.
@@ -229,6 +261,48 @@ impl Encoder {
     /// tokenized, the model is broken, or there are more texts than a call may bring.
     pub fn embed(&self, texts: &[String], account: &Account) -> Result<Tensor, EncodeError> {
         let width = self.model.dimensions;
+        let (mut vectors, copy) = self.pooled(texts, account)?;
+        if !texts.is_empty() {
+            normalize_rows(&mut vectors, width)?;
+        }
+        let shape = [texts.len() as u32, width as u32];
+        let tensor = Tensor::from_f32(&self.device, account, &vectors, &shape)?;
+        drop(copy);
+        Ok(tensor)
+    }
+
+    /// For each text the natural logarithm of each class's probability, by the layer for classes of its
+    /// adapter: `f32` `[texts, classes]`. A row depends on its text only, as in [`Encoder::embed`], and
+    /// the account is charged in the same way, for the layer as well.
+    ///
+    /// # Errors
+    /// [`EncodeError::NoClasses`] without an adapter that has such a layer; otherwise as
+    /// [`Encoder::embed`].
+    pub fn classify(&self, texts: &[String], account: &Account) -> Result<Tensor, EncodeError> {
+        let adapter = self.adapter.as_ref().ok_or(EncodeError::NoClasses)?;
+        let classes = adapter.classes().ok_or(EncodeError::NoClasses)?;
+        let (mut vectors, copy) = self.pooled(texts, account)?;
+        let rows = (texts.len() as u64).saturating_mul(4 * classes as u64);
+        let out = account.charge(adapter.head_flops(texts.len() as u64), rows)?;
+        let rows = adapter.log_probabilities(&mut vectors, texts.len())?;
+        if let Some(bad) = rows.iter().position(|x| !x.is_finite()) {
+            return Err(EncodeError::NotFinite {
+                text: bad / classes,
+            });
+        }
+        let shape = [texts.len() as u32, classes as u32];
+        let tensor = Tensor::from_f32(&self.device, account, &rows, &shape)?;
+        drop((copy, out));
+        Ok(tensor)
+    }
+
+    /// What is pooled of each text's tokens, `[texts, dimensions]`, and what keeping it is charged.
+    fn pooled(
+        &self,
+        texts: &[String],
+        account: &Account,
+    ) -> Result<(Vec<f32>, MemoryCharge), EncodeError> {
+        let width = self.model.dimensions;
         let bytes = texts.iter().map(String::len).fold(0, usize::saturating_add);
         if texts.len() > MOST_TEXTS {
             return Err(EncodeError::TooMany {
@@ -240,14 +314,11 @@ impl Encoder {
         let copy = account.charge_memory(4 * (texts.len() * width) as u64)?;
         let mut vectors = Vec::new();
         if !texts.is_empty() {
-            let job = Arc::new(Job::new(Arc::clone(&self.model), account.clone(), texts));
+            let (model, adapter) = (Arc::clone(&self.model), self.adapter.clone());
+            let job = Arc::new(Job::new(model, adapter, account.clone(), texts));
             self.workers.submit(Arc::clone(&job));
             vectors = job.wait()?;
-            normalize_rows(&mut vectors, width)?;
         }
-        let shape = [texts.len() as u32, width as u32];
-        let tensor = Tensor::from_f32(&self.device, account, &vectors, &shape)?;
-        drop(copy);
-        Ok(tensor)
+        Ok((vectors, copy))
     }
 }

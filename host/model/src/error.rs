@@ -148,6 +148,15 @@ pub enum EncodeError {
         /// The text's place in the call, from 0.
         text: usize,
     },
+    /// The adapter was read for an encoder of other shapes.
+    #[error("the adapter was made for an encoder of other shapes; attach it to its own base")]
+    Adapter,
+    /// Nothing makes classes of what the encoder makes of a text.
+    #[error(
+        "the encoder has no adapter with a layer for classes: take one that was trained on labels, or \
+         embed the texts"
+    )]
+    NoClasses,
     /// More texts, or longer ones, than one call may bring.
     #[error("{texts} texts of {bytes} bytes are too many for one call; split them")]
     TooMany {

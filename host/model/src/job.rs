@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use skep_tensor::{Account, MemoryCharge};
 
-use crate::bert::{Arena, Bert};
+use crate::adapter::EncoderAdapter;
+use crate::bert::{Adapted, Arena, Bert};
 use crate::error::EncodeError;
 use crate::tokenizer::Tokenizer;
 use crate::workers::Claim;
@@ -30,6 +31,8 @@ pub(crate) struct Model {
 /// Texts to embed for one account.
 pub(crate) struct Job {
     model: Arc<Model>,
+    /// What the model is changed by for these texts.
+    adapter: Option<Arc<EncoderAdapter>>,
     account: Account,
     texts: String,
     /// Where each text ends in `texts`.
@@ -58,8 +61,14 @@ impl State {
 }
 
 impl Job {
-    /// A job for `texts`, which are copied. `texts.len() * dimensions` must not overflow.
-    pub fn new(model: Arc<Model>, account: Account, texts: &[String]) -> Self {
+    /// A job for `texts`, which are copied. `texts.len() * dimensions` must not overflow, and the
+    /// adapter must fit the model.
+    pub fn new(
+        model: Arc<Model>,
+        adapter: Option<Arc<EncoderAdapter>>,
+        account: Account,
+        texts: &[String],
+    ) -> Self {
         let mut all = String::with_capacity(texts.iter().map(String::len).sum());
         let mut ends = Vec::with_capacity(texts.len());
         for text in texts {
@@ -69,6 +78,7 @@ impl Job {
         let vectors = vec![0.0; texts.len() * model.dimensions];
         Self {
             model,
+            adapter,
             account,
             texts: all,
             ends,
@@ -228,10 +238,9 @@ impl<'a> Batch<'a> {
         if let Some((first, _)) = self.places.first().copied() {
             let model = &first.model;
             let mut out = vec![0.0; self.places.len() * model.dimensions];
-            match model
-                .bert
-                .forward(&self.ids, &self.offsets, arena, &mut out)
-            {
+            let adapted = self.adapted();
+            let (ids, offsets) = (&self.ids, &self.offsets);
+            match model.bert.forward(ids, offsets, &adapted, arena, &mut out) {
                 Ok(()) => self.deliver(&out),
                 Err(error) => {
                     let error = EncodeError::from(error);
@@ -243,6 +252,28 @@ impl<'a> Batch<'a> {
         }
         drop(charges);
         self.clear();
+    }
+
+    /// Which tokens are changed by which adapter. Jobs beside each other with the same one share it.
+    fn adapted(&self) -> Vec<Adapted<'a>> {
+        let mut all: Vec<Adapted<'a>> = Vec::new();
+        for ((job, _), bounds) in self.places.iter().zip(self.offsets.windows(2)) {
+            let Some(adapter) = job.adapter.as_deref() else {
+                continue;
+            };
+            match all.last_mut() {
+                Some(last)
+                    if std::ptr::eq(last.adapter, adapter) && last.tokens.end == bounds[0] =>
+                {
+                    last.tokens.end = bounds[1];
+                }
+                _ => all.push(Adapted {
+                    tokens: bounds[0]..bounds[1],
+                    adapter,
+                }),
+            }
+        }
+        all
     }
 
     /// Charges each job its part. The sequences of jobs that cannot pay are taken out.
@@ -260,10 +291,15 @@ impl<'a> Batch<'a> {
                 .windows(2)
                 .map(|w| (w[1] - w[0]) as u64);
             let cost = job.model.bert.cost();
-            let tokens = lengths.clone().sum();
+            let tokens: u64 = lengths.clone().sum();
             let longest = lengths.clone().max().unwrap_or(0);
-            let bytes = cost.activation_bytes(tokens, (end - start) as u64, longest);
-            match job.account.charge(cost.flops(lengths), bytes) {
+            let mut bytes = cost.activation_bytes(tokens, (end - start) as u64, longest);
+            let mut flops = cost.flops(lengths);
+            if let Some(adapter) = &job.adapter {
+                bytes = bytes.saturating_add(adapter.activation_bytes(tokens));
+                flops = flops.saturating_add(adapter.flops(tokens));
+            }
+            match job.account.charge(flops, bytes) {
                 Ok(charge) => charges.push(charge),
                 Err(quota) => {
                     job.fail(quota.into());

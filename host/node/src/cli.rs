@@ -71,7 +71,7 @@ pub enum Command {
     /// Add and list models.
     #[command(subcommand)]
     Model(Model),
-    /// Add, list and remove adapters of language models.
+    /// Add, list and remove adapters of language models and encoders.
     #[command(subcommand)]
     Adapter(Adapter),
     /// Have an input processed by other nodes, in parts, and follow how far they are.
@@ -141,7 +141,8 @@ pub struct Run {
     #[arg(short, long)]
     pub model: Vec<String>,
     /// An adapter that a .wasm file may open, by its name or digest; may be given several times.
-    /// What a package may open its manifest says.
+    /// What a package may open its manifest says. A batch classifier, file or package, does
+    /// everything with one.
     #[arg(short, long)]
     pub adapter: Vec<String>,
     /// Nodes to ask for blobs that the component opens, as tickets, beside those found nearby.

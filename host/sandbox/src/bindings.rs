@@ -12,6 +12,8 @@ pub(crate) mod task {
             "skep:model/encoders.[static]encoder.open": async | trappable,
             "skep:model/encoders.[method]encoder.count-tokens": async | trappable,
             "skep:model/encoders.[method]encoder.embed": async | trappable,
+            "skep:model/encoders.[method]encoder.with-adapter": async | trappable,
+            "skep:model/encoders.[method]encoder.classify": async | trappable,
             "skep:model/text.[static]language-model.open": async | trappable,
             "skep:model/text.[method]language-model.tokenize": async | trappable,
             "skep:model/text.[method]language-model.detokenize": async | trappable,

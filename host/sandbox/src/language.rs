@@ -14,6 +14,7 @@ use skep_engine::{
     Caller, ChoiceScore, Chunk, Completion, EngineError, FollowRequest, Followed, Request,
     ScoreRequest,
 };
+use skep_model::EncoderAdapter;
 
 /// What a language model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,10 +188,24 @@ pub trait TextAdapter: Send + Sync + 'static {
     /// The name under which the engine of its model knows this very version.
     fn engine_name(&self) -> String;
 
+    /// What it changes of an encoder, if its base is one.
+    fn of_encoder(&self) -> Option<EncoderChange> {
+        None
+    }
+
     /// Its PEFT folder, for whoever trains on from it; none if its files are not here.
     fn folder(&self) -> Option<PathBuf> {
         None
     }
+}
+
+/// What an adapter changes of an encoder.
+#[derive(Clone, Debug)]
+pub struct EncoderChange {
+    /// The weights.
+    pub adapter: Arc<EncoderAdapter>,
+    /// What its classes are called: one name for each.
+    pub classes: Vec<String>,
 }
 
 /// A language model that a guest has opened.

@@ -58,8 +58,8 @@ pub use error::{LoadError, Quota, QuotaExcess, RunError};
 pub use following::{Shown, Texts};
 pub use grants::Refusal;
 pub use language::{
-    AdapterInfo, Answer, Follows, LanguageModel, LanguageModelInfo, Message, OpenAdapter,
-    OpenModel, Prompt, Residency, TextAdapter, TextGeneration,
+    AdapterInfo, Answer, EncoderChange, Follows, LanguageModel, LanguageModelInfo, Message,
+    OpenAdapter, OpenModel, Prompt, Residency, TextAdapter, TextGeneration,
 };
 pub use limits::RunLimits;
 pub use models::{BaseModel, EncoderInfo, ModelError, Models, OpenEncoder, TextEncoder};

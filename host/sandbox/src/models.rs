@@ -63,6 +63,35 @@ pub trait TextEncoder: Send + Sync + 'static {
     /// [`ModelError`].
     fn embed(&self, texts: &[String], account: &Account) -> Result<Tensor, ModelError>;
 
+    /// The same encoder as an adapter changes it.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] for an adapter of another model.
+    fn adapted(&self, adapter: &dyn TextAdapter) -> Result<Arc<dyn TextEncoder>, ModelError> {
+        let (adapter, own) = (adapter.info(), self.info());
+        Err(ModelError::Invalid(format!(
+            "the adapter {} changes {} ({}), and this encoder is {} ({}); open its own base",
+            adapter.name, adapter.base_name, adapter.base, own.name, own.digest
+        )))
+    }
+
+    /// What its classes are called, if it has an adapter that tells some apart.
+    fn classes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The natural logarithms of the classes' probabilities, an `f32` tensor [texts, classes],
+    /// charged as embeddings are.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] without classes; otherwise as [`TextEncoder::embed`].
+    fn classify(&self, _texts: &[String], _account: &Account) -> Result<Tensor, ModelError> {
+        Err(ModelError::Invalid(format!(
+            "{} tells no classes apart; open an adapter of it that was trained on labels",
+            self.info().name
+        )))
+    }
+
     /// The network, for whoever trains an adapter for it; none if it is not in this process.
     fn encoder(&self) -> Option<Encoder> {
         None

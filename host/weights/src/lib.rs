@@ -5,6 +5,7 @@
 //! | [`gguf`] | GGUF files, version 2 and 3, split or whole, with their metadata and tokenizer data |
 //! | [`folder`] | Hugging Face folders of safetensors, sharded or whole |
 //! | [`grouped`] | 4-bit weights as AWQ and GPTQ store them, repacked into one layout |
+//! | [`peft`] | the configuration of adapters that PEFT wrote |
 //! | [`format`] | the blocks of F32 to Q6_K: their sizes, and what their bytes stand for |
 //!
 //! A decoder asks a [`WeightsFile`] for tensors by name and gets [`PackedTensor`]s: handles on
@@ -21,6 +22,7 @@ pub mod folder;
 pub mod format;
 pub mod gguf;
 pub mod grouped;
+pub mod peft;
 mod source;
 mod tensor;
 mod weights;
@@ -29,5 +31,6 @@ pub use folder::{FolderError, SafetensorsFolder};
 pub use format::{FormatError, PackedFormat};
 pub use gguf::{Gguf, GgufError, GgufTokenizer};
 pub use grouped::{GroupInt4, GroupedConfig, GroupedError};
+pub use peft::{PeftConfig, PeftError};
 pub use tensor::{PackedTensor, RawTensor};
 pub use weights::{Matrix, WeightsError, WeightsFile};

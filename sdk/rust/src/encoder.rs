@@ -56,4 +56,29 @@ impl Encoder {
         let texts: Vec<&str> = texts.iter().map(T::as_ref).collect();
         Ok(Tensor(self.0.embed(&texts)?))
     }
+
+    /// The same encoder as an adapter of it changes it, by name or digest.
+    ///
+    /// # Errors
+    /// [`Error::Denied`](crate::Error::Denied) without a grant for the adapter, and
+    /// [`Error::Invalid`](crate::Error::Invalid) for one of another model.
+    pub fn with_adapter(&self, name: &str) -> Result<Self> {
+        Ok(Encoder(self.0.with_adapter(name)?))
+    }
+
+    /// What the classes are called that its adapter tells apart; empty without one that was trained
+    /// on classes.
+    pub fn classes(&self) -> Vec<String> {
+        self.0.classes()
+    }
+
+    /// For each text the natural logarithm of each class's probability: an `f32` tensor [texts,
+    /// classes].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) without classes.
+    pub fn classify<T: AsRef<str>>(&self, texts: &[T]) -> Result<Tensor> {
+        let texts: Vec<&str> = texts.iter().map(T::as_ref).collect();
+        Ok(Tensor(self.0.classify(&texts)?))
+    }
 }

@@ -39,6 +39,10 @@ pub const BATCH_CLASSIFIER_RUST: &[(&str, &str)] = &[
         include_str!("../../../guests/batch-classifier/src/head.rs"),
     ),
     (
+        "src/taught.rs",
+        include_str!("../../../guests/batch-classifier/src/taught.rs"),
+    ),
+    (
         "Cargo.toml",
         include_str!("../batch-classifier-rust/Cargo.toml"),
     ),

@@ -538,3 +538,46 @@ fn an_encoder_learns_to_tell_texts_apart() {
         refused.stderr
     );
 }
+
+/// The recipe in Python learns the labels of texts by the same steps.
+#[test]
+fn an_encoder_has_the_same_losses_by_the_recipe_in_python() {
+    let setting = Setting::new();
+    let lines: String = skep_tickets::tickets(12, 90)
+        .iter()
+        .map(|ticket| {
+            let line = serde_json::json!({"text": ticket.text, "label": ticket.label});
+            format!("{line}\n")
+        })
+        .collect();
+    fs::write(setting.path("desk.jsonl"), lines).unwrap();
+    let data = setting.text("desk.jsonl");
+    let seen = |recipe: &str| {
+        let component = Built::component(recipe);
+        let common = [
+            "--data",
+            &data,
+            "--base",
+            "skep-mini-embed",
+            "--out",
+            recipe,
+        ];
+        let options = [&common[..], &["--recipe", component.to_str().unwrap()]].concat();
+        let settings = ["rank=4", "batch=8", "epochs=2", "patience=0", "seed=3"];
+        let trained = last(&setting.train(&options, &settings));
+        let losses: Vec<Value> = setting
+            .losses(recipe)
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .map(|line| serde_json::json!([line["step"], line["loss"], line["held_out_loss"]]))
+            .collect();
+        assert!(losses.len() > 20, "{losses:?}");
+        let lineage = setting.lineage(recipe);
+        assert!(
+            lineage["classes"].as_array().unwrap().len() > 2,
+            "{lineage}"
+        );
+        (losses, lineage["weights"].clone(), trained["steps"].clone())
+    };
+    assert_eq!(seen("fine-tune-python"), seen("fine-tune"));
+}

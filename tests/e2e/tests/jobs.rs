@@ -9,6 +9,8 @@ mod adapters;
 mod audits;
 #[path = "language/coarse.rs"]
 mod coarse;
+#[path = "jobs/encoders.rs"]
+mod encoders;
 #[path = "jobs/followed.rs"]
 mod followed;
 mod peers;

@@ -234,9 +234,9 @@ fn who_was_killed_comes_back_between_rounds() {
     let (first, second) = (setting.member("first"), setting.member("second"));
     let home = second.home().to_owned();
     let address = second.status["addresses"][0].as_str().unwrap().to_owned();
-    // Who comes back begins its own schedule anew: with one that falls, its last contributions are
-    // larger than those of the others, and left out for that.
-    let settings = ["steps=80", "patience=0", "schedule=constant"];
+    // Its rate falls with those of the others: with its own from the beginning, its last contributions
+    // would be larger than theirs, and left out for that.
+    let settings = ["steps=80", "patience=0", "schedule=linear"];
     let arguments = setting.longer([&first, &second], "60", &settings);
     let mut leader = Leader::start(&setting.path("leader"), &arguments);
     leader.says("\"step\":6,");

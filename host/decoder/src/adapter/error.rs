@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use skep_kernels::ShapeError;
-use skep_weights::FolderError;
+use skep_weights::{FolderError, PeftError};
 
 /// Why an adapter could not be loaded or placed.
 #[derive(Debug, thiserror::Error)]
@@ -73,4 +73,14 @@ pub enum AdapterError {
     /// Lengths do not fit together.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+}
+
+impl From<PeftError> for AdapterError {
+    fn from(error: PeftError) -> Self {
+        match error {
+            PeftError::Read { path, source } => Self::Read { path, source },
+            PeftError::Unsupported { path, what } => Self::Unsupported { path, what },
+            PeftError::Malformed { path, reason } => Self::Malformed { path, reason },
+        }
+    }
 }

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use skep_kernels::PageMemory;
 use skep_kernels::lora::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape};
 use skep_kernels::rows::RopeLayout;
-use skep_weights::{PackedTensor, SafetensorsFolder};
+use skep_weights::{PackedTensor, PeftConfig, SafetensorsFolder};
 
-use super::peft::PeftConfig;
 use super::{Adapter, AdapterError, AdapterTarget, AdapterWeights, BaseShape};
 use crate::config::Config;
 
@@ -71,6 +70,11 @@ impl<'a> Reader<'a> {
 
     pub fn read(&self) -> Result<AdapterWeights, AdapterError> {
         let peft = PeftConfig::read(self.folder)?;
+        if !peft.saved.is_empty() {
+            let path = self.folder.join("adapter_config.json");
+            let what = "\"modules_to_save\"".to_owned();
+            return Err(AdapterError::Unsupported { path, what });
+        }
         let tensors = SafetensorsFolder::open_file(&self.file)?;
         let found = self.find(&tensors, &peft)?;
         self.check_complete(&found, &peft)?;

@@ -1,6 +1,6 @@
 //! The adapters of a node, as guests see them: each release that somebody opens is handed to the
 //! engine of its base, and stays there until another release has taken its name and nobody has it
-//! open any more.
+//! open any more. Those of encoders are kept beside them.
 //!
 //! What this module must never do: change what a name stands for while somebody has it open. The
 //! engine knows every release by its own digest, so a newer one stands beside it.
@@ -11,26 +11,28 @@ mod encoders;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
 
-pub use applied::Applied;
-pub use encoders::of_encoder;
+pub use applied::{Applied, ENCODERS, TEXT, has_to_change};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use skep_engine::{Engine, EngineError, Lease};
+use skep_model::Encoder;
 use skep_registry::{Base, Digest, PackageName, PublisherId, SignedRelease};
 use skep_sandbox::{AdapterInfo, ModelError, Residency, TextAdapter};
 use skep_swarm::Installed;
 
+use self::encoders::EncoderAdapters;
 use super::language::NodeLanguages;
 use crate::embedded::{self, Embedded};
 use crate::home::Home;
 
-/// All adapters that engines of this node hold.
+/// All adapters that engines and encoders of this node hold.
 #[derive(Default)]
 pub struct NodeAdapters {
     held: Mutex<BTreeMap<Digest, Held>>,
+    encoders: EncoderAdapters,
 }
 
 /// A release that an engine holds.
@@ -85,6 +87,17 @@ impl NodeAdapters {
             files: installed.files.clone(),
         };
         self.open_wanted(languages, wanted)
+    }
+
+    /// Opens a release that changes this encoder, which the node knows by `base`. Others of its package
+    /// that nobody has open go.
+    pub fn open_for_encoder(
+        &self,
+        encoder: &Encoder,
+        base: &Digest,
+        installed: &Installed,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        self.encoders.open(encoder, base, installed)
     }
 
     /// The same of an adapter that comes with skep, of the language model that does, which has to
@@ -167,9 +180,9 @@ impl NodeAdapters {
         Ok(open)
     }
 
-    /// Whether an engine holds this release.
+    /// Whether an engine or an encoder holds this release.
     pub fn holds(&self, release: &Digest) -> bool {
-        self.lock().contains_key(release)
+        self.lock().contains_key(release) || self.encoders.holds(release)
     }
 
     /// Lets all releases of a package go that nobody has open.
@@ -177,6 +190,7 @@ impl NodeAdapters {
         let package = package_of(release);
         self.lock()
             .retain(|digest, held| held.package != package || !held.leave(digest));
+        self.encoders.forget(&package);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Digest, Held>> {

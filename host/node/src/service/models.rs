@@ -12,7 +12,7 @@ use skep_swarm::Swarm;
 use skep_tensor::{Account, Device, Tensor};
 use tokio::runtime::Handle;
 
-use super::adapters::{self, Applied, NodeAdapters};
+use super::adapters::{Applied, NodeAdapters};
 use super::kind::Found;
 use super::language::NodeLanguages;
 use super::locate;
@@ -98,7 +98,7 @@ pub struct RunModels {
     /// The adapters that come with skep and that the run may open, beside or instead of installed
     /// ones of their names.
     pub voices: Vec<&'static Embedded>,
-    /// The adapter with which the default language model does everything, if there is one.
+    /// The adapter with which the default model that is its base does everything, if there is one.
     pub applied: Option<Applied>,
     /// Where models that come with skep are written out.
     pub home: Home,
@@ -126,21 +126,24 @@ impl RunModels {
         let model = match &self.language {
             DefaultLanguage::Chosen(digest) => self.node.languages.open(digest),
             DefaultLanguage::Embedded => {
-                self.add_embedded()?;
+                self.add_embedded(&embedded::LANGUAGE)?;
                 let digest = embedded::LANGUAGE.digest().to_string();
                 self.node.languages.open(&digest)
             }
         }?;
         match &self.applied {
-            Some(applied) => applied.to(&self.node, model),
-            None => Ok(model),
+            Some(applied) if !self.applied_to_encoder(applied) => applied.to(&self.node, model),
+            _ => Ok(model),
         }
     }
 
-    /// Makes the language model known that comes with skep, written out only now that somebody
-    /// needs it.
-    fn add_embedded(&self) -> Result<(), ModelError> {
-        let model = &embedded::LANGUAGE;
+    fn applied_to_encoder(&self, applied: &Applied) -> bool {
+        let encoder = self.encoder.parse::<Digest>();
+        encoder.is_ok_and(|encoder| applied.changes(&encoder))
+    }
+
+    /// Makes a model known that comes with skep, written out only now that somebody needs it.
+    fn add_embedded(&self, model: &Embedded) -> Result<(), ModelError> {
         let folder = model.folder(&self.home).map_err(|error| {
             ModelError::Failed(format!("cannot write out {}: {error}", model.name))
         })?;
@@ -151,8 +154,10 @@ impl RunModels {
 
     /// Makes the base of an adapter known, if it is here.
     fn add_base(&self, adapters: &Adapters, base: &Base) -> Result<(), ModelError> {
-        if base.digest == embedded::LANGUAGE.digest() {
-            return self.add_embedded();
+        for model in [&embedded::LANGUAGE, &embedded::ENCODER] {
+            if base.digest == model.digest() {
+                return self.add_embedded(model);
+            }
         }
         let digest = base.digest.to_string();
         let found = locate::installed_in(&adapters.swarm, &digest);
@@ -181,7 +186,18 @@ impl Models for RunModels {
             LoadError::Unknown { .. } => ModelError::NotFound(name.to_owned()),
             other => ModelError::Failed(other.to_string()),
         })?;
-        Ok(Arc::new(Open { entry, encoder }))
+        let digest = entry.digest;
+        let open = Open {
+            entry,
+            encoder,
+            classes: Vec::new(),
+        };
+        match &self.applied {
+            Some(applied) if name == "default" && self.applied_to_encoder(applied) => {
+                applied.to_encoder(&self.node, &digest, &open)
+            }
+            _ => Ok(Arc::new(open)),
+        }
     }
 
     fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
@@ -202,7 +218,7 @@ impl Models for RunModels {
 
     fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
         if let Some(voice) = self.voices.iter().find(|voice| voice.name == name) {
-            self.add_embedded()?;
+            self.add_embedded(&embedded::LANGUAGE)?;
             let NodeModels {
                 adapters,
                 languages,
@@ -220,13 +236,21 @@ impl Models for RunModels {
                 FailureKind::NotFound => not_found(),
                 _ => failed(failure),
             })?;
-        if let Some(trained) = &self.trained_encoder {
-            return adapters::of_encoder(trained, &installed);
-        }
-        if let Some(adapter) = installed.release.adapter() {
+        let adapters = &self.node.adapters;
+        let mut base = self.trained_encoder;
+        if let (None, Some(adapter)) = (base, installed.release.adapter()) {
             self.add_base(here, &adapter.base)?;
+            base = Some(adapter.base.digest);
         }
-        self.node.adapters.open(&self.node.languages, &installed)
+        match base.map(|base| (base, self.node.open(&base.to_string()))) {
+            Some((base, Ok((_, encoder)))) => {
+                adapters.open_for_encoder(&encoder, &base, &installed)
+            }
+            Some((_, Err(error))) if !matches!(error, LoadError::Unknown { .. }) => {
+                Err(ModelError::Failed(error.to_string()))
+            }
+            _ => adapters.open(&self.node.languages, &installed),
+        }
     }
 }
 
@@ -234,6 +258,8 @@ impl Models for RunModels {
 struct Open {
     entry: CatalogEntry,
     encoder: Encoder,
+    /// What the classes of its adapter are called.
+    classes: Vec<String>,
 }
 
 impl TextEncoder for Open {
@@ -256,6 +282,30 @@ impl TextEncoder for Open {
         Some(self.encoder.clone())
     }
 
+    fn adapted(&self, adapter: &dyn TextAdapter) -> Result<Arc<dyn TextEncoder>, ModelError> {
+        let (info, own) = (adapter.info(), self.entry.digest.to_string());
+        let change = adapter.of_encoder().filter(|_| info.base == own);
+        let change = change.ok_or_else(|| {
+            ModelError::Invalid(format!(
+                "the adapter {} changes {} ({}), and this encoder is {} ({own}); open its own base",
+                info.name, info.base_name, info.base, self.entry.name
+            ))
+        })?;
+        Ok(Arc::new(Self {
+            entry: self.entry.clone(),
+            encoder: self.encoder.with_adapter(change.adapter).map_err(explain)?,
+            classes: change.classes,
+        }))
+    }
+
+    fn classes(&self) -> Vec<String> {
+        self.classes.clone()
+    }
+
+    fn classify(&self, texts: &[String], account: &Account) -> Result<Tensor, ModelError> {
+        self.encoder.classify(texts, account).map_err(explain)
+    }
+
     fn embed(&self, texts: &[String], account: &Account) -> Result<Tensor, ModelError> {
         self.encoder.embed(texts, account).map_err(explain)
     }
@@ -264,6 +314,9 @@ impl TextEncoder for Open {
 fn explain(error: EncodeError) -> ModelError {
     match error {
         EncodeError::Quota(quota) => ModelError::Quota(quota),
+        refused @ (EncodeError::Adapter | EncodeError::NoClasses) => {
+            ModelError::Invalid(refused.to_string())
+        }
         other => ModelError::Failed(other.to_string()),
     }
 }

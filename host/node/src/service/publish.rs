@@ -3,19 +3,17 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use skep_engine::Options;
 use skep_engine::scheduler::store_options;
 use skep_evidence::lineage;
-use skep_model::Encoder;
+use skep_model::{Encoder, EncoderAdapter};
 use skep_registry::{
     Digest, Draft, FileEntry, Grants, Manifest, ModelTask, PackageName, PackagePath, PublisherKey,
     SignedRelease, Source,
 };
 use skep_swarm::{PackageTicket, PublishError, Swarm};
 use skep_tensor::Device;
-use skep_train::Trainer;
 
 use super::defaults::{self, BaseModel};
 use super::finetune::CARD;
@@ -165,7 +163,7 @@ pub async fn trained(
     Ok(published)
 }
 
-/// Reads an adapter as the engine of its base would, or the trainer of an encoder.
+/// Reads an adapter as the engine of its base would, or the encoder that it changes.
 async fn try_adapter(folder: &Path, model: BaseModel) -> Result<AdapterLine, Failure> {
     let folder = folder.to_path_buf();
     let reading = tokio::task::spawn_blocking(move || {
@@ -173,14 +171,13 @@ async fn try_adapter(folder: &Path, model: BaseModel) -> Result<AdapterLine, Fai
         let BaseModel { base, task, path } = model;
         if task == ModelTask::SentenceEncoder {
             let encoder = Encoder::load(&path, &Device::cpu()).map_err(|error| refused(&error))?;
-            let encoder = skep_train::Base::encoder(&encoder).map_err(|error| refused(&error))?;
-            let trainer = Trainer::open_adapter(Arc::new(encoder), &folder, &Default::default())
-                .map_err(|error| refused(&error))?;
+            let adapter =
+                EncoderAdapter::load(&folder, &encoder).map_err(|error| refused(&error))?;
             return Ok(AdapterLine {
                 base: base.name.to_string(),
                 base_digest: base.digest.to_string(),
-                rank: trainer.lora().rank as u64,
-                bytes: trainer.memory().parameters,
+                rank: adapter.rank() as u64,
+                bytes: adapter.bytes(),
             });
         }
         let model = skep_engine::LanguageModel::load(base.name.as_str(), &path)

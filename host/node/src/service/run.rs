@@ -12,7 +12,7 @@ use skep_swarm::{Installed, ProviderAddr, Ticket};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
 
-use super::adapters::Applied;
+use super::adapters::{Applied, has_to_change};
 use super::blobs::NodeBlobs;
 use super::defaults::{Defaults, bind_models};
 use super::inspect::grants_of;
@@ -30,7 +30,7 @@ pub(super) struct Subject {
     pub(super) component: PathBuf,
     pub(super) grants: Grants,
     pub(super) limits: Limits,
-    /// The adapter with which its default language model does everything, if there is one.
+    /// The adapter with which the default model that is its base does everything, if there is one.
     pub(super) adapter: Option<Installed>,
 }
 
@@ -155,6 +155,12 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, Failure> {
     let program = load(service, subject.component).await?;
     let bound = bind_models(service, models, &subject.grants).await?;
+    if let Some(adapter) = &subject.adapter {
+        let language = bound.language.as_ref().map(|chosen| chosen.digest);
+        let language = language.unwrap_or_else(|| embedded::LANGUAGE.digest());
+        let imports = program.imports();
+        has_to_change(&adapter.release, imports, &bound.encoder.digest, &language)?;
+    }
     let spec = RunSpec {
         device: Device::cpu(),
         models: Some(Arc::new(RunModels {
@@ -205,15 +211,39 @@ pub(super) async fn subject(
     progress: &ProgressSender,
 ) -> Result<Subject, Failure> {
     let located = locate::locate(service, package, progress).await?;
-    if !adapters.is_empty() && !matches!(located, Located::File(_)) {
-        return Err(Failure::new(
-            FailureKind::Usage,
-            format!(
-                "{package} has a manifest, and opens the adapters that its grants.adapters name; \
-                 --adapter is for a .wasm file"
-            ),
+    let has_manifest = !matches!(located, Located::File(_));
+    let mut subject = located_subject(package, located)?;
+    if adapters.is_empty() {
+        return Ok(subject);
+    }
+    let usage = |reason: String| Err(Failure::new(FailureKind::Usage, reason));
+    let program = load(service, subject.component.clone()).await?;
+    if program.world() == Some("batch-classifier") {
+        // It is told of no adapter, so it gets a model that has it.
+        let [adapter] = adapters else {
+            let given = adapters.len();
+            return usage(format!(
+                "a batch classifier does everything with one adapter, and --adapter names {given}"
+            ));
+        };
+        subject.adapter = Some(locate::installed(service, adapter).await?);
+        return Ok(subject);
+    }
+    if has_manifest {
+        return usage(format!(
+            "{package} has a manifest, and opens the adapters that its grants.adapters name; \
+             --adapter is for a .wasm file, and for batch classifiers"
         ));
     }
+    let adapters = adapters.iter().map(|adapter| adapter.parse::<ModelGrant>());
+    subject.grants.adapters = adapters
+        .collect::<Result<_, _>>()
+        .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    Ok(subject)
+}
+
+/// A component that was found, without adapters.
+fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> {
     match located {
         Located::Folder { folder, manifest } => match manifest.source {
             Source::Component {
@@ -232,24 +262,16 @@ pub(super) async fn subject(
         },
         // A bare component has no manifest, so whoever runs it by hand grants what does not
         // reach beyond the run: tensors, the model and the adapters of their choice.
-        Located::File(component) => {
-            let adapters = adapters.iter();
-            let adapters = adapters
-                .map(|adapter| adapter.parse::<ModelGrant>())
-                .collect::<Result<_, _>>()
-                .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
-            Ok(Subject {
-                component,
-                grants: Grants {
-                    tensor: true,
-                    models: [ModelGrant::Default].into(),
-                    adapters,
-                    ..Grants::default()
-                },
-                limits: Limits::default(),
-                adapter: None,
-            })
-        }
+        Located::File(component) => Ok(Subject {
+            component,
+            grants: Grants {
+                tensor: true,
+                models: [ModelGrant::Default].into(),
+                ..Grants::default()
+            },
+            limits: Limits::default(),
+            adapter: None,
+        }),
         Located::Installed(installed) => {
             let kind = inspect::kind_of(installed.release.content());
             let component = installed

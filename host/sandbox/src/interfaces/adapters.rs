@@ -1,7 +1,7 @@
-//! `skep:adapter/adapters`: adapters of language models, as handles.
+//! `skep:adapter/adapters`: adapters of language models and of encoders, as handles.
 //!
-//! An adapter that is open stays at hand in the version that was opened, and requests that name
-//! it are answered with that version.
+//! An adapter that is open stays at hand in the version that was opened, and requests and encoders
+//! that name it get that version.
 
 use std::sync::Arc;
 

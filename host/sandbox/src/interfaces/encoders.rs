@@ -11,7 +11,7 @@ use wasmtime::component::Resource;
 
 use super::types::HostError;
 use crate::bindings::task::skep::model::encoders::{EncoderInfo, Host, HostEncoder};
-use crate::models::OpenEncoder;
+use crate::models::{ModelError, OpenEncoder};
 use crate::state::State;
 
 impl Host for State {}
@@ -24,7 +24,7 @@ impl HostEncoder for State {
             return Err(HostError::denied(format!("grants.models: \"{name}\"")));
         }
         let Some(models) = self.spec.models.clone() else {
-            return Err(HostError::from(crate::models::ModelError::NotFound(name)));
+            return Err(HostError::from(ModelError::NotFound(name)));
         };
         // Loading is work of the node's, shared by all who use the model: nobody pays for it,
         // and the run's wall time goes on.
@@ -71,6 +71,52 @@ impl HostEncoder for State {
         let rows = self
             .threads
             .model(move || encoder.embed(&texts, &account))
+            .await??;
+        Ok(self.table.push(rows)?)
+    }
+
+    async fn with_adapter(
+        &mut self,
+        this: Resource<OpenEncoder>,
+        name: String,
+    ) -> Result<Resource<OpenEncoder>, HostError> {
+        self.host_calls += 1;
+        if !self.spec.grants.allows_adapter(&name) {
+            return Err(super::adapters::denied(&name));
+        }
+        let encoder = Arc::clone(&self.table.get(&this)?.0);
+        // One that is open stays in the version that was opened.
+        let open = self.adapters.get(&name).map(|(open, _)| Arc::clone(open));
+        let models = self.spec.models.clone();
+        let adapted = self.threads.model(move || {
+            let adapter = match (open, models) {
+                (Some(adapter), _) => adapter,
+                (None, Some(models)) => models.open_adapter(&name)?,
+                (None, None) => return Err(ModelError::NotFound(name)),
+            };
+            Ok((encoder.adapted(&*adapter)?, adapter.info()))
+        });
+        let (adapted, info) = adapted.await??;
+        self.lent.adapters.insert(info.digest, info.bytes);
+        Ok(self.table.push(OpenEncoder(adapted))?)
+    }
+
+    fn classes(&mut self, this: Resource<OpenEncoder>) -> wasmtime::Result<Vec<String>> {
+        self.host_calls += 1;
+        Ok(self.table.get(&this)?.0.classes())
+    }
+
+    async fn classify(
+        &mut self,
+        this: Resource<OpenEncoder>,
+        texts: Vec<String>,
+    ) -> Result<Resource<Tensor>, HostError> {
+        self.host_calls += 1;
+        let encoder = Arc::clone(&self.table.get(&this)?.0);
+        let account = self.account.clone();
+        let rows = self
+            .threads
+            .model(move || encoder.classify(&texts, &account))
             .await??;
         Ok(self.table.push(rows)?)
     }

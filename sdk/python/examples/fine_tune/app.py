@@ -1,4 +1,4 @@
-"""Trains a LoRA adapter of a language model on examples in JSON lines.
+"""Trains a LoRA adapter of a language model, or of a sentence encoder, on examples in JSON lines.
 
 The recipe of `guests/fine-tune` in skep's repository, with its most common settings and forms of
 examples: the same examples are held out, the same batches come in the same order with the same rates,
@@ -7,6 +7,7 @@ and so every loss is the same.
 
 import json
 import struct
+from collections import Counter
 from dataclasses import asdict, dataclass
 from math import ceil, cos, isfinite, log, pi
 
@@ -15,10 +16,12 @@ from wit_world import exports
 from wit_world.imports import io, training
 from wit_world.imports.text import LanguageModel, Message, Prompt_Chat, Prompt_Text
 from wit_world.imports.training import (
+    BaseKind,
     BaseWeights,
     Example,
     HyperParameters,
     LoraConfig,
+    Loss_Classification,
     Loss_CrossEntropy,
     Metadata,
     Optimizer,
@@ -33,6 +36,7 @@ from wit_world.imports.types import Error_Failed, Error_Invalid
 PIECE = 262_144  # bytes that are read in one call
 TEXTS = 512  # texts that are cut into tokens in one call
 DIVERGED = 1.25  # times the loss of the untrained model, and for a batch that of guessing
+DIVERGED_CLASSES = 3.0  # the same for a batch of classes, of which there are few
 AS_GUESSING = 0.99  # the same for what is held out
 LAST, BEST = "last", "best"
 MASK = 2**64 - 1
@@ -77,13 +81,28 @@ class Recipe(exports.Recipe):
 
     def train(self, settings: list[tuple[str, str]]) -> None:
         settings = Settings.parse(settings)
-        trainer = Trainer.open("default", lora(settings), OPTIONS)
-        model = LanguageModel.open("default")
-        training = Training(settings, trainer, *prepare(settings, trainer, model, read_lines()))
-        training.run()
+        lines = [(n, line) for n, line in enumerate(read_lines(), 1) if line.strip()]
+        if not lines:
+            raise invalid("there is nothing to learn from: the data have no line")
+        if Trainer.kind_of("default") == BaseKind.SENTENCE_ENCODER:
+            records = [labelled(*line) for line in lines]
+            classes = sorted({label for _, label in records})
+            if len(classes) < 2:
+                raise invalid("all lines have one label, and at least two are needed")
+            trainer = open_trainer(settings, len(classes))
+            trainer.name_classes(classes)
+            taught, held_out = prepare_classes(settings, trainer, records, classes)
+        else:
+            classes = []
+            trainer = open_trainer(settings, None)
+            model = LanguageModel.open("default")
+            taught, held_out = prepare(settings, trainer, model, lines)
+        Training(settings, trainer, taught, held_out, classes).run()
 
 
-OPTIONS = Options(BaseWeights.STORED, Optimizer.ADAMW, False, None)
+def open_trainer(settings: Settings, classes: int | None) -> Trainer:
+    options = Options(BaseWeights.STORED, Optimizer.ADAMW, False, classes)
+    return Trainer.open("default", lora(settings), options)
 
 
 def lora(settings: Settings) -> LoraConfig:
@@ -94,13 +113,17 @@ def lora(settings: Settings) -> LoraConfig:
 class Training:
     """Steps, evaluations, checkpoints, and when to stop. `state` is all that a later run needs."""
 
-    def __init__(self, settings: Settings, trainer: Trainer, taught: list, held_out: list):
+    def __init__(
+        self, settings: Settings, trainer: Trainer, taught: list, held_out: list, classes: list
+    ):
         self.settings, self.trainer = settings, trainer
         self.taught, self.held_out = taught, held_out
+        self.loss = Loss_Classification() if classes else Loss_CrossEntropy()
+        self.diverged_at = DIVERGED_CLASSES if classes else DIVERGED
         by_epoch = ceil(len(taught) / settings.batch)
         self.steps = settings.steps or settings.epochs * by_epoch
         self.evaluate_every = settings.evaluate_every or max(ceil(by_epoch / 4), 1)
-        self.guessing = log(trainer.info().vocabulary)
+        self.guessing = log(len(classes) or trainer.info().vocabulary)
         self.state = self.take(LAST)
 
     def run(self) -> None:
@@ -129,10 +152,10 @@ class Training:
         divisor = float(sum(counted(example) for example in examples))
         loss = 0.0
         for part in passes(examples, settings.pass_tokens):
-            done = self.trainer.forward_backward(part, Loss_CrossEntropy(), divisor)
+            done = self.trainer.forward_backward(part, self.loss, divisor)
             loss += done.loss
             state["tokens"] += done.tokens
-        self.check(loss, DIVERGED)
+        self.check(loss, self.diverged_at)
         made = self.trainer.optim_step(HyperParameters(rate, 0.9, 0.999, 1e-8, 0.01, 1.0))
         if not isfinite(made.gradient_norm):
             raise self.diverged("the gradient is not finite")
@@ -158,7 +181,7 @@ class Training:
     def evaluate(self) -> float:
         total, count = 0.0, 0.0
         for part in passes(self.held_out, self.settings.pass_tokens):
-            done = self.trainer.evaluate(part, Loss_CrossEntropy()).outcome
+            done = self.trainer.evaluate(part, self.loss).outcome
             total += done.loss * done.divisor
             count += done.divisor
         self.check(total / count, AS_GUESSING)
@@ -203,16 +226,13 @@ class Training:
 
 
 def prepare(
-    settings: Settings, trainer: Trainer, model: LanguageModel, lines: list[str]
+    settings: Settings, trainer: Trainer, model: LanguageModel, lines: list[tuple[int, str]]
 ) -> tuple[list[Example], list[Example]]:
     """The examples to learn from, and those that are held out."""
     info = trainer.info()
-    asked = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            asked += ((number, *pair) for pair in asked_of(number, line))
+    asked = [(number, *pair) for number, line in lines for pair in asked_of(number, line)]
     if not asked:
-        raise invalid("there is nothing to learn from: the data have no line")
+        raise invalid("there is nothing to learn from: no assistant says anything")
     examples = []
     for start in range(0, len(asked), TEXTS):
         part = asked[start : start + TEXTS]
@@ -224,13 +244,50 @@ def prepare(
                 raise invalid(f"line {number} has {len(tokens)} tokens, and {info.context} fit")
             weights = [0.0] * len(prompt) + [1.0] * (len(tokens) - len(prompt))
             examples.append(Example(tokens, weights, None, [], [], 0.0))
+    return divide(settings, examples)
+
+
+def prepare_classes(
+    settings: Settings, trainer: Trainer, records: list[tuple[str, str]], classes: list[str]
+) -> tuple[list[Example], list[Example]]:
+    """The same of texts with labels, for an encoder."""
+    examples = []
+    for start in range(0, len(records), TEXTS):
+        part = records[start : start + TEXTS]
+        texts = trainer.encode([Prompt_Text(text) for text, _ in part])
+        for tokens, (_, label) in zip(texts, part):
+            examples.append(Example(tokens, [], classes.index(label), [], [], 0.0))
+    return divide(settings, examples)
+
+
+def divide(settings: Settings, examples: list[Example]) -> tuple[list[Example], list[Example]]:
+    """Holds a share out. A label that only the held-out part would have is learned instead."""
     count, share = len(examples), f32(settings.held_out)
     if share > 0 and count < 2:
         raise invalid("there is one example, and at least two are needed")
     held = min(max(int(share * count + 0.5), 1), count - 1) if share > 0 else 0
-    chosen = set(shuffled(count, settings.seed, 0)[:held])
+    left = Counter(example.label for example in examples)
+    chosen = set()
+    for number in shuffled(count, settings.seed, 0):
+        label = examples[number].label
+        if len(chosen) < held and (label is None or left[label] > 1):
+            chosen.add(number)
+            left[label] -= 1
     taught = [example for number, example in enumerate(examples) if number not in chosen]
     return taught, [examples[number] for number in sorted(chosen)]
+
+
+def labelled(number: int, line: str) -> tuple[str, str]:
+    """A text and its label."""
+    try:
+        record = json.loads(line)
+        return record["text"], record["label"]
+    except ValueError as error:
+        raise invalid(f"line {number} is not JSON: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise invalid(
+            f"line {number}: a sentence encoder learns to tell texts apart; write `text` and `label`"
+        ) from error
 
 
 def asked_of(number: int, line: str) -> list[tuple]:
@@ -251,8 +308,8 @@ def asked_of(number: int, line: str) -> list[tuple]:
 
 
 def counted(example: Example) -> int:
-    """Tokens of an example that have a loss."""
-    return int(sum(example.weights[1:]))
+    """What of an example has a loss: its class, or tokens."""
+    return 1 if example.label is not None else int(sum(example.weights[1:]))
 
 
 def passes(examples: list[Example], most: int) -> list[list[Example]]:

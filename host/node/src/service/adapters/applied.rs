@@ -1,5 +1,6 @@
-//! A language model that does everything with one adapter, whether its guest names it or not: what a
-//! job gives to a component that knows nothing of adapters.
+//! A model that does everything with one adapter, whether its guest names it or not: what a job gives to
+//! a component that knows nothing of adapters, and `skep run` to a batch classifier. It is the run's
+//! default language model or its default encoder, whichever is the adapter's base.
 //!
 //! What this module must never do: apply the adapter to another model than its own base, or leave
 //! it out without a word.
@@ -8,15 +9,17 @@ use std::sync::{Arc, OnceLock};
 
 use skep_decoder::Decoder;
 use skep_engine::{Caller, ChoiceScore, EngineError, FollowRequest, Request, ScoreRequest};
+use skep_registry::{Digest, SignedRelease};
 use skep_sandbox::{
     Answer, Follows, LanguageModel, LanguageModelInfo, ModelError, Prompt, TextAdapter,
-    TextGeneration,
+    TextEncoder, TextGeneration,
 };
 use skep_swarm::Installed;
 
+use crate::failure::{Failure, FailureKind};
 use crate::service::models::NodeModels;
 
-/// An adapter for all that a run asks of its default language model.
+/// An adapter for all that a run asks of the default model that is its base.
 pub struct Applied {
     installed: Installed,
     /// Opened with the first model, and kept as long as the run.
@@ -30,6 +33,38 @@ impl Applied {
             installed,
             open: OnceLock::new(),
         }
+    }
+
+    /// Whether it changes the model of this digest.
+    pub fn changes(&self, model: &Digest) -> bool {
+        let adapter = self.installed.release.adapter();
+        adapter.is_some_and(|adapter| adapter.base.digest == *model)
+    }
+
+    /// An encoder with the adapter. The encoder, which the node knows by this digest, has to be its
+    /// base.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn to_encoder(
+        &self,
+        node: &NodeModels,
+        digest: &Digest,
+        opened: &dyn TextEncoder,
+    ) -> Result<Arc<dyn TextEncoder>, ModelError> {
+        let adapter = match (self.open.get(), opened.encoder()) {
+            (Some(adapter), _) => Arc::clone(adapter),
+            (None, Some(encoder)) => {
+                let adapters = &node.adapters;
+                let opened = adapters.open_for_encoder(&encoder, digest, &self.installed)?;
+                Arc::clone(self.open.get_or_init(|| opened))
+            }
+            (None, None) => {
+                let name = opened.info().name;
+                return Err(ModelError::Failed(format!("{name} is not in this process")));
+            }
+        };
+        opened.adapted(&*adapter)
     }
 
     /// The model with the adapter. The model has to be its base.
@@ -57,6 +92,47 @@ impl Applied {
         }
         let name = adapter.engine_name();
         Ok(Arc::new(WithAdapter { model, name }))
+    }
+}
+
+/// The interface by which a component writes.
+pub const TEXT: &str = "skep:model/text@";
+/// That by which it embeds.
+pub const ENCODERS: &str = "skep:model/encoders@";
+
+/// Refuses an adapter that would change nothing of what a component does, by what it imports: one of
+/// neither model that it gets as default, or of one that it does not use.
+///
+/// # Errors
+/// [`FailureKind::Usage`], with the reason.
+pub fn has_to_change(
+    adapter: &SignedRelease,
+    imports: &[String],
+    encoder: &Digest,
+    language: &Digest,
+) -> Result<(), Failure> {
+    let usage = |reason: String| Err(Failure::new(FailureKind::Usage, reason));
+    let name = adapter.name();
+    let Some(adapter) = adapter.adapter() else {
+        return usage(format!("{name} is no adapter"));
+    };
+    let (base, its) = (&adapter.base, adapter.base.digest);
+    let interface = if its == *encoder {
+        ENCODERS
+    } else if its == *language {
+        TEXT
+    } else {
+        return usage(format!(
+            "the adapter {name} changes {base} ({its}), which is neither the encoder nor the language \
+             model that this component gets; give it that one with --model"
+        ));
+    };
+    match imports.iter().any(|import| import.starts_with(interface)) {
+        true => Ok(()),
+        false => usage(format!(
+            "the adapter {name} changes {base}, and the component does not use models of its kind, so \
+             that it would change nothing; leave the adapter out"
+        )),
     }
 }
 

@@ -22,6 +22,7 @@ use super::failed;
 use super::provide::{Stop, release, unavailable};
 use crate::embedded;
 use crate::failure::{Failure, FailureKind};
+use crate::service::adapters::has_to_change;
 use crate::service::locate::{self, Located};
 use crate::service::{ProgressSender, Service, inspect, lineage, publish};
 
@@ -40,6 +41,7 @@ pub struct Chosen {
 pub async fn chosen(
     service: &Service,
     adapter: &str,
+    imports: &[String],
     progress: &ProgressSender,
 ) -> Result<Chosen, Failure> {
     let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
@@ -56,6 +58,8 @@ pub async fn chosen(
         },
     };
     fits(&installed.release).map_err(usage)?;
+    let (encoder, language) = (embedded::ENCODER.digest(), embedded::LANGUAGE.digest());
+    has_to_change(&installed.release, imports, &encoder, &language)?;
     let family = lineage::family_of(service, &installed).await?;
     let family = family.map_err(|error| Failure::of(FailureKind::Refused, &error))?;
     let split = family.split();
@@ -66,16 +70,20 @@ pub async fn chosen(
     })
 }
 
-/// Jobs run with the language model that comes with skep, so that their adapters are of that.
+/// Jobs run with the models that come with skep, so that their adapters are of those.
 fn fits(release: &SignedRelease) -> Result<(), String> {
     let name = release.name();
+    let models = [&embedded::LANGUAGE, &embedded::ENCODER];
     match release.adapter() {
         None => Err(format!("{name} is no adapter")),
-        Some(adapter) if adapter.base.digest != embedded::LANGUAGE.digest() => Err(format!(
-            "the adapter {name} changes {}, and jobs write with {}, which comes with skep",
-            adapter.base,
-            embedded::LANGUAGE.name
-        )),
+        Some(adapter) if models.iter().all(|own| adapter.base.digest != own.digest()) => {
+            let [writes, embeds] = models.map(|own| own.name);
+            Err(format!(
+                "the adapter {name} changes {}, and jobs write with {writes} and embed with {embeds}, \
+                 which come with skep",
+                adapter.base
+            ))
+        }
         Some(_) => Ok(()),
     }
 }

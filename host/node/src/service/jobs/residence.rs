@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use skep_registry::Digest;
 use skep_sandbox::{LanguageModel, TextEncoder};
 
-use super::work::{ENCODERS, TEXT};
 use super::{failed, now};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::KeptLine;
 use crate::service::Service;
+use crate::service::adapters::{ENCODERS, TEXT};
 use crate::service::run::{self, Prepared, Subject};
 
 /// The most that is kept at once.

@@ -62,7 +62,9 @@ pub async fn submit(
                 submission.package
             )));
         }
-        Some(adapter) => Some(adapters::chosen(service, adapter, progress).await?),
+        Some(adapter) => {
+            Some(adapters::chosen(service, adapter, &component.imports, progress).await?)
+        }
     };
     let compares = submission.audit > 0 || submission.replicas > 1;
     let repeats = match compares {

@@ -19,12 +19,9 @@ use zeroize::Zeroizing;
 use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::service::Service;
+use crate::service::adapters::{ENCODERS, TEXT};
 use crate::service::run::{self, CancelOnDrop, Prepared, Subject, explain};
 
-/// The interfaces by which a component uses models of each kind.
-pub const TEXT: &str = "skep:model/text@";
-/// The same of models that embed.
-pub const ENCODERS: &str = "skep:model/encoders@";
 /// Line numbers beyond this are of no input that exists.
 const LAST_LINE: u64 = 1 << 48;
 /// How long to wait before a guest's place is tried for again.
@@ -199,9 +196,7 @@ pub async fn perform(
 
 /// Whether a component with these imports may open language models.
 fn writes_texts(imports: &[String]) -> bool {
-    imports
-        .iter()
-        .any(|import| import.starts_with("skep:model/text@"))
+    imports.iter().any(|import| import.starts_with(TEXT))
 }
 
 fn run_once(

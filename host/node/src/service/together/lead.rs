@@ -298,8 +298,13 @@ impl Leading {
                 self.sent += seat.take_in(&message, round, begins).await as u64;
             }
         }
+        // Others' recipes may not know the setting, and begin their schedule anew.
+        let made = match self.invitation.recipe {
+            None => u64::from(round) * u64::from(self.how.every),
+            Some(_) => 0,
+        };
         for seat in &mut self.seats {
-            seat.invite_back(&self.swarm, &self.invitation, weights);
+            seat.invite_back(&self.swarm, &self.invitation, weights, made);
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ use super::{Broken, LOADING, SILENCE, hear_member, tell_member};
 use crate::failure::Failure;
 use crate::requests::{LeftOut, TogetherNode};
 
+/// The setting by which the recipe that comes with skep is told what all have made before it begins.
+const STEPS_MADE: &str = "steps-made";
 /// How many times in a row a node may send what cannot be used.
 const STRIKES: u32 = 3;
 /// Times that a node was left out that the report has in words.
@@ -38,6 +40,10 @@ pub struct Seat {
     strikes: u32,
     /// The round of all in which its first one is.
     first: u32,
+    /// The step of the recipe that its first one is, counted from 0.
+    first_step: u64,
+    /// The same of its next coming back, to which it was invited.
+    next_step: u64,
     /// Where it was at its last contribution.
     pub begins: Option<Digest>,
     /// What it could not say of each fragment, where that is not nothing.
@@ -127,6 +133,8 @@ impl Seat {
             held: None,
             strikes: 0,
             first: 0,
+            first_step: 0,
+            next_step: 0,
             begins: None,
             unsaid: HashMap::new(),
             order,
@@ -270,7 +278,8 @@ impl Seat {
             }),
             (None, None) => 0,
         };
-        let steps = usize::try_from(from).ok()?..usize::try_from(until).ok()?;
+        let at = |step: u64| usize::try_from(step.checked_add(self.first_step)?).ok();
+        let steps = at(from)?..at(until)?;
         self.known.as_ref()?.get(steps).map(<[Digest]>::to_vec)
     }
 
@@ -342,18 +351,24 @@ impl Seat {
         self.told.gone.get_or_insert_with(|| why.to_string());
     }
 
-    /// Asks it to come back, if it is away and was not asked yet.
-    pub fn invite_back(&mut self, swarm: &Swarm, invitation: &Invitation, weights: u64) {
+    /// Asks it to come back, if it is away and was not asked yet. Its recipe is told of so many steps
+    /// that all have made.
+    pub fn invite_back(&mut self, swarm: &Swarm, invitation: &Invitation, weights: u64, made: u64) {
         if self.channel.is_some() || !self.welcome || self.returning.is_some() {
             return;
         }
         let (swarm, node) = (swarm.clone(), self.node.clone());
         let examples = Arc::clone(&self.examples);
-        let invitation = Invitation {
+        let mut invitation = Invitation {
             member: self.number,
             examples: examples.len() as u64,
             ..invitation.clone()
         };
+        self.next_step = made;
+        if made > 0 {
+            let told = (STEPS_MADE.to_owned(), made.to_string());
+            invitation.settings.push(told);
+        }
         self.returning = Some(tokio::spawn(async move {
             let (mut channel, _) = ask(&swarm, &node, invitation, &examples).await?;
             let ready = ready(&mut channel, weights).await;
@@ -384,6 +399,7 @@ impl Seat {
         let told = self.tell(state).await;
         if told > 0 {
             (self.first, self.begins, self.strikes) = (round, Some(begins), 0);
+            self.first_step = self.next_step;
             self.unsaid.clear();
             self.told.gone = None;
             self.told.returned += 1;

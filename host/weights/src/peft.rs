@@ -1,4 +1,5 @@
-//! What `adapter_config.json` says, as the Python library PEFT writes it.
+//! What `adapter_config.json` says, as the Python library PEFT writes it, of adapters of decoders and of
+//! encoders alike.
 //!
 //! Patterns are Python's regular expressions; they are matched here by an engine that takes time
 //! in proportion to the text whatever the pattern, and patterns that it does not know are refused.
@@ -13,8 +14,6 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
-use super::AdapterError;
-
 /// The largest `adapter_config.json` that is read.
 const LARGEST: u64 = 1 << 20;
 /// The most patterns of one kind.
@@ -23,13 +22,12 @@ const PATTERNS: usize = 4096;
 const PATTERN_BYTES: usize = 1 << 20;
 
 /// Settings that must not be set, because the adapter would not be plain LoRA with them.
-const REFUSED: [&str; 14] = [
+const REFUSED: [&str; 13] = [
     "use_dora",
     "use_qalora",
     "use_bdlora",
     "lora_bias",
     "fan_in_fan_out",
-    "modules_to_save",
     "layer_replication",
     "megatron_config",
     "trainable_token_indices",
@@ -43,9 +41,42 @@ const REFUSED: [&str; 14] = [
 /// Ways to begin a training that leave the base as it is.
 const BEGINNINGS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
+/// Why an `adapter_config.json` could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PeftError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what an adapter's looks like.
+    #[error("{path} is not an adapter's: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The adapter is no plain LoRA on linear layers.
+    #[error("{path}: {what} is not supported; an adapter here is plain LoRA on the linear layers")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        what: String,
+    },
+}
+
 /// What an adapter's configuration says.
-pub(super) struct PeftConfig {
+#[derive(Debug)]
+pub struct PeftConfig {
+    /// The base that it says it was made for: `base_model_name_or_path`.
     pub named_base: Option<String>,
+    /// The modules that it brings whole beside its matrices: `modules_to_save`.
+    pub saved: Vec<String>,
     rank: usize,
     alpha: f64,
     rank_stabilized: bool,
@@ -57,6 +88,7 @@ pub(super) struct PeftConfig {
 }
 
 /// A choice of a model's modules.
+#[derive(Debug)]
 enum Modules {
     None,
     AllLinear,
@@ -93,6 +125,7 @@ struct Json {
     layers_to_transform: Option<Value>,
     rank_pattern: Option<InOrder<usize>>,
     alpha_pattern: Option<InOrder<f64>>,
+    modules_to_save: Option<Vec<String>>,
     #[serde(flatten)]
     others: serde_json::Map<String, Value>,
 }
@@ -124,9 +157,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for InOrder<T> {
 
 impl PeftConfig {
     /// Reads `adapter_config.json` of this folder.
-    pub fn read(folder: &Path) -> Result<Self, AdapterError> {
+    ///
+    /// # Errors
+    /// [`PeftError`].
+    pub fn read(folder: &Path) -> Result<Self, PeftError> {
         let path = folder.join("adapter_config.json");
-        let failed = |source| AdapterError::Read {
+        let failed = |source| PeftError::Read {
             path: path.clone(),
             source,
         };
@@ -178,7 +214,7 @@ struct Parser {
 }
 
 impl Parser {
-    fn config(&self, text: &[u8]) -> Result<PeftConfig, AdapterError> {
+    fn config(&self, text: &[u8]) -> Result<PeftConfig, PeftError> {
         if text.len() as u64 > LARGEST {
             return Err(self.malformed(format!("it has more than {LARGEST} bytes")));
         }
@@ -220,6 +256,7 @@ impl Parser {
         }
         Ok(PeftConfig {
             named_base: json.base_model_name_or_path,
+            saved: json.modules_to_save.unwrap_or_default(),
             rank: json.r.unwrap_or(8),
             alpha,
             rank_stabilized: json.use_rslora.unwrap_or(false),
@@ -231,7 +268,7 @@ impl Parser {
         })
     }
 
-    fn modules(&self, name: &str, value: Option<&Value>) -> Result<Modules, AdapterError> {
+    fn modules(&self, name: &str, value: Option<&Value>) -> Result<Modules, PeftError> {
         match value {
             None | Some(Value::Null) => Ok(Modules::None),
             Some(Value::String(pattern)) => self
@@ -247,7 +284,7 @@ impl Parser {
         }
     }
 
-    fn layers(&self, value: Option<&Value>) -> Result<Option<Vec<usize>>, AdapterError> {
+    fn layers(&self, value: Option<&Value>) -> Result<Option<Vec<usize>>, PeftError> {
         let number = |value: &Value| {
             let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
             number.ok_or_else(|| self.malformed("\"layers_to_transform\" are no layers"))
@@ -261,7 +298,7 @@ impl Parser {
     }
 
     /// Patterns that match a module's name or what of it comes after a dot.
-    fn patterns<T>(&self, all: Vec<(String, T)>) -> Result<Vec<(Regex, T)>, AdapterError> {
+    fn patterns<T>(&self, all: Vec<(String, T)>) -> Result<Vec<(Regex, T)>, PeftError> {
         if all.len() > PATTERNS {
             return Err(self.malformed(format!("it has more than {PATTERNS} patterns")));
         }
@@ -273,7 +310,7 @@ impl Parser {
             .collect()
     }
 
-    fn pattern(&self, pattern: &str) -> Result<Regex, AdapterError> {
+    fn pattern(&self, pattern: &str) -> Result<Regex, PeftError> {
         RegexBuilder::new(pattern)
             .unicode(false)
             .size_limit(PATTERN_BYTES)
@@ -281,15 +318,15 @@ impl Parser {
             .map_err(|_| self.unsupported(format!("the pattern {:?}", short(pattern))))
     }
 
-    fn malformed(&self, reason: impl ToString) -> AdapterError {
-        AdapterError::Malformed {
+    fn malformed(&self, reason: impl ToString) -> PeftError {
+        PeftError::Malformed {
             path: self.path.clone(),
             reason: reason.to_string(),
         }
     }
 
-    fn unsupported(&self, what: String) -> AdapterError {
-        AdapterError::Unsupported {
+    fn unsupported(&self, what: String) -> PeftError {
+        PeftError::Unsupported {
             path: self.path.clone(),
             what,
         }
@@ -315,12 +352,12 @@ fn short(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<PeftConfig, AdapterError> {
+    fn parse(text: &str) -> Result<PeftConfig, PeftError> {
         let path = PathBuf::from("adapter_config.json");
         Parser { path }.config(text.as_bytes())
     }
 
-    fn with(settings: &str) -> Result<PeftConfig, AdapterError> {
+    fn with(settings: &str) -> Result<PeftConfig, PeftError> {
         parse(&format!(
             r#"{{"peft_type": "LORA", "target_modules": ["q_proj"], "r": 4, "lora_alpha": 8,
                 "lora_dropout": 0.1, "megatron_core": "megatron.core", "modules_to_save": null,
@@ -362,6 +399,8 @@ mod tests {
         let other = "model.layers.4.self_attn.q_proj";
         assert_eq!((config.rank(other), config.scale(other, 2)), (2, 16.0));
         assert_eq!(config.rank("model.layers.4.mlp.up_proj"), 4);
+        let saved = with("").unwrap().saved;
+        assert!(saved.is_empty(), "{saved:?}");
         let stable = with(r#", "use_rslora": true"#).unwrap();
         assert_eq!(stable.scale(QUERY, 4), 4.0);
     }
@@ -370,7 +409,6 @@ mod tests {
     fn what_is_not_plain_lora_is_refused_by_name() {
         for (settings, named) in [
             (r#", "use_dora": true"#, "use_dora"),
-            (r#", "modules_to_save": ["lm_head"]"#, "modules_to_save"),
             (r#", "bias": "all""#, "all"),
             (r#", "lora_bias": true"#, "lora_bias"),
             (r#", "init_lora_weights": "pissa""#, "pissa"),
@@ -378,7 +416,7 @@ mod tests {
             (r#", "rank_pattern": {"(x{999}){999}": 1}"#, "x{999}"),
         ] {
             let error = with(settings).err().unwrap();
-            assert!(matches!(error, AdapterError::Unsupported { .. }), "{error}");
+            assert!(matches!(error, PeftError::Unsupported { .. }), "{error}");
             assert!(error.to_string().contains(named), "{error}");
         }
         let error = parse(r#"{"peft_type": "IA3"}"#).err().unwrap();
@@ -396,7 +434,7 @@ mod tests {
         ] {
             let error = parse(text).err().unwrap();
             assert!(
-                matches!(error, AdapterError::Malformed { .. }),
+                matches!(error, PeftError::Malformed { .. }),
                 "{text}: {error}"
             );
         }

@@ -1,0 +1,302 @@
+//! Adapters' folders that are not what they say, and adapters that share batches.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::Tiny;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+use skep_model::{AdapterError, EncodeError, Encoder, EncoderAdapter};
+use skep_tensor::{Account, Device, Limits};
+
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+const PREFIX: &str = "base_model.model.";
+const RANK: usize = 3;
+const CLASSES: usize = 4;
+
+/// An adapter of queries and of the second product, with a layer for classes.
+fn adapter(seed: u64) -> (Value, Tensors) {
+    let tiny = Tiny::new();
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut tensors = Tensors::new();
+    let mut put = |name: String, shape: Vec<usize>| {
+        let values = (0..shape.iter().product()).map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 58) as f32 / 64.0 - 0.5
+        });
+        let values = values.collect();
+        tensors.insert(format!("{PREFIX}{name}"), (shape, values));
+    };
+    for layer in 0..tiny.layers {
+        for (part, inputs) in [
+            ("attention.self.query", tiny.hidden),
+            ("output.dense", tiny.intermediate),
+        ] {
+            let module = format!("encoder.layer.{layer}.{part}");
+            put(format!("{module}.lora_A.weight"), vec![RANK, inputs]);
+            put(format!("{module}.lora_B.weight"), vec![tiny.hidden, RANK]);
+        }
+    }
+    put("score.weight".to_owned(), vec![CLASSES, tiny.hidden]);
+    put("score.bias".to_owned(), vec![CLASSES]);
+    let config = json!({
+        "peft_type": "LORA",
+        "base_model_name_or_path": "someone/tiny",
+        "r": RANK,
+        "lora_alpha": 6,
+        "target_modules": r"encoder\.layer\.\d+\.(attention\.self\.query|output\.dense)",
+        "modules_to_save": ["score"],
+    });
+    (config, tensors)
+}
+
+fn write(folder: &Path, config: &Value, tensors: &Tensors) {
+    std::fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+    let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, (shape, values))| {
+            let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = bytes.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, (*shape).clone(), bytes).unwrap();
+        (name.as_str(), view)
+    });
+    let file = safetensors::serialize(views, None).unwrap();
+    std::fs::write(folder.join("adapter_model.safetensors"), file).unwrap();
+}
+
+fn encoder() -> Encoder {
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::new().write(folder.path());
+    Encoder::load(folder.path(), &Device::cpu()).unwrap()
+}
+
+fn loaded(
+    encoder: &Encoder,
+    seed: u64,
+    change: impl Fn(&mut Value, &mut Tensors),
+) -> Result<EncoderAdapter, AdapterError> {
+    let (mut config, mut tensors) = adapter(seed);
+    change(&mut config, &mut tensors);
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &config, &tensors);
+    EncoderAdapter::load(folder.path(), encoder)
+}
+
+#[test]
+fn folders_that_lie_are_refused_by_what_is_wrong() {
+    let encoder = encoder();
+    assert!(loaded(&encoder, 1, |_, _| ()).is_ok());
+    let query = format!("{PREFIX}encoder.layer.1.attention.self.query");
+    let (a, b) = (
+        format!("{query}.lora_A.weight"),
+        format!("{query}.lora_B.weight"),
+    );
+    let refused = |change: &dyn Fn(&mut Value, &mut Tensors), kind: &str, named: &str| {
+        let error = loaded(&encoder, 1, change).unwrap_err();
+        let got = match &error {
+            AdapterError::Malformed { .. } => "malformed",
+            AdapterError::Unsupported { .. } => "unsupported",
+            AdapterError::WrongBase { .. } => "base",
+            AdapterError::NotFinite { .. } => "not finite",
+            AdapterError::Config(_) => "config",
+            _ => "another",
+        };
+        assert_eq!(got, kind, "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    };
+    let insert = |name: &str, shape: Vec<usize>| {
+        let values = vec![0.5; shape.iter().product()];
+        let name = format!("{PREFIX}{name}");
+        move |_: &mut Value, tensors: &mut Tensors| {
+            drop(tensors.insert(name.clone(), (shape.clone(), values.clone())));
+        }
+    };
+    // What is missing.
+    refused(
+        &|_, tensors| drop(tensors.remove(&a)),
+        "malformed",
+        "no lora_A",
+    );
+    refused(
+        &|_, tensors| drop(tensors.remove(&b)),
+        "malformed",
+        "no lora_B",
+    );
+    refused(&|_, tensors| tensors.clear(), "malformed", "score");
+    let without_query = |_: &mut Value, tensors: &mut Tensors| {
+        tensors.retain(|name, _| !name.contains("layer.1.attention"));
+    };
+    refused(&without_query, "malformed", "layer.1.attention.self.query");
+    let bare = |config: &mut Value, tensors: &mut Tensors| {
+        config["modules_to_save"] = Value::Null;
+        tensors.clear();
+    };
+    refused(&bare, "malformed", "no matrices");
+    // What is no part of plain LoRA here.
+    let extra = insert("pooler.dense.lora_A.weight", vec![3, 24]);
+    refused(&extra, "unsupported", "pooler.dense");
+    refused(
+        &insert("classifier.weight", vec![4, 24]),
+        "unsupported",
+        "pooler",
+    );
+    let saved = |config: &mut Value, _: &mut Tensors| config["modules_to_save"] = json!(["head"]);
+    refused(&saved, "unsupported", "\"head\"");
+    let rank = |config: &mut Value, _: &mut Tensors| config["r"] = json!(1025);
+    refused(&rank, "unsupported", "rank 1025");
+    let dora = |config: &mut Value, _: &mut Tensors| config["use_dora"] = json!(true);
+    refused(&dora, "config", "use_dora");
+    // Other shapes, and whose fault they are.
+    let other = insert(
+        "encoder.layer.1.attention.self.query.lora_A.weight",
+        vec![3, 25],
+    );
+    refused(&other, "base", "someone/tiny");
+    let other = insert(
+        "encoder.layer.1.attention.self.query.lora_B.weight",
+        vec![24, 4],
+    );
+    refused(&other, "malformed", "the rank is");
+    refused(&insert("score.weight", vec![4, 23]), "base", "someone/tiny");
+    refused(&insert("score.bias", vec![5]), "malformed", "score.bias");
+    refused(&insert("score.weight", vec![96]), "malformed", "no matrix");
+    let deeper = insert(
+        "encoder.layer.2.attention.self.query.lora_A.weight",
+        vec![3, 24],
+    );
+    refused(&deeper, "base", "2 layers");
+    let value = insert(
+        "encoder.layer.0.attention.self.value.lora_A.weight",
+        vec![3, 24],
+    );
+    refused(&value, "malformed", "does not target");
+    let spoiled = |_: &mut Value, tensors: &mut Tensors| {
+        tensors.get_mut(&b).unwrap().1[3] = f32::NAN;
+    };
+    refused(&spoiled, "not finite", "lora_B");
+    let huge = |config: &mut Value, _: &mut Tensors| config["lora_alpha"] = json!(1e300);
+    refused(&huge, "not finite", "lora_B");
+}
+
+#[test]
+fn texts_with_different_adapters_share_batches_and_stay_what_they_are() {
+    let encoder = encoder();
+    let adapted: Vec<Encoder> = (1..4)
+        .map(|seed| {
+            let adapter = loaded(&encoder, seed, |_, _| ()).unwrap();
+            encoder.with_adapter(Arc::new(adapter)).unwrap()
+        })
+        .chain([encoder.clone()])
+        .collect();
+    let words = ["a", "bee", "hive", "honey", "comb", "!", "bees"];
+    let text = |n: usize| -> String {
+        let all: Vec<&str> = (0..=n % 6)
+            .map(|place| words[(n + place * place) % 7])
+            .collect();
+        all.join(" ")
+    };
+    let texts: Vec<String> = (0..40).map(text).collect();
+    let embed = |encoder: &Encoder, texts: &[String]| {
+        let rows = encoder.embed(texts, &Account::unlimited()).unwrap();
+        rows.to_f32().unwrap()
+    };
+    // One after the other, and one text alone.
+    let want: Vec<Vec<f32>> = adapted
+        .iter()
+        .map(|encoder| embed(encoder, &texts))
+        .collect();
+    for (n, own) in want.iter().enumerate() {
+        assert!(want.iter().skip(n + 1).all(|other| own != other), "{n}");
+        let alone = embed(&adapted[n], &texts[7..8]);
+        assert_eq!(alone, own[7 * 24..8 * 24]);
+    }
+    // All at once.
+    std::thread::scope(|scope| {
+        for (encoder, want) in adapted.iter().zip(&want) {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    assert!(
+                        embed(encoder, &texts) == *want,
+                        "other texts changed an embedding"
+                    );
+                }
+            });
+        }
+    });
+    let logs = adapted[0].classify(&texts, &Account::unlimited()).unwrap();
+    assert_eq!(logs.shape(), [40, CLASSES as u32]);
+    for row in logs.to_f32().unwrap().chunks(CLASSES) {
+        let sum: f32 = row.iter().map(|x| x.exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-5, "{row:?}");
+    }
+}
+
+#[test]
+fn an_adapter_is_charged_and_only_fits_its_base() {
+    let encoder = encoder();
+    let adapter = Arc::new(loaded(&encoder, 1, |_, _| ()).unwrap());
+    assert_eq!((adapter.rank(), adapter.classes()), (RANK, Some(CLASSES)));
+    assert_eq!(adapter.named_base(), Some("someone/tiny"));
+    let adapted = encoder.with_adapter(Arc::clone(&adapter)).unwrap();
+    let texts = ["a bee".to_owned()];
+    let tokens: u64 = encoder
+        .count_tokens(&texts)
+        .unwrap()
+        .iter()
+        .map(|n| u64::from(*n))
+        .sum();
+    let flops = |encoder: &Encoder| {
+        let account = Account::unlimited();
+        encoder.embed(&texts, &account).unwrap();
+        account.usage().flops
+    };
+    let tiny = Tiny::new();
+    let pairs = tiny.layers * RANK * (2 * tiny.hidden + tiny.intermediate + tiny.hidden);
+    assert_eq!(flops(&adapted) - flops(&encoder), 2 * tokens * pairs as u64);
+    let tight = Account::new(Limits {
+        device_work: flops(&encoder),
+        ..Limits::UNLIMITED
+    });
+    let refused = adapted.embed(&texts, &tight);
+    assert!(matches!(refused, Err(EncodeError::Quota(_))), "{refused:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut wider = Tiny::new();
+    wider.layers = 1;
+    wider.write(folder.path());
+    let other = Encoder::load(folder.path(), &Device::cpu()).unwrap();
+    assert!(matches!(
+        other.with_adapter(adapter),
+        Err(EncodeError::Adapter)
+    ));
+    let none = encoder.classify(&texts, &Account::unlimited());
+    assert!(matches!(none, Err(EncodeError::NoClasses)));
+    // One without matrices: classes alone.
+    let only_head = loaded(&encoder, 1, |config, tensors| {
+        config["target_modules"] = json!([]);
+        tensors.retain(|name, _| name.contains("score"));
+    });
+    let only_head = encoder.with_adapter(Arc::new(only_head.unwrap())).unwrap();
+    let account = Account::unlimited();
+    let (plain, own) = (
+        encoder.embed(&texts, &account),
+        only_head.embed(&texts, &account),
+    );
+    assert_eq!(
+        plain.unwrap().to_f32().unwrap(),
+        own.unwrap().to_f32().unwrap()
+    );
+    only_head.classify(&texts, &account).unwrap();
+}
