@@ -11,8 +11,13 @@ pub struct Taught {
 }
 
 impl Taught {
-    /// The classes of these labels, if each label is one: other classes are then never given.
+    /// The classes of these labels, if each label is one: other classes are then never given. Classes that
+    /// nobody has named are called by their numbers, which say nothing of labels.
     pub fn of<'a>(labels: impl Iterator<Item = &'a str>, classes: &[String]) -> Option<Self> {
+        let mut numbered = (0..).zip(classes);
+        if numbered.all(|(number, class): (usize, _)| *class == number.to_string()) {
+            return None;
+        }
         let class = |label: &str| classes.iter().position(|class| class == label);
         Some(Taught {
             columns: labels.map(class).collect::<Option<_>>()?,
@@ -49,6 +54,8 @@ mod tests {
     fn labels_that_are_classes_are_judged_by_them() {
         let classes = ["billing", "login", "shipping"].map(str::to_owned);
         assert_eq!(Taught::of(["login", "praise"].into_iter(), &classes), None);
+        let numbers = ["0", "1", "2"].map(str::to_owned);
+        assert_eq!(Taught::of(["1", "2"].into_iter(), &numbers), None);
         let taught = Taught::of(["shipping", "billing"].into_iter(), &classes).unwrap();
         let rows = [0.3_f32, 0.6, 0.1, 0.1, 0.5, 0.4].map(f32::ln);
         let judged = taught.classify(&rows);

@@ -508,7 +508,10 @@ impl Part for SeenText {
 
     fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
         expect_length(input.array()?, 2, "a seen text")?;
-        let peaks = read_list(input, 1 + MAX_TOKENS / CHUNK)?;
+        let peaks: Vec<Peaks> = read_list(input, 1 + MAX_TOKENS / CHUNK)?;
+        if peaks.is_empty() {
+            return Err(malformed("a text has at least the peaks of its prompt"));
+        }
         let bytes = read_bytes(input, SHORTFALL * MAX_TOKENS)?;
         if !bytes.len().is_multiple_of(SHORTFALL) {
             return Err(malformed("a shortfall has 8 bytes"));

@@ -17,9 +17,11 @@ use serde_json::Value;
 /// The largest `adapter_config.json` that is read.
 const LARGEST: u64 = 1 << 20;
 /// The most patterns of one kind.
-const PATTERNS: usize = 4096;
-/// The largest program that a pattern may become, in bytes.
+const PATTERNS: usize = 1024;
+/// The largest program that a pattern may become, in bytes, and all patterns of one kind together: each is
+/// tried on each module, in time proportional to its program.
 const PATTERN_BYTES: usize = 1 << 20;
+const ALL_PATTERNS_BYTES: usize = 8 << 20;
 
 /// Settings that must not be set, because the adapter would not be plain LoRA with them.
 const REFUSED: [&str; 13] = [
@@ -302,18 +304,19 @@ impl Parser {
         if all.len() > PATTERNS {
             return Err(self.malformed(format!("it has more than {PATTERNS} patterns")));
         }
+        let most = PATTERN_BYTES.min(ALL_PATTERNS_BYTES / all.len().max(1));
         all.into_iter()
             .map(|(pattern, value)| {
-                let pattern = self.pattern(&format!(r"^(?:.*\.)?(?:{pattern})$"))?;
+                let pattern = self.pattern(&format!(r"^(?:.*\.)?(?:{pattern})$"), most)?;
                 Ok((pattern, value))
             })
             .collect()
     }
 
-    fn pattern(&self, pattern: &str) -> Result<Regex, PeftError> {
+    fn pattern(&self, pattern: &str, most: usize) -> Result<Regex, PeftError> {
         RegexBuilder::new(pattern)
             .unicode(false)
-            .size_limit(PATTERN_BYTES)
+            .size_limit(most)
             .build()
             .map_err(|_| self.unsupported(format!("the pattern {:?}", short(pattern))))
     }

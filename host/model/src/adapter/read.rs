@@ -68,8 +68,11 @@ impl<'a> Reader<'a> {
         for (name, tensor) in tensors.tensors() {
             self.take(&mut found, &peft, name, tensor)?;
         }
-        if found.head.is_none() && !peft.saved.is_empty() {
-            let reason = format!("its configuration names {HEAD:?}, which is not in it");
+        if found.head.is_some() == peft.saved.is_empty() {
+            let reason = match peft.saved.is_empty() {
+                true => format!("{HEAD:?} is in it, which its configuration does not name"),
+                false => format!("its configuration names {HEAD:?}, which is not in it"),
+            };
             return Err(self.malformed(reason));
         }
         if found.head.is_none() && (found.pairs.is_empty() || found.head_bias.is_some()) {

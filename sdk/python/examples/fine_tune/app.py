@@ -281,13 +281,17 @@ def labelled(number: int, line: str) -> tuple[str, str]:
     """A text and its label."""
     try:
         record = json.loads(line)
-        return record["text"], record["label"]
     except ValueError as error:
         raise invalid(f"line {number} is not JSON: {error}") from error
-    except (KeyError, TypeError) as error:
+    record = record if isinstance(record, dict) else {}
+    if "split" in record:
+        raise invalid(f"line {number}: this recipe puts no lines aside; leave out `split`")
+    text, label = record.get("text"), record.get("label")
+    if not all(isinstance(part, str) and part.strip() for part in (text, label)):
         raise invalid(
             f"line {number}: a sentence encoder learns to tell texts apart; write `text` and `label`"
-        ) from error
+        )
+    return text, label
 
 
 def asked_of(number: int, line: str) -> list[tuple]:

@@ -21,7 +21,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::requests::FineTuneRequest;
 use crate::service::defaults::{BaseModel, any_base};
 use crate::service::run::{self, Subject};
-use crate::service::together::lead::{Guests, Lead};
+use crate::service::together::lead::{Guests, Lead, STEPS_MADE};
 use crate::service::together::split::split;
 use crate::service::{Service, install};
 
@@ -38,6 +38,12 @@ pub async fn lead(
     let Some(together) = &request.together else {
         return Ok(None);
     };
+    if request.settings.iter().any(|(name, _)| name == STEPS_MADE) {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!("with --nodes, `{STEPS_MADE}` is told to whoever comes back; leave it out"),
+        ));
+    }
     let recipe = match &request.recipe {
         None => None,
         Some(recipe) if recipe.parse::<Digest>().is_ok() => Some(recipe.clone()),

@@ -29,7 +29,7 @@ use super::seat::{Said, Seat, ask};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::TogetherReport;
 
-pub use super::seat::Order;
+pub use super::seat::{Order, STEPS_MADE};
 
 /// What is left for a node to say what it has said already, when others have used up the time.
 const MOMENT: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::requests::{LeftOut, TogetherNode};
 
 /// The setting by which the recipe that comes with skep is told what all have made before it begins.
-const STEPS_MADE: &str = "steps-made";
+pub const STEPS_MADE: &str = "steps-made";
 /// How many times in a row a node may send what cannot be used.
 const STRIKES: u32 = 3;
 /// Times that a node was left out that the report has in words.
