@@ -274,7 +274,7 @@ impl Parser {
         match value {
             None | Some(Value::Null) => Ok(Modules::None),
             Some(Value::String(pattern)) => self
-                .pattern(&format!("^(?:{pattern})$"))
+                .pattern(&format!("^(?:{pattern})$"), PATTERN_BYTES)
                 .map(Modules::Pattern),
             Some(Value::Array(names)) if names.len() <= PATTERNS => names
                 .iter()
