@@ -108,14 +108,24 @@ fn what_was_not_done_as_asked_is_seen_on_another_kind_of_machine() {
         let found = told(&other, &DRAWN);
         assert!(matches!(found, Disagreement::Request { .. }), "{found}");
         let found = told(&claiming(other, &right), &DRAWN);
+        // Too many tokens are others, or one is far from what would have come.
         assert!(
-            matches!(found, Disagreement::Tokens { .. }),
+            matches!(
+                found,
+                Disagreement::Tokens { .. } | Disagreement::Fit { .. }
+            ),
             "{arguments:?}: {found}"
         );
     }
     let (other, ..) = written(&there, &DRAWN, 8);
     let found = told(&claiming(other, &right), &DRAWN);
-    assert!(matches!(found, Disagreement::Tokens { .. }), "{found}");
+    assert!(
+        matches!(
+            found,
+            Disagreement::Tokens { .. } | Disagreement::Fit { .. }
+        ),
+        "{found}"
+    );
 
     // A text that ends early, one that is left out, one that is another's, and none at all.
     let mut short = right.clone();
