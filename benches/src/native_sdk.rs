@@ -142,6 +142,19 @@ impl Encoder {
         let texts: Vec<String> = texts.iter().map(|text| text.as_ref().to_owned()).collect();
         with_run(|_, account| Ok(Tensor(self.0.embed(&texts, account)?)))
     }
+
+    /// None: the run's encoder has no adapter.
+    pub fn classes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Nothing, since there are no classes.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn classify<T: AsRef<str>>(&self, _: &[T]) -> Result<Tensor> {
+        Err(Error::Failed("this encoder has no classes".to_owned()))
+    }
 }
 
 /// A tensor, as the SDK shows it.

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 // The other tests use more of it.
-#[allow(dead_code)]
 mod common;
 
 use std::path::Path;

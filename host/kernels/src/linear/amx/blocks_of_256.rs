@@ -332,9 +332,9 @@ pub unsafe fn multiply<const MINIMA: bool>(
     }
     macro_rules! whole {
         ($set:literal, $lines:expr) => {
-            // SAFETY: as many lines as it reads; the tiles are as the caller says.
             each_row!(ROW, {
-                unsafe { step::<ROW, $set, MINIMA>($lines[0], $lines[1]) }
+                // SAFETY: as many lines as it reads; the tiles are as the caller says.
+                unsafe { step::<ROW, $set, MINIMA>($lines[0], $lines[1]) };
             })
         };
     }

@@ -91,7 +91,7 @@ impl Residences {
                 at: before.map_or(at, |kept| kept.at.max(at)),
                 _ready: ready,
             };
-            all.insert(what.clone(), kept)
+            all.insert(what, kept)
         };
         if let Err(error) = tokio::task::block_in_place(|| self.note(service)) {
             // It is refused, and nothing is kept for it.
