@@ -93,6 +93,7 @@ fn by_component(home: &Path, data: &Path) -> Result<(f64, usize)> {
     command.arg(data).args([
         "--",
         &format!("rank={RANK}"),
+        "dropout=0",
         "held-out=0",
         "patience=0",
         "schedule=constant",
@@ -107,17 +108,20 @@ fn by_component(home: &Path, data: &Path) -> Result<(f64, usize)> {
     let steps: Vec<Value> = lines
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()
-        .filter_map(|mut line| line.pointer_mut("/training").map(Value::take))
-        .filter(|step| step["tokens"].is_u64())
+        .filter(|line| line["tokens"].as_u64().is_some_and(|tokens| tokens > 0))
         .collect();
     let [first, .., last] = &steps[..] else {
         anyhow::bail!("no step is told of: {text}");
     };
     let number = |step: &Value, name: &str| step[name].as_f64().context("a step without a number");
+    // The rate is that of all tokens since the training began.
+    let since = |step: &Value| {
+        Ok::<_, anyhow::Error>(number(step, "tokens")? / number(step, "tokens_per_s")?)
+    };
+    let made = number(last, "step")? - number(first, "step")?;
     let tokens = number(last, "tokens")? - number(first, "tokens")?;
-    let steps = number(last, "step")? - number(first, "step")?;
-    let seconds = tokens / number(last, "tokens_per_s")? / steps;
-    Ok((seconds, (tokens / steps) as usize))
+    let seconds = (since(last)? - since(first)?) / made;
+    Ok((seconds, (tokens / made) as usize))
 }
 
 /// Seconds of a step after the first, on texts of so many tokens.
