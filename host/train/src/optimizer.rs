@@ -10,6 +10,7 @@ mod schedule;
 
 use serde::{Deserialize, Serialize};
 use skep_accounts::{Account, MemoryCharge, QuotaError};
+use skep_kernels::Team;
 
 pub use schedule::{Schedule, ScheduleKind};
 
@@ -202,6 +203,17 @@ impl Optimizer {
         parameters: &mut [f32],
         gradients: &mut [f32],
     ) -> Result<StepOutcome, TrainError> {
+        self.step_by(None, hyper, parameters, gradients)
+    }
+
+    /// The same by a team, to the bit.
+    pub(crate) fn step_by(
+        &mut self,
+        team: Option<&Team>,
+        hyper: &HyperParameters,
+        parameters: &mut [f32],
+        gradients: &mut [f32],
+    ) -> Result<StepOutcome, TrainError> {
         hyper.check()?;
         let want = self.state.parameters();
         for (what, got) in [
@@ -212,7 +224,7 @@ impl Optimizer {
                 return Err(TrainError::shape("optimizer", what, got, want));
             }
         }
-        let gradient_norm = norm(gradients);
+        let gradient_norm = norm(team, gradients);
         if !gradient_norm.is_finite() {
             return Err(TrainError::Diverged { what: "a gradient" });
         }
@@ -220,14 +232,16 @@ impl Optimizer {
             // As `torch.nn.utils.clip_grad_norm_`.
             let scale = most / (gradient_norm + 1e-6);
             if scale < 1.0 {
-                for gradient in gradients.iter_mut() {
-                    *gradient *= scale;
-                }
+                let mut pieces: Vec<&mut [f32]> = gradients.chunks_mut(PIECE).collect();
+                shared(team, &mut pieces, |piece| {
+                    piece.iter_mut().for_each(|gradient| *gradient *= scale);
+                });
             }
         }
         self.page_in();
         self.step += 1;
-        self.state.step(hyper, self.step, parameters, gradients);
+        self.state
+            .step(team, hyper, self.step, parameters, gradients);
         Ok(StepOutcome {
             step: self.step,
             gradient_norm,
@@ -254,10 +268,24 @@ impl Optimizer {
     }
 }
 
-/// The norm of all gradients together.
-pub(crate) fn norm(gradients: &[f32]) -> f32 {
-    let squares = gradients.iter().map(|x| f64::from(*x) * f64::from(*x));
-    squares.sum::<f64>().sqrt() as f32
+/// Parameters that a member of a team takes at a time: whole blocks of 8-bit states.
+const PIECE: usize = 1 << 16;
+
+/// Does the same with each, by a team where there is one.
+fn shared<T: Send>(team: Option<&Team>, items: &mut [T], work: impl Fn(&mut T) + Sync) {
+    match team {
+        Some(team) => team.share_mut(items, work),
+        None => items.iter_mut().for_each(work),
+    }
+}
+
+/// The norm of all gradients together. Pieces are summed in their order, whoever has computed them.
+fn norm(team: Option<&Team>, gradients: &[f32]) -> f32 {
+    let mut pieces: Vec<(&[f32], f64)> = gradients.chunks(PIECE).map(|own| (own, 0.0)).collect();
+    shared(team, &mut pieces, |(own, sum)| {
+        *sum = own.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    });
+    pieces.iter().map(|(_, sum)| sum).sum::<f64>().sqrt() as f32
 }
 
 #[cfg(test)]

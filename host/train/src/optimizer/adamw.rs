@@ -1,6 +1,8 @@
 //! AdamW (arXiv 1412.6980 and 1711.05101), its moments in 32 or in 8 bits.
 
-use super::{HyperParameters, OptimizerKind};
+use skep_kernels::Team;
+
+use super::{HyperParameters, OptimizerKind, PIECE, shared};
 use crate::dynamic8::{BLOCK, SIGNED, UNSIGNED};
 
 /// Both moments of every parameter.
@@ -49,6 +51,28 @@ impl Step {
         let root = second.sqrt() / self.root + self.epsilon;
         *parameter = *parameter * self.keep - self.size * (*first / root);
     }
+
+    /// The same to a block, each of whose moments are bytes and a scale.
+    fn apply_block(
+        &self,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        first: (&mut [u8], &mut f32),
+        second: (&mut [u8], &mut f32),
+    ) {
+        let mut m = [0.0; BLOCK];
+        let mut v = [0.0; BLOCK];
+        let (m, v) = (&mut m[..gradients.len()], &mut v[..gradients.len()]);
+        SIGNED.dequantize(first.0, *first.1, m);
+        UNSIGNED.dequantize(second.0, *second.1, v);
+        let moments = m.iter_mut().zip(v.iter_mut());
+        let all = parameters.iter_mut().zip(gradients).zip(moments);
+        for ((parameter, gradient), (first, second)) in all {
+            self.apply(parameter, *gradient, first, second);
+        }
+        *first.1 = SIGNED.quantize(m, first.0);
+        *second.1 = UNSIGNED.quantize(v, second.0);
+    }
 }
 
 impl State {
@@ -92,19 +116,29 @@ impl State {
 
     pub fn step(
         &mut self,
+        team: Option<&Team>,
         hyper: &HyperParameters,
         number: u64,
         parameters: &mut [f32],
         gradients: &[f32],
     ) {
         let step = Step::new(hyper, number);
+        let both = parameters.chunks_mut(PIECE).zip(gradients.chunks(PIECE));
         match self {
             State::Full { first, second } => {
-                let moments = first.iter_mut().zip(second);
-                let all = parameters.iter_mut().zip(gradients).zip(moments);
-                for ((parameter, gradient), (first, second)) in all {
-                    step.apply(parameter, *gradient, first, second);
-                }
+                let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
+                let mut pieces: Vec<_> = both.zip(moments).collect();
+                shared(
+                    team,
+                    &mut pieces,
+                    |((parameters, gradients), (first, second))| {
+                        let moments = first.iter_mut().zip(second.iter_mut());
+                        let all = parameters.iter_mut().zip(gradients.iter()).zip(moments);
+                        for ((parameter, gradient), (first, second)) in all {
+                            step.apply(parameter, *gradient, first, second);
+                        }
+                    },
+                );
             }
             State::Bits8 {
                 first,
@@ -112,23 +146,26 @@ impl State {
                 first_scales,
                 second_scales,
             } => {
-                let firsts = first.chunks_mut(BLOCK).zip(first_scales);
-                let seconds = second.chunks_mut(BLOCK).zip(second_scales);
-                let blocks = parameters.chunks_mut(BLOCK).zip(gradients.chunks(BLOCK));
-                for ((parameters, gradients), (first, second)) in blocks.zip(firsts.zip(seconds)) {
-                    let mut m = [0.0; BLOCK];
-                    let mut v = [0.0; BLOCK];
-                    let (m, v) = (&mut m[..gradients.len()], &mut v[..gradients.len()]);
-                    SIGNED.dequantize(first.0, *first.1, m);
-                    UNSIGNED.dequantize(second.0, *second.1, v);
-                    let moments = m.iter_mut().zip(v.iter_mut());
-                    let all = parameters.iter_mut().zip(gradients).zip(moments);
-                    for ((parameter, gradient), (first, second)) in all {
-                        step.apply(parameter, *gradient, first, second);
-                    }
-                    *first.1 = SIGNED.quantize(m, first.0);
-                    *second.1 = UNSIGNED.quantize(v, second.0);
-                }
+                let scales = PIECE / BLOCK;
+                let firsts = first.chunks_mut(PIECE).zip(first_scales.chunks_mut(scales));
+                let seconds = second
+                    .chunks_mut(PIECE)
+                    .zip(second_scales.chunks_mut(scales));
+                let mut pieces: Vec<_> = both.zip(firsts.zip(seconds)).collect();
+                shared(
+                    team,
+                    &mut pieces,
+                    |((parameters, gradients), (first, second))| {
+                        let firsts = first.0.chunks_mut(BLOCK).zip(first.1.iter_mut());
+                        let seconds = second.0.chunks_mut(BLOCK).zip(second.1.iter_mut());
+                        let blocks = parameters.chunks_mut(BLOCK).zip(gradients.chunks(BLOCK));
+                        for ((parameters, gradients), (first, second)) in
+                            blocks.zip(firsts.zip(seconds))
+                        {
+                            step.apply_block(parameters, gradients, first, second);
+                        }
+                    },
+                );
             }
         }
     }
