@@ -8,12 +8,13 @@ use std::sync::Arc;
 use skep_accounts::{Account, MemoryCharge};
 use skep_decoder::{AdapterTarget, Config, Decoder, Layer, Linear, LinearWeights};
 use skep_model::Encoder;
-use skep_weights::PackedTensor;
+use skep_weights::{PackedFormat, PackedTensor};
 
+use crate::dynamic8;
 use crate::encoder::EncoderBase;
 use crate::error::TrainError;
 use crate::gemm::RowSource;
-use crate::nf4::Nf4Matrix;
+use crate::nf4::{NF4_BLOCK, Nf4Matrix};
 use crate::operators::frozen::{Frozen, Matrix, Place};
 
 /// A frozen model.
@@ -159,6 +160,69 @@ impl Base {
             embedding: own(decoder.embedding())?,
             head: decoder.head().map(&mut own).transpose()?,
             final_norm: decoder.final_norm().to_vec(),
+        };
+        Ok(Self::of_decoder(network, charges))
+    }
+
+    /// A decoder of random weights, its layers in NF4 and the rest in bfloat16, charged to `account`:
+    /// it says nothing, and takes the room and the time of one of its shape.
+    ///
+    /// # Errors
+    /// When the account has no room for it, or a side is an odd number.
+    pub fn random_nf4(config: Config, seed: u64, account: &Account) -> Result<Self, TrainError> {
+        let mut noise = Noise(seed);
+        let (width, kv_width) = (config.width, config.kv_heads * config.head_dim);
+        let queries = config.heads * config.head_dim;
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for _ in &config.layers {
+            let linears = AdapterTarget::ALL.map(|target| {
+                let (outputs, inputs) = match target {
+                    AdapterTarget::Query => (queries, width),
+                    AdapterTarget::Key | AdapterTarget::Value => (kv_width, width),
+                    AdapterTarget::Output => (width, queries),
+                    AdapterTarget::Gate | AdapterTarget::Up => (config.hidden, width),
+                    AdapterTarget::Down => (width, config.hidden),
+                };
+                Ok(Frozen {
+                    matrix: Matrix::Nf4(noise.matrix(outputs, inputs, account)?),
+                    bias: None,
+                })
+            });
+            let linears = linears.into_iter().collect::<Result<_, TrainError>>()?;
+            layers.push(BaseLayer {
+                attention_norm: vec![1.0; width],
+                query_norm: None,
+                key_norm: None,
+                post_attention_norm: None,
+                feed_forward_norm: vec![1.0; width],
+                post_feed_forward_norm: None,
+                linears,
+            });
+        }
+        let mut charges = Vec::new();
+        let mut floats = || -> Result<Matrix, TrainError> {
+            let bytes = 2 * config.vocabulary * width;
+            charges.push(account.charge_memory(bytes as u64)?);
+            // From 1/64 to 1/32 in size.
+            let word = |bits: u16| (bits & 0x807f | 0x3c80).to_le_bytes();
+            let words = noise.bytes(bytes);
+            let words = words.as_chunks::<2>().0.iter();
+            let values = words.flat_map(|pair| word(u16::from_le_bytes(*pair)));
+            let shape = [config.vocabulary as u64, width as u64];
+            let tensor = PackedTensor::from_bytes(PackedFormat::BF16, &shape, values.collect());
+            let tensor = tensor.map_err(|error| TrainError::Setting {
+                what: "the embedding",
+                got: error.to_string(),
+                want: "of some words",
+            })?;
+            Ok(Matrix::Own(LinearWeights::Packed(tensor)))
+        };
+        let network = DecoderBase {
+            embedding: floats()?,
+            head: (!config.tied).then(&mut floats).transpose()?,
+            final_norm: vec![1.0; width],
+            config,
+            layers,
         };
         Ok(Self::of_decoder(network, charges))
     }
@@ -310,6 +374,39 @@ impl Base {
     pub(crate) fn names_like(&self) -> String {
         let names = [AdapterTarget::Query, AdapterTarget::Up].map(|target| self.module(0, target));
         format!("{:?} and {:?}", names[0], names[1])
+    }
+}
+
+/// Random numbers, eight bytes at a time (SplitMix64).
+struct Noise(u64);
+
+impl Noise {
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut all = Vec::with_capacity(count.next_multiple_of(8));
+        while all.len() < count {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            all.extend_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes());
+        }
+        all.truncate(count);
+        all
+    }
+
+    /// A matrix whose products are about as large as what they take: codes spread evenly, scales
+    /// about their mean.
+    fn matrix(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        account: &Account,
+    ) -> Result<Nf4Matrix, TrainError> {
+        let count = rows * columns;
+        let blocks = count.div_ceil(NF4_BLOCK);
+        let (codes, scales) = (self.bytes(count.div_ceil(2)), self.bytes(blocks));
+        let mean = 1.8 / (columns as f32).sqrt();
+        let outer = vec![0.2 * mean; blocks.div_ceil(dynamic8::BLOCK)];
+        Nf4Matrix::from_parts((rows, columns), codes, scales, outer, mean, account)
     }
 }
 

@@ -79,6 +79,13 @@ pub enum TrainError {
         /// What.
         what: &'static str,
     },
+    /// A device that computes passes has failed. Gradients were dropped and the weights are those of
+    /// the last step.
+    #[error("the device that computes the training has failed: {reason}")]
+    Device {
+        /// What it said.
+        reason: String,
+    },
     /// There is no gradient to make a step with.
     #[error("no gradient has been computed since the last step; call forward-backward first")]
     NoGradient,

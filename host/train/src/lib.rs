@@ -9,6 +9,7 @@
 //! | [`batch`] | examples and losses |
 //! | [`trainer`] | forward-backward, steps, evaluation, samples |
 //! | [`optimizer`] | AdamW in 32 and in 8 bits, schedules |
+//! | [`device`] | passes that something else than the processor computes |
 //!
 //! A [`Trainer`] saves adapters as folders that PEFT and the engine load, and itself as a
 //! checkpoint to go on from.
@@ -28,6 +29,7 @@ pub mod batch;
 mod bf16;
 mod checkpoint;
 mod decoder;
+pub mod device;
 pub mod dynamic8;
 mod encoder;
 mod error;

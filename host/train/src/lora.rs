@@ -89,14 +89,16 @@ impl LoraConfig {
     }
 }
 
-/// The parameters of one changed matrix among all.
+/// The parameters of one changed matrix among all. Those of B follow those of A.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pair {
+pub struct Pair {
     /// `[rank, inputs]`.
     pub a: Range<usize>,
     /// `[outputs, rank]`.
     pub b: Range<usize>,
+    /// Columns of the matrix that is changed.
     pub inputs: usize,
+    /// Its rows.
     pub outputs: usize,
 }
 
@@ -171,6 +173,11 @@ impl Layout {
             classifier_bias,
             len,
         })
+    }
+
+    /// The pairs of each layer.
+    pub fn layers(&self) -> &[[Option<Pair>; AdapterTarget::ALL.len()]] {
+        &self.layers
     }
 
     pub fn pair(&self, layer: usize, target: AdapterTarget) -> Option<&Pair> {

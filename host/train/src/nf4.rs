@@ -50,7 +50,7 @@ pub struct Nf4Matrix {
     outer: Vec<f32>,
     /// The mean of all scales.
     mean: f32,
-    _charge: MemoryCharge,
+    charge: MemoryCharge,
 }
 
 impl Nf4Matrix {
@@ -108,8 +108,78 @@ impl Nf4Matrix {
             scales,
             outer,
             mean,
-            _charge: charge,
+            charge,
         })
+    }
+
+    /// A matrix of these parts: random ones mean nothing, and take the room and the time of others.
+    ///
+    /// # Errors
+    /// When the account has no room for it, or lengths are not those of a matrix of so many rows
+    /// and columns.
+    pub fn from_parts(
+        (rows, columns): (usize, usize),
+        codes: Vec<u8>,
+        scales: Vec<u8>,
+        outer: Vec<f32>,
+        mean: f32,
+        account: &Account,
+    ) -> Result<Self, TrainError> {
+        let count = rows.saturating_mul(columns);
+        let blocks = count.div_ceil(NF4_BLOCK);
+        let lengths = [
+            ("a row", columns, columns.next_multiple_of(2)),
+            ("the codes", codes.len(), count.div_ceil(2)),
+            ("the scales", scales.len(), blocks),
+            (
+                "their scales",
+                outer.len(),
+                blocks.div_ceil(dynamic8::BLOCK),
+            ),
+        ];
+        for (what, got, want) in lengths {
+            if got != want {
+                return Err(TrainError::shape("nf4", what, got, want));
+            }
+        }
+        let bytes = codes.len() + scales.len() + 4 * outer.len();
+        let charge = account.charge_memory(bytes as u64)?;
+        Ok(Self {
+            rows,
+            columns,
+            codes,
+            scales,
+            outer,
+            mean,
+            charge,
+        })
+    }
+
+    /// The same once more, charged to `account`.
+    ///
+    /// # Errors
+    /// When it has no room.
+    pub fn copy(&self, account: &Account) -> Result<Self, TrainError> {
+        let charge = account.charge_memory(self.charge.bytes())?;
+        Ok(Self {
+            rows: self.rows,
+            columns: self.columns,
+            codes: self.codes.clone(),
+            scales: self.scales.clone(),
+            outer: self.outer.clone(),
+            mean: self.mean,
+            charge,
+        })
+    }
+
+    /// Its rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Its columns, an even number.
+    pub fn columns(&self) -> usize {
+        self.columns
     }
 
     /// Bytes that it takes.

@@ -1,5 +1,6 @@
 //! A training: gradients of batches, steps, evaluation, samples of what was learned.
 
+mod device;
 mod losses;
 mod pass;
 mod sample;
@@ -13,10 +14,12 @@ use skep_kernels::Team;
 use crate::base::{Base, Network};
 use crate::batch::{Divisor, Example, Loss, Outcome, Packed};
 use crate::bf16::Precision;
+use crate::device::{Head, PassDevice};
 use crate::error::TrainError;
 use crate::gemm::Simd;
 use crate::lora::{Layout, LoraConfig};
 use crate::operators::head::target_probabilities;
+use crate::operators::share_rows;
 use crate::optimizer::{HyperParameters, Optimizer, OptimizerKind, StepOutcome};
 use crate::pass::Keep;
 use crate::pool::Pool;
@@ -94,6 +97,8 @@ pub struct Trainer {
     pub(crate) batches: u64,
     pub(crate) precision: Precision,
     checkpointing: Checkpointing,
+    /// What computes passes in place of the processor.
+    device: Option<Arc<dyn PassDevice>>,
     account: Account,
     team: Team,
     simd: Simd,
@@ -145,6 +150,7 @@ impl Trainer {
             batches: 0,
             precision: options.precision,
             checkpointing: options.checkpointing,
+            device: None,
             account: account.clone(),
             team,
             simd: Simd::best(),
@@ -263,18 +269,35 @@ impl Trainer {
         };
         let packed = Packed::new(examples, Loss::CrossEntropy, None, &self.base)?;
         self.charge_work(&packed, 1)?;
+        let mut sums = vec![0.0_f64; examples.len()];
+        let targets: Vec<u32> = packed.targets.iter().map(|target| target.token).collect();
+        let mut add = |row: usize, log: f32| {
+            let target = &packed.targets[row];
+            sums[target.example] += f64::from(log) * f64::from(target.weight);
+        };
+        if let Some(on) = self.device() {
+            let mut slopes = |logs: &[f32]| {
+                for (row, log) in logs.iter().enumerate() {
+                    add(row, *log);
+                }
+                None
+            };
+            let head = Head::Tokens {
+                targets: &targets,
+                slopes: &mut slopes,
+            };
+            self.run_on(on, &packed, false, head, None)?;
+            return Ok(sums.into_iter().map(|sum| sum as f32).collect());
+        }
         let pass = self.pass(&packed, false, false)?;
         let _scratch = self
             .account
             .charge_memory(self.scratch_bytes(&packed, false))?;
         let pass = self.decoder_pass(pass, decoder, &packed);
         let states = self.decode(&pass, &packed, Keep::Nothing)?;
-        let mut sums = vec![0.0_f64; examples.len()];
-        let targets: Vec<u32> = packed.targets.iter().map(|target| target.token).collect();
         let source = decoder.head().source();
         let add = |row: usize, log: f32| {
-            let target = &packed.targets[row];
-            sums[target.example] += f64::from(log) * f64::from(target.weight);
+            add(row, log);
             0.0
         };
         target_probabilities(pass.workers, source, &states.hidden, &targets, add, None);
@@ -290,9 +313,10 @@ impl Trainer {
         if self.pending == 0 {
             return Err(TrainError::NoGradient);
         }
+        let (parameters, gradients) = (&mut self.parameters, &mut self.gradients);
         let made = self
             .optimizer
-            .step(hyper, &mut self.parameters, &mut self.gradients);
+            .step_by(Some(&self.team), hyper, parameters, gradients);
         if matches!(made, Ok(_) | Err(TrainError::Diverged { .. })) {
             self.drop_gradients();
         }
@@ -364,7 +388,7 @@ impl Trainer {
     }
 
     pub(crate) fn drop_gradients(&mut self) {
-        self.gradients.fill(0.0);
+        share_rows(&self.team, &mut self.gradients, 1, |_, part| part.fill(0.0));
         self.pending = 0;
     }
 

@@ -68,7 +68,7 @@ impl Matrix {
     }
 }
 
-fn stored(decoder: &Decoder, place: Place) -> &LinearWeights {
+pub(crate) fn stored(decoder: &Decoder, place: Place) -> &LinearWeights {
     let linear = match place {
         Place::Embedding => decoder.embedding(),
         Place::Head => decoder.head().unwrap_or(decoder.embedding()),

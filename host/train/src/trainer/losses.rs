@@ -68,7 +68,8 @@ impl Trainer {
         }
     }
 
-    /// The loss over classes.
+    /// The loss over classes. Where there are gradients, those are added to which belong to the layer
+    /// over the model, and `dhidden`, beside them, becomes that of what it takes.
     pub(super) fn classes_loss(
         &self,
         workers: Workers<'_>,
@@ -80,7 +81,7 @@ impl Trainer {
     ) -> Outcome {
         let width = self.base.shape.width;
         let place = self.layout.classifier.clone().unwrap_or(0..0);
-        let weights = &self.parameters[place.clone()];
+        let weights = &self.parameters[place];
         let (texts, classes) = (examples.len(), weights.len() / width);
         let mut logits = vec![0.0; texts * classes];
         let asked = Product {
@@ -124,10 +125,12 @@ impl Trainer {
                 b: Rhs::Rows(hidden),
                 add: true,
             };
-            product(workers, &of_weights, &mut gradients[place]);
-            if let Some(bias) = &self.layout.classifier_bias {
+            product(workers, &of_weights, &mut gradients[..weights.len()]);
+            if self.layout.classifier_bias.is_some() {
+                // It follows the weights.
+                let bias = &mut gradients[weights.len()..];
                 for row in logits.chunks_exact(classes) {
-                    for (gradient, x) in gradients[bias.clone()].iter_mut().zip(row) {
+                    for (gradient, x) in bias.iter_mut().zip(row) {
                         *gradient += x;
                     }
                 }

@@ -105,6 +105,21 @@ impl Trainer {
         }
     }
 
+    /// What a decoder's first layer takes.
+    pub(super) fn embedded(
+        &self,
+        decoder: &DecoderBase,
+        packed: &Packed,
+    ) -> Result<Buffer, TrainError> {
+        let width = decoder.config.width;
+        let mut stream = self.pool.take(packed.tokens.len() * width)?;
+        for (row, token) in stream.chunks_exact_mut(width).zip(&packed.tokens) {
+            let scale = decoder.config.embedding_scale;
+            decoder.embedding.row(*token as usize, scale, row);
+        }
+        Ok(stream)
+    }
+
     /// Runs a decoder's layers, and the final norm on the rows that count.
     pub(super) fn decode(
         &self,
@@ -114,11 +129,7 @@ impl Trainer {
     ) -> Result<Decoded, TrainError> {
         let (decoder, config) = (pass.decoder, &pass.decoder.config);
         let width = config.width;
-        let mut stream = self.pool.take(packed.tokens.len() * width)?;
-        for (row, token) in stream.chunks_exact_mut(width).zip(&packed.tokens) {
-            let scale = config.embedding_scale;
-            decoder.embedding.row(*token as usize, scale, row);
-        }
+        let mut stream = self.embedded(decoder, packed)?;
         let mut kept = Vec::new();
         for number in 0..config.layers.len() {
             self.account.check()?;
@@ -166,11 +177,6 @@ impl Trainer {
         gradients: Option<&mut [f32]>,
     ) -> Result<Outcome, TrainError> {
         let learning = gradients.is_some();
-        let pass = self.pass(packed, learning, true)?;
-        // What is not in buffers of the pool: positions, logits, panels and scores of the team.
-        let _scratch = self
-            .account
-            .charge_memory(self.scratch_bytes(packed, learning))?;
         let divisor = match divisor {
             Divisor::Own => own_divisor(loss, packed),
             Divisor::Given(by) => f64::from(by),
@@ -182,6 +188,14 @@ impl Trainer {
                 want: "a number above 0",
             });
         }
+        if let Some(on) = self.device() {
+            return self.through_device(on, examples, loss, divisor, packed, gradients);
+        }
+        let pass = self.pass(packed, learning, true)?;
+        // What is not in buffers of the pool: positions, logits, panels and scores of the team.
+        let _scratch = self
+            .account
+            .charge_memory(self.scratch_bytes(packed, learning))?;
         match &self.base.network {
             Network::Decoder(decoder) => {
                 let pass = self.decoder_pass(pass, decoder, packed);
@@ -211,6 +225,12 @@ impl Trainer {
         Ok(taken.transpose()?)
     }
 
+    /// The gradients of the layer over the model, which come last.
+    fn of_classifier<'a>(&self, gradients: Option<&'a mut [f32]>) -> Option<&'a mut [f32]> {
+        let start = self.layout.classifier.as_ref().map_or(0, |own| own.start);
+        gradients.map(|all| &mut all[start..])
+    }
+
     fn through_decoder(
         &self,
         pass: &DecoderPass<'_>,
@@ -226,7 +246,8 @@ impl Trainer {
         let (workers, hidden) = (pass.workers, &*done.hidden);
         let outcome = match loss {
             Loss::Classification => {
-                let to = gradients.as_deref_mut().zip(dhidden.as_deref_mut());
+                let to = self.of_classifier(gradients.as_deref_mut());
+                let to = to.zip(dhidden.as_deref_mut());
                 self.classes_loss(workers, examples, packed, hidden, divisor, to)
             }
             _ => {
@@ -292,7 +313,8 @@ impl Trainer {
         let learning = gradients.is_some();
         let done = self.encode(pass, packed, self.kept_of(learning))?;
         let mut dpooled = self.gradient_of(&done.pooled, learning)?;
-        let to = gradients.as_deref_mut().zip(dpooled.as_deref_mut());
+        let to = self.of_classifier(gradients.as_deref_mut());
+        let to = to.zip(dpooled.as_deref_mut());
         let pooled = &done.pooled;
         let outcome = self.classes_loss(pass.workers, examples, packed, pooled, divisor, to);
         let (Some(gradients), Some(dpooled)) = (gradients, dpooled) else {
