@@ -29,7 +29,7 @@ mod placed;
 mod project;
 
 pub use adapter::{Adapter, AdapterError, AdapterTarget, AdapterWeights, PagedAdapter};
-pub use config::{Architecture, Config};
+pub use config::{Architecture, Config, LayerConfig};
 pub use error::{ForwardError, LoadError};
 pub use layer::Layer;
 pub use model::{Batch, Decoder, Part, Workspace};

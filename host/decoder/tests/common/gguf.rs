@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use skep_weights::format::dequantize;
 use skep_weights::{PackedFormat, WeightsFile};
 
 /// A value of a GGUF file's metadata.
@@ -125,6 +126,64 @@ pub fn random_blocks(format: PackedFormat, elements: usize, seed: u64) -> Vec<u8
         }
     }
     bytes
+}
+
+/// A small Llama of random blocks, packed as llama.cpp mixes formats: rows of 256 in those of 256
+/// elements, rows of 288 in what it falls back to. With `expanded`, the same weights in 32 bits.
+pub fn mixture(expanded: bool) -> Contents {
+    use PackedFormat::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    let downs = [Q5_1, Q5_0, Q8_0, Q4_1, Q4_0];
+    let mut contents = Contents::default();
+    contents.set("general.architecture", Value::Text("llama".to_owned()));
+    for (key, figure) in [
+        ("block_count", downs.len() as u32),
+        ("context_length", 512),
+        ("embedding_length", 256),
+        ("feed_forward_length", 288),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+    ] {
+        contents.set(&format!("llama.{key}"), Value::U32(figure));
+    }
+    let epsilon = "llama.attention.layer_norm_rms_epsilon";
+    contents.set(epsilon, Value::F32(1e-5));
+    let mut tensors = vec![
+        ("token_embd".to_owned(), [160, 256], Q6_K),
+        ("output".to_owned(), [160, 256], Q6_K),
+    ];
+    for (layer, down) in downs.into_iter().enumerate() {
+        for (name, shape, format) in [
+            ("attn_q", [256, 256], Q4_K),
+            ("attn_k", [128, 256], Q5_K),
+            ("attn_v", [128, 256], Q6_K),
+            ("attn_output", [256, 256], Q4_K),
+            ("ffn_gate", [288, 256], Q5_K),
+            ("ffn_up", [288, 256], Q4_K),
+            ("ffn_down", [256, 288], down),
+        ] {
+            tensors.push((format!("blk.{layer}.{name}"), shape, format));
+        }
+    }
+    let norms = (0..downs.len())
+        .flat_map(|layer| ["attn", "ffn"].map(|norm| format!("blk.{layer}.{norm}_norm.weight")));
+    for name in norms.chain(["output_norm.weight".to_owned()]) {
+        let ones = [1.0_f32; 256].map(f32::to_le_bytes).concat();
+        contents.tensors.push((name, vec![256], 0, ones));
+    }
+    for (seed, (name, shape, format)) in tensors.into_iter().enumerate() {
+        let bytes = random_blocks(format, (shape[0] * shape[1]) as usize, seed as u64);
+        let (kind, bytes) = match expanded {
+            false => (kind(format), bytes),
+            true => {
+                let mut values = vec![0.0; (shape[0] * shape[1]) as usize];
+                dequantize(format, &bytes, &mut values).unwrap();
+                (0, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+            }
+        };
+        let name = format!("{name}.weight");
+        contents.tensors.push((name, shape.to_vec(), kind, bytes));
+    }
+    contents
 }
 
 /// Rounds rows to blocks of Q8_0: the largest magnitude of 32 becomes 127.
