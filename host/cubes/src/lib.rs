@@ -13,6 +13,7 @@
 //! | [`lora`] | what low-rank adapters add, each token with its own |
 //! | [`rows`] | norms, rotary positions, gates, sums |
 //! | [`choose`] | the largest logits of each row, so that not all of them travel |
+//! | [`packed`] | how packed weights are taken apart, for other kernels too; [`numbers`] in words |
 //!
 //! Weights of 4 to 8 bits are multiplied as integers with activations rounded to 8 bits, as on
 //! the CPU: what differs is the order in which blocks are summed, and with it the last bits.
@@ -39,9 +40,9 @@ mod device;
 mod error;
 pub mod linear;
 pub mod lora;
-mod numbers;
+pub mod numbers;
 mod operators;
-mod packed;
+pub mod packed;
 mod pages;
 mod reduce;
 mod round;

@@ -4,6 +4,11 @@
 //! Conversions are made of integer operations, because a device may flush small floats to zero:
 //! the scales of 4-bit weights are often that small.
 
+#![allow(
+    missing_docs,
+    reason = "of every function a macro makes a module without documentation"
+)]
+
 use cubecl::prelude::*;
 
 /// The 16-bit float in the low half of `bits`, exactly.

@@ -6,6 +6,11 @@
 //! serves them all, and what differs is here. The layouts are those of
 //! `skep_weights::format`, and for groups that of [`Form`].
 
+#![allow(
+    missing_docs,
+    reason = "of every function a macro makes a module without documentation"
+)]
+
 use cubecl::prelude::*;
 use skep_weights::PackedFormat;
 
