@@ -18,6 +18,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("skep-node", 7),
     ("skep-router", 6),
     ("skep-sandbox", 5),
+    ("skep-train-device", 5),
     ("skep-train", 4),
     ("skep-market", 4),
     ("skep-devices", 4),
@@ -52,9 +53,12 @@ const OUTSIDE: &[&str] = &[
 /// Outside libraries that only some crates may import, by the beginning of their names.
 const RESERVED: &[(&str, &[&str])] = &[
     ("wasmtime", &["skep-sandbox"]),
-    ("burn", &["skep-tensor", "skep-model", "skep-train"]),
+    ("burn", &["skep-tensor", "skep-model", "skep-train-device"]),
     ("iroh", &["skep-swarm"]),
-    ("cubecl", &["skep-cubes", "skep-tensor"]),
+    (
+        "cubecl",
+        &["skep-cubes", "skep-tensor", "skep-train-device"],
+    ),
 ];
 
 /// A file holds one idea; beyond this many lines it hardly can.

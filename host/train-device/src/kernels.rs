@@ -1,0 +1,261 @@
+//! Frozen matrices in words of 32 bits, and the kernels that expand them.
+//!
+//! Both kernels write words too: a float, or two of 16 bits.
+
+use burn::backend::Cube;
+use burn::tensor::Tensor;
+use cubecl::bytes::Bytes;
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+use skep_cubes::numbers::byte_of;
+use skep_cubes::packed::{Form, PIECE, columns_of, factors_of, words_of};
+use skep_train::TrainError;
+use skep_train::dynamic8::SIGNED;
+use skep_train::nf4::{NF4, NF4_BLOCK, Nf4Matrix};
+use skep_weights::{PackedFormat, PackedTensor};
+
+use crate::place::{Compute, On, Place};
+
+/// Units of a cube.
+const UNITS: u32 = 256;
+
+/// A matrix on a device.
+pub(crate) enum Words {
+    Nf4 {
+        codes: Buffer,
+        /// A byte for each 64 weights.
+        scales: Buffer,
+        /// A float for each 256 of these, and at the end the mean.
+        outer: Buffer,
+        /// The 16 values and after them the 256 numbers of scales.
+        table: Buffer,
+    },
+    Blocks {
+        format: PackedFormat,
+        row_bytes: usize,
+        words: Buffer,
+    },
+}
+
+/// Words on a device.
+pub(crate) struct Buffer {
+    handle: Handle,
+    len: usize,
+}
+
+impl Buffer {
+    fn new(client: &cubecl::client::Client, bytes: &[u8]) -> Self {
+        // A word of zeros beyond the end, which some formats read.
+        let len = bytes.len().div_ceil(4) + 1;
+        let mut padded = Vec::with_capacity(4 * len);
+        padded.extend_from_slice(bytes);
+        padded.resize(4 * len, 0);
+        Self {
+            handle: client.create(Bytes::from_bytes_vec(padded)),
+            len,
+        }
+    }
+
+    fn floats(client: &cubecl::client::Client, values: &[f32]) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        Self::new(client, &bytes)
+    }
+
+    fn arg(&self) -> BufferArg {
+        // SAFETY: the handle was made for so many words.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.len) }
+    }
+}
+
+fn client(on: &On) -> Result<cubecl::client::Client, TrainError> {
+    let failed = |reason: String| TrainError::Device { reason };
+    match on.place {
+        Place::Cuda(index) => {
+            let device = cubecl::Device::cuda(usize::from(index));
+            let device = device.map_err(|error| failed(error.to_string()))?;
+            Ok(device.client())
+        }
+        Place::Processor => Err(failed("the processor runs no kernels".to_owned())),
+    }
+}
+
+impl Words {
+    /// Bytes that a matrix in NF4 takes on a device.
+    pub fn nf4_bytes(matrix: &Nf4Matrix) -> u64 {
+        let padded = |bytes: usize| 4 * (bytes.div_ceil(4) + 1);
+        let outer = 4 * (matrix.outer_scales().len() + 1);
+        let table = 4 * (NF4.len() + SIGNED.numbers.len());
+        let all = [matrix.codes().len(), matrix.scales().len(), outer, table];
+        all.into_iter().map(padded).sum::<usize>() as u64
+    }
+
+    pub fn nf4(on: &On, matrix: &Nf4Matrix) -> Result<Self, TrainError> {
+        let client = client(on)?;
+        let outer = [matrix.outer_scales(), &[matrix.mean()]].concat();
+        let table = [&NF4[..], &SIGNED.numbers[..]].concat();
+        Ok(Words::Nf4 {
+            codes: Buffer::new(&client, matrix.codes()),
+            scales: Buffer::new(&client, matrix.scales()),
+            outer: Buffer::floats(&client, &outer),
+            table: Buffer::floats(&client, &table),
+        })
+    }
+
+    pub fn blocks(on: &On, tensor: &PackedTensor) -> Result<Self, TrainError> {
+        Ok(Words::Blocks {
+            format: tensor.format(),
+            row_bytes: tensor.row_bytes(),
+            words: Buffer::new(&client(on)?, tensor.bytes()),
+        })
+    }
+
+    /// All weights, `[rows, columns]`.
+    pub fn expand(&self, on: &On, rows: usize, columns: usize) -> Tensor<2> {
+        let count = rows * columns;
+        let out = Tensor::<1>::empty([count], (&on.device, on.compute.dtype()));
+        #[expect(clippy::expect_used, reason = "the device is one of CubeCL's")]
+        let out = out
+            .try_into_primitive::<Cube>()
+            .expect("a tensor of CubeCL");
+        let halves = on.compute == Compute::Bf16;
+        let words = if halves { count / 2 } else { count };
+        // SAFETY: the tensor has so many words.
+        let to = unsafe { BufferArg::from_raw_parts(out.handle.clone(), words) };
+        let client = &out.client;
+        // SAFETY: every unit reads and writes within the buffers: there are as many as outputs or
+        // pieces, and buffers were made for them.
+        match self {
+            Words::Nf4 {
+                codes,
+                scales,
+                outer,
+                table,
+            } => unsafe {
+                let units = count / 2;
+                expand_nf4::launch_unchecked(
+                    client,
+                    cubes(units),
+                    CubeDim::new_1d(UNITS),
+                    codes.arg(),
+                    scales.arg(),
+                    outer.arg(),
+                    table.arg(),
+                    to,
+                    units,
+                    count.div_ceil(NF4_BLOCK).div_ceil(256),
+                    halves,
+                );
+            },
+            Words::Blocks {
+                format,
+                row_bytes,
+                words,
+            } => unsafe {
+                let units = count / PIECE;
+                expand_blocks::launch_unchecked(
+                    client,
+                    cubes(units),
+                    CubeDim::new_1d(UNITS),
+                    words.arg(),
+                    to,
+                    units,
+                    columns,
+                    *row_bytes,
+                    Form::blocks(*format),
+                    halves,
+                );
+            },
+        }
+        Tensor::<1>::from_primitive::<Cube>(out).reshape([rows, columns])
+    }
+}
+
+/// Enough cubes for so many units.
+fn cubes(units: usize) -> CubeCount {
+    const WIDEST: usize = 32_768;
+    let count = units.div_ceil(UNITS as usize).max(1);
+    let wide = count.min(WIDEST);
+    // Buffers have fewer than 2³² words, so there are fewer cubes than that.
+    CubeCount::Static(wide as u32, count.div_ceil(wide) as u32, 1)
+}
+
+/// The upper 16 bits of a float, rounded to the nearest, ties to even.
+#[cube]
+fn upper_half(value: f32) -> u32 {
+    let bits = u32::reinterpret(value);
+    (bits + 0x7fffu32 + ((bits >> 16u32) & 1u32)) >> 16u32
+}
+
+/// A unit expands two weights, which are a byte.
+#[cube(launch_unchecked)]
+fn expand_nf4(
+    codes: &[u32],
+    scales: &[u32],
+    outer: &[f32],
+    table: &[f32],
+    out: &mut [u32],
+    units: usize,
+    mean_at: usize,
+    #[comptime] halves: bool,
+) {
+    let unit = ABSOLUTE_POS;
+    if unit < units {
+        let code = (codes[unit / 4usize] >> (u32::cast_from(unit % 4usize) * 8u32)) & 255u32;
+        let block = unit / 32usize;
+        let number = (scales[block / 4usize] >> (u32::cast_from(block % 4usize) * 8u32)) & 255u32;
+        let scale = table[16usize + number as usize] * outer[block / 256usize] + outer[mean_at];
+        let first = table[(code >> 4u32) as usize] * scale;
+        let second = table[(code & 15u32) as usize] * scale;
+        if comptime!(halves) {
+            out[unit] = upper_half(first) | (upper_half(second) << 16u32);
+        } else {
+            out[2usize * unit] = u32::reinterpret(first);
+            out[2usize * unit + 1usize] = u32::reinterpret(second);
+        }
+    }
+}
+
+/// A unit expands a piece of a row.
+#[cube(launch_unchecked)]
+fn expand_blocks(
+    weights: &[u32],
+    out: &mut [u32],
+    units: usize,
+    columns: usize,
+    row_bytes: usize,
+    #[comptime] form: Form,
+    #[comptime] halves: bool,
+) {
+    let unit = ABSOLUTE_POS;
+    if unit < units {
+        let pieces = columns / 32usize;
+        let number = unit / pieces;
+        let piece = unit % pieces;
+        let row = number * row_bytes;
+        let words = words_of(weights, row, piece, form);
+        let factors = factors_of(weights, row, piece, form);
+        let (first, second) = columns_of(piece, comptime!(form.format));
+        #[unroll]
+        for pair in 0..8usize {
+            let word = pair / 2usize;
+            let even = comptime!(pair as u32 % 2u32 * 2u32);
+            let odd = comptime!(pair as u32 % 2u32 * 2u32 + 1u32);
+            let a = f32::cast_from(byte_of(words[word], even)) * factors[0usize] + factors[1usize];
+            let b = f32::cast_from(byte_of(words[word], odd)) * factors[0usize] + factors[1usize];
+            let high = words[4usize + word];
+            let c = f32::cast_from(byte_of(high, even)) * factors[2usize] + factors[3usize];
+            let d = f32::cast_from(byte_of(high, odd)) * factors[2usize] + factors[3usize];
+            let left = number * columns + first + 2usize * pair;
+            let right = number * columns + second + 2usize * pair;
+            if comptime!(halves) {
+                out[left / 2usize] = upper_half(a) | (upper_half(b) << 16u32);
+                out[right / 2usize] = upper_half(c) | (upper_half(d) << 16u32);
+            } else {
+                out[left] = u32::reinterpret(a);
+                out[left + 1usize] = u32::reinterpret(b);
+                out[right] = u32::reinterpret(c);
+                out[right + 1usize] = u32::reinterpret(d);
+            }
+        }
+    }
+}
