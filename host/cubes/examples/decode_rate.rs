@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p skep-cubes --features cuda --example decode_rate`, with
 //! `--peak GB/S` for the memory bandwidth that the card's data sheet names, and `--layers N` for
-//! a shorter model on a smaller card. Beside the data sheet's, the bandwidth that the operator
+//! a shorter model on a smaller card and `--prompt N` for prompts of so many tokens. Beside the data sheet's, the bandwidth that the operator
 //! which adds two long rows reaches is measured in the same run, and the fraction of it given.
 #![allow(missing_docs)]
 
@@ -42,12 +42,14 @@ mod measure {
     pub fn run() -> Result<(), Box<dyn Error>> {
         let mut peak: Option<f64> = None;
         let mut layers = 32;
+        let mut length = 512;
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let value = arguments.next().ok_or("an option needs a value")?;
             match argument.as_str() {
                 "--peak" => peak = Some(value.parse()?),
                 "--layers" => layers = value.parse()?,
+                "--prompt" => length = value.parse::<usize>()?.next_multiple_of(PAGE_TOKENS),
                 other => return Err(format!("unknown option {other}").into()),
             }
         }
@@ -83,10 +85,10 @@ mod measure {
                 None => println!(),
             }
         }
-        let (tokens, seconds) = prompt(&gpu, &decoder)?;
+        let seconds = prompt(&gpu, &decoder, length)?;
         println!(
-            "a prompt of {tokens} tokens: {:.0} tokens/s",
-            tokens as f64 / seconds
+            "a prompt of {length} tokens: {:.0} tokens/s",
+            length as f64 / seconds
         );
         let used = account.usage().device_bytes_peak;
         println!("at most {:.2} GB on the device", used as f64 / 1e9);
@@ -248,9 +250,12 @@ mod measure {
         })
     }
 
-    /// Tokens and seconds of a prompt.
-    fn prompt(gpu: &Gpu, decoder: &PlacedDecoder<Gpu>) -> Result<(usize, f64), Box<dyn Error>> {
-        let count = 512;
+    /// Seconds of a prompt of so many tokens, a multiple of a page's.
+    fn prompt(
+        gpu: &Gpu,
+        decoder: &PlacedDecoder<Gpu>,
+        count: usize,
+    ) -> Result<f64, Box<dyn Error>> {
         let mut pages = pool(gpu, decoder.config(), count / PAGE_TOKENS)?;
         let table: Vec<u32> = (0..(count / PAGE_TOKENS) as u32).collect();
         let tokens: Vec<u32> = (0..count as u32).collect();
@@ -272,6 +277,6 @@ mod measure {
             choose::largest(gpu, logits, decoder.config().vocabulary, 1)?;
             Ok(())
         })?;
-        Ok((count, seconds))
+        Ok(seconds)
     }
 }

@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use cubecl::device::WgpuDeviceKind;
-use cubecl::features::Plane;
+use cubecl::features::{MmaConfig, Plane};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use half::f16;
 use skep_accounts::{Account, MemoryCharge};
 use skep_kernels::expect_len;
 
@@ -43,6 +44,7 @@ pub struct Gpu {
     /// Whether they are a plane, whose units add up without shared memory.
     pub(crate) planes: bool,
     shared_bytes: usize,
+    tensor_cores: bool,
 }
 
 impl Gpu {
@@ -76,7 +78,19 @@ impl Gpu {
         let planes = properties.features.plane.contains(Plane::Ops)
             && hardware.plane_size_min == hardware.plane_size_max
             && (8..=64).contains(&hardware.plane_size_min);
+        let half = f16::elem_type_native();
+        let tensor_cores = cfg!(feature = "cuda")
+            && matches!(kind, GpuKind::Cuda(_))
+            && properties.features.matmul.cmma.contains(&MmaConfig {
+                a_type: half,
+                b_type: half,
+                cd_type: f32::elem_type_native(),
+                m: 16,
+                n: 16,
+                k: 16,
+            });
         Ok(Self {
+            tensor_cores,
             lanes: if planes {
                 hardware.plane_size_min
             } else {
@@ -108,6 +122,19 @@ impl Gpu {
         Self {
             lanes: LANES,
             planes: false,
+            ..self.clone()
+        }
+    }
+
+    /// Whether products of many tokens go by units that multiply matrices of 16-bit floats.
+    pub fn has_tensor_cores(&self) -> bool {
+        self.tensor_cores
+    }
+
+    /// The same device, whose products go as on devices without such units.
+    pub fn without_tensor_cores(&self) -> Self {
+        Self {
+            tensor_cores: false,
             ..self.clone()
         }
     }
@@ -272,6 +299,12 @@ impl Buffer {
     pub(crate) fn arg(&self) -> BufferArg {
         // SAFETY: the handle was made for so many words, and for one where there are none.
         unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.words.max(1)) }
+    }
+
+    /// Where it lies.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 }
 

@@ -3,11 +3,14 @@
 //! For a few tokens memory decides: neighbouring lanes read neighbouring pieces of a row, each
 //! piece is taken apart once for all tokens, and the lanes add up at the end. For many tokens
 //! arithmetic decides: pieces of 64 rows and 64 tokens are put into shared memory, where each is
-//! used 64 times.
+//! used 64 times, or where there are tensor cores, they multiply.
 
 mod few;
 mod floats;
+mod halves;
 mod many;
+#[cfg(feature = "cuda")]
+mod tensor_cores;
 
 use cubecl::prelude::*;
 use skep_kernels::linear::Weights;
@@ -32,6 +35,9 @@ pub struct Matrix {
     columns: usize,
     /// The weights, and a word of zeros.
     blocks: Buffer,
+    /// What weights are multiplied with where they become 16-bit floats, a power of two.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    power: f32,
     /// Which input each column multiplies, where they are in an order of their own.
     order: Option<Order>,
 }
@@ -49,24 +55,29 @@ impl Matrix {
     /// # Errors
     /// When the account has no room, or the weights take 4 GiB or more.
     pub fn upload(gpu: &Gpu, weights: &Weights<'_>) -> Result<Self, GpuError> {
+        let power = match gpu.has_tensor_cores() {
+            true => halves::power_for(weights),
+            false => 1.0,
+        };
         match weights {
-            Weights::Packed(weights) => Self::upload_blocks(gpu, weights),
-            Weights::Grouped(weights) => Self::upload_groups(gpu, weights),
+            Weights::Packed(weights) => Self::upload_blocks(gpu, weights, power),
+            Weights::Grouped(weights) => Self::upload_groups(gpu, weights, power),
         }
     }
 
-    fn upload_blocks(gpu: &Gpu, weights: &PackedMatrix<'_>) -> Result<Self, GpuError> {
+    fn upload_blocks(gpu: &Gpu, weights: &PackedMatrix<'_>, power: f32) -> Result<Self, GpuError> {
         expect_few(weights.bytes().len())?;
         Ok(Self {
             form: Form::blocks(weights.format()),
             rows: weights.rows(),
             columns: weights.columns(),
             blocks: gpu.upload_bytes(weights.bytes())?,
+            power,
             order: None,
         })
     }
 
-    fn upload_groups(gpu: &Gpu, weights: &GroupInt4) -> Result<Self, GpuError> {
+    fn upload_groups(gpu: &Gpu, weights: &GroupInt4, power: f32) -> Result<Self, GpuError> {
         let (rows, columns) = (weights.rows(), weights.columns());
         let form = Form::groups(columns, weights.group());
         let length = rows.saturating_mul(form.row_bytes(columns));
@@ -90,6 +101,7 @@ impl Matrix {
             rows,
             columns,
             blocks: gpu.upload_bytes(&bytes)?,
+            power,
             order: order.transpose()?,
         })
     }
@@ -141,6 +153,9 @@ pub fn linear(
     tokens: usize,
 ) -> Result<Vec<Buffer>, GpuError> {
     let mut rounded: Vec<(&Matrix, Rounded)> = Vec::new();
+    // Of each of these, in their order.
+    #[cfg(feature = "cuda")]
+    let mut halved: Vec<halves::Halves> = Vec::new();
     let mut outputs = Vec::with_capacity(matrices.len());
     for matrix in matrices {
         let want = tokens.checked_mul(matrix.columns);
@@ -178,6 +193,21 @@ pub fn linear(
                 }
             };
             let input = &rounded[at].1;
+            #[cfg(feature = "cuda")]
+            if tensor_cores::takes(gpu, tokens) {
+                if halved.get(at).is_none() {
+                    halved.push(halves::of_tokens(
+                        gpu,
+                        input,
+                        precision,
+                        tokens,
+                        matrix.columns,
+                    )?);
+                }
+                tensor_cores::launch(gpu, matrix, &halved[at], tokens, &out)?;
+                outputs.push(out);
+                continue;
+            }
             match tokens <= FEW {
                 true => few::launch(gpu, matrix, input, tokens, &out)?,
                 false => many::launch(gpu, matrix, input, tokens, &out)?,

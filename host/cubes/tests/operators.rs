@@ -15,8 +15,9 @@ use skep_weights::format::dequantize;
 use skep_weights::grouped::{GroupedConfig, GroupedMethod};
 use skep_weights::{GroupInt4, PackedFormat, SafetensorsFolder};
 
-/// What the processor makes of a product, and for each result how far another may be from it.
+/// What the processor makes of a product, and for each result how far that of a device may be from it.
 fn expected(
+    gpu: &Gpu,
     matrix: &PackedMatrix<'_>,
     bytes: &[u8],
     values: &[f32],
@@ -36,7 +37,7 @@ fn expected(
     let bounds = (0..tokens * rows).map(|n| {
         let row = &floats[n % rows * columns..][..columns];
         let token = &values[n / rows * columns..][..columns];
-        rounding(precision, row, token)
+        rounding(precision, row, token) + halving(gpu, precision, row, token, tokens)
     });
     out.iter().copied().zip(bounds).collect()
 }
@@ -53,6 +54,17 @@ fn rounding(precision: Precision, row: &[f32], token: &[f32]) -> f32 {
         _ => largest(row) * largest(token) / 127.0,
     };
     2e-5 * size + step + 1e-6
+}
+
+/// How much farther it may be where both were made 16-bit floats for tensor cores: each of the sum's
+/// numbers is off by up to 2^-10 of itself, this way or that, and so the sum by some times their
+/// root mean square.
+fn halving(gpu: &Gpu, precision: Precision, row: &[f32], token: &[f32], tokens: usize) -> f32 {
+    if !gpu.has_tensor_cores() || precision == Precision::F32 || tokens <= 8 {
+        return 0.0;
+    }
+    let squares: f32 = row.iter().zip(token).map(|(w, x)| (w * x) * (w * x)).sum();
+    5e-3 * squares.sqrt()
 }
 
 #[test]
@@ -81,7 +93,7 @@ fn products_are_those_of_the_processor() {
                 let outputs = linear(&gpu, &[&matrix, &matrix], &input, tokens).unwrap();
                 let got = gpu.read(&outputs[0]).unwrap();
                 assert_eq!(got, gpu.read(&outputs[1]).unwrap());
-                let wanted = expected(&host, &bytes, &values, tokens);
+                let wanted = expected(&gpu, &host, &bytes, &values, tokens);
                 assert_eq!(got.len(), wanted.len());
                 for (n, (got, (want, bound))) in got.iter().zip(wanted).enumerate() {
                     assert!(
@@ -89,6 +101,92 @@ fn products_are_those_of_the_processor() {
                         "{gpu:?} {format} {rows}x{columns}, {tokens} tokens, {n}: {got} {want} {bound}"
                     );
                 }
+            }
+        }
+    }
+}
+
+/// Lengths at which tiles of rows and tokens begin and end, and rows as long as those of models.
+#[test]
+fn products_of_many_tokens_are_those_of_the_processor() {
+    let shapes = [
+        (64, 256, 16),
+        (128, 512, 17),
+        (129, 768, 64),
+        (200, 4096, 65),
+        (257, 1024, 100),
+        (33, 14_336, 128),
+        (320, 256, 512),
+    ];
+    for gpu in devices() {
+        for format in [
+            PackedFormat::Q4_K,
+            PackedFormat::Q6_K,
+            PackedFormat::Q8_0,
+            PackedFormat::F16,
+        ] {
+            for (number, (rows, columns, tokens)) in shapes.into_iter().enumerate() {
+                let bytes = weights(format, rows, columns, number as u64 + 31);
+                let host = PackedMatrix::new(format, rows, columns, &bytes).unwrap();
+                let matrix = Matrix::upload(&gpu, &host.into()).unwrap();
+                let values = Numbers::new(number as u64 + 7).floats(tokens * columns);
+                let input = gpu.upload(&values).unwrap();
+                let outputs = linear(&gpu, &[&matrix], &input, tokens).unwrap();
+                let got = gpu.read(&outputs[0]).unwrap();
+                let wanted = expected(&gpu, &host, &bytes, &values, tokens);
+                assert_eq!(got.len(), wanted.len());
+                for (n, (got, (want, bound))) in got.iter().zip(wanted).enumerate() {
+                    assert!(
+                        (got - want).abs() <= bound,
+                        "{gpu:?} {format} {rows}x{columns}, {tokens} tokens, {n}: {got} {want} {bound}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What other tokens hold, however large or no number, is nothing to a token's product.
+#[test]
+fn products_of_a_token_do_not_depend_on_the_others() {
+    // 2^66: numbers stay as exact as they are.
+    const LARGE: f32 = 73_786_976_294_838_206_464.0;
+    let (rows, columns) = (70, 512);
+    for gpu in devices() {
+        for (format, tokens) in [
+            (PackedFormat::Q4_K, 9),
+            (PackedFormat::Q6_K, 40),
+            (PackedFormat::Q8_0, 100),
+        ] {
+            let bytes = weights(format, rows, columns, 21);
+            let host = PackedMatrix::new(format, rows, columns, &bytes).unwrap();
+            let matrix = Matrix::upload(&gpu, &host.into()).unwrap();
+            let values = Numbers::new(5).floats(tokens * columns);
+            let mut others = values.clone();
+            for (n, x) in others.iter_mut().enumerate() {
+                match n / columns {
+                    3 => (),
+                    token if token % 3 == 0 => *x *= LARGE,
+                    token if token % 3 == 1 => *x /= LARGE,
+                    _ => *x = f32::NAN,
+                }
+            }
+            let product = |values: &[f32]| {
+                let input = gpu.upload(values).unwrap();
+                let outputs = linear(&gpu, &[&matrix], &input, tokens).unwrap();
+                gpu.read(&outputs[0]).unwrap()
+            };
+            let (want, got) = (product(&values), product(&others));
+            assert_eq!(got[3 * rows..4 * rows], want[3 * rows..4 * rows]);
+            let without_numbers = &got[5 * rows..6 * rows];
+            assert!(without_numbers.iter().all(|x| *x == 0.0));
+            assert!(got.iter().all(|x| x.is_finite()));
+            let large = got[6 * rows..7 * rows].iter().zip(&want[6 * rows..]);
+            for (got, want) in large {
+                assert!(
+                    (got / LARGE - want).abs() <= 1e-3 * want.abs() + 1e-4,
+                    "{gpu:?} {format}: {got} {want}"
+                );
             }
         }
     }
@@ -146,7 +244,8 @@ fn products_with_groups_are_those_of_the_processor() {
                 for (n, (got, want)) in gpu.read(&got[1]).unwrap().iter().zip(want).enumerate() {
                     host.dequantize_row(n % rows, &mut floats);
                     let token = &values[n / rows * columns..][..columns];
-                    let bound = rounding(Precision::Int8By32, &floats, token);
+                    let bound = rounding(Precision::Int8By32, &floats, token)
+                        + halving(&gpu, Precision::Int8By32, &floats, token, tokens);
                     assert!(
                         (got - want).abs() <= bound,
                         "{gpu:?} {layer}, {tokens} tokens, {n}: {got} {want} {bound}"
@@ -196,13 +295,16 @@ fn activations_that_are_not_finite_count_as_on_the_processor() {
                 .unwrap();
             let mut want = vec![0.0; rows];
             skep_kernels::linear(Isa::Portable, &team, host, &input, &mut want).unwrap();
-            let values = gpu.upload(&values).unwrap();
-            let got = linear(&gpu, &[&matrix], &values, 1).unwrap();
-            for (got, want) in gpu.read(&got[0]).unwrap().iter().zip(want) {
-                assert!(
-                    (got - want).abs() <= 1e-3 * want.abs() + 1e-3,
-                    "{got} {want}"
-                );
+            for tokens in [1, 9, 70] {
+                let values = gpu.upload(&values.repeat(tokens)).unwrap();
+                let got = linear(&gpu, &[&matrix], &values, tokens).unwrap();
+                let want = want.iter().cycle();
+                for (got, want) in gpu.read(&got[0]).unwrap().iter().zip(want) {
+                    assert!(
+                        (got - want).abs() <= 1e-3 * want.abs() + 1e-3,
+                        "{tokens} tokens: {got} {want}"
+                    );
+                }
             }
         }
     }

@@ -5,8 +5,9 @@ use skep_accounts::Account;
 use skep_cubes::{Gpu, GpuKind};
 use skep_weights::PackedFormat;
 
-/// Every device that this build has a way to, with and without sums by planes. A way without a
-/// device behind it fails the test: a build with a feature promises to have tested it.
+/// Every device that this build has a way to: as it is, and without sums by planes and tensor
+/// cores. A way without a device behind it fails the test: a build with a feature promises to have
+/// tested it.
 pub fn devices() -> Vec<Gpu> {
     let mut kinds = Vec::new();
     if cfg!(feature = "cuda") {
@@ -18,8 +19,8 @@ pub fn devices() -> Vec<Gpu> {
     let mut all = Vec::new();
     for kind in kinds {
         let gpu = Gpu::open(kind, Account::unlimited()).unwrap();
-        if gpu.has_planes() {
-            all.push(gpu.without_planes());
+        if gpu.has_planes() || gpu.has_tensor_cores() {
+            all.push(gpu.without_planes().without_tensor_cores());
         }
         all.push(gpu);
     }
