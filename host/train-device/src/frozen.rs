@@ -19,13 +19,13 @@ pub(crate) struct FrozenMatrix {
 }
 
 enum Kept {
-    /// Floats of any kind.
+    /// Floats, as burn has them.
     Floats(Tensor<2>),
     /// On the processor: a copy, expanded row by row.
     Nf4(Nf4Matrix),
     Blocks(PackedTensor),
     /// On a device that runs kernels of our own.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "wgsl"))]
     Words(crate::kernels::Words),
 }
 
@@ -57,8 +57,8 @@ impl FrozenMatrix {
         let (weights, charge) = match on.place {
             // The copy has a charge of its own.
             Place::Processor => (Kept::Nf4(matrix.copy(account)?), None),
-            #[cfg(feature = "cuda")]
-            Place::Cuda(_) => {
+            #[cfg(any(feature = "cuda", feature = "wgsl"))]
+            _ => {
                 let charge = account.charge_memory(crate::kernels::Words::nf4_bytes(matrix))?;
                 let words = crate::kernels::Words::nf4(on, matrix)?;
                 (Kept::Words(words), Some(charge))
@@ -82,8 +82,9 @@ impl FrozenMatrix {
         let charge = account.charge_memory(tensor.bytes().len() as u64 + 8)?;
         let dtype = match tensor.format() {
             PackedFormat::F32 => Some(DType::F32),
-            PackedFormat::F16 => Some(DType::F16),
-            PackedFormat::BF16 => Some(DType::BF16),
+            // Not every device has burn's floats of 16 bits; kernels take them apart as words.
+            PackedFormat::F16 if on.place == Place::Processor => Some(DType::F16),
+            PackedFormat::BF16 if on.place == Place::Processor => Some(DType::BF16),
             _ => None,
         };
         let weights = match (dtype, on.place) {
@@ -101,8 +102,8 @@ impl FrozenMatrix {
                     want: "whole blocks",
                 })?)
             }
-            #[cfg(feature = "cuda")]
-            (None, Place::Cuda(_)) => Kept::Words(crate::kernels::Words::blocks(on, tensor)?),
+            #[cfg(any(feature = "cuda", feature = "wgsl"))]
+            (None, _) => Kept::Words(crate::kernels::Words::blocks(on, tensor)?),
         };
         Ok(Self {
             rows,
@@ -139,7 +140,7 @@ impl FrozenMatrix {
                     reason: error.to_string(),
                 })
             }),
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "wgsl"))]
             Kept::Words(words) => Ok(words.expand(on, rows, columns)),
         }
     }
@@ -152,7 +153,9 @@ mod tests {
 
     #[cfg(feature = "cuda")]
     const PLACE: Place = Place::Cuda(0);
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(all(feature = "wgsl", not(feature = "cuda")))]
+    const PLACE: Place = Place::Vulkan;
+    #[cfg(not(any(feature = "cuda", feature = "wgsl")))]
     const PLACE: Place = Place::Processor;
 
     /// Each weight as it is expanded, against what the host makes of the same bytes.
@@ -160,6 +163,9 @@ mod tests {
         let account = Account::unlimited();
         let size = want.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
         for (compute, bound) in [(Compute::F32, 1e-6), (Compute::Bf16, 1.0 / 256.0)] {
+            if compute == Compute::Bf16 && cfg!(feature = "wgsl") {
+                continue;
+            }
             let on = On::open(PLACE, compute).unwrap();
             let matrix = FrozenMatrix::upload(&on, view, &account).unwrap();
             assert_eq!((matrix.rows, matrix.columns), (rows, columns));

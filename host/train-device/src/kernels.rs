@@ -3,18 +3,19 @@
 //! Both kernels write words too: a float, or two of 16 bits.
 
 use burn::backend::Cube;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use cubecl::bytes::Bytes;
+use cubecl::client::Client;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
-use skep_cubes::numbers::byte_of;
-use skep_cubes::packed::{Form, PIECE, columns_of, factors_of, words_of};
+use skep_cubes::numbers::{byte_of, half_to_float};
+use skep_cubes::packed::{Form, PIECE, columns_of, factors_of, halfword_at, words_of};
 use skep_train::TrainError;
 use skep_train::dynamic8::SIGNED;
 use skep_train::nf4::{NF4, NF4_BLOCK, Nf4Matrix};
 use skep_weights::{PackedFormat, PackedTensor};
 
-use crate::place::{Compute, On, Place};
+use crate::place::{Compute, On};
 
 /// Units of a cube.
 const UNITS: u32 = 256;
@@ -44,7 +45,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    fn new(client: &cubecl::client::Client, bytes: &[u8]) -> Self {
+    fn new(client: &Client, bytes: &[u8]) -> Self {
         // A word of zeros beyond the end, which some formats read.
         let len = bytes.len().div_ceil(4) + 1;
         let mut padded = Vec::with_capacity(4 * len);
@@ -56,7 +57,7 @@ impl Buffer {
         }
     }
 
-    fn floats(client: &cubecl::client::Client, values: &[f32]) -> Self {
+    fn floats(client: &Client, values: &[f32]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         Self::new(client, &bytes)
     }
@@ -67,16 +68,14 @@ impl Buffer {
     }
 }
 
-fn client(on: &On) -> Result<cubecl::client::Client, TrainError> {
-    let failed = |reason: String| TrainError::Device { reason };
-    match on.place {
-        Place::Cuda(index) => {
-            let device = cubecl::Device::cuda(usize::from(index));
-            let device = device.map_err(|error| failed(error.to_string()))?;
-            Ok(device.client())
-        }
-        Place::Processor => Err(failed("the processor runs no kernels".to_owned())),
-    }
+/// The way to the device, which every tensor on it has.
+fn client(on: &On) -> Result<Client, TrainError> {
+    let some = Tensor::<1>::empty([1], (&on.device, DType::F32));
+    let some = some.try_into_primitive::<Cube>();
+    some.map(|some| some.client)
+        .map_err(|error| TrainError::Device {
+            reason: format!("it runs no kernels: {error:?}"),
+        })
 }
 
 impl Words {
@@ -101,7 +100,15 @@ impl Words {
         })
     }
 
+    /// Blocks, or floats of 16 bits, an even number of them.
     pub fn blocks(on: &On, tensor: &PackedTensor) -> Result<Self, TrainError> {
+        if !(tensor.rows() * tensor.columns()).is_multiple_of(2) {
+            return Err(TrainError::Setting {
+                what: "the weights of a frozen matrix",
+                got: format!("{} by {}", tensor.rows(), tensor.columns()),
+                want: "an even number of them, for a training on a device",
+            });
+        }
         Ok(Words::Blocks {
             format: tensor.format(),
             row_bytes: tensor.row_bytes(),
@@ -143,6 +150,23 @@ impl Words {
                     to,
                     units,
                     count.div_ceil(NF4_BLOCK).div_ceil(256),
+                    halves,
+                );
+            },
+            Words::Blocks {
+                format: format @ (PackedFormat::F16 | PackedFormat::BF16),
+                words,
+                ..
+            } => unsafe {
+                let units = count / 2;
+                expand_floats::launch_unchecked(
+                    client,
+                    cubes(units),
+                    CubeDim::new_1d(UNITS),
+                    words.arg(),
+                    to,
+                    units,
+                    *format == PackedFormat::BF16,
                     halves,
                 );
             },
@@ -206,6 +230,38 @@ fn expand_nf4(
         let scale = table[16usize + number as usize] * outer[block / 256usize] + outer[mean_at];
         let first = table[(code >> 4u32) as usize] * scale;
         let second = table[(code & 15u32) as usize] * scale;
+        if comptime!(halves) {
+            out[unit] = upper_half(first) | (upper_half(second) << 16u32);
+        } else {
+            out[2usize * unit] = u32::reinterpret(first);
+            out[2usize * unit + 1usize] = u32::reinterpret(second);
+        }
+    }
+}
+
+/// A float of 16 bits: the upper half of one of 32, or one of its own kind.
+#[cube]
+fn float_of(bits: u32, #[comptime] upper: bool) -> f32 {
+    if comptime!(upper) {
+        f32::reinterpret(bits << 16u32)
+    } else {
+        half_to_float(bits)
+    }
+}
+
+/// A unit expands two floats of 16 bits, which are a word.
+#[cube(launch_unchecked)]
+fn expand_floats(
+    weights: &[u32],
+    out: &mut [u32],
+    units: usize,
+    #[comptime] upper: bool,
+    #[comptime] halves: bool,
+) {
+    let unit = ABSOLUTE_POS;
+    if unit < units {
+        let first = float_of(halfword_at(weights, 4usize * unit), upper);
+        let second = float_of(halfword_at(weights, 4usize * unit + 2usize), upper);
         if comptime!(halves) {
             out[unit] = upper_half(first) | (upper_half(second) << 16u32);
         } else {

@@ -15,7 +15,7 @@
 //! | `pass` | a whole pass: layers, output layer, gradients |
 //!
 //! Products go through burn: its processor backend without any feature, which is for tests, and
-//! CUDA with the feature `cuda`.
+//! CUDA with the feature `cuda`, Vulkan with `wgsl`.
 //!
 //! What this crate must never do: keep a dense copy of a quantized base; take memory of a device
 //! before it has been charged; let a fault of a driver take the host down.
@@ -23,7 +23,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod frozen;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "wgsl"))]
 mod kernels;
 mod layer;
 mod operators;

@@ -4,6 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+#[cfg(feature = "wgsl")]
+use burn::tensor::DeviceKind;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use skep_train::TrainError;
 
@@ -16,6 +18,9 @@ pub enum Place {
     /// The NVIDIA device of this index.
     #[cfg(feature = "cuda")]
     Cuda(u16),
+    /// The best device that Vulkan has, which may be a program that plays one. In 32 bits only.
+    #[cfg(feature = "wgsl")]
+    Vulkan,
 }
 
 impl fmt::Display for Place {
@@ -24,6 +29,8 @@ impl fmt::Display for Place {
             Place::Processor => write!(f, "the processor"),
             #[cfg(feature = "cuda")]
             Place::Cuda(index) => write!(f, "cuda:{index}"),
+            #[cfg(feature = "wgsl")]
+            Place::Vulkan => write!(f, "vulkan"),
         }
     }
 }
@@ -46,7 +53,7 @@ impl Compute {
         }
     }
 
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "wgsl"))]
     pub(crate) fn dtype(self) -> DType {
         match self {
             Compute::F32 => DType::F32,
@@ -80,6 +87,16 @@ impl On {
                     .map_err(failed_to_open)?;
                 Device::cuda(usize::from(index))
             }
+            #[cfg(feature = "wgsl")]
+            Place::Vulkan if compute == Compute::Bf16 => {
+                return Err(TrainError::Setting {
+                    what: "what a device computes in",
+                    got: "bfloat16".to_owned(),
+                    want: "32 bits with Vulkan, whose kernels know no other floats",
+                });
+            }
+            #[cfg(feature = "wgsl")]
+            Place::Vulkan => Device::wgpu(DeviceKind::DefaultDevice),
         };
         Ok(Self {
             place,

@@ -18,13 +18,15 @@ use skep_train_device::{Compute, DeviceDecoder, Place};
 pub fn place() -> Place {
     #[cfg(feature = "cuda")]
     return Place::Cuda(0);
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(all(feature = "wgsl", not(feature = "cuda")))]
+    return Place::Vulkan;
+    #[cfg(not(any(feature = "cuda", feature = "wgsl")))]
     return Place::Processor;
 }
 
 /// Whether the device has products of 16 bits. Burn's on the processor are there for their numbers.
 pub fn has_sixteen_bits() -> bool {
-    true
+    !cfg!(feature = "wgsl")
 }
 
 /// How near a device has to come to the processor's 32 bits.
