@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use skep_decoder::{AdapterWeights, Batch, Config, Decoder, LoadError, Part, Workspace};
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages};
-use skep_weights::{PackedFormat, WeightsFile};
+use skep_weights::WeightsFile;
 use written::{Contents, Value, convert, mixture};
 
 fn folder(name: &str) -> PathBuf {

@@ -123,26 +123,34 @@ impl FrozenMatrix {
 
     /// The whole matrix as what products take, for as long as the product needs it.
     pub fn expand(&self, on: &On) -> Result<Tensor<2>, TrainError> {
-        let (rows, columns) = (self.rows, self.columns);
-        let read = |row: &mut dyn FnMut(usize, &mut [f32]) -> Result<(), TrainError>| {
-            let mut values = vec![0.0; rows * columns];
-            for (number, out) in values.chunks_exact_mut(columns).enumerate() {
-                row(number, out)?;
-            }
-            Ok(on.round(on.floats(values, [rows, columns])))
-        };
+        let columns = self.columns;
         match &self.weights {
             Kept::Floats(weights) => Ok(on.round(weights.clone())),
-            Kept::Nf4(matrix) => read(&mut |row, out| matrix.dequantize(row, 0..columns, out)),
-            Kept::Blocks(tensor) => read(&mut |row, out| {
+            Kept::Nf4(matrix) => {
+                self.expand_rows(on, |row, out| matrix.dequantize(row, 0..columns, out))
+            }
+            Kept::Blocks(tensor) => self.expand_rows(on, |row, out| {
                 let done = tensor.dequantize_row(row, out);
                 done.map_err(|error| TrainError::Device {
                     reason: error.to_string(),
                 })
             }),
             #[cfg(any(feature = "cuda", feature = "wgsl"))]
-            Kept::Words(words) => Ok(words.expand(on, rows, columns)),
+            Kept::Words(words) => Ok(words.expand(on, self.rows, columns)),
         }
+    }
+
+    /// The same, each row as `read` writes it.
+    fn expand_rows(
+        &self,
+        on: &On,
+        mut read: impl FnMut(usize, &mut [f32]) -> Result<(), TrainError>,
+    ) -> Result<Tensor<2>, TrainError> {
+        let mut values = vec![0.0; self.rows * self.columns];
+        for (row, out) in values.chunks_exact_mut(self.columns).enumerate() {
+            read(row, out)?;
+        }
+        Ok(on.round(on.floats(values, [self.rows, self.columns])))
     }
 }
 

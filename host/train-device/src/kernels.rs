@@ -2,6 +2,9 @@
 //!
 //! Both kernels write words too: a float, or two of 16 bits.
 
+// A kernel has as many arguments as it has buffers and lengths.
+#![allow(clippy::too_many_arguments)]
+
 use burn::backend::Cube;
 use burn::tensor::{DType, Tensor};
 use cubecl::bytes::Bytes;
@@ -20,7 +23,8 @@ use crate::place::{Compute, On};
 /// Units of a cube.
 const UNITS: u32 = 256;
 
-/// A matrix on a device.
+/// A matrix on a device. There are some hundred of them, so their size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Words {
     Nf4 {
         codes: Buffer,
@@ -129,15 +133,16 @@ impl Words {
         // SAFETY: the tensor has so many words.
         let to = unsafe { BufferArg::from_raw_parts(out.handle.clone(), words) };
         let client = &out.client;
-        // SAFETY: every unit reads and writes within the buffers: there are as many as outputs or
-        // pieces, and buffers were made for them.
         match self {
             Words::Nf4 {
                 codes,
                 scales,
                 outer,
                 table,
-            } => unsafe {
+            } =>
+            // SAFETY: there are as many units as pairs or pieces of weights, and all buffers are of
+            // as many.
+            unsafe {
                 let units = count / 2;
                 expand_nf4::launch_unchecked(
                     client,
@@ -157,7 +162,10 @@ impl Words {
                 format: format @ (PackedFormat::F16 | PackedFormat::BF16),
                 words,
                 ..
-            } => unsafe {
+            } =>
+            // SAFETY: there are as many units as pairs or pieces of weights, and all buffers are of
+            // as many.
+            unsafe {
                 let units = count / 2;
                 expand_floats::launch_unchecked(
                     client,
@@ -174,7 +182,10 @@ impl Words {
                 format,
                 row_bytes,
                 words,
-            } => unsafe {
+            } =>
+            // SAFETY: there are as many units as pairs or pieces of weights, and all buffers are of
+            // as many.
+            unsafe {
                 let units = count / PIECE;
                 expand_blocks::launch_unchecked(
                     client,
