@@ -2,9 +2,11 @@
 //! packed as `Q4_K_M` packs it (4.4 GB), at several batch sizes.
 //!
 //! `cargo run --release -p skep-cubes --features cuda --example decode_rate`, with
-//! `--peak GB/S` for the memory bandwidth that the card's data sheet names, and `--layers N` for
-//! a shorter model on a smaller card and `--prompt N` for prompts of so many tokens. Beside the data sheet's, the bandwidth that the operator
-//! which adds two long rows reaches is measured in the same run, and the fraction of it given.
+//! `--peak GB/S` for the memory bandwidth that the card's data sheet names, `--layers N` for a
+//! shorter model on a smaller card, `--texts 1,8,64` for batches of so many texts, `--prompt N` for
+//! prompts of so many tokens and `--runs N` for medians of so many. Beside the data sheet's, the
+//! bandwidth that the operator which adds two long rows reaches is measured in the same run, and the
+//! fraction of it given.
 #![allow(missing_docs)]
 
 #[cfg(not(any(feature = "cuda", feature = "wgsl")))]
@@ -43,12 +45,18 @@ mod measure {
         let mut peak: Option<f64> = None;
         let mut layers = 32;
         let mut length = 512;
+        let mut batches: Vec<usize> = vec![1, 8, 64];
+        let mut runs = 15;
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let value = arguments.next().ok_or("an option needs a value")?;
             match argument.as_str() {
                 "--peak" => peak = Some(value.parse()?),
                 "--layers" => layers = value.parse()?,
+                "--texts" => {
+                    batches = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                }
+                "--runs" => runs = value.parse()?,
                 "--prompt" => length = value.parse::<usize>()?.next_multiple_of(PAGE_TOKENS),
                 other => return Err(format!("unknown option {other}").into()),
             }
@@ -59,7 +67,7 @@ mod measure {
         };
         let account = Account::unlimited();
         let gpu = Gpu::open(kind, account.clone())?;
-        let reached = bandwidth(&gpu)?;
+        let reached = bandwidth(&gpu, runs)?;
         println!("{gpu:?}: adding long rows moves {reached:.0} GB/s");
 
         let begun = Instant::now();
@@ -71,8 +79,8 @@ mod measure {
             weights as f64 / 1e9,
             begun.elapsed().as_secs_f64()
         );
-        for texts in [1, 8, 64] {
-            let seconds = step(&gpu, &decoder, texts)?;
+        for texts in batches {
+            let seconds = step(&gpu, &decoder, texts, runs)?;
             let moved = weights as f64 / seconds / 1e9;
             print!(
                 "batch {texts:2}: {:.2} ms a step, {:.0} tokens/s, weights at {moved:.0} GB/s, {:.1} % of what adding reaches",
@@ -85,7 +93,7 @@ mod measure {
                 None => println!(),
             }
         }
-        let seconds = prompt(&gpu, &decoder, length)?;
+        let seconds = prompt(&gpu, &decoder, length, runs)?;
         println!(
             "a prompt of {length} tokens: {:.0} tokens/s",
             length as f64 / seconds
@@ -96,11 +104,16 @@ mod measure {
     }
 
     /// The median seconds of some runs after one that compiles the kernels.
-    fn median(mut once: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+    fn median(
+        runs: usize,
+        mut once: impl FnMut() -> Result<(), Box<dyn Error>>,
+    ) -> Result<f64, Box<dyn Error>> {
+        // The second of the same form keeps the pass.
+        once()?;
         once()?;
         once()?;
         let mut all = Vec::new();
-        for _ in 0..15 {
+        for _ in 0..runs.max(1) {
             let begun = Instant::now();
             once()?;
             all.push(begun.elapsed().as_secs_f64());
@@ -110,11 +123,11 @@ mod measure {
     }
 
     /// GB/s of an operator that does nothing but move memory: two numbers read, one written.
-    fn bandwidth(gpu: &Gpu) -> Result<f64, Box<dyn Error>> {
+    fn bandwidth(gpu: &Gpu, runs: usize) -> Result<f64, Box<dyn Error>> {
         let count = 64 << 20;
         let mut to = gpu.empty(count)?;
         let from = gpu.empty(count)?;
-        let seconds = median(|| {
+        let seconds = median(runs, || {
             for _ in 0..4 {
                 rows::add(gpu, &mut to, &from)?;
             }
@@ -216,8 +229,14 @@ mod measure {
     }
 
     /// Seconds of a step that writes a token to each of so many texts, with the choice of it.
-    fn step(gpu: &Gpu, decoder: &PlacedDecoder<Gpu>, texts: usize) -> Result<f64, Box<dyn Error>> {
-        let each = PAST.div_ceil(PAGE_TOKENS) + 2;
+    fn step(
+        gpu: &Gpu,
+        decoder: &PlacedDecoder<Gpu>,
+        texts: usize,
+        runs: usize,
+    ) -> Result<f64, Box<dyn Error>> {
+        // Three steps before the first that counts.
+        let each = (PAST + runs.max(1) + 3).div_ceil(PAGE_TOKENS);
         let mut pages = pool(gpu, decoder.config(), texts * each)?;
         let tables: Vec<Vec<u32>> = (0..texts)
             .map(|text| (0..each).map(|page| (text * each + page) as u32).collect())
@@ -226,7 +245,7 @@ mod measure {
         let outputs: Vec<usize> = (0..texts).collect();
         let mut tokens = vec![17_u32; texts];
         let mut past = PAST;
-        median(|| {
+        median(runs, || {
             let parts: Vec<_> = tables
                 .iter()
                 .map(|table| Part {
@@ -255,12 +274,13 @@ mod measure {
         gpu: &Gpu,
         decoder: &PlacedDecoder<Gpu>,
         count: usize,
+        runs: usize,
     ) -> Result<f64, Box<dyn Error>> {
         let mut pages = pool(gpu, decoder.config(), count / PAGE_TOKENS)?;
         let table: Vec<u32> = (0..(count / PAGE_TOKENS) as u32).collect();
         let tokens: Vec<u32> = (0..count as u32).collect();
         let mut workspace = PlacedWorkspace::default();
-        let seconds = median(|| {
+        let seconds = median(runs, || {
             let parts = [Part {
                 tokens: count,
                 start: 0,

@@ -6,7 +6,9 @@
 //! as for a few long texts of which each brings one token, a text's pages are split among several
 //! cubes, and what they found is put together (Flash-Decoding's way).
 
+mod one;
 mod plan;
+mod several;
 mod store;
 
 use cubecl::prelude::*;
@@ -16,11 +18,13 @@ use skep_kernels::kv::KvFormat;
 
 pub use crate::pages::Pages;
 pub use plan::Plan;
+pub(crate) use store::rope_and_store;
 pub use store::{Slots, store};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
 use crate::numbers::{byte_of, half_to_float};
+use crate::round::{Rounded, round, round_four};
 
 /// Units of a cube.
 const UNITS: usize = 128;
@@ -41,6 +45,21 @@ pub fn attention(
     plan: &Plan,
     queries: &Buffer,
 ) -> Result<Buffer, GpuError> {
+    let out = gpu.empty(queries.len())?;
+    attention_into(gpu, layer, pages, plan, queries, &out, None)?;
+    Ok(out)
+}
+
+/// As [`attention`], into memory that is there; and what it is rounded to, if that is wanted.
+pub(crate) fn attention_into(
+    gpu: &Gpu,
+    layer: &AttentionLayer,
+    pages: &Pages,
+    plan: &Plan,
+    queries: &Buffer,
+    out: &Buffer,
+    rounded: Option<&Rounded>,
+) -> Result<(), GpuError> {
     let shape = pages.shape();
     let dim = shape.head_dim;
     // The sequences were checked with the plan.
@@ -48,7 +67,7 @@ pub fn attention(
     let length = plan.tokens.checked_mul(plan.heads * dim);
     expect_len("attention", "the queries", queries.len(), length)?;
     expect_len("attention", "the heads", layer.heads, Some(plan.heads))?;
-    let out = gpu.empty(queries.len())?;
+    expect_len("attention", "the output", out.len(), Some(queries.len()))?;
     for pieces in [&plan.ones, &plan.several].into_iter().flatten() {
         let elements = pieces.together * group * dim;
         let cubes_of_all = pieces.count * shape.kv_heads;
@@ -60,15 +79,65 @@ pub fn attention(
             Some(_) => gpu.empty(2 * cubes_of_all * pieces.together * group)?,
             None => gpu.empty(1)?,
         };
-        let to = if pieces.splits.is_some() {
-            &parts
-        } else {
-            &out
-        };
+        let to = if pieces.splits.is_some() { &parts } else { out };
+        let window = layer.window.unwrap_or(NO_WINDOW).min(NO_WINDOW);
         guard("attention", || {
             // SAFETY: pages, tokens and parts of every piece were checked or made by the plan,
             // and results have a place for each.
             unsafe {
+                if pieces.together == 1 && one::takes(shape, group, gpu.shared_bytes()) {
+                    one::attend_one::launch_unchecked(
+                        gpu.client(),
+                        cubes(cubes_of_all),
+                        CubeDim::new_1d(one::UNITS as u32),
+                        pages.words().fours(),
+                        pages.words().arg(),
+                        plan.tables.arg(),
+                        pieces.table.arg(),
+                        queries.arg(),
+                        to.arg(),
+                        sums.arg(),
+                        layer.scale,
+                        window,
+                        cubes_of_all,
+                        shape.kv_heads,
+                        pages.layer_at(layer.layer),
+                        pages.page_words(),
+                        pages.head_words(),
+                        dim,
+                        group,
+                        pieces.splits.is_some(),
+                        gpu.halves,
+                    );
+                    return;
+                }
+                if pieces.splits.is_none()
+                    && several::takes(shape, pieces.together * group, gpu.shared_bytes())
+                {
+                    several::attend_several::launch_unchecked(
+                        gpu.client(),
+                        cubes(cubes_of_all),
+                        CubeDim::new_1d(UNITS as u32),
+                        pages.words().arg(),
+                        plan.tables.arg(),
+                        pieces.table.arg(),
+                        queries.fours(),
+                        out.fours(),
+                        layer.scale,
+                        window,
+                        cubes_of_all,
+                        shape.kv_heads,
+                        pages.layer_at(layer.layer),
+                        pages.page_words(),
+                        pages.head_words(),
+                        dim,
+                        group,
+                        pieces.together,
+                        shape.format,
+                        gpu.halves,
+                    );
+                    return;
+                }
                 attend::launch_unchecked(
                     gpu.client(),
                     cubes(cubes_of_all),
@@ -80,7 +149,7 @@ pub fn attention(
                     to.arg(),
                     sums.arg(),
                     layer.scale,
-                    layer.window.unwrap_or(NO_WINDOW).min(NO_WINDOW),
+                    window,
                     cubes_of_all,
                     shape.kv_heads,
                     pages.layer_at(layer.layer),
@@ -96,6 +165,34 @@ pub fn attention(
         })?;
         if let Some((splits, count)) = &pieces.splits {
             let units = count * plan.heads * dim;
+            // Then there is nothing but these tokens.
+            if let (Some(rounded), None) = (rounded, &plan.several)
+                && dim.is_multiple_of(4)
+            {
+                guard("attention", || {
+                    // SAFETY: as below, and the rounded rows are as long as the output's.
+                    unsafe {
+                        combine_and_round::launch_unchecked(
+                            gpu.client(),
+                            cubes(count * (plan.heads * dim).div_ceil(256)),
+                            CubeDim::new_1d(64),
+                            splits.arg(),
+                            parts.arg(),
+                            sums.arg(),
+                            out.arg(),
+                            rounded.quants.arg(),
+                            rounded.scales.arg(),
+                            rounded.sums.arg(),
+                            *count,
+                            plan.heads,
+                            dim,
+                            group,
+                            rounded.precision.block_len(),
+                        );
+                    }
+                })?;
+                return Ok(());
+            }
             guard("attention", || {
                 // SAFETY: the table names tokens of the batch and parts that were just made.
                 unsafe {
@@ -116,7 +213,10 @@ pub fn attention(
             })?;
         }
     }
-    Ok(out)
+    if let Some(rounded) = rounded {
+        round(gpu, out, (plan.tokens, plan.heads * dim), rounded)?;
+    }
+    Ok(())
 }
 
 #[cube(launch_unchecked)]
@@ -318,6 +418,78 @@ fn load(
             }
         }
     }
+}
+
+/// As [`combine`], four elements a unit, which are of one head, and rounds them.
+#[cube(launch_unchecked)]
+fn combine_and_round(
+    splits: &[u32],
+    parts: &[f32],
+    sums: &[f32],
+    out: &mut [f32],
+    quants: &mut [u32],
+    scales: &mut [f32],
+    rounded_sums: &mut [f32],
+    tokens: usize,
+    heads: usize,
+    dim: usize,
+    group: usize,
+    #[comptime] block: usize,
+) {
+    let mut largest = Shared::<[f32]>::new_slice(64usize);
+    let mut totals = Shared::<[i32]>::new_slice(64usize);
+    let columns = heads * dim;
+    let each = (columns + 255usize) / 256usize;
+    let number = CUBE_POS / each;
+    let column = CUBE_POS % each * 256usize + UNIT_POS as usize * 4usize;
+    let inside = number < tokens && column < columns;
+    let entry = min(number, tokens - 1usize) * 3usize;
+    let token = splits[entry] as usize;
+    let at = token * columns + column;
+    let mut four = Array::<f32>::new(4usize);
+    #[unroll]
+    for n in 0..4usize {
+        four[n] = 0.0f32;
+    }
+    if inside {
+        let first = splits[entry + 1usize] as usize;
+        let end = first + splits[entry + 2usize] as usize;
+        let kv_heads = heads / group;
+        let head = column / dim;
+        let d = column % dim;
+        let mut most = (-1.0e30f32).runtime();
+        for part in first..end {
+            let from = (part * kv_heads + head / group) * group + head % group;
+            most = max(most, sums[2usize * from]);
+        }
+        let mut total = 0.0f32;
+        for part in first..end {
+            let from = (part * kv_heads + head / group) * group + head % group;
+            let factor = (sums[2usize * from] - most).exp();
+            total += sums[2usize * from + 1usize] * factor;
+            #[unroll]
+            for n in 0..4usize {
+                four[n] += parts[from * dim + d + n] * factor;
+            }
+        }
+        #[unroll]
+        for n in 0..4usize {
+            four[n] /= total;
+            out[at + n] = four[n];
+        }
+    }
+    round_four(
+        &four,
+        at,
+        inside,
+        quants,
+        scales,
+        rounded_sums,
+        &mut largest,
+        &mut totals,
+        block,
+        0u32,
+    );
 }
 
 /// Puts the parts of each token together.

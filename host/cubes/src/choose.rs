@@ -10,9 +10,6 @@ use crate::error::GpuError;
 /// The most that are asked of a row: each costs a pass over it.
 pub const MOST: usize = 256;
 
-/// Units of a cube, which has one row.
-const UNITS: usize = 256;
-
 /// The `count` largest elements of each row of `[rows, width]` with their places, largest first;
 /// of equal ones the first in the row comes first. NaN is never among them: rows that have too
 /// little else are filled up with negative infinity at place `u32::MAX`.
@@ -39,19 +36,22 @@ pub fn largest(
         return Ok(vec![Vec::new(); rows]);
     }
     let found = gpu.empty(2 * rows * count)?;
+    // A cube has one row.
+    let units = gpu.most_units();
     guard("largest", || {
         // SAFETY: there is a cube a row, and the output has a pair for each element asked for.
         unsafe {
             largest_of_rows::launch_unchecked(
                 gpu.client(),
                 cubes(rows),
-                CubeDim::new_1d(UNITS as u32),
+                CubeDim::new_1d(units as u32),
                 logits.arg(),
                 found.arg(),
                 rows,
                 width,
                 count,
                 f32::NEG_INFINITY,
+                units,
             );
         }
     })?;
@@ -77,9 +77,10 @@ fn largest_of_rows(
     width: usize,
     count: usize,
     lowest: f32,
+    #[comptime] units: usize,
 ) {
-    let mut values = Shared::<[f32]>::new_slice(256usize);
-    let mut places = Shared::<[u32]>::new_slice(256usize);
+    let mut values = Shared::<[f32]>::new_slice(units);
+    let mut places = Shared::<[u32]>::new_slice(units);
     let unit = UNIT_POS as usize;
     let row = min(CUBE_POS, rows - 1usize);
     let mut last = lowest;
@@ -97,12 +98,12 @@ fn largest_of_rows(
                 best = x;
                 place = number;
             }
-            column += 256usize;
+            column += units;
         }
         values[unit] = best;
         places[unit] = place;
         sync_cube();
-        let mut step = 128usize.runtime();
+        let mut step = (units / 2usize).runtime();
         while step > 0usize {
             if unit < step {
                 let other = values[unit + step];

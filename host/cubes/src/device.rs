@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use cubecl::device::WgpuDeviceKind;
 use cubecl::features::{MmaConfig, Plane};
@@ -20,6 +20,13 @@ const SHARED_BYTES: usize = 24 << 10;
 
 /// Units side by side where a device has no planes of one size.
 const LANES: u32 = 32;
+
+/// Held while a pass is recorded, and for reading by whoever waits for a device: CUDA refuses every wait
+/// of a process while one of its threads records.
+static RECORDING: RwLock<()> = RwLock::new(());
+
+/// Words that every part of a buffer has to begin at a multiple of.
+pub(crate) const ALIGNED: usize = 64;
 
 /// Which graphics processor, and by which way it is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,7 +50,10 @@ pub struct Gpu {
     pub(crate) lanes: u32,
     /// Whether they are a plane, whose units add up without shared memory.
     pub(crate) planes: bool,
+    /// Whether it turns 16-bit floats into longer ones exactly, small ones too.
+    pub(crate) halves: bool,
     shared_bytes: usize,
+    most_units: usize,
     tensor_cores: bool,
 }
 
@@ -67,6 +77,12 @@ impl Gpu {
         })
         .map_err(|error| GpuError::NoDevice(error.to_string()))?
         .map_err(|error| GpuError::NoDevice(error.to_string()))?;
+        let mut client = client;
+        // Otherwise every thread has a stream of its own, and what one wrote is waited for when
+        // another reads it. This thread's serves them all.
+        let stream = guard("allocating", || client.empty(4))?.stream;
+        // SAFETY: the client is used for nothing but this crate's work, all of it on this stream.
+        unsafe { client.set_stream(stream) };
         let properties = client.properties();
         let hardware = &properties.hardware;
         if hardware.max_shared_memory_size < SHARED_BYTES || hardware.max_units_per_cube < 256 {
@@ -78,6 +94,7 @@ impl Gpu {
         let planes = properties.features.plane.contains(Plane::Ops)
             && hardware.plane_size_min == hardware.plane_size_max
             && (8..=64).contains(&hardware.plane_size_min);
+        let most_units = hardware.max_units_per_cube.min(1024) as usize;
         let half = f16::elem_type_native();
         let tensor_cores = cfg!(feature = "cuda")
             && matches!(kind, GpuKind::Cuda(_))
@@ -97,6 +114,8 @@ impl Gpu {
                 LANES
             },
             planes,
+            most_units: 1 << most_units.ilog2(),
+            halves: matches!(kind, GpuKind::Cuda(_)),
             shared_bytes: hardware.max_shared_memory_size,
             name: client.name().into(),
             client,
@@ -154,6 +173,62 @@ impl Gpu {
         self.shared_bytes
     }
 
+    /// Units that a cube has at most, a power of two.
+    pub(crate) fn most_units(&self) -> usize {
+        self.most_units
+    }
+
+    /// Units of a plane, or 0 where sums do not go by planes.
+    pub(crate) fn plane_lanes(&self) -> u32 {
+        if self.planes { self.lanes } else { 0 }
+    }
+
+    /// Runs a task with the device to itself: what it launches is not handed from thread to thread
+    /// one by one, and nothing of others comes between.
+    pub(crate) fn alone<R: Send + 'static>(
+        &self,
+        task: impl FnOnce() -> R + Send,
+    ) -> Result<R, GpuError> {
+        guard("a task", || self.client.exclusive(task))?
+            .map_err(|error| GpuError::Failed(error.to_string()))
+    }
+
+    /// Runs a task with the device to itself, while nobody waits for any device.
+    pub(crate) fn recording<R: Send + 'static>(
+        &self,
+        task: impl FnOnce() -> R + Send,
+    ) -> Result<R, GpuError> {
+        // It guards nothing that a panic could leave half done.
+        let _nobody_waits = RECORDING.write().unwrap_or_else(PoisonError::into_inner);
+        self.alone(task)
+    }
+
+    /// Writes words over those of a buffer of the same length.
+    pub(crate) fn write(&self, buffer: &Buffer, words: &[u32]) -> Result<(), GpuError> {
+        expect_len("write", "the words", words.len(), Some(buffer.words))?;
+        let bytes = bytemuck::cast_slice(words).to_vec();
+        guard("uploading", || {
+            self.client
+                .write(&buffer.handle, cubecl::bytes::Bytes::from_bytes_vec(bytes));
+        })
+    }
+
+    /// Memory for so many words: what is there already if it has that length.
+    pub(crate) fn room<'b>(
+        &self,
+        buffer: &'b mut Option<Buffer>,
+        words: usize,
+    ) -> Result<&'b Buffer, GpuError> {
+        if buffer.as_ref().is_none_or(|there| there.words != words) {
+            // The old one goes first, so that there is room.
+            *buffer = None;
+        }
+        match buffer {
+            Some(there) => Ok(there),
+            None => Ok(buffer.insert(self.empty(words)?)),
+        }
+    }
+
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -168,7 +243,7 @@ impl Gpu {
         Ok(Buffer {
             handle,
             words,
-            _charge: charge,
+            charge: Arc::new(charge),
         })
     }
 
@@ -189,7 +264,7 @@ impl Gpu {
         Ok(Buffer {
             handle,
             words,
-            _charge: charge,
+            charge: Arc::new(charge),
         })
     }
 
@@ -215,7 +290,7 @@ impl Gpu {
         Ok(Buffer {
             handle,
             words: words.len(),
-            _charge: charge,
+            charge: Arc::new(charge),
         })
     }
 
@@ -236,6 +311,7 @@ impl Gpu {
     /// # Errors
     /// When the device has failed.
     pub fn read_words(&self, buffer: &Buffer) -> Result<Vec<u32>, GpuError> {
+        let _nobody_records = RECORDING.read().unwrap_or_else(PoisonError::into_inner);
         let bytes = guard("reading", || self.client.read_one(buffer.handle.clone()))?
             .map_err(|error| GpuError::Failed(error.to_string()))?;
         let words: Vec<u32> = bytes
@@ -254,6 +330,7 @@ impl Gpu {
     /// # Errors
     /// When the device has failed.
     pub fn wait(&self) -> Result<(), GpuError> {
+        let _nobody_records = RECORDING.read().unwrap_or_else(PoisonError::into_inner);
         guard("waiting", || cubecl::future::block_on(self.client.sync()))?
             .map_err(|error| GpuError::Failed(error.to_string()))
     }
@@ -277,14 +354,26 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// Words of 32 bits in memory of a device. Dropping it gives the memory back.
+/// Words of 32 bits in memory of a device. Dropping it, and every part of it, gives the memory
+/// back.
+#[derive(Clone)]
 pub struct Buffer {
     handle: Handle,
     words: usize,
-    _charge: MemoryCharge,
+    charge: Arc<MemoryCharge>,
 }
 
 impl Buffer {
+    /// The words that begin at this one, a multiple of [`ALIGNED`], as far as there are any.
+    pub(crate) fn part(&self, start: usize, words: usize) -> Self {
+        let start = start.min(self.words);
+        Self {
+            handle: self.handle.clone().offset_start(4 * start as u64),
+            words: words.min(self.words - start),
+            charge: Arc::clone(&self.charge),
+        }
+    }
+
     /// Words, or numbers.
     pub fn len(&self) -> usize {
         self.words
@@ -295,16 +384,17 @@ impl Buffer {
         self.words == 0
     }
 
+    /// The buffer as a kernel's argument of four words an element; words beyond the last four are
+    /// none of it.
+    pub(crate) fn fours(&self) -> BufferArg {
+        // SAFETY: as of `arg`; a kernel that takes it reads whole rows of fours alone.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), (self.words / 4).max(1)) }
+    }
+
     /// The buffer as a kernel's argument.
     pub(crate) fn arg(&self) -> BufferArg {
         // SAFETY: the handle was made for so many words, and for one where there are none.
         unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.words.max(1)) }
-    }
-
-    /// Where it lies.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn handle(&self) -> Handle {
-        self.handle.clone()
     }
 }
 

@@ -35,6 +35,7 @@
 )]
 
 pub mod attention;
+mod batch;
 pub mod choose;
 mod device;
 mod error;
@@ -48,6 +49,7 @@ mod reduce;
 mod round;
 pub mod rows;
 
+pub use batch::{BatchPlan, Kept};
 pub use device::{Buffer, Gpu, GpuKind};
 pub use error::GpuError;
-pub use operators::{BatchPlan, Layer, Rows};
+pub use operators::{Layer, Rows};

@@ -10,7 +10,7 @@ mod floats;
 mod halves;
 mod many;
 #[cfg(feature = "cuda")]
-mod tensor_cores;
+mod tiles;
 
 use cubecl::prelude::*;
 use skep_kernels::linear::Weights;
@@ -21,7 +21,7 @@ use skep_weights::{GroupInt4, PackedFormat};
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
 use crate::numbers::{byte_of, half_to_float};
-use crate::packed::{Form, PIECE, columns_of, factors_of, halfword_at, words_of};
+use crate::packed::{Form, PIECE, Words, columns_of, factors_of, halfword_at, words_of};
 use crate::round::{Rounded, round};
 
 /// The most tokens that are computed row by row.
@@ -66,12 +66,17 @@ impl Matrix {
     }
 
     fn upload_blocks(gpu: &Gpu, weights: &PackedMatrix<'_>, power: f32) -> Result<Self, GpuError> {
-        expect_few(weights.bytes().len())?;
+        let form = Form::blocks(weights.format(), gpu.halves);
+        expect_few(
+            weights
+                .rows()
+                .saturating_mul(form.row_bytes(weights.columns())),
+        )?;
         Ok(Self {
-            form: Form::blocks(weights.format()),
+            form,
             rows: weights.rows(),
             columns: weights.columns(),
-            blocks: gpu.upload_bytes(weights.bytes())?,
+            blocks: gpu.upload_bytes(&form.arrange(weights.bytes(), weights.columns()))?,
             power,
             order: None,
         })
@@ -79,16 +84,17 @@ impl Matrix {
 
     fn upload_groups(gpu: &Gpu, weights: &GroupInt4, power: f32) -> Result<Self, GpuError> {
         let (rows, columns) = (weights.rows(), weights.columns());
-        let form = Form::groups(columns, weights.group());
+        let form = Form::groups(columns, weights.group(), gpu.halves);
         let length = rows.saturating_mul(form.row_bytes(columns));
         expect_few(length)?;
         let mut bytes = Vec::with_capacity(length);
         for row in (0..rows).filter_map(|row| weights.row(row)) {
+            bytes.extend_from_slice(row.quants);
             for (scale, zero) in row.scales.iter().zip(row.zeros) {
                 bytes.extend(scale.to_le_bytes());
                 bytes.extend(u16::from(*zero).to_le_bytes());
             }
-            bytes.extend_from_slice(row.quants);
+            bytes.resize(bytes.len().next_multiple_of(16), 0);
         }
         let order = weights.permutation().map(|inputs| -> Result<_, GpuError> {
             Ok(Order {
@@ -130,6 +136,12 @@ impl Matrix {
         self.form.row_bytes(self.columns)
     }
 
+    /// What its input has to be rounded to, in the order of inputs; none where it is not, or where
+    /// columns are in an order of their own.
+    pub(crate) fn rounds_to(&self) -> Option<Precision> {
+        (self.order.is_none() && self.precision() != Precision::F32).then(|| self.precision())
+    }
+
     /// What its input has to be rounded to.
     fn precision(&self) -> Precision {
         Precision::of(self.form.format)
@@ -152,70 +164,94 @@ pub fn linear(
     input: &Buffer,
     tokens: usize,
 ) -> Result<Vec<Buffer>, GpuError> {
-    let mut rounded: Vec<(&Matrix, Rounded)> = Vec::new();
-    // Of each of these, in their order.
-    #[cfg(feature = "cuda")]
-    let mut halved: Vec<halves::Halves> = Vec::new();
     let mut outputs = Vec::with_capacity(matrices.len());
     for matrix in matrices {
+        let length = tokens.checked_mul(matrix.rows);
+        outputs.push(gpu.empty(length.ok_or_else(|| too_long(tokens))?)?);
+    }
+    let products: Vec<_> = matrices.iter().copied().zip(&outputs).collect();
+    linear_into(gpu, &products, input, None, tokens)?;
+    Ok(outputs)
+}
+
+/// As [`linear`], into memory that is there. The input may have been rounded already, in some
+/// precision and in the order of inputs.
+pub(crate) fn linear_into(
+    gpu: &Gpu,
+    products: &[(&Matrix, &Buffer)],
+    input: &Buffer,
+    ready: Option<&Rounded>,
+    tokens: usize,
+) -> Result<(), GpuError> {
+    let mut packed: Vec<(&Matrix, &Buffer)> = Vec::new();
+    for (matrix, out) in products {
         let want = tokens.checked_mul(matrix.columns);
         expect_len("linear", "the input", input.len(), want)?;
-        let out = gpu.empty(
-            tokens
-                .checked_mul(matrix.rows)
-                .ok_or_else(|| too_long(tokens))?,
-        )?;
+        let want = tokens.checked_mul(matrix.rows);
+        expect_len("linear", "the output", out.len(), want)?;
         if tokens == 0 || matrix.rows == 0 || matrix.columns == 0 {
-            outputs.push(out);
             continue;
         }
-        let precision = matrix.precision();
-        if precision == Precision::F32 {
-            match tokens <= FEW {
-                true => floats::few(gpu, matrix, input, tokens, &out)?,
-                false => floats::many(gpu, matrix, input, tokens, &out)?,
-            }
+        if matrix.precision() != Precision::F32 {
+            packed.push((matrix, out));
+        } else if tokens <= FEW {
+            floats::few(gpu, matrix, input, tokens, out)?;
         } else {
-            let same = |other: &Matrix| {
-                other.precision() == precision && other.inputs() == matrix.inputs()
-            };
-            let at = match rounded.iter().position(|(other, _)| same(other)) {
-                Some(at) => at,
-                None => {
-                    let ordered = match &matrix.order {
-                        Some(order) => Some(put_in_order(gpu, order, input, tokens)?),
-                        None => None,
-                    };
-                    let input = ordered.as_ref().unwrap_or(input);
-                    let made = round(gpu, precision, input, tokens, matrix.columns)?;
-                    rounded.push((matrix, made));
-                    rounded.len() - 1
-                }
-            };
-            let input = &rounded[at].1;
-            #[cfg(feature = "cuda")]
-            if tensor_cores::takes(gpu, tokens) {
-                if halved.get(at).is_none() {
-                    halved.push(halves::of_tokens(
-                        gpu,
-                        input,
-                        precision,
-                        tokens,
-                        matrix.columns,
-                    )?);
-                }
-                tensor_cores::launch(gpu, matrix, &halved[at], tokens, &out)?;
-                outputs.push(out);
-                continue;
-            }
-            match tokens <= FEW {
-                true => few::launch(gpu, matrix, input, tokens, &out)?,
-                false => many::launch(gpu, matrix, input, tokens, &out)?,
-            }
+            floats::many(gpu, matrix, input, tokens, out)?;
         }
-        outputs.push(out);
     }
-    Ok(outputs)
+    while let Some((first, _)) = packed.first().copied() {
+        let same = |(matrix, _): &(&Matrix, &Buffer)| {
+            matrix.precision() == first.precision() && matrix.inputs() == first.inputs()
+        };
+        let (those, others): (Vec<_>, Vec<_>) = packed.into_iter().partition(same);
+        packed = others;
+        let is_ready = |ready: &&Rounded| {
+            first.order.is_none() && ready.is_room_for(first.precision(), input.len())
+        };
+        if let Some(ready) = ready.filter(is_ready) {
+            packed_products(gpu, &those, ready, tokens)?;
+            continue;
+        }
+        let ordered = match &first.order {
+            Some(order) => Some(put_in_order(gpu, order, input, tokens)?),
+            None => None,
+        };
+        let input = ordered.as_ref().unwrap_or(input);
+        let rounded = Rounded::room(gpu, first.precision(), tokens, first.columns)?;
+        round(gpu, input, (tokens, first.columns), &rounded)?;
+        packed_products(gpu, &those, &rounded, tokens)?;
+    }
+    Ok(())
+}
+
+/// Products of one rounded input with matrices of its precision.
+fn packed_products(
+    gpu: &Gpu,
+    those: &[(&Matrix, &Buffer)],
+    input: &Rounded,
+    tokens: usize,
+) -> Result<(), GpuError> {
+    if tokens <= FEW {
+        for some in those.chunks(few::TOGETHER) {
+            few::launch(gpu, some, input, tokens)?;
+        }
+        return Ok(());
+    }
+    #[cfg(feature = "cuda")]
+    if tiles::takes(gpu, tokens)
+        && let Some((first, _)) = those.first()
+    {
+        let halves = halves::of_tokens(gpu, input, tokens, first.columns)?;
+        for (matrix, out) in those {
+            tiles::launch(gpu, matrix, &halves, tokens, out)?;
+        }
+        return Ok(());
+    }
+    for (matrix, out) in those {
+        many::launch(gpu, matrix, input, tokens, out)?;
+    }
+    Ok(())
 }
 
 /// `out[token, column] = input[token, order[column]]`.
@@ -276,10 +312,6 @@ fn expect_few(bytes: usize) -> Result<(), GpuError> {
 /// When there is no such row, its columns are in an order of their own, the account has no room,
 /// or the device fails.
 pub fn gather(gpu: &Gpu, matrix: &Matrix, numbers: &[u32], scale: f32) -> Result<Buffer, GpuError> {
-    if matrix.order.is_some() {
-        let what = "rows of a matrix whose columns are in an order of their own";
-        return Err(GpuError::Unsupported(what.to_owned()));
-    }
     if let Some(last) = numbers.iter().max() {
         expect_below("gather", "the rows", *last as usize, matrix.rows)?;
     }
@@ -290,28 +322,65 @@ pub fn gather(gpu: &Gpu, matrix: &Matrix, numbers: &[u32], scale: f32) -> Result
         return Ok(out);
     }
     let table = gpu.upload_words(numbers)?;
-    let packed = matrix.precision() != Precision::F32;
-    let units = numbers.len() * if packed { columns / PIECE } else { columns };
+    gather_placed(gpu, matrix, &table, numbers.len(), scale, &out)?;
+    Ok(out)
+}
+
+/// As [`gather`], of so many numbers that were checked and lie on the device, into memory that is
+/// there.
+pub(crate) fn gather_placed(
+    gpu: &Gpu,
+    matrix: &Matrix,
+    table: &Buffer,
+    count: usize,
+    scale: f32,
+    out: &Buffer,
+) -> Result<(), GpuError> {
+    if matrix.order.is_some() {
+        let what = "rows of a matrix whose columns are in an order of their own";
+        return Err(GpuError::Unsupported(what.to_owned()));
+    }
+    let columns = matrix.columns;
+    let length = count.checked_mul(columns);
+    expect_len("gather", "the output", out.len(), length)?;
+    if out.is_empty() {
+        return Ok(());
+    }
     guard("gather", || {
         // SAFETY: every number is one of a row, and the output has a row for each.
         unsafe {
-            gather_rows::launch_unchecked(
-                gpu.client(),
-                cubes(units.div_ceil(256)),
-                CubeDim::new_1d(256),
-                matrix.blocks.arg(),
-                table.arg(),
-                out.arg(),
-                units,
-                columns,
-                matrix.row_bytes(),
-                scale,
-                matrix.form,
-                packed,
-            );
+            if matrix.precision() == Precision::F32 {
+                let units = count * columns;
+                gather_floats::launch_unchecked(
+                    gpu.client(),
+                    cubes(units.div_ceil(256)),
+                    CubeDim::new_1d(256),
+                    matrix.blocks.arg(),
+                    table.arg(),
+                    out.arg(),
+                    units,
+                    columns,
+                    scale,
+                    matrix.form.format,
+                );
+            } else {
+                let units = count * (columns / PIECE);
+                gather_pieces::launch_unchecked(
+                    gpu.client(),
+                    cubes(units.div_ceil(256)),
+                    CubeDim::new_1d(256),
+                    matrix.blocks.fours(),
+                    table.arg(),
+                    out.arg(),
+                    units,
+                    columns,
+                    matrix.row_bytes() / 16,
+                    scale,
+                    matrix.form,
+                );
+            }
         }
-    })?;
-    Ok(out)
+    })
 }
 
 fn too_long(tokens: usize) -> ShapeError {
@@ -323,43 +392,53 @@ fn too_long(tokens: usize) -> ShapeError {
     }
 }
 
-/// A unit expands a piece of a row, or an element that is not quantized.
+/// A unit expands a piece of a row.
 #[cube(launch_unchecked)]
-fn gather_rows(
+fn gather_pieces(
+    weights: &[Words],
+    numbers: &[u32],
+    out: &mut [f32],
+    units: usize,
+    columns: usize,
+    row_words: usize,
+    scale: f32,
+    #[comptime] form: Form,
+) {
+    let unit = ABSOLUTE_POS;
+    if unit < units {
+        let pieces = columns / comptime!(PIECE);
+        let number = unit / pieces;
+        let piece = unit % pieces;
+        let row = numbers[number] as usize * row_words;
+        let words = words_of(weights, row, pieces, piece, form);
+        let factors = factors_of(weights, row, pieces, piece, form);
+        let (first, second) = columns_of(piece, comptime!(form.format));
+        #[unroll]
+        for n in 0..16usize {
+            let low = byte_of(words[n / 4usize], comptime!(n as u32 % 4u32));
+            let high = byte_of(words[4usize + n / 4usize], comptime!(n as u32 % 4u32));
+            let at = number * columns + n;
+            out[at + first] = (f32::cast_from(low) * factors[0usize] + factors[1usize]) * scale;
+            out[at + second] = (f32::cast_from(high) * factors[2usize] + factors[3usize]) * scale;
+        }
+    }
+}
+
+/// A unit makes an element that is not quantized.
+#[cube(launch_unchecked)]
+fn gather_floats(
     weights: &[u32],
     numbers: &[u32],
     out: &mut [f32],
     units: usize,
     columns: usize,
-    row_bytes: usize,
     scale: f32,
-    #[comptime] form: Form,
-    #[comptime] packed: bool,
+    #[comptime] format: PackedFormat,
 ) {
     let unit = ABSOLUTE_POS;
     if unit < units {
-        if comptime!(packed) {
-            let pieces = columns / 32usize;
-            let number = unit / pieces;
-            let piece = unit % pieces;
-            let row = numbers[number] as usize * row_bytes;
-            let words = words_of(weights, row, piece, form);
-            let factors = factors_of(weights, row, piece, form);
-            let (first, second) = columns_of(piece, comptime!(form.format));
-            #[unroll]
-            for n in 0..16usize {
-                let low = byte_of(words[n / 4usize], comptime!(n as u32 % 4u32));
-                let high = byte_of(words[4usize + n / 4usize], comptime!(n as u32 % 4u32));
-                let at = number * columns + n;
-                out[at + first] = (f32::cast_from(low) * factors[0usize] + factors[1usize]) * scale;
-                out[at + second] =
-                    (f32::cast_from(high) * factors[2usize] + factors[3usize]) * scale;
-            }
-        } else {
-            let row = numbers[unit / columns] as usize;
-            let at = row * columns + unit % columns;
-            out[unit] = float_of(weights, at, comptime!(form.format)) * scale;
-        }
+        let row = numbers[unit / columns] as usize;
+        out[unit] = float_of(weights, row * columns + unit % columns, format) * scale;
     }
 }
 

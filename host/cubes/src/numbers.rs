@@ -29,6 +29,30 @@ pub fn half_to_float(bits: u32) -> f32 {
     f32::reinterpret(size | sign)
 }
 
+/// Both 16-bit floats of a word, the low one first, exactly: for devices that have the type and
+/// keep small ones.
+#[cube]
+pub fn halves_to_floats(both: u32) -> (f32, f32) {
+    let two = Vector::<half::f16, Const<2>>::reinterpret(both);
+    (
+        f32::cast_from(two.extract(0usize)),
+        f32::cast_from(two.extract(1usize)),
+    )
+}
+
+/// Both 16-bit floats of a word, the low one first; `halves` says whether the device has the type.
+#[cube]
+pub fn floats_of(both: u32, #[comptime] halves: bool) -> (f32, f32) {
+    if comptime!(halves) {
+        halves_to_floats(both)
+    } else {
+        (
+            half_to_float(both & 0xffffu32),
+            half_to_float(both >> 16u32),
+        )
+    }
+}
+
 /// The nearest 16-bit float, ties to even, in the low half.
 #[cube]
 pub fn float_to_half(value: f32) -> u32 {

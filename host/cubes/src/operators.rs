@@ -1,36 +1,90 @@
 //! The operators as the trait that forward passes are written over.
 
-use skep_kernels::ShapeError;
-use skep_kernels::attention::{AttentionLayer, Sequence};
-use skep_kernels::kv::{KvShape, PAGE_TOKENS};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use skep_kernels::attention::AttentionLayer;
+use skep_kernels::kv::KvShape;
 use skep_kernels::linear::Weights;
 use skep_kernels::lora::{LowRank, Segments};
-use skep_kernels::operators::{Device, Operators};
-use skep_kernels::rows::{Gate, Rope};
+use skep_kernels::operators::{Device, Operators, PlannedBatch, Shared};
+use skep_kernels::rows::Gate;
+use skep_kernels::{ShapeError, expect_below, expect_len};
 
-use crate::attention::{self, Pages, Slots};
+use crate::attention::{self, Pages};
+use crate::batch::{BatchPlan, Kept};
 use crate::device::{Buffer, Gpu};
 use crate::error::GpuError;
 use crate::linear::{self, Matrix};
 use crate::lora::{self, Target};
-use crate::rows::{self, Turns};
+use crate::round::{self, NormOfRows, Rounded};
+use crate::rows;
 
-/// Rows of numbers on the device; none before the first operator wrote to them.
+/// Rows of numbers on the device; none before the first operator wrote to them. What is there is
+/// written over by the next one, if it has the same length.
 #[derive(Debug, Default)]
-pub struct Rows(Option<Buffer>);
+pub struct Rows {
+    buffer: Option<Buffer>,
+    /// The same rounded, for products that take it so.
+    rounded: Option<Rounded>,
+    /// Whether it is what the rows are now.
+    is_rounded: bool,
+}
 
 impl Rows {
     /// The buffer, if something was written.
     pub fn buffer(&self) -> Option<&Buffer> {
-        self.0.as_ref()
+        self.buffer.as_ref()
     }
 
     fn written(&self) -> Result<&Buffer, GpuError> {
-        self.0.as_ref().ok_or(NOTHING)
+        self.buffer.as_ref().ok_or(NOTHING)
     }
 
     fn written_mut(&mut self) -> Result<&mut Buffer, GpuError> {
-        self.0.as_mut().ok_or(NOTHING)
+        self.is_rounded = false;
+        self.buffer.as_mut().ok_or(NOTHING)
+    }
+
+    /// Room for so many numbers, which are about to be written.
+    fn room(&mut self, gpu: &Gpu, length: usize) -> Result<&Buffer, GpuError> {
+        self.is_rounded = false;
+        gpu.room(&mut self.buffer, length)
+    }
+
+    /// The same, and room for what they are rounded, if all of `next` take it in one precision.
+    fn rounded_room(
+        &mut self,
+        gpu: &Gpu,
+        (tokens, columns): (usize, usize),
+        next: &[&Layer],
+    ) -> Result<Option<(&Buffer, &Rounded)>, GpuError> {
+        let length = tokens * columns;
+        let precision = match next.first().and_then(|layer| layer.matrix.rounds_to()) {
+            Some(precision)
+                if length > 0
+                    && columns.is_multiple_of(precision.block_len())
+                    && next
+                        .iter()
+                        .all(|layer| layer.matrix.rounds_to() == Some(precision)) =>
+            {
+                precision
+            }
+            _ => return Ok(None),
+        };
+        let fits = |there: &Rounded| there.is_room_for(precision, length);
+        if !self.rounded.as_ref().is_some_and(fits) {
+            self.rounded = None;
+            self.rounded = Some(Rounded::room(gpu, precision, tokens, columns)?);
+        }
+        let buffer = gpu.room(&mut self.buffer, length)?;
+        self.is_rounded = true;
+        Ok(self.rounded.as_ref().map(|rounded| (buffer, rounded)))
+    }
+
+    /// What the rows are rounded to, if they are.
+    fn ready(&self) -> Option<&Rounded> {
+        self.rounded.as_ref().filter(|_| self.is_rounded)
     }
 }
 
@@ -56,21 +110,13 @@ impl Layer {
     }
 }
 
-/// What all layers need of a batch.
-#[derive(Debug)]
-pub struct BatchPlan {
-    attention: attention::Plan,
-    slots: Slots,
-    /// Of each of the model's rotary positions.
-    turns: Vec<Turns>,
-}
-
 impl Operators for Gpu {
     type Rows = Rows;
     type Matrix = Layer;
     type Vector = Buffer;
     type Pages = Pages;
-    type Plan<'a> = BatchPlan;
+    type Plan<'a> = Arc<BatchPlan>;
+    type Kept = Kept;
     type Scratch = ();
     type Error = GpuError;
 
@@ -80,42 +126,54 @@ impl Operators for Gpu {
 
     fn plan<'a>(
         &self,
+        kept: &mut Kept,
         pages: &Pages,
-        heads: usize,
-        ropes: &[Rope],
-        sequences: Vec<Sequence<'a>>,
-    ) -> Result<BatchPlan, GpuError> {
-        let tokens = sequences.last().map_or(0, |last| last.tokens.end);
-        // Checks that every position has a page.
-        let attention = attention::Plan::new(self, pages, heads, &sequences, tokens)?;
-        let mut positions = Vec::with_capacity(tokens);
-        let mut slots = Vec::with_capacity(tokens);
-        for sequence in &sequences {
-            for position in sequence.start..sequence.start + sequence.tokens.len() {
-                let page = sequence.pages[position / PAGE_TOKENS];
-                slots.push((page, (position % PAGE_TOKENS) as u32));
-                positions.push(position as u32);
-            }
-        }
-        let turns = ropes
-            .iter()
-            .map(|rope| Turns::upload(self, rope, &positions));
-        Ok(BatchPlan {
-            attention,
-            slots: Slots::upload(self, pages, &slots)?,
-            turns: turns.collect::<Result<_, _>>()?,
-        })
+        model: &Shared<'_>,
+        batch: PlannedBatch<'a>,
+    ) -> Result<Arc<BatchPlan>, GpuError> {
+        kept.plan(self, pages, model, &batch)
     }
 
-    fn gather(
+    fn run(
         &self,
+        kept: &mut Kept,
+        plan: &Arc<BatchPlan>,
+        repeats: bool,
+        pass: impl FnMut() -> Result<(), GpuError> + Send,
+    ) -> Result<(), GpuError> {
+        kept.run(self, plan, repeats, pass)
+    }
+
+    fn embed(
+        &self,
+        plan: &Arc<BatchPlan>,
         matrix: &Layer,
-        numbers: &[u32],
         scale: f32,
         out: &mut Rows,
     ) -> Result<(), GpuError> {
-        out.0 = Some(linear::gather(self, &matrix.matrix, numbers, scale)?);
-        Ok(())
+        let matrix = &matrix.matrix;
+        let (table, count) = &plan.tokens;
+        if *count > 0 {
+            expect_below("embed", "the rows", plan.largest_token, matrix.rows())?;
+        }
+        plan.embedded.store(matrix.rows(), Ordering::Relaxed);
+        let out = out.room(self, count * matrix.columns())?;
+        linear::gather_placed(self, matrix, table, *count, scale, out)
+    }
+
+    fn outputs(
+        &self,
+        plan: &Arc<BatchPlan>,
+        rows: &Rows,
+        width: usize,
+        out: &mut Rows,
+    ) -> Result<(), GpuError> {
+        let rows = rows.written()?;
+        let want = plan.tokens.1.checked_mul(width);
+        expect_len("outputs", "the rows", rows.len(), want)?;
+        let (table, count) = &plan.outputs;
+        let out = out.room(self, count * width)?;
+        rows::pick_placed(self, rows, width, (table, *count), out)
     }
 
     fn pick(
@@ -125,7 +183,11 @@ impl Operators for Gpu {
         places: &[usize],
         out: &mut Rows,
     ) -> Result<(), GpuError> {
-        out.0 = Some(rows::pick(self, rows.written()?, width, places)?);
+        let picked = rows::pick(self, rows.written()?, width, places)?;
+        *out = Rows {
+            buffer: Some(picked),
+            ..Rows::default()
+        };
         Ok(())
     }
 
@@ -136,20 +198,24 @@ impl Operators for Gpu {
         products: &mut [(&Layer, &mut Rows)],
         _: &[&Layer],
     ) -> Result<(), GpuError> {
+        let ready = input.ready();
         let input = input.written()?;
         let columns = products
             .first()
             .map_or(0, |(layer, _)| layer.matrix.columns());
         let tokens = input.len().checked_div(columns).unwrap_or(0);
-        let matrices: Vec<_> = products.iter().map(|(layer, _)| &layer.matrix).collect();
-        let outputs = linear::linear(self, &matrices, input, tokens)?;
-        for ((layer, to), mut out) in products.iter_mut().zip(outputs) {
+        let mut all = Vec::with_capacity(products.len());
+        for (layer, out) in &mut *products {
+            let length = tokens.saturating_mul(layer.matrix.rows());
+            all.push((&layer.matrix, out.room(self, length)?));
+        }
+        linear::linear_into(self, &all, input, ready, tokens)?;
+        for (layer, out) in products {
             if let Some(bias) = &layer.bias
                 && tokens > 0
             {
-                rows::add(self, &mut out, bias)?;
+                rows::add(self, out.written_mut()?, bias)?;
             }
-            to.0 = Some(out);
         }
         Ok(())
     }
@@ -178,9 +244,52 @@ impl Operators for Gpu {
         weight: &Buffer,
         epsilon: f32,
         out: &mut Rows,
+        next: &[&Layer],
     ) -> Result<(), GpuError> {
-        out.0 = Some(rows::rms_norm(self, rows.written()?, weight, epsilon)?);
-        Ok(())
+        let rows = rows.written()?;
+        let shape = rows_of("rms_norm", rows, weight)?;
+        if let Some((out, rounded)) = norm_room(self, shape, out, next)? {
+            let what = NormOfRows {
+                rows,
+                added: None,
+                weight,
+                epsilon,
+                out,
+                rounded,
+            };
+            return round::norm(self, &what, shape);
+        }
+        let out = out.room(self, rows.len())?;
+        rows::norm(self, rows, weight, epsilon, out)
+    }
+
+    fn add_rms_norm(
+        &self,
+        rows: &mut Rows,
+        added: &Rows,
+        weight: &Buffer,
+        epsilon: f32,
+        out: &mut Rows,
+        next: &[&Layer],
+    ) -> Result<(), GpuError> {
+        let to = rows.written_mut()?;
+        let from = added.written()?;
+        let shape = rows_of("rms_norm", to, weight)?;
+        if from.len() == to.len()
+            && let Some((out, rounded)) = norm_room(self, shape, out, next)?
+        {
+            let what = NormOfRows {
+                rows: to,
+                added: Some(from),
+                weight,
+                epsilon,
+                out,
+                rounded,
+            };
+            return round::norm(self, &what, shape);
+        }
+        rows::add(self, to, from)?;
+        self.rms_norm(rows, weight, epsilon, out, &[])
     }
 
     fn rms_norm_in_place(
@@ -194,7 +303,7 @@ impl Operators for Gpu {
 
     fn rope(
         &self,
-        plan: &BatchPlan,
+        plan: &Arc<BatchPlan>,
         number: usize,
         rows: &mut Rows,
         dim: usize,
@@ -205,7 +314,7 @@ impl Operators for Gpu {
 
     fn store(
         &self,
-        plan: &BatchPlan,
+        plan: &Arc<BatchPlan>,
         pages: &mut Pages,
         layer: usize,
         keys: &Rows,
@@ -215,32 +324,102 @@ impl Operators for Gpu {
         attention::store(self, layer, pages, &plan.slots, keys, values)
     }
 
+    fn rope_and_store(
+        &self,
+        plan: &Arc<BatchPlan>,
+        (number, dim): (usize, usize),
+        (pages, layer): (&mut Pages, usize),
+        queries: &mut Rows,
+        keys: &mut Rows,
+        values: &Rows,
+    ) -> Result<(), GpuError> {
+        let turns = plan.turns.get(number).ok_or(NOTHING)?;
+        expect_len("rope", "a head", dim, Some(pages.shape().head_dim))?;
+        let (queries, keys) = (queries.written_mut()?, keys.written_mut()?);
+        let (slots, values) = (&plan.slots, values.written()?);
+        attention::rope_and_store(self, turns, layer, pages, slots, queries, keys, values)
+    }
+
     fn attention(
         &self,
-        plan: &BatchPlan,
+        plan: &Arc<BatchPlan>,
         layer: &AttentionLayer,
         pages: &Pages,
         queries: &Rows,
         out: &mut Rows,
+        next: &[&Layer],
     ) -> Result<(), GpuError> {
         let queries = queries.written()?;
-        out.0 = Some(attention::attention(
-            self,
-            layer,
-            pages,
-            &plan.attention,
-            queries,
-        )?);
-        Ok(())
+        let tokens = plan.tokens.1;
+        let columns = queries.len().checked_div(tokens).unwrap_or(0);
+        let plan = &plan.attention;
+        if tokens * columns == queries.len()
+            && columns.is_multiple_of(4)
+            && let Some((out, rounded)) = out.rounded_room(self, (tokens, columns), next)?
+        {
+            return attention::attention_into(
+                self,
+                layer,
+                pages,
+                plan,
+                queries,
+                out,
+                Some(rounded),
+            );
+        }
+        let out = out.room(self, queries.len())?;
+        attention::attention_into(self, layer, pages, plan, queries, out, None)
     }
 
-    fn gated(&self, function: Gate, gate: &mut Rows, up: &Rows) -> Result<(), GpuError> {
+    fn gated(
+        &self,
+        function: Gate,
+        gate: &mut Rows,
+        up: &Rows,
+        next: &[&Layer],
+    ) -> Result<(), GpuError> {
+        let length = gate.written()?.len();
+        let columns = next.first().map_or(0, |layer| layer.matrix.columns());
+        let tokens = length.checked_div(columns).unwrap_or(0);
+        let up_rows = up.written()?;
+        if tokens * columns == length
+            && up_rows.len() == length
+            && let Some((gate, rounded)) = gate.rounded_room(self, (tokens, columns), next)?
+        {
+            let shape = (tokens, columns);
+            return round::gated(self, function, (gate, up_rows), shape, rounded);
+        }
         rows::gated(self, function, gate.written_mut()?, up.written()?)
     }
 
     fn add(&self, to: &mut Rows, from: &Rows) -> Result<(), GpuError> {
         rows::add(self, to.written_mut()?, from.written()?)
     }
+}
+
+/// How many rows of how many elements there are, as many as the weight has.
+fn rows_of(
+    operator: &'static str,
+    rows: &Buffer,
+    weight: &Buffer,
+) -> Result<(usize, usize), GpuError> {
+    let columns = weight.len();
+    let tokens = rows.len().checked_div(columns).unwrap_or(0);
+    expect_len(operator, "the input", rows.len(), Some(tokens * columns))?;
+    Ok((tokens, columns))
+}
+
+/// Room for normed rows and what they are rounded to, where both are made at once.
+fn norm_room<'a>(
+    gpu: &Gpu,
+    shape: (usize, usize),
+    out: &'a mut Rows,
+    next: &[&Layer],
+) -> Result<Option<(&'a Buffer, &'a Rounded)>, GpuError> {
+    if !round::can_norm(gpu, shape.1) {
+        return Ok(None);
+    }
+    out.rounded_room(gpu, shape, next)
 }
 
 impl Device for Gpu {

@@ -3,12 +3,17 @@
 //! A page holds keys and values, or a part of an adapter, as `skep_kernels::PageMemory` has it,
 //! so that a page may go from one to the other as it is.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use cubecl::prelude::*;
 use skep_kernels::kv::{KvFormat, KvShape, PAGE_TOKENS};
 use skep_kernels::{expect_below, expect_len};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
+
+/// Pools so far.
+static POOLS: AtomicU64 = AtomicU64::new(0);
 
 /// Pages on the device.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub struct Pages {
     words: Buffer,
     page_words: usize,
     pages: usize,
+    /// Of all pools of this process, which one.
+    number: u64,
 }
 
 impl Pages {
@@ -45,6 +52,7 @@ impl Pages {
             shape,
             page_words,
             pages,
+            number: POOLS.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -135,6 +143,11 @@ impl Pages {
             })?;
         }
         Ok(())
+    }
+
+    /// Which pool this is: no other of the process has the same number.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(crate) fn words(&self) -> &Buffer {

@@ -60,7 +60,8 @@ pub fn rms_norm_in_place(
     })
 }
 
-fn norm(
+/// As [`rms_norm`], into memory that is there.
+pub(crate) fn norm(
     gpu: &Gpu,
     rows: &Buffer,
     weight: &Buffer,
@@ -69,6 +70,7 @@ fn norm(
 ) -> Result<(), GpuError> {
     let width = weight.len();
     check_rows(rows.len(), width)?;
+    expect_len("rms_norm", "the output", out.len(), Some(rows.len()))?;
     if rows.is_empty() {
         return Ok(());
     }
@@ -106,11 +108,11 @@ fn units_for(width: usize) -> usize {
 /// the host in double precision.
 #[derive(Debug)]
 pub struct Turns {
-    layout: RopeLayout,
-    tokens: usize,
-    pairs: usize,
+    pub(crate) layout: RopeLayout,
+    pub(crate) tokens: usize,
+    pub(crate) pairs: usize,
     /// `[tokens, pairs, 2]`.
-    table: Buffer,
+    pub(crate) table: Buffer,
 }
 
 impl Turns {
@@ -119,21 +121,31 @@ impl Turns {
     /// # Errors
     /// When the account has no room, or the device fails.
     pub fn upload(gpu: &Gpu, rope: &Rope, positions: &[u32]) -> Result<Self, GpuError> {
-        let pairs = rope.radians().len();
-        let mut table = Vec::with_capacity(2 * positions.len() * pairs);
+        let table = gpu.upload_words(&Self::table(rope, positions))?;
+        Ok(Self::placed(rope, positions.len(), table))
+    }
+
+    /// The words of a table of them.
+    pub(crate) fn table(rope: &Rope, positions: &[u32]) -> Vec<u32> {
+        let mut table = Vec::with_capacity(2 * positions.len() * rope.radians().len());
         for position in positions {
             for radians in rope.radians() {
                 // In double precision: at position 100,000 an f32 angle is off by a hundredth.
                 let (sin, cos) = (f64::from(*position) * radians).sin_cos();
-                table.extend([sin as f32, cos as f32]);
+                table.extend([(sin as f32).to_bits(), (cos as f32).to_bits()]);
             }
         }
-        Ok(Self {
+        table
+    }
+
+    /// Those of so many positions whose table lies there.
+    pub(crate) fn placed(rope: &Rope, tokens: usize, table: Buffer) -> Self {
+        Self {
             layout: rope.layout(),
-            tokens: positions.len(),
-            pairs,
-            table: gpu.upload(&table)?,
-        })
+            tokens,
+            pairs: rope.radians().len(),
+            table,
+        }
     }
 }
 
@@ -212,6 +224,18 @@ pub fn add(gpu: &Gpu, to: &mut Buffer, from: &Buffer) -> Result<(), GpuError> {
     guard("add", || {
         // SAFETY: the second buffer is read at places below its length.
         unsafe {
+            if to.len() == from.len() && to.len().is_multiple_of(4) {
+                let fours = to.len() / 4;
+                add_fours::launch_unchecked(
+                    gpu.client(),
+                    cubes(fours.div_ceil(UNITS)),
+                    CubeDim::new_1d(UNITS as u32),
+                    to.fours(),
+                    from.fours(),
+                    fours,
+                );
+                return;
+            }
             add_elements::launch_unchecked(
                 gpu.client(),
                 cubes(to.len().div_ceil(UNITS)),
@@ -242,22 +266,38 @@ pub fn pick(gpu: &Gpu, rows: &Buffer, width: usize, numbers: &[usize]) -> Result
         return Ok(out);
     }
     let table = gpu.upload_words(&table)?;
+    pick_placed(gpu, rows, width, (&table, numbers.len()), &out)?;
+    Ok(out)
+}
+
+/// As [`pick`], of so many numbers that were checked and lie on the device, into memory that is
+/// there.
+pub(crate) fn pick_placed(
+    gpu: &Gpu,
+    rows: &Buffer,
+    width: usize,
+    (table, count): (&Buffer, usize),
+    out: &Buffer,
+) -> Result<(), GpuError> {
+    expect_len("pick", "the output", out.len(), count.checked_mul(width))?;
+    if out.is_empty() {
+        return Ok(());
+    }
     guard("pick", || {
         // SAFETY: every number is one of a row, and the output has a row for each.
         unsafe {
             pick_rows::launch_unchecked(
                 gpu.client(),
-                cubes((numbers.len() * width).div_ceil(UNITS)),
+                cubes(out.len().div_ceil(UNITS)),
                 CubeDim::new_1d(UNITS as u32),
                 rows.arg(),
                 table.arg(),
                 out.arg(),
-                numbers.len() * width,
+                out.len(),
                 width,
             );
         }
-    })?;
-    Ok(out)
+    })
 }
 
 #[cube(launch_unchecked)]
@@ -280,7 +320,7 @@ fn norm_rows(
         squares += x * x;
         column += units;
     }
-    let mean = sum_of_cube(squares, &mut shared, units) / f32::cast_from(width as u32);
+    let mean = sum_of_cube(squares, &mut shared, units, 0u32) / f32::cast_from(width as u32);
     let scale = 1.0f32 / (mean + epsilon).sqrt();
     if CUBE_POS < count {
         let mut column = unit;
@@ -310,7 +350,7 @@ fn norm_in_place(
         squares += x * x;
         column += units;
     }
-    let mean = sum_of_cube(squares, &mut shared, units) / f32::cast_from(width as u32);
+    let mean = sum_of_cube(squares, &mut shared, units, 0u32) / f32::cast_from(width as u32);
     let scale = 1.0f32 / (mean + epsilon).sqrt();
     if CUBE_POS < count {
         let mut column = unit;
@@ -361,15 +401,20 @@ fn turn_pairs(
 fn gate_elements(gate: &mut [f32], up: &[f32], count: usize, #[comptime] gelu: bool) {
     let unit = ABSOLUTE_POS;
     if unit < count {
-        let x = gate[unit];
-        // The hyperbolic tangent of GELU's approximation is a sigmoid too.
-        let inner = if comptime!(gelu) {
-            1.595_769f32 * (x + 0.044_715f32 * x * x * x)
-        } else {
-            x
-        };
-        gate[unit] = x / (1.0f32 + (-inner).exp()) * up[unit];
+        gate[unit] = gate_of(gate[unit], gelu) * up[unit];
     }
+}
+
+/// What a gate makes of a number.
+#[cube]
+pub(crate) fn gate_of(x: f32, #[comptime] gelu: bool) -> f32 {
+    // The hyperbolic tangent of GELU's approximation is a sigmoid too.
+    let inner = if comptime!(gelu) {
+        1.595_769f32 * (x + 0.044_715f32 * x * x * x)
+    } else {
+        x
+    };
+    x / (1.0f32 + (-inner).exp())
 }
 
 #[cube(launch_unchecked)]
@@ -377,6 +422,14 @@ fn add_elements(to: &mut [f32], from: &[f32], count: usize, width: usize) {
     let unit = ABSOLUTE_POS;
     if unit < count {
         to[unit] += from[unit % width];
+    }
+}
+
+#[cube(launch_unchecked)]
+fn add_fours(to: &mut [Vector<f32, Const<4>>], from: &[Vector<f32, Const<4>>], count: usize) {
+    let unit = ABSOLUTE_POS;
+    if unit < count {
+        to[unit] += from[unit];
     }
 }
 

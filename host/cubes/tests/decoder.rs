@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use common::devices;
 use safetensors::SafeTensors;
 use skep_cubes::attention::Pages;
-use skep_cubes::{Gpu, choose};
+use skep_cubes::{Gpu, Kept, choose};
 use skep_decoder::{
     AdapterWeights, Batch, Decoder, Part, PlacedDecoder, PlacedWorkspace, Workspace,
 };
@@ -144,6 +144,38 @@ fn logits_and_greedy_texts_are_those_of_pytorch() {
             }
             assert_eq!(text, reference.generated, "{name}");
         }
+    }
+}
+
+/// Token for token, over pages, splits of pages and forms of batches: what a pass does that was kept
+/// is what it does when it is run.
+#[test]
+fn passes_that_were_kept_do_what_others_do() {
+    for gpu in devices() {
+        let host = Decoder::load(&folder("llama")).unwrap();
+        let decoder = host.place(&gpu).unwrap();
+        let prompt = Reference::read("llama").prompt;
+        let mut keeping = Session::new(&gpu, &host, &decoder, KvFormat::F16);
+        let mut running = Session::new(&gpu, &host, &decoder, KvFormat::F16);
+        let mut kept = 0;
+        for step in 0..170 {
+            let token = prompt[step % prompt.len()];
+            let (with, best) = keeping.feed(&[token], &[0]);
+            kept += usize::from(keeping.workspace.kept().is_some_and(Kept::is_kept));
+            // A workspace of which nothing is known yet runs every pass.
+            running.workspace = PlacedWorkspace::default();
+            assert_eq!((with, best), running.feed(&[token], &[0]), "{gpu:?} {step}");
+            assert!(!running.workspace.kept().is_some_and(Kept::is_kept));
+            if step == 60 {
+                // A batch of another shape between them, and back.
+                let several = &prompt[..5];
+                let with = keeping.feed(several, &[1, 4]);
+                assert_eq!(with, running.feed(several, &[1, 4]));
+            }
+        }
+        println!("{gpu:?}: {kept} of 170 passes were kept");
+        // Forms change with the powers of two of pages and of their parts; two steps of each are run.
+        assert!(kept >= 130, "{kept}");
     }
 }
 

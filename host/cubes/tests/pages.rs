@@ -102,7 +102,7 @@ struct Case {
     window: Option<usize>,
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     // One token each, of which the longest is split.
     Case {
         past: &[0, 15, 16, 300],
@@ -136,6 +136,14 @@ const CASES: [Case; 6] = [
         group: 1,
         dim: 8,
         window: Some(5),
+    },
+    Case {
+        past: &[0, 33],
+        new: &[39, 18],
+        kv_heads: 2,
+        group: 4,
+        dim: 128,
+        window: None,
     },
     // More heads in a group than there are queries in a tile.
     Case {
@@ -251,30 +259,36 @@ fn attention_is_that_of_the_processor() {
 #[test]
 fn slots_beyond_a_text_may_hold_anything() {
     for gpu in devices() {
-        for format in FORMATS {
+        for (format, (tokens, dim)) in FORMATS
+            .iter()
+            .flat_map(|format| [(1, 8), (3, 64)].map(|case| (*format, case)))
+        {
             let shape = KvShape {
                 layers: 1,
                 kv_heads: 1,
-                head_dim: 8,
+                head_dim: dim,
                 format,
             };
             let mut host = KvPages::new(shape, 1);
             host.memory_mut().page_mut(0).unwrap().fill(0xff);
-            host.store(0, 0, 0, &[1.0; 8], &[2.0; 8]).unwrap();
+            for slot in 0..tokens {
+                let (keys, values) = (vec![1.0; dim], vec![2.0; dim]);
+                host.store(0, 0, slot, &keys, &values).unwrap();
+            }
             let pages = upload(&gpu, &host);
             let sequences = [Sequence {
-                tokens: 0..1,
+                tokens: 0..tokens,
                 start: 0,
                 pages: &[0],
             }];
-            let plan = Plan::new(&gpu, &pages, 1, &sequences, 1).unwrap();
+            let plan = Plan::new(&gpu, &pages, 1, &sequences, tokens).unwrap();
             let layer = AttentionLayer {
                 layer: 0,
                 heads: 1,
                 scale: 1.0,
                 window: None,
             };
-            let queries = gpu.upload(&[1.0; 8]).unwrap();
+            let queries = gpu.upload(&vec![1.0; tokens * dim]).unwrap();
             let got = gpu
                 .read(&attention(&gpu, &layer, &pages, &plan, &queries).unwrap())
                 .unwrap();

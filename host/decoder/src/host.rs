@@ -1,10 +1,10 @@
 //! The operators of a forward pass on the processor, over weights as they lie in their file.
 
-use skep_kernels::attention::{AttentionLayer, Sequence, attention};
+use skep_kernels::attention::{AttentionLayer, attention};
 use skep_kernels::kv::{KvPages, PAGE_TOKENS};
 use skep_kernels::lora::{LowRank, Segments, Target, add_low_rank};
-use skep_kernels::operators::Operators;
-use skep_kernels::rows::{Gate, Rope, Turns, add, gated, rms_norm, rms_norm_in_place};
+use skep_kernels::operators::{Operators, PlannedBatch, Shared};
+use skep_kernels::rows::{Gate, Turns, add, gated, rms_norm, rms_norm_in_place};
 use skep_kernels::{Activations, Isa, ShapeError, Team};
 
 use crate::project::{Linear, project};
@@ -18,7 +18,7 @@ pub(crate) struct Host<'t> {
 
 /// What all layers need of a batch.
 pub(crate) struct HostPlan<'a> {
-    sequences: Vec<Sequence<'a>>,
+    batch: PlannedBatch<'a>,
     /// How far the batch's tokens turn, for each of the model's rotary positions.
     turns: Vec<Turns>,
 }
@@ -37,6 +37,7 @@ impl Operators for Host<'_> {
     type Vector = Vec<f32>;
     type Pages = KvPages;
     type Plan<'a> = HostPlan<'a>;
+    type Kept = ();
     type Scratch = Scratch;
     type Error = ShapeError;
 
@@ -46,12 +47,13 @@ impl Operators for Host<'_> {
 
     fn plan<'a>(
         &self,
+        (): &mut (),
         _: &KvPages,
-        _: usize,
-        ropes: &[Rope],
-        sequences: Vec<Sequence<'a>>,
+        model: &Shared<'_>,
+        batch: PlannedBatch<'a>,
     ) -> Result<HostPlan<'a>, ShapeError> {
-        let positions: Vec<u32> = sequences
+        let positions: Vec<u32> = batch
+            .sequences
             .iter()
             .flat_map(|sequence| {
                 // Positions are below the context, which is far below `u32::MAX`.
@@ -59,24 +61,25 @@ impl Operators for Host<'_> {
                 (sequence.start..end).map(|position| position as u32)
             })
             .collect();
-        let turns = ropes.iter().map(|rope| {
+        let turns = model.ropes.iter().map(|rope| {
             let mut turns = Turns::default();
             rope.turns(&positions, &mut turns);
             turns
         });
         Ok(HostPlan {
             turns: turns.collect(),
-            sequences,
+            batch,
         })
     }
 
-    fn gather(
+    fn embed(
         &self,
+        plan: &HostPlan<'_>,
         matrix: &Linear,
-        numbers: &[u32],
         scale: f32,
         out: &mut Vec<f32>,
     ) -> Result<(), ShapeError> {
+        let numbers = plan.batch.tokens;
         let width = matrix.columns();
         out.resize(numbers.len() * width, 0.0);
         for (row, number) in out.chunks_exact_mut(width.max(1)).zip(numbers) {
@@ -93,6 +96,16 @@ impl Operators for Host<'_> {
             }
         }
         Ok(())
+    }
+
+    fn outputs(
+        &self,
+        plan: &HostPlan<'_>,
+        rows: &Vec<f32>,
+        width: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<(), ShapeError> {
+        self.pick(rows, width, plan.batch.outputs, out)
     }
 
     fn pick(
@@ -156,6 +169,7 @@ impl Operators for Host<'_> {
         weight: &Vec<f32>,
         epsilon: f32,
         out: &mut Vec<f32>,
+        _: &[&Linear],
     ) -> Result<(), ShapeError> {
         out.resize(rows.len(), 0.0);
         rms_norm(self.isa, Some(self.team), rows, weight, epsilon, out)
@@ -189,7 +203,7 @@ impl Operators for Host<'_> {
         values: &Vec<f32>,
     ) -> Result<(), ShapeError> {
         let width = pages.shape().kv_heads * pages.shape().head_dim;
-        for sequence in &plan.sequences {
+        for sequence in &plan.batch.sequences {
             for token in sequence.tokens.clone() {
                 let position = sequence.start + token - sequence.tokens.start;
                 let page = sequence.pages[position / PAGE_TOKENS] as usize;
@@ -208,13 +222,20 @@ impl Operators for Host<'_> {
         pages: &KvPages,
         queries: &Vec<f32>,
         out: &mut Vec<f32>,
+        _: &[&Linear],
     ) -> Result<(), ShapeError> {
         out.resize(queries.len(), 0.0);
-        let (isa, team, sequences) = (self.isa, self.team, &plan.sequences);
+        let (isa, team, sequences) = (self.isa, self.team, &plan.batch.sequences);
         attention(isa, team, layer, pages, sequences, queries, out)
     }
 
-    fn gated(&self, function: Gate, gate: &mut Vec<f32>, up: &Vec<f32>) -> Result<(), ShapeError> {
+    fn gated(
+        &self,
+        function: Gate,
+        gate: &mut Vec<f32>,
+        up: &Vec<f32>,
+        _: &[&Linear],
+    ) -> Result<(), ShapeError> {
         gated(self.isa, Some(self.team), function, gate, up)
     }
 

@@ -183,7 +183,7 @@ impl Decoder {
             team,
         };
         self.model()
-            .forward(&host, &mut workspace.0, pages, batch)
+            .forward(&host, (&mut workspace.0, &mut ()), pages, batch)
             .map_err(|failure| match failure {
                 Failure::Batch(error) => error,
                 Failure::Operator(error) => error.into(),

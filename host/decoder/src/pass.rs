@@ -5,7 +5,7 @@
 
 use skep_kernels::attention::{AttentionLayer, Sequence};
 use skep_kernels::kv::PAGE_TOKENS;
-use skep_kernels::operators::Operators;
+use skep_kernels::operators::{Operators, PlannedBatch, Shared};
 use skep_kernels::rows::Rope;
 
 use crate::adapter::{AdapterTarget, Attached, BaseShape};
@@ -65,47 +65,73 @@ impl<E> From<ForwardError> for Failure<E> {
 }
 
 /// What all layers need to know of a batch.
-struct Pass<'a, O: Operators> {
+struct Pass<'p, 'a, O: Operators> {
     operators: &'a O,
-    plan: O::Plan<'a>,
+    plan: &'p O::Plan<'a>,
     adapters: Option<Attached<'a>>,
 }
 
-impl<M, V> Model<'_, M, V> {
+impl<M: Sync, V: Sync> Model<'_, M, V> {
     /// Runs a batch: keeps the keys and values of its tokens in `pages` and leaves the logits of
     /// its outputs in `buffers`.
     pub fn forward<'b, O: Operators<Matrix = M, Vector = V>>(
         &self,
         operators: &'b O,
-        buffers: &mut BuffersOf<O>,
+        (buffers, kept): (&mut BuffersOf<O>, &mut O::Kept),
         pages: &mut O::Pages,
         batch: &Batch<'b>,
     ) -> Result<(), Failure<O::Error>> {
         let config = self.config;
         let sequences = sequences(config, batch)?;
         let adapters = Attached::of(batch, BaseShape::of(config), operators.pool(pages))?;
-        let plan = operators.plan(pages, config.heads, self.ropes, sequences);
+        let shared = Shared {
+            heads: config.heads,
+            ropes: self.ropes,
+        };
+        let planned = PlannedBatch {
+            tokens: batch.tokens,
+            sequences,
+            outputs: batch.outputs,
+        };
+        let plan = operators.plan(kept, pages, &shared, planned);
+        let plan = plan.map_err(Failure::Operator)?;
+        // What adapters do depends on where their pages are.
+        let repeats = adapters.is_none();
         let pass = Pass {
             operators,
-            plan: plan.map_err(Failure::Operator)?,
+            plan: &plan,
             adapters,
         };
-        let scale = config.embedding_scale;
         operators
-            .gather(self.embedding, batch.tokens, scale, &mut buffers.stream)
-            .map_err(Failure::Operator)?;
-        for number in 0..self.layers.len() {
-            self.attend(&pass, buffers, pages, number)
-                .and_then(|()| self.feed_forward(&pass, buffers, pages, number))
-                .map_err(Failure::Operator)?;
-        }
-        self.logits(operators, buffers, batch.outputs)
+            .run(kept, &plan, repeats, || self.layers(&pass, buffers, pages))
             .map_err(Failure::Operator)
     }
 
+    fn layers<O: Operators<Matrix = M, Vector = V>>(
+        &self,
+        pass: &Pass<'_, '_, O>,
+        buffers: &mut BuffersOf<O>,
+        pages: &mut O::Pages,
+    ) -> Result<(), O::Error> {
+        let scale = self.config.embedding_scale;
+        let stream = &mut buffers.stream;
+        pass.operators
+            .embed(pass.plan, self.embedding, scale, stream)?;
+        for number in 0..self.layers.len() {
+            self.attend(pass, buffers, pages, number)?;
+            self.feed_forward(pass, buffers, pages, number)?;
+        }
+        if !self.layers.is_empty() {
+            pass.operators.add(&mut buffers.stream, &buffers.added)?;
+        }
+        self.logits(pass, buffers)
+    }
+
+    /// The first half of a layer. What the layer before has last added to the stream is added here
+    /// first.
     fn attend<O: Operators<Matrix = M, Vector = V>>(
         &self,
-        pass: &Pass<'_, O>,
+        pass: &Pass<'_, '_, O>,
         buffers: &mut BuffersOf<O>,
         pages: &mut O::Pages,
         number: usize,
@@ -123,7 +149,12 @@ impl<M, V> Model<'_, M, V> {
             added,
             ..
         } = buffers;
-        o.rms_norm(stream, &layer.attention_norm, epsilon, normed)?;
+        let next = [&layer.query, &layer.key, &layer.value];
+        let weight = &layer.attention_norm;
+        match number {
+            0 => o.rms_norm(stream, weight, epsilon, normed, &next)?,
+            _ => o.add_rms_norm(stream, added, weight, epsilon, normed, &next)?,
+        }
         let mut products = [
             (AdapterTarget::Query, &mut *queries),
             (AdapterTarget::Key, &mut *keys),
@@ -138,16 +169,17 @@ impl<M, V> Model<'_, M, V> {
             if let Some(weight) = weight {
                 o.rms_norm_in_place(rows, weight, epsilon)?;
             }
-            o.rope(&pass.plan, self.rope_of[number], rows, dim)?;
         }
-        o.store(&pass.plan, pages, number, keys, values)?;
+        let turn = (self.rope_of[number], dim);
+        o.rope_and_store(pass.plan, turn, (pages, number), queries, keys, values)?;
         let what = AttentionLayer {
             layer: number,
             heads: config.heads,
             scale: config.attention_scale,
             window: config.layers[number].window,
         };
-        o.attention(&pass.plan, &what, pages, queries, attended)?;
+        let next = [&layer.output];
+        o.attention(pass.plan, &what, pages, queries, attended, &next)?;
         let mut products = [(AdapterTarget::Output, &mut *added)];
         let next = [&layer.gate, &layer.up];
         self.project(
@@ -158,15 +190,16 @@ impl<M, V> Model<'_, M, V> {
             attended,
             &mut products,
         )?;
-        if let Some(weight) = &layer.post_attention_norm {
-            o.rms_norm_in_place(added, weight, epsilon)?;
+        match &layer.post_attention_norm {
+            Some(weight) => o.rms_norm_in_place(added, weight, epsilon),
+            None => Ok(()),
         }
-        o.add(stream, added)
     }
 
+    /// The second half, which leaves what it adds to the stream in `added`.
     fn feed_forward<O: Operators<Matrix = M, Vector = V>>(
         &self,
-        pass: &Pass<'_, O>,
+        pass: &Pass<'_, '_, O>,
         buffers: &mut BuffersOf<O>,
         pages: &O::Pages,
         number: usize,
@@ -181,31 +214,33 @@ impl<M, V> Model<'_, M, V> {
             up,
             ..
         } = buffers;
-        o.rms_norm(stream, &layer.feed_forward_norm, config.epsilon, normed)?;
+        let next = [&layer.gate, &layer.up];
+        let weight = &layer.feed_forward_norm;
+        o.add_rms_norm(stream, added, weight, config.epsilon, normed, &next)?;
         let mut products = [
             (AdapterTarget::Gate, &mut *gate),
             (AdapterTarget::Up, &mut *up),
         ];
         let next = [&layer.down];
         self.project(pass, scratch, pages, (number, &next), normed, &mut products)?;
-        o.gated(config.gate, gate, up)?;
+        o.gated(config.gate, gate, up, &[&layer.down])?;
         let mut products = [(AdapterTarget::Down, &mut *added)];
         let next = match self.layers.get(number + 1) {
             Some(next) => vec![&next.query, &next.key, &next.value],
             None => vec![self.head],
         };
         self.project(pass, scratch, pages, (number, &next), gate, &mut products)?;
-        if let Some(weight) = &layer.post_feed_forward_norm {
-            o.rms_norm_in_place(added, weight, config.epsilon)?;
+        match &layer.post_feed_forward_norm {
+            Some(weight) => o.rms_norm_in_place(added, weight, config.epsilon),
+            None => Ok(()),
         }
-        o.add(stream, added)
     }
 
     /// Makes products of the layer of that number and one input, with what adapters add to them.
     /// `next` is what the model goes on with.
     fn project<O: Operators<Matrix = M, Vector = V>>(
         &self,
-        pass: &Pass<'_, O>,
+        pass: &Pass<'_, '_, O>,
         scratch: &mut O::Scratch,
         pages: &O::Pages,
         (number, next): (usize, &[&M]),
@@ -232,10 +267,10 @@ impl<M, V> Model<'_, M, V> {
 
     fn logits<O: Operators<Matrix = M, Vector = V>>(
         &self,
-        o: &O,
+        pass: &Pass<'_, '_, O>,
         buffers: &mut BuffersOf<O>,
-        outputs: &[usize],
     ) -> Result<(), O::Error> {
+        let o = pass.operators;
         let Buffers {
             scratch,
             stream,
@@ -244,8 +279,9 @@ impl<M, V> Model<'_, M, V> {
             logits,
             ..
         } = buffers;
-        o.pick(stream, self.config.width, outputs, added)?;
-        o.rms_norm(added, self.final_norm, self.config.epsilon, normed)?;
+        o.outputs(pass.plan, stream, self.config.width, added)?;
+        let (weight, epsilon) = (self.final_norm, self.config.epsilon);
+        o.rms_norm(added, weight, epsilon, normed, &[self.head])?;
         o.linear(scratch, normed, &mut [(self.head, logits)], &[])
     }
 }

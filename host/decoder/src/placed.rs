@@ -1,5 +1,7 @@
 //! A model whose weights lie on a device of their own.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use skep_kernels::operators::Device;
 use skep_kernels::rows::Rope;
 
@@ -11,9 +13,14 @@ use crate::model::{Batch, Decoder, ropes};
 use crate::pass::{Buffers, BuffersOf, Failure, Model};
 use crate::project::Linear;
 
+/// Models placed so far.
+static PLACED: AtomicU64 = AtomicU64::new(0);
+
 /// A model that was copied to a device, packed as it is. It computes what [`Decoder`] does, by
 /// the same pass over the device's operators.
 pub struct PlacedDecoder<O: Device> {
+    /// Of all models that were placed, which one.
+    number: u64,
     config: Config,
     ropes: Vec<Rope>,
     rope_of: Vec<usize>,
@@ -23,12 +30,72 @@ pub struct PlacedDecoder<O: Device> {
     head: Option<O::Matrix>,
 }
 
-/// Rows that a forward pass writes on a device and the next one uses again.
-pub struct PlacedWorkspace<O: Device>(BuffersOf<O>);
+/// Batches of different shapes that a workspace has rows for at once.
+const SHAPES: usize = 8;
+
+/// Tokens of a batch that has rows for itself. Larger ones share theirs, because they are large.
+const MOST_TOKENS: usize = 64;
+
+/// Rows that a forward pass writes on a device and the next one of the same shape uses again.
+pub struct PlacedWorkspace<O: Device> {
+    /// Those used last come last.
+    shapes: Vec<Used<O>>,
+    /// What hidden states are read from.
+    picked: O::Rows,
+    normed: O::Rows,
+}
+
+/// The rows of one shape.
+struct Used<O: Device> {
+    /// Which model, how many tokens and how many outputs.
+    of: Option<(u64, usize, usize)>,
+    buffers: BuffersOf<O>,
+    kept: O::Kept,
+}
 
 impl<O: Device> Default for PlacedWorkspace<O> {
     fn default() -> Self {
-        Self(Buffers::default())
+        Self {
+            shapes: Vec::new(),
+            picked: O::Rows::default(),
+            normed: O::Rows::default(),
+        }
+    }
+}
+
+impl<O: Device> PlacedWorkspace<O> {
+    /// What was kept of the last pass, if there was one.
+    pub fn kept(&self) -> Option<&O::Kept> {
+        self.shapes.last().map(|used| &used.kept)
+    }
+
+    /// Gives up the rows of all shapes but the one used last. False if there were no others.
+    fn forget_others(&mut self) -> bool {
+        let others = self.shapes.len().saturating_sub(1);
+        self.shapes.drain(..others);
+        others > 0
+    }
+
+    /// The rows for a batch.
+    fn rows_for(&mut self, model: u64, batch: &Batch<'_>) -> &mut Used<O> {
+        let tokens = batch.tokens.len();
+        let of = (tokens <= MOST_TOKENS).then_some((model, tokens, batch.outputs.len()));
+        let used = match self.shapes.iter().position(|used| used.of == of) {
+            Some(at) => self.shapes.remove(at),
+            None => {
+                if self.shapes.len() == SHAPES {
+                    self.shapes.remove(0);
+                }
+                Used {
+                    of,
+                    buffers: Buffers::default(),
+                    kept: O::Kept::default(),
+                }
+            }
+        };
+        self.shapes.push(used);
+        let last = self.shapes.len() - 1;
+        &mut self.shapes[last]
     }
 }
 
@@ -74,6 +141,7 @@ impl Decoder {
         };
         let model = self.model();
         Ok(PlacedDecoder {
+            number: PLACED.fetch_add(1, Ordering::Relaxed),
             config: model.config.clone(),
             ropes: model.ropes.to_vec(),
             rope_of: model.rope_of.to_vec(),
@@ -137,6 +205,7 @@ impl<O: Device> PlacedDecoder<O> {
         }
         let (ropes, rope_of) = ropes(&config);
         Ok(Self {
+            number: PLACED.fetch_add(1, Ordering::Relaxed),
             embedding: matrix(MatrixName::Embedding, vocabulary, width)?,
             layers,
             ropes,
@@ -177,13 +246,20 @@ impl<O: Device> PlacedDecoder<O> {
             final_norm: &self.final_norm,
             head: self.head.as_ref().unwrap_or(&self.embedding),
         };
-        model
-            .forward(device, &mut workspace.0, pages, batch)
-            .map_err(|failure| match failure {
-                Failure::Batch(error) => PlacedError::Batch(error),
-                Failure::Operator(error) => PlacedError::Device(error),
-            })?;
-        Ok(&workspace.0.logits)
+        let mut run = |workspace: &mut PlacedWorkspace<O>| {
+            let Used { buffers, kept, .. } = workspace.rows_for(self.number, batch);
+            model.forward(device, (buffers, kept), pages, batch)
+        };
+        let mut outcome = run(workspace);
+        // A device may be full of rows that nothing has use for at present.
+        if matches!(outcome, Err(Failure::Operator(_))) && workspace.forget_others() {
+            outcome = run(workspace);
+        }
+        outcome.map_err(|failure| match failure {
+            Failure::Batch(error) => PlacedError::Batch(error),
+            Failure::Operator(error) => PlacedError::Device(error),
+        })?;
+        Ok(&workspace.rows_for(self.number, batch).buffers.logits)
     }
     /// The last hidden states of these tokens of the batch that [`PlacedDecoder::forward`] ran last
     /// with this workspace, after the final norm: `[places, width]`, where they were made.
@@ -196,14 +272,16 @@ impl<O: Device> PlacedDecoder<O> {
         workspace: &'w mut PlacedWorkspace<O>,
         places: &[usize],
     ) -> Result<&'w O::Rows, O::Error> {
-        let Buffers {
-            stream,
-            added,
+        let PlacedWorkspace {
+            shapes,
+            picked,
             normed,
-            ..
-        } = &mut workspace.0;
-        device.pick(stream, self.config.width, places, added)?;
-        device.rms_norm(added, &self.final_norm, self.config.epsilon, normed)?;
+        } = workspace;
+        if let Some(last) = shapes.last() {
+            let (width, epsilon) = (self.config.width, self.config.epsilon);
+            device.pick(&last.buffers.stream, width, places, picked)?;
+            device.rms_norm(picked, &self.final_norm, epsilon, normed, &[])?;
+        }
         Ok(normed)
     }
 }

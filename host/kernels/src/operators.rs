@@ -15,49 +15,100 @@ use crate::linear::Weights;
 use crate::lora::{LowRank, Segments};
 use crate::rows::{Gate, Rope};
 
+/// What of a model a batch's plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Shared<'a> {
+    /// Heads of queries of each layer.
+    pub heads: usize,
+    /// The different rotary positions of its layers.
+    pub ropes: &'a [Rope],
+}
+
+/// A batch, before anything was done for it.
+#[derive(Debug, Clone)]
+pub struct PlannedBatch<'a> {
+    /// The tokens of all sequences.
+    pub tokens: &'a [u32],
+    /// Where each sequence's tokens are and belong.
+    pub sequences: Vec<Sequence<'a>>,
+    /// The places of tokens whose logits are wanted.
+    pub outputs: &'a [usize],
+}
+
 /// What a forward pass is made of. Errors are those of lengths that do not fit together, and of
 /// the device. What an operator writes is resized to what it has to be.
-pub trait Operators {
+pub trait Operators: Sync {
     /// Rows of numbers, one row a token.
-    type Rows: Default;
+    type Rows: Default + Send;
     /// `[outputs, inputs]`, packed, with a bias or without.
-    type Matrix;
+    type Matrix: Sync;
     /// The weight of a norm.
-    type Vector;
+    type Vector: Sync;
     /// Pages of keys, values and adapters.
-    type Pages;
+    type Pages: Send + Sync;
     /// What all layers need to know of a batch.
-    type Plan<'a>;
+    type Plan<'a>: Sync;
+    /// What is kept of a pass for the next one of the same shape.
+    type Kept: Default;
     /// Buffers that operators use from one call to the next.
-    type Scratch: Default;
+    type Scratch: Default + Send;
     /// Why an operator was not run.
-    type Error: From<ShapeError>;
+    type Error: From<ShapeError> + Send;
 
     /// The bytes of a page, and the pages that there are.
     fn pool(&self, pages: &Self::Pages) -> (usize, usize);
 
-    /// Prepares a batch: its sequences, one after the other without gaps, for layers of so many
-    /// heads of queries, each with one of these rotary positions.
+    /// Prepares a batch: its tokens and their sequences, one after the other without gaps, for
+    /// layers of so many heads of queries, each with one of these rotary positions; `outputs` are
+    /// the places of the tokens whose logits are wanted.
     ///
     /// # Errors
-    /// When pages are missing.
+    /// When pages are missing, or there is no token at such a place.
     fn plan<'a>(
         &self,
+        kept: &mut Self::Kept,
         pages: &Self::Pages,
-        heads: usize,
-        ropes: &[Rope],
-        sequences: Vec<Sequence<'a>>,
+        model: &Shared<'_>,
+        batch: PlannedBatch<'a>,
     ) -> Result<Self::Plan<'a>, Self::Error>;
 
-    /// The matrix's rows of these numbers, multiplied with `scale`.
+    /// Runs a pass over a batch that was planned with this. Whoever can keeps what the pass does,
+    /// and does it again without running it, if `repeats` says that it does the same whenever
+    /// another batch has the same shape.
+    ///
+    /// # Errors
+    /// Those of the pass.
+    fn run(
+        &self,
+        _kept: &mut Self::Kept,
+        _plan: &Self::Plan<'_>,
+        _repeats: bool,
+        mut pass: impl FnMut() -> Result<(), Self::Error> + Send,
+    ) -> Result<(), Self::Error> {
+        pass()
+    }
+
+    /// The matrix's rows of the plan's tokens, multiplied with `scale`.
     ///
     /// # Errors
     /// When there is no such row.
-    fn gather(
+    fn embed(
         &self,
+        plan: &Self::Plan<'_>,
         matrix: &Self::Matrix,
-        numbers: &[u32],
         scale: f32,
+        out: &mut Self::Rows,
+    ) -> Result<(), Self::Error>;
+
+    /// The rows of `width` elements of the plan's outputs.
+    ///
+    /// # Errors
+    /// When there are no such rows.
+    fn outputs(
+        &self,
+        plan: &Self::Plan<'_>,
+        rows: &Self::Rows,
+        width: usize,
         out: &mut Self::Rows,
     ) -> Result<(), Self::Error>;
 
@@ -100,7 +151,8 @@ pub trait Operators {
         targets: &mut [(&mut Self::Rows, Vec<Option<LowRank<'_>>>)],
     ) -> Result<(), Self::Error>;
 
-    /// The norm of each row.
+    /// The norm of each row. `next` are the matrices that take it, for whoever can make ready what
+    /// their products need.
     ///
     /// # Errors
     /// When a row has another length than the weight.
@@ -110,7 +162,25 @@ pub trait Operators {
         weight: &Self::Vector,
         epsilon: f32,
         out: &mut Self::Rows,
+        next: &[&Self::Matrix],
     ) -> Result<(), Self::Error>;
+
+    /// `rows += added`, and the norm of each row of the sum.
+    ///
+    /// # Errors
+    /// As [`Operators::add`] and [`Operators::rms_norm`].
+    fn add_rms_norm(
+        &self,
+        rows: &mut Self::Rows,
+        added: &Self::Rows,
+        weight: &Self::Vector,
+        epsilon: f32,
+        out: &mut Self::Rows,
+        next: &[&Self::Matrix],
+    ) -> Result<(), Self::Error> {
+        self.add(rows, added)?;
+        self.rms_norm(rows, weight, epsilon, out, next)
+    }
 
     /// The norm of each run of as many elements as the weight has, in place.
     ///
@@ -149,7 +219,26 @@ pub trait Operators {
         values: &Self::Rows,
     ) -> Result<(), Self::Error>;
 
-    /// What each query finds in the pages of its sequence.
+    /// Turns queries and keys as [`Operators::rope`] does, and keeps the keys and values as
+    /// [`Operators::store`] does.
+    ///
+    /// # Errors
+    /// As both.
+    fn rope_and_store(
+        &self,
+        plan: &Self::Plan<'_>,
+        (number, dim): (usize, usize),
+        (pages, layer): (&mut Self::Pages, usize),
+        queries: &mut Self::Rows,
+        keys: &mut Self::Rows,
+        values: &Self::Rows,
+    ) -> Result<(), Self::Error> {
+        self.rope(plan, number, queries, dim)?;
+        self.rope(plan, number, keys, dim)?;
+        self.store(plan, pages, layer, keys, values)
+    }
+
+    /// What each query finds in the pages of its sequence. `next` is as in [`Operators::rms_norm`].
     ///
     /// # Errors
     /// When there is no such layer or rows have another length.
@@ -160,9 +249,10 @@ pub trait Operators {
         pages: &Self::Pages,
         queries: &Self::Rows,
         out: &mut Self::Rows,
+        next: &[&Self::Matrix],
     ) -> Result<(), Self::Error>;
 
-    /// `gate = function(gate) * up`.
+    /// `gate = function(gate) * up`. `next` is as in [`Operators::rms_norm`].
     ///
     /// # Errors
     /// When the lengths differ.
@@ -171,6 +261,7 @@ pub trait Operators {
         function: Gate,
         gate: &mut Self::Rows,
         up: &Self::Rows,
+        next: &[&Self::Matrix],
     ) -> Result<(), Self::Error>;
 
     /// `to += from`.
@@ -183,15 +274,7 @@ pub trait Operators {
 /// Operators with a memory of their own, to which a model's weights are copied. What lies there may
 /// be handed from thread to thread.
 pub trait Device:
-    Operators<
-        Rows: Send,
-        Matrix: Send,
-        Vector: Send,
-        Pages: Send,
-        Scratch: Send,
-        Error: std::error::Error,
-    > + Send
-    + Sync
+    Operators<Matrix: Send, Vector: Send, Kept: Send, Error: std::error::Error> + Send
 {
     /// What people call it.
     fn name(&self) -> &str;

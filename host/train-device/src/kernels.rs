@@ -12,7 +12,7 @@ use cubecl::client::Client;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use skep_cubes::numbers::{byte_of, half_to_float};
-use skep_cubes::packed::{Form, PIECE, columns_of, factors_of, halfword_at, words_of};
+use skep_cubes::packed::{self, Form, PIECE, columns_of, factors_of, halfword_at, words_of};
 use skep_train::TrainError;
 use skep_train::dynamic8::SIGNED;
 use skep_train::nf4::{NF4, NF4_BLOCK, Nf4Matrix};
@@ -36,8 +36,7 @@ pub(crate) enum Words {
         table: Buffer,
     },
     Blocks {
-        format: PackedFormat,
-        row_bytes: usize,
+        form: Form,
         words: Buffer,
     },
 }
@@ -64,6 +63,12 @@ impl Buffer {
     fn floats(client: &Client, values: &[f32]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         Self::new(client, &bytes)
+    }
+
+    /// As an argument of four words an element.
+    fn fours(&self) -> BufferArg {
+        // SAFETY: the handle was made for more words.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.len / 4) }
     }
 
     fn arg(&self) -> BufferArg {
@@ -113,10 +118,11 @@ impl Words {
                 want: "an even number of them, for a training on a device",
             });
         }
+        let form = Form::blocks(tensor.format(), false);
+        let rows = form.arrange(tensor.bytes(), tensor.columns());
         Ok(Words::Blocks {
-            format: tensor.format(),
-            row_bytes: tensor.row_bytes(),
-            words: Buffer::new(&client(on)?, tensor.bytes()),
+            form,
+            words: Buffer::new(&client(on)?, &rows),
         })
     }
 
@@ -158,11 +164,8 @@ impl Words {
                     halves,
                 );
             },
-            Words::Blocks {
-                format: format @ (PackedFormat::F16 | PackedFormat::BF16),
-                words,
-                ..
-            } =>
+            Words::Blocks { form, words }
+                if matches!(form.format, PackedFormat::F16 | PackedFormat::BF16) =>
             // SAFETY: there are as many units as pairs or pieces of weights, and all buffers are of
             // as many.
             unsafe {
@@ -174,15 +177,11 @@ impl Words {
                     words.arg(),
                     to,
                     units,
-                    *format == PackedFormat::BF16,
+                    form.format == PackedFormat::BF16,
                     halves,
                 );
             },
-            Words::Blocks {
-                format,
-                row_bytes,
-                words,
-            } =>
+            Words::Blocks { form, words } =>
             // SAFETY: there are as many units as pairs or pieces of weights, and all buffers are of
             // as many.
             unsafe {
@@ -191,12 +190,12 @@ impl Words {
                     client,
                     cubes(units),
                     CubeDim::new_1d(UNITS),
-                    words.arg(),
+                    words.fours(),
                     to,
                     units,
                     columns,
-                    *row_bytes,
-                    Form::blocks(*format),
+                    form.row_bytes(columns) / 16,
+                    *form,
                     halves,
                 );
             },
@@ -285,11 +284,11 @@ fn expand_floats(
 /// A unit expands a piece of a row.
 #[cube(launch_unchecked)]
 fn expand_blocks(
-    weights: &[u32],
+    weights: &[packed::Words],
     out: &mut [u32],
     units: usize,
     columns: usize,
-    row_bytes: usize,
+    row_words: usize,
     #[comptime] form: Form,
     #[comptime] halves: bool,
 ) {
@@ -298,9 +297,9 @@ fn expand_blocks(
         let pieces = columns / 32usize;
         let number = unit / pieces;
         let piece = unit % pieces;
-        let row = number * row_bytes;
-        let words = words_of(weights, row, piece, form);
-        let factors = factors_of(weights, row, piece, form);
+        let row = number * row_words;
+        let words = words_of(weights, row, pieces, piece, form);
+        let factors = factors_of(weights, row, pieces, piece, form);
         let (first, second) = columns_of(piece, comptime!(form.format));
         #[unroll]
         for pair in 0..8usize {

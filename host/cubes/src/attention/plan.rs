@@ -44,6 +44,101 @@ pub(super) struct Pieces {
     pub splits: Option<(Buffer, usize)>,
 }
 
+/// A plan whose tables lie nowhere yet.
+#[derive(Debug)]
+pub(crate) struct Unplaced {
+    tokens: usize,
+    heads: usize,
+    tables: Vec<u32>,
+    ones: Option<UnplacedPieces>,
+    several: Option<UnplacedPieces>,
+}
+
+#[derive(Debug)]
+struct UnplacedPieces {
+    table: Vec<u32>,
+    together: usize,
+    splits: Option<Vec<u32>>,
+}
+
+impl UnplacedPieces {
+    fn of(pieces: &[[u32; 8]], together: usize, splits: Option<Vec<u32>>) -> Option<Self> {
+        (!pieces.is_empty()).then(|| Self {
+            table: pieces.as_flattened().to_vec(),
+            together,
+            splits,
+        })
+    }
+
+    fn place(
+        &self,
+        place: &mut impl FnMut(&[u32]) -> Result<Buffer, GpuError>,
+    ) -> Result<Pieces, GpuError> {
+        let splits = self
+            .splits
+            .as_ref()
+            .map(|splits| -> Result<_, GpuError> { Ok((place(splits)?, splits.len() / 3)) });
+        Ok(Pieces {
+            splits: splits.transpose()?,
+            table: place(&self.table)?,
+            count: self.table.len() / 8,
+            together: self.together,
+        })
+    }
+}
+
+impl Unplaced {
+    /// The plan with its tables where `place` puts them, which is asked for each in the same order
+    /// whenever plans have the same form.
+    pub fn place(
+        &self,
+        mut place: impl FnMut(&[u32]) -> Result<Buffer, GpuError>,
+    ) -> Result<Plan, GpuError> {
+        let mut pieces = |pieces: &Option<UnplacedPieces>| {
+            let placed = pieces.as_ref().map(|pieces| pieces.place(&mut place));
+            placed.transpose()
+        };
+        let ones = pieces(&self.ones)?;
+        let several = pieces(&self.several)?;
+        Ok(Plan {
+            tokens: self.tokens,
+            heads: self.heads,
+            ones,
+            several,
+            tables: place(&self.tables)?,
+        })
+    }
+
+    /// Every table, in the order in which [`Unplaced::place`] asks for places.
+    pub fn tables(&self, mut each: impl FnMut(&[u32])) {
+        for pieces in [&self.ones, &self.several].into_iter().flatten() {
+            if let Some(splits) = &pieces.splits {
+                each(splits);
+            }
+            each(&pieces.table);
+        }
+        each(&self.tables);
+    }
+
+    /// What launches depend on beside what is in the tables: equal for plans with equal launches.
+    pub fn form(&self) -> [usize; 6] {
+        let of = |pieces: &Option<UnplacedPieces>| match pieces {
+            None => [0, 0],
+            Some(pieces) => [pieces.together, usize::from(pieces.splits.is_some())],
+        };
+        let [ones, split] = of(&self.ones);
+        let [several, _] = of(&self.several);
+        [
+            self.tokens,
+            self.heads,
+            ones,
+            split,
+            several,
+            self.tables.len(),
+        ]
+    }
+}
+
 impl Plan {
     /// Checks the sequences of a batch of so many tokens, and shares out their work.
     ///
@@ -57,6 +152,17 @@ impl Plan {
         sequences: &[Sequence<'_>],
         tokens: usize,
     ) -> Result<Self, GpuError> {
+        Self::unplaced(gpu, pages, heads, sequences, tokens)?.place(|words| gpu.upload_words(words))
+    }
+
+    /// As [`Plan::new`], before any table is on the device.
+    pub(crate) fn unplaced(
+        gpu: &Gpu,
+        pages: &Pages,
+        heads: usize,
+        sequences: &[Sequence<'_>],
+        tokens: usize,
+    ) -> Result<Unplaced, GpuError> {
         let shape = pages.shape();
         let layer = AttentionLayer {
             layer: 0,
@@ -105,12 +211,14 @@ impl Plan {
         // Later tokens see more: they come first, so that the last piece is a short one.
         several.sort_by_key(|piece| std::cmp::Reverse(piece[7]));
         let (ones, splits) = split(gpu, ones, shape.kv_heads);
-        Ok(Self {
+        // So that a text that has grown by a page still has the form that it had.
+        tables.resize(tables.len().next_power_of_two(), 0);
+        Ok(Unplaced {
             tokens,
-            ones: Pieces::upload(gpu, &ones, 1, splits.as_deref())?,
-            several: Pieces::upload(gpu, &several, together, None)?,
-            tables: gpu.upload_words(&tables)?,
             heads,
+            ones: UnplacedPieces::of(&ones, 1, splits),
+            several: UnplacedPieces::of(&several, together, None),
+            tables,
         })
     }
 }
@@ -151,28 +259,11 @@ fn split(gpu: &Gpu, pieces: Vec<[u32; 8]>, kv_heads: usize) -> (Vec<[u32; 8]>, O
         }
         splits.extend([piece[0], first as u32, (all.len() - first) as u32]);
     }
-    (all, Some(splits))
-}
-
-impl Pieces {
-    fn upload(
-        gpu: &Gpu,
-        pieces: &[[u32; 8]],
-        together: usize,
-        splits: Option<&[u32]>,
-    ) -> Result<Option<Self>, GpuError> {
-        if pieces.is_empty() {
-            return Ok(None);
-        }
-        let splits = match splits {
-            Some(splits) => Some((gpu.upload_words(splits)?, splits.len() / 3)),
-            None => None,
-        };
-        Ok(Some(Self {
-            table: gpu.upload_words(pieces.as_flattened())?,
-            count: pieces.len(),
-            together,
-            splits,
-        }))
+    // As many as a text has that is a little longer, with nothing to do.
+    while !all.len().is_power_of_two() {
+        let mut nothing = [0; 8];
+        nothing[6] = all.len() as u32;
+        all.push(nothing);
     }
+    (all, Some(splits))
 }

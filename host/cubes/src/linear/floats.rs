@@ -4,7 +4,7 @@
 use cubecl::prelude::*;
 use skep_weights::PackedFormat;
 
-use super::few::finish;
+use super::few::{finish, shared_of};
 use super::{FEW, Matrix, float_of};
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
@@ -126,8 +126,18 @@ fn float_rows_of_few(
         }
         column += lanes * width;
     }
+    let mut shared = shared_of(values, lanes, teams, planes);
     finish(
-        &totals, out, rows, tokens, first, variant, each, lanes, teams, planes,
+        &totals,
+        out,
+        &mut shared,
+        rows,
+        tokens,
+        first,
+        variant,
+        each,
+        lanes,
+        planes,
     );
 }
 

@@ -14,15 +14,14 @@
 
 use cubecl::prelude::*;
 use half::f16;
+use skep_kernels::PackedMatrix;
 use skep_kernels::linear::Weights;
-use skep_kernels::{PackedMatrix, Precision};
 use skep_weights::{GroupInt4, PackedFormat};
 
-use super::Matrix;
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
 use crate::numbers::{byte_of, float_to_half};
-use crate::packed::{Form, PIECE, columns_of, factors_of, words_of};
+use crate::packed::Words;
 use crate::round::Rounded;
 
 /// Rows of activations as 16-bit floats.
@@ -94,7 +93,6 @@ fn largest(scales: impl Iterator<Item = u16>) -> f32 {
 pub(super) fn of_tokens(
     gpu: &Gpu,
     input: &Rounded,
-    precision: Precision,
     tokens: usize,
     columns: usize,
 ) -> Result<Halves, GpuError> {
@@ -115,43 +113,12 @@ pub(super) fn of_tokens(
                 halves.powers.arg(),
                 tokens,
                 columns,
-                precision.block_len(),
+                input.precision.block_len(),
                 gpu.has_tensor_cores(),
             );
         }
     })?;
     Ok(halves)
-}
-
-/// Rows of a matrix as 16-bit floats, `count` from `first`, each multiplied with the matrix's power.
-pub(super) fn of_rows(
-    gpu: &Gpu,
-    matrix: &Matrix,
-    first: usize,
-    count: usize,
-    out: &Buffer,
-) -> Result<(), GpuError> {
-    let units = count * (matrix.columns / PIECE);
-    guard("linear", || {
-        // SAFETY: the caller asks for rows that there are, and gives room for them; pieces are
-        // written four words at a time and are of sixteen.
-        unsafe {
-            halves_of_rows::launch_unchecked(
-                gpu.client(),
-                cubes(units.div_ceil(256)),
-                CubeDim::new_1d(256),
-                matrix.blocks.arg(),
-                out.arg(),
-                units,
-                first,
-                matrix.columns,
-                matrix.row_bytes(),
-                matrix.power,
-                matrix.form,
-                gpu.has_tensor_cores(),
-            );
-        }
-    })
 }
 
 /// Two numbers as 16-bit floats of a word, the first in its low half.
@@ -164,6 +131,34 @@ pub(super) fn both_halves(low: f32, high: f32, #[comptime] native: bool) -> u32 
     } else {
         float_to_half(low) | (float_to_half(high) << 16u32)
     }
+}
+
+/// The eight bytes of a piece's words from `first` on, each times `factor` and with `addend`, as
+/// 16-bit floats.
+#[cube]
+pub(super) fn eight_halves(
+    words: &Array<u32>,
+    #[comptime] first: usize,
+    factor: f32,
+    addend: f32,
+    #[comptime] native: bool,
+) -> Words {
+    let mut four = Words::empty();
+    #[unroll]
+    for w in 0..4usize {
+        let word = words[comptime!(first + w / 2)];
+        let low = byte_of(word, comptime!((w as u32 % 2u32) * 2u32));
+        let high = byte_of(word, comptime!((w as u32 % 2u32) * 2u32 + 1u32));
+        four.insert(
+            w,
+            both_halves(
+                f32::cast_from(low) * factor + addend,
+                f32::cast_from(high) * factor + addend,
+                native,
+            ),
+        );
+    }
+    four
 }
 
 /// A cube makes the row of a token.
@@ -222,69 +217,18 @@ fn halves_of_tokens(
     }
 }
 
-/// A unit expands a piece of a row.
-#[cube(launch_unchecked)]
-fn halves_of_rows(
-    weights: &[u32],
-    out: &mut [Vector<u32, Const<4>>],
-    units: usize,
-    first_row: usize,
-    columns: usize,
-    row_bytes: usize,
-    power: f32,
-    #[comptime] form: Form,
-    #[comptime] native: bool,
-) {
-    let unit = ABSOLUTE_POS;
-    if unit < units {
-        let pieces = columns / comptime!(PIECE);
-        let within = unit / pieces;
-        let piece = unit % pieces;
-        let row = (first_row + within) * row_bytes;
-        let words = words_of(weights, row, piece, form);
-        let factors = factors_of(weights, row, piece, form);
-        let (first, second) = columns_of(piece, comptime!(form.format));
-        #[unroll]
-        for half in 0..2usize {
-            let factor = factors[2usize * half] * power;
-            let addend = factors[2usize * half + 1usize] * power;
-            let column = if comptime!(half == 0usize) {
-                first
-            } else {
-                second
-            };
-            #[unroll]
-            for n in 0..2usize {
-                let mut four = Vector::<u32, Const<4>>::empty();
-                #[unroll]
-                for w in 0..4usize {
-                    let word = words[half * 4usize + n * 2usize + w / 2usize];
-                    let low = byte_of(word, comptime!((w as u32 % 2u32) * 2u32));
-                    let high = byte_of(word, comptime!((w as u32 % 2u32) * 2u32 + 1u32));
-                    four.insert(
-                        w,
-                        both_halves(
-                            f32::cast_from(low) * factor + addend,
-                            f32::cast_from(high) * factor + addend,
-                            native,
-                        ),
-                    );
-                }
-                out[(within * columns + column) / 8usize + n] = four;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use skep_accounts::Account;
+    use skep_kernels::Precision;
     use skep_weights::format::dequantize;
 
     use super::*;
     use crate::GpuKind;
+    use crate::linear::Matrix;
+    use crate::packed::{Form, PIECE, columns_of, factors_of, words_of};
     use crate::round::round;
 
     fn gpu() -> Gpu {
@@ -328,6 +272,79 @@ mod tests {
             }
         }
         bytes
+    }
+
+    /// Rows of a matrix as 16-bit floats, `count` from `first`, each multiplied with the matrix's power: what
+    /// tiles of products are made of, for tests.
+    fn of_rows(
+        gpu: &Gpu,
+        matrix: &Matrix,
+        first: usize,
+        count: usize,
+        out: &Buffer,
+    ) -> Result<(), GpuError> {
+        let units = count * (matrix.columns / PIECE);
+        guard("linear", || {
+            // SAFETY: the caller asks for rows that there are, and gives room for them; pieces are
+            // written four words at a time and are of sixteen.
+            unsafe {
+                halves_of_rows::launch_unchecked(
+                    gpu.client(),
+                    cubes(units.div_ceil(256)),
+                    CubeDim::new_1d(256),
+                    matrix.blocks.fours(),
+                    out.arg(),
+                    units,
+                    first,
+                    matrix.columns,
+                    matrix.row_bytes() / 16,
+                    matrix.power,
+                    matrix.form,
+                    gpu.has_tensor_cores(),
+                );
+            }
+        })
+    }
+
+    /// A unit expands a piece of a row.
+    #[cube(launch_unchecked)]
+    fn halves_of_rows(
+        weights: &[Words],
+        out: &mut [Words],
+        units: usize,
+        first_row: usize,
+        columns: usize,
+        row_words: usize,
+        power: f32,
+        #[comptime] form: Form,
+        #[comptime] native: bool,
+    ) {
+        let unit = ABSOLUTE_POS;
+        if unit < units {
+            let pieces = columns / comptime!(PIECE);
+            let within = unit / pieces;
+            let piece = unit % pieces;
+            let row = (first_row + within) * row_words;
+            let words = words_of(weights, row, pieces, piece, form);
+            let factors = factors_of(weights, row, pieces, piece, form);
+            let (first, second) = columns_of(piece, comptime!(form.format));
+            #[unroll]
+            for half in 0..2usize {
+                let factor = factors[2usize * half] * power;
+                let addend = factors[2usize * half + 1usize] * power;
+                let column = if comptime!(half == 0usize) {
+                    first
+                } else {
+                    second
+                };
+                #[unroll]
+                for n in 0..2usize {
+                    let four =
+                        eight_halves(&words, comptime!(4 * half + 2 * n), factor, addend, native);
+                    out[(within * columns + column) / 8usize + n] = four;
+                }
+            }
+        }
     }
 
     #[test]
@@ -387,12 +404,13 @@ mod tests {
         values[3 * columns..].fill(0.0);
         for precision in [Precision::Int8By32, Precision::Int8By256] {
             let input = gpu.upload(&values).unwrap();
-            let input = round(&gpu, precision, &input, tokens, columns).unwrap();
-            let halves = of_tokens(&gpu, &input, precision, tokens, columns).unwrap();
+            let rounded = Rounded::room(&gpu, precision, tokens, columns).unwrap();
+            round(&gpu, &input, (tokens, columns), &rounded).unwrap();
+            let halves = of_tokens(&gpu, &rounded, tokens, columns).unwrap();
             let got = floats(&gpu.read_words(&halves.words).unwrap());
             let powers = gpu.read(&halves.powers).unwrap();
-            let quants = gpu.read_words(&input.quants).unwrap();
-            let scales = gpu.read(&input.scales).unwrap();
+            let quants = gpu.read_words(&rounded.quants).unwrap();
+            let scales = gpu.read(&rounded.scales).unwrap();
             for (n, got) in got.iter().enumerate() {
                 let power = powers[n / columns];
                 assert_eq!(power.to_bits() & 0x7f_ffff, 0, "{power}");

@@ -6,7 +6,7 @@ use skep_kernels::Precision;
 use super::Matrix;
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
-use crate::packed::{Form, PIECE, columns_of, factors_of, words_of};
+use crate::packed::{Form, PIECE, Words, columns_of, factors_of, words_of};
 use crate::round::Rounded;
 
 /// Rows and tokens of a tile. Each of 16 times 16 units makes 4 times 4 of its results.
@@ -28,14 +28,14 @@ pub(super) fn launch(
                 gpu.client(),
                 cubes(wide * tokens.div_ceil(TILE)),
                 CubeDim::new_1d(256),
-                matrix.blocks.arg(),
+                matrix.blocks.fours(),
                 input.quants.arg(),
                 input.scales.arg(),
                 input.sums.arg(),
                 out.arg(),
                 matrix.rows,
                 matrix.columns,
-                matrix.row_bytes(),
+                matrix.row_bytes() / 16,
                 tokens,
                 matrix.form,
                 Precision::of(matrix.form.format).block_len(),
@@ -46,14 +46,14 @@ pub(super) fn launch(
 
 #[cube(launch_unchecked)]
 fn tiles_of_many(
-    weights: &[u32],
+    weights: &[Words],
     quants: &[u32],
     scales: &[f32],
     sums: &[f32],
     out: &mut [f32],
     rows: usize,
     columns: usize,
-    row_bytes: usize,
+    row_words: usize,
     tokens: usize,
     #[comptime] form: Form,
     #[comptime] block: usize,
@@ -74,7 +74,7 @@ fn tiles_of_many(
     // Of the 4 pieces and 64 rows and tokens, each unit fetches one.
     let own = unit % 64usize;
     let own_piece = unit / 64usize;
-    let row = min(first_row + own, rows - 1usize) * row_bytes;
+    let row = min(first_row + own, rows - 1usize) * row_words;
     let start = min(first_token + own, tokens - 1usize) * columns;
 
     let mut totals = Array::<f32>::new(16usize);
@@ -86,8 +86,8 @@ fn tiles_of_many(
     let mut begin = 0usize.runtime();
     while begin < pieces {
         let piece = min(begin + own_piece, pieces - 1usize);
-        let words = words_of(weights, row, piece, form);
-        let factors = factors_of(weights, row, piece, form);
+        let words = words_of(weights, row, pieces, piece, form);
+        let factors = factors_of(weights, row, pieces, piece, form);
         let (low, high) = columns_of(piece, comptime!(form.format));
         #[unroll]
         for n in 0..8usize {
