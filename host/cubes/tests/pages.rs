@@ -5,12 +5,13 @@
 mod common;
 
 use common::{Numbers, devices};
-use skep_cubes::Gpu;
 use skep_cubes::attention::{Pages, Plan, Slots, attention, store};
 use skep_cubes::lora::{Target, add_low_rank};
+use skep_cubes::{Gpu, Kept};
 use skep_kernels::attention::{AttentionLayer, Sequence};
 use skep_kernels::kv::{KvFormat, KvPages, KvShape, PAGE_TOKENS};
 use skep_kernels::lora::{Factor, LowRank, LowRankLayout, LowRankShape, Segments};
+use skep_kernels::operators::{Operators, PlannedBatch, Shared};
 use skep_kernels::{Isa, Team};
 
 const FORMATS: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Int8];
@@ -457,5 +458,28 @@ fn pages_that_are_not_there_are_refused() {
             pages: &[2],
         }];
         assert!(Plan::new(&gpu, &pages, 1, &none, 1).is_err());
+
+        // Every token of a batch is one of a sequence, and every output one of its tokens.
+        let model = Shared {
+            heads: 1,
+            ropes: &[],
+        };
+        for (tokens, outputs, fits) in [
+            (&[7][..], &[0][..], true),
+            (&[7, 8], &[], false),
+            (&[7], &[1], false),
+        ] {
+            let batch = PlannedBatch {
+                tokens,
+                sequences: vec![Sequence {
+                    tokens: 0..1,
+                    start: 0,
+                    pages: &[0],
+                }],
+                outputs,
+            };
+            let planned = gpu.plan(&mut Kept::default(), &pages, &model, batch);
+            assert_eq!(planned.is_ok(), fits, "{tokens:?} {outputs:?}");
+        }
     }
 }
