@@ -10,8 +10,8 @@ pub fn logprob_of(logits: &[f32], token: u32) -> f64 {
     if !most.is_finite() {
         return f64::NEG_INFINITY;
     }
-    let sum: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
-    f64::from(own - most) - sum.ln()
+    let sum: f64 = logits.iter().map(|x| libm::exp(f64::from(x - most))).sum();
+    f64::from(own - most) - libm::log(sum)
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@
 //! in one order, whatever the batch.
 //!
 //! What this crate must never do: read or write outside the slices that it is given, whatever
-//! their lengths; let a result depend on the batch or the number of threads; allocate in a
-//! kernel; know anything of files, models or accounts.
+//! their lengths; let a result depend on the batch or the number of threads, or on whose mathematics
+//! the system brings along (sines and powers are those of `libm`, the same bits wherever nodes compare
+//! what they made); allocate in a kernel; know anything of files, models or accounts.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

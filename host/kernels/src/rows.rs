@@ -93,7 +93,7 @@ impl Rope {
     /// The usual frequencies: `base ^ (-2 i / dim)`.
     pub fn frequencies(base: f64, dim: usize) -> Vec<f64> {
         (0..dim / 2)
-            .map(|i| base.powf(-2.0 * i as f64 / dim as f64))
+            .map(|i| libm::pow(base, -2.0 * i as f64 / dim as f64))
             .collect()
     }
 
@@ -107,7 +107,7 @@ impl Rope {
             let (cosines, sines) = row.split_at_mut(2 * pairs);
             for (i, frequency) in self.frequencies.iter().enumerate() {
                 // In double precision: at position 100,000 an f32 angle is off by a hundredth.
-                let (sin, cos) = (f64::from(*position) * frequency).sin_cos();
+                let (sin, cos) = libm::sincos(f64::from(*position) * frequency);
                 let (first, second) = match self.layout {
                     RopeLayout::Halves => (i, i + pairs),
                     RopeLayout::Pairs => (2 * i, 2 * i + 1),

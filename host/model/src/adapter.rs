@@ -272,8 +272,8 @@ impl EncoderAdapter {
         head.run(pooled, Activation::Identity, texts, &mut scratch, &mut rows)?;
         for row in rows.chunks_exact_mut(head.outputs()) {
             let most = row.iter().fold(f32::NEG_INFINITY, |most, x| most.max(*x));
-            let sum: f64 = row.iter().map(|x| f64::from(x - most).exp()).sum();
-            let log = f64::from(most) + sum.ln();
+            let sum: f64 = row.iter().map(|x| libm::exp(f64::from(x - most))).sum();
+            let log = f64::from(most) + libm::log(sum);
             for x in row {
                 *x = (f64::from(*x) - log) as f32;
             }

@@ -9,7 +9,7 @@ use crate::request::TokenLogprob;
 /// holds to be impossible, and that a bias has brought about, has minus infinity.
 pub(super) fn of(logits: &[f32], token: u32, count: usize, scratch: &mut Scratch) -> TokenLogprob {
     let most = finite(greatest(logits));
-    let log_total = f64::from(most) + total(logits, most).ln();
+    let log_total = f64::from(most) + libm::log(total(logits, most));
     let logprob = |logit: f32| (f64::from(finite(logit)) - log_total) as f32;
     let found = &mut scratch.found;
     likeliest(logits, count, found);
