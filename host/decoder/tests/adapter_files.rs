@@ -62,7 +62,7 @@ fn folders_that_lie_are_refused() {
             let other = a.replace("model.model.layers", "model.language_model.model.layers");
             tensors.insert(other, tensor);
         },
-        "the same module",
+        "in two places",
     );
 }
 

@@ -182,6 +182,13 @@ fn folders_that_lie_are_refused_by_what_is_wrong() {
         vec![3, 24],
     );
     refused(&value, "malformed", "does not target");
+    let moved = |config: &mut Value, tensors: &mut Tensors| {
+        config["target_modules"] = json!(["query", "output.dense"]);
+        config["exclude_modules"] = json!(["attention.output.dense"]);
+        let tensor = tensors.remove(&b).unwrap();
+        tensors.insert(b.replace("model.encoder.", "model.bert.encoder."), tensor);
+    };
+    refused(&moved, "malformed", "two places");
     let spoiled = |_: &mut Value, tensors: &mut Tensors| {
         tensors.get_mut(&b).unwrap().1[3] = f32::NAN;
     };

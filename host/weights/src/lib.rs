@@ -6,6 +6,7 @@
 //! | [`folder`] | Hugging Face folders of safetensors, sharded or whole |
 //! | [`grouped`] | 4-bit weights as AWQ and GPTQ store them, repacked into one layout |
 //! | [`peft`] | the configuration of adapters that PEFT wrote |
+//! | [`low_rank`] | the matrices of such adapters |
 //! | [`format`] | the blocks of F32 to Q6_K: their sizes, and what their bytes stand for |
 //!
 //! A decoder asks a [`WeightsFile`] for tensors by name and gets [`PackedTensor`]s: handles on
@@ -22,6 +23,7 @@ pub mod folder;
 pub mod format;
 pub mod gguf;
 pub mod grouped;
+pub mod low_rank;
 pub mod peft;
 mod source;
 mod tensor;
@@ -31,6 +33,7 @@ pub use folder::{FolderError, SafetensorsFolder};
 pub use format::{FormatError, PackedFormat};
 pub use gguf::{Gguf, GgufError, GgufTokenizer};
 pub use grouped::{GroupInt4, GroupedConfig, GroupedError};
+pub use low_rank::{Changeable, LowRankError, LowRankPair, LowRankPairs};
 pub use peft::{PeftConfig, PeftError};
 pub use tensor::{PackedTensor, RawTensor};
 pub use weights::{Matrix, WeightsError, WeightsFile};

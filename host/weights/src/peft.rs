@@ -178,6 +178,13 @@ impl PeftConfig {
         Parser { path }.config(&text)
     }
 
+    /// The base that it says it was made for, as an error should repeat it.
+    pub fn base_in_words(&self) -> String {
+        let named = self.named_base.as_deref();
+        let named = named.unwrap_or("a base without a name");
+        named.chars().take(200).collect()
+    }
+
     /// Whether the configuration says that this module of this layer is changed.
     pub fn targets(&self, module: &str, layer: usize) -> bool {
         if self.excluded.has(module) || !self.targets.has(module) {

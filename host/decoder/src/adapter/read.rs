@@ -1,25 +1,26 @@
-//! Reads a PEFT folder for a base.
-//!
-//! The folder may come from anybody. What the configuration says must be what the weights are:
-//! every module that it names has both of its matrices, no other module has any, and all of them
-//! have the shapes of the base's layers.
+//! Reads a PEFT folder for a base: the matrices that `skep-weights` found to be an adapter's of its shapes,
+//! laid out in pages.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_kernels::PageMemory;
 use skep_kernels::lora::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape};
 use skep_kernels::rows::RopeLayout;
-use skep_weights::{PackedTensor, PeftConfig, SafetensorsFolder};
+use skep_weights::{
+    Changeable, LowRankError, LowRankPair, LowRankPairs, PackedTensor, PeftConfig,
+    SafetensorsFolder,
+};
 
 use super::{Adapter, AdapterError, AdapterTarget, AdapterWeights, BaseShape};
 use crate::config::Config;
 
-/// What the names of tensors begin with.
-const PREFIX: &str = "base_model.model.";
-/// What comes before `layers.` in the name of a module: the last two in multimodal models.
-const PLACES: [&str; 3] = ["model.", "model.language_model.", "language_model.model."];
+/// Where layers are: the last two in multimodal models.
+const PLACES: [&str; 3] = [
+    "model.layers.",
+    "model.language_model.layers.",
+    "language_model.model.layers.",
+];
 /// The largest magnitude of a stored element lies below two to this power.
 const TOP: i32 = 15;
 
@@ -30,25 +31,6 @@ pub(super) struct Reader<'a> {
     base: BaseShape,
     base_name: &'a str,
     page_bytes: usize,
-}
-
-/// The matrices of one module, as far as they have been found.
-#[derive(Default)]
-struct Found {
-    module: String,
-    a: Option<PackedTensor>,
-    b: Option<PackedTensor>,
-}
-
-/// A module's matrices, checked.
-struct Pair {
-    layer: usize,
-    target: AdapterTarget,
-    shape: LowRankShape,
-    scale: f64,
-    module: String,
-    a: PackedTensor,
-    b: PackedTensor,
 }
 
 impl<'a> Reader<'a> {
@@ -76,19 +58,14 @@ impl<'a> Reader<'a> {
             return Err(AdapterError::Unsupported { path, what });
         }
         let tensors = SafetensorsFolder::open_file(&self.file)?;
-        let found = self.find(&tensors, &peft)?;
-        self.check_complete(&found, &peft)?;
-        let mut pairs = Vec::with_capacity(found.len());
-        for ((layer, target), found) in found {
-            pairs.push(self.pair(layer, AdapterTarget::ALL[target], found, &peft)?);
-        }
-        let shapes: Vec<_> = pairs.iter().map(|pair| pair.shape).collect();
+        let pairs = self.pairs(&tensors, &peft)?;
+        let shapes: Vec<_> = pairs.iter().map(|pair| self.shape(pair)).collect();
         let layout = LowRankLayout::new(self.page_bytes, &shapes)?;
         let mut memory = PageMemory::new(self.page_bytes, layout.pages());
         let mut places = vec![[None; AdapterTarget::ALL.len()]; self.base.layers];
         for (number, pair) in pairs.iter().enumerate() {
             let scale = self.write(&layout, &mut memory, number, pair)?;
-            places[pair.layer][pair.target as usize] = Some((number, scale));
+            places[pair.layer][pair.part] = Some((number, scale));
         }
         Ok(AdapterWeights {
             adapter: Arc::new(Adapter {
@@ -103,128 +80,40 @@ impl<'a> Reader<'a> {
     }
 
     /// The matrices by layer and target, in the order in which layers use them.
-    fn find(
+    fn pairs(
         &self,
         tensors: &SafetensorsFolder,
         peft: &PeftConfig,
-    ) -> Result<BTreeMap<(usize, usize), Found>, AdapterError> {
-        let mut all: BTreeMap<(usize, usize), Found> = BTreeMap::new();
-        for (name, tensor) in tensors.tensors() {
-            let short: String = name.chars().take(200).collect();
-            let unknown = || self.unsupported(format!("the tensor {short:?}"));
-            if name.contains("lora_magnitude_vector") {
-                return Err(self.unsupported(format!("DoRA ({short:?})")));
-            }
-            let module = name.strip_prefix(PREFIX).ok_or_else(unknown)?;
-            let (module, is_a) = match module.strip_suffix(".lora_A.weight") {
-                Some(module) => (module, true),
-                None => {
-                    let module = module.strip_suffix(".lora_B.weight");
-                    (module.ok_or_else(unknown)?, false)
-                }
-            };
-            let (layer, target) = parse(module).ok_or_else(unknown)?;
-            if layer >= self.base.layers {
-                let layers = self.base.layers;
-                let reason = format!("{module:?} is changed, but the base has {layers} layers");
-                return Err(self.wrong_base(peft, reason));
-            }
-            if !peft.targets(module, layer) {
-                let reason = format!("it has {short:?}, which its configuration does not target");
-                return Err(self.malformed(reason));
-            }
-            let tensor = tensor
-                .packed()
-                .ok_or_else(|| self.malformed(format!("{short:?} is not of floats")))?;
-            let found = all.entry((layer, target as usize)).or_default();
-            if !found.module.is_empty() && found.module != module {
-                let reason = format!("{:?} and {module:?} are the same module", found.module);
-                return Err(self.malformed(reason));
-            }
-            module.clone_into(&mut found.module);
-            *(if is_a { &mut found.a } else { &mut found.b }) = Some(tensor);
-        }
-        Ok(all)
-    }
-
-    /// Every module that the configuration names has to be there.
-    fn check_complete(
-        &self,
-        found: &BTreeMap<(usize, usize), Found>,
-        peft: &PeftConfig,
-    ) -> Result<(), AdapterError> {
-        let Some(first) = found.values().next() else {
-            return Err(self.malformed("it has no tensors".to_owned()));
-        };
-        // All in the place of one: a configuration that targets other places is caught above.
-        let place = first.module.split("layers.").next().unwrap_or_default();
-        for layer in 0..self.base.layers {
-            for target in AdapterTarget::ALL {
-                let module = format!("{place}layers.{layer}.{}", target.name());
-                if peft.targets(&module, layer) && !found.contains_key(&(layer, target as usize)) {
-                    let reason =
-                        format!("its configuration targets {module:?}, which has no tensors in it");
-                    return Err(self.malformed(reason));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn pair(
-        &self,
-        layer: usize,
-        target: AdapterTarget,
-        found: Found,
-        peft: &PeftConfig,
-    ) -> Result<Pair, AdapterError> {
-        let module = found.module;
-        let (a, b) = match (found.a, found.b) {
-            (Some(a), Some(b)) => (a, b),
-            (a, _) => {
-                let missing = if a.is_none() { "lora_A" } else { "lora_B" };
-                return Err(self.malformed(format!("{module:?} has no {missing}")));
-            }
-        };
-        let [outputs, inputs] = self.base.matrix(target);
-        let rank = peft.rank(&module);
-        if rank == 0 || rank > LARGEST_RANK {
-            return Err(self.unsupported(format!("rank {rank} of {module:?}")));
-        }
-        for (name, tensor, want) in [
-            ("lora_A", &a, [rank, inputs]),
-            ("lora_B", &b, [outputs, rank]),
-        ] {
-            let want = want.map(|side| side as u64);
-            if tensor.shape() == want {
-                continue;
-            }
-            let got = tensor.shape();
-            let reason = format!("{name} of {module:?} is {got:?}, not {want:?}");
-            // Which side is wrong tells whose fault it is.
-            let (side, fixed) = match name {
-                "lora_A" => (0, 1),
-                _ => (1, 0),
-            };
-            if got.len() == 2 && got[fixed] == want[fixed] && got[side] != want[side] {
-                let reason = format!("{reason}, which its configuration says the rank is");
-                return Err(self.malformed(reason));
-            }
-            return Err(self.wrong_base(peft, reason));
-        }
-        Ok(Pair {
-            layer,
-            target,
-            shape: LowRankShape {
-                inputs,
-                outputs,
-                rank,
+    ) -> Result<Vec<LowRankPair>, AdapterError> {
+        let parts = AdapterTarget::ALL.map(|target| (target.name(), self.base.matrix(target)));
+        let mut found = LowRankPairs::new(
+            peft,
+            Changeable {
+                layers: self.base.layers,
+                places: &PLACES,
+                parts: &parts,
+                largest_rank: LARGEST_RANK,
             },
-            scale: peft.scale(&module, rank),
-            module,
-            a,
-            b,
-        })
+        );
+        for (name, tensor) in tensors.tensors() {
+            found
+                .take(name, tensor)
+                .map_err(|error| self.refused(peft, error))?;
+        }
+        if found.is_empty() {
+            let reason = "it has no tensors".to_owned();
+            return Err(self.refused(peft, LowRankError::Malformed(reason)));
+        }
+        found.finish().map_err(|error| self.refused(peft, error))
+    }
+
+    fn shape(&self, pair: &LowRankPair) -> LowRankShape {
+        let [outputs, inputs] = self.base.matrix(AdapterTarget::ALL[pair.part]);
+        LowRankShape {
+            inputs,
+            outputs,
+            rank: pair.rank,
+        }
     }
 
     /// Writes a pair to its place and returns what its product is multiplied with.
@@ -233,20 +122,24 @@ impl<'a> Reader<'a> {
         layout: &LowRankLayout,
         memory: &mut PageMemory,
         number: usize,
-        pair: &Pair,
+        pair: &LowRankPair,
     ) -> Result<f32, AdapterError> {
-        let LowRankShape { outputs, rank, .. } = pair.shape;
+        let LowRankShape {
+            inputs,
+            outputs,
+            rank,
+        } = self.shape(pair);
+        let target = AdapterTarget::ALL[pair.part];
         let pages: Vec<u32> = (0..layout.pages() as u32).collect();
-        let name = |factor: &str| format!("{PREFIX}{}.{factor}.weight", pair.module);
-        let (a, grown_a) = self.values(&pair.a, name("lora_A"))?;
-        let (b, grown_b) = self.values(&pair.b, name("lora_B"))?;
-        for (row, values) in a.chunks_exact(pair.shape.inputs).enumerate() {
+        let (a, grown_a) = self.values(&pair.a, pair.tensor("lora_A"))?;
+        let (b, grown_b) = self.values(&pair.b, pair.tensor("lora_B"))?;
+        for (row, values) in a.chunks_exact(inputs).enumerate() {
             layout.write(memory, &pages, number, Factor::A, row, values)?;
         }
         let mut column = vec![0.0; outputs];
         for row in 0..rank {
             for (output, to) in column.iter_mut().enumerate() {
-                *to = b[self.output(pair.target, output) * rank + row];
+                *to = b[self.output(target, output) * rank + row];
             }
             layout.write(memory, &pages, number, Factor::B, row, &column)?;
         }
@@ -254,7 +147,7 @@ impl<'a> Reader<'a> {
         if !scale.is_finite() {
             return Err(AdapterError::NotFinite {
                 path: self.file.clone(),
-                tensor: name("lora_B"),
+                tensor: pair.tensor("lora_B"),
             });
         }
         Ok(scale)
@@ -274,7 +167,7 @@ impl<'a> Reader<'a> {
             return Ok((values, 0));
         }
         // Both powers are ones that a 32-bit float has.
-        let power = (TOP - 1 - most.log2().floor() as i32).clamp(-126, 126);
+        let power = (TOP - 1 - libm::ilogbf(most)).clamp(-126, 126);
         let factor = 2.0_f32.powi(power);
         for value in &mut values {
             *value *= factor;
@@ -294,43 +187,17 @@ impl<'a> Reader<'a> {
         head * dim + place / 2 + place % 2 * (dim / 2)
     }
 
-    fn malformed(&self, reason: String) -> AdapterError {
-        AdapterError::Malformed {
-            path: self.file.clone(),
-            reason,
+    fn refused(&self, peft: &PeftConfig, error: LowRankError) -> AdapterError {
+        let path = self.file.clone();
+        match error {
+            LowRankError::Malformed(reason) => AdapterError::Malformed { path, reason },
+            LowRankError::Unsupported(what) => AdapterError::Unsupported { path, what },
+            LowRankError::WrongBase(reason) => AdapterError::WrongBase {
+                path: self.folder.to_owned(),
+                base: self.base_name.to_owned(),
+                named: peft.base_in_words(),
+                reason,
+            },
         }
     }
-
-    fn unsupported(&self, what: String) -> AdapterError {
-        AdapterError::Unsupported {
-            path: self.file.clone(),
-            what,
-        }
-    }
-
-    fn wrong_base(&self, peft: &PeftConfig, reason: String) -> AdapterError {
-        let named = peft
-            .named_base
-            .as_deref()
-            .unwrap_or("a base without a name");
-        AdapterError::WrongBase {
-            path: self.folder.to_owned(),
-            base: self.base_name.to_owned(),
-            named: named.chars().take(200).collect(),
-            reason,
-        }
-    }
-}
-
-/// The layer and the matrix that a module is.
-fn parse(module: &str) -> Option<(usize, AdapterTarget)> {
-    let within = PLACES
-        .iter()
-        .find_map(|place| module.strip_prefix(place)?.strip_prefix("layers."))?;
-    let (layer, name) = within.split_once('.')?;
-    if layer.len() > 9 || !layer.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let target = AdapterTarget::ALL.into_iter().find(|t| t.name() == name)?;
-    Some((layer.parse().ok()?, target))
 }
