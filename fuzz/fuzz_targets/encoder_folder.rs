@@ -5,89 +5,13 @@
 
 #![no_main]
 
-use std::path::Path;
+mod tiny_encoder;
+
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use skep_model::{EncodeError, Encoder};
 use skep_tensor::{Account, Device};
-
-const CONFIG: &str = r#"{"model_type": "bert", "vocab_size": 6, "hidden_size": 2,
-    "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 2,
-    "max_position_embeddings": 8, "type_vocab_size": 1}"#;
-
-const MODULES: &str = r#"[
-    {"path": "", "type": "sentence_transformers.models.Transformer"},
-    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
-
-const POOLING: &str = r#"{"word_embedding_dimension": 2, "pooling_mode_mean_tokens": true}"#;
-
-const SENTENCES: &str = r#"{"max_seq_length": 6, "do_lower_case": false}"#;
-
-const TOKENIZER: &str = r###"{"version": "1.0", "added_tokens": [],
-    "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-        "strip_accents": null, "lowercase": true},
-    "pre_tokenizer": {"type": "BertPreTokenizer"},
-    "post_processor": {"type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
-            "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}},
-    "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-        "max_input_chars_per_word": 100,
-        "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "##a": 5}}}"###;
-
-/// The weights of a tiny model: its header lists the tensors, all of whose elements are 0.25.
-fn weights() -> Vec<u8> {
-    let layer = "encoder.layer.0";
-    let mut tensors = vec![
-        ("embeddings.word_embeddings.weight".to_owned(), vec![6, 2]),
-        (
-            "embeddings.position_embeddings.weight".to_owned(),
-            vec![8, 2],
-        ),
-        (
-            "embeddings.token_type_embeddings.weight".to_owned(),
-            vec![1, 2],
-        ),
-        ("embeddings.LayerNorm.weight".to_owned(), vec![2]),
-        ("embeddings.LayerNorm.bias".to_owned(), vec![2]),
-    ];
-    for part in [
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "attention.output.LayerNorm",
-        "intermediate.dense",
-        "output.dense",
-        "output.LayerNorm",
-    ] {
-        let shape = if part.ends_with("LayerNorm") {
-            vec![2]
-        } else {
-            vec![2, 2]
-        };
-        tensors.push((format!("{layer}.{part}.weight"), shape));
-        tensors.push((format!("{layer}.{part}.bias"), vec![2]));
-    }
-    let (mut entries, mut end) = (Vec::new(), 0_usize);
-    for (name, shape) in tensors {
-        let start = end;
-        end += 4 * shape.iter().product::<usize>();
-        entries.push(format!(
-            r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{start},{end}]}}"#
-        ));
-    }
-    let header = format!("{{{}}}", entries.join(","));
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.bytes());
-    for _ in 0..end / 4 {
-        file.extend(0.25_f32.to_le_bytes());
-    }
-    file
-}
 
 fuzz_target!(|bytes: &[u8]| {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
@@ -100,17 +24,10 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&which, content)) = bytes.split_first() else {
         return;
     };
-    let sound = weights();
-    let mut files: [(&str, &[u8]); 6] = [
-        ("config.json", CONFIG.as_bytes()),
-        ("tokenizer.json", TOKENIZER.as_bytes()),
-        ("model.safetensors", &sound),
-        ("modules.json", MODULES.as_bytes()),
-        ("1_Pooling/config.json", POOLING.as_bytes()),
-        ("sentence_bert_config.json", SENTENCES.as_bytes()),
-    ];
+    let sound = tiny_encoder::weights();
+    let mut files = tiny_encoder::files(&sound);
     files[usize::from(which) % 6].1 = content;
-    write(folder.path(), &files);
+    tiny_encoder::write(folder.path(), &files);
     match Encoder::load(folder.path(), &Device::cpu()) {
         Ok(encoder) => {
             let texts = ["a".to_owned(), "aa b a a a a a".to_owned(), String::new()];
@@ -127,10 +44,3 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
 });
-
-fn write(folder: &Path, files: &[(&str, &[u8])]) {
-    std::fs::create_dir_all(folder.join("1_Pooling")).expect("a folder");
-    for (name, content) in files {
-        std::fs::write(folder.join(name), content).expect("a file");
-    }
-}
