@@ -42,7 +42,7 @@ pub struct Config {
     pub network: Network,
     /// What of others' work is done here.
     pub jobs: Jobs,
-    /// What of others' trainings is done here.
+    /// Where adapters are trained, and whether others' are.
     pub trainings: Trainings,
     /// How this node shows what it runs on, and what it believes of others.
     pub attestation: Attestation,

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skep_tensor::MemoryCharge;
+use skep_train::device::TrainingDevice;
 use skep_train::{Divisor, Example, HyperParameters, Loss, Made, Trainer};
 
 use crate::interfaces::HostError;
@@ -44,6 +45,12 @@ pub trait TrainingRoom: Send + Sync + 'static {
 
     /// Who trains the same adapter on other nodes, if anybody does.
     fn others(&self) -> Option<Arc<dyn Others>> {
+        None
+    }
+
+    /// The device that decoders are trained on in place of the processor. Sentence encoders are
+    /// trained on the processor.
+    fn device(&self) -> Option<Arc<dyn TrainingDevice>> {
         None
     }
 

@@ -162,7 +162,7 @@ mod tests {
     #[cfg(feature = "cuda")]
     const PLACE: Place = Place::Cuda(0);
     #[cfg(all(feature = "wgsl", not(feature = "cuda")))]
-    const PLACE: Place = Place::Vulkan;
+    const PLACE: Place = Place::Vulkan(None);
     #[cfg(not(any(feature = "cuda", feature = "wgsl")))]
     const PLACE: Place = Place::Processor;
 

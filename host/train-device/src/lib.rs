@@ -12,6 +12,7 @@
 //! | `frozen` | frozen matrices, and how they are expanded |
 //! | `operators` | norms, rotary positions, gates, attention: there and back |
 //! | `layer` | one layer with its adapter, there and back |
+//! | `device` | a place as what a node's owner names |
 //! | `pass` | a whole pass: layers, output layer, gradients |
 //!
 //! Products go through burn: its processor backend without any feature, which is for tests, and
@@ -22,6 +23,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod device;
 mod frozen;
 #[cfg(any(feature = "cuda", feature = "wgsl"))]
 mod kernels;
@@ -30,5 +32,6 @@ mod operators;
 mod pass;
 pub mod place;
 
+pub use device::TrainingPlace;
 pub use pass::DeviceDecoder;
 pub use place::{Compute, Place};

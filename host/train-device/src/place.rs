@@ -18,9 +18,10 @@ pub enum Place {
     /// The NVIDIA device of this index.
     #[cfg(feature = "cuda")]
     Cuda(u16),
-    /// The best device that Vulkan has, which may be a program that plays one. In 32 bits only.
+    /// The card of this index that Vulkan has, or its best device, which may be a program that plays
+    /// one. In 32 bits only.
     #[cfg(feature = "wgsl")]
-    Vulkan,
+    Vulkan(Option<usize>),
 }
 
 impl fmt::Display for Place {
@@ -30,7 +31,9 @@ impl fmt::Display for Place {
             #[cfg(feature = "cuda")]
             Place::Cuda(index) => write!(f, "cuda:{index}"),
             #[cfg(feature = "wgsl")]
-            Place::Vulkan => write!(f, "vulkan"),
+            Place::Vulkan(None) => write!(f, "vulkan"),
+            #[cfg(feature = "wgsl")]
+            Place::Vulkan(Some(index)) => write!(f, "vulkan:{index}"),
         }
     }
 }
@@ -88,7 +91,7 @@ impl On {
                 Device::cuda(usize::from(index))
             }
             #[cfg(feature = "wgsl")]
-            Place::Vulkan if compute == Compute::Bf16 => {
+            Place::Vulkan(_) if compute == Compute::Bf16 => {
                 return Err(TrainError::Setting {
                     what: "what a device computes in",
                     got: "bfloat16".to_owned(),
@@ -96,7 +99,10 @@ impl On {
                 });
             }
             #[cfg(feature = "wgsl")]
-            Place::Vulkan => Device::wgpu(DeviceKind::DefaultDevice),
+            Place::Vulkan(index) => {
+                let kind = index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu);
+                Device::wgpu(kind)
+            }
         };
         Ok(Self {
             place,

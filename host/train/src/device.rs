@@ -7,7 +7,9 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
+use skep_accounts::Account;
 use skep_decoder::{AdapterTarget, Config, LinearWeights};
 use skep_kernels::Team;
 
@@ -16,6 +18,17 @@ use crate::error::TrainError;
 use crate::lora::Pair;
 use crate::nf4::Nf4Matrix;
 use crate::operators::frozen::Matrix;
+
+/// A device that trainings can be computed on, before there is a base.
+pub trait TrainingDevice: Send + Sync + fmt::Debug {
+    /// Copies a decoder to it. What that takes there is charged to `account` before it is taken, and
+    /// so is what its passes will take.
+    ///
+    /// # Errors
+    /// When there is no such device, the account or the device has no room, or the base is nothing
+    /// that it computes.
+    fn upload(&self, base: &Base, account: &Account) -> Result<Arc<dyn PassDevice>, TrainError>;
+}
 
 /// What computes passes.
 pub trait PassDevice: Send + Sync + fmt::Debug {

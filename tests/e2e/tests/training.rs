@@ -8,6 +8,7 @@ mod served;
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use skep_sandbox::{
     TrainingProgress, TrainingRoom,
 };
 use skep_tests::{Built, lessons};
+use skep_train::device::{PassDevice, TrainingDevice};
+use skep_train::{Base, TrainError};
+use skep_train_device::{Compute, Place, TrainingPlace};
 
 static SANDBOX: LazyLock<Sandbox> =
     LazyLock::new(|| Sandbox::new(SandboxConfig::default()).unwrap());
@@ -31,16 +35,22 @@ struct Room {
     stop_after: Mutex<Option<u64>>,
     seen: Mutex<Vec<TrainingProgress>>,
     saved: Mutex<Vec<SavedAdapter>>,
+    device: Option<Arc<Burn>>,
 }
 
 impl Room {
     fn new(stop_after: Option<u64>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::on(None, stop_after))
+    }
+
+    fn on(device: Option<Arc<Burn>>, stop_after: Option<u64>) -> Self {
+        Self {
             folder: tempfile::tempdir().unwrap(),
             stop_after: Mutex::new(stop_after),
             seen: Mutex::default(),
             saved: Mutex::default(),
-        })
+            device,
+        }
     }
 
     fn seen(&self) -> Vec<TrainingProgress> {
@@ -75,6 +85,31 @@ impl TrainingRoom for Room {
     fn saved(&self, saved: &SavedAdapter) -> std::io::Result<()> {
         self.saved.lock().unwrap().push(saved.clone());
         Ok(())
+    }
+
+    fn device(&self) -> Option<Arc<dyn TrainingDevice>> {
+        self.device.clone().map(|device| device as _)
+    }
+}
+
+/// Burn's processor backend in the place of a card: the same passes, where there is no card.
+#[derive(Debug, Default)]
+struct Burn {
+    bases: AtomicUsize,
+}
+
+impl TrainingDevice for Burn {
+    fn upload(
+        &self,
+        base: &Base,
+        account: &skep_accounts::Account,
+    ) -> Result<Arc<dyn PassDevice>, TrainError> {
+        self.bases.fetch_add(1, Ordering::Relaxed);
+        let place = TrainingPlace {
+            place: Place::Processor,
+            compute: Compute::F32,
+        };
+        place.upload(base, account)
     }
 }
 
@@ -323,6 +358,36 @@ fn an_interrupted_training_comes_to_the_same_as_an_unbroken_one() {
     train("fine-tune", &spec, &QUICK, &data).unwrap();
     assert_eq!(broken.seen(), losses);
     assert_eq!(broken.saved.lock().unwrap()[0].digest, saved.digest);
+}
+
+#[test]
+fn a_recipe_on_a_device_learns_what_it_learns_on_the_processor() {
+    let data = lessons(20);
+    let here = Room::new(None);
+    train("fine-tune", &spec(Some(&here), roomy()), &QUICK, &data).unwrap();
+    let device = Arc::new(Burn::default());
+    let there = Arc::new(Room::on(Some(Arc::clone(&device)), None));
+    let report = train("fine-tune", &spec(Some(&there), roomy()), &QUICK, &data).unwrap();
+    assert_eq!(device.bases.load(Ordering::Relaxed), 1);
+    assert!(report.flops > 0 && report.device_bytes_peak > 0);
+    let (here, there) = (here.seen(), there.seen());
+    assert_eq!(here.len(), there.len());
+    for (one, other) in here.iter().zip(&there) {
+        for (one, other) in [
+            (one.loss, other.loss),
+            (one.held_out_loss, other.held_out_loss),
+        ] {
+            let far = one.zip(other).map(|(one, other)| (other / one - 1.0).abs());
+            assert_eq!(one.is_some(), other.is_some());
+            assert!(far.is_none_or(|far| far < 1e-3), "{one:?} and {other:?}");
+        }
+    }
+
+    // What a device cannot do is said, and not done on the processor instead.
+    let dropping = [&QUICK[..], &[("dropout", "0.1")]].concat();
+    let room = Arc::new(Room::on(Some(device), None));
+    let refused = train("fine-tune", &spec(Some(&room), roomy()), &dropping, &data).unwrap_err();
+    assert!(refused.to_string().contains("the dropout"), "{refused}");
 }
 
 #[test]

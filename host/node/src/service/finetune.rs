@@ -4,6 +4,7 @@
 //! the training goes on from when it was interrupted. Whoever stops waiting for the answer stops
 //! the training, which then keeps a checkpoint.
 
+mod device;
 mod plot;
 mod rehearsal;
 mod room;
@@ -66,6 +67,10 @@ pub async fn finetune(
     let led = shared::lead(service, &request, &base, (&subject, &program)).await?;
     let (lead, own) = led.unzip();
     room.others = lead.as_ref().map(|lead| lead.others());
+    // A step that others judge has to come to the same on their processors.
+    if room.others.is_none() {
+        room.device = device::open(service.config.trainings.device)?;
+    }
     let room = Arc::new(room);
     let inside = Arc::clone(&room) as Arc<dyn TrainingRoom>;
     let spec = spec(service, subject, &base, inside, request.from.is_some()).await?;

@@ -196,17 +196,21 @@ impl HostTrainer for State {
         let lora = lora_config(lora)?;
         let account = self.account.clone();
         let classes = options.classes;
+        let device = self.room()?.device();
         let opened = self.threads.model(move || {
             account.check()?;
             let model = model()?;
-            let weights = base_of(&model, options.base, &account)?;
+            let weights = Arc::new(base_of(&model, options.base, &account)?);
             let options = TrainerOptions {
                 account: account.clone(),
                 // The device's memory is the host's, so that there is no other place to go to.
                 host: account.clone(),
                 ..trainer_options(&options)
             };
-            let trainer = Trainer::open(Arc::new(weights), lora, &options)?;
+            let mut trainer = Trainer::open(Arc::clone(&weights), lora, &options)?;
+            if let Some(device) = device.filter(|_| !weights.is_encoder()) {
+                trainer.compute_on(device.upload(&weights, &account)?)?;
+            }
             Ok::<_, HostError>((model, trainer))
         });
         let (model, trainer) = opened.await??;

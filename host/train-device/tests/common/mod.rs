@@ -19,7 +19,7 @@ pub fn place() -> Place {
     #[cfg(feature = "cuda")]
     return Place::Cuda(0);
     #[cfg(all(feature = "wgsl", not(feature = "cuda")))]
-    return Place::Vulkan;
+    return Place::Vulkan(None);
     #[cfg(not(any(feature = "cuda", feature = "wgsl")))]
     return Place::Processor;
 }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use skep_evidence::lineage::{self, Lineage, Named};
 use skep_registry::Digest;
 use skep_sandbox::{Others, SavedAdapter, TrainingProgress, TrainingRoom};
+use skep_train::device::TrainingDevice;
 
 use super::super::ProgressSender;
 use crate::failure::{Failure, FailureKind};
@@ -52,6 +53,8 @@ pub struct Room {
     pub share: u32,
     /// Who trains the same adapter on other nodes.
     pub others: Option<Arc<dyn Others>>,
+    /// What computes in place of the processor.
+    pub device: Option<Arc<dyn TrainingDevice>>,
     stop: Arc<AtomicBool>,
     progress: ProgressSender,
     kept: Mutex<Kept>,
@@ -105,6 +108,7 @@ impl Room {
             begun,
             share: 0,
             others: None,
+            device: None,
             stop,
             progress,
             kept: Mutex::new(Kept {
@@ -271,6 +275,10 @@ impl TrainingRoom for Room {
 
     fn others(&self) -> Option<Arc<dyn Others>> {
         self.others.clone()
+    }
+
+    fn device(&self) -> Option<Arc<dyn TrainingDevice>> {
+        self.device.clone()
     }
 
     fn is_to_stop(&self) -> bool {
