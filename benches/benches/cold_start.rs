@@ -13,29 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A task that does nothing.
-const TRIVIAL: &str = r#"
-(component
-  (import "skep:types/types@0.1.0" (instance $types
-    (type $quota' (enum "device-memory" "device-work" "handles" "call-bytes" "output" "storage" "time"))
-    (export "quota" (type $quota (eq $quota')))
-    (type $excess' (record (field "quota" $quota) (field "limit" u64) (field "asked" u64)))
-    (export "quota-excess" (type $excess (eq $excess')))
-    (type $error' (variant
-      (case "denied" string) (case "over-quota" $excess) (case "not-found" string)
-      (case "invalid" string) (case "busy") (case "failed" string)))
-    (export "error" (type $error (eq $error')))))
-  (alias export $types "error" (type $error))
-  (core module $guest
-    (memory (export "memory") 1)
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
-    (func (export "run") (param i32 i32) (result i32) (i32.const 64)))
-  (core instance $run (instantiate $guest))
-  (func $exported (param "arguments" (list string)) (result (result (error $error)))
-    (canon lift (core func $run "run")
-      (memory (core memory $run "memory")) (realloc (core func $run "realloc"))))
-  (export "run" (func $exported)))
-"#;
+use skep_tests::written;
 
 fn main() {
     let (mut skep, mut components, mut starts) = (None, None, 30_usize);
@@ -55,7 +33,11 @@ fn main() {
     let components = components.expect("--components FOLDER");
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);
-    std::fs::write(place("trivial.wasm"), wat::parse_str(TRIVIAL).unwrap()).unwrap();
+    std::fs::write(
+        place("trivial.wasm"),
+        wat::parse_str(written::trivial()).unwrap(),
+    )
+    .unwrap();
     let ticket = "{\"id\":\"1\",\"text\":\"I was charged twice\"}\n";
     std::fs::write(place("ticket.jsonl"), ticket).unwrap();
     let labels = skep_tickets::labels_to_json(&skep_tickets::labels(7, 1));

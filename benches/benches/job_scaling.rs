@@ -18,53 +18,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use skep_tests::{Node, ask};
-
-/// A task that waits for so many nanoseconds.
-const WAITER: &str = r#"
-(component
-  (import "skep:types/types@0.1.0" (instance $types
-    (type $quota' (enum "device-memory" "device-work" "handles" "call-bytes" "output" "storage" "time"))
-    (export "quota" (type $quota (eq $quota')))
-    (type $excess' (record (field "quota" $quota) (field "limit" u64) (field "asked" u64)))
-    (export "quota-excess" (type $excess (eq $excess')))
-    (type $error' (variant
-      (case "denied" string) (case "over-quota" $excess) (case "not-found" string)
-      (case "invalid" string) (case "busy") (case "failed" string)))
-    (export "error" (type $error (eq $error')))))
-  (alias export $types "error" (type $error))
-  (import "wasi:io/poll@0.2.0" (instance $poll
-    (export "pollable" (type $pollable (sub resource)))
-    (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
-  (alias export $poll "pollable" (type $pollable))
-  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
-    (alias outer 1 $pollable (type $it))
-    (export "pollable" (type $pollable' (eq $it)))
-    (export "subscribe-duration" (func (param "when" u64) (result (own $pollable'))))))
-  (core func $subscribe (canon lower (func $clock "subscribe-duration")))
-  (core func $block (canon lower (func $poll "[method]pollable.block")))
-  (core func $drop (canon resource.drop $pollable))
-  (core module $guest
-    (import "host" "subscribe" (func $subscribe (param i64) (result i32)))
-    (import "host" "block" (func $block (param i32)))
-    (import "host" "drop" (func $drop (param i32)))
-    (memory (export "memory") 1)
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
-    (func (export "run") (param i32 i32) (result i32)
-      (local $pollable i32)
-      (local.set $pollable (call $subscribe (i64.const NANOSECONDS)))
-      (call $block (local.get $pollable))
-      (call $drop (local.get $pollable))
-      (i32.const 64)))
-  (core instance $run (instantiate $guest (with "host" (instance
-    (export "subscribe" (func $subscribe))
-    (export "block" (func $block))
-    (export "drop" (func $drop))))))
-  (func $exported (param "arguments" (list string)) (result (result (error $error)))
-    (canon lift (core func $run "run")
-      (memory (core memory $run "memory")) (realloc (core func $run "realloc"))))
-  (export "run" (func $exported)))
-"#;
+use skep_tests::{Node, ask, written};
 
 const MANIFEST: &str = r#"[package]
 name = "waiter"
@@ -88,7 +42,7 @@ impl Setting {
         let folder = tempfile::tempdir().unwrap();
         let package = folder.path().join("package");
         fs::create_dir(&package).unwrap();
-        let text = WAITER.replace("NANOSECONDS", &wait.as_nanos().to_string());
+        let text = written::waiter(wait);
         fs::write(package.join("waiter.wasm"), wat::parse_str(text).unwrap()).unwrap();
         fs::write(package.join("skep.toml"), MANIFEST).unwrap();
         let lines: String = (0..shards).map(|line| format!("{line}\n")).collect();

@@ -4,6 +4,7 @@
 
 pub mod random;
 pub mod village;
+pub mod written;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

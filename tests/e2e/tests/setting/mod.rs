@@ -3,8 +3,6 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
-mod echo;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::Value;
-use skep_tests::{Built, Node, ask};
+use skep_tests::{Built, Node, ask, written};
 use skep_tickets::Format;
 
 /// A folder with an input, a package that its publisher keeps in `requester`, and what one node
@@ -77,7 +75,7 @@ impl Setting {
                         kind = \"component\"\n\n[component]\nworld = \"task\"\n\
                         path = \"echo.wasm\"\n";
         fs::write(package.join("skep.toml"), manifest).unwrap();
-        let component = wat::parse_str(echo::ECHO).unwrap();
+        let component = wat::parse_str(written::echo()).unwrap();
         fs::write(package.join("echo.wasm"), component).unwrap();
         let lines: String = (0..lines).map(|line| format!("record {line}\n")).collect();
         fs::write(folder.path().join("lines.txt"), lines).unwrap();

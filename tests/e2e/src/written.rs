@@ -1,10 +1,11 @@
-//! A task that gives back what it gets, and takes next to no time: what is left of a job of such tasks
-//! is what jobs cost.
+//! Components in the text format, for what has to take next to no time of its own.
+//!
+//! They are of the world `task`, and import nothing but what they use.
 
-/// Its component, in the text format.
-pub const ECHO: &str = r#"
-(component
-  (import "skep:types/types@0.1.0" (instance $types
+use std::time::Duration;
+
+/// The errors of the contract, which every task may return.
+const TYPES: &str = r#"  (import "skep:types/types@0.1.0" (instance $types
     (type $quota' (enum "device-memory" "device-work" "handles" "call-bytes" "output" "storage" "time"))
     (export "quota" (type $quota (eq $quota')))
     (type $excess' (record (field "quota" $quota) (field "limit" u64) (field "asked" u64)))
@@ -14,7 +15,75 @@ pub const ECHO: &str = r#"
       (case "invalid" string) (case "busy") (case "failed" string)))
     (export "error" (type $error (eq $error')))))
   (alias export $types "error" (type $error))
-  (import "wasi:io/error@0.2.0" (instance $faults
+"#;
+
+fn component(rest: &str) -> String {
+    format!("(component\n{TYPES}{rest}")
+}
+
+/// A task that does nothing.
+#[must_use]
+pub fn trivial() -> String {
+    component(TRIVIAL)
+}
+
+/// A task that waits, and does nothing else.
+#[must_use]
+pub fn waiter(time: Duration) -> String {
+    component(&WAITER.replace("NANOSECONDS", &time.as_nanos().to_string()))
+}
+
+/// A task that gives back what it gets: what is left of a job of such tasks is what jobs cost.
+#[must_use]
+pub fn echo() -> String {
+    component(ECHO)
+}
+
+const TRIVIAL: &str = r#"  (core module $guest
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "run") (param i32 i32) (result i32) (i32.const 64)))
+  (core instance $run (instantiate $guest))
+  (func $exported (param "arguments" (list string)) (result (result (error $error)))
+    (canon lift (core func $run "run")
+      (memory (core memory $run "memory")) (realloc (core func $run "realloc"))))
+  (export "run" (func $exported)))
+"#;
+
+const WAITER: &str = r#"  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $pollable (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
+  (alias export $poll "pollable" (type $pollable))
+  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+    (alias outer 1 $pollable (type $it))
+    (export "pollable" (type $pollable' (eq $it)))
+    (export "subscribe-duration" (func (param "when" u64) (result (own $pollable'))))))
+  (core func $subscribe (canon lower (func $clock "subscribe-duration")))
+  (core func $block (canon lower (func $poll "[method]pollable.block")))
+  (core func $drop (canon resource.drop $pollable))
+  (core module $guest
+    (import "host" "subscribe" (func $subscribe (param i64) (result i32)))
+    (import "host" "block" (func $block (param i32)))
+    (import "host" "drop" (func $drop (param i32)))
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "run") (param i32 i32) (result i32)
+      (local $pollable i32)
+      (local.set $pollable (call $subscribe (i64.const NANOSECONDS)))
+      (call $block (local.get $pollable))
+      (call $drop (local.get $pollable))
+      (i32.const 64)))
+  (core instance $run (instantiate $guest (with "host" (instance
+    (export "subscribe" (func $subscribe))
+    (export "block" (func $block))
+    (export "drop" (func $drop))))))
+  (func $exported (param "arguments" (list string)) (result (result (error $error)))
+    (canon lift (core func $run "run")
+      (memory (core memory $run "memory")) (realloc (core func $run "realloc"))))
+  (export "run" (func $exported)))
+"#;
+
+const ECHO: &str = r#"  (import "wasi:io/error@0.2.0" (instance $faults
     (export "error" (type (sub resource)))))
   (alias export $faults "error" (type $fault))
   (import "wasi:io/streams@0.2.0" (instance $streams
