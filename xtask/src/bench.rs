@@ -188,7 +188,7 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         let mut rates = Command::new(&example);
         environment::run(rates.arg("rates"), "measure what commitments cost")?;
         let mut calibrate = Command::new(&example);
-        calibrate.arg("calibrate").arg(&model).arg("2500");
+        calibrate.arg("calibrate").arg(&model).arg("10000");
         for (name, file) in [
             ("the same at 4 bits", "four_bits.gguf"),
             ("one layer fewer", "fewer_layers.gguf"),

@@ -1,9 +1,10 @@
 //! What commitments cost, and where the thresholds between honest and dishonest lie.
 //!
-//! * `commitments rates [threads]`: a model of 0.3 billion random weights in Q4_K and Q6_K writes
-//!   256 tokens with and without commitments, turn by turn; then they are checked.
-//! * `commitments calibrate MODEL.gguf TEXTS [NAME=OTHER.gguf ...]`: honest texts by every set of
-//!   instructions that the machine has, checked by the best; then texts by other models under the
+//! * `commitments rates [threads]`: a model of 0.3 billion random weights, in each of three formats,
+//!   writes 256 tokens with and without commitments, turn by turn; then they are checked.
+//! * `commitments calibrate MODEL.gguf TEXTS [NAME=OTHER.gguf ...]`: so many honest texts in all, by
+//!   every set of instructions that the machine has, on one thread and on two, alone and in batches,
+//!   checked by the best set of instructions on two threads; then texts by other models under the
 //!   name of the first, and by itself with the prompt cut short or the sampling changed. Prompts
 //!   are what the model says of its own accord.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use random_model::{Shape, VOCABULARY, write_model};
+use random_model::{Format, Shape, VOCABULARY, write_model};
 use skep_accounts::{Account, Limits};
 use skep_decoder::Decoder;
 use skep_engine::{
@@ -27,8 +28,10 @@ use skep_kernels::{Isa, Team};
 
 /// Tokens of a text that is calibrated with.
 const TOKENS: usize = 40;
-/// Texts that are written and checked together.
+/// Texts that are checked together, and written together where nothing else is said.
 const TOGETHER: usize = 100;
+/// How honest writers go about it: on so many threads, so many texts at once.
+const MANNERS: [(usize, usize); 3] = [(1, 1), (2, 7), (1, TOGETHER)];
 /// Texts of each kind of cheat, at most.
 const CHEATS: usize = 500;
 /// A gap within which a token passes for a tie, in logits divided by the temperature.
@@ -94,9 +97,20 @@ fn write(engine: &Engine, requests: &[Request]) -> Vec<(Vec<u32>, Vec<Commitment
 }
 
 fn rates(threads: usize) {
+    println!("{threads} threads, 256 tokens after a prompt of 64, medians of 7");
+    for format in [Format::Mixed, Format::Bytes, Format::Halves] {
+        rates_of(format, threads);
+    }
+}
+
+fn rates_of(format: Format, threads: usize) {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("model.gguf");
-    write_model(&path, &Shape::default());
+    let shape = Shape {
+        format,
+        ..Shape::default()
+    };
+    write_model(&path, &shape);
     let engine = engine(model_of(&path, Isa::best()), threads);
     let plain = Request {
         sampling: Sampling {
@@ -139,7 +153,7 @@ fn rates(threads: usize) {
         all.sort_by(f64::total_cmp);
         all[all.len() / 2]
     });
-    println!("{threads} threads, 256 tokens after a prompt of 64, medians of 7");
+    println!("weights as {format:?}");
     println!("written alone:           {:7.1} tokens/s", 256.0 / plain);
     println!(
         "with commitments:        {:7.1} tokens/s, {:+.2} %",
@@ -229,26 +243,34 @@ type Change<'a> = &'a dyn Fn(&mut Request);
 fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
     let here = engine(model_of(path, Isa::best()), 2);
     let requests = requests(&here, texts);
-    let run = |there: &Engine, most: usize, change: Change<'_>| {
-        let requests = &requests[..most.min(requests.len())];
+    let run = |there: &Engine, requests: &[Request], together: usize, change: Change<'_>| {
         let mut all = Vec::with_capacity(requests.len());
         for requests in requests.chunks(TOGETHER) {
             let mut changed = requests.to_vec();
             changed.iter_mut().for_each(change);
-            let texts = write(there, &changed);
+            let texts = changed.chunks(together).flat_map(|some| write(there, some));
             let claims = requests.iter().zip(texts).map(|(r, text)| claim(r, text));
             all.extend(here.check(&caller(), claims.collect()).wait().unwrap());
         }
         Seen::new(all)
     };
-    let honest: Vec<_> = Isa::available()
-        .into_iter()
-        .map(|isa| {
-            let there = engine(model_of(path, isa), 1);
-            let name = format!("the model, with {isa:?} on one thread");
-            (name, run(&there, usize::MAX, &|_| {}))
-        })
-        .collect();
+    let isas = Isa::available();
+    // Whoever writes has texts of its own, so that as many are different as are checked.
+    let mut shares = requests.chunks(texts.div_ceil(isas.len() * MANNERS.len()));
+    let mut honest = Vec::new();
+    for isa in isas {
+        for (threads, together) in MANNERS {
+            let there = engine(model_of(path, isa), threads);
+            let name =
+                format!("the model, with {isa:?}, threads: {threads}, texts at once: {together}");
+            let share = shares.next().unwrap_or_default();
+            let begin = Instant::now();
+            let seen = run(&there, share, together, &|_| {});
+            let seconds = begin.elapsed().as_secs_f64();
+            eprintln!("{name}: {} texts in {seconds:.0} s", share.len());
+            honest.push((name, seen));
+        }
+    }
     let thresholds = [Thresholds::default(), thresholds_of(&honest)];
     println!("published thresholds: {:?}", thresholds[0]);
     println!("thresholds from these honest texts: {:?}", thresholds[1]);
@@ -260,9 +282,10 @@ fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
     for (name, seen) in &honest {
         seen.print(name, &thresholds);
     }
+    let cheated = &requests[..CHEATS.min(requests.len())];
     for (name, other) in others {
         let there = engine(model_of(Path::new(other), Isa::best()), 2);
-        run(&there, CHEATS, &|_| {}).print(name, &thresholds);
+        run(&there, cheated, TOGETHER, &|_| {}).print(name, &thresholds);
     }
     let cheats: [(&str, Change<'_>); 5] = [
         ("the model, without the first quarter of the prompt", &|r| {
@@ -280,7 +303,7 @@ fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
         }),
     ];
     for (what, change) in cheats {
-        run(&here, CHEATS, change).print(what, &thresholds);
+        run(&here, cheated, TOGETHER, change).print(what, &thresholds);
     }
 }
 

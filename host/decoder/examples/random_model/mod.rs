@@ -16,10 +16,22 @@ pub const VOCABULARY: usize = 32_000;
 /// The rank of adapters.
 pub const RANK: usize = 16;
 
+/// What the weights are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Q4_K and Q6_K, as "Q4_K_M" mixes them.
+    Mixed,
+    /// Q8_0.
+    Bytes,
+    /// 16-bit floats.
+    Halves,
+}
+
 /// How many layers there are, and how much they say.
 pub struct Shape {
+    pub format: Format,
     pub layers: usize,
-    /// Layers from here on add little to what the first say.
+    /// Layers from here on add little to what the first say, if the weights are [`Format::Mixed`].
     pub loud: usize,
     /// How much, by the scale of their last products, to the nearest power of two.
     pub quiet: i32,
@@ -28,6 +40,7 @@ pub struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         Self {
+            format: Format::Mixed,
             layers: 24,
             loud: usize::MAX,
             quiet: 0,
@@ -87,24 +100,28 @@ pub fn write_adapter(folder: &Path, targets: &[AdapterTarget]) {
     std::fs::write(folder.join("adapter_config.json"), json.to_string()).unwrap();
 }
 
-/// A random model as a GGUF file, in Q4_K and Q6_K as "Q4_K_M" mixes them. Its first layers have the
-/// same weights whatever the number of layers is.
+/// A random model as a GGUF file. Its first layers have the same weights whatever the number of layers is.
 pub fn write_model(path: &Path, shape: &Shape) {
     let keys = WIDTH / HEADS * KV_HEADS;
+    let (coarse, fine) = match shape.format {
+        Format::Mixed => (Q4_K, Q6_K),
+        Format::Bytes => (Q8_0, Q8_0),
+        Format::Halves => (F16, F16),
+    };
     let mut tensors: Vec<(String, [usize; 2], u32)> = Vec::new();
-    tensors.push(("token_embd.weight".to_owned(), [VOCABULARY, WIDTH], Q6_K));
+    tensors.push(("token_embd.weight".to_owned(), [VOCABULARY, WIDTH], fine));
     tensors.push(("output_norm.weight".to_owned(), [1, WIDTH], F32));
     for layer in 0..shape.layers {
-        let better = if layer % 2 == 0 { Q6_K } else { Q4_K };
+        let better = if layer % 2 == 0 { fine } else { coarse };
         for (name, shape, kind) in [
             ("attn_norm", [1, WIDTH], F32),
-            ("attn_q", [WIDTH, WIDTH], Q4_K),
-            ("attn_k", [keys, WIDTH], Q4_K),
+            ("attn_q", [WIDTH, WIDTH], coarse),
+            ("attn_k", [keys, WIDTH], coarse),
             ("attn_v", [keys, WIDTH], better),
-            ("attn_output", [WIDTH, WIDTH], Q4_K),
+            ("attn_output", [WIDTH, WIDTH], coarse),
             ("ffn_norm", [1, WIDTH], F32),
-            ("ffn_gate", [HIDDEN, WIDTH], Q4_K),
-            ("ffn_up", [HIDDEN, WIDTH], Q4_K),
+            ("ffn_gate", [HIDDEN, WIDTH], coarse),
+            ("ffn_up", [HIDDEN, WIDTH], coarse),
             ("ffn_down", [WIDTH, HIDDEN], better),
         ] {
             tensors.push((format!("blk.{layer}.{name}.weight"), shape, kind));
@@ -161,7 +178,7 @@ pub fn write_model(path: &Path, shape: &Shape) {
         let mut bytes = blocks(&mut random, rows * columns, *kind);
         let layer = name.split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
         let adds = name.contains("attn_output") || name.contains("ffn_down");
-        if adds && layer.is_some_and(|layer| layer >= shape.loud) {
+        if shape.format == Format::Mixed && adds && layer.is_some_and(|layer| layer >= shape.loud) {
             scale(&mut bytes, *kind, shape.quiet);
         }
         bytes.resize(bytes.len().next_multiple_of(32), 0);
@@ -172,12 +189,16 @@ pub fn write_model(path: &Path, shape: &Shape) {
 
 /// GGUF's numbers of these formats.
 const F32: u32 = 0;
+const F16: u32 = 1;
+const Q8_0: u32 = 8;
 const Q4_K: u32 = 12;
 const Q6_K: u32 = 14;
 
 fn bytes_of(elements: usize, kind: u32) -> usize {
     match kind {
         F32 => 4 * elements,
+        F16 => 2 * elements,
+        Q8_0 => elements / 32 * 34,
         Q4_K => elements / 256 * 144,
         _ => elements / 256 * 210,
     }
@@ -192,8 +213,19 @@ fn blocks(random: &mut Random, elements: usize, kind: u32) -> Vec<u8> {
         .flat_map(|_| random.next().to_le_bytes())
         .collect();
     bytes.truncate(bytes_of(elements, kind));
-    // 16-bit floats: 1.2e-4, seven and a half times that, 1e-5.
+    // 16-bit floats: 1.2e-4, seven and a half times that, 1e-5; 2.4e-4 for bytes.
     match kind {
+        // From 2⁻⁷ to 2⁻⁵, of either sign.
+        F16 => {
+            for value in bytes.chunks_exact_mut(2) {
+                value[1] = value[1] & 0x87 | 0x20;
+            }
+        }
+        Q8_0 => {
+            for block in bytes.chunks_exact_mut(34) {
+                block[..2].copy_from_slice(&[0xdd, 0x0b]);
+            }
+        }
         Q4_K => {
             for block in bytes.chunks_exact_mut(144) {
                 block[..4].copy_from_slice(&[0xdd, 0x07, 0x60, 0x13]);
