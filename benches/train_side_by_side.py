@@ -4,12 +4,16 @@
     pip install torch transformers==5.24.0 peft==0.21.2 safetensors
     cargo build -p skep-train --example train_speed
     python benches/train_side_by_side.py target/debug/examples/train_speed
+    python benches/train_side_by_side.py target/debug/examples/train_speed --encoder MODEL
 
 Both sides train the same adapter (rank 16, every linear layer) on the same random tokens with
 the same first weights, AdamW and gradients clipped to a norm of 1, in 32-bit floats on two
 threads; each in a process of its own, in turn. The base is a random decoder of Llama's shape
 with 20 million weights, made in a temporary folder. Prints a line of JSON for each run and the
 ratios of medians at the end.
+
+With `--encoder` the base is a sentence encoder in a folder, such as all-MiniLM-L6-v2, and what is
+learned are twelve classes over the mean of all tokens' states.
 
 With `--qlora` only this side runs: a random base of 0.3 billion weights in NF4, rank 16, one
 text of 512 tokens, the layers computed again for the backward pass. Prints where the bytes are,
@@ -27,6 +31,8 @@ import tempfile
 from pathlib import Path
 
 BATCH, LENGTH, STEPS, RANK = 4, 512, 4, 16
+# With an encoder: short texts, as classes are learned from.
+ENCODER_BATCH, ENCODER_LENGTH, ENCODER_STEPS, CLASSES = 32, 64, 16, 12
 THREADS = int(os.environ.get("THREADS", "2"))
 MASK = (1 << 64) - 1
 
@@ -125,47 +131,86 @@ def rss():
             return int(line.split()[1]) * 1024
 
 
-def peft_side(base, first, steps):
-    import time
-
+def decoder_of(base):
+    """A decoder by transformers, what is learned of it, and its loss of a batch."""
     import peft
     import torch
     import transformers
 
-    torch.set_num_threads(THREADS)
-    before = rss()
     model = transformers.AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation="sdpa"
     )
-    vocabulary = model.config.vocab_size
-    torch.manual_seed(1)
     config = peft.LoraConfig(
         r=RANK, lora_alpha=32, task_type="CAUSAL_LM", target_modules=
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     )
     model = peft.get_peft_model(model, config)
+    return model, lambda batch, _: model(input_ids=batch, labels=batch, use_cache=False).loss
+
+
+def encoder_of(base):
+    """The same of an encoder."""
+    import peft
+    import torch
+    import transformers
+    from tune_side_by_side import LINEARS, Classifier
+
+    config = transformers.AutoConfig.from_pretrained(base)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    config.classes = CLASSES
+    model = Classifier.from_pretrained(base, config=config, dtype=torch.float32)
+    torch.nn.init.normal_(model.score.weight, std=0.02)
+    torch.nn.init.zeros_(model.score.bias)
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=32, target_modules=LINEARS, modules_to_save=["score"]
+    )
+    model = peft.get_peft_model(model, config)
+    net = model.base_model.model
+
+    def loss(batch, labels):
+        logits = net.logits(batch, torch.ones_like(batch))
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
+
+    return model, loss
+
+
+def peft_side(base, first, encoder):
+    import time
+
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(THREADS)
+    before = rss()
+    torch.manual_seed(1)
+    model, loss_of = (encoder_of if encoder else decoder_of)(base)
+    vocabulary = model.config.vocab_size
     model.save_pretrained(first)
     model.train()
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.01
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01)
+    texts, length, steps = (
+        (ENCODER_BATCH, ENCODER_LENGTH, ENCODER_STEPS) if encoder else (BATCH, LENGTH, STEPS)
     )
     state = 1
 
     def tokens():
         nonlocal state
         out = []
-        for _ in range(BATCH * LENGTH):
+        for _ in range(texts * length):
             state = (state * 6364136223846793005 + 1442695040888963407) & MASK
             out.append((state >> 33) % vocabulary)
-        return torch.tensor(out).view(BATCH, LENGTH)
+        return torch.tensor(out).view(texts, length)
 
+    labels = [n % CLASSES for n in range(texts)]
     losses, seconds, processor = [], 0.0, 0.0
     for step in range(steps + 1):
         batch = tokens()
         began, used = time.perf_counter(), time.process_time()
-        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        loss = loss_of(batch, labels)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step > 0:
@@ -174,8 +219,8 @@ def peft_side(base, first, steps):
         losses.append(loss.item())
     return dict(
         losses=losses,
-        tokens_per_second=steps * BATCH * LENGTH / seconds,
-        tokens_per_processor_second=steps * BATCH * LENGTH / processor,
+        tokens_per_second=steps * texts * length / seconds,
+        tokens_per_processor_second=steps * texts * length / processor,
         rss_before=before,
         rss_peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
@@ -200,9 +245,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peft", nargs=2)
     parser.add_argument("--qlora", action="store_true")
+    parser.add_argument("--encoder")
     options = parser.parse_args()
     if options.peft:
-        print(json.dumps(peft_side(*options.peft, STEPS)))
+        print(json.dumps(peft_side(*options.peft, options.encoder)))
         return
     if options.qlora:
         qlora(options.program)
@@ -210,17 +256,26 @@ def main():
     environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), MKL_NUM_THREADS=str(THREADS))
     with tempfile.TemporaryDirectory() as scratch:
         base, first, saved = (str(Path(scratch) / name) for name in ("base", "first", "saved"))
-        print(f"{make_base(base):,} weights", file=sys.stderr)
+        arguments = ["--batch", BATCH, "--length", LENGTH, "--steps", STEPS, "--save", saved]
+        as_well = []
+        if options.encoder:
+            base = options.encoder
+            arguments = ["--batch", ENCODER_BATCH, "--length", ENCODER_LENGTH]
+            arguments += ["--steps", ENCODER_STEPS, "--classes", CLASSES]
+            as_well = ["--encoder", base]
+        else:
+            print(f"{make_base(base):,} weights", file=sys.stderr)
+        arguments = [str(argument) for argument in arguments]
         theirs, ours = [], []
         for _ in range(options.rounds):
             for name, results, command in (
-                ("peft", theirs, [sys.executable, __file__, "--peft", base, first]),
+                ("peft", theirs, [sys.executable, __file__, "--peft", base, first] + as_well),
                 (
                     "skep",
                     ours,
-                    [options.program, base, "--adapter", first, "--batch", str(BATCH)]
-                    + ["--length", str(LENGTH), "--steps", str(STEPS), "--rank", str(RANK)]
-                    + ["--threads", str(THREADS), "--save", saved],
+                    [options.program, base, "--adapter", first, "--rank", str(RANK)]
+                    + ["--threads", str(THREADS)]
+                    + arguments,
                 ),
             ):
                 done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -228,7 +283,7 @@ def main():
                     sys.exit(done.stderr)
                 results.append(json.loads(done.stdout.splitlines()[-1]))
                 print(json.dumps({"side": name, **results[-1]}), flush=True)
-        check = check_adapter(base, saved)
+        check = None if options.encoder else check_adapter(base, saved)
 
         def median(results, figure):
             return statistics.median(figure(result) for result in results)
@@ -256,7 +311,7 @@ def main():
                     "largest_relative_difference_of_losses": max(
                         abs(a / b - 1) for a, b in losses
                     ),
-                    "saved_adapter_in_peft": abs(ours[-1]["check_loss"] / check - 1),
+                    "saved_adapter_in_peft": check and abs(ours[-1]["check_loss"] / check - 1),
                 }
             )
         )

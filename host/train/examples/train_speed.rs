@@ -1,7 +1,9 @@
 //! Trains an adapter on random tokens and says how fast and in how much memory.
 //!
 //!     train_speed BASE --batch 4 --length 512 --steps 8 --rank 16 [--threads 2] [--nf4]
-//!                 [--checkpointing] [--eight-bit] [--save FOLDER]
+//!                 [--checkpointing] [--eight-bit] [--save FOLDER] [--classes 12]
+//!
+//! With `--classes` the base is a sentence encoder, which learns as many, text by text in turn.
 //!
 //! `benches/train_side_by_side.py` runs it beside PEFT on the same model and tokens. The result is
 //! a line of JSON: losses, tokens a second without the first step, and bytes.
@@ -13,6 +15,8 @@ use std::time::Instant;
 
 use skep_accounts::Account;
 use skep_decoder::Decoder;
+use skep_model::{Encoder, EncoderOptions, Precision};
+use skep_tensor::Device;
 use skep_train::{
     Base, Checkpointing, Divisor, Example, HyperParameters, LoraConfig, Loss, OptimizerKind,
     Trainer, TrainerOptions,
@@ -59,13 +63,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let steps = number("steps", 8)?;
     let account = Account::unlimited();
     let before = status("VmRSS");
-    let decoder = Decoder::load(Path::new(&base))?;
-    let vocabulary = decoder.config().vocabulary as u32;
-    let base = match given.contains_key("nf4") {
-        true => Base::nf4(&decoder, &account)?,
-        false => Base::stored(Arc::new(decoder)),
-    };
-    let base = Arc::new(base);
+    let classes = given.get("classes").map(|text| text.parse()).transpose()?;
+    let nf4 = given.contains_key("nf4");
+    let base = Arc::new(match classes {
+        Some(_) => {
+            let mut options = EncoderOptions::default();
+            options.precision = Some(Precision::F32);
+            let encoder = Encoder::load_with(Path::new(&base), &Device::cpu(), options)?;
+            match nf4 {
+                true => Base::encoder_nf4(&encoder, &account)?,
+                false => Base::encoder(&encoder)?,
+            }
+        }
+        None => {
+            let decoder = Decoder::load(Path::new(&base))?;
+            match nf4 {
+                true => Base::nf4(&decoder, &account)?,
+                false => Base::stored(Arc::new(decoder)),
+            }
+        }
+    });
+    let vocabulary = base.vocabulary() as u32;
     let lora = LoraConfig {
         rank: number("rank", 16)?,
         alpha: 32.0,
@@ -82,6 +100,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             true => Checkpointing::Layers,
             false => Checkpointing::None,
         },
+        classes: classes.map(|classes| classes as usize),
         ..TrainerOptions::default()
     };
     let mut trainer = Trainer::open(Arc::clone(&base), lora, &options)?;
@@ -101,17 +120,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .wrapping_add(1_442_695_040_888_963_407);
         ((state >> 33) % u64::from(vocabulary)) as u32
     };
+    let loss = match classes {
+        Some(_) => Loss::Classification,
+        None => Loss::CrossEntropy,
+    };
+    let label = |text: usize| classes.map(|classes: u32| text as u32 % classes);
     let mut losses = Vec::new();
     let (mut seconds, mut processor) = (0.0, 0.0);
     for step in 0..=steps {
         let texts: Vec<Example> = (0..batch)
-            .map(|_| Example {
+            .map(|text| Example {
                 tokens: (0..length).map(|_| token()).collect(),
+                label: label(text),
                 ..Example::default()
             })
             .collect();
         let (began, used) = (Instant::now(), processor_seconds());
-        let outcome = trainer.forward_backward(&texts, Loss::CrossEntropy, Divisor::Own)?;
+        let outcome = trainer.forward_backward(&texts, loss, Divisor::Own)?;
         trainer.optim_step(&hyper)?;
         // The first step is where memory is asked for, on both sides.
         if step > 0 {
@@ -126,9 +151,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What the other side makes of the saved adapter is held against this.
     let text = Example {
         tokens: (0..length as u32).map(|n| n % vocabulary).collect(),
+        label: label(0),
         ..Example::default()
     };
-    let check = trainer.evaluate(&[text], Loss::CrossEntropy, Divisor::Own)?;
+    let check = trainer.evaluate(&[text], loss, Divisor::Own)?;
     let memory = trainer.memory();
     let (weights, weight_bytes) = base.linear_weights();
     let result = serde_json::json!({
