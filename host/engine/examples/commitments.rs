@@ -69,7 +69,12 @@ fn model_of(path: &Path, isa: Isa) -> Arc<LanguageModel> {
 
 fn engine(model: Arc<LanguageModel>, threads: usize) -> Engine {
     let team = Arc::new(Team::new(threads).unwrap());
-    Engine::start(model, team, Options::default()).unwrap()
+    let options = Options {
+        // Who commits computes the prompt anew, so that both sides have to.
+        prefix_cache: false,
+        ..Options::default()
+    };
+    Engine::start(model, team, options).unwrap()
 }
 
 fn caller() -> Caller {
