@@ -29,15 +29,12 @@
 //! - Find that two agree where one of the two says nothing of a text.
 //! - Allocate by what a stranger's bytes say of their length.
 
-use minicbor::Decoder;
+mod encoding;
+
 use skep_registry::Digest;
 
 use crate::activations::{BYTES, CHUNK, Commitment, Comparison, Peaks, Thresholds, compare_all};
 use crate::result::ResultCommitment;
-use crate::statement::StatementError;
-use crate::wire::{
-    Out, Part, Written, expect_length, malformed, read_bytes, read_list, write_list, written,
-};
 
 /// By how much a token may fall short of the one that should have come and still pass for a tie, in
 /// logits divided by the temperature: what another machine's last digits explain.
@@ -77,14 +74,11 @@ const FAR: Limits = Limits {
     one_in: 10,
     gap: 2.0,
 };
-/// The most bytes of a transcript, a script or an observation.
-pub const MAX_BYTES: usize = 16 << 20;
-/// The most requests of one run, and texts of one request.
-pub const MAX_REQUESTS: usize = 1 << 16;
-/// The most tokens of one text.
-pub const MAX_TOKENS: usize = 1 << 20;
-/// The most chunks of one run ([`chunks`]): with so many no observation is larger than [`MAX_BYTES`].
-pub const MAX_CHUNKS: usize = 12_000;
+/// The most chunks that one run shows ([`chunks`]); a request without a text counts as one. With so many
+/// no run shows more bytes than it may, and whatever a panel saw of a run fits an accusation.
+pub const MAX_CHUNKS: usize = 2_048;
+/// The most tokens of one text: no more go into the chunks of a run.
+const MAX_TOKENS: usize = MAX_CHUNKS * CHUNK;
 
 /// How many chunks of states there are behind a text of so many tokens: the prompt's, and one for every
 /// 32 tokens that were gone on from. The last one is not.
@@ -93,15 +87,20 @@ pub fn chunks(tokens: usize) -> usize {
     1 + tokens.saturating_sub(1).div_ceil(CHUNK)
 }
 
+/// How many chunks a request counts for whose texts come to so many: one at least, since its name is
+/// shown if nothing else is.
+#[must_use]
+pub fn counted(chunks: usize) -> usize {
+    chunks.max(1)
+}
+
 const FORMAT: u64 = 1;
+/// Bytes of a token.
+const TOKEN: usize = 4;
 /// Bytes of one shortfall.
 const SHORTFALL: usize = 8;
-/// What is around the peaks and the shortfalls of a chunk, at the most: a request's name, and lengths.
+/// What is around what is shown of a chunk, at the most: a request's name, and lengths.
 const AROUND: usize = 96;
-const _: () = assert!(
-    MAX_CHUNKS * (Peaks::MAX_BYTES + CHUNK * SHORTFALL + AROUND) <= MAX_BYTES,
-    "no observation of so many chunks is too large"
-);
 
 /// A text that a model wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +206,17 @@ pub enum Disagreement {
 }
 
 impl Transcript {
+    /// The most bytes of one.
+    pub const MAX_BYTES: usize = MAX_CHUNKS * (BYTES + CHUNK * TOKEN + AROUND);
+
+    fn chunks(&self) -> usize {
+        let texts = |answer: &WrittenAnswer| {
+            let texts = answer.texts.iter();
+            counted(texts.map(|text| chunks(text.tokens.len())).sum())
+        };
+        self.0.iter().map(texts).sum()
+    }
+
     /// The tokens alone.
     #[must_use]
     pub fn script(&self) -> Script {
@@ -313,260 +323,29 @@ pub fn doubt() -> Digest {
     Digest::of(b"skep: who followed cannot tell, v1")
 }
 
-macro_rules! shown {
-    ($($type:ident: $what:literal),*) => {$(
-        impl $type {
-            /// Its one encoding.
-            #[must_use]
-            pub fn encode(&self) -> Vec<u8> {
-                written(|out| {
-                    out.array(2)?.u64(FORMAT)?;
-                    self.write(out)
-                })
-            }
+impl Script {
+    /// The most bytes of one.
+    pub const MAX_BYTES: usize = MAX_CHUNKS * (CHUNK * TOKEN + AROUND);
 
-            /// The digest of its encoding, which is its name.
-            #[must_use]
-            pub fn digest(&self) -> Digest {
-                Digest::of(&self.encode())
-            }
-
-            /// Reads one.
-            ///
-            /// # Errors
-            ///
-            /// When the bytes are none, or more than [`MAX_BYTES`].
-            pub fn decode(encoding: &[u8]) -> Result<Self, StatementError> {
-                if encoding.len() > MAX_BYTES {
-                    return Err(StatementError::TooLarge {
-                        what: $what,
-                        size: encoding.len(),
-                        limit: MAX_BYTES,
-                    });
-                }
-                let mut input = Decoder::new(encoding);
-                expect_length(input.array()?, 2, $what)?;
-                let format = input.u64()?;
-                if format != FORMAT {
-                    return Err(StatementError::UnknownFormat {
-                        what: $what,
-                        found: format,
-                    });
-                }
-                let read = Self::read(&mut input)?;
-                match read.encode() == encoding {
-                    true => Ok(read),
-                    false => Err(StatementError::NotCanonical),
-                }
-            }
-        }
-    )*};
-}
-shown!(Transcript: "transcript", Script: "script", Observation: "observation");
-
-/// The tokens of one text.
-struct Tokens(Vec<u32>);
-
-impl Part for Tokens {
-    fn write(&self, out: &mut Out) -> Written {
-        write_tokens(&self.0, out)
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        read_tokens(input).map(Self)
+    fn chunks(&self) -> usize {
+        let texts = |texts: &Vec<Vec<u32>>| {
+            let texts = texts.iter();
+            counted(texts.map(|tokens| chunks(tokens.len())).sum())
+        };
+        self.0.iter().map(texts).sum()
     }
 }
 
-fn write_tokens(tokens: &[u32], out: &mut Out) -> Written {
-    let bytes: Vec<u8> = tokens
-        .iter()
-        .flat_map(|token| token.to_be_bytes())
-        .collect();
-    out.bytes(&bytes)?.ok()
-}
+impl Observation {
+    /// The most bytes of one.
+    pub const MAX_BYTES: usize = MAX_CHUNKS * (Peaks::MAX_BYTES + CHUNK * SHORTFALL + AROUND);
 
-fn read_tokens(input: &mut Decoder<'_>) -> Result<Vec<u32>, StatementError> {
-    let bytes = read_bytes(input, 4 * MAX_TOKENS)?;
-    if bytes.is_empty() || !bytes.len().is_multiple_of(4) {
-        return Err(malformed("a text has at least one token, of 4 bytes each"));
-    }
-    let tokens = bytes.chunks_exact(4);
-    Ok(tokens
-        .map(|token| u32::from_be_bytes([token[0], token[1], token[2], token[3]]))
-        .collect())
-}
-
-impl Part for WrittenText {
-    fn write(&self, out: &mut Out) -> Written {
-        out.array(2)?;
-        write_tokens(&self.tokens, out)?;
-        let commitments = self.commitments.iter();
-        let bytes: Vec<u8> = commitments.flat_map(Commitment::encode).collect();
-        out.bytes(&bytes)?.ok()
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        expect_length(input.array()?, 2, "a written text")?;
-        let tokens = read_tokens(input)?;
-        let chunks = chunks(tokens.len());
-        let bytes = read_bytes(input, chunks * BYTES)?;
-        if bytes.len() != chunks * BYTES {
-            return Err(malformed(
-                "a text has one commitment for each of its chunks",
-            ));
-        }
-        let commitments = bytes.chunks_exact(BYTES).map(Commitment::decode);
-        let commitments = commitments.collect::<Result<_, _>>();
-        Ok(Self {
-            tokens,
-            commitments: commitments.map_err(|error| malformed(error.to_string()))?,
-        })
-    }
-}
-
-impl Part for WrittenAnswer {
-    fn write(&self, out: &mut Out) -> Written {
-        out.array(2)?;
-        self.request.write(out)?;
-        write_list(&self.texts, out)
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        expect_length(input.array()?, 2, "an answer")?;
-        Ok(Self {
-            request: Part::read(input)?,
-            texts: read_list(input, MAX_REQUESTS)?,
-        })
-    }
-}
-
-impl Part for Transcript {
-    fn write(&self, out: &mut Out) -> Written {
-        write_list(&self.0, out)
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        read_list(input, MAX_REQUESTS).map(Self)
-    }
-}
-
-/// The tokens of one request's texts.
-struct Lines(Vec<Tokens>);
-
-impl Part for Lines {
-    fn write(&self, out: &mut Out) -> Written {
-        write_list(&self.0, out)
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        read_list(input, MAX_REQUESTS).map(Self)
-    }
-}
-
-impl Part for Script {
-    fn write(&self, out: &mut Out) -> Written {
-        out.array(self.0.len() as u64)?;
-        self.0.iter().try_for_each(|texts| {
-            out.array(texts.len() as u64)?;
-            texts
-                .iter()
-                .try_for_each(|tokens| write_tokens(tokens, out))
-        })
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        let all: Vec<Lines> = read_list(input, MAX_REQUESTS)?;
-        let texts = |lines: Lines| lines.0.into_iter().map(|tokens| tokens.0).collect();
-        Ok(Self(all.into_iter().map(texts).collect()))
-    }
-}
-
-impl Part for Peaks {
-    fn write(&self, out: &mut Out) -> Written {
-        out.bytes(&self.encode())?.ok()
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        let bytes = read_bytes(input, Self::MAX_BYTES)?;
-        Self::decode(&bytes).map_err(|error| malformed(error.to_string()))
-    }
-}
-
-impl Part for SeenText {
-    fn write(&self, out: &mut Out) -> Written {
-        out.array(2)?;
-        write_list(&self.peaks, out)?;
-        let shortfalls = self.shortfalls.iter();
-        let bytes: Vec<u8> = shortfalls
-            .flat_map(|short| {
-                let gap = short.gap.to_bits().to_be_bytes();
-                short.place.to_be_bytes().into_iter().chain(gap)
-            })
-            .collect();
-        out.bytes(&bytes)?.ok()
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        expect_length(input.array()?, 2, "a seen text")?;
-        let peaks: Vec<Peaks> = read_list(input, 1 + MAX_TOKENS / CHUNK)?;
-        if peaks.is_empty() {
-            return Err(malformed("a text has at least the peaks of its prompt"));
-        }
-        let bytes = read_bytes(input, SHORTFALL * MAX_TOKENS)?;
-        if !bytes.len().is_multiple_of(SHORTFALL) {
-            return Err(malformed("a shortfall has 8 bytes"));
-        }
-        let shortfalls = bytes.chunks_exact(SHORTFALL).map(|bytes| {
-            let number = |from: usize| {
-                u32::from_be_bytes([
-                    bytes[from],
-                    bytes[from + 1],
-                    bytes[from + 2],
-                    bytes[from + 3],
-                ])
-            };
-            Shortfall {
-                place: number(0),
-                gap: f32::from_bits(number(4)),
-            }
-        });
-        let shortfalls: Vec<Shortfall> = shortfalls.collect();
-        // Not so of what is no number.
-        let is_sound = |short: &Shortfall| short.gap >= 0.0 && !short.gap.is_sign_negative();
-        if !shortfalls.is_sorted_by(|a, b| a.place < b.place) || !shortfalls.iter().all(is_sound) {
-            return Err(malformed(
-                "shortfalls are from 0 on, in the order of their tokens",
-            ));
-        }
-        Ok(Self { peaks, shortfalls })
-    }
-}
-
-impl Part for SeenAnswer {
-    fn write(&self, out: &mut Out) -> Written {
-        out.array(3)?;
-        self.request.write(out)?;
-        self.fits.write(out)?;
-        write_list(&self.texts, out)
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        expect_length(input.array()?, 3, "a seen answer")?;
-        Ok(Self {
-            request: Part::read(input)?,
-            fits: Part::read(input)?,
-            texts: read_list(input, MAX_REQUESTS)?,
-        })
-    }
-}
-
-impl Part for Observation {
-    fn write(&self, out: &mut Out) -> Written {
-        write_list(&self.0, out)
-    }
-
-    fn read(input: &mut Decoder<'_>) -> Result<Self, StatementError> {
-        read_list(input, MAX_REQUESTS).map(Self)
+    fn chunks(&self) -> usize {
+        let texts = |answer: &SeenAnswer| {
+            let texts = answer.texts.iter();
+            counted(texts.map(|text| text.peaks.len()).sum())
+        };
+        self.0.iter().map(texts).sum()
     }
 }
 

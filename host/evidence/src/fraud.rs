@@ -6,6 +6,8 @@
 //!
 //! It must never find anyone guilty whose own signatures do not show it.
 
+mod least;
+
 use minicbor::Decoder;
 use skep_registry::Digest;
 
@@ -471,8 +473,8 @@ encoded_struct! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvidenceBytes(pub Vec<u8>);
 
-/// Transcripts of long texts, and what 30 saw of them, may come to more: then there is no accusation.
-const MAX_EVIDENCE: usize = 4 << 20;
+/// The most bytes of evidence. Nobody can show so much that what convicts it is more (`least`).
+const MAX_EVIDENCE: usize = 40 << 20;
 
 impl Part for EvidenceBytes {
     fn write(&self, out: &mut Out) -> Written {
@@ -485,13 +487,13 @@ impl Part for EvidenceBytes {
 }
 
 impl Accusation {
-    /// An accusation that rests on `evidence`.
+    /// An accusation that rests on `evidence`, as far as that says something of the accused.
     #[must_use]
     pub fn new(accuser: AccountId, accused: AccountId, evidence: &Evidence) -> Self {
         Self {
             accuser,
             accused,
-            evidence: EvidenceBytes(evidence.encode()),
+            evidence: EvidenceBytes(evidence.against(accused).encode()),
         }
     }
 }
@@ -508,7 +510,7 @@ impl Statement for Accusation {
     fn check(&self) -> Result<(), StatementError> {
         match self.evidence.0.len() <= MAX_EVIDENCE {
             true => Ok(()),
-            false => Err(malformed("the evidence is longer than 4 MiB")),
+            false => Err(malformed("the evidence is longer than 40 MiB")),
         }
     }
 }

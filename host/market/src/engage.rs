@@ -2,7 +2,7 @@
 //! requester checks of what comes back. Functions of their arguments, so that both sides, and
 //! tests, come to the same answer.
 
-use skep_evidence::following::{self, Observation, Transcript};
+use skep_evidence::following::{Observation, Script, Transcript};
 use skep_evidence::{
     AccountKey, Agreed, Credits, Evidence, Handover, Keys, Lease, Meter, Receipt, ResultCommitment,
     Signed, Statement as _, StatementError, Tariff,
@@ -45,7 +45,7 @@ pub fn examine(
     if lease.audit.follows.is_some() != (offer.script_bytes > 0) {
         return Err(wrong("what it has to follow does not come with it"));
     }
-    if offer.script_bytes > following::MAX_BYTES as u64 {
+    if offer.script_bytes > Script::MAX_BYTES as u64 {
         return Err(wrong("what it has to follow is longer than any run"));
     }
     if lease.allowance.bytes < offer.input_bytes {
@@ -289,6 +289,17 @@ pub fn receive(
         commitment,
         receipt,
     })
+}
+
+/// The most bytes that a provider may show of its texts under a lease.
+#[must_use]
+pub fn most_shown(lease: &Lease) -> u64 {
+    let most = match (lease.audit.followed, lease.audit.follows) {
+        (false, _) => 0,
+        (true, None) => Transcript::MAX_BYTES,
+        (true, Some(_)) => Observation::MAX_BYTES,
+    };
+    most as u64
 }
 
 /// Whether what is shown of the texts is what the provider bound itself to.

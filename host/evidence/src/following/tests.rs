@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::activations::{Committer, Observer, States};
+use crate::activations::{Committer, LARGEST, Observer, States};
 
 const WIDTH: usize = 64;
 
@@ -189,7 +189,7 @@ fn all_read_as_they_were_written_and_no_other_way() {
             assert!(Observation::decode(wrong).is_err());
         }
     }
-    assert!(Transcript::decode(&vec![0; MAX_BYTES + 1]).is_err());
+    assert!(Transcript::decode(&vec![0; Transcript::MAX_BYTES + 1]).is_err());
 
     // A text without its commitments, with one more, or without tokens is none.
     let refused = |change: &dyn Fn(&mut WrittenText)| {
@@ -208,6 +208,68 @@ fn all_read_as_they_were_written_and_no_other_way() {
             vec![Shortfall { place: 3, gap: 0.1 }, Shortfall { place, gap }];
         assert!(Observation::decode(&wrong.encode()).is_err());
     }
+}
+
+/// As many chunks as a run may show, each as large as one can be: `odd` makes it another's.
+pub(crate) fn largest(odd: u16) -> (Transcript, Observation) {
+    let tokens = (MAX_CHUNKS - 1) * CHUNK + 1;
+    let peaks: Vec<u8> = (0..LARGEST as u32)
+        .flat_map(|place| {
+            let bits = 0x4000 + odd;
+            let place = (place * 7 + u32::from(odd)).to_be_bytes();
+            place.into_iter().chain(bits.to_be_bytes())
+        })
+        .collect();
+    let peaks = Peaks::decode(&peaks).unwrap();
+    let shortfalls = (0..tokens as u32).map(|place| Shortfall { place, gap: 1.0 });
+    let written = WrittenText {
+        tokens: vec![u32::MAX; tokens],
+        commitments: vec![text(0, 1).commitments[0]; MAX_CHUNKS],
+    };
+    let seen = SeenText {
+        peaks: vec![peaks; MAX_CHUNKS],
+        shortfalls: shortfalls.collect(),
+    };
+    (
+        Transcript(vec![WrittenAnswer {
+            request: request(0),
+            texts: vec![written],
+        }]),
+        Observation(vec![SeenAnswer {
+            request: request(0),
+            fits: true,
+            texts: vec![seen],
+        }]),
+    )
+}
+
+#[test]
+fn nothing_shows_more_than_a_run_may() {
+    let (written, seen) = largest(0);
+    let script = written.script();
+    assert_eq!(Transcript::decode(&written.encode()).as_ref(), Ok(&written));
+    assert_eq!(Script::decode(&script.encode()).as_ref(), Ok(&script));
+    assert_eq!(Observation::decode(&seen.encode()).as_ref(), Ok(&seen));
+    // One request more, with or without a text, however short it is.
+    let mut more = written.clone();
+    more.0.push(WrittenAnswer {
+        request: request(1),
+        texts: Vec::new(),
+    });
+    assert!(Transcript::decode(&more.encode()).is_err());
+    assert!(Script::decode(&more.script().encode()).is_err());
+    let mut more = seen;
+    more.0.push(SeenAnswer {
+        request: request(1),
+        fits: true,
+        texts: Vec::new(),
+    });
+    assert!(Observation::decode(&more.encode()).is_err());
+    let many = WrittenAnswer {
+        request: request(0),
+        texts: vec![text(0, 1); MAX_CHUNKS + 1],
+    };
+    assert!(Transcript::decode(&Transcript(vec![many]).encode()).is_err());
 }
 
 proptest! {

@@ -245,7 +245,7 @@ fn audit(lease: &Agreed<Lease>, worker: u8, output: &[u8]) -> Audit {
 }
 
 fn seed_of(id: AccountId) -> u8 {
-    (1..=10).find(|seed| key(*seed).id() == id).unwrap()
+    (1..=40).find(|seed| key(*seed).id() == id).unwrap()
 }
 
 fn worker(evidence: &Evidence, place: usize) -> AccountId {

@@ -172,6 +172,79 @@ fn who_draws_otherwise_than_it_was_asked_to_is_found_out_and_pays() {
     assert_eq!(result.lines().count(), LINES.len());
 }
 
+/// Writes as it should, and shows thousands of texts beside those that it wrote.
+fn shows_too_much(input: &[u8]) -> Made {
+    static MODEL: LazyLock<Arc<super::served::Served>> = LazyLock::new(|| honest(Isa::best()));
+    let shard = ShardInput::decode(input).unwrap();
+    let asked = Asked {
+        lines: shard.records,
+        arguments: &[],
+        seed: 0,
+    };
+    let (mut transcript, output, flops) = written(&MODEL, asked);
+    let answer = transcript.0[0].clone();
+    transcript.0.extend(vec![answer; 8_000]);
+    Made {
+        output,
+        shown: transcript.encode(),
+        flops,
+    }
+}
+
+#[test]
+fn what_shows_more_than_a_run_may_is_refused_and_not_paid() {
+    let setting = Setting::texts(&LINES);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (
+        setting.provider("a", OTHER_KIND, 2),
+        setting.provider("b", "", 2),
+    );
+    let liar = Liar::with(&setting.path("liar"), 66, Manner::Shows(shows_too_much));
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let job = requester.ask(&setting.submit(&tickets, &MORE)).unwrap();
+    setting.assert_right();
+    let job = &job["job"];
+    let mut refused = 0;
+    for shard in job["shards"].as_array().unwrap() {
+        // Nothing that it delivered was ever looked at: it did not count as delivered.
+        assert_eq!(shard["audits"].as_array().unwrap().len(), 1, "{job}");
+        assert_ne!(shard["audits"][0]["provider"], *liar.account, "{job}");
+        refused += usize::from(shard["leases"].as_u64().unwrap() > 2);
+    }
+    assert!(refused > 0, "{job}");
+    assert_eq!(liar.paid.load(Ordering::SeqCst), 0);
+    let homes = [&a, &b].map(Node::home);
+    assert_conserved(requester.home(), &homes, micro(job, "spent_micro"));
+}
+
+#[test]
+fn who_counts_otherwise_is_given_nothing_to_follow_and_nothing_that_others_would() {
+    let setting = Setting::texts(&LINES);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let a = setting.provider("a", OTHER_KIND, 2);
+    let (b, c) = (setting.provider("b", "", 2), setting.provider("c", "", 2));
+    // It is free and says that it is ready, so that it would be asked first.
+    let other = Liar::with(&setting.path("other"), 66, Manner::CountsOtherwise);
+    let tickets = [ticket(&a), ticket(&b), ticket(&c), &other.ticket];
+    let job = requester.ask(&setting.submit(&tickets, &MORE)).unwrap();
+    setting.assert_right();
+    let job = &job["job"];
+    for shard in job["shards"].as_array().unwrap() {
+        assert_eq!(shard["leases"], 2, "one made it and one followed: {job}");
+        assert_eq!(shard["audits"][0]["state"], "passed", "{job}");
+    }
+    assert!(!job.to_string().contains(&other.account), "{job}");
+    // With two of the others there are not enough that count alike.
+    let few = [ticket(&a), ticket(&b), &other.ticket];
+    let refused = run(requester.home(), &setting.submit(&few, &MORE)).unwrap();
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("an audit takes 3 nodes"),
+        "{}",
+        refused.stderr
+    );
+}
+
 /// Whose results were found wrong is this account and nobody else; how many were.
 fn assert_caught(job: &Value, whose: &str) -> u32 {
     let mut caught = 0;

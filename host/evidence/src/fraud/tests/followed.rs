@@ -2,21 +2,24 @@
 
 use super::*;
 use crate::activations::Peaks;
-use crate::following::tests::{observation, transcript};
+use crate::following::tests::{largest, observation, transcript};
 
 /// A result of work whose texts are followed, and what each auditor saw, in the order of the draw.
 fn panel(seen: &[Observation]) -> Evidence {
-    let mut body = lease(&secret(), &candidates()).body().clone();
+    panel_of(candidates(), transcript(), seen)
+}
+
+fn panel_of(candidates: Candidates, transcript: Transcript, seen: &[Observation]) -> Evidence {
+    let mut body = lease(&secret(), &candidates).body().clone();
     body.audit.panel = u32::try_from(seen.len() + 1).unwrap();
     body.audit.followed = true;
     let lease = body.sign(&key(1)).unwrap().accept(&key(2)).unwrap();
-    let transcript = transcript();
     let mut provided = *result(&lease, 2, b"output").body();
     provided.activations = Some(transcript.digest());
     let provided = provided.sign(&key(2)).unwrap();
     let others = [key(1).id(), key(2).id()];
     let draw = secret().draw(provided.digest());
-    let drawn = draw.auditors(&candidates(), seen.len(), &others);
+    let drawn = draw.auditors(&candidates, seen.len(), &others);
     let audits = drawn.into_iter().zip(seen).map(|(auditor, seen)| {
         let worker = seed_of(auditor);
         let mut own = lease.body().clone();
@@ -34,13 +37,38 @@ fn panel(seen: &[Observation]) -> Evidence {
         }
     });
     Evidence::Unfollowed {
-        secret: secret(),
-        candidates: candidates(),
         audits: audits.collect(),
+        secret: secret(),
+        candidates,
         result: provided,
         transcript,
         lease,
     }
+}
+
+/// Who lies cannot show so much that nobody could be told of it.
+#[test]
+fn whatever_is_shown_whoever_is_wrong_can_be_accused() {
+    let forty = (1..=40).map(|seed| Candidate {
+        account: key(seed).id(),
+        stake: Credits::from_micro(1_000),
+    });
+    let forty = Candidates::new(forty.collect()).unwrap();
+    let (written, seen) = largest(0);
+    // All thirty see as much as there can be, each of it something else than what the provider shows.
+    let evidence = panel_of(forty.clone(), written.clone(), &vec![seen; 30]);
+    assert!(evidence.encode().len() > MAX_EVIDENCE);
+    assert!(matches!(accuse(2, &evidence), Verdict::Guilty { .. }));
+
+    // One of thirty shows what it never saw, beside a run of a few texts.
+    let mut said = vec![observation(0.0); 29];
+    said.push(largest(1).1);
+    let evidence = panel_of(forty, transcript(), &said);
+    let liar = auditor(&evidence, 29);
+    let verdict = accuse(seed_of(liar), &evidence);
+    assert!(matches!(verdict, Verdict::Guilty { offender, .. } if offender == liar));
+    assert!(is_false(&accuse(2, &evidence)));
+    assert!(is_false(&accuse(seed_of(auditor(&evidence, 3)), &evidence)));
 }
 
 fn auditor(evidence: &Evidence, place: usize) -> AccountId {

@@ -4,13 +4,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use skep_evidence::following;
 use skep_evidence::{
     AccountKey, Agreed, Keys, Lease, Receipt, ResultCommitment, Signed, StatementError,
 };
 use skep_market::{
     Answer, Ask, BadDelivery, Gathered, MAX_MESSAGE, MAX_SEALED, MessageError, Quotation, Refusal,
-    SealError, SealSecret, Sent, Undertaking, receive,
+    SealError, SealSecret, Sent, Undertaking, most_shown, receive,
 };
 use skep_registry::Digest;
 use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
@@ -189,10 +188,12 @@ pub async fn perform(
             limit,
         });
     }
-    if shown_bytes > following::MAX_BYTES as u64 {
+    // What is larger could not be shown to others if it were wrong.
+    let limit = most_shown(&accepted);
+    if shown_bytes > limit {
         return Err(TalkError::TooMuch {
             bytes: shown_bytes,
-            limit: following::MAX_BYTES as u64,
+            limit,
         });
     }
     let mut gathered = Gathered::new(sealed.opener, output_bytes.saturating_add(shown_bytes));
