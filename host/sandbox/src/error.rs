@@ -181,13 +181,20 @@ pub enum RunError {
         /// The limit of one call.
         limit: Duration,
     },
-    /// Others are to get the same bytes, and the guest could see how much room this machine has.
+    /// Others are to get the same bytes, and the guest could see how much room this machine has, or that
+    /// something of it failed.
     #[error(
-        "the run was refused something for want of room, which may be another machine's no; it was \
-         to give the same bytes everywhere, so that it has no result (raise the limits, or ask for \
-         smaller shards)"
+        "the run was refused something for want of room, or by a failure of this machine, and another \
+         might not have refused it; it was to give the same bytes everywhere, so that it has no \
+         result (raise the limits, ask for smaller shards, or see the node's log)"
     )]
     Unrepeatable,
+    /// Others are to follow its texts, and they are more than can be shown.
+    #[error(
+        "the texts of this run are more than can be shown to others, which is some 65,000 tokens or \
+         2,048 texts; ask for smaller shards"
+    )]
+    Unshown,
     /// The run took longer than it may, whatever it was waiting for.
     #[error(
         "the run was not over after {:.3} s (`limits.time` in skep.toml; the owner's policy \

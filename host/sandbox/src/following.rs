@@ -9,8 +9,13 @@
 //! one that the engine can go over, and its own where not. What does not fit is noted and ends nothing,
 //! so that a run that follows comes to its end, and to its price, like any other.
 //!
+//! More than can be shown is written by nobody whose result counts: such a run ends without one. Who
+//! follows and comes to more follows what no honest run wrote, notes that it does not fit, and goes on
+//! without texts.
+//!
 //! # What it must never do
 //!
+//! - Take a failure of this machine for something that the model says: it ends the run.
 //! - Hand the guest a text of the script without noting what the model says of it here.
 //! - Say that something fits which it has not gone over to its end.
 
@@ -20,7 +25,7 @@ use std::sync::Arc;
 use skep_engine::{Caller, Completion, Constraint, EngineError, FollowRequest, Followed, Request};
 use skep_evidence::following::{
     MAX_CHUNKS, Observation, Script, SeenAnswer, SeenText, Transcript, WrittenAnswer, WrittenText,
-    chunks,
+    chunks, counted,
 };
 use skep_registry::Digest;
 
@@ -75,6 +80,8 @@ pub(crate) struct Showing {
     shown: Option<Shown>,
     /// Chunks of states among it.
     chunks: usize,
+    /// Whether the run came to more than can be shown.
+    is_full: bool,
 }
 
 impl Showing {
@@ -85,12 +92,17 @@ impl Showing {
                 Texts::Written => Some(Shown::Written(Transcript::default())),
                 Texts::Followed(_) => Some(Shown::Seen(Observation::default())),
             },
-            chunks: 0,
+            ..Showing::default()
         }
     }
 
     pub(crate) fn shown(&self) -> Option<Shown> {
         self.shown.clone()
+    }
+
+    /// Whether the run wrote more than can be shown, so that it has no result.
+    pub(crate) fn lacks_some(&self) -> bool {
+        self.is_full && matches!(self.shown, Some(Shown::Written(_)))
     }
 
     /// Requests so far.
@@ -102,21 +114,56 @@ impl Showing {
         }
     }
 
-    /// Keeps to what can be shown, by what these answers come to: as much wherever it runs. One that is
-    /// none counts as well.
-    fn take(&mut self, answers: &[Answer]) -> Result<(), HostError> {
+    /// Whether these answers can be shown as well, by what they come to: as much wherever the run is. One
+    /// that is none counts too.
+    fn has_room(&mut self, answers: &[Answer]) -> bool {
         let chunks = answers.iter().map(|answer| match answer {
-            Ok(texts) => texts.iter().map(|text| chunks(text.tokens.len())).sum(),
-            Err(_) => 1,
+            Ok(texts) => counted(texts.iter().map(|text| chunks(text.tokens.len())).sum()),
+            Err(_) => counted(0),
         });
         self.chunks = chunks.fold(self.chunks, usize::saturating_add);
-        match self.chunks <= MAX_CHUNKS {
-            true => Ok(()),
-            false => Err(HostError::failed(
-                "the texts of this run are more than can be shown to others; ask for smaller shards",
-            )),
+        self.is_full = self.chunks > MAX_CHUNKS;
+        !self.is_full
+    }
+
+    /// Notes that what it follows does not fit from here on, with the name of what was asked for.
+    fn fits_no_more(&mut self, request: Option<&Digest>) {
+        let Some(Shown::Seen(Observation(seen))) = &mut self.shown else {
+            return;
+        };
+        match (seen.last_mut(), request) {
+            // There may be no room for one more.
+            (Some(last), _) => last.fits = false,
+            (None, Some(request)) => seen.push(SeenAnswer {
+                request: *request,
+                fits: false,
+                texts: Vec::new(),
+            }),
+            (None, None) => {}
         }
     }
+}
+
+/// Why there are no more texts in a run that has come to more than can be shown.
+fn no_more() -> EngineError {
+    EngineError::Invalid(
+        "the texts of this run are more than can be shown to others; ask for smaller shards"
+            .to_owned(),
+    )
+}
+
+/// The first of these that is no answer of the model, on whatever machine, but a failure of this one.
+fn fault<T>(answers: &[Result<T, EngineError>]) -> Option<EngineError> {
+    let is_the_model_s = |error: &&EngineError| {
+        matches!(
+            error,
+            EngineError::Invalid(_) | EngineError::NoAdapter(_) | EngineError::Grammar(_)
+        )
+    };
+    let mut errors = answers.iter().filter_map(|answer| answer.as_ref().err());
+    let fault = errors.find(|error| !is_the_model_s(error))?;
+    tracing::warn!(error = %fault, "a run whose texts others may follow ends without a result");
+    Some(fault.clone())
 }
 
 /// What came of one request.
@@ -134,6 +181,9 @@ impl State {
             .threads
             .model(move || preparation.prepare(drafts, promise));
         let (requests, mut writing) = prepared.await?;
+        if let Some(fault) = writing.fault() {
+            return Err(fault);
+        }
         let names = requests.iter().map(|asked| {
             let adapter = asked.adapter.as_ref();
             name_of(asked, adapter.and_then(|name| writing.adapter(name)))
@@ -144,6 +194,10 @@ impl State {
             model: Arc::clone(model),
             caller: self.caller(),
         };
+        if self.showing.is_full {
+            writing.complete(names.iter().map(|_| Err(no_more())).collect());
+            return Ok(writing);
+        }
         let (first, texts) = (self.showing.requests(), self.spec.texts.clone());
         let (answers, seen) = match texts {
             Texts::Followed(script) => {
@@ -152,7 +206,14 @@ impl State {
             }
             Texts::Kept | Texts::Written => (site.write(requests).await?, Vec::new()),
         };
-        self.showing.take(&answers)?;
+        if let Some(fault) = fault(&answers) {
+            return Err(fault.into());
+        }
+        if !self.showing.has_room(&answers) {
+            self.showing.fits_no_more(names.first());
+            writing.complete(names.iter().map(|_| Err(no_more())).collect());
+            return Ok(writing);
+        }
         match &mut self.showing.shown {
             Some(Shown::Written(transcript)) => {
                 let written = names.into_iter().zip(&answers);
@@ -250,6 +311,9 @@ impl Site {
         }
         let mut all: BTreeMap<usize, (Answer, Seen)> = BTreeMap::new();
         for (place, texts) in found {
+            if let Some(fault) = fault(&texts) {
+                return Err(fault.into());
+            }
             match texts.into_iter().collect::<Result<Vec<Followed>, _>>() {
                 Ok(texts) => {
                     all.insert(place, taken(texts));
@@ -451,12 +515,10 @@ mod tests {
         let mut showing = Showing::of(&Texts::Written);
         // A prompt and one token, a prompt and 33 tokens that were gone on from, and no text at all.
         let refused = EngineError::Invalid("no such grammar".to_owned());
-        showing
-            .take(&[Ok(vec![text(1), text(34)]), Err(refused)])
-            .unwrap();
-        assert_eq!(showing.chunks, 1 + 3 + 1);
-        let most: Vec<Answer> = (5..MAX_CHUNKS).map(|_| Ok(vec![text(1)])).collect();
-        showing.take(&most).unwrap();
-        assert!(showing.take(&[Ok(vec![text(1)])]).is_err());
+        assert!(showing.has_room(&[Ok(vec![text(1), text(34)]), Err(refused), Ok(Vec::new())]));
+        assert_eq!(showing.chunks, 1 + 3 + 1 + 1);
+        let most: Vec<Answer> = (6..MAX_CHUNKS).map(|_| Ok(vec![text(1)])).collect();
+        assert!(showing.has_room(&most) && !showing.lacks_some());
+        assert!(!showing.has_room(&[Ok(vec![text(1)])]) && showing.lacks_some());
     }
 }

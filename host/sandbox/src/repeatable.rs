@@ -5,7 +5,7 @@
 //! told as a whole, because pieces come as the node's batches have it. The engine does the rest: a
 //! text is the same beside whatever others.
 //!
-//! What a guest could see of the machine besides is what it is refused for want of room. A
+//! What a guest could see of the machine besides is what it is refused for want of room, and what failed. A
 //! repeatable run in which that happened has no result.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,17 +83,25 @@ pub(crate) fn text_seed(seed: u64, number: u64) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// Whether a repeatable run was told that the node is busy.
-pub(crate) fn met_a_busy_node(state: &State) -> bool {
-    state.spec.seed.is_some() && state.was_busy
+/// Why a repeatable run that ended early says nothing of the guest, if it does not: on another machine it might
+/// not have failed, or it is one whose texts cannot be shown.
+pub(crate) fn why_it_ended(state: &State) -> Option<RunError> {
+    if state.showing.lacks_some() {
+        return Some(RunError::Unshown);
+    }
+    let met_a_busy_node = state.spec.seed.is_some() && state.was_busy;
+    met_a_busy_node.then_some(RunError::Unrepeatable)
 }
 
-/// Ends a repeatable run in which the guest could have seen how much room this machine has.
+/// Ends a repeatable run in which the guest could have seen how much room this machine has, or that
+/// something of it failed.
 pub(crate) fn check(state: &State) -> Result<(), RunError> {
     let saw_a_limit = state.refused.is_some() || state.memory.refused.is_some();
-    match met_a_busy_node(state) || state.spec.seed.is_some() && saw_a_limit {
-        true => Err(RunError::Unrepeatable),
-        false => Ok(()),
+    let saw_the_machine = state.spec.seed.is_some() && (saw_a_limit || state.had_fault);
+    match why_it_ended(state) {
+        Some(error) => Err(error),
+        None if saw_the_machine => Err(RunError::Unrepeatable),
+        None => Ok(()),
     }
 }
 

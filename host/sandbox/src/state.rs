@@ -70,6 +70,8 @@ pub(crate) struct State {
     pub refused: Option<QuotaExcess>,
     /// Whether it was told that the node is busy.
     pub was_busy: bool,
+    /// Whether it was told that something of the node failed.
+    pub had_fault: bool,
     /// Requests for texts that named no seed.
     pub unseeded: AtomicU64,
     /// What the run shows of its texts so far.
@@ -131,6 +133,7 @@ impl State {
             reports: Vec::new(),
             refused: None,
             was_busy: false,
+            had_fault: false,
             unseeded: AtomicU64::new(0),
             showing: Showing::of(&spec.texts),
             wasi: None,

@@ -264,6 +264,12 @@ impl Writing {
         found.map(|(_, adapter)| adapter.info().digest)
     }
 
+    /// Why a request could not be given to the engine, if that was for something of this machine.
+    pub(crate) fn fault(&mut self) -> Option<HostError> {
+        let place = self.refused.iter().position(|(_, error)| error.is_fault());
+        self.refused.remove(place?).map(|(_, error)| error)
+    }
+
     /// Takes what came of the requests that the engine could be given, all of them.
     pub(crate) fn complete(&mut self, answers: Vec<Result<Vec<Completion>, EngineError>>) {
         if !answers.is_empty() {

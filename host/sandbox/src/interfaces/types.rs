@@ -39,6 +39,14 @@ impl HostError {
 }
 
 impl HostError {
+    /// Whether another machine might have done what this one did not.
+    pub(crate) fn is_fault(&self) -> bool {
+        !matches!(
+            self,
+            HostError::Typed(Error::Invalid(_) | Error::Denied(_) | Error::NotFound(_))
+        )
+    }
+
     /// The contract's error, where there is no guest's state to note it in.
     pub(crate) fn plain(self) -> Error {
         match self {
@@ -55,6 +63,7 @@ impl types::Host for State {
         Ok(match error {
             HostError::Typed(error) => {
                 self.was_busy |= matches!(error, Error::Busy);
+                self.had_fault |= matches!(error, Error::Failed(_));
                 error
             }
             HostError::Trap(error) => return Err(error),
@@ -147,6 +156,8 @@ impl From<EngineError> for HostError {
             EngineError::Invalid(reason) => HostError::invalid(reason),
             EngineError::NoAdapter(name) => HostError::Typed(Error::NotFound(name)),
             EngineError::Tokenizer(error) => HostError::invalid(error.to_string()),
+            EngineError::Chat(error) => HostError::invalid(error.to_string()),
+            EngineError::Grammar(error) => HostError::invalid(error.to_string()),
             other => HostError::failed(other.to_string()),
         }
     }

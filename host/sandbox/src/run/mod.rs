@@ -175,10 +175,9 @@ async fn under_the_clock(
             Work::Render(work) => work.run(store, program).await,
             Work::Verify(work) => work.run(store, program).await,
         };
-        outcome.map_err(|ending| match repeatable::met_a_busy_node(store.data()) {
-            // On another it might not have failed.
-            true => RunError::Unrepeatable,
-            false => ending.explain(store.data()),
+        outcome.map_err(|ending| {
+            let elsewhere = repeatable::why_it_ended(store.data());
+            elsewhere.unwrap_or_else(|| ending.explain(store.data()))
         })?;
         repeatable::check(store.data())
     };

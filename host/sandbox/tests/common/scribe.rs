@@ -1,4 +1,4 @@
-//! A language model that writes the letter `a`: at once, or never; or it is busy. It says how much of what it
+//! A language model that writes the letter `a`: at once, or never; or it is busy, or broken. It says how much of what it
 //! was asked is still open, which no engine would tell a stranger.
 
 use std::sync::Arc;
@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use skep_engine::{
-    Caller, ChoiceScore, Chunk, Completion, EngineError, Finish, Request, ScoreRequest,
+    Caller, ChoiceScore, Chunk, Completion, EngineError, Finish, FollowRequest, Followed, Request,
+    ScoreRequest,
 };
+use skep_evidence::activations::Peaks;
+use skep_evidence::following::chunks;
 use skep_sandbox::{
-    AdapterInfo, Answer, LanguageModel, LanguageModelInfo, ModelError, Models, Prompt, Residency,
-    TextAdapter, TextEncoder, TextGeneration,
+    AdapterInfo, Answer, Follows, LanguageModel, LanguageModelInfo, ModelError, Models, Prompt,
+    Residency, TextAdapter, TextEncoder, TextGeneration,
 };
 use skep_tensor::MemoryCharge;
 
@@ -24,6 +27,18 @@ pub enum Pace {
     Never,
     /// It has as much to do as it takes.
     Full,
+    /// The device that computes it fails.
+    Broken,
+    /// It refuses what it is asked.
+    Refuses,
+}
+
+/// What a device says that fails.
+fn broken() -> EngineError {
+    EngineError::Device {
+        device: "a card".to_owned(),
+        reason: "it fell off".to_owned(),
+    }
 }
 
 pub struct Scribe {
@@ -92,6 +107,8 @@ impl LanguageModel for Scribe {
             open: Arc::clone(&self.open),
             charge: match self.pace {
                 Pace::Full => Err(EngineError::Busy { waiting: 3 }),
+                Pace::Broken => Err(broken()),
+                Pace::Refuses => Err(EngineError::Invalid("not that".to_owned())),
                 _ => caller
                     .account
                     .charge_memory(texts * PAGE)
@@ -101,6 +118,36 @@ impl LanguageModel for Scribe {
             requests,
             waker: None,
         })
+    }
+
+    fn follow(&self, _: &Caller, texts: Vec<FollowRequest>) -> Follows {
+        let pace = self.pace;
+        let go_over = move |text: FollowRequest| match pace {
+            Pace::Broken => Err(broken()),
+            Pace::Full => Err(EngineError::Busy { waiting: 3 }),
+            // The first it takes for odd, and at the others it breaks.
+            Pace::Refuses if text.sample > 0 => Err(broken()),
+            Pace::Refuses => Err(EngineError::Invalid("no such token".to_owned())),
+            _ => Ok(Followed {
+                peaks: vec![
+                    Peaks::decode(&[0, 0, 0, 0, 0x40, 0]).unwrap();
+                    chunks(text.tokens.len())
+                ],
+                shortfalls: Vec::new(),
+                is_whole: true,
+                completion: Completion {
+                    text: "a".repeat(text.tokens.len()),
+                    tokens: text.tokens,
+                    logprobs: Vec::new(),
+                    finish: Finish::Length,
+                    commitments: Vec::new(),
+                    prompt_tokens: text.request.prompt.len(),
+                    cached_tokens: 0,
+                },
+            }),
+        };
+        let seen = texts.into_iter().map(go_over).collect();
+        Box::pin(std::future::ready(seen))
     }
 
     fn score(&self, _: &Caller, requests: Vec<ScoreRequest>) -> Answer<Vec<Vec<ChoiceScore>>> {
