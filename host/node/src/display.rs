@@ -368,6 +368,12 @@ fn print_status(status: &Status) {
     if !kept.is_empty() {
         list("keeps", &kept);
     }
+    if let Some(path) = &status.kept_damaged {
+        println!(
+            "  lost      what it was to keep ready: the list of it cannot be read, and is now"
+        );
+        println!("            {path}; remove that file once you have seen it");
+    }
 }
 
 fn short(digest: &str) -> &str {

@@ -525,6 +525,9 @@ pub struct Status {
     /// What it keeps ready for others who pay for it.
     #[serde(default)]
     pub kept: Vec<KeptLine>,
+    /// Where the list is of what it was to keep ready, if that could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_damaged: Option<String>,
 }
 
 /// Something that is kept ready.

@@ -221,6 +221,7 @@ impl Service {
             heard_of: swarm.acquaintances().len() as u64,
             running: self.running.lines(),
             kept: self.jobs.kept(),
+            kept_damaged: jobs::kept_damaged(&self.home),
         }))
     }
 }

@@ -43,6 +43,7 @@ use crate::requests::KeptLine;
 pub use answer::answer;
 pub use money::account;
 pub use provide::provide;
+pub use residence::set_aside as kept_damaged;
 
 /// What of jobs is open in this process.
 #[derive(Default)]

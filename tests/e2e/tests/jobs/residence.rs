@@ -113,3 +113,27 @@ fn what_is_kept_ready_is_kept_on_when_the_node_is_ended_and_comes_back() {
     let residency: u64 = meters(&home).iter().map(|meter| meter.residency).sum();
     assert_eq!(residency, 3_600);
 }
+
+#[test]
+fn a_list_of_what_is_kept_that_cannot_be_read_keeps_nobody_from_having_things_kept() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let a = setting.provider("a", "", 2);
+    let home = a.home().to_path_buf();
+    a.kill().unwrap();
+    let damaged = b"[{\"package\":";
+    fs::write(home.join("kept.json"), damaged).unwrap();
+    let a = Node::start(&Built::skep(), &home).unwrap();
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "1", "--warm", "1h"]);
+    requester.ask(&submit).unwrap();
+    setting.assert_right();
+    assert_eq!(kept(&a).len(), 1);
+    // What was there is not thrown away, and the owner is told.
+    let aside = home.join("kept.json.damaged");
+    assert_eq!(fs::read(&aside).unwrap(), damaged);
+    let status = run(&home, &["node", "status"]).unwrap().stdout;
+    assert!(status.contains(aside.to_str().unwrap()), "{status}");
+    fs::remove_file(&aside).unwrap();
+    let status = a.ask(&["node", "status"]).unwrap();
+    assert_eq!(status["kept_damaged"], Value::Null);
+}

@@ -71,10 +71,11 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         keys: Arc::default(),
     };
     let swarm = service.swarm().await?;
+    // Before anybody can ask for the places of what others have paid for.
+    residence::keep_on(service, desk.policy.residency);
     swarm.answer_with(Arc::new(desk));
     swarm.announce(capability);
     collect::now_and_then(service);
-    residence::keep_on(service);
     Ok(())
 }
 

@@ -6,18 +6,23 @@
 //! # What it must never do
 //!
 //! - Let go of something before its time, or keep it longer because of a lease that was refused.
-//! - Keep more at once than its limit: whoever asks for more is told.
+//! - Keep more at once than its limit: whoever asks for more is told. What is still to be got ready again
+//!   after a start counts, so that nobody takes its place meanwhile.
+//! - Keep anything for longer than its owner lets anybody have it kept, whatever is written down.
 
-use std::collections::BTreeMap;
+mod notes;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use skep_registry::Digest;
 use skep_sandbox::{LanguageModel, TextEncoder};
 
-use super::{failed, now};
+use self::notes::Note;
+use super::now;
 use crate::failure::{Failure, FailureKind};
+use crate::home::Home;
 use crate::requests::KeptLine;
 use crate::service::Service;
 use crate::service::adapters::{ENCODERS, TEXT};
@@ -31,7 +36,14 @@ pub type What = (Digest, Option<Digest>);
 
 /// All that is kept ready.
 #[derive(Default)]
-pub struct Residences(Mutex<BTreeMap<What, Kept>>);
+pub struct Residences(Mutex<All>);
+
+#[derive(Default)]
+struct All {
+    kept: BTreeMap<What, Kept>,
+    /// What is being got ready, or is still to be, and how often.
+    awaited: BTreeMap<What, usize>,
+}
 
 /// Something that is kept until then. What holds it is all there is to it.
 struct Kept {
@@ -41,17 +53,6 @@ struct Kept {
     _ready: Ready,
 }
 
-/// What is kept, as it is written down.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Note {
-    /// The release of the package.
-    package: Digest,
-    /// That of the adapter.
-    adapter: Option<Digest>,
-    /// Until when, in milliseconds since 1970.
-    until: u64,
-}
-
 /// A component and its models, ready for a run.
 struct Ready {
     _prepared: Prepared,
@@ -59,10 +60,36 @@ struct Ready {
     _encoder: Option<Arc<dyn TextEncoder>>,
 }
 
+/// Room for something that is not ready yet, until this is dropped.
+struct Place {
+    of: Arc<Residences>,
+    what: What,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let awaited = &mut self.of.lock().awaited;
+        if let Some(count) = awaited.get_mut(&self.what) {
+            *count -= 1;
+            if *count == 0 {
+                awaited.remove(&self.what);
+            }
+        }
+    }
+}
+
 impl Residences {
-    /// Whether this is kept ready.
-    pub fn has(&self, what: &What) -> bool {
-        self.lock().contains_key(what)
+    /// Room for one more, if there is some; for what is kept or awaited already there is.
+    fn place(self: &Arc<Self>, what: What) -> Option<Place> {
+        let mut all = self.lock();
+        let has: BTreeSet<&What> = all.kept.keys().chain(all.awaited.keys()).collect();
+        if !has.contains(&what) && has.len() >= MOST {
+            return None;
+        }
+        *all.awaited.entry(what).or_default() += 1;
+        drop(all);
+        let of = Arc::clone(self);
+        Some(Place { of, what })
     }
 
     /// Gets a component and its models ready, and keeps them so for so long from now on; what is kept
@@ -74,31 +101,32 @@ impl Residences {
         subject: Subject,
         long: Duration,
     ) -> Result<(), Failure> {
-        if !self.has(&what) && self.lock().len() >= MOST {
-            return Err(Failure::new(
+        let full = || {
+            Failure::new(
                 FailureKind::Busy,
                 format!("it keeps {MOST} packages ready already, which is as many as it does"),
-            ));
-        }
+            )
+        };
+        let _place = self.place(what).ok_or_else(full)?;
         let ready = made_ready(service, subject).await?;
         let until = Instant::now() + long;
         let at = now().saturating_add(u64::try_from(long.as_millis()).unwrap_or(u64::MAX));
         let before = {
-            let mut all = self.lock();
-            let before = all.get(&what);
-            let kept = Kept {
+            let kept = &mut self.lock().kept;
+            let before = kept.get(&what);
+            let now_kept = Kept {
                 until: before.map_or(until, |kept| kept.until.max(until)),
                 at: before.map_or(at, |kept| kept.at.max(at)),
                 _ready: ready,
             };
-            all.insert(what, kept)
+            kept.insert(what, now_kept)
         };
-        if let Err(error) = tokio::task::block_in_place(|| self.note(service)) {
+        if let Err(error) = tokio::task::block_in_place(|| self.note(&service.home)) {
             // It is refused, and nothing is kept for it.
-            let mut all = self.lock();
+            let kept = &mut self.lock().kept;
             match before {
-                Some(kept) => all.insert(what, kept),
-                None => all.remove(&what),
+                Some(before) => kept.insert(what, before),
+                None => kept.remove(&what),
             };
             return Err(error);
         }
@@ -113,34 +141,29 @@ impl Residences {
     }
 
     /// Writes down what is kept, and what of that was written down before and is still to be got ready.
-    fn note(&self, service: &Service) -> Result<(), Failure> {
+    fn note(&self, home: &Home) -> Result<(), Failure> {
         // Who writes last has all of it.
         let all = self.lock();
-        let mut notes = noted(service)?;
-        notes.retain(|note| {
-            let is_here = all.contains_key(&(note.package, note.adapter));
-            !is_here && note.until > now()
-        });
-        notes.extend(all.iter().map(|((package, adapter), kept)| Note {
+        let kept = all.kept.iter().map(|((package, adapter), kept)| Note {
             package: *package,
             adapter: *adapter,
             until: kept.at,
-        }));
-        let notes = serde_json::to_vec(&notes).map_err(failed)?;
-        super::folder::put(&service.home.kept(), &notes).map_err(failed)
+        });
+        notes::write(&home.kept(), kept.collect(), now())
     }
 
-    /// Gets ready again what was kept when the node ended and has not had its time.
-    async fn restore(self: &Arc<Self>, service: &Service) -> Result<(), Failure> {
-        let notes = tokio::task::block_in_place(|| noted(service))?;
-        for note in notes.into_iter().take(MOST) {
-            let package = note.package;
-            // What has gone does not keep the others from being ready.
-            if let Err(failure) = self.keep_on(service, note).await {
-                tracing::warn!(%package, %failure, "what was to be kept ready is not");
-            }
-        }
-        Ok(())
+    /// What is to be got ready again, as far as there is room, each with its place, and for no longer than
+    /// so many seconds.
+    fn noted(self: &Arc<Self>, home: &Home, longest: u64) -> Result<Vec<(Note, Place)>, Failure> {
+        let now = now();
+        let latest = now.saturating_add(longest.saturating_mul(1_000));
+        let notes = notes::read(&home.kept(), now)?.into_iter();
+        let placed = notes.filter_map(|note| {
+            let place = self.place(note.what())?;
+            let until = note.until.min(latest);
+            Some((Note { until, ..note }, place))
+        });
+        Ok(placed.collect())
     }
 
     async fn keep_on(self: &Arc<Self>, service: &Service, note: Note) -> Result<(), Failure> {
@@ -150,25 +173,24 @@ impl Residences {
         }
         let swarm = service.swarm().await?;
         let adapter = note.adapter.map(|adapter| swarm.installed(&adapter));
-        let adapter = adapter.transpose().map_err(failed)?;
-        let installed = swarm.installed(&note.package).map_err(failed)?;
+        let adapter = adapter.transpose().map_err(super::failed)?;
+        let installed = swarm.installed(&note.package).map_err(super::failed)?;
         let gone = || Failure::new(FailureKind::NotFound, "the package lacks its component");
         let subject = Subject::of(&installed, adapter).ok_or_else(gone)?;
-        let what = (note.package, note.adapter);
-        self.keep(service, what, subject, long).await
+        self.keep(service, note.what(), subject, long).await
     }
 
     /// Lets go of what has had its time.
     fn let_go(&self) {
         let now = Instant::now();
-        self.lock().retain(|_, kept| kept.until > now);
+        self.lock().kept.retain(|_, kept| kept.until > now);
     }
 
     /// What is kept, and for how much longer.
     pub fn lines(&self) -> Vec<KeptLine> {
         let now = Instant::now();
         let all = self.lock();
-        let lines = all.iter().map(|((package, adapter), kept)| KeptLine {
+        let lines = all.kept.iter().map(|((package, adapter), kept)| KeptLine {
             package: package.to_string(),
             adapter: adapter.map(|adapter| adapter.to_string()),
             seconds: kept.until.saturating_duration_since(now).as_secs_f64(),
@@ -176,29 +198,41 @@ impl Residences {
         lines.collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<What, Kept>> {
-        // The map is consistent after every statement, so a poisoned lock is still good.
+    fn lock(&self) -> MutexGuard<'_, All> {
+        // The maps are consistent after every statement, so a poisoned lock is still good.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Gets ready again what others have paid for before this node was ended.
-pub fn keep_on(service: &Arc<Service>) {
+/// Gets ready again what others have paid for before this node was ended, for no longer than so many
+/// seconds. Its places are taken when this returns.
+pub fn keep_on(service: &Arc<Service>, longest: u64) {
+    let residences = Arc::clone(&service.jobs.residences);
+    let noted = tokio::task::block_in_place(|| residences.noted(&service.home, longest));
+    let noted = match noted {
+        Ok(noted) => noted,
+        Err(failure) => {
+            tracing::warn!(%failure, "what was to be kept ready is not");
+            return;
+        }
+    };
     let service = Arc::clone(service);
     tokio::spawn(async move {
-        if let Err(failure) = service.jobs.residences.restore(&service).await {
-            tracing::warn!(%failure, "what was to be kept ready is not");
+        for (note, place) in noted {
+            let package = note.package;
+            // What has gone does not keep the others from being ready.
+            if let Err(failure) = residences.keep_on(&service, note).await {
+                tracing::warn!(%package, %failure, "what was to be kept ready is not");
+            }
+            drop(place);
         }
     });
 }
 
-/// What was written down last.
-fn noted(service: &Service) -> Result<Vec<Note>, Failure> {
-    match std::fs::read(service.home.kept()) {
-        Ok(notes) => serde_json::from_slice(&notes).map_err(failed),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(failed(error)),
-    }
+/// Where what was written down is that could not be read, if there is such a file.
+pub fn set_aside(home: &Home) -> Option<String> {
+    let aside = notes::aside(&home.kept());
+    aside.exists().then(|| aside.display().to_string())
 }
 
 async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Failure> {
@@ -223,4 +257,42 @@ async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Failur
         _text: text,
         _encoder: encoder,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn what(number: usize) -> What {
+        (Digest::of(&number.to_le_bytes()), None)
+    }
+
+    #[test]
+    fn what_is_to_be_ready_again_does_not_lose_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(folder.path().to_owned())).unwrap();
+        let far = now() + 1_000_000_000;
+        let notes = (0..MOST).map(|number| Note {
+            package: what(number).0,
+            adapter: None,
+            until: far,
+        });
+        notes::write(&home.kept(), notes.collect(), 0).unwrap();
+        let residences = Arc::new(Residences::default());
+        let mut noted = residences.noted(&home, 60).unwrap();
+        assert_eq!(noted.len(), MOST);
+        let latest = now() + 60_000;
+        assert!(noted.iter().all(|(note, _)| note.until <= latest));
+        assert!(residences.place(what(MOST)).is_none(), "all are taken");
+        // For one of these there is room, and nobody else gets it afterwards.
+        drop(residences.place(what(3)).unwrap());
+        assert!(residences.place(what(MOST)).is_none());
+        // One that cannot be got ready gives its place to others.
+        noted.pop();
+        let taken = residences.place(what(MOST)).unwrap();
+        assert!(residences.place(what(MOST + 1)).is_none());
+        drop((noted, taken));
+        assert!(residences.lock().awaited.is_empty());
+    }
 }
