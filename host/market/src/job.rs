@@ -225,11 +225,12 @@ impl Job {
             | Event::Withdrawn { id, .. }
             | Event::Delivered { id, .. }
             | Event::Audited { id, .. } => {
-                let before = self.shard(id.shard)?.costs();
+                let is_given_up = self.gave_up.is_some();
+                let before = self.shard(id.shard)?.costs(is_given_up);
                 self.change(*id, event)?;
                 self.accept(id.shard)?;
                 self.index(id.shard);
-                let after = self.shard(id.shard)?.costs();
+                let after = self.shard(id.shard)?.costs(is_given_up);
                 self.spent = sum(difference(self.spent, before.0), after.0);
                 self.reserved = sum(difference(self.reserved, before.1), after.1);
             }
@@ -247,6 +248,8 @@ impl Job {
             }
             Event::GaveUp { why, .. } => {
                 self.gave_up.get_or_insert(*why);
+                let reserved = self.shards.iter().map(|shard| shard.costs(true).1);
+                self.reserved = reserved.fold(Credits::ZERO, sum);
             }
         }
         Ok(())
@@ -362,6 +365,23 @@ impl Job {
                 };
             }
             _ => {}
+        }
+        if matches!(event, Event::Audited { .. }) {
+            self.dismiss_followers(id)?;
+        }
+        Ok(())
+    }
+
+    /// An audit is over: of those who followed the result and had no say in what was found of it, nothing is
+    /// proven.
+    fn dismiss_followers(&mut self, id: AttemptId) -> Result<(), Unfit> {
+        if !self.plan.followed {
+            return Ok(());
+        }
+        for attempt in &mut self.shard(id.shard)?.attempts {
+            if attempt.audits == Some(id.attempt) && matches!(attempt.state, State::Follows(_)) {
+                attempt.state = State::Ended;
+            }
         }
         Ok(())
     }

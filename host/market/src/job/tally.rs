@@ -10,24 +10,26 @@ use skep_registry::Digest;
 use super::{Attempt, Shard, State, sum};
 
 impl Shard {
-    /// What is to be paid, and what may come to be paid beside that.
-    pub(super) fn costs(&self) -> (Credits, Credits) {
+    /// What is to be paid, and what may come to be paid beside that. What does not count yet when a job
+    /// is given up never will.
+    pub(super) fn costs(&self, is_given_up: bool) -> (Credits, Credits) {
         let (mut spent, mut reserved) = (Credits::ZERO, Credits::ZERO);
         for attempt in &self.attempts {
             match attempt.state {
                 State::Open => reserved = sum(reserved, attempt.limit),
-                State::Audited(output) | State::Follows(output) => {
+                State::Followed(output) => spent = sum(spent, output.price),
+                State::Audited(output) | State::Follows(output) if !is_given_up => {
                     reserved = sum(reserved, output.price);
                 }
-                State::Followed(output) => spent = sum(spent, output.price),
                 State::Delivered(output) => match self.accepted {
+                    None if is_given_up => {}
                     None => reserved = sum(reserved, output.price),
                     Some(accepted) if accepted.vote == output.vote => {
                         spent = sum(spent, output.price);
                     }
                     Some(_) => {}
                 },
-                State::Ended | State::Wrong(_) => {}
+                State::Audited(_) | State::Follows(_) | State::Ended | State::Wrong(_) => {}
             }
         }
         (spent, reserved)

@@ -5,6 +5,7 @@ mod ahead;
 mod audits;
 mod followed;
 mod late;
+mod money;
 mod replicas;
 
 use proptest::prelude::*;
@@ -317,13 +318,7 @@ impl World {
             }
         };
         assert!(lives <= self.kills.len() + 1);
-        let paid: u64 = self.ledger.values().sum();
-        assert_eq!(
-            paid,
-            job.spent().micro(),
-            "everything accepted is paid, and nothing else"
-        );
-        assert!(paid <= self.plan.budget.micro());
+        self.assert_settled(&job);
         let assembled = self
             .journal
             .iter()
@@ -372,22 +367,12 @@ fn killed_at_every_point_it_goes_on_where_it_was() {
     }
 }
 
-fn nature() -> impl Strategy<Value = Nature> {
-    prop_oneof![
-        3 => Just(Honest),
-        1 => Just(Slow),
-        1 => Just(Fails),
-        1 => Just(Silent),
-        2 => Just(Lies),
-    ]
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn the_right_result_or_a_clear_failure(
-        natures in proptest::collection::vec(nature(), 1..9),
+        natures in proptest::collection::vec(money::nature(), 1..9),
         shards in 0..8_u32,
         kills in proptest::collection::btree_set(0..200_usize, 0..12),
         budget in 0..30_u64,
