@@ -201,7 +201,6 @@ pub async fn perform(
     let mut output = gathered.into_bytes().to_vec();
     let length = usize::try_from(output_bytes).unwrap_or(usize::MAX);
     let shown = output.split_off(length.min(output.len()));
-    let found = Digest::of(&output);
     let moved = (input.len() as u64).saturating_add(output_bytes);
     let sent = Sent {
         commitment: &commitment,
@@ -209,7 +208,10 @@ pub async fn perform(
         handover: &handover,
         shown: &shown,
     };
-    let delivery = receive(&accepted, &sent, found, moved, &mut keys)?;
+    // An output, and what is shown of it, may be megabytes.
+    let delivery = tokio::task::block_in_place(|| {
+        receive(&accepted, &sent, Digest::of(&output), moved, &mut keys)
+    })?;
     Ok(Delivered {
         lease: accepted,
         commitment: delivery.commitment,

@@ -52,9 +52,15 @@ impl Driver {
 
     /// What a result that has come claims. One that follows another claims that other's, if it agrees.
     pub(super) fn claim(&self, id: AttemptId, delivered: &Delivered) -> Result<Digest, Failure> {
-        let Some(audited) = self.followed_by(id) else {
-            return Ok(delivered.commitment.claim());
-        };
+        match self.followed_by(id) {
+            None => Ok(delivered.commitment.claim()),
+            // There may be thousands of texts to be read and compared.
+            Some(audited) => tokio::task::block_in_place(|| self.vote(audited, delivered)),
+        }
+    }
+
+    /// What a result that follows another says of that.
+    fn vote(&self, audited: AttemptId, delivered: &Delivered) -> Result<Digest, Failure> {
         let (transcript, (_, result)) = (self.transcript(audited)?, self.trail(audited)?);
         let seen = Observation::decode(&delivered.shown).map_err(failed)?;
         let follower = &delivered.commitment;
@@ -83,7 +89,7 @@ impl Driver {
 
     /// The script of a result.
     pub(super) fn script_of(&self, id: AttemptId) -> Result<Script, Failure> {
-        Ok(self.transcript(id)?.script())
+        tokio::task::block_in_place(|| Ok(self.transcript(id)?.script()))
     }
 
     fn candidates_of(&self, lease: &Lease) -> Result<Candidates, Failure> {
@@ -106,10 +112,10 @@ impl Driver {
         if wrong.is_empty() {
             return Ok(());
         }
-        let evidence = match self.spec.followed {
-            false => self.divergence(outcome)?,
-            true => self.unfollowed(outcome)?,
-        };
+        let evidence = tokio::task::block_in_place(|| match self.spec.followed {
+            false => self.divergence(outcome),
+            true => self.unfollowed(outcome),
+        })?;
         for id in wrong {
             let gone = || Failure::new(FailureKind::Failed, "the journal lacks a lease");
             let accused = self.job.provider(id).ok_or_else(gone)?;
