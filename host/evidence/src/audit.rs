@@ -19,6 +19,9 @@
 //! stake in the hands of those who lie together, they have the majority of 3 in one of 10 panels,
 //! and of 15 in one of 240.
 //!
+//! One more is drawn than has a say, in place of one that does not answer, so that of three a silent one leaves a
+//! majority where there is a fourth.
+//!
 //! An auditor gets a lease of the same shard that looks like any other, and does not know that it
 //! audits, or whom. So it cannot say what somebody else said before it. One that follows another's texts
 //! knows that it audits, and not what was committed to ([`crate::following`]).
@@ -38,6 +41,9 @@ use minicbor::Decoder;
 
 /// The most that have a say in a disputed result.
 pub const MAX_PANEL: u32 = 31;
+/// So many more are drawn than have a say, for those that do not answer. A requester could leave out as many
+/// whom it likes less: nobody can show that another was silent.
+const SPARES: usize = 1;
 
 /// What a lease says about audits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +102,18 @@ impl Part for AuditTerms {
 }
 
 impl AuditTerms {
+    /// How many auditors have a say in a disputed result.
+    #[must_use]
+    pub const fn auditors(&self) -> usize {
+        self.panel.saturating_sub(1) as usize
+    }
+
+    /// How many auditors are drawn, if there are so many: those, and one more for one that does not answer.
+    #[must_use]
+    pub const fn drawn(&self) -> usize {
+        self.auditors() + SPARES
+    }
+
     pub(crate) fn check(&self) -> Result<(), StatementError> {
         if self.rate > 1_000_000 {
             return Err(invalid(

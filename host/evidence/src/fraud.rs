@@ -420,10 +420,16 @@ fn minority(
     if !draw.is_audited(terms.rate) {
         return Err(NoContradiction("this result was not drawn to be audited"));
     }
+    if audits.len() > terms.auditors() {
+        return Err(NoContradiction("more audit it than have a say"));
+    }
     // In the order of the draw, so that nobody has two votes.
-    let others = terms.panel.saturating_sub(1) as usize;
     let mut drawn = draw
-        .auditors(candidates, others, &[lease.provider, lease.requester])
+        .auditors(
+            candidates,
+            terms.drawn(),
+            &[lease.provider, lease.requester],
+        )
         .into_iter();
     if !audits
         .iter()

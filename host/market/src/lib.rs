@@ -67,7 +67,7 @@ pub use ledger::{
 };
 pub use merkle::{Inclusion, Tree};
 pub use message::{
-    Answer, Ask, MAX_MESSAGE, MAX_SOURCES, MessageError, Quotation, Refusal, Undertaking,
+    Answer, Ask, MAX_MESSAGE, MAX_SOURCES, MessageError, NUMERICS, Quotation, Refusal, Undertaking,
     machine_kind, said,
 };
 pub use policy::Policy;

@@ -146,9 +146,25 @@ pub struct Quotation {
     /// What kind of machine it is, as a digest: on all of one kind, work that can be repeated gives
     /// the same bytes.
     pub kind: [u8; 32],
+    /// [`NUMERICS`] of its version of skep.
+    pub numerics: u32,
 }
 
+/// Which versions of skep may follow each other's texts on machines of any kind: it is another number for each
+/// that counts work otherwise, names requests otherwise, or has a run's texts lead to another output.
+pub const NUMERICS: u32 = 1;
+
 impl Quotation {
+    /// Whether one node could tell that a result of another is right: on the same kind of machine by making the
+    /// same bytes, and on any by following it (`followed`), if both count and name alike.
+    #[must_use]
+    pub fn can_audit(&self, other: &Self, followed: bool) -> bool {
+        match followed {
+            false => self.kind == other.kind,
+            true => self.numerics == other.numerics,
+        }
+    }
+
     /// The tariff.
     #[must_use]
     pub fn tariff(&self) -> Tariff {

@@ -208,8 +208,13 @@ fn who_says_that_the_same_work_took_more_is_charged() {
 /// What the provider says, then what the auditors say in the order of the draw; who has nothing
 /// to say is left out.
 fn panel(outputs: &[&[u8]]) -> Evidence {
+    panel_of(outputs.len(), outputs)
+}
+
+/// The same of so many that have a say.
+fn panel_of(size: usize, outputs: &[&[u8]]) -> Evidence {
     let mut body = lease(&secret(), &candidates()).body().clone();
-    body.audit.panel = u32::try_from(outputs.len()).unwrap();
+    body.audit.panel = u32::try_from(size).unwrap();
     let lease = body.sign(&key(1)).unwrap().accept(&key(2)).unwrap();
     let provider = result(&lease, 2, outputs[0]);
     let drawn = secret().draw(provider.digest()).auditors(
@@ -284,6 +289,23 @@ fn whoever_is_not_with_the_majority_is_charged() {
     assert!(few.offenders().is_err());
     let enough = panel(&[b"wrong", b"right", b"", b"right", b"right", b"right", b""]);
     assert_eq!(enough.offenders().unwrap().0, [key(2).id()]);
+}
+
+/// Whoever is silent has somebody in its place, and nobody has two.
+#[test]
+fn one_more_than_has_a_say_is_drawn() {
+    for missing in 1..4 {
+        let mut outputs: [&[u8]; 4] = [b"right"; 4];
+        outputs[0] = b"wrong";
+        outputs[missing] = b"";
+        let evidence = panel_of(3, &outputs);
+        assert_eq!(evidence.offenders().unwrap().0, [key(2).id()], "{missing}");
+    }
+    // Three of three, or the one behind the one that was drawn in addition.
+    let all: [&[u8]; 4] = [b"wrong", b"right", b"right", b"right"];
+    assert!(panel_of(3, &all).offenders().is_err());
+    let behind: [&[u8]; 5] = [b"wrong", b"", b"right", b"", b"right"];
+    assert!(panel_of(3, &behind).offenders().is_err());
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! A result that was drawn to be audited does not count until somebody else's has been compared with
 //! it. Auditors get a lease of the same shard like any other. The first that was drawn decides if it
-//! agrees. If it does not, all that were drawn are asked, and whoever is not with the majority of
-//! the panel is wrong. What is compared is the output and what was metered. Where the texts of
+//! agrees. If it does not, all that have a say are asked, and whoever is not with the majority of
+//! the panel is wrong. One more was drawn than has a say: it is asked in place of one that is late or of whom
+//! nothing comes. What is compared is the output and what was metered. Where the texts of
 //! results are followed, an auditor's claim is that of the result that it followed, if it agrees with
 //! that, and stands for nothing else: each audit has leases of its own then.
 //!
@@ -103,21 +104,27 @@ impl Job {
                     (*auditor, say)
                 })
                 .collect();
-            let said = says.iter().filter_map(|(_, say)| match say {
-                Say::Said(attempt, output) => Some((*attempt, *output)),
-                _ => None,
-            });
-            let is_disputed = said.clone().any(|(_, other)| other != output.claim);
-            let passed = said.map(|(attempt, _)| {
-                let shard = number;
-                (AttemptId { shard, attempt }, Finding::Passed)
-            });
-            let passed: Vec<_> = passed.collect();
-            if !is_disputed && !passed.is_empty() {
+            let seats = seats(audited.auditors.len());
+            let is_late = now.saturating_sub(audited.since) > self.late();
+            let is_away = |auditor| choice.room(auditor, self.load(auditor)).is_none();
+            let lacks_one = |(auditor, say): &(AccountId, Say)| match say {
+                Say::Spent | Say::Working { is_late: true } => true,
+                Say::Silent => is_late && is_away(*auditor),
+                _ => false,
+            };
+            let is_spare_needed = says.iter().take(seats).any(lacks_one);
+            let asked = if is_spare_needed { says.len() } else { seats };
+            let said = said(&says, seats);
+            let is_disputed = said.iter().any(|(_, other)| *other != output.claim);
+            if !is_disputed && !said.is_empty() {
+                let passed = said.iter().map(|(attempt, _)| {
+                    let (shard, attempt) = (number, *attempt);
+                    (AttemptId { shard, attempt }, Finding::Passed)
+                });
                 decisions.push(Decision::Audited(Outcome {
                     id,
                     finding: Finding::Passed,
-                    audits: passed,
+                    audits: passed.collect(),
                 }));
                 // It changes what the other audits of the shard look at.
                 return None;
@@ -126,17 +133,17 @@ impl Job {
                 Say::Working { is_late } => is_disputed || !is_late,
                 _ => false,
             });
-            let may_come = says
-                .iter()
-                .any(|(_, say)| matches!(say, Say::Working { .. } | Say::Silent));
+            let mut may_say = says.iter().take(asked);
+            let may_come = said.len() < seats
+                && may_say.any(|(_, say)| matches!(say, Say::Working { .. } | Say::Silent));
             if !may_come {
-                decisions.push(Decision::Audited(self.tally(id, output.claim, &says)));
+                decisions.push(Decision::Audited(tally(id, output.claim, &said, seats)));
                 return None;
             }
             if is_awaited && !is_disputed {
                 continue;
             }
-            for (auditor, say) in &says {
+            for (auditor, say) in says.iter().take(asked) {
                 let has_room = choice.room(*auditor, self.load(*auditor)) == Some(Room::Now);
                 if !matches!(say, Say::Silent) || !has_room {
                     continue;
@@ -181,41 +188,46 @@ impl Job {
             false => Say::Silent,
         }
     }
+}
 
-    /// Everybody has said what there is to say: who is with the majority of the panel?
-    fn tally(&self, id: AttemptId, claim: Digest, says: &[(AccountId, Say)]) -> Outcome {
-        let mut votes: BTreeMap<Digest, usize> = BTreeMap::from([(claim, 1)]);
-        let mut said = Vec::new();
-        for (_, say) in says {
-            if let Say::Said(attempt, claim) = say {
-                *votes.entry(*claim).or_default() += 1;
-                let shard = id.shard;
-                said.push((
-                    AttemptId {
-                        shard,
-                        attempt: *attempt,
-                    },
-                    *claim,
-                ));
-            }
-        }
-        let panel = says.len() + 1;
-        let majority = votes
-            .into_iter()
-            .find(|(claim, votes)| *claim != doubt() && 2 * votes > panel);
-        let finding = |claim| match majority {
-            None => Finding::Undecided,
-            // Who cannot tell contradicts nobody.
-            Some((right, _)) if right == claim || claim == doubt() => Finding::Passed,
-            Some(_) => Finding::Wrong,
-        };
-        Outcome {
-            id,
-            finding: finding(claim),
-            audits: said
-                .into_iter()
-                .map(|(id, claim)| (id, finding(claim)))
-                .collect(),
-        }
+/// How many of those that were drawn have a say: an even number, so that they and the provider are an odd one.
+/// One more was drawn if there was one.
+fn seats(drawn: usize) -> usize {
+    (drawn / 2 * 2).max(2)
+}
+
+/// What those said, in the order of the draw, who have a say.
+fn said(says: &[(AccountId, Say)], seats: usize) -> Vec<(u32, Digest)> {
+    let said = says.iter().filter_map(|(_, say)| match say {
+        Say::Said(attempt, output) => Some((*attempt, *output)),
+        _ => None,
+    });
+    said.take(seats).collect()
+}
+
+/// Everybody has said what there is to say: who is with the majority of the panel?
+fn tally(id: AttemptId, claim: Digest, said: &[(u32, Digest)], seats: usize) -> Outcome {
+    let mut votes: BTreeMap<Digest, usize> = BTreeMap::from([(claim, 1)]);
+    for (_, claim) in said {
+        *votes.entry(*claim).or_default() += 1;
+    }
+    let panel = seats + 1;
+    let majority = votes
+        .into_iter()
+        .find(|(claim, votes)| *claim != doubt() && 2 * votes > panel);
+    let finding = |claim| match majority {
+        None => Finding::Undecided,
+        // Who cannot tell contradicts nobody.
+        Some((right, _)) if right == claim || claim == doubt() => Finding::Passed,
+        Some(_) => Finding::Wrong,
+    };
+    let audits = said.iter().map(|(attempt, claim)| {
+        let (shard, attempt) = (id.shard, *attempt);
+        (AttemptId { shard, attempt }, finding(*claim))
+    });
+    Outcome {
+        id,
+        finding: finding(claim),
+        audits: audits.collect(),
     }
 }

@@ -20,8 +20,8 @@ use skep_evidence::{
 };
 use skep_kernels::Isa;
 use skep_market::{
-    Answer, Ask, Done, Gathered, MAX_MESSAGE, MAX_SEALED, Policy, Quotation, Refusal, SealSecret,
-    Undertaking, Warmth, conclude, examine, hand_over, machine_kind,
+    Answer, Ask, Done, Gathered, MAX_MESSAGE, MAX_SEALED, NUMERICS, Policy, Quotation, Refusal,
+    SealSecret, Undertaking, Warmth, conclude, examine, hand_over, machine_kind,
 };
 use skep_registry::Digest;
 use skep_swarm::{Answerer, Channel, NodeTicket, Swarm, SwarmConfig};
@@ -48,6 +48,8 @@ pub enum Manner {
     ReplaysAll(Vec<u8>),
     /// It makes this of a shard's input, and shows texts with it. It audits nobody.
     Shows(fn(&[u8]) -> Made),
+    /// It is of another version of skep, which counts work otherwise.
+    CountsOtherwise,
     /// It gives this output, and signs with a clock that is so many seconds ahead.
     Clock(Vec<u8>, i64),
 }
@@ -94,6 +96,10 @@ impl Liar {
         let paid = Arc::new(AtomicUsize::new(0));
         swarm.answer_with(Arc::new(Lies {
             key: Arc::new(AccountKey::from_seed(&[seed; 32])),
+            numerics: match manner {
+                Manner::CountsOtherwise => NUMERICS + 1,
+                _ => NUMERICS,
+            },
             manner,
             tariff,
             warm,
@@ -124,6 +130,8 @@ struct Lies {
     paid: Arc<AtomicUsize>,
     /// What it sent for its first lease.
     first: Arc<OnceLock<Answer>>,
+    /// What it says of how it counts.
+    numerics: u32,
 }
 
 impl Answerer for Lies {
@@ -160,6 +168,7 @@ impl Lies {
                     },
                     largest_output: 1 << 20,
                     kind: *kind.as_bytes(),
+                    numerics: self.numerics,
                 });
                 self.says(channel, &quotation).await;
                 return;
@@ -234,7 +243,7 @@ impl Lies {
                 (shown, flops) = (made.shown, made.flops);
                 (made.output, 0)
             }
-            Manner::Lies | Manner::Overprices | Manner::Replays => {
+            Manner::Lies | Manner::Overprices | Manner::Replays | Manner::CountsOtherwise => {
                 let label = &key.id().to_string()[..6];
                 let line = format!("{{\"id\":\"1\",\"label\":\"{label}\",\"score\":1.0}}\n");
                 (line.into_bytes(), 0)

@@ -4,8 +4,8 @@
 use super::*;
 
 impl World {
-    /// Who audits a result: everybody else, in an order of its own, so that they and the provider
-    /// are an odd number.
+    /// Who audits a result: everybody else, in an order of its own. If they and the provider are no odd
+    /// number, the last is there for one that does not answer.
     pub(super) fn draw(&self, id: AttemptId, provider: AccountId) -> Vec<AccountId> {
         let draw = digest("draw", u64::from(id.shard) * 100 + u64::from(id.attempt));
         if u64::from(draw.as_bytes()[0]) * 100 / 256 >= self.audits {
@@ -15,7 +15,6 @@ impl World {
         let mut others: Vec<AccountId> = others.filter(|other| *other != provider).collect();
         let turn = usize::from(draw.as_bytes()[1]) % others.len().max(1);
         others.rotate_left(turn);
-        others.truncate(others.len() / 2 * 2);
         others
     }
 }
@@ -106,6 +105,33 @@ fn auditors_of_whom_nothing_comes_do_not_hold_up_a_job() {
     let job = world.run();
     assert!(job.is_complete(), "{:?}", job.gave_up());
     assert_eq!(world.result, world.expected());
+}
+
+/// Of a panel of three, one that does not answer would leave no majority: the fourth has its say.
+#[test]
+fn who_does_not_answer_is_replaced_and_the_liar_is_charged_all_the_same() {
+    for followed in [false, true] {
+        for lacking in [Silent, Fails] {
+            let natures = vec![Lies, Honest, lacking, Honest];
+            let plan = JobPlan {
+                followed,
+                ..plan(6, 1)
+            };
+            let mut world = World::new(plan, natures, BTreeSet::new());
+            world.audits = 100;
+            let job = world.run();
+            assert!(job.is_complete(), "{:?}", job.gave_up());
+            assert_eq!(world.result, world.expected());
+            assert_eq!(world.charged, BTreeSet::from([account(1)]));
+            let leases = job.view().into_iter().flat_map(|shard| shard.attempts);
+            let own = leases.filter(|lease| lease.provider == account(1) && lease.audits.is_none());
+            let states: Vec<AttemptState> = own.map(|lease| lease.state).collect();
+            assert!(!states.is_empty());
+            for state in states {
+                assert_eq!(state, AttemptState::Outvoted, "{followed} {lacking:?}");
+            }
+        }
+    }
 }
 
 #[test]

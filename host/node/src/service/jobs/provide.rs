@@ -14,9 +14,9 @@ use skep_evidence::{
     AccountKey, Agreed, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, StatementError,
 };
 use skep_market::{
-    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES, Owed,
-    Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead, conclude,
-    examine, hand_over,
+    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES,
+    NUMERICS, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead,
+    conclude, examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_sandbox::Shown;
@@ -254,6 +254,7 @@ impl Desk {
             warm,
             largest_output: self.policy.largest_output,
             kind: *work::kind(service.config.engine.device).as_bytes(),
+            numerics: NUMERICS,
         })
     }
 

@@ -129,7 +129,7 @@ pub async fn submit(
         attested: submission.attested,
         audit: submission.audit,
         // Where enough are alike, nothing is more certain than the same bytes.
-        followed: submission.audit > 0 && largest_kind(&quotations) < SMALLEST_PANEL,
+        followed: submission.audit > 0 && most_alike(&quotations, false) < SMALLEST_PANEL,
         min_stake: submission.min_stake,
         budget: budget.micro(),
         deadline: began.saturating_add(submission.deadline),
@@ -178,10 +178,11 @@ async fn willing(
         ));
     }
     if taking.len() >= submission.replicas as usize {
-        let able = match repeats == Repeats::Followed && submission.replicas == 1 {
-            true => taking.len(),
-            false => largest_kind(&taking),
-        };
+        let is_followed = repeats == Repeats::Followed && submission.replicas == 1;
+        let able = most_alike(&taking, false).max(match is_followed {
+            true => most_alike(&taking, true),
+            false => 0,
+        });
         return match submission.audit == 0 || able >= SMALLEST_PANEL {
             true => Ok((taking, quotes)),
             false => Err(Failure::new(
@@ -191,7 +192,7 @@ async fn willing(
                      if all that differs there are texts of a language model and --replicas is 1; of \
                      {} that take it {} are alike; name more with --provider, or leave --audit out",
                     taking.len(),
-                    largest_kind(&taking)
+                    most_alike(&taking, false)
                 ),
             )),
         };
@@ -216,15 +217,15 @@ fn whose(taking: &[Quotation]) -> String {
     accounts.collect::<Vec<_>>().join(", ")
 }
 
-/// How many nodes there are of the most common kind of machine.
-fn largest_kind(taking: &[Quotation]) -> usize {
-    let alike = |kind| {
-        taking
-            .iter()
-            .filter(move |quotation| quotation.kind == kind)
+/// The most of these of which each could audit any other, by the same bytes or by following.
+fn most_alike(taking: &[Quotation], followed: bool) -> usize {
+    let alike = |one: &Quotation| {
+        let others = taking.iter();
+        others
+            .filter(|other| other.can_audit(one, followed))
+            .count()
     };
-    let counts = taking.iter().map(|quotation| alike(quotation.kind).count());
-    counts.max().unwrap_or(0)
+    taking.iter().map(alike).max().unwrap_or(0)
 }
 
 /// Why results are not audited that cannot be compared.

@@ -46,7 +46,7 @@ impl Driver {
             return Ok(Vec::new());
         }
         let candidates = self.candidates_of(lease)?;
-        let count = lease.audit.panel.saturating_sub(1) as usize;
+        let count = lease.audit.drawn();
         Ok(draw.auditors(&candidates, count, &[lease.provider, lease.requester]))
     }
 

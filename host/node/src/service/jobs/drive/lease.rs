@@ -67,12 +67,11 @@ impl Driver {
         }
     }
 
-    /// Who could tell whether a result of this provider is right: those on its kind of machine, or
-    /// everybody where results are followed.
+    /// Who could tell whether a result of this provider is right, itself among them.
     fn auditors_of(&self, quotation: &Quotation) -> impl Iterator<Item = AccountId> {
-        let (kind, is_any) = (quotation.kind, self.spec.followed);
+        let (quotation, followed) = (*quotation, self.spec.followed);
         let quotes = self.quotes.iter();
-        let able = quotes.filter(move |(_, (_, other))| is_any || other.kind == kind);
+        let able = quotes.filter(move |(_, (_, other))| other.can_audit(&quotation, followed));
         able.map(|(account, _)| *account)
     }
 
