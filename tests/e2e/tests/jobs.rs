@@ -13,6 +13,8 @@ mod coarse;
 mod encoders;
 #[path = "jobs/followed.rs"]
 mod followed;
+#[path = "jobs/killed.rs"]
+mod killed;
 mod peers;
 #[path = "jobs/residence.rs"]
 mod residence;

@@ -12,7 +12,7 @@ use super::peers::{Made, Manner};
 use super::shown::{Asked, claiming, honest, written};
 use super::*;
 
-const LINES: [&str; 6] = [
+pub const LINES: [&str; 6] = [
     "ticket: I was charged twice for March.",
     "Good morning! What do you sell?",
     "It is a truth universally acknowledged, that",
@@ -21,7 +21,7 @@ const LINES: [&str; 6] = [
     "Please cancel my order, because",
 ];
 /// A node that computes as a machine of another kind does.
-const OTHER_KIND: &str = "[engine]\ninstructions = \"portable\"\n";
+pub const OTHER_KIND: &str = "[engine]\ninstructions = \"portable\"\n";
 const MORE: [&str; 6] = ["--shards", "3", "--audit", "100%", "--min-stake", "0"];
 
 fn account_of(node: &Node) -> String {

@@ -1,0 +1,187 @@
+//! A requester that was killed at each point of an audit, with the files that are on its disk then: what was
+//! kept of a result is there before that is written down, and nothing is paid before the audit is.
+//!
+//! Each point is made of a job that ran to its end: its journal as far as it was written then, the files that were
+//! there by then, and the books from before it. Everything else is as it was, the providers among it.
+
+use skep_market::{Event, Journal};
+use skep_registry::Digest;
+
+use super::*;
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        match path.is_dir() {
+            true => copy(&path, &to),
+            false if path.is_file() => drop(fs::copy(&path, &to).unwrap()),
+            false => {}
+        }
+    }
+}
+
+/// A job that was done once, and the home of its requester from before.
+struct Whole<'a> {
+    setting: &'a Setting,
+    before: PathBuf,
+    folder: PathBuf,
+    name: String,
+    events: Vec<Event>,
+    job: Value,
+}
+
+impl<'a> Whole<'a> {
+    fn new(setting: &'a Setting, tickets: &[&str]) -> Self {
+        let (requester, before) = (setting.path("requester"), setting.path("before"));
+        copy(&requester, &before);
+        let more = ["--shards", "1", "--audit", "100%", "--min-stake", "0"];
+        let job = ask(&Built::skep(), &requester, &setting.submit(tickets, &more)).unwrap();
+        setting.assert_right();
+        let name = job["job"]["job"].as_str().unwrap().to_owned();
+        let folder = requester.join("jobs").join(&name);
+        let (_, events) =
+            Journal::open(&folder.join("journal.redb"), name.parse().unwrap()).unwrap();
+        Self {
+            setting,
+            before,
+            folder,
+            name,
+            events,
+            job: job["job"].clone(),
+        }
+    }
+
+    /// How many events are written down before the first is paid.
+    fn unpaid(&self) -> usize {
+        let mut events = self.events.iter();
+        let first = events.position(|event| matches!(event, Event::Paid { .. }));
+        first.unwrap()
+    }
+
+    /// The home of a requester that was killed when so many events were written down, and what of the next
+    /// one is kept before that is.
+    fn killed_at(&self, written: usize) -> PathBuf {
+        let home = self.setting.path(&format!("killed at {written}"));
+        copy(&self.before, &home);
+        let folder = home.join("jobs").join(&self.name);
+        for empty in ["outputs", "trail", "shown"] {
+            fs::create_dir_all(folder.join(empty)).unwrap();
+        }
+        copy(&self.folder.join("candidates"), &folder.join("candidates"));
+        for file in ["spec.json", "input", "labels"] {
+            if self.folder.join(file).exists() {
+                fs::copy(self.folder.join(file), folder.join(file)).unwrap();
+            }
+        }
+        for event in &self.events[..=written] {
+            if let Event::Delivered { id, .. } = event {
+                for kept in ["trail", "shown"] {
+                    let file = Path::new(kept).join(format!("{}-{}", id.shard, id.attempt));
+                    if self.folder.join(&file).exists() {
+                        fs::copy(self.folder.join(&file), folder.join(&file)).unwrap();
+                    }
+                }
+            }
+        }
+        let job: Digest = self.name.parse().unwrap();
+        let (mut journal, none) = Journal::open(&folder.join("journal.redb"), job).unwrap();
+        assert_eq!(none, []);
+        // Of one shard, all outputs are the result.
+        let output = (
+            Digest::of(&self.setting.expected),
+            self.setting.expected.clone(),
+        );
+        journal
+            .append_with(&self.events[..written], &[output])
+            .unwrap();
+        home
+    }
+
+    /// Goes on from each point, and checks what comes of it.
+    fn goes_on_from_each_point(&self) {
+        let audits = |event: &Event| {
+            matches!(
+                event,
+                Event::Leased {
+                    audits: Some(_),
+                    ..
+                }
+            )
+        };
+        let has_auditor = self.events.iter().position(audits).unwrap();
+        let delivered = |event: &Event| matches!(event, Event::Delivered { .. });
+        let delivered = self.events.iter().filter(|event| delivered(event)).count();
+        assert_eq!(delivered, 2, "one made it, and one looked at that");
+        let spent = micro(&self.job, "spent_micro");
+        for written in 1..=self.unpaid() {
+            let home = self.killed_at(written);
+            let paused = ask(&Built::skep(), &home, &["job", "status", &self.name]).unwrap();
+            let is_finished = written == self.unpaid();
+            assert_eq!(
+                paused["job"]["finished"],
+                u64::from(is_finished),
+                "{paused}"
+            );
+            fs::remove_file(self.setting.path("result.jsonl")).unwrap();
+            let ended = ask(&Built::skep(), &home, &["job", "watch", &self.name]).unwrap();
+            self.setting.assert_right();
+            let (shard, before) = (&ended["job"]["shards"][0], &self.job["shards"][0]);
+            // The result that there was counts, it was looked at, and no lease was made anew.
+            assert_eq!(
+                shard["providers"], before["providers"],
+                "{written}: {ended}"
+            );
+            assert_eq!(shard["leases"], before["leases"], "{written}: {ended}");
+            assert_eq!(shard["audits"][0]["state"], "passed", "{written}: {ended}");
+            if written > has_auditor {
+                assert_eq!(shard, before, "{written}");
+            }
+            let books = account(&home);
+            assert_eq!(micro(&ended["job"], "spent_micro"), spent, "{written}");
+            assert_eq!(micro(&books, "escrowed_micro"), 0, "{written}");
+            assert_eq!(
+                micro(&books, "available_micro"),
+                2_000_000 - spent,
+                "{written}"
+            );
+        }
+    }
+
+    /// What whoever made the result has of it, as often as it was asked for.
+    fn assert_paid_once(&self, providers: &[Node]) {
+        let made = &self.job["shards"][0]["providers"][0];
+        let books = providers.iter().map(|node| account(node.home()));
+        let maker = books.into_iter().find(|books| books["account"] == *made);
+        assert_eq!(micro(&maker.unwrap(), "receipts"), 1);
+    }
+}
+
+#[test]
+fn killed_at_each_point_of_an_audit_a_requester_loses_nothing_and_pays_once() {
+    let setting = Setting::new(20);
+    let providers = ["a", "b", "c"].map(|name| setting.provider(name, "", 2));
+    let tickets = providers.each_ref().map(ticket);
+    let whole = Whole::new(&setting, &tickets);
+    whole.goes_on_from_each_point();
+    whole.assert_paid_once(&providers);
+}
+
+#[test]
+fn killed_at_each_point_of_an_audit_that_follows_a_requester_loses_nothing_and_pays_once() {
+    let setting = Setting::texts(&followed::LINES);
+    let rules = [followed::OTHER_KIND, "", ""];
+    let mut names = ["a", "b", "c"].into_iter().zip(rules);
+    let providers = [(); 3].map(|()| {
+        let (name, rules) = names.next().unwrap();
+        setting.provider(name, rules, 2)
+    });
+    let tickets = providers.each_ref().map(ticket);
+    let whole = Whole::new(&setting, &tickets);
+    assert_eq!(whole.job["shards"][0]["audits"][0]["followed"], true);
+    assert!(whole.folder.join("shown").join("0-1").exists());
+    whole.goes_on_from_each_point();
+    whole.assert_paid_once(&providers);
+}
