@@ -7,6 +7,7 @@ mod followed;
 mod late;
 mod money;
 mod replicas;
+mod written;
 
 use proptest::prelude::*;
 
