@@ -25,6 +25,8 @@ pub struct Grants {
     pub swarm_read: SwarmRead,
     /// Whether it may store blobs and offer them to the swarm.
     pub swarm_write: bool,
+    /// The jobs that it may begin, which whoever runs it pays for.
+    pub jobs: Option<JobsGrant>,
 }
 
 impl Grants {
@@ -79,6 +81,7 @@ impl Grants {
             // Worlds import adapters beside models; without a grant none can be opened.
             GrantKind::Adapters => !self.adapters.is_empty() || !self.models.is_empty(),
             GrantKind::Swarm => self.swarm_write || self.swarm_read != SwarmRead::default(),
+            GrantKind::Jobs => self.jobs.is_some(),
         }
     }
 }
@@ -91,6 +94,7 @@ fn grant_for(import: &str) -> Option<GrantKind> {
         "skep:model" | "skep:train" => Some(GrantKind::Models),
         "skep:adapter" => Some(GrantKind::Adapters),
         "skep:swarm" => Some(GrantKind::Swarm),
+        "skep:jobs" => Some(GrantKind::Jobs),
         _ => None,
     }
 }
@@ -106,6 +110,8 @@ pub enum GrantKind {
     Adapters,
     /// `skep:swarm`.
     Swarm,
+    /// `skep:jobs`.
+    Jobs,
 }
 
 impl GrantKind {
@@ -117,6 +123,7 @@ impl GrantKind {
             Self::Models => "models = [\"default\"]",
             Self::Adapters => "adapters = [\"<name>\"]",
             Self::Swarm => "swarm-read = [\"<digest>\"] or swarm-write = true",
+            Self::Jobs => "jobs = { max-price = \"<credits>\" }",
         }
     }
 }
@@ -129,6 +136,13 @@ pub struct MissingGrant {
     pub import: String,
     /// What it needs.
     pub grant: GrantKind,
+}
+
+/// What a component may spend on jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobsGrant {
+    /// All that the jobs which one run begins may cost together, in millionths of a credit.
+    pub max_price: u64,
 }
 
 /// Which blobs a component may read.
@@ -218,13 +232,14 @@ mod tests {
     use super::*;
     use crate::publisher::PublisherKey;
 
-    const IMPORTS: [&str; 6] = [
+    const IMPORTS: [&str; 7] = [
         "skep:types/types@0.1.0",
         "skep:workload/io@0.1.0",
         "wasi:io/streams@0.2.6",
         "skep:tensor/tensors@0.1.0",
         "skep:model/encoders@0.1.0",
         "skep:swarm/blobs@0.1.0",
+        "skep:jobs/jobs@0.1.0",
     ];
 
     #[test]
@@ -249,13 +264,13 @@ mod tests {
                 .map(|m| m.grant)
                 .collect::<Vec<_>>()
         };
-        use GrantKind::{Models, Swarm, Tensor};
+        use GrantKind::{Jobs, Models, Swarm, Tensor};
         assert_eq!(
             missing(Grants {
                 tensor: true,
                 ..Grants::default()
             }),
-            [Models, Swarm]
+            [Models, Swarm, Jobs]
         );
         let models = BTreeSet::from([ModelGrant::Default]);
         assert_eq!(
@@ -263,14 +278,14 @@ mod tests {
                 models,
                 ..Grants::default()
             }),
-            [Tensor, Swarm]
+            [Tensor, Swarm, Jobs]
         );
         assert_eq!(
             missing(Grants {
                 swarm_write: true,
                 ..Grants::default()
             }),
-            [Tensor, Models]
+            [Tensor, Models, Jobs]
         );
         let swarm_read = SwarmRead::Only(BTreeSet::from([Digest::of(b"")]));
         assert_eq!(
@@ -278,7 +293,15 @@ mod tests {
                 swarm_read,
                 ..Grants::default()
             }),
-            [Tensor, Models]
+            [Tensor, Models, Jobs]
+        );
+        assert_eq!(
+            missing(Grants {
+                // Who may begin none that cost anything may find those that it began.
+                jobs: Some(JobsGrant { max_price: 0 }),
+                ..Grants::default()
+            }),
+            [Tensor, Models, Swarm]
         );
     }
 
@@ -347,6 +370,10 @@ mod tests {
         insta::assert_snapshot!(
             Grants::default().missing_for(["skep:tensor/tensors@0.1.0"])[0],
             @"the component imports `skep:tensor/tensors@0.1.0` and is not granted it; add `tensor = true` under [grants] in skep.toml"
+        );
+        insta::assert_snapshot!(
+            Grants::default().missing_for(["skep:jobs/jobs@0.1.0"])[0],
+            @r#"the component imports `skep:jobs/jobs@0.1.0` and is not granted it; add `jobs = { max-price = "<credits>" }` under [grants] in skep.toml"#
         );
         insta::assert_snapshot!(
             "A model".parse::<ModelGrant>().unwrap_err(),

@@ -26,7 +26,9 @@ mod text;
 pub mod units;
 
 pub use digest::{Digest, DigestError};
-pub use grants::{GrantKind, Grants, MissingGrant, ModelGrant, ModelGrantError, SwarmRead};
+pub use grants::{
+    GrantKind, Grants, JobsGrant, MissingGrant, ModelGrant, ModelGrantError, SwarmRead,
+};
 pub use history::{History, HistoryError, KnownHead};
 pub use kind::{ModelTask, UnknownModelTask, UnknownWorld, World};
 pub use limits::{LimitError, Limits};

@@ -5,13 +5,14 @@
 
 use semver::Version;
 
-use crate::grants::{Grants, ModelGrant, SwarmRead};
+use crate::grants::{Grants, JobsGrant, ModelGrant, SwarmRead};
 use crate::kind::{ModelTask, World};
 use crate::limits::Limits;
 use crate::name::PackageName;
 use crate::path::PackagePath;
 use crate::release::check::{self, MAX_DESCRIPTION, MAX_LICENSE};
 use crate::release::{Adapter, Base, Component, Content, Draft, FileEntry, Model};
+use crate::units;
 
 mod error;
 mod table;
@@ -117,6 +118,8 @@ impl Manifest {
         let (model, adapter) = (model?, adapter?);
         only_in(&component, &["world", "path"])?;
         only_in(&grants, &GRANTS)?;
+        let jobs = grants.as_ref().map(|grants| grants.table("jobs"));
+        only_in(&jobs.transpose()?.flatten(), &["max-price"])?;
         only_in(&limits, &Limits::keys().collect::<Vec<_>>())?;
         only_in(&model, &["path", "task"])?;
         only_in(&adapter, &["path", "base", "base-digest"])?;
@@ -239,7 +242,14 @@ impl Manifest {
 }
 
 /// The keys of `[grants]`.
-const GRANTS: [&str; 5] = ["tensor", "models", "adapters", "swarm-read", "swarm-write"];
+const GRANTS: [&str; 6] = [
+    "tensor",
+    "models",
+    "adapters",
+    "swarm-read",
+    "swarm-write",
+    "jobs",
+];
 
 fn only_in(table: &Option<Table<'_>>, known: &[&'static str]) -> Result<(), ManifestError> {
     table.as_ref().map_or(Ok(()), |table| table.only(known))
@@ -285,6 +295,10 @@ fn read_grants(table: &Table<'_>) -> Result<Grants, ManifestError> {
     let mut grants = Grants {
         tensor: table.flag("tensor")?,
         swarm_write: table.flag("swarm-write")?,
+        jobs: table
+            .table("jobs")?
+            .map(|jobs| read_jobs(&jobs))
+            .transpose()?,
         ..Grants::default()
     };
     for model in table.list("models")? {
@@ -317,6 +331,14 @@ fn read_grants(table: &Table<'_>) -> Result<Grants, ManifestError> {
         SwarmRead::Only(digests)
     };
     Ok(grants)
+}
+
+fn read_jobs(table: &Table<'_>) -> Result<JobsGrant, ManifestError> {
+    let max_price = table.required("max-price", "max-price = \"0.5\", in credits")?;
+    let micro = units::parse_credits(max_price.string()?);
+    Ok(JobsGrant {
+        max_price: micro.map_err(|error| max_price.invalid(error.to_string()))?,
+    })
 }
 
 fn read_limits(table: &Table<'_>) -> Result<Limits, ManifestError> {

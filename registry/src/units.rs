@@ -1,6 +1,7 @@
-//! Amounts as people write them: `256 MiB`, `30 s`, `10 TFLOP`.
+//! Amounts as people write them: `256 MiB`, `30 s`, `10 TFLOP`, and credits.
 //!
-//! A unit is always written, so that nobody takes bytes for megabytes. Everything is exact: an
+//! A unit is always written, so that nobody takes bytes for megabytes; credits alone have none, as a
+//! price has none on a label. Everything is exact: an
 //! amount that does not come to a whole number of the smallest unit is refused, never rounded,
 //! and what is printed is read back as the same amount.
 
@@ -121,6 +122,52 @@ pub fn parse_work(text: &str) -> Result<u64, UnitError> {
 #[must_use]
 pub fn format_work(flops: u64) -> String {
     WORK.format(flops)
+}
+
+/// The millionths that a credit has.
+pub const CREDIT: u64 = 1_000_000;
+/// The most there can be of all credits together, in millionths: sums of it fit in 63 bits.
+pub const MAX_CREDITS: u64 = i64::MAX as u64;
+
+/// Reads an amount of credits such as `2` or `0.25`, in millionths.
+///
+/// # Errors
+///
+/// When the text is anything but digits and at most six decimals, or more than there can be.
+pub fn parse_credits(text: &str) -> Result<u64, CreditsError> {
+    let error = || CreditsError {
+        text: text.chars().take(40).collect(),
+    };
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = !whole.is_empty() && (1..=6).contains(&decimals.len());
+    if !fits || !digits(whole) || !digits(decimals) {
+        return Err(error());
+    }
+    let whole: u64 = whole.parse().map_err(|_| error())?;
+    let decimals: u64 = format!("{decimals:0<6}").parse().map_err(|_| error())?;
+    let micro = whole.checked_mul(CREDIT);
+    micro
+        .and_then(|micro| micro.checked_add(decimals))
+        .filter(|micro| *micro <= MAX_CREDITS)
+        .ok_or_else(error)
+}
+
+/// Writes millionths of a credit as credits, with as many decimals as needed: `1.25`.
+#[must_use]
+pub fn format_credits(micro: u64) -> String {
+    let text = format!("{}.{:06}", micro / CREDIT, micro % CREDIT);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A text is not an amount of credits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is no amount of credits; write a number such as 2 or 0.25, with at most six decimals"
+)]
+pub struct CreditsError {
+    /// The text, cut after 40 characters.
+    text: String,
 }
 
 /// One kind of amount.

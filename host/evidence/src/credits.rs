@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use minicbor::Decoder;
 use serde::{Deserialize, Serialize};
+use skep_registry::units::{self, CreditsError};
 
 use crate::account::AccountId;
 use crate::statement::{StatementError, invalid};
@@ -24,9 +25,9 @@ impl Credits {
     /// Nothing.
     pub const ZERO: Self = Self(0);
     /// The most there can be of all credits together: sums of it fit in 63 bits.
-    pub const MAX: Self = Self(i64::MAX as u64);
+    pub const MAX: Self = Self(units::MAX_CREDITS);
     /// The micro-credits of one credit.
-    pub const ONE: u64 = 1_000_000;
+    pub const ONE: u64 = units::CREDIT;
 
     /// An amount of micro-credits.
     #[must_use]
@@ -64,19 +65,8 @@ impl Credits {
 /// Credits with as many decimals as needed: `1.25`.
 impl fmt::Display for Credits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}.{:06}", self.0 / Self::ONE, self.0 % Self::ONE);
-        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+        f.write_str(&units::format_credits(self.0))
     }
-}
-
-/// A text is not an amount.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is no amount of credits; write a number such as 2 or 0.25, with at most six decimals"
-)]
-pub struct CreditsError {
-    /// The text, cut after 40 characters.
-    text: String,
 }
 
 /// As it is displayed: digits, and at most six decimals.
@@ -84,23 +74,7 @@ impl FromStr for Credits {
     type Err = CreditsError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || CreditsError {
-            text: text.chars().take(40).collect(),
-        };
-        let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
-        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        let fits = !whole.is_empty() && (1..=6).contains(&decimals.len());
-        if !fits || !digits(whole) || !digits(decimals) {
-            return Err(error());
-        }
-        let whole: u64 = whole.parse().map_err(|_| error())?;
-        let decimals: u64 = format!("{decimals:0<6}").parse().map_err(|_| error())?;
-        let micro = whole.checked_mul(Self::ONE);
-        micro
-            .and_then(|micro| micro.checked_add(decimals))
-            .map(Self)
-            .filter(|credits| *credits <= Self::MAX)
-            .ok_or_else(error)
+        units::parse_credits(text).map(Self)
     }
 }
 

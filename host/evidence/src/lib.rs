@@ -58,7 +58,7 @@ mod wire;
 
 pub use account::{AccountId, AccountKey};
 pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw, MAX_PANEL};
-pub use credits::{Credits, CreditsError, MAX_SHARES, Share, Split};
+pub use credits::{Credits, MAX_SHARES, Share, Split};
 pub use fraud::{Accusation, Audit, Evidence, FollowedAudit, NoFraud, Verdict, judge};
 pub use handover::Handover;
 pub use lease::{Lease, Work};

@@ -28,6 +28,7 @@ models = ["default", "minilm"]
 adapters = ["village"]
 swarm-read = ["af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"]
 swarm-write = true
+jobs = { max-price = "0.50" }
 
 [limits]
 memory = "256 MiB"
@@ -108,6 +109,7 @@ fn everything_that_can_be_said_is_read() {
             }]),
             swarm_read: SwarmRead::Only(BTreeSet::from([Digest::of(b"")])),
             swarm_write: true,
+            jobs: Some(JobsGrant { max_price: 500_000 }),
         }
     );
     assert_eq!(
@@ -189,8 +191,9 @@ fn unknown_keys_are_refused_everywhere_with_a_suggestion() {
     insta::assert_snapshot!(error_with("name =", "nam ="), @"line 3, column 1: `package.nam`: unknown key; did you mean `name`?");
     insta::assert_snapshot!(error_with("[grants]", "[grant]"), @"line 14, column 2: `grant`: unknown key; did you mean `grants`?");
     insta::assert_snapshot!(error_with("tensor =", "tensors ="), @"line 15, column 1: `grants.tensors`: unknown key; did you mean `tensor`?");
-    insta::assert_snapshot!(error_with("cpu-time =", "cpu_time ="), @"line 23, column 1: `limits.cpu_time`: unknown key; did you mean `cpu-time`?");
+    insta::assert_snapshot!(error_with("cpu-time =", "cpu_time ="), @"line 24, column 1: `limits.cpu_time`: unknown key; did you mean `cpu-time`?");
     insta::assert_snapshot!(error_with("world =", "colour ="), @"line 11, column 1: `component.colour`: unknown key; the keys here are world, path");
+    insta::assert_snapshot!(error_with("max-price =", "max-prize ="), @"line 20, column 10: `grants.jobs.max-prize`: unknown key; did you mean `max-price`?");
     let model = MODEL.replace("task =", "tasks =");
     insta::assert_snapshot!(Manifest::parse(&model).unwrap_err(), @"line 5, column 1: `model.tasks`: unknown key; did you mean `task`?");
 }
@@ -206,15 +209,19 @@ fn what_is_missing_is_named_with_an_example() {
 #[test]
 fn wrong_values_are_shown_with_what_to_write() {
     insta::assert_snapshot!(error_with("tensor = true", "tensor = \"yes\""), @"line 15, column 10: `grants.tensor`: expected true or false, found text");
-    insta::assert_snapshot!(error_with("handles = 1_000", "handles = \"many\""), @"line 27, column 11: `limits.handles`: expected a whole number, without quotes, found text");
-    insta::assert_snapshot!(error_with("handles = 1_000", "handles = -1"), @"line 27, column 11: `limits.handles`: -1 is not a whole number from 0 to 18446744073709551615");
-    insta::assert_snapshot!(error_with("\"256 MiB\"", "268435456"), @"line 22, column 10: `limits.memory`: expected text, in quotes, found a whole number");
-    insta::assert_snapshot!(error_with("256 MiB", "256"), @"line 22, column 10: `limits.memory`: `256` is not a size: it has no unit; write for example `256 MiB`, `1.5 GB` or `4096 B`");
+    insta::assert_snapshot!(error_with("handles = 1_000", "handles = \"many\""), @"line 28, column 11: `limits.handles`: expected a whole number, without quotes, found text");
+    insta::assert_snapshot!(error_with("handles = 1_000", "handles = -1"), @"line 28, column 11: `limits.handles`: -1 is not a whole number from 0 to 18446744073709551615");
+    insta::assert_snapshot!(error_with("\"256 MiB\"", "268435456"), @"line 23, column 10: `limits.memory`: expected text, in quotes, found a whole number");
+    insta::assert_snapshot!(error_with("256 MiB", "256"), @"line 23, column 10: `limits.memory`: `256` is not a size: it has no unit; write for example `256 MiB`, `1.5 GB` or `4096 B`");
     insta::assert_snapshot!(error_with("kind = \"component\"", "kind = \"plugin\""), @r#"line 7, column 8: `package.kind`: `plugin` is not a kind of package; write "component", "model" or "adapter""#);
     insta::assert_snapshot!(error_with("world = \"batch-classifier\"", "world = \"batch\""), @"line 11, column 9: `component.world`: `batch` is not a world that this version of skep knows; it knows `task`, `async-task`, `batch-classifier`, `fine-tune`, `npc-renderer`, `village` and `verifier`");
     insta::assert_snapshot!(error_with("\"0.1.0\"", "\"0.1\""), @r#"line 4, column 11: `package.version`: `0.1` is not a version: unexpected end of input while parsing minor version number; write for example "0.1.0""#);
     insta::assert_snapshot!(error_with("\"0.1.0\"", "\"0.1.0+today\""), @"line 4, column 11: `package.version`: 0.1.0+today has build metadata (`+today`), which does not tell versions apart; leave it out");
     insta::assert_snapshot!(error_with("\"minilm\"", "\"default\""), @"line 16, column 22: `grants.models`: this model is granted already; remove one of the two");
+    insta::assert_snapshot!(error_with("{ max-price = \"0.50\" }", "true"), @"line 20, column 8: `grants.jobs`: expected a table, found true or false");
+    insta::assert_snapshot!(error_with("{ max-price = \"0.50\" }", "{}"), @r#"line 20, column 8: `grants.jobs.max-price`: this is missing; add max-price = "0.5", in credits"#);
+    insta::assert_snapshot!(error_with("\"0.50\"", "0.5"), @"line 20, column 22: `grants.jobs.max-price`: expected text, in quotes, found a number with a point");
+    insta::assert_snapshot!(error_with("0.50", "a lot"), @r#"line 20, column 22: `grants.jobs.max-price`: "a lot" is no amount of credits; write a number such as 2 or 0.25, with at most six decimals"#);
     insta::assert_snapshot!(error_with("\"README.md\"", "\"../README.md\""), @"line 8, column 10: `package.readme`: a path within a package stays inside it and is written plainly: no part may be `.` or `..`");
     insta::assert_snapshot!(error_with("Labels records", "Labels \\u001b[31m records"), @r"line 5, column 15: `package.description`: it contains the control character '\u{1b}'; write one line of plain text");
     insta::assert_snapshot!(error_with("kind = \"component\"", "kind = \"model\""), @r#"line 10, column 1: `component`: a package of kind "model" (line 7) has no [component]; remove it, or change the kind"#);

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::grants::{ModelGrant, SwarmRead};
+use crate::grants::{JobsGrant, ModelGrant, SwarmRead};
 use crate::limits::tests::any_limits;
+use crate::units;
 
 pub(crate) fn key(seed: u8) -> PublisherKey {
     PublisherKey::from_seed(&[seed; 32])
@@ -250,6 +251,21 @@ fn lengths_are_not_believed() {
 }
 
 #[test]
+fn nobody_grants_more_credits_than_there_can_be() {
+    let spending = |max_price| {
+        let mut draft = draft("1.0.0");
+        if let Content::Component(component) = &mut draft.content {
+            component.grants.jobs = Some(JobsGrant { max_price });
+        }
+        let mut release = unchecked(draft);
+        release.files.reverse();
+        decode_body(&wire::encode(&release))
+    };
+    assert!(spending(units::MAX_CREDITS).is_ok());
+    insta::assert_snapshot!(spending(units::MAX_CREDITS + 1).unwrap_err(), @"this is not a release: it would spend more credits than there can be");
+}
+
+#[test]
 fn the_errors_say_what_to_do() {
     let publisher = key(1).id();
     insta::assert_snapshot!(ReleaseError::BadSignature { publisher }, @"the signature is not that of publisher rkeohxlubhyzl7ks3mwtzos5olfgocn7dwkbeg7toseadnapn5obw3un: the release was altered or forged; do not use it, and get it from another node");
@@ -297,14 +313,16 @@ fn any_grants() -> impl Strategy<Value = Grants> {
         proptest::collection::btree_set(adapters, 0..3),
         read,
         any::<bool>(),
+        proptest::option::of(0..=units::MAX_CREDITS),
     )
         .prop_map(
-            |(tensor, models, adapters, swarm_read, swarm_write)| Grants {
+            |(tensor, models, adapters, swarm_read, swarm_write, jobs)| Grants {
                 tensor,
                 models,
                 adapters,
                 swarm_read,
                 swarm_write,
+                jobs: jobs.map(|max_price| JobsGrant { max_price }),
             },
         )
 }

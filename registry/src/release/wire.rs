@@ -11,7 +11,7 @@
 //! }
 //! component = { 1: world, 2: entry path, 3: grants, 4: limits, 5: [* import] }
 //! grants    = { 1: tensor, bool, 2: [* model], 3: [* digest] or true for all, 4: swarm-write, bool,
-//!               ? 5: [+ adapter] }
+//!               ? 5: [+ adapter], ? 6: the price of all jobs of a run, in millionths of a credit }
 //! limits    = { ? 1: memory … ? 10: log }, in bytes, milliseconds or operations
 //! model     = { 1: task }
 //! adapter   = { 1: the base's name, 2: its digest }
@@ -31,11 +31,12 @@ use minicbor::{Decoder, Encoder};
 use super::check::{MAX_DESCRIPTION, MAX_FILES, MAX_IMPORT, MAX_IMPORTS, MAX_LICENSE, MAX_VERSION};
 use super::{Adapter, Base, Component, Content, FileEntry, Model, Release, ReleaseError};
 use crate::digest::Digest;
-use crate::grants::{Grants, ModelGrant, SwarmRead};
+use crate::grants::{Grants, JobsGrant, ModelGrant, SwarmRead};
 use crate::limits::{self, Limits};
 use crate::name::MAX_NAME;
 use crate::path::MAX_PATH;
 use crate::publisher::PublisherId;
+use crate::units;
 
 const FORMAT: u64 = 1;
 const MAX_MODELS: usize = 256;
@@ -128,7 +129,8 @@ fn write_component(out: &mut Out, component: &Component) -> Written {
 }
 
 fn write_grants(out: &mut Out, grants: &Grants) -> Written {
-    out.map(4 + u64::from(!grants.adapters.is_empty()))?;
+    let optional = [!grants.adapters.is_empty(), grants.jobs.is_some()];
+    out.map(4 + optional.into_iter().filter(|present| *present).count() as u64)?;
     out.u8(1)?.bool(grants.tensor)?;
     out.u8(2)?.array(grants.models.len() as u64)?;
     for model in &grants.models {
@@ -151,6 +153,9 @@ fn write_grants(out: &mut Out, grants: &Grants) -> Written {
         for adapter in &grants.adapters {
             out.str(&adapter.to_string())?;
         }
+    }
+    if let Some(jobs) = &grants.jobs {
+        out.u8(6)?.u64(jobs.max_price)?;
     }
     Ok(())
 }
@@ -336,6 +341,13 @@ fn read_grants(input: &mut Decoder<'_>) -> Result<Grants, ReleaseError> {
                     return Err(malformed("there is no default adapter to grant"));
                 }
                 grants.adapters = adapters.into_iter().collect();
+            }
+            6 => {
+                let max_price = input.u64()?;
+                if max_price > units::MAX_CREDITS {
+                    return Err(malformed("it would spend more credits than there can be"));
+                }
+                grants.jobs = Some(JobsGrant { max_price });
             }
             _ => return Err(fields.unknown(key)),
         }

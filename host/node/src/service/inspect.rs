@@ -1,6 +1,6 @@
 //! Says what a package is, wants and imports, before anybody runs it.
 
-use skep_registry::{Content, Digest, Grants, Limits, SignedRelease, Source, SwarmRead};
+use skep_registry::{Content, Digest, Grants, Limits, SignedRelease, Source, SwarmRead, units};
 
 use super::locate::{Located, locate};
 use super::{Service, lineage, run};
@@ -57,6 +57,10 @@ pub fn grants_of(grants: &Grants) -> Vec<String> {
         ("tensor", grants.tensor),
         ("swarm-write", grants.swarm_write),
     ];
+    let jobs = grants.jobs.map(|jobs| {
+        let price = units::format_credits(jobs.max_price);
+        format!("jobs: max-price {price}")
+    });
     flags
         .into_iter()
         .filter(|(_, granted)| *granted)
@@ -64,6 +68,7 @@ pub fn grants_of(grants: &Grants) -> Vec<String> {
         .chain(models)
         .chain(adapters)
         .chain(reads)
+        .chain(jobs)
         .collect()
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_registry::{Grants, Limits, SwarmRead};
+use skep_registry::{Grants, JobsGrant, Limits, SwarmRead};
 use skep_sandbox::{
     Allowance, BlobError, Blobs, Cancel, EncoderInfo, FailedRun, LanguageModel, ModelError, Models,
     Pending, Program, ReadBlob, RunReport, RunSpec, Sandbox, SandboxConfig, TextAdapter,
@@ -107,6 +107,9 @@ pub fn everything() -> Grants {
         adapters: ["village".parse().unwrap()].into(),
         swarm_read: SwarmRead::Everything,
         swarm_write: true,
+        jobs: Some(JobsGrant {
+            max_price: 1_000_000,
+        }),
     }
 }
 
@@ -133,6 +136,7 @@ pub fn spec(limits: Limits) -> RunSpec {
         device: Device::cpu(),
         models: Some(Arc::new(OneModel(Arc::new(BusyEncoder)))),
         blobs: Some(Arc::new(Nowhere)),
+        jobs: None,
         training: None,
         seed: None,
         texts: skep_sandbox::Texts::Kept,
