@@ -3,6 +3,7 @@
 
 mod attestation;
 mod engine;
+mod grants;
 mod hours;
 mod jobs;
 mod trainings;
@@ -20,6 +21,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
 pub use attestation::Attestation;
 pub use engine::{Engine, Instructions};
+pub use grants::GrantCaps;
 pub use hours::Hours;
 pub use jobs::Jobs;
 pub use trainings::Trainings;
@@ -30,6 +32,8 @@ pub use trainings::Trainings;
 pub struct Config {
     /// Caps on every run, in the form of the `[limits]` of a skep.toml.
     pub limits: Limits,
+    /// Caps on what the owner's own runs are granted, in the form of the `[grants]` of a skep.toml.
+    pub grants: GrantCaps,
     /// How many guests may run at once; by default two for each processor.
     pub guests: Option<usize>,
     /// For a language model, by name, a small one with the same tokens whose guesses it checks

@@ -250,6 +250,10 @@ fn print_ran(ran: &Ran) {
             eprintln!("  computed  on {device}, {} of its memory", bytes(taken));
         }
     }
+    let jobs = ran.report.get("jobs").and_then(serde_json::Value::as_array);
+    for job in jobs.into_iter().flatten().filter_map(|job| job.as_str()) {
+        eprintln!("  began     the job {}", short(job));
+    }
     if ran.output.as_os_str() != "-" {
         eprintln!("  output    {}", ran.output.display());
     }

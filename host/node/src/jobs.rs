@@ -75,7 +75,7 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
         package: place_of(&submit.package)?,
         input: file(&submit.input)?,
         format: submit.format.map(|format| format.name().to_owned()),
-        output: file(&submit.output)?,
+        output: Some(file(&submit.output)?),
         labels: submit.labels.as_deref().map(absolute).transpose()?,
         arguments: submit.arguments,
         shards: submit.shards,

@@ -53,6 +53,7 @@ const INTERFACES: &[(&str, &str)] = &[
     ("skep:verify/verdicts", "0.1"),
     ("skep:swarm/blobs", "0.1"),
     ("skep:swarm/blob-streams", "0.1"),
+    ("skep:jobs/jobs", "0.1"),
     ("wasi:cli/environment", "0.2"),
     ("wasi:cli/exit", "0.2"),
     ("wasi:cli/stdin", "0.2"),

@@ -30,6 +30,7 @@ mod following;
 mod grants;
 mod inspect;
 mod interfaces;
+mod jobs;
 mod language;
 mod limits;
 mod log;
@@ -57,6 +58,7 @@ pub use engine::EngineKind;
 pub use error::{LoadError, Quota, QuotaExcess, RunError};
 pub use following::{Shown, Texts};
 pub use grants::Refusal;
+pub use jobs::{Doing, Job, JobError, JobOrder, JobState, JobStatus, Jobs, OpenJob};
 pub use language::{
     AdapterInfo, Answer, EncoderChange, Follows, LanguageModel, LanguageModelInfo, Message,
     OpenAdapter, OpenModel, Prompt, Residency, TextAdapter, TextGeneration,

@@ -160,6 +160,7 @@ mod tests {
             "skep:model/text-streams@0.1.0",
             "skep:adapter/adapters@0.1.0",
             "skep:swarm/blobs@0.1.0",
+            "skep:jobs/jobs@0.1.0",
             "skep:train/training@0.1.0",
         ] {
             let with: Vec<String> = [classifier.clone(), imports(&[other])].concat();

@@ -18,6 +18,7 @@ use crate::devices::DeviceThreads;
 use crate::error::{Quota, QuotaExcess};
 use crate::following::Showing;
 use crate::interfaces::HostError;
+use crate::jobs::Begun;
 use crate::language::TextAdapter;
 use crate::limits::RunLimits;
 use crate::log::Log;
@@ -62,8 +63,10 @@ pub(crate) struct State {
     pub trainings: Trainings,
     /// Calls from the guest to skep's interfaces.
     pub host_calls: u64,
-    /// Bytes that the run has put into the blob store.
+    /// Bytes that the run has put into the blob store, and given to jobs.
     pub stored: u64,
+    /// The jobs that the run has begun.
+    pub begun: Begun,
     /// What the guest reported of others' outputs.
     pub reports: Vec<Reported>,
     /// The last call that was refused for a limit.
@@ -130,6 +133,7 @@ impl State {
             streams: Streams::new(limits.call_bytes),
             host_calls: 0,
             stored: 0,
+            begun: Begun::default(),
             reports: Vec::new(),
             refused: None,
             was_busy: false,

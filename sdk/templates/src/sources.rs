@@ -127,6 +127,7 @@ pub const SDK: &[(&str, &str)] = &[
         "src/error.rs",
         include_str!("../../../sdk/rust/src/error.rs"),
     ),
+    ("src/jobs.rs", include_str!("../../../sdk/rust/src/jobs.rs")),
     ("src/lib.rs", include_str!("../../../sdk/rust/src/lib.rs")),
     (
         "src/stream.rs",

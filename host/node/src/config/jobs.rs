@@ -122,7 +122,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     units::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
-fn credits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Credits, D::Error> {
+pub(super) fn credits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Credits, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(serde::de::Error::custom)
 }

@@ -77,7 +77,13 @@ pub fn print_job(job: &JobView) {
     if let Some(adapter) = &job.adapter {
         println!("  adapter   {adapter}");
     }
-    println!("  output    {}", job.output.display());
+    if let Some(package) = &job.begun_by {
+        println!("  begun by  {package}");
+    }
+    match &job.output {
+        Some(output) => println!("  output    {}", output.display()),
+        None => println!("  output    with the job; `skep job result` writes it to a file"),
+    }
     println!(
         "  cost      {} of at most {} credits",
         Credits::from_micro(job.spent_micro),

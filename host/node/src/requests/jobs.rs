@@ -74,8 +74,8 @@ pub struct Submission {
     /// `jsonl` or `csv`; none is by the input file's ending.
     #[serde(default)]
     pub format: Option<String>,
-    /// Where the result goes.
-    pub output: PathBuf,
+    /// Where the result goes; none leaves it with the job.
+    pub output: Option<PathBuf>,
     /// The labels file of a batch classifier.
     pub labels: Option<PathBuf>,
     /// Arguments of a task.
@@ -128,6 +128,9 @@ pub struct JobView {
     pub job: String,
     /// The package.
     pub package: String,
+    /// The package whose run began it, if none of its owner's commands did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_by: Option<String>,
     /// The adapter that it runs with, if it does with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
@@ -146,8 +149,11 @@ pub struct JobView {
     pub spent_micro: u64,
     /// What it may cost.
     pub budget_micro: u64,
-    /// Where the result goes.
-    pub output: PathBuf,
+    /// How many bytes of the result there are so far.
+    #[serde(default)]
+    pub result_bytes: u64,
+    /// Where the result goes; none is that it stays with the job.
+    pub output: Option<PathBuf>,
 }
 
 /// A shard.

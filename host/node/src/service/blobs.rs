@@ -55,8 +55,8 @@ impl Blobs for NodeBlobs {
     }
 }
 
-/// A transfer, which stops when whoever waits for it does.
-struct EndsWithCaller<T>(JoinHandle<T>);
+/// Something that the node's own threads do, which stops when whoever waits for it does.
+pub(super) struct EndsWithCaller<T>(pub(super) JoinHandle<T>);
 
 impl<T> Drop for EndsWithCaller<T> {
     fn drop(&mut self) {

@@ -1,8 +1,8 @@
 //! Jobs over other nodes, and the work of others' jobs here.
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
-//! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk`, `check` and `folder`; the
-//! provider's is `provide`, `collect`, `residence`, `leisure` and `work`; `money` holds the key and the
+//! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk`, `check` and `folder`, and
+//! `guests` for jobs that a run of the owner's begins; the provider's is `provide`, `collect`, `residence`, `leisure` and `work`; `money` holds the key and the
 //! books of both, and `adapters` says what the family of an adapter gets.
 //!
 //! # What it must never do
@@ -19,6 +19,7 @@ mod check;
 mod collect;
 mod drive;
 mod folder;
+mod guests;
 mod leisure;
 mod money;
 mod provide;
@@ -41,6 +42,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::requests::KeptLine;
 
 pub use answer::answer;
+pub use guests::GuestJobs;
 pub use money::account;
 pub use provide::provide;
 pub use residence::set_aside as kept_damaged;

@@ -16,6 +16,7 @@ use super::adapters::{Applied, has_to_change};
 use super::blobs::NodeBlobs;
 use super::defaults::{Defaults, bind_models};
 use super::inspect::grants_of;
+use super::jobs::GuestJobs;
 use super::locate::{self, Located};
 use super::models::{Adapters, DefaultLanguage, RunModels};
 use super::{ProgressSender, Service, inspect, install};
@@ -32,6 +33,9 @@ pub(super) struct Subject {
     pub(super) limits: Limits,
     /// The adapter with which the default model that is its base does everything, if there is one.
     pub(super) adapter: Option<Installed>,
+    /// By what its jobs are known to be its own, whatever its version: its publisher and its name, or
+    /// the folder that it was found in. A component without a manifest has none.
+    pub(super) known_as: Option<String>,
 }
 
 impl Subject {
@@ -43,8 +47,19 @@ impl Subject {
             component: installed.path(component.entry.as_str())?,
             grants: component.grants.clone(),
             limits: component.limits.clone(),
+            known_as: Some(known_as(installed)),
         })
     }
+}
+
+fn whole_path(folder: &Path) -> Option<String> {
+    let path = folder.canonicalize().ok()?;
+    path.to_str().map(str::to_owned)
+}
+
+fn known_as(installed: &Installed) -> String {
+    let release = &installed.release;
+    format!("{}/{}", release.publisher(), release.name())
 }
 
 /// Loads a component: checks it and compiles it, or finds it in the cache.
@@ -83,7 +98,7 @@ pub async fn load(service: &Service, path: PathBuf) -> Result<Arc<Program>, Fail
 
 /// Runs what is asked.
 pub async fn run(
-    service: &Service,
+    service: &Arc<Service>,
     request: RunRequest,
     progress: ProgressSender,
 ) -> Result<Response, Failure> {
@@ -100,11 +115,15 @@ pub async fn run(
             .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
     }
     subject.limits = subject.limits.capped_by(&asked);
+    subject.grants = service.config.grants.cap(subject.grants);
+    let jobs = GuestJobs::of(service, &subject);
     let Prepared {
         program,
-        spec,
+        mut spec,
         bound,
     } = prepare(service, subject, &request.models, peers).await?;
+    // Here and nowhere else: what is run for others spends nothing.
+    spec.jobs = jobs;
     let sandbox = service.sandbox()?;
     let limits = sandbox.limits_of(&spec);
     let grants = grants_of(&spec.grants);
@@ -183,6 +202,7 @@ pub(super) async fn prepare(
             home: service.home.clone(),
         })),
         blobs: blobs(service, &subject.grants, peers).await?,
+        jobs: None,
         training: None,
         seed: None,
         texts: Texts::Kept,
@@ -256,6 +276,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
                 grants,
                 limits,
                 adapter: None,
+                known_as: whole_path(&folder),
             }),
             Source::Model { .. } => Err(not_a_component(package, "model")),
             Source::Adapter { .. } => Err(not_a_component(package, "adapter")),
@@ -271,6 +292,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
             },
             limits: Limits::default(),
             adapter: None,
+            known_as: None,
         }),
         Located::Installed(installed) => {
             let kind = inspect::kind_of(installed.release.content());
@@ -286,6 +308,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
                 grants: component.grants.clone(),
                 limits: component.limits.clone(),
                 adapter: None,
+                known_as: Some(known_as(&installed)),
             })
         }
     }

@@ -10,6 +10,7 @@ mod blobs;
 pub(crate) mod contents;
 mod encoders;
 mod io;
+mod jobs;
 mod reports;
 mod tensors;
 pub(crate) mod text;

@@ -266,6 +266,7 @@ fn report(store: &Store<State>, account: &Account, elapsed: Duration) -> RunRepo
         host_calls: state.host_calls,
         output_bytes: state.io.written,
         output_truncated: state.io.refused,
+        jobs: state.begun.names.clone(),
         reports: state.reports.clone(),
         shown: state.showing.shown(),
         stored_bytes: state.stored.saturating_add(state.trainings.kept()),

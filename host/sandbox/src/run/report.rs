@@ -52,8 +52,12 @@ pub struct RunReport {
     pub output_bytes: u64,
     /// Whether some output was refused because of its limit.
     pub output_truncated: bool,
-    /// Bytes put into the blob store: those that the guest wrote, and those fetched for it.
+    /// Bytes put on the node's disk: into the blob store, whether the guest wrote them or they were
+    /// fetched for it, and what it gave to jobs.
     pub stored_bytes: u64,
+    /// The names of the jobs that it began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<String>,
     /// What the guest reported of others' outputs.
     pub reports: Vec<Reported>,
     /// What the run shows of its texts, if it was to.

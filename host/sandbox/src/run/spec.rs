@@ -7,6 +7,7 @@ use skep_tensor::Device;
 
 use crate::blobs::Blobs;
 use crate::following::Texts;
+use crate::jobs::Jobs;
 use crate::models::Models;
 use crate::training::TrainingRoom;
 
@@ -24,6 +25,9 @@ pub struct RunSpec {
     pub models: Option<Arc<dyn Models>>,
     /// The node's blobs.
     pub blobs: Option<Arc<dyn Blobs>>,
+    /// The jobs of its package. Only a run of the owner's own is given any: whatever runs for others
+    /// spends nothing.
+    pub jobs: Option<Arc<dyn Jobs>>,
     /// What a run that trains has besides; without it a run trains nothing.
     pub training: Option<Arc<dyn TrainingRoom>>,
     /// What all randomness of the run grows from, if others are to be able to repeat it. Its
@@ -42,6 +46,7 @@ impl Default for RunSpec {
             device: Device::cpu(),
             models: None,
             blobs: None,
+            jobs: None,
             training: None,
             seed: None,
             texts: Texts::default(),

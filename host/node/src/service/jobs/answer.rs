@@ -29,7 +29,7 @@ pub async fn answer(
                      `skep node`, or leave --detach out",
                 ));
             }
-            let (folder, quotes) = submit::submit(service, &submission, &progress).await?;
+            let (folder, quotes) = submit::submit(service, &submission, None, &progress).await?;
             let running = drive::begin(service, &folder, Some(quotes))?;
             if submission.detach {
                 let job = running.view().borrow().clone();
@@ -91,6 +91,7 @@ pub async fn answer(
                 ));
             }
             folder.deliver(&output)?;
+            let output = Some(output);
             let job = JobView { output, ..job };
             Ok(Response::Job(Box::new(JobAnswer { job })))
         }
@@ -195,7 +196,7 @@ fn seen(service: &Arc<Service>, folder: &Folder) -> Result<JobView, Failure> {
 }
 
 /// A job that this process does not work on.
-fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
+pub(super) fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
     let spec = folder.spec()?;
     let (_, job) = open(folder, &spec)?;
     let state = match (folder.is_over(), job.is_complete()) {
@@ -220,7 +221,7 @@ pub(super) fn open(folder: &Folder, spec: &Spec) -> Result<(Journal, Job), Failu
 }
 
 /// Stops a job, whether anyone works on it or not.
-async fn cancel(service: &Arc<Service>, folder: &Folder) -> Result<JobView, Failure> {
+pub(super) async fn cancel(service: &Arc<Service>, folder: &Folder) -> Result<JobView, Failure> {
     let running = service.jobs.running().get(&folder.id).map(Arc::clone);
     if let Some(running) = running {
         running.cancel();
@@ -307,6 +308,7 @@ pub fn view(
     JobView {
         job: spec.job.to_string(),
         package: spec.package.clone(),
+        begun_by: spec.begun_by.clone(),
         adapter: spec
             .adapter
             .as_ref()
@@ -318,6 +320,7 @@ pub fn view(
         evidence: folder.evidence(),
         spent_micro: job.spent().micro(),
         budget_micro: spec.budget,
+        result_bytes: job.assembled_bytes(),
         output: spec.output.clone(),
     }
 }

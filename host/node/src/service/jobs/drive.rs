@@ -217,7 +217,7 @@ impl Driver {
             let has_ended = self.job.is_complete() || self.job.gave_up().is_some();
             if has_ended && self.job.outstanding().is_empty() && self.sends.is_empty() {
                 if self.job.is_complete() && self.patience.is_none() {
-                    self.folder.deliver(&self.spec.output)?;
+                    self.folder.deliver_as(&self.spec)?;
                 }
                 if self.have_proofs() {
                     break;

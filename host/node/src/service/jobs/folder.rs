@@ -80,8 +80,11 @@ pub struct Spec {
     pub began: u64,
     /// Tickets of providers that were named.
     pub providers: Vec<String>,
-    /// Where the result goes.
-    pub output: PathBuf,
+    /// Where the result goes; none is that it stays here.
+    pub output: Option<PathBuf>,
+    /// The package whose run began it, if none of its owner's commands did.
+    #[serde(default)]
+    pub begun_by: Option<String>,
     /// What the secrets of its leases grow from.
     pub root: [u8; 32],
 }
@@ -199,6 +202,12 @@ pub fn find(home: &Home, name: &str) -> Result<Folder, Failure> {
     }
 }
 
+/// The job of exactly this name.
+pub fn named(home: &Home, id: Digest) -> Option<Folder> {
+    let path = home.jobs().join(id.to_string());
+    path.is_dir().then_some(Folder { id, path })
+}
+
 /// A new job: all of it is on disk when this returns, or nothing.
 pub fn create(
     home: &Home,
@@ -277,6 +286,16 @@ impl Folder {
         match fs::read(self.output(digest)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             bytes => bytes.map(Some).map_err(failed),
+        }
+    }
+
+    /// At most so many bytes of what there is of the result, from `start` on.
+    pub fn result_from(&self, start: u64, bytes: u64) -> Result<Vec<u8>, Failure> {
+        match fs::metadata(self.result()) {
+            // No shard is done.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Ok(there) if there.len() <= start => Ok(Vec::new()),
+            _ => self.part(start, bytes),
         }
     }
 
@@ -451,6 +470,11 @@ impl Folder {
             file.sync_all()
         };
         append().map_err(failed)
+    }
+
+    /// Copies the result to where the job says that it goes, if it says that.
+    pub fn deliver_as(&self, spec: &Spec) -> Result<(), Failure> {
+        spec.output.as_deref().map_or(Ok(()), |to| self.deliver(to))
     }
 
     /// Copies the result to where it goes, in place of what is there.

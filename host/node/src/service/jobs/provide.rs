@@ -262,6 +262,7 @@ impl Desk {
         let component = release.component().ok_or_else(|| {
             Refusal::Unavailable("the package is not a component, and cannot be run".to_owned())
         })?;
+        work::begins_none(&component.grants).map_err(|error| unavailable(&error))?;
         let world = component.world.as_str();
         let admitted = self.policy.admit(release.publisher(), world, input_bytes);
         admitted.map_err(Stop::from)

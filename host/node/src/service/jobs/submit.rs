@@ -29,10 +29,12 @@ const EACH: u32 = 2;
 /// What an input has beside its records, labels and arguments, at most.
 const AROUND: usize = 256;
 
-/// Puts a new job on disk, and says who would take its shards.
+/// Puts a new job on disk, and says who would take its shards. `begun_by` is the package whose run
+/// begins it, if none of the owner's commands does.
 pub async fn submit(
     service: &Arc<Service>,
     submission: &Submission,
+    begun_by: Option<String>,
     progress: &ProgressSender,
 ) -> Result<(Folder, Quotes), Failure> {
     let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
@@ -53,6 +55,7 @@ pub async fn submit(
         ))
     })?;
     let labels = labels(component.world.as_str(), submission)?;
+    work::begins_none(&component.grants)?;
     let model = work::models(&component.grants)?;
     let adapter = match &submission.adapter {
         None => None,
@@ -136,6 +139,7 @@ pub async fn submit(
         began,
         providers: submission.providers.clone(),
         output: submission.output.clone(),
+        begun_by,
         root: random()?,
     };
     let home = service.home.clone();

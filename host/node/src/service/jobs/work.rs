@@ -71,6 +71,19 @@ pub fn models(grants: &Grants) -> Result<Option<Digest>, Failure> {
     Ok(Some(Digest::of(&both.concat())))
 }
 
+/// Whether a component may do others' work. One that is granted jobs would spend credits there that
+/// are not those of whoever asked for the work, or do something else than with its requester's.
+pub fn begins_none(grants: &Grants) -> Result<(), Failure> {
+    match grants.jobs {
+        None => Ok(()),
+        Some(_) => Err(Failure::new(
+            FailureKind::Refused,
+            "a package that is granted jobs (grants.jobs) is run by its owner only, whose credits it \
+             spends, and not as a part of a job",
+        )),
+    }
+}
+
 /// Whether the models that a component uses in a job are loaded.
 pub fn has_models(service: &Service, release: &SignedRelease) -> bool {
     let Some(component) = release.component() else {
