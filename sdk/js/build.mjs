@@ -43,6 +43,7 @@ const GRANTS = {
   adapter: ["adapters", "models"],
   swarm: ["swarm-read", "swarm-write"],
   train: ["models"],
+  jobs: ["jobs"],
 };
 
 const manifest = await readFile(join(project, "skep.toml"), "utf8");
@@ -79,7 +80,9 @@ async function granted(wit) {
   const folder = await mkdtemp(join(tmpdir(), "skep-wit-"));
   await cp(wit, folder, { recursive: true });
   const lines = table("grants").matchAll(/^([a-z-]+)\s*=\s*(?!false\b|\[\s*\])/gm);
-  const grants = new Set(Array.from(lines, ([, grant]) => grant));
+  // A grant that is a table may also have a heading of its own.
+  const headings = manifest.matchAll(/^\[grants\.([a-z-]+)\]\s*$/gm);
+  const grants = new Set(Array.from([...lines, ...headings], ([, grant]) => grant));
   const imports = new RegExp(`^ *import skep:(${Object.keys(GRANTS).join("|")})/.*;\n`, "gm");
   for (const name of await readdir(folder)) {
     if (!name.endsWith(".wit")) continue;

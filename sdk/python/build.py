@@ -49,6 +49,7 @@ GRANTS = {
     "adapter": ["adapters", "models"],
     "swarm": ["swarm-read", "swarm-write"],
     "train": ["models"],
+    "jobs": ["jobs"],
 }
 
 

@@ -19,6 +19,7 @@ pub mod imports {
                 import skep:model/text@0.1.0;
                 import skep:adapter/adapters@0.1.0;
                 import skep:swarm/blobs@0.1.0;
+                import skep:jobs/jobs@0.1.0;
                 import skep:workload/io@0.1.0;
             }
         ",
@@ -42,6 +43,7 @@ pub mod task {
             "skep:model/text@0.1.0": crate::bindings::imports::skep::model::text,
             "skep:adapter/adapters@0.1.0": crate::bindings::imports::skep::adapter::adapters,
             "skep:swarm/blobs@0.1.0": crate::bindings::imports::skep::swarm::blobs,
+            "skep:jobs/jobs@0.1.0": crate::bindings::imports::skep::jobs::jobs,
             "skep:workload/io@0.1.0": crate::bindings::imports::skep::workload::io,
         },
     });
@@ -65,6 +67,7 @@ pub mod async_task {
             "skep:model/text@0.1.0": crate::bindings::imports::skep::model::text,
             "skep:adapter/adapters@0.1.0": crate::bindings::imports::skep::adapter::adapters,
             "skep:swarm/blobs@0.1.0": crate::bindings::imports::skep::swarm::blobs,
+            "skep:jobs/jobs@0.1.0": crate::bindings::imports::skep::jobs::jobs,
             "skep:workload/io@0.1.0": crate::bindings::imports::skep::workload::io,
             "skep:swarm/blob-streams@0.1.0": generate,
             "skep:model/text-streams@0.1.0": generate,

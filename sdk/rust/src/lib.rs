@@ -2,8 +2,8 @@
 //!
 //! A workload is a WebAssembly component. It computes with what the node lends it through this
 //! crate: [`Tensor`]s on the node's device, sentence [`Encoder`]s, [`LanguageModel`]s and their
-//! [`Adapter`]s, [`Blob`]s of the swarm, and the [`input()`] and [`output()`] of a task. It reaches nothing else: no files, no network,
-//! no clock worth trusting.
+//! [`Adapter`]s, [`Blob`]s of the swarm, [`Job`]s that other nodes do, and the [`input()`] and
+//! [`output()`] of a task. It reaches nothing else: no files, no network, no clock worth trusting.
 //!
 //! There are two kinds:
 //!
@@ -68,6 +68,7 @@ mod blob_stream;
 mod classifier;
 mod encoder;
 mod error;
+mod jobs;
 mod stream;
 mod tensor;
 mod text;
@@ -81,6 +82,7 @@ pub use blob_stream::BlobStream;
 pub use classifier::{Classifier, Document, Label, Prediction};
 pub use encoder::{Encoder, EncoderInfo};
 pub use error::{Error, Quota, Result};
+pub use jobs::{Job, JobPlan, JobResult, JobState, JobStatus};
 pub use stream::{Input, Output, input, output};
 pub use tensor::{DType, Tensor};
 pub use text::{
