@@ -13,6 +13,8 @@ mod coarse;
 mod encoders;
 #[path = "jobs/followed.rs"]
 mod followed;
+#[path = "jobs/guests.rs"]
+mod guests;
 #[path = "jobs/killed.rs"]
 mod killed;
 mod peers;

@@ -399,6 +399,18 @@ impl Stranger {
         self.sends(&offer.encode().unwrap())
     }
 
+    /// What it is answered that wants to know the price of a package which that node has.
+    pub fn asks_for(&self, package: Digest, source: &str) -> Refusal {
+        let quote = Ask::Quote {
+            package,
+            adapter: None,
+            input_bytes: 100,
+            residency: 0,
+            sources: vec![source.to_owned()],
+        };
+        self.sends(&quote.encode().unwrap())
+    }
+
     /// What a receipt that the provider never signed is answered.
     pub fn settles(&self) -> Refusal {
         let settle = Ask::Settle {
