@@ -193,7 +193,8 @@ impl Models for RunModels {
             classes: Vec::new(),
         };
         match &self.applied {
-            Some(applied) if name == "default" && self.applied_to_encoder(applied) => {
+            // By whatever name it was opened: a run does everything with its adapter.
+            Some(applied) if applied.changes(&digest) => {
                 applied.to_encoder(&self.node, &digest, &open)
             }
             _ => Ok(Arc::new(open)),
@@ -201,9 +202,16 @@ impl Models for RunModels {
     }
 
     fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
-        match name {
-            "default" => self.default_language(),
-            _ => self.node.languages.open(name),
+        if name == "default" {
+            return self.default_language();
+        }
+        let model = self.node.languages.open(name)?;
+        let digest = model.info().digest.parse::<Digest>();
+        match &self.applied {
+            Some(applied) if digest.is_ok_and(|digest| applied.changes(&digest)) => {
+                applied.to(&self.node, model)
+            }
+            _ => Ok(model),
         }
     }
 

@@ -221,20 +221,62 @@ pub fn adapter(
     rank: usize,
     seed: u64,
 ) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    let mut tensors = Vec::new();
+    let mut modules = Vec::new();
     for layer in 0..base.layers {
         for (name, outputs) in [("q_proj", base.queries), ("v_proj", base.values)] {
-            let module = format!("base_model.model.model.layers.{layer}.self_attn.{name}");
-            let sides = [("lora_A", [rank, base.width]), ("lora_B", [outputs, rank])];
-            for (side, [rows, columns]) in sides {
-                let name = format!("{module}.{side}.weight");
-                let mut random = Random::new(seed, &name);
-                // Large enough to change what is written.
-                let size = 1.5 / (columns as f32).sqrt();
-                let values = (0..rows * columns).map(|_| random.signed() * size);
-                tensors.push(Tensor::floats(name, vec![rows, columns], values));
-            }
+            let module = format!("model.layers.{layer}.self_attn.{name}");
+            modules.push((module, outputs, base.width));
+        }
+    }
+    peft(
+        folder,
+        &modules,
+        &["q_proj", "v_proj"],
+        base_name,
+        rank,
+        seed,
+    )
+}
+
+/// Writes an adapter of the queries in every layer of an encoder, of which a token has so many elements
+/// between layers, as a PEFT folder.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn encoder_adapter(
+    folder: &Path,
+    (layers, width): (usize, usize),
+    base_name: &str,
+    rank: usize,
+    seed: u64,
+) -> Result<()> {
+    let module = |layer| format!("encoder.layer.{layer}.attention.self.query");
+    let modules: Vec<_> = (0..layers)
+        .map(|layer| (module(layer), width, width))
+        .collect();
+    peft(folder, &modules, &["query"], base_name, rank, seed)
+}
+
+/// Writes an adapter of modules with so many outputs and inputs.
+fn peft(
+    folder: &Path,
+    modules: &[(String, usize, usize)],
+    targets: &[&str],
+    base_name: &str,
+    rank: usize,
+    seed: u64,
+) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut tensors = Vec::new();
+    for (module, outputs, inputs) in modules {
+        let sides = [("lora_A", [rank, *inputs]), ("lora_B", [*outputs, rank])];
+        for (side, [rows, columns]) in sides {
+            let name = format!("base_model.model.{module}.{side}.weight");
+            let mut random = Random::new(seed, &name);
+            // Large enough to change what is made.
+            let size = 1.5 / (columns as f32).sqrt();
+            let values = (0..rows * columns).map(|_| random.signed() * size);
+            tensors.push(Tensor::floats(name, vec![rows, columns], values));
         }
     }
     let config = json!({
@@ -242,7 +284,7 @@ pub fn adapter(
         "base_model_name_or_path": base_name,
         "r": rank,
         "lora_alpha": rank,
-        "target_modules": ["q_proj", "v_proj"],
+        "target_modules": targets,
         "bias": "none",
     });
     fs::write(folder.join("adapter_config.json"), config.to_string())?;

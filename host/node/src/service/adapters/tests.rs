@@ -12,11 +12,14 @@ use skep_tests::random::{self, Attention, Shape};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::Applied;
 use crate::config::Config;
+use crate::embedded;
 use crate::home::Home;
 use crate::keys;
 use crate::requests::{Request, Response};
 use crate::service::Service;
+use crate::service::locate;
 use crate::service::models::{Adapters, DefaultLanguage, RunModels};
 
 /// A node, and what a run on it may open. Its calls are those of a run: they wait on the thread.
@@ -45,7 +48,7 @@ impl World {
         let runtime = Handle::current();
         let models = RunModels {
             node: Arc::clone(&service.models),
-            encoder: String::new(),
+            encoder: embedded::ENCODER.digest().to_string(),
             language: DefaultLanguage::Chosen(base.to_string()),
             trained_encoder: None,
             adapters: Some(Adapters {
@@ -98,12 +101,37 @@ impl World {
         self.models.open_adapter("voice")
     }
 
+    /// What a run may open that does everything with an installed adapter.
+    fn applying(&self, adapter: &str) -> RunModels {
+        let found = locate::installed(&self.service, adapter);
+        let installed = self.runtime.block_on(found).unwrap();
+        RunModels {
+            node: Arc::clone(&self.service.models),
+            encoder: self.models.encoder.clone(),
+            language: DefaultLanguage::Chosen(self.base.to_string()),
+            trained_encoder: None,
+            adapters: None,
+            voices: Vec::new(),
+            applied: Some(Applied::new(installed)),
+            home: self.models.home.clone(),
+        }
+    }
+
     fn model(&self) -> Arc<dyn LanguageModel> {
         self.models.open_text("default").unwrap()
     }
 
     /// Begins to write with an adapter, or with none.
     fn begin(&self, adapter: Option<&dyn TextAdapter>, tokens: usize) -> Writing<'_> {
+        self.begin_by(&*self.model(), adapter, tokens)
+    }
+
+    fn begin_by(
+        &self,
+        model: &dyn LanguageModel,
+        adapter: Option<&dyn TextAdapter>,
+        tokens: usize,
+    ) -> Writing<'_> {
         let caller = Caller {
             account: Account::new(Limits::UNLIMITED),
             owner: 1,
@@ -114,7 +142,7 @@ impl World {
             ..TextRequest::greedy((1..30).collect(), tokens)
         };
         Writing {
-            texts: self.model().generate(&caller, vec![request]),
+            texts: model.generate(&caller, vec![request]),
             runtime: &self.runtime,
         }
     }
@@ -272,6 +300,52 @@ async fn whoever_has_a_version_open_keeps_it_when_it_is_replaced_or_removed() {
         let again = world.open().unwrap();
         assert_eq!(world.held(), ["0.3.0"]);
         assert_eq!(world.write(&*again), expected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_with_an_adapter_has_it_by_every_name_of_its_base() {
+    on_a_thread(|world| {
+        world.add("1.0.0", 4, 1);
+        let run = world.applying("voice");
+        let plain = world.begin(None, 40).rest();
+        let written = |name: &str| {
+            let model = run.open_text(name).unwrap();
+            world.begin_by(&*model, None, 40).rest()
+        };
+        let changed = written("default");
+        assert_ne!(changed, plain);
+        for name in ["tiny".to_owned(), world.base.to_string()] {
+            assert_eq!(written(&name), changed, "{name}");
+        }
+
+        let base = &embedded::ENCODER;
+        let folder = base.folder(&world.models.home).unwrap();
+        let models = &world.service.models;
+        models.add(base.name, base.digest(), &folder).unwrap();
+        let adapter = world.path("desk");
+        random::encoder_adapter(&adapter, (3, 192), base.name, 4, 1).unwrap();
+        world.ask(Request::AdapterAdd {
+            path: adapter,
+            base: Some(base.name.to_owned()),
+            name: "desk".to_owned(),
+            version: "1.0.0".to_owned(),
+            key: "default".to_owned(),
+        });
+        let run = world.applying("desk");
+        let rows_of = |models: &RunModels, name: &str| {
+            let encoder = models.open(name).unwrap();
+            let account = Account::new(Limits::UNLIMITED);
+            let rows = encoder.embed(&["I was charged twice".to_owned()], &account);
+            rows.unwrap().to_f32().unwrap()
+        };
+        let plain = rows_of(&world.models, "default");
+        let changed = rows_of(&run, "default");
+        assert_ne!(changed, plain);
+        for name in [base.name.to_owned(), base.digest().to_string()] {
+            assert_eq!(rows_of(&run, &name), changed, "{name}");
+        }
     })
     .await;
 }
