@@ -43,6 +43,27 @@ struct Description {
     batches: u64,
 }
 
+/// Steps that the training in a checkpoint had made.
+///
+/// # Errors
+/// When the file cannot be read, or is none.
+pub fn steps_in(path: &Path) -> Result<u64, TrainError> {
+    let reason = |reason: String| TrainError::Checkpoint {
+        path: path.to_owned(),
+        reason,
+    };
+    let bytes = std::fs::read(path).map_err(|source| TrainError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| reason(error.to_string()))?;
+    let step = file.tensor("step").ok().map(|tensor| tensor.data());
+    let step = step.and_then(|step| step.try_into().ok());
+    let step = step.ok_or_else(|| reason("it says nothing of its steps".to_owned()))?;
+    Ok(u64::from_le_bytes(step))
+}
+
 impl Trainer {
     fn description(&self) -> Description {
         Description {

@@ -52,7 +52,7 @@ pub use again::Made;
 pub use base::Base;
 pub use batch::{Divisor, Example, Loss, Outcome};
 pub use bf16::Precision;
-pub use checkpoint::LARGEST_NOTE;
+pub use checkpoint::{LARGEST_NOTE, steps_in};
 pub use error::TrainError;
 pub use lora::{LoraConfig, Targets};
 pub use optimizer::{

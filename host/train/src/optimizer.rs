@@ -214,16 +214,30 @@ impl Optimizer {
         parameters: &mut [f32],
         gradients: &mut [f32],
     ) -> Result<StepOutcome, TrainError> {
+        self.check_lengths(parameters, gradients)?;
+        let gradient_norm = self.clip(team, hyper, gradients)?;
+        self.page_in();
+        self.step += 1;
+        self.state
+            .step(team, hyper, self.step, parameters, gradients);
+        Ok(StepOutcome {
+            step: self.step,
+            gradient_norm,
+        })
+    }
+
+    /// Scales gradients down to the norm that they are clipped to, and says what theirs was.
+    ///
+    /// # Errors
+    /// When a setting is no number that it may be, or a gradient is not finite: then nothing was
+    /// changed.
+    pub(crate) fn clip(
+        &self,
+        team: Option<&Team>,
+        hyper: &HyperParameters,
+        gradients: &mut [f32],
+    ) -> Result<f32, TrainError> {
         hyper.check()?;
-        let want = self.state.parameters();
-        for (what, got) in [
-            ("parameters", parameters.len()),
-            ("gradients", gradients.len()),
-        ] {
-            if got != want {
-                return Err(TrainError::shape("optimizer", what, got, want));
-            }
-        }
         let gradient_norm = norm(team, gradients);
         if !gradient_norm.is_finite() {
             return Err(TrainError::Diverged { what: "a gradient" });
@@ -238,14 +252,26 @@ impl Optimizer {
                 });
             }
         }
-        self.page_in();
+        Ok(gradient_norm)
+    }
+
+    fn check_lengths(&self, parameters: &[f32], gradients: &[f32]) -> Result<(), TrainError> {
+        let want = self.state.parameters();
+        for (what, got) in [
+            ("parameters", parameters.len()),
+            ("gradients", gradients.len()),
+        ] {
+            if got != want {
+                return Err(TrainError::shape("optimizer", what, got, want));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a step that something else has made.
+    pub(crate) fn count_step(&mut self) -> u64 {
         self.step += 1;
-        self.state
-            .step(team, hyper, self.step, parameters, gradients);
-        Ok(StepOutcome {
-            step: self.step,
-            gradient_norm,
-        })
+        self.step
     }
 
     /// Its state and steps as named tensors of bytes, for a checkpoint.

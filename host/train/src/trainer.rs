@@ -4,6 +4,7 @@ mod device;
 mod losses;
 mod pass;
 mod sample;
+mod together;
 
 use std::fmt;
 use std::sync::Arc;
@@ -326,39 +327,6 @@ impl Trainer {
     /// The gradients since the last step, in the order of [`Trainer::tensors`].
     pub fn gradients(&self) -> &[f32] {
         &self.gradients
-    }
-
-    /// Takes the gradients since the last step, in the same order: what a node tells others that
-    /// make steps with it.
-    ///
-    /// # Errors
-    /// When there are none.
-    pub fn take_gradients(&mut self) -> Result<Vec<f32>, TrainError> {
-        if self.pending == 0 {
-            return Err(TrainError::NoGradient);
-        }
-        let taken = self.gradients.clone();
-        self.drop_gradients();
-        Ok(taken)
-    }
-
-    /// Adds gradients that were computed elsewhere to those since the last step.
-    ///
-    /// # Errors
-    /// When they are not as many, or one is not finite: then nothing was added.
-    pub fn add_gradients(&mut self, gradients: &[f32]) -> Result<(), TrainError> {
-        if gradients.len() != self.layout.len {
-            let (got, want) = (gradients.len(), self.layout.len);
-            return Err(TrainError::shape("trainer", "the gradients", got, want));
-        }
-        if gradients.iter().any(|x| !x.is_finite()) {
-            return Err(TrainError::Diverged { what: "a gradient" });
-        }
-        for (sum, gradient) in self.gradients.iter_mut().zip(gradients) {
-            *sum += gradient;
-        }
-        self.pending += 1;
-        Ok(())
     }
 
     /// All parameters, in the order of [`Trainer::tensors`].

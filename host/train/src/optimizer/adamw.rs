@@ -32,9 +32,23 @@ struct Step {
     epsilon: f32,
 }
 
+/// A power by squares: the system's `pow` may differ in its last bit from one system to another, and
+/// nodes that make a step together have to come to the same bits.
+fn power(base: f64, exponent: u64) -> f64 {
+    let (mut square, mut rest, mut product) = (base, exponent, 1.0);
+    while rest > 0 {
+        if rest & 1 == 1 {
+            product *= square;
+        }
+        square *= square;
+        rest >>= 1;
+    }
+    product
+}
+
 impl Step {
     fn new(hyper: &HyperParameters, step: u64) -> Self {
-        let lacks = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
+        let lacks = |beta: f32| 1.0 - power(f64::from(beta), step);
         let rate = f64::from(hyper.learning_rate);
         Self {
             keep: (1.0 - rate * f64::from(hyper.weight_decay)) as f32,
