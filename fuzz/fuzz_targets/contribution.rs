@@ -1,11 +1,11 @@
-//! What a node says of its weights to others that train with it, dense and as frequencies: whatever
-//! is accepted is finite, and a step along it changes no weight to one that is not.
+//! What a node says of its weights to others that train with it, dense, as frequencies and as
+//! gradients: whatever is accepted is finite, and a step along it changes no weight to one that is not.
 #![no_main]
 
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use skep_together::{Demo, DemoConfig, Diloco, DilocoConfig, Guard, Precision, Turn};
+use skep_together::{AllReduce, Demo, DemoConfig, Diloco, DilocoConfig, Guard, Precision, Turn};
 
 /// Not a multiple of a block, and odd.
 const WEIGHTS: usize = 24 * 17;
@@ -28,6 +28,11 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(weights.iter().all(|x| x.is_finite()));
         }
     }
+    let node = AllReduce::new(WEIGHTS).expect("there are some weights");
+    let heard = BTreeMap::from([(0, node.read(0, bytes))]);
+    let judged = Guard::default().judge(heard, None);
+    let mean = node.mean(&judged.accepted).expect("they are gradients");
+    assert!(mean.iter().all(|x| x.is_finite()));
     let node = Demo::new(DemoConfig::default(), &[(24, 17)]).expect("these settings are sound");
     let heard = BTreeMap::from([(0, node.read(0, bytes))]);
     let judged = Guard::default().judge(heard, None);

@@ -240,9 +240,18 @@ pub struct Finetune {
     /// several times.
     #[arg(long, value_name = "TICKET")]
     pub provider: Vec<String>,
-    /// How many steps each node makes between two of its contributions to the same weights.
-    #[arg(long, value_name = "STEPS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub every: u32,
+    /// What nodes tell each other: diloco now and then how far a node's weights have moved, demo at
+    /// every step the largest frequencies of its momentum, all-reduce at every step every gradient.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Method::Diloco)]
+    pub method: Method,
+    /// With diloco, how many steps each node makes between two of its contributions to the same
+    /// weights; 50 if not said.
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub every: Option<u32>,
+    /// With diloco, in how many parts the weights are sent, one after the other within those steps;
+    /// 4 if not said.
+    #[arg(long, value_name = "PARTS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub fragments: Option<u16>,
     /// How many seconds the others wait for a node that does not say what it has learned.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub patience: u64,
@@ -262,6 +271,17 @@ pub struct Finetune {
 }
 
 /// The form of a batch classifier's input.
+/// In which way nodes train together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Now and then what a node's weights have moved by, in 4 bits.
+    Diloco,
+    /// At every step the largest frequencies of a node's momentum.
+    Demo,
+    /// At every step every gradient, in 16 bits.
+    AllReduce,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Format {
     /// One JSON object a line, with `text` and perhaps `id`.

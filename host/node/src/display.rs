@@ -172,7 +172,8 @@ fn print_finetuned(finetuned: &FineTuned) {
     }
     if let Some(together) = &finetuned.together {
         println!(
-            "  together  {} turns, {} of own contributions, {} sent in all",
+            "  together  by {}, {} turns, {} of own contributions, {} sent in all",
+            together.method,
             together.turns,
             bytes(together.contributed_bytes),
             bytes(together.sent_bytes)

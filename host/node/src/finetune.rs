@@ -1,13 +1,29 @@
 //! `skep finetune`: from the command line to a request.
 
-use crate::cli::Finetune;
+use crate::cli::{Finetune, Method};
 use crate::failure::{Failure, FailureKind};
-use crate::requests::{FineTuneRequest, Request, TogetherRequest};
+use crate::requests::{FineTuneRequest, Request, TogetherMethod, TogetherRequest};
 use crate::{absolute, limits_of, model_name, place_of};
+
+/// Steps of each node between two of its contributions to the same weights, if it is not said.
+const EVERY: u32 = 50;
 
 /// The request that the command line means.
 pub fn request(options: Finetune) -> Result<Request, Failure> {
     let data = absolute(&options.data)?;
+    let method = match options.method {
+        Method::Diloco => TogetherMethod::Diloco,
+        Method::Demo => TogetherMethod::Demo,
+        Method::AllReduce => TogetherMethod::AllReduce,
+    };
+    let is_divided = options.every.is_some() || options.fragments.is_some();
+    if method != TogetherMethod::Diloco && is_divided {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            "--every and --fragments say how often nodes meet with --method diloco; with the others \
+             they meet at every step, so leave them out",
+        ));
+    }
     let mut settings: Vec<(String, String)> = Vec::new();
     for setting in &options.settings {
         let (name, value) = setting.split_once('=').ok_or_else(|| {
@@ -35,7 +51,9 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
         together: (options.nodes > 1).then_some(TogetherRequest {
             nodes: options.nodes,
             providers: options.provider,
-            every: options.every,
+            method,
+            every: options.every.unwrap_or(EVERY),
+            fragments: options.fragments,
             patience: options.patience,
             audit: options.audit,
         }),

@@ -140,17 +140,35 @@ pub struct TogetherRequest {
     pub nodes: u16,
     /// Tickets of nodes to ask before those of the configuration.
     pub providers: Vec<String>,
-    /// Steps of each between two of its contributions to the same weights.
+    /// In which way.
+    pub method: TogetherMethod,
+    /// With DiLoCo, steps of each between two of its contributions to the same weights.
     pub every: u32,
+    /// With DiLoCo, in how many parts the weights are sent.
+    pub fragments: Option<u16>,
     /// How many seconds each turn may wait for a node.
     pub patience: u64,
     /// In how many of a million turns a node has to show a step that it made.
     pub audit: u32,
 }
 
+/// In which way nodes train together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TogetherMethod {
+    /// Steps of their own, and now and then what they have moved by.
+    Diloco,
+    /// Every step together, by the largest frequencies of each one's momentum.
+    Demo,
+    /// Every step together, by all gradients.
+    AllReduce,
+}
+
 /// What came of a training by several nodes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TogetherReport {
+    /// In which way.
+    pub method: String,
     /// Turns in which all made a step together.
     pub turns: u64,
     /// From the first batch to the last turn.

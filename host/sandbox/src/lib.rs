@@ -88,5 +88,6 @@ pub mod records {
 }
 pub use sandbox::{Sandbox, SandboxConfig};
 pub use training::{
-    Meeting, Met, Others, Rehearsal, SavedAdapter, SharedTrainer, TrainingProgress, TrainingRoom,
+    Meeting, Met, Others, Rehearsal, SavedAdapter, SharedTrainer, StepTogether, Stepped,
+    TrainingProgress, TrainingRoom,
 };

@@ -96,7 +96,27 @@ pub trait Others: Send + Sync + 'static {
     /// Hears of a step that was made since the first meeting, with the trainer as it is after it.
     /// Called on a thread for models.
     fn stepped(&self, made: &Made, trainer: &Trainer);
+
+    /// Whether every step is made with them, in place of the trainer's own.
+    fn makes_steps(&self) -> bool;
+
+    /// Makes a step with them: tells them of the gradients here, and changes the trainer as all have
+    /// agreed. The run waits meanwhile, and no thread does.
+    fn step(&self, step: StepTogether, trainer: SharedTrainer) -> Stepped;
 }
+
+/// A step to make with those on other nodes.
+pub struct StepTogether {
+    /// Steps since the first meeting before it.
+    pub number: u64,
+    /// The gradients here, scaled down as the recipe wants them. The trainer has them no more.
+    pub gradients: Vec<f32>,
+    /// What they were computed of, and what the recipe would make the step with.
+    pub made: Made,
+}
+
+/// How many steps the trainer has made now, or why the step was not made.
+pub type Stepped = Pin<Box<dyn Future<Output = Result<u64, String>> + Send>>;
 
 /// The weights to go on with, or why there are none.
 pub type Met = Pin<Box<dyn Future<Output = Result<Vec<f32>, String>> + Send>>;

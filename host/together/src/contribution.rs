@@ -7,7 +7,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 4 | `skT1` |
-//! | 1 | 1: numbers in 8 bits; 2: in 4 bits; 3: the largest frequencies; 4: nothing has moved |
+//! | 1 | 1: numbers in 8 bits; 2: in 4 bits; 3: the largest frequencies; 4: nothing has moved; 5: gradients |
 //! | 2 | which fragment of the weights, little-endian as all of these |
 //! | 4 | which round, or step |
 //! | 4 | how many numbers |
@@ -15,11 +15,15 @@
 //! Dense numbers are blocks of 256: a scale (bfloat16) and the codes, in 4 bits the first one in
 //! the low half of a byte. Frequencies are chunks: a scale, then the places of those that are sent,
 //! rising, in as many bits each as the chunk's size asks for, filled up to a whole byte with zeros;
-//! and then a byte for each. Where nothing has moved, nothing follows. A scale has no sign and is finite, and with a scale of 0 all codes are
+//! and then a byte for each. Where nothing has moved, nothing
+//! follows. Gradients are a bfloat16 each. A scale has no sign and is finite, and with a scale of 0 all codes are
 //! 0: so what no honest node writes is told apart from what one does.
+
+use std::collections::BTreeMap;
 
 use half::bf16;
 
+use crate::error::{TogetherError, check_length};
 use crate::quantize::{BLOCK, Precision};
 
 /// The first bytes.
@@ -83,6 +87,8 @@ pub enum Kind {
     Frequencies,
     /// None: the weights are what was agreed on.
     Unmoved,
+    /// One for each parameter, in 16 bits.
+    Gradients,
 }
 
 /// What a contribution says of itself.
@@ -109,6 +115,7 @@ impl Header {
             Kind::Dense(Precision::Int4) => 2,
             Kind::Frequencies => 3,
             Kind::Unmoved => 4,
+            Kind::Gradients => 5,
         });
         out.extend_from_slice(&self.fragment.to_le_bytes());
         out.extend_from_slice(&self.round.to_le_bytes());
@@ -128,6 +135,7 @@ impl Header {
             (true, 2) => Kind::Dense(Precision::Int4),
             (true, 3) => Kind::Frequencies,
             (true, 4) => Kind::Unmoved,
+            (true, 5) => Kind::Gradients,
             _ => return None,
         };
         Some(Self {
@@ -178,6 +186,38 @@ impl Contribution {
         };
         squares.sqrt()
     }
+}
+
+/// The mean of all, summed in 64 bits in the order of whom they are of; none of nobody who moved.
+pub(crate) fn mean<K: Ord>(
+    accepted: &BTreeMap<K, Contribution>,
+    numbers: usize,
+) -> Result<Option<Vec<f32>>, TogetherError> {
+    if accepted.values().all(|own| *own == Contribution::Unmoved) {
+        return Ok(None);
+    }
+    let mut sums = vec![0.0_f64; numbers];
+    for contribution in accepted.values() {
+        let own = match contribution {
+            Contribution::Dense(own) => own,
+            Contribution::Unmoved => continue,
+            Contribution::Frequencies(_) => {
+                return Err(TogetherError::Setting {
+                    what: "a contribution to a mean",
+                    got: "frequencies".to_owned(),
+                    want: "a number for each weight",
+                });
+            }
+        };
+        check_length("the differences", own.len(), numbers)?;
+        for (sum, x) in sums.iter_mut().zip(own) {
+            *sum += f64::from(*x);
+        }
+    }
+    let count = accepted.len() as f64;
+    Ok(Some(
+        sums.into_iter().map(|sum| (sum / count) as f32).collect(),
+    ))
 }
 
 /// Takes a scale, and the bytes after it.

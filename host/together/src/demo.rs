@@ -9,13 +9,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::contribution::{ChunkCode, Contribution, Header, Kind, Unsound};
 use crate::dct::{Dct, forward, inverse};
 use crate::error::{TogetherError, check_length};
 use crate::quantize::{Precision, code, scale_of};
 
 /// How nodes take steps together.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct DemoConfig {
     /// The largest side of a chunk.
     pub side: usize,
@@ -120,6 +122,13 @@ impl Demo {
     #[must_use]
     pub fn momentum(&self) -> &[f32] {
         &self.momentum
+    }
+
+    /// Goes on from what another node's gradients came to.
+    pub(crate) fn set_momentum(&mut self, momentum: &[f32]) -> Result<(), TogetherError> {
+        check_length("the momentum", momentum.len(), self.momentum.len())?;
+        self.momentum.copy_from_slice(momentum);
+        Ok(())
     }
 
     /// What each contribution to a step says of itself.

@@ -12,7 +12,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::contribution::{Contribution, Header, Kind, Unsound, read_dense};
+use crate::audit::{Digest, digest_of};
+use crate::contribution::{Contribution, Header, Kind, Unsound, mean, read_dense};
 use crate::error::{TogetherError, check_length};
 use crate::quantize::{BLOCK, Feedback, Precision};
 
@@ -150,6 +151,8 @@ pub struct Diloco {
     /// The outer momentum, which is also the same everywhere.
     velocity: Vec<f32>,
     feedback: Feedback,
+    /// The digests of this node's own weights of fragments when it last said how far they had moved.
+    said: BTreeMap<u16, Digest>,
 }
 
 impl Diloco {
@@ -183,6 +186,7 @@ impl Diloco {
             agreed: agreed.to_vec(),
             velocity: velocity.to_vec(),
             feedback: Feedback::new(agreed.len()),
+            said: BTreeMap::new(),
         })
     }
 
@@ -268,7 +272,9 @@ impl Diloco {
         let range = self.range(turn.fragment);
         let agreed = &self.agreed[range.clone()];
         let own = &weights[range.clone()];
+        let said = digest_of(own);
         if own == agreed {
+            self.said.insert(turn.fragment, said);
             let mut out = Vec::with_capacity(Header::BYTES);
             self.unmoved(turn).write(&mut out);
             return Ok(out);
@@ -278,6 +284,7 @@ impl Diloco {
         self.header(turn).write(&mut out);
         self.feedback
             .write(self.config.precision, range.start, &moved, &mut out)?;
+        self.said.insert(turn.fragment, said);
         Ok(out)
     }
 
@@ -377,6 +384,26 @@ impl Diloco {
         Ok(())
     }
 
+    /// Whether nothing was computed since this node has said how far it has moved: its weights are
+    /// those of that moment.
+    #[must_use]
+    pub fn is_as_said(&self, fragment: u16, weights: &[f32]) -> bool {
+        let own = weights.get(self.range(fragment));
+        own.is_some_and(|own| self.said.get(&fragment) == Some(&digest_of(own)))
+    }
+
+    /// Takes what all have agreed on in place of this node's own weights: for one that has computed
+    /// nothing while it was under way, and so has nothing of its own to keep.
+    ///
+    /// # Errors
+    /// When there are not as many weights.
+    pub fn take_whole(&self, fragment: u16, weights: &mut [f32]) -> Result<(), TogetherError> {
+        check_length("the weights", weights.len(), self.agreed.len())?;
+        let range = self.range(fragment);
+        weights[range.clone()].copy_from_slice(&self.agreed[range]);
+        Ok(())
+    }
+
     /// Takes what all have agreed on over into this node's own weights.
     fn take_over(&self, range: Range<usize>, weights: &mut [f32]) {
         let keep = self.keep();
@@ -390,38 +417,6 @@ impl Diloco {
     pub fn forget(&mut self, fragment: u16) {
         self.feedback.forget(self.range(fragment));
     }
-}
-
-/// The mean of all, summed in 64 bits in the order of whom they are of; none of nobody who moved.
-fn mean<K: Ord>(
-    accepted: &BTreeMap<K, Contribution>,
-    numbers: usize,
-) -> Result<Option<Vec<f32>>, TogetherError> {
-    if accepted.values().all(|own| *own == Contribution::Unmoved) {
-        return Ok(None);
-    }
-    let mut sums = vec![0.0_f64; numbers];
-    for contribution in accepted.values() {
-        let own = match contribution {
-            Contribution::Dense(own) => own,
-            Contribution::Unmoved => continue,
-            Contribution::Frequencies(_) => {
-                return Err(TogetherError::Setting {
-                    what: "a contribution to an outer step",
-                    got: "frequencies".to_owned(),
-                    want: "a number for each weight",
-                });
-            }
-        };
-        check_length("the differences", own.len(), numbers)?;
-        for (sum, x) in sums.iter_mut().zip(own) {
-            *sum += f64::from(*x);
-        }
-    }
-    let count = accepted.len() as f64;
-    Ok(Some(
-        sums.into_iter().map(|sum| (sum / count) as f32).collect(),
-    ))
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@
 //! |---|---|
 //! | [`diloco`] | steps of one's own, and an outer step along what all have moved (arXiv 2311.08105), fragment by fragment (arXiv 2501.18512) |
 //! | [`demo`] | a step together each time, along the largest of each node's momentum's frequencies (arXiv 2411.19870) |
+//! | [`all_reduce`] | a step together each time, along the mean of all gradients: what both are compared with |
+//! | [`method`] | which of these it is |
+//! | [`stepwise`] | what the last two have in common |
 //! | [`quantize`] | numbers in 8 or 4 bits, what is lost of them kept for the next time |
 //! | [`dct`] | the discrete cosine transform of chunks |
 //! | [`contribution`] | what goes over the wire, and reading it from strangers |
@@ -28,6 +31,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod all_reduce;
 pub mod audit;
 pub mod contribution;
 pub mod dct;
@@ -36,11 +40,16 @@ pub mod diloco;
 mod error;
 pub mod guard;
 pub mod message;
+pub mod method;
 pub mod quantize;
+pub mod stepwise;
 
+pub use all_reduce::AllReduce;
 pub use contribution::{Contribution, Header, Unsound};
 pub use demo::{Demo, DemoConfig};
 pub use diloco::{Diloco, DilocoConfig, Turn};
 pub use error::TogetherError;
 pub use guard::{Guard, Judgement};
+pub use method::Method;
 pub use quantize::Precision;
+pub use stepwise::{Position, Stepwise};

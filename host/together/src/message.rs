@@ -9,7 +9,7 @@
 //! Examples          →
 //!                   ←   Ready          once its trainer is open
 //! State             →                  what all go on from
-//!                   ←   Contribution   when a fragment's turn has come
+//!                   ←   Contribution   when a fragment's turn has come, or at every step
 //! Open              →                  now and then: what has the node done?
 //!                   ←   Opened
 //! Draw              →                  and how, in this one place?
@@ -26,8 +26,9 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{Commitment, Window};
-use crate::diloco::{DilocoConfig, Turn};
+use crate::audit::{Commitment, Digest, Window};
+use crate::diloco::Turn;
+use crate::method::Method;
 
 /// The longest invitation, and the longest answer to it, in bytes.
 pub const MAX_INVITATION: usize = 64 << 10;
@@ -66,7 +67,21 @@ pub struct Invitation {
     /// Bytes of the examples that follow.
     pub examples: u64,
     /// How they train together.
-    pub how: DilocoConfig,
+    pub how: Method,
+}
+
+/// What the leader's recipe makes a step with, where all make it together: recipes whose examples
+/// are fewer, or that have come back, may have come to another rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepWith {
+    /// The size of the step.
+    pub rate: f32,
+    /// How much of both moments is kept.
+    pub betas: (f32, f32),
+    /// What is added to the root of the second moment.
+    pub epsilon: f32,
+    /// What share of a weight is taken away in a step of size 1.
+    pub weight_decay: f32,
 }
 
 /// What the leader says.
@@ -82,8 +97,10 @@ pub enum ToMember {
         round: u32,
         /// What all have agreed on.
         agreed: Vec<f32>,
-        /// The outer momentum.
+        /// The outer momentum, with DiLoCo.
         velocity: Vec<f32>,
+        /// The optimizer's state, with all-reduce.
+        optimizer: Vec<u8>,
     },
     /// What was decided of a turn.
     Round {
@@ -91,6 +108,8 @@ pub enum ToMember {
         turn: Turn,
         /// By whom, and what: bytes as they came.
         accepted: Vec<(u16, Vec<u8>)>,
+        /// With what, where the step is one of the recipe's.
+        with: Option<StepWith>,
     },
     /// Asks what it has done before its contribution to a turn.
     Open(Turn),
@@ -123,6 +142,8 @@ pub enum ToLeader {
         bytes: Vec<u8>,
         /// What it commits to, but at the end.
         commitment: Option<Commitment>,
+        /// The digest of its weights, where they have to be everybody's.
+        at: Option<Digest>,
     },
     /// What it has done.
     Opened(Window),
@@ -216,6 +237,12 @@ mod tests {
         let round = ToMember::Round {
             turn,
             accepted: vec![(0, vec![1, 2]), (7, Vec::new())],
+            with: Some(StepWith {
+                rate: 0.1,
+                betas: (0.9, 0.99),
+                epsilon: 1e-8,
+                weight_decay: 0.0,
+            }),
         };
         let mut bytes = round.encode().unwrap();
         assert_eq!(ToMember::decode(&bytes), Ok(round));

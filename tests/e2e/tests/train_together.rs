@@ -1,164 +1,22 @@
 //! `skep finetune --nodes` over real node processes: nodes that train together, one that is killed
 //! in the middle, one that comes back, one that stands still, one that sends what would spoil the
-//! training, and one that says that it learns and does not.
+//! training, and one that says that it learns and does not; and the same where every step is made
+//! together.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "together/outsider.rs"]
+mod outsider;
+#[path = "together/stepwise.rs"]
+mod stepwise;
+mod together;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use outsider::{Does, Outsider};
 use serde_json::Value;
-use skep_decoder::Decoder;
-use skep_swarm::{Answerer, Channel, Swarm, SwarmConfig};
-use skep_tests::{Built, Node, lessons, run, set_up};
-use skep_together::audit::{Commitment, Deed, Digest, Event, Window, digest_of};
-use skep_together::message::{ENVELOPE, MAX_INVITATION, ToLeader, ToMember};
-use skep_together::{Diloco, Header, Turn};
-use skep_train::{Base, LoraConfig, Trainer, TrainerOptions};
-use tokio::runtime::Runtime;
-
-/// Many times what a training of these tests takes.
-const LONGEST: Duration = Duration::from_secs(300);
-const PATIENCE: Duration = Duration::from_secs(120);
-const RANK: usize = 4;
-/// An outer step every 4 steps, of which each node makes 32.
-const SETTINGS: [&str; 6] = [
-    "rank=4",
-    "batch=4",
-    "learning-rate=0.01",
-    "held-out=0.2",
-    "steps=32",
-    "evaluate-every=16",
-];
-
-struct Setting {
-    folder: tempfile::TempDir,
-}
-
-impl Setting {
-    fn new() -> Self {
-        let setting = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        fs::write(setting.path("shop.jsonl"), lessons(60)).unwrap();
-        let leader = setting.path("leader");
-        set_up(&leader).unwrap();
-        let made = run(&leader, &["key", "new"]).unwrap();
-        assert_eq!(made.code, 0, "{}", made.stderr);
-        setting
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A node that takes part in trainings.
-    fn member(&self, name: &str) -> Node {
-        let home = self.path(name);
-        set_up(&home).unwrap();
-        let configuration = home.join("config.toml");
-        let mut text = fs::read_to_string(&configuration).unwrap();
-        text.push_str("[trainings]\naccept = true\n");
-        fs::write(configuration, text).unwrap();
-        Node::start(&Built::skep(), &home).unwrap()
-    }
-
-    /// Three nodes with these settings of the recipe besides the usual ones.
-    fn longer(&self, nodes: [&Node; 2], patience: &str, settings: &[&str]) -> Vec<String> {
-        let mut all = self.arguments(&nodes.map(ticket), patience);
-        all.retain(|word| !word.starts_with("steps="));
-        all.extend(settings.iter().map(|word| (*word).to_owned()));
-        all
-    }
-
-    fn arguments(&self, tickets: &[&str], patience: &str) -> Vec<String> {
-        let data = self.path("shop.jsonl");
-        let nodes = (tickets.len() + 1).to_string();
-        let mut all = vec!["--json", "finetune", "--data", data.to_str().unwrap()];
-        all.extend(["--nodes", &nodes, "--every", "4", "--patience", patience]);
-        // Somebody has to show something in every turn.
-        all.extend(["--audit", "100"]);
-        for ticket in tickets {
-            all.extend(["--provider", ticket]);
-        }
-        all.push("--");
-        all.extend(SETTINGS);
-        all.into_iter().map(str::to_owned).collect()
-    }
-}
-
-fn ticket(node: &Node) -> &str {
-    node.status["ticket"].as_str().unwrap()
-}
-
-/// A training that runs. It is ended when it takes too long, or when the test is over.
-struct Leader {
-    process: Child,
-    output: BufReader<std::process::ChildStdout>,
-    began: Instant,
-}
-
-impl Leader {
-    fn start(home: &Path, arguments: &[String]) -> Self {
-        let mut process = Command::new(Built::skep())
-            .arg("--home")
-            .arg(home)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let pid = process.id().to_string();
-        std::thread::spawn(move || {
-            std::thread::sleep(LONGEST);
-            let _ = Command::new("kill").args(["-KILL", &pid]).status();
-        });
-        Self {
-            output: BufReader::new(process.stdout.take().unwrap()),
-            process,
-            began: Instant::now(),
-        }
-    }
-
-    /// Waits until it has said something.
-    fn says(&mut self, what: &str) {
-        let mut line = String::new();
-        while !line.contains(what) {
-            line.clear();
-            let read = self.output.read_line(&mut line).unwrap();
-            assert!(read > 0, "it ended before it said {what}");
-        }
-    }
-
-    /// What came of it.
-    fn result(mut self) -> Value {
-        let mut text = String::new();
-        self.output.read_to_string(&mut text).unwrap();
-        let status = self.process.wait().unwrap();
-        let took = self.began.elapsed();
-        assert!(status.success(), "{status} after {took:?}: {text}");
-        serde_json::from_str(text.lines().last().unwrap()).unwrap()
-    }
-}
-
-fn number(value: &Value, pointer: &str) -> f64 {
-    value.pointer(pointer).and_then(Value::as_f64).unwrap()
-}
-
-/// It has learned, and nobody was let go who should not have been.
-fn assert_learned(trained: &Value) {
-    let (before, after) = (
-        number(trained, "/metrics/held-out-loss-before"),
-        number(trained, "/metrics/held-out-loss"),
-    );
-    assert!(after < 0.5 * before, "{before} {after}");
-}
+use skep_tests::{Built, Node, run};
+use together::{Leader, Setting, Stopped, assert_learned, ticket};
 
 #[test]
 fn two_nodes_finish_what_three_began_when_one_is_killed() {
@@ -327,156 +185,33 @@ fn a_node_that_takes_part_in_nothing_says_so() {
     assert!(refused.stderr.contains("--provider"), "{}", refused.stderr);
 }
 
-/// A process that stands still until this is over.
-struct Stopped(String);
-
-impl Stopped {
-    fn new(pid: u32) -> Self {
-        let stopped = Self(pid.to_string());
-        stopped.signal("-STOP");
-        stopped
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.0]).status();
-        assert!(sent.unwrap().success());
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        self.signal("-CONT");
-    }
-}
-
-/// A node of the test's own that takes part, and does something else than to learn.
-struct Outsider {
-    ticket: String,
-    node: String,
-    _swarm: Swarm,
-    _runtime: Runtime,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Does {
-    /// Sends numbers that are none, then numbers that are far too large, then half of what it should.
-    Spoil,
-    /// Says that it has made steps, and moves by something small.
-    Lie,
-}
-
-impl Outsider {
-    fn start(folder: &Path, does: Does) -> Self {
-        let decoder = Decoder::load(&Built::language_model()).unwrap();
-        let base = Arc::new(Base::stored(Arc::new(decoder)));
-        let lora = LoraConfig {
-            rank: RANK,
-            alpha: 2.0 * RANK as f32,
-            ..LoraConfig::default()
-        };
-        let trainer = Trainer::open(base, lora, &TrainerOptions::default()).unwrap();
-        let runtime = Runtime::new().unwrap();
-        let swarm = runtime
-            .block_on(Swarm::open(SwarmConfig::loopback(folder)))
-            .unwrap();
-        swarm.train_with(Arc::new(Part {
-            does,
-            trainer: Arc::new(trainer),
-        }));
-        Self {
-            ticket: swarm.ticket().to_string(),
-            node: swarm.id().to_string(),
-            _swarm: swarm,
-            _runtime: runtime,
-        }
-    }
-}
-
-/// What it does, with a trainer like everybody's.
-#[derive(Clone, Debug)]
-struct Part {
-    does: Does,
-    trainer: Arc<Trainer>,
-}
-
-impl Answerer for Part {
-    fn answer(&self, channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let part = self.clone();
-        Box::pin(async move {
-            // What does not come to its end shows in what the leader says of this node.
-            let _ = part.take_part(channel).await;
-        })
-    }
-}
-
-impl Part {
-    async fn take_part(self, mut channel: Channel) -> Option<()> {
-        async fn say(channel: &mut Channel, message: &ToLeader) -> Option<()> {
-            channel.say_whole(&message.encode().ok()?).await.ok()
-        }
-        async fn hear(channel: &mut Channel, limit: usize) -> Option<ToMember> {
-            let heard = channel.hear_whole(limit + ENVELOPE, PATIENCE).await.ok()?;
-            ToMember::decode(&heard).ok()
-        }
-        let ToMember::Invitation(invitation) = hear(&mut channel, MAX_INVITATION).await? else {
-            return None;
-        };
-        say(&mut channel, &ToLeader::Accepted).await?;
-        hear(&mut channel, 1 << 20).await?;
-        let weights = self.trainer.parameters() as u64;
-        say(&mut channel, &ToLeader::Ready { weights }).await?;
-        let ToMember::State {
-            agreed, velocity, ..
-        } = hear(&mut channel, 8 * weights as usize).await?
-        else {
-            return None;
-        };
-        let mut part = Diloco::join(invitation.how, &agreed, &velocity).ok()?;
-        let by = match self.does {
-            Does::Spoil => 100.0,
-            Does::Lie => 1e-4,
-        };
-        let begins = self.trainer.state_with(&agreed).ok()?;
-        let mut begins = *blake3::hash(&begins).as_bytes();
-        let far: Vec<f32> = agreed.iter().map(|x| x + by).collect();
-        for round in 0.. {
-            let turn = Turn { round, fragment: 0 };
-            let mut bytes = part.contribute(turn, &far).ok()?;
-            match (self.does, round) {
-                (Does::Lie, _) | (_, 1) => {}
-                // A scale that is infinite.
-                (_, 0) => bytes[Header::BYTES..][..2].copy_from_slice(&[0x80, 0x7f]),
-                _ => bytes.truncate(bytes.len() / 2),
-            }
-            let window = made_up(begins);
-            begins = window.after();
-            let commitment = Some(Commitment {
-                window: window.digest(),
-                state: window.after(),
-                unsaid: digest_of(part.lost()),
-            });
-            let contribution = ToLeader::Contribution {
-                turn,
-                bytes,
-                commitment,
-            };
-            say(&mut channel, &contribution).await?;
-            while let ToMember::Open(_) = hear(&mut channel, 8 * weights as usize).await? {
-                say(&mut channel, &ToLeader::Opened(window.clone())).await?;
-            }
-        }
-        None
-    }
-}
-
-/// Four steps on examples that nobody has.
-fn made_up(before: Digest) -> Window {
-    let step = |number: u8| Event {
-        deed: Deed::Step { of: [number; 32] },
-        after: [100 + number; 32],
-    };
-    Window {
-        before,
-        events: (0..4).map(step).collect(),
-    }
+/// What a node that comes back is told: its recipe goes on at that place of its schedule.
+#[test]
+fn a_recipe_goes_on_after_the_steps_that_all_have_made() {
+    let setting = Setting::new();
+    let data = setting.path("shop.jsonl");
+    let mut arguments = vec!["--json", "finetune", "--data", data.to_str().unwrap(), "--"];
+    arguments.extend(["rank=4", "batch=4", "learning-rate=0.01", "held-out=0.2"]);
+    arguments.extend([
+        "steps=50",
+        "schedule=linear",
+        "warm-up=0.1",
+        "steps-made=40",
+    ]);
+    let ended = run(&setting.path("leader"), &arguments).unwrap();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let losses = fs::read_to_string(setting.path("leader/trainings/shop/losses.jsonl")).unwrap();
+    let steps: Vec<Value> = losses
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|step: &Value| !step["loss"].is_null())
+        .collect();
+    let numbers: Vec<u64> = steps
+        .iter()
+        .map(|step| step["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, (41..=50).collect::<Vec<u64>>());
+    // Five steps of warm-up, and 45 in which the rate falls to nothing, 35 of which are over.
+    let rate = steps[0]["learning_rate"].as_f64().unwrap();
+    assert!((rate - 0.01 * 10.0 / 45.0).abs() < 1e-8, "{rate}");
 }

@@ -2,8 +2,9 @@
 //!
 //! What is exchanged and what it does to the weights is `skep_together`'s to say; this sends it,
 //! waits for it, and hands the weights to the trainer (`docs/decisions/0025`). [`lead`] is the side
-//! of who trains, [`member`] that of who takes part, [`split`] says who learns what. What a member
-//! did is noted in its [`journal`], and [`audit`] does a part of it once more (`docs/decisions/0029`).
+//! of who trains, [`member`] that of who takes part, [`split`] says who learns what, [`stepwise`] how
+//! a step is made that is made together (`docs/decisions/0036`). What a member did is noted in its
+//! [`journal`], and [`audit`] does a part of it once more (`docs/decisions/0029`).
 //!
 //! # What it must never do
 //!
@@ -18,10 +19,12 @@ pub mod lead;
 pub mod member;
 mod seat;
 pub mod split;
+mod stepwise;
 
 use std::time::Duration;
 
 use self::journal::JournalError;
+use self::stepwise::NotMade;
 use skep_swarm::{Channel, ChannelError};
 use skep_together::audit::Unlike;
 use skep_together::message::{ENVELOPE, MessageError, ToLeader, ToMember};
@@ -45,6 +48,11 @@ enum Broken {
     Weights { got: u64, want: u64 },
     #[error("it was not at its end when the training was")]
     Behind,
+    #[error(
+        "its weights are not those that all have agreed on: it has come to its end before the others, \
+         or computes otherwise"
+    )]
+    Elsewhere,
     #[error("it has sent what cannot be used {0} times in a row, the last time because {1}")]
     Again(u32, Unsound),
     #[error("it did not do what it said that it did: {0}")]
@@ -64,6 +72,8 @@ enum Left {
     Over,
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    NotMade(#[from] NotMade),
     #[error("the trainer cannot be used: {0}")]
     Trainer(String),
 }

@@ -8,6 +8,7 @@
 mod bases;
 mod convert;
 mod saving;
+mod together;
 
 use std::sync::{Arc, Mutex};
 
@@ -32,8 +33,8 @@ use crate::error::{Quota, QuotaExcess};
 use crate::models::{BaseModel, ModelError};
 use crate::state::State;
 use crate::training::{
-    MadeUp, Meeting, Noted, OpenTrainer, Others, Rehearsal, SavedAdapter, TRAINERS,
-    TrainingProgress, TrainingRoom, lock,
+    MadeUp, Meeting, Noted, OpenTrainer, Rehearsal, SavedAdapter, TRAINERS, TrainingProgress,
+    TrainingRoom, lock,
 };
 
 /// Prompts that one call may have gone on with.
@@ -90,24 +91,6 @@ impl State {
             work(&mut *lock(&trainer)?, &account)
         });
         Ok(async { done.await? })
-    }
-
-    /// Meets those who train the same adapter on other nodes, if it is time, and goes on with what
-    /// all have agreed on.
-    async fn meet(&mut self, this: &Resource<OpenTrainer>, when: Meeting) -> Result<(), HostError> {
-        let Some(others) = self.others().filter(|others| others.meets(when)) else {
-            return Ok(());
-        };
-        let trainer = Arc::clone(&self.table.get(this)?.trainer);
-        let weights = lock(&trainer)?.weights().to_vec();
-        let agreed = others.meet(when, weights, Arc::clone(&trainer)).await;
-        let agreed = agreed.map_err(HostError::failed)?;
-        Ok(lock(&trainer)?.set_weights(&agreed)?)
-    }
-
-    /// Who trains the same adapter on other nodes.
-    fn others(&self) -> Option<Arc<dyn Others>> {
-        self.spec.training.as_ref().and_then(|room| room.others())
     }
 
     /// Who wants to know what steps the recipe would make.
@@ -339,6 +322,9 @@ impl HostTrainer for State {
             });
         }
         let others = self.others();
+        if let Some(others) = others.as_ref().filter(|others| others.makes_steps()) {
+            return self.step_with(&this, Arc::clone(others), made).await;
+        }
         let work = move |trainer: &mut Trainer, _: &Account| match trainer.optim_step(&hyper) {
             Ok(step) => {
                 if let Some(others) = others {

@@ -339,3 +339,26 @@ fn turns_are_at_the_steps_after_which_they_are_sent() {
         }
     }
 }
+
+/// At the end of a training in which the whole was sent after the last step there is nothing left to
+/// say, though a share of a node's own weights stays otherwise.
+#[test]
+fn who_has_computed_nothing_since_says_nothing_more() {
+    let start = numbers(600, 1);
+    let mut node = Diloco::new(config(10, 1, 3), &start).unwrap();
+    let moved = numbers(600, 2);
+    let mut weights = moved.clone();
+    let turn = |round| Turn { round, fragment: 0 };
+    assert!(!node.is_as_said(0, &weights));
+    let said = node.contribute(turn(0), &weights).unwrap();
+    assert!(node.is_as_said(0, &weights) && !node.is_as_said(0, &start));
+    let accepted = BTreeMap::from([(0, node.read(turn(0), &said).unwrap())]);
+    node.step(turn(0), &accepted, &mut weights).unwrap();
+    // Half of its own stays.
+    assert!(weights != moved && weights != node.agreed());
+    node.take_whole(0, &mut weights).unwrap();
+    assert_eq!(weights, node.agreed());
+    assert!(node.take_whole(0, &mut weights[1..]).is_err());
+    let last = node.contribute(turn(1), &weights).unwrap();
+    assert_eq!(last.len(), Header::BYTES);
+}

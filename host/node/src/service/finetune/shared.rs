@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use skep_registry::Digest;
 use skep_sandbox::{Cancel, Others, Program};
-use skep_together::DilocoConfig;
 use skep_together::message::Invitation;
+use skep_together::{DemoConfig, DilocoConfig, Method};
 use tokio::sync::mpsc;
 
 use super::rehearsal::Rehearsals;
 use super::room::{Begun, Room};
 use super::{recipe, spec};
 use crate::failure::{Failure, FailureKind};
-use crate::requests::FineTuneRequest;
+use crate::requests::{FineTuneRequest, TogetherMethod, TogetherRequest};
 use crate::service::defaults::{BaseModel, any_base};
 use crate::service::run::{self, Subject};
 use crate::service::together::lead::{Guests, Lead, STEPS_MADE};
@@ -79,7 +79,7 @@ pub async fn lead(
         component: program.digest().to_string(),
         settings: settings.filter(|(name, _)| name != FROM).cloned().collect(),
         examples: 0,
-        how: how(together.every),
+        how: method(together),
     };
     let runs = Rehearsals::new(service, subject.clone(), program, base, &invitation).await?;
     let guests = Guests {
@@ -94,14 +94,19 @@ pub async fn lead(
     Ok(Some((Arc::new(lead), own)))
 }
 
-/// In 4 bits and in fragments, each of which is under way for a tenth of the steps between two of
-/// its turns; all at once where there are few.
-fn how(every: u32) -> DilocoConfig {
-    DilocoConfig {
-        every,
-        fragments: if every < 8 { 1 } else { 4 },
-        overlap: every / 10,
-        ..DilocoConfig::default()
+/// With DiLoCo in 4 bits and in fragments, each of which is under way for a tenth of the steps between
+/// two of its turns; all at once where there are few.
+fn method(together: &TogetherRequest) -> Method {
+    let every = together.every;
+    match together.method {
+        TogetherMethod::Diloco => Method::Diloco(DilocoConfig {
+            every,
+            fragments: together.fragments.unwrap_or(if every < 8 { 1 } else { 4 }),
+            overlap: every / 10,
+            ..DilocoConfig::default()
+        }),
+        TogetherMethod::Demo => Method::Demo(DemoConfig::default()),
+        TogetherMethod::AllReduce => Method::AllReduce,
     }
 }
 

@@ -3,10 +3,14 @@
 //! What must never be done here: believe anything of what is shown that is not held against what
 //! was committed to, or leave the trainer other than it was.
 
+mod stepwise;
+
 use skep_together::audit::{Commitment, Deed, Digest, Unlike, Window, agree, digest_of};
 use skep_together::message::Shown;
 use skep_together::{Diloco, Turn};
 use skep_train::{Made, TrainError, Trainer};
+
+pub use stepwise::StepCase;
 
 /// Everything that a node has said of one of its events.
 pub struct Case {
@@ -160,7 +164,7 @@ mod tests {
     use super::super::journal::Journal;
     use super::*;
 
-    fn trainer() -> Trainer {
+    pub fn trainer() -> Trainer {
         let folder =
             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../decoder/tests/models/llama");
         let base = Base::stored(Arc::new(Decoder::load(&folder).unwrap()));
@@ -171,7 +175,7 @@ mod tests {
         Trainer::open(Arc::new(base), lora, &TrainerOptions::default()).unwrap()
     }
 
-    fn made(number: u32) -> Made {
+    pub fn made(number: u32) -> Made {
         let example = Example {
             tokens: (3..20)
                 .map(|token| (token * (number + 3)) % 150 + 3)

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 
-use skep_sandbox::{Meeting, Met, Others, SharedTrainer};
-use skep_together::{DilocoConfig, TogetherError};
+use skep_sandbox::{Meeting, Met, Others, SharedTrainer, StepTogether, Stepped};
+use skep_together::{Method, TogetherError};
 use skep_train::{Made, Trainer};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -24,11 +24,19 @@ pub trait Side: Send + 'static {
         weights: Vec<f32>,
         trainer: &SharedTrainer,
     ) -> impl Future<Output = Result<Vec<f32>, Self::Error>> + Send;
+
+    /// Makes a step with the others, where all are made together, and says how many the trainer has
+    /// made now.
+    fn step(
+        &mut self,
+        step: StepTogether,
+        trainer: &SharedTrainer,
+    ) -> impl Future<Output = Result<u64, Self::Error>> + Send;
 }
 
 /// What a run is given of a side.
 pub struct Hook<S> {
-    pub how: DilocoConfig,
+    pub method: Method,
     pub side: Arc<Mutex<S>>,
     /// What is noted of steps, if anybody may want to see them.
     pub journal: Option<Arc<Lock<Journal>>>,
@@ -37,11 +45,12 @@ pub struct Hook<S> {
 
 impl<S: Side> Others for Hook<S> {
     fn meets(&self, when: Meeting) -> bool {
-        match when {
-            Meeting::Begin | Meeting::End => true,
-            Meeting::After(step) => {
-                self.how.sends(step).is_some() || self.how.arrives(step).is_some()
+        match (when, self.method) {
+            (Meeting::Begin | Meeting::End, _) => true,
+            (Meeting::After(step), Method::Diloco(how)) => {
+                how.sends(step).is_some() || how.arrives(step).is_some()
             }
+            (Meeting::After(_), Method::Demo(_) | Method::AllReduce) => false,
         }
     }
 
@@ -59,6 +68,22 @@ impl<S: Side> Others for Hook<S> {
             let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
             journal.stepped(made, trainer);
         }
+    }
+
+    fn makes_steps(&self) -> bool {
+        match self.method {
+            Method::Diloco(_) => false,
+            Method::Demo(_) | Method::AllReduce => true,
+        }
+    }
+
+    fn step(&self, step: StepTogether, trainer: SharedTrainer) -> Stepped {
+        let side = Arc::clone(&self.side);
+        let work = self.runtime.spawn(async move {
+            let stepped = side.lock().await.step(step, &trainer).await;
+            stepped.map_err(|error| error.to_string())
+        });
+        Box::pin(async move { Waited(work).get().await? })
     }
 }
 

@@ -8,24 +8,32 @@
 //!
 //! Now and then it has one of them show a step that it says it has made, and makes it again. Whoever
 //! made another is let go for good.
+//!
+//! [`diloco`] decides turns between steps of its own, [`stepwise`] makes every step with the others.
+
+mod diloco;
+mod stepwise;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_sandbox::{Meeting, Others, SharedTrainer};
+use skep_sandbox::{Meeting, Others, SharedTrainer, StepTogether};
 use skep_swarm::{ProviderAddr, Swarm};
-use skep_together::audit::{Deed, Digest};
-use skep_together::message::{Invitation, LAST_ROUND, ToMember};
-use skep_together::{Contribution, Diloco, DilocoConfig, Guard, TogetherError, Turn, Unsound};
+use skep_together::audit::{Commitment, Digest, Window};
+use skep_together::message::{Invitation, LAST_ROUND, Shown, StepWith, ToMember};
+use skep_together::{
+    Contribution, Diloco, Guard, Judgement, Method, Stepwise, TogetherError, Turn, Unsound,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Broken;
-use super::audit::{Case, Doubt};
-use super::hook::{Hook, Side, with_trainer};
+use super::audit::Doubt;
+use super::hook::{Hook, Side};
 use super::seat::{Said, Seat, ask};
+use super::stepwise::NotMade;
 use crate::failure::{Failure, FailureKind};
 use crate::requests::TogetherReport;
 
@@ -36,20 +44,24 @@ const MOMENT: Duration = Duration::from_secs(2);
 
 /// A training that this node leads.
 pub struct Lead {
-    how: DilocoConfig,
+    method: Method,
     leading: Arc<Mutex<Leading>>,
     runtime: Handle,
 }
 
 struct Leading {
-    how: DilocoConfig,
+    method: Method,
     patience: Duration,
     /// In how many of a million turns somebody is audited.
     audit: u32,
     swarm: Swarm,
     /// To what those are invited who come back.
     invitation: Invitation,
-    part: Option<Diloco>,
+    /// This node's part, once it has begun: one of these.
+    diloco: Option<Diloco>,
+    stepwise: Option<Stepwise>,
+    /// Where all are after the last step that they have made together.
+    at: Option<Digest>,
     guard: Guard,
     seats: Vec<Seat>,
     /// What this node has sent in turns that have not come to an end.
@@ -128,16 +140,19 @@ impl Lead {
             }
             return Err(Failure::new(FailureKind::NotFound, text));
         }
+        let method = guests.invitation.how;
         Ok(Self {
-            how: guests.invitation.how,
+            method,
             leading: Arc::new(Mutex::new(Leading {
-                how: guests.invitation.how,
+                method,
                 patience: guests.patience,
                 audit: guests.audit,
                 swarm: swarm.clone(),
                 invitation: guests.invitation,
-                part: None,
-                guard: Guard::default(),
+                diloco: None,
+                stepwise: None,
+                at: None,
+                guard: method.guard(),
                 seats,
                 under_way: VecDeque::new(),
                 recent: VecDeque::new(),
@@ -156,7 +171,7 @@ impl Lead {
     /// What a run is given of it.
     pub fn others(&self) -> Arc<dyn Others> {
         Arc::new(Hook {
-            how: self.how,
+            method: self.method,
             side: Arc::clone(&self.leading),
             journal: None,
             runtime: self.runtime.clone(),
@@ -167,6 +182,7 @@ impl Lead {
     pub async fn report(&self) -> TogetherReport {
         let leading = self.leading.lock().await;
         TogetherReport {
+            method: leading.method.name().to_owned(),
             turns: leading.turns,
             seconds: leading.lasted.as_secs_f64(),
             waited_seconds: leading.waited.as_secs_f64(),
@@ -182,6 +198,8 @@ impl Lead {
 pub enum Ended {
     #[error(transparent)]
     Together(#[from] TogetherError),
+    #[error(transparent)]
+    NotMade(#[from] NotMade),
     #[error("the trainer cannot be used: {0}")]
     Trainer(String),
 }
@@ -196,188 +214,102 @@ impl Side for Leading {
         trainer: &SharedTrainer,
     ) -> Result<Vec<f32>, Ended> {
         let entered = Instant::now();
-        let mut part = match self.part.take() {
-            Some(part) => part,
-            None => {
-                let part = Diloco::new(self.how, &weights)?;
-                self.begin(&part, trainer).await?;
-                part
+        match self.method {
+            Method::Diloco(how) => {
+                self.meet_for_turns(&how, when, &mut weights, trainer)
+                    .await?;
             }
-        };
-        let since = *self.since.get_or_insert_with(Instant::now);
-        match when {
-            Meeting::Begin => {}
-            Meeting::After(step) => {
-                if let Some(turn) = self.how.sends(step) {
-                    self.contribute(&mut part, turn, &weights)?;
-                }
-                if let Some(turn) = self.how.arrives(step) {
-                    self.complete(&mut part, turn, &mut weights, trainer)
-                        .await?;
-                }
-                let every = u64::from(self.how.every);
-                if step.is_multiple_of(every)
-                    && let Ok(round) = u32::try_from(step / every)
-                {
-                    self.welcome(&part, round, trainer).await?;
-                }
-            }
-            Meeting::End => {
-                let last = self.under_way.back().map(|(turn, _)| *turn);
-                if let Some(turn) = last {
-                    self.complete(&mut part, turn, &mut weights, trainer)
-                        .await?;
-                }
-                for fragment in 0..self.how.fragments {
-                    let turn = Turn {
-                        round: LAST_ROUND,
-                        fragment,
-                    };
-                    self.contribute(&mut part, turn, &weights)?;
-                    self.complete(&mut part, turn, &mut weights, trainer)
-                        .await?;
-                }
-                weights.copy_from_slice(part.agreed());
-            }
+            Method::Demo(_) | Method::AllReduce => self.meet_for_steps(when, trainer).await?,
         }
-        self.part = Some(part);
-        self.waited += entered.max(since).elapsed();
-        self.lasted = since.elapsed();
+        self.was_with_others(entered);
         Ok(weights)
     }
-}
 
-/// Where a training is that has just begun with what all agreed on, in bytes.
-async fn begun(part: &Diloco, trainer: &SharedTrainer) -> Result<Vec<u8>, Ended> {
-    let agreed = part.agreed().to_vec();
-    let state = with_trainer(trainer, move |trainer| {
-        let own = trainer.state()?;
-        trainer.begin_again();
-        let state = trainer.state_with(&agreed);
-        trainer.restore(&own)?;
-        state
-    });
-    let state = state.await.map_err(Ended::Trainer)?;
-    state.map_err(|error| Ended::Trainer(error.to_string()))
-}
-
-fn where_all_are(part: &Diloco, round: u32) -> ToMember {
-    ToMember::State {
-        round,
-        agreed: part.agreed().to_vec(),
-        velocity: part.velocity().to_vec(),
+    async fn step(&mut self, step: StepTogether, trainer: &SharedTrainer) -> Result<u64, Ended> {
+        let entered = Instant::now();
+        let steps = self.step_with_all(step, trainer).await?;
+        self.was_with_others(entered);
+        Ok(steps)
     }
 }
 
 impl Leading {
-    /// Tells all who are ready where this node is.
-    async fn begin(&mut self, part: &Diloco, trainer: &SharedTrainer) -> Result<(), Ended> {
-        let state = begun(part, trainer).await?;
-        self.state_bytes = state.len();
-        let begins = *blake3::hash(&state).as_bytes();
-        let message = where_all_are(part, 0);
-        let weights = part.agreed().len() as u64;
-        for seat in &mut self.seats {
-            self.sent += seat.begin(&message, weights, begins).await as u64;
-        }
-        Ok(())
+    /// Notes that no step was computed since then. Time counts from the end of the first meeting, in
+    /// which others load what they need.
+    fn was_with_others(&mut self, entered: Instant) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        self.waited += entered.max(since).elapsed();
+        self.lasted = since.elapsed();
     }
 
-    /// Takes those in who have come back, and asks those back who are away.
-    async fn welcome(
-        &mut self,
-        part: &Diloco,
-        round: u32,
-        trainer: &SharedTrainer,
-    ) -> Result<(), Ended> {
-        let weights = part.agreed().len() as u64;
-        if self.seats.iter().any(Seat::has_come_back) {
-            let begins = *blake3::hash(&begun(part, trainer).await?).as_bytes();
-            let message = where_all_are(part, round);
-            for seat in self.seats.iter_mut().filter(|seat| seat.has_come_back()) {
-                self.sent += seat.take_in(&message, round, begins).await as u64;
-            }
+    /// Tells all who are ready where this node is.
+    async fn begin(&mut self, state: &ToMember, weights: usize, begins: Digest) {
+        for seat in &mut self.seats {
+            self.sent += seat.begin(state, weights as u64, begins).await as u64;
         }
+    }
+
+    /// Takes those in who have come back, with this as their first round.
+    async fn take_in(&mut self, state: &ToMember, round: u32, begins: Digest) {
+        for seat in self.seats.iter_mut().filter(|seat| seat.has_come_back()) {
+            self.sent += seat.take_in(state, round, begins).await as u64;
+        }
+    }
+
+    /// Asks those back who are away, to go on after so many steps.
+    fn ask_back(&mut self, weights: usize, made: u64) {
         // Others' recipes may not know the setting, and begin their schedule anew.
         let made = match self.invitation.recipe {
-            None => u64::from(round) * u64::from(self.how.every),
+            None => made,
             Some(_) => 0,
         };
         for seat in &mut self.seats {
-            seat.invite_back(&self.swarm, &self.invitation, weights, made);
+            seat.invite_back(&self.swarm, &self.invitation, weights as u64, made);
         }
-        Ok(())
     }
 
-    /// Notes what this node has moved by, at the moment when it is its turn to say so.
-    fn contribute(
-        &mut self,
-        part: &mut Diloco,
-        turn: Turn,
-        weights: &[f32],
-    ) -> Result<(), TogetherError> {
-        let own = part.contribute(turn, weights)?;
-        self.contributed += own.len() as u64;
-        self.under_way.push_back((turn, own));
-        Ok(())
-    }
-
-    /// Brings all turns up to this one to an end.
-    async fn complete(
-        &mut self,
-        part: &mut Diloco,
-        until: Turn,
-        weights: &mut [f32],
-        trainer: &SharedTrainer,
-    ) -> Result<(), TogetherError> {
-        while let Some((turn, own)) = self.under_way.pop_front() {
-            self.decide(part, turn, own, weights, trainer).await?;
-            if turn == until {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn decide(
-        &mut self,
-        part: &mut Diloco,
-        turn: Turn,
-        own: Vec<u8>,
-        weights: &mut [f32],
-        trainer: &SharedTrainer,
-    ) -> Result<(), TogetherError> {
+    /// What the others say in a turn, of at most so many bytes.
+    async fn hear(&mut self, turn: Turn, bytes: usize) -> BTreeMap<u16, Said> {
         let deadline = Instant::now() + self.patience;
         let mut came: BTreeMap<u16, Said> = BTreeMap::new();
         for seat in &mut self.seats {
             let left = deadline
                 .saturating_duration_since(Instant::now())
                 .max(MOMENT);
-            if let Some(said) = seat.says(turn, part.bytes(turn), left).await {
+            if let Some(said) = seat.says(turn, bytes, left).await {
                 came.insert(seat.number, said);
             }
         }
-        let others = came.iter().map(|(number, said)| (*number, &said.bytes));
-        let read: BTreeMap<u16, Result<Contribution, Unsound>> = std::iter::once((0, &own))
+        came
+    }
+
+    /// Judges whose contributions count, this node's own among them.
+    fn judge(
+        &mut self,
+        own: &[u8],
+        came: &BTreeMap<u16, Said>,
+        read: impl Fn(&[u8]) -> Result<Contribution, Unsound>,
+    ) -> Judgement<u16> {
+        let others = came
+            .iter()
+            .map(|(number, said)| (*number, said.bytes.as_slice()));
+        let read = std::iter::once((0, own))
             .chain(others)
-            .map(|(number, bytes)| (number, part.read(turn, bytes)))
+            .map(|(number, bytes)| (number, read(bytes)))
             .collect();
-        let mut judged = self.guard.judge(read, Some(&0));
-        let accepted = |number: &u16| judged.accepted.contains_key(number);
-        if let Some(at) = self.draw(turn, accepted)
-            && let Some(said) = came.get(&self.seats[at].number)
-            && !self.audit(at, part, said, trainer).await
-        {
-            judged.accepted.remove(&self.seats[at].number);
-        }
-        part.step(turn, &judged.accepted, weights)?;
+        self.guard.judge(read, Some(&0))
+    }
+
+    /// Notes what was decided of a turn, and tells everybody.
+    async fn settle(
+        &mut self,
+        turn: Turn,
+        own: Vec<u8>,
+        mut came: BTreeMap<u16, Said>,
+        mut judged: Judgement<u16>,
+        with: Option<StepWith>,
+    ) {
         self.turns += 1;
-        self.recent
-            .push_back((turn, part.agreed()[part.range(turn.fragment)].to_vec()));
-        // One that is not decided is the oldest that anybody may have to take over.
-        if self.recent.len() > 3 * usize::from(self.how.fragments) {
-            self.recent.pop_front();
-        }
         for seat in &mut self.seats {
             if let Some(said) = came.get(&seat.number) {
                 seat.counted(said, judged.accepted.contains_key(&seat.number));
@@ -391,11 +323,11 @@ impl Leading {
         let round = ToMember::Round {
             turn,
             accepted: std::iter::once((0, own)).chain(passed).collect(),
+            with,
         };
         for seat in &mut self.seats {
             self.sent += seat.tell(&round).await as u64;
         }
-        Ok(())
     }
 
     /// Draws whether somebody is audited in this turn, and whom.
@@ -411,91 +343,81 @@ impl Leading {
         candidates.get(usize::try_from(which).ok()?).copied()
     }
 
-    /// Has a node show something of what it did, and does that again. False if it does not hold.
-    async fn audit(
+    /// Has a node show something that it did before a contribution, drawn by chance; none if it is
+    /// not known what that has to be.
+    async fn examine(
         &mut self,
         at: usize,
-        part: &Diloco,
         said: &Said,
-        trainer: &SharedTrainer,
+        carried: usize,
+    ) -> Option<Result<Evidence, Broken>> {
+        let seat = &mut self.seats[at];
+        let order = seat.order(&self.method, said.turn).await?;
+        Some(evidence_of(seat, said, &order, carried, self.patience).await)
+    }
+
+    /// Notes what came of an audit. False if it does not hold.
+    fn conclude(
+        &mut self,
+        at: usize,
+        turn: Turn,
+        judged: Result<Result<(), Doubt>, String>,
     ) -> bool {
         let seat = &mut self.seats[at];
-        let Some(order) = seat.order(&self.how, said.turn).await else {
-            return true;
-        };
-        let case = Self::ask_about(
-            seat,
-            part,
-            said,
-            &order,
-            &self.recent,
-            self.state_bytes,
-            self.patience,
-        );
-        let doubt = match case.await {
-            Ok(case) => {
-                let part = part.clone();
-                let judged = with_trainer(trainer, move |trainer| case.judge(&part, trainer));
-                match judged.await {
-                    Ok(Ok(())) => {
-                        seat.told.audited += 1;
-                        return true;
-                    }
-                    Ok(Err(Doubt::Unlike(unlike))) => Broken::Unlike(unlike),
-                    Ok(Err(Doubt::Ours(why))) => {
-                        tracing::warn!(node = %seat.told.node, %why, "an audit was not made");
-                        return true;
-                    }
-                    Err(why) => {
-                        tracing::warn!(node = %seat.told.node, %why, "an audit was not made");
-                        return true;
-                    }
-                }
+        let why = match judged {
+            Ok(Ok(())) => {
+                seat.told.audited += 1;
+                return true;
             }
-            Err(broken) => broken,
+            Ok(Err(Doubt::Unlike(unlike))) => return self.doubt(at, turn, &unlike.into()),
+            Ok(Err(Doubt::Ours(why))) => why.to_string(),
+            Err(why) => why,
         };
-        seat.leave_out(said.turn, &doubt.to_string());
+        tracing::warn!(node = %seat.told.node, %why, "an audit was not made");
+        true
+    }
+
+    /// Lets a node go whose contribution cannot be believed. Always false.
+    fn doubt(&mut self, at: usize, turn: Turn, doubt: &Broken) -> bool {
+        let seat = &mut self.seats[at];
+        seat.leave_out(turn, &doubt.to_string());
         match doubt {
-            Broken::Unlike(_) => seat.ban(&doubt),
+            Broken::Unlike(_) => seat.ban(doubt),
             // A cable that breaks in the middle is no lie.
-            _ => seat.let_go(&doubt),
+            _ => seat.let_go(doubt),
         }
         false
     }
+}
 
-    async fn ask_about(
-        seat: &mut Seat,
-        part: &Diloco,
-        said: &Said,
-        order: &[Digest],
-        recent: &VecDeque<(Turn, Vec<f32>)>,
-        state_bytes: usize,
-        patience: Duration,
-    ) -> Result<Case, Broken> {
-        let (turn, commitment) = (said.turn, said.commitment.ok_or(Broken::OutOfTurn)?);
-        let window = seat.open(turn, order.len(), patience).await?;
-        window.check(&commitment, seat.begins, order)?;
-        let event = drawn(window.events.len() as u64).and_then(|event| u32::try_from(event).ok());
-        let event = event.ok_or(Broken::OutOfTurn)?;
-        let numbers = part.range(turn.fragment).len();
-        let carried = 3 * state_bytes + 4 * numbers;
-        let shown = seat.draw(turn, event, carried, patience).await?;
-        let event = event as usize;
-        let agreed = match window.events.get(event).map(|event| event.deed) {
-            Some(Deed::Took { turn }) => recent.iter().find(|(other, _)| *other == turn),
-            _ => None,
-        };
-        Ok(Case {
-            turn,
-            contribution: said.bytes.clone(),
-            commitment,
-            window,
-            event,
-            unsaid: seat.unsaid(turn.fragment, numbers),
-            agreed: agreed.map(|(_, agreed)| agreed.clone()),
-            shown,
-        })
-    }
+/// What a node shows of what it did before a contribution.
+struct Evidence {
+    commitment: Commitment,
+    window: Window,
+    /// Which event was drawn.
+    event: usize,
+    shown: Shown,
+}
+
+async fn evidence_of(
+    seat: &mut Seat,
+    said: &Said,
+    order: &[Digest],
+    carried: usize,
+    patience: Duration,
+) -> Result<Evidence, Broken> {
+    let commitment = said.commitment.ok_or(Broken::OutOfTurn)?;
+    let window = seat.open(said.turn, order.len(), patience).await?;
+    window.check(&commitment, seat.begins, order)?;
+    let event = drawn(window.events.len() as u64).and_then(|event| u32::try_from(event).ok());
+    let event = event.ok_or(Broken::OutOfTurn)?;
+    let shown = seat.draw(said.turn, event, carried, patience).await?;
+    Ok(Evidence {
+        commitment,
+        window,
+        event: event as usize,
+        shown,
+    })
 }
 
 /// A number below this that nobody can foresee; none below 0, or where the system has none.

@@ -3,25 +3,30 @@
 //! It runs the recipe on the examples that it was handed, in a room that goes with the training,
 //! and says now and then what it has moved by. The adapter is the leader's: nothing of it stays
 //! here. From an invitation it takes digests and settings, never a path.
+//!
+//! [`diloco`] says something between steps of this node's own, [`stepwise`] makes every step with the
+//! others.
 
-use std::collections::{BTreeMap, VecDeque};
+mod diloco;
+mod stepwise;
+
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::Cursor;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex as Lock, Weak};
 use std::time::Duration;
 
 use skep_registry::Digest;
-use skep_sandbox::{Cancel, Meeting, SharedTrainer};
+use skep_sandbox::{Cancel, Meeting, SharedTrainer, StepTogether};
 use skep_swarm::{Answerer, Channel};
-use skep_together::message::{
-    ENVELOPE, Invitation, LAST_ROUND, MAX_INVITATION, MAX_NODES, ToLeader, ToMember,
-};
-use skep_together::{Contribution, Diloco, DilocoConfig, Turn};
+use skep_together::message::{ENVELOPE, Invitation, MAX_INVITATION, ToLeader, ToMember};
+use skep_together::{Diloco, Method, Turn};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::hook::{Hook, Side, with_trainer};
+use self::stepwise::Steps;
+use super::hook::{Hook, Side};
 use super::journal::Journal;
 use super::{Broken, LOADING, Left, SILENCE, hear_leader, tell_leader};
 use crate::failure::{Failure, FailureKind};
@@ -31,6 +36,9 @@ use crate::service::finetune::{self, Visit};
 /// How long the leader may take to decide a turn: it waits for others, and computes itself. One
 /// that has gone is noticed by its connection.
 const DECIDING: Duration = Duration::from_secs(30 * 60);
+
+/// Bytes of where all are, for each weight, at most: the weight, and both moments of an optimizer.
+const STATE: usize = 12;
 
 /// Takes part in the trainings of others from now on, as far as the owner lets this node.
 pub async fn take_part(service: &Arc<Service>) -> Result<(), Failure> {
@@ -112,12 +120,13 @@ impl Desk {
         let examples = examples.await.map_err(|error| failed(&error))?;
         let journal = Arc::default();
         let membership = Hook {
-            how: invitation.how,
+            method: invitation.how,
             side: Arc::new(Mutex::new(Seat {
-                how: invitation.how,
+                method: invitation.how,
                 number: invitation.member,
                 channel,
-                part: None,
+                diloco: None,
+                steps: None,
                 first: 0,
                 under_way: VecDeque::new(),
                 journal: Arc::clone(&journal),
@@ -180,10 +189,12 @@ fn failed(error: &Broken) -> Failure {
 
 /// This node's part in a training.
 struct Seat {
-    how: DilocoConfig,
+    method: Method,
     number: u16,
     channel: Channel,
-    part: Option<Diloco>,
+    /// Its part, once it has begun: one of these.
+    diloco: Option<Diloco>,
+    steps: Option<Steps>,
     /// The round of all in which this node's first one was.
     first: u32,
     /// The turns in which it has said something that was not decided yet.
@@ -200,64 +211,24 @@ impl Side for Seat {
         mut weights: Vec<f32>,
         trainer: &SharedTrainer,
     ) -> Result<Vec<f32>, Left> {
-        let mut part = match self.part.take() {
-            Some(part) => part,
-            None => {
-                let part = self.begin(weights.len()).await?;
-                weights.copy_from_slice(part.agreed());
-                let state = state_with(trainer, &weights).await?;
-                self.journal().begin(state);
-                part
+        match self.method {
+            Method::Diloco(how) => {
+                self.meet_for_turns(&how, when, &mut weights, trainer)
+                    .await?;
             }
-        };
-        match when {
-            Meeting::Begin => {}
-            Meeting::After(step) => {
-                if let Some(turn) = self.how.sends(step) {
-                    let turn = self.turn(turn);
-                    self.contribute(&mut part, turn, &weights, trainer).await?;
-                }
-                if let Some(turn) = self.how.arrives(step) {
-                    let turn = self.turn(turn);
-                    self.complete(&mut part, turn, &mut weights, trainer)
-                        .await?;
-                }
-            }
-            Meeting::End => {
-                if let Some(turn) = self.under_way.back().copied() {
-                    self.complete(&mut part, turn, &mut weights, trainer)
-                        .await?;
-                }
-                for fragment in 0..self.how.fragments {
-                    let turn = Turn {
-                        round: LAST_ROUND,
-                        fragment,
-                    };
-                    self.contribute(&mut part, turn, &weights, trainer).await?;
-                    self.complete(&mut part, turn, &mut weights, trainer)
-                        .await?;
-                }
-                weights.copy_from_slice(part.agreed());
+            Method::Demo(_) | Method::AllReduce => {
+                self.meet_for_steps(when, &mut weights, trainer).await?;
             }
         }
-        self.part = Some(part);
         Ok(weights)
     }
-}
 
-/// Where a training would be with these weights.
-async fn state_with(trainer: &SharedTrainer, weights: &[f32]) -> Result<Vec<u8>, Left> {
-    let weights = weights.to_vec();
-    let state = with_trainer(trainer, move |trainer| trainer.state_with(&weights)).await;
-    let state = state.map_err(Left::Trainer)?;
-    state.map_err(|error| Left::Trainer(error.to_string()))
+    async fn step(&mut self, step: StepTogether, trainer: &SharedTrainer) -> Result<u64, Left> {
+        self.step_with_all(step, trainer).await
+    }
 }
 
 impl Seat {
-    fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A turn of this node's as all others count it.
     fn turn(&self, turn: Turn) -> Turn {
         Turn {
@@ -267,118 +238,34 @@ impl Seat {
     }
 
     /// Says that this node is ready, and hears where all are.
-    async fn begin(&mut self, weights: usize) -> Result<Diloco, Left> {
+    async fn begin(&mut self, weights: usize) -> Result<State, Left> {
         let ready = ToLeader::Ready {
             weights: weights as u64,
         };
         tell_leader(&mut self.channel, &ready).await?;
-        match hear_leader(&mut self.channel, 8 * weights, LOADING + DECIDING).await? {
+        let carried = STATE * weights + MAX_INVITATION;
+        match hear_leader(&mut self.channel, carried, LOADING + DECIDING).await? {
             ToMember::State {
                 round,
                 agreed,
                 velocity,
+                optimizer,
             } if agreed.len() == weights => {
                 self.first = round;
-                Ok(Diloco::join(self.how, &agreed, &velocity)?)
+                Ok(State {
+                    agreed,
+                    velocity,
+                    optimizer,
+                })
             }
             _ => Err(Broken::OutOfTurn.into()),
         }
     }
+}
 
-    async fn contribute(
-        &mut self,
-        part: &mut Diloco,
-        turn: Turn,
-        weights: &[f32],
-        trainer: &SharedTrainer,
-    ) -> Result<(), Left> {
-        let range = part.range(turn.fragment);
-        let unsaid = part.lost()[range.clone()].to_vec();
-        let bytes = part.contribute(turn, weights)?;
-        // At the end the recipe may have gone back to the best that it had, and no step led there.
-        let commitment = match turn.round {
-            LAST_ROUND => None,
-            _ => {
-                let state = state_with(trainer, weights).await?;
-                let still_unsaid = &part.lost()[range];
-                let mut journal = self.journal();
-                Some(journal.contributed(turn, state, unsaid, still_unsaid)?)
-            }
-        };
-        let said = ToLeader::Contribution {
-            turn,
-            bytes,
-            commitment,
-        };
-        tell_leader(&mut self.channel, &said).await?;
-        self.under_way.push_back(turn);
-        Ok(())
-    }
-
-    /// Makes the steps of all turns up to this one, as they were decided.
-    async fn complete(
-        &mut self,
-        part: &mut Diloco,
-        until: Turn,
-        weights: &mut [f32],
-        trainer: &SharedTrainer,
-    ) -> Result<(), Left> {
-        loop {
-            let carried = usize::from(MAX_NODES) * (part.bytes(until) + ENVELOPE)
-                + usize::from(MAX_NODES) * 4 * skep_together::quantize::BLOCK;
-            let (turn, accepted) = match hear_leader(&mut self.channel, carried, DECIDING).await? {
-                ToMember::Round { turn, accepted } => (turn, accepted),
-                ToMember::Open(turn) => {
-                    let window = self.journal().window(turn)?;
-                    tell_leader(&mut self.channel, &ToLeader::Opened(window)).await?;
-                    continue;
-                }
-                ToMember::Draw { turn, event } => {
-                    self.show(turn, event as usize, trainer).await?;
-                    continue;
-                }
-                _ => return Err(Broken::OutOfTurn.into()),
-            };
-            if turn.fragment >= self.how.fragments {
-                return Err(Broken::OutOfTurn.into());
-            }
-            let mut read: BTreeMap<u16, Contribution> = BTreeMap::new();
-            for (number, bytes) in accepted {
-                let contribution = part.read(turn, &bytes);
-                let contribution = contribution.map_err(|why| Left::Passed(number, why))?;
-                read.insert(number, contribution);
-            }
-            part.step(turn, &read, weights)?;
-            if !read.contains_key(&self.number) {
-                part.forget(turn.fragment);
-            }
-            let state = state_with(trainer, weights).await?;
-            self.journal().took(turn, weights, &state);
-            self.journal().decided(turn);
-            self.under_way.retain(|other| *other != turn);
-            if turn == until {
-                return Ok(());
-            }
-            // The leader has come to its end, and hears nothing more of this turn.
-            if turn.round == LAST_ROUND && until.round != LAST_ROUND {
-                return Err(Left::Over);
-            }
-        }
-    }
-
-    /// Shows how something was done.
-    async fn show(
-        &mut self,
-        turn: Turn,
-        event: usize,
-        trainer: &SharedTrainer,
-    ) -> Result<(), Left> {
-        let journal = Arc::clone(&self.journal);
-        let shown = with_trainer(trainer, move |trainer| {
-            let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-            journal.show(turn, event, trainer)
-        });
-        let shown = shown.await.map_err(Left::Trainer)??;
-        Ok(tell_leader(&mut self.channel, &ToLeader::Shown(Box::new(shown))).await?)
-    }
+/// Where all are.
+struct State {
+    agreed: Vec<f32>,
+    velocity: Vec<f32>,
+    optimizer: Vec<u8>,
 }

@@ -9,8 +9,9 @@ use skep_together::audit::{Commitment, Digest, Window, digest_of};
 use skep_together::message::{
     ENVELOPE, Invitation, LAST_ROUND, MAX_INVITATION, Shown, ToLeader, ToMember,
 };
-use skep_together::{DilocoConfig, Turn, Unsound};
+use skep_together::{Method, Turn, Unsound};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{Broken, LOADING, SILENCE, hear_member, tell_member};
 use crate::failure::Failure;
@@ -22,6 +23,8 @@ pub const STEPS_MADE: &str = "steps-made";
 const STRIKES: u32 = 3;
 /// Times that a node was left out that the report has in words.
 const TOLD: usize = 100;
+/// How long a node that does not come back is left alone before it is asked again.
+const ASKING: Duration = Duration::from_millis(250);
 /// The longest that what one step was made of may be, in bytes.
 const MADE: usize = 64 << 20;
 
@@ -53,6 +56,8 @@ pub struct Seat {
     /// Whether it is asked to come back when it is away.
     welcome: bool,
     returning: Option<JoinHandle<Result<Channel, String>>>,
+    /// When it was asked last.
+    asked: Option<Instant>,
     pub told: TogetherNode,
 }
 
@@ -61,6 +66,8 @@ pub struct Said {
     pub turn: Turn,
     pub bytes: Vec<u8>,
     pub commitment: Option<Commitment>,
+    /// The digest of its weights, if it says so.
+    pub at: Option<Digest>,
 }
 
 impl Drop for Seat {
@@ -141,6 +148,7 @@ impl Seat {
             known: None,
             welcome: true,
             returning: None,
+            asked: None,
         }
     }
 
@@ -198,10 +206,12 @@ impl Seat {
                         turn,
                         bytes,
                         commitment,
+                        at,
                     }) if commitment.is_some() || turn.round == LAST_ROUND => Said {
                         turn,
                         bytes,
                         commitment,
+                        at,
                     },
                     Ok(_) => {
                         self.let_go(&Broken::OutOfTurn);
@@ -253,7 +263,7 @@ impl Seat {
     }
 
     /// What the steps before a contribution have to be made of; none if that is not known.
-    pub async fn order(&mut self, how: &DilocoConfig, turn: Turn) -> Option<Vec<Digest>> {
+    pub async fn order(&mut self, method: &Method, turn: Turn) -> Option<Vec<Digest>> {
         if let Some(task) = self.order.take() {
             match task.await {
                 Ok(Ok(order)) => self.known = Some(order),
@@ -269,17 +279,9 @@ impl Seat {
             round: turn.round.checked_sub(self.first)?,
             ..turn
         };
-        let until = how.steps_at(own);
-        let from = match (own.fragment.checked_sub(1), own.round.checked_sub(1)) {
-            (Some(fragment), _) => how.steps_at(Turn { fragment, ..own }),
-            (None, Some(round)) => how.steps_at(Turn {
-                round,
-                fragment: how.fragments - 1,
-            }),
-            (None, None) => 0,
-        };
+        let steps = method.steps_before(own);
         let at = |step: u64| usize::try_from(step.checked_add(self.first_step)?).ok();
-        let steps = at(from)?..at(until)?;
+        let steps = at(steps.start)?..at(steps.end)?;
         self.known.as_ref()?.get(steps).map(<[Digest]>::to_vec)
     }
 
@@ -354,9 +356,11 @@ impl Seat {
     /// Asks it to come back, if it is away and was not asked yet. Its recipe is told of so many steps
     /// that all have made.
     pub fn invite_back(&mut self, swarm: &Swarm, invitation: &Invitation, weights: u64, made: u64) {
-        if self.channel.is_some() || !self.welcome || self.returning.is_some() {
+        let is_soon = self.asked.is_some_and(|asked| asked.elapsed() < ASKING);
+        if self.channel.is_some() || !self.welcome || self.returning.is_some() || is_soon {
             return;
         }
+        self.asked = Some(Instant::now());
         let (swarm, node) = (swarm.clone(), self.node.clone());
         let examples = Arc::clone(&self.examples);
         let mut invitation = Invitation {

@@ -1,0 +1,184 @@
+//! Taking part in a training by DiLoCo: steps of this node's own, and turns in between.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use skep_sandbox::{Meeting, SharedTrainer};
+use skep_together::message::{ENVELOPE, LAST_ROUND, MAX_NODES, ToLeader, ToMember};
+use skep_together::{Contribution, Diloco, DilocoConfig, Turn};
+
+use super::super::hook::with_trainer;
+use super::super::journal::Journal;
+use super::super::{Broken, Left, hear_leader, tell_leader};
+use super::{DECIDING, Seat};
+
+impl Seat {
+    /// Goes on at a meeting, with the weights as they are here, which become those to go on with.
+    pub(super) async fn meet_for_turns(
+        &mut self,
+        how: &DilocoConfig,
+        when: Meeting,
+        weights: &mut [f32],
+        trainer: &SharedTrainer,
+    ) -> Result<(), Left> {
+        let mut part = match self.diloco.take() {
+            Some(part) => part,
+            None => {
+                let state = self.begin(weights.len()).await?;
+                let part = Diloco::join(*how, &state.agreed, &state.velocity)?;
+                weights.copy_from_slice(part.agreed());
+                let state = state_with(trainer, weights).await?;
+                self.journal().begin(state);
+                part
+            }
+        };
+        match when {
+            Meeting::Begin => {}
+            Meeting::After(step) => {
+                if let Some(turn) = how.sends(step) {
+                    let turn = self.turn(turn);
+                    self.contribute(&mut part, turn, weights, trainer).await?;
+                }
+                if let Some(turn) = how.arrives(step) {
+                    let turn = self.turn(turn);
+                    self.complete(&mut part, turn, weights, trainer).await?;
+                }
+            }
+            Meeting::End => {
+                let as_said: Vec<u16> = self
+                    .under_way
+                    .iter()
+                    .map(|turn| turn.fragment)
+                    .filter(|fragment| part.is_as_said(*fragment, weights))
+                    .collect();
+                if let Some(turn) = self.under_way.back().copied() {
+                    self.complete(&mut part, turn, weights, trainer).await?;
+                }
+                for fragment in as_said {
+                    part.take_whole(fragment, weights)?;
+                }
+                for fragment in 0..how.fragments {
+                    let turn = Turn {
+                        round: LAST_ROUND,
+                        fragment,
+                    };
+                    self.contribute(&mut part, turn, weights, trainer).await?;
+                    self.complete(&mut part, turn, weights, trainer).await?;
+                }
+                weights.copy_from_slice(part.agreed());
+            }
+        }
+        self.diloco = Some(part);
+        Ok(())
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn contribute(
+        &mut self,
+        part: &mut Diloco,
+        turn: Turn,
+        weights: &[f32],
+        trainer: &SharedTrainer,
+    ) -> Result<(), Left> {
+        let range = part.range(turn.fragment);
+        let unsaid = part.lost()[range.clone()].to_vec();
+        let bytes = part.contribute(turn, weights)?;
+        // At the end the recipe may have gone back to the best that it had, and no step led there.
+        let commitment = match turn.round {
+            LAST_ROUND => None,
+            _ => {
+                let state = state_with(trainer, weights).await?;
+                let still_unsaid = &part.lost()[range];
+                let mut journal = self.journal();
+                Some(journal.contributed(turn, state, unsaid, still_unsaid)?)
+            }
+        };
+        let said = ToLeader::Contribution {
+            turn,
+            bytes,
+            commitment,
+            at: None,
+        };
+        tell_leader(&mut self.channel, &said).await?;
+        self.under_way.push_back(turn);
+        Ok(())
+    }
+
+    /// Makes the steps of all turns up to this one, as they were decided.
+    async fn complete(
+        &mut self,
+        part: &mut Diloco,
+        until: Turn,
+        weights: &mut [f32],
+        trainer: &SharedTrainer,
+    ) -> Result<(), Left> {
+        loop {
+            let carried = usize::from(MAX_NODES) * (part.bytes(until) + ENVELOPE)
+                + usize::from(MAX_NODES) * 4 * skep_together::quantize::BLOCK;
+            let (turn, accepted) = match hear_leader(&mut self.channel, carried, DECIDING).await? {
+                ToMember::Round { turn, accepted, .. } => (turn, accepted),
+                ToMember::Open(turn) => {
+                    let window = self.journal().window(turn)?;
+                    tell_leader(&mut self.channel, &ToLeader::Opened(window)).await?;
+                    continue;
+                }
+                ToMember::Draw { turn, event } => {
+                    self.show(turn, event as usize, trainer).await?;
+                    continue;
+                }
+                _ => return Err(Broken::OutOfTurn.into()),
+            };
+            if turn.fragment >= part.config().fragments {
+                return Err(Broken::OutOfTurn.into());
+            }
+            let mut read: BTreeMap<u16, Contribution> = BTreeMap::new();
+            for (number, bytes) in accepted {
+                let contribution = part.read(turn, &bytes);
+                let contribution = contribution.map_err(|why| Left::Passed(number, why))?;
+                read.insert(number, contribution);
+            }
+            part.step(turn, &read, weights)?;
+            if !read.contains_key(&self.number) {
+                part.forget(turn.fragment);
+            }
+            let state = state_with(trainer, weights).await?;
+            self.journal().took(turn, weights, &state);
+            self.journal().decided(turn);
+            self.under_way.retain(|other| *other != turn);
+            if turn == until {
+                return Ok(());
+            }
+            // The leader has come to its end, and hears nothing more of this turn.
+            if turn.round == LAST_ROUND && until.round != LAST_ROUND {
+                return Err(Left::Over);
+            }
+        }
+    }
+
+    /// Shows how something was done.
+    async fn show(
+        &mut self,
+        turn: Turn,
+        event: usize,
+        trainer: &SharedTrainer,
+    ) -> Result<(), Left> {
+        let journal = Arc::clone(&self.journal);
+        let shown = with_trainer(trainer, move |trainer| {
+            let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+            journal.show(turn, event, trainer)
+        });
+        let shown = shown.await.map_err(Left::Trainer)??;
+        Ok(tell_leader(&mut self.channel, &ToLeader::Shown(Box::new(shown))).await?)
+    }
+}
+
+/// Where a training would be with these weights.
+async fn state_with(trainer: &SharedTrainer, weights: &[f32]) -> Result<Vec<u8>, Left> {
+    let weights = weights.to_vec();
+    let state = with_trainer(trainer, move |trainer| trainer.state_with(&weights)).await;
+    let state = state.map_err(Left::Trainer)?;
+    state.map_err(|error| Left::Trainer(error.to_string()))
+}
