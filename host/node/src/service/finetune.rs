@@ -64,7 +64,9 @@ pub async fn finetune(
     let (fresh, stop) = (request.fresh, Arc::clone(&entered.stop));
     let mut room = Room::open(folder.clone(), begun, fresh, stop, progress)?;
     room.share = request.share;
-    let led = shared::lead(service, &request, &base, (&subject, &program)).await?;
+    let kept = room.steps_kept();
+    let kept = kept.map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    let led = shared::lead(service, &request, &base, (&subject, &program), kept).await?;
     let (lead, own) = led.unzip();
     room.others = lead.as_ref().map(|lead| lead.others());
     // A step that others judge has to come to the same on their processors.

@@ -46,6 +46,8 @@ enum Broken {
     OutOfTurn,
     #[error("it has {got} weights to train and this node {want}: its examples or its model differ")]
     Weights { got: u64, want: u64 },
+    #[error("it could not begin: {0}")]
+    Refused(String),
     #[error("it was not at its end when the training was")]
     Behind,
     #[error(

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -160,6 +161,43 @@ fn who_was_killed_comes_back_to_all_reduce() {
     assert_eq!(second["returned"], 1, "{together}");
     let said = second["accepted"].as_u64().unwrap();
     assert!((10..121).contains(&said), "{together}");
+}
+
+/// The leader goes on from its checkpoint, and the other from there: from the weights, the optimizer's
+/// state, and the place in the order of its examples and in the schedule.
+#[test]
+fn an_interrupted_training_by_all_reduce_comes_to_what_an_unbroken_one_does() {
+    let setting = Setting::new();
+    let other = setting.member("other");
+    let how = ["--method", "all-reduce"];
+    let arguments = setting.arguments_by(&how, &[ticket(&other)], "60");
+    let mut broken = Leader::start(&setting.path("leader"), &arguments);
+    broken.says("\"step\":10,");
+    let pid = broken.process.id().to_string();
+    let asked = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(asked.unwrap().success());
+    assert!(!broken.process.wait().unwrap().success());
+    // Its part in the first one has to be over, before it takes part in another.
+    let mut ended = run(&setting.path("leader"), &arguments).unwrap();
+    while ended.stderr.contains("takes part in another training") {
+        ended = run(&setting.path("leader"), &arguments).unwrap();
+    }
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let trained: Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
+    assert_learned(&trained);
+    // Every step that was left was made again from what the other's order of examples has there.
+    let turns = trained["together"]["turns"].as_u64().unwrap();
+    assert!((2..33).contains(&turns), "{trained}");
+    let node = &trained["together"]["nodes"][0];
+    assert_eq!(node["accepted"], turns, "{trained}");
+    assert_eq!(node["audited"], turns - 1, "{trained}");
+    let broken = learned(&setting.path("leader"));
+
+    let home = setting.path("unbroken");
+    skep_tests::set_up(&home).unwrap();
+    assert_eq!(run(&home, &["key", "new"]).unwrap().code, 0);
+    Leader::start(&home, &arguments).result();
+    assert!(broken == learned(&home), "they differ");
 }
 
 /// The tensors of an adapter that begin as zeros, by their names.

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use skep_evidence::lineage::{self, Lineage, Named};
 use skep_registry::Digest;
 use skep_sandbox::{Others, SavedAdapter, TrainingProgress, TrainingRoom};
+use skep_train::TrainError;
 use skep_train::device::TrainingDevice;
 
 use super::super::ProgressSender;
@@ -30,6 +31,8 @@ use crate::home::make_private;
 use crate::requests::{Progress, TrainingStep, Unit};
 
 const BEGUN: &str = "begun.json";
+/// What the recipe that comes with skep calls the checkpoint that it goes on from.
+const LAST: &str = "last.checkpoint";
 const LOSSES: &str = "losses.jsonl";
 /// The model card.
 pub const CARD: &str = "README.md";
@@ -116,6 +119,18 @@ impl Room {
                 ..Kept::default()
             }),
         })
+    }
+
+    /// Steps that the recipe that comes with skep goes on after: those in its last checkpoint.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be read.
+    pub fn steps_kept(&self) -> Result<u64, TrainError> {
+        let last = self.folder.join(LAST);
+        match last.exists() {
+            true => skep_train::steps_in(&last),
+            false => Ok(0),
+        }
     }
 
     /// What every step came to.

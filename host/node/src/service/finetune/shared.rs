@@ -28,12 +28,14 @@ use crate::service::{Service, install};
 /// The setting that names an adapter to begin from. Other nodes begin from this one's weights.
 const FROM: &str = "from";
 
-/// Invites others, if the training is not this node's alone, and gives what is left to learn here.
+/// Invites others, if the training is not this node's alone, and gives what is left to learn here. One
+/// that was interrupted after so many steps goes on after as many everywhere.
 pub async fn lead(
     service: &Service,
     request: &FineTuneRequest,
     base: &BaseModel,
     (subject, program): (&Subject, &Arc<Program>),
+    kept: u64,
 ) -> Result<Option<(Arc<Lead>, Vec<u8>)>, Failure> {
     let Some(together) = &request.together else {
         return Ok(None);
@@ -70,14 +72,20 @@ pub async fn lead(
         ));
     }
     let own = parts.first().cloned().unwrap_or_default();
-    let settings = request.settings.iter();
+    let settings = request.settings.iter().filter(|(name, _)| name != FROM);
+    let mut settings: Vec<(String, String)> = settings.cloned().collect();
+    // Others' recipes may not know the setting, and begin their schedule anew.
+    let kept = if recipe.is_none() { kept } else { 0 };
+    if kept > 0 {
+        settings.push((STEPS_MADE.to_owned(), kept.to_string()));
+    }
     let invitation = Invitation {
         member: 0,
         base: base.base.digest.to_string(),
         base_name: base.base.name.to_string(),
         recipe,
         component: program.digest().to_string(),
-        settings: settings.filter(|(name, _)| name != FROM).cloned().collect(),
+        settings,
         examples: 0,
         how: method(together),
     };
@@ -89,6 +97,7 @@ pub async fn lead(
         parts,
         invitation,
         patience: Duration::from_secs(together.patience),
+        kept,
     };
     let lead = Lead::invite(service.swarm().await?, guests).await?;
     Ok(Some((Arc::new(lead), own)))

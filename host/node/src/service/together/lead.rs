@@ -57,6 +57,8 @@ struct Leading {
     swarm: Swarm,
     /// To what those are invited who come back.
     invitation: Invitation,
+    /// Steps that were made before the training was interrupted.
+    kept: u64,
     /// This node's part, once it has begun: one of these.
     diloco: Option<Diloco>,
     stepwise: Option<Stepwise>,
@@ -91,6 +93,8 @@ pub struct Guests {
     pub invitation: Invitation,
     /// How long each turn may wait for a node.
     pub patience: Duration,
+    /// Steps that were made before the training was interrupted, which the recipe is told of.
+    pub kept: u64,
     /// In how many of a million turns somebody is audited.
     pub audit: u32,
     /// Finds out what the steps on such examples have to be made of.
@@ -149,6 +153,7 @@ impl Lead {
                 audit: guests.audit,
                 swarm: swarm.clone(),
                 invitation: guests.invitation,
+                kept: guests.kept,
                 diloco: None,
                 stepwise: None,
                 at: None,
@@ -256,15 +261,18 @@ impl Leading {
         }
     }
 
-    /// Asks those back who are away, to go on after so many steps.
+    /// Asks those back who are away, to go on after so many steps of this run.
     fn ask_back(&mut self, weights: usize, made: u64) {
+        let mut invitation = self.invitation.clone();
         // Others' recipes may not know the setting, and begin their schedule anew.
-        let made = match self.invitation.recipe {
-            None => made,
-            Some(_) => 0,
-        };
+        let made = if invitation.recipe.is_none() { made } else { 0 };
+        if made > 0 {
+            let told = (self.kept + made).to_string();
+            invitation.settings.retain(|(name, _)| name != STEPS_MADE);
+            invitation.settings.push((STEPS_MADE.to_owned(), told));
+        }
         for seat in &mut self.seats {
-            seat.invite_back(&self.swarm, &self.invitation, weights as u64, made);
+            seat.invite_back(&self.swarm, &invitation, weights as u64, made);
         }
     }
 

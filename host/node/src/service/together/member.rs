@@ -119,32 +119,43 @@ impl Desk {
         };
         let examples = examples.await.map_err(|error| failed(&error))?;
         let journal = Arc::default();
+        let seat = Arc::new(Mutex::new(Seat {
+            method: invitation.how,
+            number: invitation.member,
+            channel,
+            has_begun: false,
+            diloco: None,
+            steps: None,
+            first: 0,
+            under_way: VecDeque::new(),
+            journal: Arc::clone(&journal),
+        }));
         let membership = Hook {
             method: invitation.how,
-            side: Arc::new(Mutex::new(Seat {
-                method: invitation.how,
-                number: invitation.member,
-                channel,
-                diloco: None,
-                steps: None,
-                first: 0,
-                under_way: VecDeque::new(),
-                journal: Arc::clone(&journal),
-            })),
+            side: Arc::clone(&seat),
             journal: Some(journal),
             runtime: Handle::current(),
         };
         let cancel = Cancel::new();
         // When this node ends, so does its part in the training.
         let _on_drop = CancelOnDrop(cancel.clone());
-        finetune::visit(
+        let visited = finetune::visit(
             service,
             visit,
             Arc::new(membership),
             Cursor::new(examples),
             cancel,
-        )
-        .await
+        );
+        let visited = visited.await;
+        let why = match &visited {
+            Ok(()) => "its recipe has made all of its steps already",
+            Err(failure) => failure.message.as_str(),
+        };
+        // The run is over, and nobody else has it.
+        if let Some(seat) = Arc::into_inner(seat) {
+            seat.into_inner().say_why_not(why).await;
+        }
+        visited
     }
 }
 
@@ -192,6 +203,8 @@ struct Seat {
     method: Method,
     number: u16,
     channel: Channel,
+    /// Whether it has heard where all are.
+    has_begun: bool,
     /// Its part, once it has begun: one of these.
     diloco: Option<Diloco>,
     steps: Option<Steps>,
@@ -237,6 +250,16 @@ impl Seat {
         }
     }
 
+    /// Tells the leader why this node has not begun, if it has not.
+    async fn say_why_not(mut self, why: &str) {
+        if !self.has_begun {
+            let said = ToLeader::Refused(why.to_owned());
+            // Whoever has gone meanwhile needs no reason.
+            let _ = tell_leader(&mut self.channel, &said).await;
+            let _ = self.channel.finish(SILENCE).await;
+        }
+    }
+
     /// Says that this node is ready, and hears where all are.
     async fn begin(&mut self, weights: usize) -> Result<State, Left> {
         let ready = ToLeader::Ready {
@@ -251,7 +274,7 @@ impl Seat {
                 velocity,
                 optimizer,
             } if agreed.len() == weights => {
-                self.first = round;
+                (self.first, self.has_begun) = (round, true);
                 Ok(State {
                     agreed,
                     velocity,

@@ -55,10 +55,17 @@ pub struct Seat {
     known: Option<Vec<Digest>>,
     /// Whether it is asked to come back when it is away.
     welcome: bool,
-    returning: Option<JoinHandle<Result<Channel, String>>>,
+    returning: Option<JoinHandle<Result<Channel, Away>>>,
     /// When it was asked last.
     asked: Option<Instant>,
     pub told: TogetherNode,
+}
+
+/// Why a node has not come back.
+struct Away {
+    why: String,
+    /// Whether it would say the same if it were asked again.
+    for_good: bool,
 }
 
 /// A contribution as it came.
@@ -109,9 +116,10 @@ pub async fn ask(
 
 /// Waits until a node has loaded what it needs.
 async fn ready(channel: &mut Channel, want: u64) -> Result<(), Broken> {
-    match hear_member(channel, 0, LOADING).await? {
+    match hear_member(channel, MAX_INVITATION, LOADING).await? {
         ToLeader::Ready { weights } if weights == want => Ok(()),
         ToLeader::Ready { weights: got } => Err(Broken::Weights { got, want }),
+        ToLeader::Refused(why) => Err(Broken::Refused(why)),
         _ => Err(Broken::OutOfTurn),
     }
 }
@@ -353,8 +361,8 @@ impl Seat {
         self.told.gone.get_or_insert_with(|| why.to_string());
     }
 
-    /// Asks it to come back, if it is away and was not asked yet. Its recipe is told of so many steps
-    /// that all have made.
+    /// Asks it to come back, if it is away and was not asked yet. Its recipe is told of the steps that all
+    /// have made: so many in this run.
     pub fn invite_back(&mut self, swarm: &Swarm, invitation: &Invitation, weights: u64, made: u64) {
         let is_soon = self.asked.is_some_and(|asked| asked.elapsed() < ASKING);
         if self.channel.is_some() || !self.welcome || self.returning.is_some() || is_soon {
@@ -363,21 +371,23 @@ impl Seat {
         self.asked = Some(Instant::now());
         let (swarm, node) = (swarm.clone(), self.node.clone());
         let examples = Arc::clone(&self.examples);
-        let mut invitation = Invitation {
+        let invitation = Invitation {
             member: self.number,
             examples: examples.len() as u64,
             ..invitation.clone()
         };
         self.next_step = made;
-        if made > 0 {
-            let told = (STEPS_MADE.to_owned(), made.to_string());
-            invitation.settings.push(told);
-        }
         self.returning = Some(tokio::spawn(async move {
-            let (mut channel, _) = ask(&swarm, &node, invitation, &examples).await?;
-            let ready = ready(&mut channel, weights).await;
-            ready.map_err(|error| error.to_string())?;
-            Ok(channel)
+            let away = |why, for_good| Away { why, for_good };
+            let asked = ask(&swarm, &node, invitation, &examples).await;
+            let (mut channel, _) = asked.map_err(|why| away(why, false))?;
+            match ready(&mut channel, weights).await {
+                Ok(()) => Ok(channel),
+                Err(broken) => {
+                    let for_good = matches!(broken, Broken::Refused(_));
+                    Err(away(broken.to_string(), for_good))
+                }
+            }
         }));
     }
 
@@ -392,10 +402,18 @@ impl Seat {
         let Some(task) = self.returning.take() else {
             return 0;
         };
-        let channel = match task.await.map_err(|error| error.to_string()) {
+        let channel = match task.await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(why)) | Err(why) => {
+            Ok(Err(Away { why, for_good })) => {
                 tracing::info!(node = %self.told.node, %why, "a node has not come back");
+                if for_good {
+                    self.welcome = false;
+                    self.told.gone = Some(why);
+                }
+                return 0;
+            }
+            Err(error) => {
+                tracing::info!(node = %self.told.node, %error, "a node has not come back");
                 return 0;
             }
         };
