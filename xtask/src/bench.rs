@@ -24,7 +24,7 @@ pub struct Options {
     /// how llama.cpp is built; without it skep's own figures alone are taken.
     #[arg(long)]
     python: Option<PathBuf>,
-    /// For links: steps of each node.
+    /// For links: steps of each node, of which 100 and 50 should be parts.
     #[arg(long, default_value_t = 200)]
     steps: usize,
 }
@@ -55,8 +55,8 @@ enum Which {
     Recipe,
     /// What four nodes that train together send, beside sending every gradient.
     Together,
-    /// The same training by four processes, over loopback and over links of 200 ms and 10 Mbit/s: what
-    /// they send, and what share of the time they compute.
+    /// The same by four processes, in each way over loopback and by DiLoCo over links of 200 ms and
+    /// 10 Mbit/s: what they send, what they come to, and what share of the time they compute.
     Links,
 }
 
@@ -213,7 +213,7 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
     if wanted(Which::Links) {
         let plan = together::Plan {
             steps: options.steps,
-            batch: 4,
+            batch: 2,
         };
         together::bench(environment, &plan)?;
     }

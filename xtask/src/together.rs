@@ -1,5 +1,5 @@
-//! Four node processes train one adapter of a decoder of 20 million weights: over loopback, and over
-//! links of 200 ms and 10 Mbit/s.
+//! Four node processes train one adapter of a decoder of 20 million weights, in each way that there
+//! is, over loopback, and by DiLoCo over links of 200 ms and 10 Mbit/s.
 //!
 //! The links are cables between network namespaces, each with its own delay and rate in both
 //! directions. Making them takes root; anybody else is told that it was not measured.
@@ -22,6 +22,8 @@ use crate::slow_links::{Cable, SlowLinks};
 const NODES: usize = 4;
 /// Examples of all of them.
 const EXAMPLES: usize = 2000;
+/// Texts that nobody learns from, nine of ten of which each adapter is tested on.
+const TESTS: usize = 100;
 /// Letters of each, which are its tokens.
 const LETTERS: usize = 96;
 /// From one node to another it is twice the delay of a cable, so 200 ms, and 10 Mbit/s.
@@ -41,7 +43,7 @@ pub const SHAPE: random::Shape = random::Shape {
     context: 512,
 };
 
-/// Steps of each node, and what else is asked of the training.
+/// How much is trained.
 pub struct Plan {
     /// Steps of each node.
     pub steps: usize,
@@ -49,10 +51,20 @@ pub struct Plan {
     pub batch: usize,
 }
 
-/// Runs both, and prints a line of JSON for each.
+/// Ways of training together, and what the command line calls them.
+const METHODS: [(&str, &[&str]); 4] = [
+    ("all-reduce", &["--method", "all-reduce"]),
+    ("diloco-50", &["--every", "50", "--fragments", "1"]),
+    ("diloco-100", &["--every", "100", "--fragments", "1"]),
+    ("demo", &["--method", "demo"]),
+];
+/// What is trained over the slow links.
+const STREAMED: (&str, &[&str]) = ("diloco-50-streamed", &["--every", "50"]);
+
+/// Runs all of them over loopback, and one over the links, and prints a line of JSON for each.
 ///
 /// # Errors
-/// When a node cannot be started or the training fails.
+/// When a node cannot be started or a training fails.
 pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
     environment.build_host()?;
     let folder = environment.target.join("together");
@@ -60,23 +72,44 @@ pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let base = folder.join("base.gguf");
     random::gguf(&base, &SHAPE, 1)?;
-    let data = folder.join("texts.jsonl");
-    write_examples(environment, &data)?;
-    measure(&folder, plan, &base, &data, "loopback", &Loopback)?;
+    let texts = Texts {
+        learned: folder.join("texts.jsonl"),
+        unseen: folder.join("unseen.jsonl"),
+    };
+    write_examples(environment, &texts)?;
+    let swarm = Swarm::start(&folder, &base, "loopback", &Loopback)?;
+    let mut first = None;
+    let before = swarm.test(&texts, "untrained", None)?;
+    for way in METHODS {
+        let done = swarm.train(plan, &texts, way, before)?;
+        println!("{}", done.told(plan, first.as_ref()));
+        first.get_or_insert(done);
+    }
+    drop(swarm);
+    let links = "200 ms, 10 Mbit/s";
     match Links::new(&folder) {
-        Ok(links) => measure(&folder, plan, &base, &data, "200 ms, 10 Mbit/s", &links),
+        Ok(network) => {
+            let swarm = Swarm::start(&folder, &base, links, &network)?;
+            let done = swarm.train(plan, &texts, STREAMED, before)?;
+            println!("{}", done.told(plan, first.as_ref()));
+            Ok(())
+        }
         Err(error) => {
-            println!(
-                "{}",
-                json!({"links": "200 ms, 10 Mbit/s", "not_measured": error.to_string()})
-            );
+            let line = json!({"links": links, "not_measured": error.to_string()});
+            println!("{line}");
             Ok(())
         }
     }
 }
 
+/// What nodes learn, and what the adapters are tested on.
+struct Texts {
+    learned: PathBuf,
+    unseen: PathBuf,
+}
+
 /// Texts of nearly one length, so that no node has more to do than another.
-fn write_examples(environment: &Environment, data: &Path) -> Result<()> {
+fn write_examples(environment: &Environment, to: &Texts) -> Result<()> {
     let texts = environment.target.join("tuning").join("descriptions.txt");
     debian::write_descriptions(&texts)?;
     let texts = fs::read_to_string(&texts)?;
@@ -86,13 +119,15 @@ fn write_examples(environment: &Environment, data: &Path) -> Result<()> {
         let text: String = text.iter().collect();
         format!("{}\n", json!({"text": text}))
     });
-    let lines: Vec<String> = cut.take(EXAMPLES).collect();
+    let lines: Vec<String> = cut.take(EXAMPLES + TESTS).collect();
     ensure!(
-        lines.len() == EXAMPLES,
+        lines.len() == EXAMPLES + TESTS,
         "there are {} texts only",
         lines.len()
     );
-    Ok(fs::write(data, lines.concat())?)
+    let (learned, unseen) = lines.split_at(EXAMPLES);
+    fs::write(&to.learned, learned.concat())?;
+    Ok(fs::write(&to.unseen, unseen.concat())?)
 }
 
 /// Where nodes are.
@@ -109,91 +144,158 @@ impl Network for Loopback {
     }
 }
 
-fn measure(
-    folder: &Path,
-    plan: &Plan,
-    base: &Path,
-    data: &Path,
-    links: &str,
-    network: &impl Network,
-) -> Result<()> {
-    let folder = folder.join(links.replace([' ', ',', '/'], "-"));
-    let home = |number: usize| folder.join(format!("node-{number}"));
-    for number in 0..NODES {
-        set_up(&home(number))?;
-        let (_, listen) = network.place(number);
-        let text =
-            format!("[network]\nlisten = \"{listen}\"\nmdns = false\n[trainings]\naccept = true\n");
-        fs::write(home(number).join("config.toml"), text)?;
+/// Nodes that train together, the first of which leads.
+struct Swarm<'a> {
+    links: &'a str,
+    home: PathBuf,
+    skep: PathBuf,
+    members: Vec<Node>,
+}
+
+impl<'a> Swarm<'a> {
+    fn start(folder: &Path, base: &Path, links: &'a str, network: &impl Network) -> Result<Self> {
+        let folder = folder.join(links.replace([' ', ',', '/'], "-"));
+        let home = |number: usize| folder.join(format!("node-{number}"));
+        for number in 0..NODES {
+            set_up(&home(number))?;
+            let (_, listen) = network.place(number);
+            let text = format!(
+                "[network]\nlisten = \"{listen}\"\nmdns = false\n[trainings]\naccept = true\n"
+            );
+            fs::write(home(number).join("config.toml"), text)?;
+        }
+        succeeds(&home(0), &["key", "new"])?;
+        distribute(&home(0), (1..NODES).map(home), base)?;
+        let members = (1..NODES).map(|number| {
+            let (skep, listen) = network.place(number);
+            Node::start_at(&skep, &home(number), &listen)
+        });
+        Ok(Self {
+            links,
+            home: home(0),
+            skep: network.place(0).0,
+            members: members.collect::<Result<Vec<_>>>()?,
+        })
     }
-    succeeds(&home(0), &["key", "new"])?;
-    distribute(&home(0), (1..NODES).map(home), base)?;
-    let members = (1..NODES).map(|number| {
-        let (skep, listen) = network.place(number);
-        Node::start_at(&skep, &home(number), &listen)
-    });
-    let members = members.collect::<Result<Vec<_>>>()?;
-    let (skep, _) = network.place(0);
-    let mut command = Command::new(skep);
-    command
-        .arg("--home")
-        .arg(home(0))
-        .args(["--json", "finetune"]);
-    command.arg("--data").arg(data).args(["--base", "twenty"]);
-    command.args(["--nodes", "4", "--every", "50", "--audit", "0"]);
-    for member in &members {
-        let ticket = member.status["ticket"].as_str();
-        command.args(["--provider", ticket.context("a node without a ticket")?]);
+
+    /// Trains one adapter, and tests it.
+    fn train(
+        &self,
+        plan: &Plan,
+        texts: &Texts,
+        (name, arguments): (&'static str, &[&str]),
+        before: f64,
+    ) -> Result<Done> {
+        let mut command = self.finetune(&texts.learned, name);
+        command
+            .args(["--nodes", "4", "--audit", "0"])
+            .args(arguments);
+        for member in &self.members {
+            let ticket = member.status["ticket"].as_str();
+            command.args(["--provider", ticket.context("a node without a ticket")?]);
+        }
+        // Nothing is held out, so that what all have agreed on last is what is saved.
+        command.args(["--", "rank=16", "held-out=0", "learning-rate=0.002"]);
+        command.arg(format!("steps={}", plan.steps));
+        command.arg(format!("batch={}", plan.batch));
+        let trained = result(&mut command)?;
+        let adapter = self
+            .home
+            .join("trainings")
+            .join(name)
+            .join("adapter/adapter_model.safetensors");
+        let parameters = fs::metadata(adapter)?.len() / 4;
+        Ok(Done {
+            links: self.links.to_owned(),
+            name,
+            before,
+            loss: self.test(texts, name, Some(name))?,
+            trained,
+            parameters,
+        })
     }
-    command.args([
-        "--",
-        "rank=16",
-        "held-out=0.02",
-        "patience=0",
-        "learning-rate=0.002",
-    ]);
-    command.arg(format!("steps={}", plan.steps));
-    command.arg(format!("evaluate-every={}", plan.steps));
-    command.arg(format!("batch={}", plan.batch));
+
+    fn finetune(&self, data: &Path, name: &str) -> Command {
+        let mut command = Command::new(&self.skep);
+        command.arg("--home").arg(&self.home);
+        command.args(["--json", "finetune", "--base", "twenty", "--out", name]);
+        command.arg("--data").arg(data);
+        command
+    }
+
+    /// The loss on texts that nobody has learned from, with an adapter or without: what a training
+    /// that goes on from it finds before its first step, which is of size 0.
+    fn test(&self, texts: &Texts, name: &str, adapter: Option<&str>) -> Result<f64> {
+        let mut command = self.finetune(&texts.unseen, &format!("{name}-tested"));
+        command.arg("--fresh");
+        if let Some(adapter) = adapter {
+            command.args(["--from", adapter]);
+        }
+        command.args(["--", "rank=16", "held-out=0.9", "learning-rate=0"]);
+        command.args(["steps=1", "batch=1", "evaluate-every=2"]);
+        number(&result(&mut command)?, "/metrics/held-out-loss-before")
+    }
+}
+
+/// What came of a training.
+struct Done {
+    links: String,
+    name: &'static str,
+    before: f64,
+    loss: f64,
+    trained: Value,
+    parameters: u64,
+}
+
+impl Done {
+    /// As a line, beside what the first one sent and came to.
+    fn told(&self, plan: &Plan, first: Option<&Self>) -> Value {
+        let of = |done: &Self, pointer: &str| number(&done.trained, pointer).unwrap_or(f64::NAN);
+        let first = first.unwrap_or(self);
+        let bytes = "/together/contributed_bytes";
+        let seconds = of(self, "/together/seconds");
+        let waited = of(self, "/together/waited_seconds");
+        let nodes = self.trained.pointer("/together/nodes");
+        let nodes = nodes.and_then(Value::as_array).into_iter().flatten();
+        let gone: Vec<&Value> = nodes.clone().map(|node| &node["gone"]).collect();
+        let left_out: Vec<&Value> = nodes.map(|node| &node["left_out"]).collect();
+        json!({
+            "links": self.links,
+            "method": self.name,
+            "nodes": NODES,
+            "steps": plan.steps,
+            "texts": plan.steps * plan.batch * NODES,
+            "parameters": self.parameters,
+            "turns": self.trained["together"]["turns"],
+            "contributed_bytes": of(self, bytes),
+            "times_fewer": of(first, bytes) / of(self, bytes),
+            "sent_bytes": of(self, "/together/sent_bytes"),
+            "loss_before": self.before,
+            "held_out_loss": self.loss,
+            "beside_the_first_percent": 100.0 * (self.loss / first.loss - 1.0),
+            "seconds": seconds,
+            "waited_seconds": waited,
+            "utilisation": 1.0 - waited / seconds,
+            "gone": gone,
+            "left_out": left_out,
+        })
+    }
+}
+
+/// The result of a command that says one.
+fn result(command: &mut Command) -> Result<Value> {
     let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the training failed: {said}");
     let text = String::from_utf8(output.stdout)?;
-    let trained: Value = serde_json::from_str(text.lines().last().unwrap_or_default())?;
-    let number = |pointer: &str| {
-        let found = trained.pointer(pointer).and_then(Value::as_f64);
-        found.with_context(|| format!("no {pointer} in {trained}"))
-    };
-    let gone = trained.pointer("/together/nodes").and_then(Value::as_array);
-    let gone: Vec<&Value> = gone
-        .into_iter()
-        .flatten()
-        .map(|node| &node["gone"])
-        .collect();
-    let adapter = home(0).join("trainings/texts/adapter/adapter_model.safetensors");
-    let parameters = fs::metadata(adapter)?.len() as f64 / 4.0;
-    let (seconds, waited) = (
-        number("/together/seconds")?,
-        number("/together/waited_seconds")?,
-    );
-    let contributed = number("/together/contributed_bytes")?;
-    let line = json!({
-        "links": links,
-        "nodes": NODES,
-        "steps": plan.steps,
-        "seconds": seconds,
-        "waited_seconds": waited,
-        "utilisation": 1.0 - waited / seconds,
-        "contributed_bytes": contributed,
-        "sent_bytes": number("/together/sent_bytes")?,
-        // Every gradient in bfloat16 at every step.
-        "times_fewer": 2.0 * parameters * plan.steps as f64 / contributed,
-        "held_out_before": number("/metrics/held-out-loss-before")?,
-        "held_out": number("/metrics/held-out-loss")?,
-        "gone": gone,
-    });
-    println!("{line}");
-    Ok(())
+    Ok(serde_json::from_str(
+        text.lines().last().unwrap_or_default(),
+    )?)
+}
+
+fn number(value: &Value, pointer: &str) -> Result<f64> {
+    let found = value.pointer(pointer).and_then(Value::as_f64);
+    found.with_context(|| format!("no {pointer} in {value}"))
 }
 
 /// Publishes the base in one home and installs it in the others, over loopback.
