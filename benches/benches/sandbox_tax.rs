@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use skep_model::Encoder;
 use skep_records::{Format, Labels, Reader};
-use skep_registry::{Grants, Limits, ModelGrant};
+use skep_registry::{Grants, ModelGrant};
 use skep_sandbox::{
     Cancel, EncoderInfo, LanguageModel, ModelError, Models, Program, RunSpec, Sandbox,
     SandboxConfig, TextAdapter, TextEncoder,
@@ -149,13 +149,8 @@ impl Sides {
                     models: [ModelGrant::Default].into(),
                     ..Grants::default()
                 },
-                limits: Limits::default(),
-                device: Device::cpu(),
                 models: Some(Arc::new(OneEncoder(self.encoder.clone()))),
-                blobs: None,
-                training: None,
-                seed: None,
-                texts: skep_sandbox::Texts::Kept,
+                ..RunSpec::default()
             };
             let lines = Reader::new(input.as_bytes(), Format::Jsonl);
             self.sandbox

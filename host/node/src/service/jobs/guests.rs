@@ -40,7 +40,10 @@ pub struct GuestJobs {
 impl GuestJobs {
     /// The jobs of a component about to run, if it is granted any and is one that can be told from
     /// others.
-    pub fn of(service: &Arc<Service>, subject: &Subject) -> Option<Arc<dyn Jobs>> {
+    pub(in crate::service) fn of(
+        service: &Arc<Service>,
+        subject: &Subject,
+    ) -> Option<Arc<dyn Jobs>> {
         subject.grants.jobs?;
         let package = subject.known_as.clone()?;
         Some(Arc::new(Self {
