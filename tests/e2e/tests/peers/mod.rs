@@ -156,7 +156,11 @@ impl Lies {
         let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
         let offer = match Ask::decode(&frame).unwrap() {
             Ask::Quote { .. } => {
-                let kind = machine_kind(env!("CARGO_PKG_VERSION"), &Isa::alike());
+                let version = match self.manner {
+                    Manner::CountsOtherwise => "of another time",
+                    _ => env!("CARGO_PKG_VERSION"),
+                };
+                let kind = machine_kind(version, &Isa::alike());
                 let quotation = Answer::Quote(Quotation {
                     account: *key.id().as_bytes(),
                     tariff: self.tariff,
