@@ -29,7 +29,12 @@ fn norm(numbers: impl Iterator<Item = f32>) -> f64 {
 #[test]
 fn two_nodes_that_send_all_gradients_are_one_with_both_batches() {
     let texts = texts();
+    // With so large an epsilon AdamW's steps are as long as gradients are. With a small one they are
+    // as long for little gradients as for large ones, and what bfloat16 rounds of two that nearly
+    // cancel each other would be a whole step.
     let hyper = HyperParameters {
+        learning_rate: 0.5,
+        epsilon: 1.0,
         clip: Some(1e6),
         ..HyperParameters::default()
     };
@@ -68,8 +73,9 @@ fn two_nodes_that_send_all_gradients_are_one_with_both_batches() {
     let (ours, theirs) = (nodes[0].weights(), alone.weights());
     let difference = norm(ours.iter().zip(theirs).map(|(x, y)| x - y));
     let change = norm(theirs.iter().zip(&start).map(|(x, y)| x - y));
-    // What bfloat16 rounds, where AdamW makes much of little gradients.
-    assert!(difference < 0.02 * change, "{difference} of {change}");
+    // Each gradient is rounded to 9 bits.
+    assert!(change > 0.01, "{change}");
+    assert!(difference < change / 256.0, "{difference} of {change}");
 }
 
 #[test]
