@@ -157,8 +157,7 @@ pub async fn base_model(service: &Service, model: &str) -> Result<BaseModel, Fai
         return Err(Failure::new(
             FailureKind::Usage,
             format!(
-                "{model} is a {}, and what runs here with adapters or guesses for others are \
-                 language models",
+                "{model} is a {}, and what guesses for others are language models",
                 found.task
             ),
         ));
@@ -166,7 +165,7 @@ pub async fn base_model(service: &Service, model: &str) -> Result<BaseModel, Fai
     Ok(found)
 }
 
-/// The same of a model of any kind: what a training may adapt.
+/// The same of a model of any kind: what an adapter may be of.
 pub async fn any_base(service: &Service, model: &str) -> Result<BaseModel, Failure> {
     let own = [&embedded::LANGUAGE, &embedded::ENCODER]
         .into_iter()

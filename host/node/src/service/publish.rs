@@ -58,7 +58,7 @@ pub async fn package(service: &Service, folder: &Path, key: &str) -> Result<Resp
         }
         Source::Adapter { path, base } => {
             let folder = folder.join(path.as_str());
-            let model = defaults::base_model(service, &base.digest.to_string()).await?;
+            let model = defaults::any_base(service, &base.digest.to_string()).await?;
             try_adapter(&folder, model).await?;
             files.extend(adapter_files(&folder)?);
             Vec::new()
@@ -82,7 +82,7 @@ pub async fn adapter(
         Some(base) => base.to_owned(),
         None => named_base(folder)?,
     };
-    let model = defaults::base_model(service, &base).await?;
+    let model = defaults::any_base(service, &base).await?;
     let manifest = Manifest::parse(&format!(
         "[package]\nname = {name:?}\nversion = {version:?}\nkind = \"adapter\"\n\
          [adapter]\npath = \"adapter\"\nbase = \"{}\"\nbase-digest = \"{}\"\n",
