@@ -27,6 +27,9 @@ pub struct Options {
     /// For links: steps of each node, of which 100 and 50 should be parts.
     #[arg(long, default_value_t = 200)]
     steps: usize,
+    /// For links: over the slow ones alone.
+    #[arg(long)]
+    only_slow: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -214,6 +217,7 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         let plan = together::Plan {
             steps: options.steps,
             batch: 2,
+            only_slow: options.only_slow,
         };
         together::bench(environment, &plan)?;
     }

@@ -49,6 +49,8 @@ pub struct Plan {
     pub steps: usize,
     /// Examples of a step.
     pub batch: usize,
+    /// Whether nothing is trained over loopback.
+    pub only_slow: bool,
 }
 
 /// Ways of training together, and what the command line calls them.
@@ -80,9 +82,9 @@ pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
     let swarm = Swarm::start(&folder, &base, "loopback", &Loopback)?;
     let mut first = None;
     let before = swarm.test(&texts, "untrained", None)?;
-    for way in METHODS {
+    for way in METHODS.into_iter().filter(|_| !plan.only_slow) {
         let done = swarm.train(plan, &texts, way, before)?;
-        println!("{}", done.told(plan, first.as_ref()));
+        println!("{}", done.told(plan, Some(first.as_ref().unwrap_or(&done))));
         first.get_or_insert(done);
     }
     drop(swarm);
@@ -251,7 +253,6 @@ impl Done {
     /// As a line, beside what the first one sent and came to.
     fn told(&self, plan: &Plan, first: Option<&Self>) -> Value {
         let of = |done: &Self, pointer: &str| number(&done.trained, pointer).unwrap_or(f64::NAN);
-        let first = first.unwrap_or(self);
         let bytes = "/together/contributed_bytes";
         let seconds = of(self, "/together/seconds");
         let waited = of(self, "/together/waited_seconds");
@@ -268,11 +269,11 @@ impl Done {
             "parameters": self.parameters,
             "turns": self.trained["together"]["turns"],
             "contributed_bytes": of(self, bytes),
-            "times_fewer": of(first, bytes) / of(self, bytes),
+            "times_fewer": first.map(|first| of(first, bytes) / of(self, bytes)),
             "sent_bytes": of(self, "/together/sent_bytes"),
             "loss_before": self.before,
             "held_out_loss": self.loss,
-            "beside_the_first_percent": 100.0 * (self.loss / first.loss - 1.0),
+            "beside_the_first_percent": first.map(|first| 100.0 * (self.loss / first.loss - 1.0)),
             "seconds": seconds,
             "waited_seconds": waited,
             "utilisation": 1.0 - waited / seconds,
