@@ -270,11 +270,8 @@ fn what_does_not_fit_is_refused_by_name() {
     // Things that are no adapters, or are used as what they are not.
     let error = refused(&["adapter", "add", &setting.text("a")], 5);
     assert!(error.contains("adapter_config.json"), "{error}");
-    let error = refused(&["adapter", "add", &one, "--base", "skep-mini-embed"], 2);
-    assert!(
-        error.contains("skep-mini-embed is a sentence-encoder"),
-        "{error}"
-    );
+    let error = refused(&["adapter", "add", &one, "--base", "skep-mini-embed"], 3);
+    assert!(error.contains("an adapter of an encoder"), "{error}");
     let error = refused(&["run", "one"], 2);
     assert!(error.contains("one is an adapter"), "{error}");
     let package = setting.package(&["one"]);
