@@ -1,10 +1,11 @@
 //! Has other nodes work on its input. `whole`, with a package's digest, what it may cost in millionths
 //! of a credit, how many shards to make, and the labels if the package is a batch classifier, waits for
-//! the result and writes it; `begin`, with the same, writes the job's name at once; and `find`, with
-//! such a name, waits for the result of that job.
+//! the result and writes it; `begin`, with the same, writes the job's name at once; `find`, with
+//! such a name, waits for the result of that job, and `cancel` stops it and writes why it ended.
 
-use skep_sdk::{Error, Job, JobPlan, Output, Result, input, output};
+use skep_sdk::{Error, Job, JobPlan, JobState, Output, Result, input, output};
 use std::io::{Read, Write, copy};
+use std::time::Duration;
 
 fn jobs(arguments: Vec<String>) -> Result<()> {
     let mut output = output();
@@ -17,10 +18,21 @@ fn jobs(arguments: Vec<String>) -> Result<()> {
             writeln!(output, "{}", job.name())?;
         }
         ["find", name] => write_result(&Job::find(name)?, &mut output)?,
+        ["cancel", name] => {
+            let job = Job::find(name)?;
+            job.cancel()?;
+            let ended = loop {
+                let status = job.wait(Duration::from_secs(10))?;
+                if status.state != JobState::Running {
+                    break status;
+                }
+            };
+            writeln!(output, "{}", ended.reason)?;
+        }
         _ => {
             return Err(Error::invalid(
                 "the arguments are `whole` or `begin` with a package, a price, a number of shards and \
-                 perhaps labels, or `find` with a job's name",
+                 perhaps labels, or `find` or `cancel` with a job's name",
             ));
         }
     }

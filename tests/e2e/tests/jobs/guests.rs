@@ -52,10 +52,15 @@ fn begin(setting: &Setting, package: &str, manner: &str, price: &str, shards: &s
         .collect()
 }
 
-fn find(setting: &Setting, package: &str, name: &str) -> Vec<String> {
+/// To `find` a job, or to `cancel` it.
+fn again(setting: &Setting, package: &str, manner: &str, name: &str) -> Vec<String> {
     let output = setting.text("made");
-    let run = ["run", package, "--output", &output, "--", "find", name];
+    let run = ["run", package, "--output", &output, "--", manner, name];
     run.map(str::to_owned).to_vec()
+}
+
+fn find(setting: &Setting, package: &str, name: &str) -> Vec<String> {
+    again(setting, package, "find", name)
 }
 
 #[test]
@@ -152,6 +157,44 @@ fn a_job_outlives_its_guest_and_its_node_and_is_found_by_its_own_package_only() 
     assert!(fs::read(setting.path("made")).unwrap() == setting.expected);
     let job = node.ask(&["job", "status", &name]).unwrap();
     assert_conserved(node.home(), &[c.home()], micro(&job["job"], "spent_micro"));
+}
+
+#[test]
+fn a_job_that_its_guest_cancels_gives_back_what_it_did_not_spend() {
+    let setting = Setting::new(20);
+    let granted = "jobs = { max-price = \"0.5\" }";
+    let caller = publish(&setting, "caller", granted);
+    let stranger = publish(&setting, "stranger", granted);
+    let c = setting.provider("c", "", 1);
+    let node = requester(&setting, &[&c], "");
+    // The provider holds the shard, and cannot begin it.
+    let occupied = Occupied::new(&setting, &c);
+    node.ask(&begin(&setting, &caller, "begin", "500000", "1"))
+        .unwrap();
+    let name = fs::read_to_string(setting.path("made")).unwrap();
+    let name = name.trim();
+    let held = account(node.home());
+    assert_eq!(micro(&held, "escrowed_micro"), 500_000);
+
+    // Nobody else's guest stops it.
+    let ended = run(node.home(), &again(&setting, &stranger, "cancel", name)).unwrap();
+    assert_eq!(ended.code, 1);
+    let job = node.ask(&["job", "status", name]).unwrap();
+    assert_eq!(job["job"]["state"], "running");
+
+    node.ask(&again(&setting, &caller, "cancel", name)).unwrap();
+    let why = fs::read_to_string(setting.path("made")).unwrap();
+    assert_eq!(why, "the job was cancelled\n");
+    drop(occupied);
+    let job = node.ask(&["job", "status", name]).unwrap()["job"].clone();
+    assert_eq!(
+        (&job["state"], &job["finished"]),
+        (&"failed".into(), &0.into())
+    );
+    assert_eq!(micro(&job, "spent_micro"), 0);
+    // What is over stays as it is.
+    node.ask(&again(&setting, &caller, "cancel", name)).unwrap();
+    assert_conserved(node.home(), &[c.home()], 0);
 }
 
 #[test]
