@@ -252,6 +252,14 @@ pub struct Finetune {
     /// 4 if not said.
     #[arg(long, value_name = "PARTS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub fragments: Option<u16>,
+    /// With diloco, how far the weights are moved along the mean of how far the nodes have moved;
+    /// 0.85 if not said.
+    #[arg(long, value_name = "RATE", value_parser = positive)]
+    pub outer_rate: Option<f32>,
+    /// With diloco, how much of one such move is made again in the next, as Nesterov does; 0.2
+    /// if not said.
+    #[arg(long, value_name = "SHARE", value_parser = below_one)]
+    pub outer_momentum: Option<f32>,
     /// How many seconds the others wait for a node that does not say what it has learned.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub patience: u64,
@@ -433,6 +441,22 @@ pub enum NodeCommand {
 }
 
 /// A part of a price in millionths, from a text in percent.
+fn positive(text: &str) -> Result<f32, String> {
+    let number: f32 = text.parse().unwrap_or(f32::NAN);
+    match number > 0.0 && number.is_finite() {
+        true => Ok(number),
+        false => Err("it must be a number above 0".to_owned()),
+    }
+}
+
+fn below_one(text: &str) -> Result<f32, String> {
+    let number: f32 = text.parse().unwrap_or(f32::NAN);
+    match (0.0..1.0).contains(&number) {
+        true => Ok(number),
+        false => Err("it must be a number of at least 0 and below 1".to_owned()),
+    }
+}
+
 fn millionths(text: &str) -> Result<u32, String> {
     let percent: f64 = text.trim_end_matches('%').parse().unwrap_or(f64::NAN);
     match (0.0..=100.0).contains(&percent) {

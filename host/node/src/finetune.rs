@@ -16,12 +16,15 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
         Method::Demo => TogetherMethod::Demo,
         Method::AllReduce => TogetherMethod::AllReduce,
     };
-    let is_divided = options.every.is_some() || options.fragments.is_some();
-    if method != TogetherMethod::Diloco && is_divided {
+    let has_outer_steps = options.every.is_some()
+        || options.fragments.is_some()
+        || options.outer_rate.is_some()
+        || options.outer_momentum.is_some();
+    if method != TogetherMethod::Diloco && has_outer_steps {
         return Err(Failure::new(
             FailureKind::Usage,
-            "--every and --fragments say how often nodes meet with --method diloco; with the others \
-             they meet at every step, so leave them out",
+            "--every, --fragments, --outer-rate and --outer-momentum say how nodes meet with \
+             --method diloco; with the others they meet at every step, so leave them out",
         ));
     }
     let mut settings: Vec<(String, String)> = Vec::new();
@@ -54,6 +57,8 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
             method,
             every: options.every.unwrap_or(EVERY),
             fragments: options.fragments,
+            outer_rate: options.outer_rate,
+            outer_momentum: options.outer_momentum,
             patience: options.patience,
             audit: options.audit,
         }),

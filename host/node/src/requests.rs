@@ -146,6 +146,10 @@ pub struct TogetherRequest {
     pub every: u32,
     /// With DiLoCo, in how many parts the weights are sent.
     pub fragments: Option<u16>,
+    /// With DiLoCo, the size of outer steps, above 0.
+    pub outer_rate: Option<f32>,
+    /// With DiLoCo, how much of the outer momentum is kept, from 0 to below 1.
+    pub outer_momentum: Option<f32>,
     /// How many seconds each turn may wait for a node.
     pub patience: u64,
     /// In how many of a million turns a node has to show a step that it made.

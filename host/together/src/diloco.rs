@@ -38,15 +38,18 @@ pub struct DilocoConfig {
 }
 
 impl Default for DilocoConfig {
-    /// The papers' own outer step, at once and in 4 bits every 50 steps.
+    /// In 4 bits every 50 steps, with an outer step that suits trainings of few rounds: a mean and
+    /// little momentum. The papers' own (0.7 and 0.9) is for hundreds of rounds: it moves by up to
+    /// seven times what a round has found, and goes on with that when the inner rate has fallen
+    /// to nothing (`docs/benchmarks.md`, four nodes that train together).
     fn default() -> Self {
         Self {
             every: 50,
             fragments: 1,
             overlap: 0,
             keep: 0.5,
-            rate: 0.7,
-            momentum: 0.9,
+            rate: 0.85,
+            momentum: 0.2,
             precision: Precision::Int4,
         }
     }

@@ -34,6 +34,8 @@ fn diloco_is_pytorchs_outer_optimizer_on_what_was_sent() {
     let config = DilocoConfig {
         every: 2,
         fragments: 2,
+        rate: 0.7,
+        momentum: 0.9,
         ..DilocoConfig::default()
     };
     let mut nodes: Vec<Diloco> = (0..NODES)

@@ -108,12 +108,17 @@ pub async fn lead(
 fn method(together: &TogetherRequest) -> Method {
     let every = together.every;
     match together.method {
-        TogetherMethod::Diloco => Method::Diloco(DilocoConfig {
-            every,
-            fragments: together.fragments.unwrap_or(if every < 8 { 1 } else { 4 }),
-            overlap: every / 10,
-            ..DilocoConfig::default()
-        }),
+        TogetherMethod::Diloco => {
+            let usual = DilocoConfig::default();
+            Method::Diloco(DilocoConfig {
+                every,
+                fragments: together.fragments.unwrap_or(if every < 8 { 1 } else { 4 }),
+                overlap: every / 10,
+                rate: together.outer_rate.unwrap_or(usual.rate),
+                momentum: together.outer_momentum.unwrap_or(usual.momentum),
+                ..usual
+            })
+        }
         TogetherMethod::Demo => Method::Demo(DemoConfig::default()),
         TogetherMethod::AllReduce => Method::AllReduce,
     }
