@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What `skep finetune` does with an encoder and labelled texts, done by PEFT and PyTorch.
 
-    python tune_side_by_side.py packages.jsonl MODEL rank=16 epochs=8 batch=32 learning-rate=0.001
+    python tune_side_by_side.py packages.jsonl MODEL rank=16 epochs=8 batch=32 learning-rate=0.001 [seed=0]
 
 The same lines are learned and tested, in as many steps of as many examples: an adapter of every
 linear layer and a linear layer over the mean of all tokens' states, AdamW with gradients clipped to
@@ -47,7 +47,7 @@ def main():
     data, folder = sys.argv[1:3]
     settings = dict(setting.split("=") for setting in sys.argv[3:])
     torch.set_num_threads(int(os.environ.get("THREADS", "2")))
-    torch.manual_seed(0)
+    torch.manual_seed(int(settings.get("seed", 0)))
     transformers.logging.set_verbosity_error()
     lines = [json.loads(line) for line in open(data, encoding="utf-8")]
     names = sorted({line["label"] for line in lines})

@@ -24,12 +24,28 @@ pub struct Options {
     /// how llama.cpp is built; without it skep's own figures alone are taken.
     #[arg(long)]
     python: Option<PathBuf>,
+    /// For tuning: how many times both are trained, each time from another seed.
+    #[arg(long, default_value_t = 3)]
+    seeds: usize,
     /// For links: steps of each node, of which 100 and 50 should be parts.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 400)]
     steps: usize,
-    /// For links: over the slow ones alone.
-    #[arg(long)]
-    only_slow: bool,
+    /// For links: examples of a step on each node.
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// For links: steps that all nodes make together before the comparison begins, by all-reduce,
+    /// so that what they go on with is a model that has learned its language; 0 for a random one.
+    #[arg(long, default_value_t = 0)]
+    learned: usize,
+    /// For links: the largest learning rate.
+    #[arg(long, default_value_t = 0.002)]
+    rate: f32,
+    /// For links: these ways alone, such as `all-reduce,diloco-50`, or `slow` for the slow links.
+    #[arg(long, value_name = "WAY", value_delimiter = ',')]
+    only: Vec<String>,
+    /// For links: the size of DiLoCo's outer steps, and how much of one is made again in the next.
+    #[arg(long, num_args = 2, value_names = ["RATE", "MOMENTUM"])]
+    outer: Vec<f32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -172,7 +188,7 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         if !options.built {
             environment.build_host()?;
         }
-        tuning::run(environment, options.python.as_deref())?;
+        tuning::run(environment, options.python.as_deref(), options.seeds)?;
     }
     if wanted(Which::Commitments) {
         build_examples(environment, &["commitments"])?;
@@ -216,8 +232,11 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
     if wanted(Which::Links) {
         let plan = together::Plan {
             steps: options.steps,
-            batch: 2,
-            only_slow: options.only_slow,
+            batch: options.batch,
+            learned: options.learned,
+            rate: options.rate,
+            only: options.only.clone(),
+            outer: options.outer.clone(),
         };
         together::bench(environment, &plan)?;
     }

@@ -5,6 +5,7 @@
 //! that git ignores for it: the model cache, and the JavaScript SDK's modules.
 
 mod bench;
+mod byte_pairs;
 mod debian;
 mod demo;
 mod environment;

@@ -14,25 +14,23 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use skep_tests::{Built, Node, random, run, set_up};
 
-use crate::debian;
 use crate::environment::Environment;
 use crate::slow_links::{Cable, SlowLinks};
+use crate::{byte_pairs, debian};
 
 /// Nodes, the one that leads included.
 const NODES: usize = 4;
-/// Examples of all of them.
-const EXAMPLES: usize = 2000;
 /// Texts that nobody learns from, nine of ten of which each adapter is tested on.
 const TESTS: usize = 100;
-/// Letters of each, which are its tokens.
-const LETTERS: usize = 96;
+/// Letters of each, which are some seventy tokens.
+const LETTERS: usize = 256;
 /// From one node to another it is twice the delay of a cable, so 200 ms, and 10 Mbit/s.
 const CABLE: Cable = Cable {
     delay: Duration::from_millis(100),
     rate: 10e6,
 };
 
-/// A decoder of Llama's shape whose tokens are bytes.
+/// A decoder of Llama's shape whose tokens are pairs of pairs of bytes, and so on.
 pub const SHAPE: random::Shape = random::Shape {
     layers: 6,
     width: 512,
@@ -49,8 +47,25 @@ pub struct Plan {
     pub steps: usize,
     /// Examples of a step.
     pub batch: usize,
-    /// Whether nothing is trained over loopback.
-    pub only_slow: bool,
+    /// Steps that all make before that, by all-reduce.
+    pub learned: usize,
+    /// The largest learning rate of the comparison.
+    pub rate: f32,
+    /// The ways that are wanted, all of them if none is named.
+    pub only: Vec<String>,
+    /// DiLoCo's outer rate and momentum, if not the usual ones.
+    pub outer: Vec<f32>,
+}
+
+impl Plan {
+    /// Examples of all nodes: as many as are learned from, each once.
+    fn examples(&self) -> usize {
+        self.steps.max(self.learned) * self.batch * NODES
+    }
+
+    fn wants(&self, way: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == way)
+    }
 }
 
 /// Ways of training together, and what the command line calls them.
@@ -73,26 +88,47 @@ pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
     let base = folder.join("base.gguf");
-    random::gguf(&base, &SHAPE, 1)?;
+    let text = descriptions(environment)?;
+    let pairs = byte_pairs::learn(&text, SHAPE.vocabulary - 1)?;
+    random::gguf_of_pairs(&base, &SHAPE, 1, &pairs)?;
     let texts = Texts {
         learned: folder.join("texts.jsonl"),
         unseen: folder.join("unseen.jsonl"),
     };
-    write_examples(environment, &texts)?;
+    write_examples(&text, plan.examples(), &texts)?;
     let swarm = Swarm::start(&folder, &base, "loopback", &Loopback)?;
     let mut first = None;
     let before = swarm.test(&texts, "untrained", None)?;
-    for way in METHODS.into_iter().filter(|_| !plan.only_slow) {
-        let done = swarm.train(plan, &texts, way, before)?;
+    let (from, before) = match plan.learned {
+        0 => (None, before),
+        steps => {
+            let learned = Plan {
+                steps,
+                rate: 0.002,
+                learned: 0,
+                only: Vec::new(),
+                outer: Vec::new(),
+                batch: plan.batch,
+            };
+            let done = swarm.train(&learned, &texts, ("learned", METHODS[0].1), (None, before))?;
+            println!("{}", done.told(&learned, None));
+            (Some("learned"), done.loss)
+        }
+    };
+    for way in METHODS.into_iter().filter(|(name, _)| plan.wants(name)) {
+        let done = swarm.train(plan, &texts, way, (from, before))?;
         println!("{}", done.told(plan, Some(first.as_ref().unwrap_or(&done))));
         first.get_or_insert(done);
     }
     drop(swarm);
+    if !plan.wants("slow") {
+        return Ok(());
+    }
     let links = "200 ms, 10 Mbit/s";
     match Links::new(&folder) {
         Ok(network) => {
             let swarm = Swarm::start(&folder, &base, links, &network)?;
-            let done = swarm.train(plan, &texts, STREAMED, before)?;
+            let done = swarm.train(plan, &texts, STREAMED, (from, before))?;
             println!("{}", done.told(plan, first.as_ref()));
             Ok(())
         }
@@ -110,24 +146,27 @@ struct Texts {
     unseen: PathBuf,
 }
 
+/// The descriptions of Debian's packages, as one text: most are shorter than what is learned at once.
+fn descriptions(environment: &Environment) -> Result<String> {
+    let path = environment.target.join("tuning").join("descriptions.txt");
+    debian::write_descriptions(&path)?;
+    Ok(fs::read_to_string(&path)?.replace('\n', ". "))
+}
+
 /// Texts of nearly one length, so that no node has more to do than another.
-fn write_examples(environment: &Environment, to: &Texts) -> Result<()> {
-    let texts = environment.target.join("tuning").join("descriptions.txt");
-    debian::write_descriptions(&texts)?;
-    let texts = fs::read_to_string(&texts)?;
-    // Most descriptions are shorter, so as many as it takes make one text.
-    let letters: Vec<char> = texts.replace('\n', ". ").chars().collect();
+fn write_examples(text: &str, examples: usize, to: &Texts) -> Result<()> {
+    let letters: Vec<char> = text.chars().collect();
     let cut = letters.chunks_exact(LETTERS).map(|text| {
         let text: String = text.iter().collect();
         format!("{}\n", json!({"text": text}))
     });
-    let lines: Vec<String> = cut.take(EXAMPLES + TESTS).collect();
+    let lines: Vec<String> = cut.take(examples + TESTS).collect();
     ensure!(
-        lines.len() == EXAMPLES + TESTS,
+        lines.len() == examples + TESTS,
         "there are {} texts only",
         lines.len()
     );
-    let (learned, unseen) = lines.split_at(EXAMPLES);
+    let (learned, unseen) = lines.split_at(examples);
     fs::write(&to.learned, learned.concat())?;
     Ok(fs::write(&to.unseen, unseen.concat())?)
 }
@@ -186,18 +225,26 @@ impl<'a> Swarm<'a> {
         plan: &Plan,
         texts: &Texts,
         (name, arguments): (&'static str, &[&str]),
-        before: f64,
+        (from, before): (Option<&str>, f64),
     ) -> Result<Done> {
         let mut command = self.finetune(&texts.learned, name);
         command
             .args(["--nodes", "4", "--audit", "0"])
             .args(arguments);
+        if let (true, [rate, momentum]) = (name.starts_with("diloco"), &plan.outer[..]) {
+            command.arg(format!("--outer-rate={rate}"));
+            command.arg(format!("--outer-momentum={momentum}"));
+        }
         for member in &self.members {
             let ticket = member.status["ticket"].as_str();
             command.args(["--provider", ticket.context("a node without a ticket")?]);
         }
+        if let Some(from) = from {
+            command.args(["--from", from]);
+        }
         // Nothing is held out, so that what all have agreed on last is what is saved.
-        command.args(["--", "rank=16", "held-out=0", "learning-rate=0.002"]);
+        command.args(["--", "rank=16", "held-out=0"]);
+        command.arg(format!("learning-rate={}", plan.rate));
         command.arg(format!("steps={}", plan.steps));
         command.arg(format!("batch={}", plan.batch));
         let trained = result(&mut command)?;

@@ -38,7 +38,10 @@ const FROZEN_EPOCHS: &str = "epochs=20";
 const PACKAGES: [&str; 3] = ["torch==2.15.0", "transformers==5.24.0", "peft==0.21.2"];
 
 /// Runs all of it and prints what came of it.
-pub fn run(environment: &Environment, peft: Option<&Path>) -> Result<()> {
+///
+/// # Errors
+/// When something cannot be fetched, started or read.
+pub fn run(environment: &Environment, peft: Option<&Path>, seeds: usize) -> Result<()> {
     let model = models::fetch(environment)?;
     let folder = environment.target.join("tuning");
     fs::create_dir_all(&folder)?;
@@ -71,7 +74,6 @@ pub fn run(environment: &Environment, peft: Option<&Path>) -> Result<()> {
         println!("{name}: {:.2} % in {seconds:.0} s", 100.0 * accuracy);
         Ok(json!({"accuracy": accuracy, "seconds": seconds}))
     };
-    let tuned = train("tuned", &SETTINGS)?;
     let mut frozen = Vec::new();
     for rate in FROZEN_RATES {
         let rate = format!("learning-rate={rate}");
@@ -84,21 +86,38 @@ pub fn run(environment: &Environment, peft: Option<&Path>) -> Result<()> {
         Some(python) => python.to_owned(),
         None => python::with(environment, "tuning", &PACKAGES)?,
     };
-    let theirs = by_peft(environment, &python, &data, &model)?;
+    let (mut tuned, mut theirs) = (Vec::new(), Vec::new());
+    for seed in 0..seeds {
+        let seed = format!("seed={seed}");
+        let settings = [&SETTINGS[..], &[&seed]].concat();
+        tuned.push(train(&format!("tuned-{}", tuned.len()), &settings)?);
+        theirs.push(by_peft(environment, &python, &data, &model, &settings)?);
+    }
+    let mean = |runs: &[Value]| {
+        let all = runs.iter().filter_map(|run| run["accuracy"].as_f64());
+        all.sum::<f64>() / runs.len() as f64
+    };
+    let means = json!({"tuned": mean(&tuned), "peft": mean(&theirs)});
     println!(
         "{}",
-        json!({"tuned": tuned, "frozen": frozen, "peft": theirs})
+        json!({"tuned": tuned, "frozen": frozen, "peft": theirs, "means": means})
     );
     Ok(())
 }
 
-fn by_peft(environment: &Environment, python: &Path, data: &Path, model: &Path) -> Result<Value> {
+fn by_peft(
+    environment: &Environment,
+    python: &Path,
+    data: &Path,
+    model: &Path,
+    settings: &[&str],
+) -> Result<Value> {
     let script: PathBuf = environment
         .root
         .join("benches")
         .join("tune_side_by_side.py");
     let mut command = Command::new(python);
-    command.arg(script).arg(data).arg(model).args(SETTINGS);
+    command.arg(script).arg(data).arg(model).args(settings);
     let printed = output(&mut command, "train by PEFT")?;
     let last = printed.lines().last().unwrap_or_default();
     let told: Value = serde_json::from_str(last)?;

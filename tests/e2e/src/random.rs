@@ -82,11 +82,14 @@ impl Shape {
         all
     }
 
-    /// The metadata of a model whose tokens are bytes, as GPT-2 writes them.
-    fn metadata(&self) -> Vec<(String, Value)> {
+    /// The metadata of a model whose tokens are bytes, as GPT-2 writes them, and such pairs of
+    /// tokens as come before.
+    fn metadata(&self, pairs: &[Pair]) -> Vec<(String, Value)> {
         let mut tokens: Vec<String> = (0..=255).map(letter).collect();
-        let mut kinds = vec![1; 256];
-        for filler in 256..self.vocabulary {
+        tokens.extend(pairs.iter().map(|(a, b)| format!("{a}{b}")));
+        let merges = pairs.iter().map(|(a, b)| format!("{a} {b}")).collect();
+        let mut kinds = vec![1; tokens.len()];
+        for filler in tokens.len()..self.vocabulary {
             tokens.push(format!("<filler {filler}>"));
             // Never used.
             kinds.push(5);
@@ -102,7 +105,7 @@ impl Shape {
             ("tokenizer.ggml.pre", Value::Text("default".to_owned())),
             ("tokenizer.ggml.tokens", Value::Texts(tokens)),
             ("tokenizer.ggml.token_type", Value::Numbers(kinds)),
-            ("tokenizer.ggml.merges", Value::Texts(Vec::new())),
+            ("tokenizer.ggml.merges", Value::Texts(merges)),
             (
                 "tokenizer.ggml.eos_token_id",
                 Value::U32(self.vocabulary as u32 - 1),
@@ -235,7 +238,25 @@ impl Value {
 /// # Errors
 /// When the file cannot be written.
 pub fn gguf(path: &Path, shape: &Shape, seed: u64) -> Result<()> {
-    write_gguf(path, &shape.metadata(), &shape.tensors(), seed)
+    write_gguf(path, &shape.metadata(&[]), &shape.tensors(), seed)
+}
+
+/// Two tokens that make another, their bytes written as GPT-2 writes them.
+pub type Pair = (String, String);
+
+/// Writes a model of the same numbers that knows these pairs besides the bytes, in this order. There
+/// have to be fewer than the shape has room for, which is for an end of the text too.
+///
+/// # Errors
+/// When there are too many, or the file cannot be written.
+pub fn gguf_of_pairs(path: &Path, shape: &Shape, seed: u64, pairs: &[Pair]) -> Result<()> {
+    let room = shape.vocabulary - 257;
+    ensure!(
+        pairs.len() <= room,
+        "{} pairs, and there is room for {room}",
+        pairs.len()
+    );
+    write_gguf(path, &shape.metadata(pairs), &shape.tensors(), seed)
 }
 
 /// Writes a model of the same numbers whose tokenizer is one of SentencePiece.
@@ -265,7 +286,7 @@ pub fn split_gguf(
     let mut written = Vec::new();
     for (number, own) in tensors.chunks(tensors.len().div_ceil(parts)).enumerate() {
         let mut metadata = match number {
-            0 => shape.metadata(),
+            0 => shape.metadata(&[]),
             _ => Vec::new(),
         };
         metadata.extend([
