@@ -75,7 +75,9 @@ const METHODS: [(&str, &[&str]); 4] = [
     ("diloco-100", &["--every", "100", "--fragments", "1"]),
     ("demo", &["--method", "demo"]),
 ];
-/// What is trained over the slow links.
+/// What the command line calls training over the slow links.
+const SLOW: &str = "slow";
+/// What is trained there.
 const STREAMED: (&str, &[&str]) = ("diloco-50-streamed", &["--every", "50"]);
 
 /// Runs all of them over loopback, and one over the links, and prints a line of JSON for each.
@@ -83,6 +85,18 @@ const STREAMED: (&str, &[&str]) = ("diloco-50-streamed", &["--every", "50"]);
 /// # Errors
 /// When a node cannot be started or a training fails.
 pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
+    let names: Vec<&str> = METHODS
+        .iter()
+        .map(|(name, _)| *name)
+        .chain([SLOW])
+        .collect();
+    for way in &plan.only {
+        ensure!(
+            names.contains(&way.as_str()),
+            "there is no way `{way}`; --only takes {}",
+            names.join(", ")
+        );
+    }
     environment.build_host()?;
     let folder = environment.target.join("together");
     let _ = fs::remove_dir_all(&folder);
@@ -121,7 +135,7 @@ pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
         first.get_or_insert(done);
     }
     drop(swarm);
-    if !plan.wants("slow") {
+    if !plan.wants(SLOW) {
         return Ok(());
     }
     let links = "200 ms, 10 Mbit/s";
