@@ -33,12 +33,13 @@ pub struct Options {
     /// For links: examples of a step on each node.
     #[arg(long, default_value_t = 1)]
     batch: usize,
-    /// For links: steps that all nodes make together before the comparison begins, by all-reduce,
-    /// so that what they go on with is a model that has learned its language; 0 for a random one.
-    #[arg(long, default_value_t = 0)]
+    /// For links: steps that all nodes make together before the comparison begins, by all-reduce at
+    /// 0.002, so that what they go on with is a model that has learned its language; 0 for a random
+    /// one, which is then trained at 0.002 for what is below.
+    #[arg(long, default_value_t = 400)]
     learned: usize,
     /// For links: the largest learning rate.
-    #[arg(long, default_value_t = 0.002)]
+    #[arg(long, default_value_t = 0.001)]
     rate: f32,
     /// For links: these ways alone, such as `all-reduce,diloco-50`, or `slow` for the slow links.
     #[arg(long, value_name = "WAY", value_delimiter = ',')]

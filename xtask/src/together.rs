@@ -1,5 +1,6 @@
 //! Four node processes train one adapter of a decoder of 20 million weights, in each way that there
-//! is, over loopback, and by DiLoCo over links of 200 ms and 10 Mbit/s.
+//! is, over loopback, and by DiLoCo over links of 200 ms and 10 Mbit/s. Before that they all learn the
+//! language together, from other texts, because whoever fine-tunes begins with a model that has.
 //!
 //! The links are cables between network namespaces, each with its own delay and rate in both
 //! directions. Making them takes root; anybody else is told that it was not measured.
@@ -58,9 +59,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Examples of all nodes: as many as are learned from, each once.
-    fn examples(&self) -> usize {
-        self.steps.max(self.learned) * self.batch * NODES
+    /// Examples of all nodes in so many steps, each learned from once.
+    fn examples(&self, steps: usize) -> usize {
+        steps * self.batch * NODES
     }
 
     fn wants(&self, way: &str) -> bool {
@@ -105,11 +106,7 @@ pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
     let text = descriptions(environment)?;
     let pairs = byte_pairs::learn(&text, SHAPE.vocabulary - 1)?;
     random::gguf_of_pairs(&base, &SHAPE, 1, &pairs)?;
-    let texts = Texts {
-        learned: folder.join("texts.jsonl"),
-        unseen: folder.join("unseen.jsonl"),
-    };
-    write_examples(&text, plan.examples(), &texts)?;
+    let texts = Texts::write(&folder, &text, plan)?;
     let swarm = Swarm::start(&folder, &base, "loopback", &Loopback)?;
     let mut first = None;
     let before = swarm.test(&texts, "untrained", None)?;
@@ -124,13 +121,14 @@ pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
                 outer: Vec::new(),
                 batch: plan.batch,
             };
-            let done = swarm.train(&learned, &texts, ("learned", METHODS[0].1), (None, before))?;
+            let way = ("learned", METHODS[0].1);
+            let done = swarm.train(&learned, (&texts.before, &texts), way, (None, before))?;
             println!("{}", done.told(&learned, None));
             (Some("learned"), done.loss)
         }
     };
     for way in METHODS.into_iter().filter(|(name, _)| plan.wants(name)) {
-        let done = swarm.train(plan, &texts, way, (from, before))?;
+        let done = swarm.train(plan, (&texts.learned, &texts), way, (from, before))?;
         println!("{}", done.told(plan, Some(first.as_ref().unwrap_or(&done))));
         first.get_or_insert(done);
     }
@@ -142,8 +140,12 @@ pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
     match Links::new(&folder) {
         Ok(network) => {
             let swarm = Swarm::start(&folder, &base, links, &network)?;
-            let done = swarm.train(plan, &texts, STREAMED, (from, before))?;
-            println!("{}", done.told(plan, first.as_ref()));
+            // These nodes have homes of their own, in which nothing was learned.
+            let before = swarm.test(&texts, "untrained", None)?;
+            let data = (texts.learned.as_path(), &texts);
+            let done = swarm.train(plan, data, STREAMED, (None, before))?;
+            let alike = first.as_ref().filter(|_| from.is_none());
+            println!("{}", done.told(plan, alike));
             Ok(())
         }
         Err(error) => {
@@ -154,10 +156,42 @@ pub fn bench(environment: &Environment, plan: &Plan) -> Result<()> {
     }
 }
 
-/// What nodes learn, and what the adapters are tested on.
+/// What nodes learn, what they have learned before that, and what adapters are tested on.
 struct Texts {
+    before: PathBuf,
     learned: PathBuf,
     unseen: PathBuf,
+}
+
+impl Texts {
+    /// Texts of nearly one length, so that no node has more to do than another. Those that nobody
+    /// learns from are the same however many are learned.
+    fn write(folder: &Path, text: &str, plan: &Plan) -> Result<Self> {
+        let letters: Vec<char> = text.chars().collect();
+        let cut: Vec<&[char]> = letters.chunks_exact(LETTERS).collect();
+        let (before, learned) = (plan.examples(plan.learned), plan.examples(plan.steps));
+        ensure!(
+            cut.len() >= TESTS + before + learned,
+            "there are {} texts only",
+            cut.len()
+        );
+        let (unseen, rest) = cut.split_at(TESTS);
+        let (before, rest) = rest.split_at(before);
+        let write = |name: &str, texts: &[&[char]]| {
+            let lines = texts.iter().map(|text| {
+                let text: String = text.iter().collect();
+                format!("{}\n", json!({"text": text}))
+            });
+            let path = folder.join(name);
+            fs::write(&path, lines.collect::<String>())?;
+            Ok::<_, anyhow::Error>(path)
+        };
+        Ok(Self {
+            before: write("before.jsonl", before)?,
+            learned: write("texts.jsonl", &rest[..learned])?,
+            unseen: write("unseen.jsonl", unseen)?,
+        })
+    }
 }
 
 /// The descriptions of Debian's packages, as one text: most are shorter than what is learned at once.
@@ -165,24 +199,6 @@ fn descriptions(environment: &Environment) -> Result<String> {
     let path = environment.target.join("tuning").join("descriptions.txt");
     debian::write_descriptions(&path)?;
     Ok(fs::read_to_string(&path)?.replace('\n', ". "))
-}
-
-/// Texts of nearly one length, so that no node has more to do than another.
-fn write_examples(text: &str, examples: usize, to: &Texts) -> Result<()> {
-    let letters: Vec<char> = text.chars().collect();
-    let cut = letters.chunks_exact(LETTERS).map(|text| {
-        let text: String = text.iter().collect();
-        format!("{}\n", json!({"text": text}))
-    });
-    let lines: Vec<String> = cut.take(examples + TESTS).collect();
-    ensure!(
-        lines.len() == examples + TESTS,
-        "there are {} texts only",
-        lines.len()
-    );
-    let (learned, unseen) = lines.split_at(examples);
-    fs::write(&to.learned, learned.concat())?;
-    Ok(fs::write(&to.unseen, unseen.concat())?)
 }
 
 /// Where nodes are.
@@ -237,11 +253,11 @@ impl<'a> Swarm<'a> {
     fn train(
         &self,
         plan: &Plan,
-        texts: &Texts,
+        (data, texts): (&Path, &Texts),
         (name, arguments): (&'static str, &[&str]),
         (from, before): (Option<&str>, f64),
     ) -> Result<Done> {
-        let mut command = self.finetune(&texts.learned, name);
+        let mut command = self.finetune(data, name);
         command
             .args(["--nodes", "4", "--audit", "0"])
             .args(arguments);

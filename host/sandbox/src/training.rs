@@ -97,6 +97,10 @@ pub trait Others: Send + Sync + 'static {
     /// Called on a thread for models.
     fn stepped(&self, made: &Made, trainer: &Trainer);
 
+    /// Hears that the recipe went back to a checkpoint since the first meeting, with the trainer as it
+    /// is then. Called on a thread for models.
+    fn went_back(&self, trainer: &Trainer);
+
     /// Whether every step is made with them, in place of the trainer's own.
     fn makes_steps(&self) -> bool;
 

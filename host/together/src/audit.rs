@@ -30,6 +30,22 @@ pub enum Deed {
         /// Which.
         turn: Turn,
     },
+    /// It took over the same whole, and nothing of its own stayed.
+    TookWhole {
+        /// Which.
+        turn: Turn,
+    },
+    /// Its recipe went back to where it was before.
+    WentBack,
+}
+
+/// What the steps before a contribution have to be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The digest of what each is made of.
+    pub steps: Vec<Digest>,
+    /// Whether they may be fewer: a recipe may end where it likes.
+    pub may_end: bool,
 }
 
 /// Something that a node has done, and where it was then.
@@ -119,6 +135,12 @@ pub fn digest_of(numbers: &[f32]) -> Digest {
     *hasher.finalize().as_bytes()
 }
 
+fn turn_to(hasher: &mut blake3::Hasher, turn: Turn) -> &mut blake3::Hasher {
+    hasher
+        .update(&turn.round.to_le_bytes())
+        .update(&turn.fragment.to_le_bytes())
+}
+
 impl Window {
     /// One that begins here.
     #[must_use]
@@ -137,10 +159,9 @@ impl Window {
         for event in &self.events {
             match event.deed {
                 Deed::Step { of } => hasher.update(&[0]).update(&of),
-                Deed::Took { turn } => hasher
-                    .update(&[1])
-                    .update(&turn.round.to_le_bytes())
-                    .update(&turn.fragment.to_le_bytes()),
+                Deed::Took { turn } => turn_to(hasher.update(&[1]), turn),
+                Deed::TookWhole { turn } => turn_to(hasher.update(&[2]), turn),
+                Deed::WentBack => hasher.update(&[3]),
             };
             hasher.update(&event.after);
         }
@@ -163,6 +184,13 @@ impl Window {
         }
     }
 
+    /// Whether the node was there before one of the events.
+    #[must_use]
+    pub fn was_at(&self, place: Digest, event: usize) -> bool {
+        let mut earlier = self.events.iter().take(event);
+        self.before == place || earlier.any(|event| event.after == place)
+    }
+
     /// How many of its events before this one are steps.
     #[must_use]
     pub fn steps_before(&self, event: usize) -> usize {
@@ -181,7 +209,7 @@ impl Window {
         &self,
         commitment: &Commitment,
         begins: Option<Digest>,
-        order: &[Digest],
+        order: &Order,
     ) -> Result<(), Unlike> {
         if self.digest() != commitment.window || self.after() != commitment.state {
             return Err(Unlike::Window);
@@ -189,15 +217,18 @@ impl Window {
         if begins.is_some_and(|begins| begins != self.before) {
             return Err(Unlike::Beginning);
         }
-        let (got, want) = (self.steps_before(self.events.len()), order.len());
-        if got != want {
+        let (got, want) = (self.steps_before(self.events.len()), order.steps.len());
+        if got > want || (got < want && !order.may_end) {
             return Err(Unlike::Steps { got, want });
         }
         let made = self.events.iter().filter_map(|event| match event.deed {
             Deed::Step { of } => Some(of),
-            Deed::Took { .. } => None,
+            Deed::Took { .. } | Deed::TookWhole { .. } | Deed::WentBack => None,
         });
-        match made.zip(order).position(|(of, wanted)| of != *wanted) {
+        match made
+            .zip(&order.steps)
+            .position(|(of, wanted)| of != *wanted)
+        {
             Some(step) => Err(Unlike::Order { step }),
             None => Ok(()),
         }
@@ -274,29 +305,46 @@ mod tests {
     #[test]
     fn a_window_is_what_was_committed_to() {
         let own = window();
-        let (said, order) = (commitment(&own), [[1; 32], [2; 32]]);
-        assert_eq!(own.check(&said, Some([9; 32]), &order), Ok(()));
-        assert_eq!(own.check(&said, None, &order), Ok(()));
+        let order = |steps: &[u8], may_end| Order {
+            steps: steps.iter().map(|of| [*of; 32]).collect(),
+            may_end,
+        };
+        let (said, all) = (commitment(&own), order(&[1, 2], false));
+        assert_eq!(own.check(&said, Some([9; 32]), &all), Ok(()));
+        assert_eq!(own.check(&said, None, &all), Ok(()));
         assert_eq!(
-            own.check(&said, Some([8; 32]), &order),
+            own.check(&said, Some([8; 32]), &all),
             Err(Unlike::Beginning)
         );
-        let order = [[1; 32], [3; 32]];
-        let wrong = own.check(&said, None, &order);
-        assert_eq!(wrong, Err(Unlike::Order { step: 1 }));
-        let wrong = own.check(&said, None, &order[..1]);
-        assert_eq!(wrong, Err(Unlike::Steps { got: 2, want: 1 }));
+        for may_end in [false, true] {
+            let wrong = own.check(&said, None, &order(&[1, 3], may_end));
+            assert_eq!(wrong, Err(Unlike::Order { step: 1 }));
+            let wrong = own.check(&said, None, &order(&[1], may_end));
+            assert_eq!(wrong, Err(Unlike::Steps { got: 2, want: 1 }));
+        }
+        // Whoever may end has made fewer, and otherwise nobody has.
+        assert_eq!(own.check(&said, None, &order(&[1, 2, 5], true)), Ok(()));
+        let wrong = own.check(&said, None, &order(&[1, 2, 5], false));
+        assert_eq!(wrong, Err(Unlike::Steps { got: 2, want: 3 }));
         // Any other list is another.
         for change in [
             |w: &mut Window| w.before = [8; 32],
             |w: &mut Window| w.events[0].after = [8; 32],
             |w: &mut Window| w.events[1] = took(5, 11),
+            |w: &mut Window| {
+                let turn = Turn {
+                    round: 4,
+                    fragment: 1,
+                };
+                w.events[1].deed = Deed::TookWhole { turn };
+            },
+            |w: &mut Window| w.events[1].deed = Deed::WentBack,
             |w: &mut Window| w.events.swap(0, 1),
             |w: &mut Window| w.events.truncate(2),
         ] {
             let mut other = window();
             change(&mut other);
-            assert_eq!(other.check(&said, None, &order), Err(Unlike::Window));
+            assert_eq!(other.check(&said, None, &all), Err(Unlike::Window));
         }
     }
 
@@ -310,6 +358,10 @@ mod tests {
         );
         assert_eq!([0, 1, 2, 3].map(|n| own.steps_before(n)), [0, 1, 1, 2]);
         assert_eq!(Window::new([3; 32]).after(), [3; 32]);
+        // It was where it began, and where each event before led to.
+        let was = |place: u8, event| own.was_at([place; 32], event);
+        assert!(was(9, 0) && was(10, 1) && was(11, 3));
+        assert!(!was(10, 0) && !was(12, 2) && !was(7, 3));
     }
 
     #[test]

@@ -80,6 +80,15 @@ impl DilocoConfig {
         u64::from(turn.round) * every + (u64::from(turn.fragment) + 1) * every / fragments
     }
 
+    /// Whoever has sent something after so many steps sends something again after this many, at the
+    /// latest.
+    #[must_use]
+    pub fn sends_next(&self, step: u64) -> u64 {
+        let within = u64::from(self.every.max(1));
+        let next = (1..=within).find(|more| self.sends(step.saturating_add(*more)).is_some());
+        step.saturating_add(next.unwrap_or(within))
+    }
+
     /// The fragment that has to be here after so many steps.
     #[must_use]
     pub fn arrives(&self, step: u64) -> Option<Turn> {
@@ -164,11 +173,11 @@ impl Diloco {
     /// # Errors
     /// When a setting is none that it may be, or a weight is not finite.
     pub fn new(config: DilocoConfig, weights: &[f32]) -> Result<Self, TogetherError> {
-        let zeros = vec![0.0; weights.len()];
-        Self::join(config, weights, &zeros)
+        Self::join(config, weights, &[])
     }
 
-    /// Joins others, with the weights that they have agreed on and their outer momentum.
+    /// Joins others, with the weights that they have agreed on and their outer momentum, which may be
+    /// left out where there is none.
     ///
     /// # Errors
     /// As [`Diloco::new`].
@@ -178,6 +187,12 @@ impl Diloco {
         velocity: &[f32],
     ) -> Result<Self, TogetherError> {
         config.check(agreed.len())?;
+        let zeros = vec![0.0; agreed.len()];
+        let velocity = if velocity.is_empty() {
+            &zeros
+        } else {
+            velocity
+        };
         check_length("the outer momentum", velocity.len(), agreed.len())?;
         for (what, numbers) in [("weights", agreed), ("the outer momentum", velocity)] {
             if numbers.iter().any(|x| !x.is_finite()) {
@@ -199,10 +214,13 @@ impl Diloco {
         &self.agreed
     }
 
-    /// The outer momentum.
+    /// The outer momentum, as [`Diloco::join`] takes it: nothing where there is none.
     #[must_use]
     pub fn velocity(&self) -> &[f32] {
-        &self.velocity
+        match self.velocity.iter().all(|x| *x == 0.0) {
+            true => &[],
+            false => &self.velocity,
+        }
     }
 
     /// What this node has moved by and could not say yet.
@@ -318,6 +336,16 @@ impl Diloco {
         let keep = self.keep();
         for (own, agreed) in all[self.range(fragment)].iter_mut().zip(agreed) {
             *own = keep * *own + (1.0 - keep) * agreed;
+        }
+        all
+    }
+
+    /// The same of a node of whose own nothing stays.
+    #[must_use]
+    pub fn taken_whole(&self, fragment: u16, agreed: &[f32], weights: &[f32]) -> Vec<f32> {
+        let mut all = weights.to_vec();
+        for (own, agreed) in all[self.range(fragment)].iter_mut().zip(agreed) {
+            *own = *agreed;
         }
         all
     }

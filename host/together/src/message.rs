@@ -7,8 +7,8 @@
 //! Invitation        →
 //!                   ←   Accepted | Refused
 //! Examples          →
-//!                   ←   Ready          once its trainer is open
-//! State             →                  what all go on from
+//!                   ←   Ready          once its trainer is open, and which weights it has
+//! State             →                  what all go on from, if it has others
 //!                   ←   Contribution   when a fragment's turn has come, or at every step
 //! Open              →                  now and then: what has the node done?
 //!                   ←   Opened
@@ -26,7 +26,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{Commitment, Digest, Window};
+use crate::audit::{Commitment, Digest, Window, digest_of};
 use crate::diloco::Turn;
 use crate::method::Method;
 
@@ -95,9 +95,9 @@ pub enum ToMember {
     State {
         /// The round that comes next.
         round: u32,
-        /// What all have agreed on.
+        /// What all have agreed on; nothing for a node that is ready with just that.
         agreed: Vec<f32>,
-        /// The outer momentum, with DiLoCo.
+        /// The outer momentum, with DiLoCo; nothing where there is none yet.
         velocity: Vec<f32>,
         /// The optimizer's state, with all-reduce.
         optimizer: Vec<u8>,
@@ -133,6 +133,8 @@ pub enum ToLeader {
     Ready {
         /// How many.
         weights: u64,
+        /// The digest of them.
+        at: Digest,
     },
     /// What it has moved by.
     Contribution {
@@ -140,7 +142,7 @@ pub enum ToLeader {
         turn: Turn,
         /// A contribution, which is not believed before it was read.
         bytes: Vec<u8>,
-        /// What it commits to, but at the end.
+        /// What it commits to; nothing at the end, where every step was made together.
         commitment: Option<Commitment>,
         /// The digest of its weights, where they have to be everybody's.
         at: Option<Digest>,
@@ -156,7 +158,8 @@ pub enum ToLeader {
 pub struct Shown {
     /// Where its training was before the event.
     pub before: Vec<u8>,
-    /// What a step was made of; nothing of another event.
+    /// What a step was made of. Of going back, the turn and the [`Window`] before it in which the
+    /// node was there, if that is not the one that is shown. Nothing of another event.
     pub made: Vec<u8>,
     /// Where its training was after the event.
     pub after: Vec<u8>,
@@ -167,6 +170,25 @@ pub struct Shown {
 }
 
 impl ToMember {
+    /// For a node that has weights of this digest: without those, if they are what all have agreed on.
+    #[must_use]
+    pub fn for_one_at(self, at: &Digest) -> Self {
+        match self {
+            Self::State {
+                round,
+                agreed,
+                velocity,
+                optimizer,
+            } if digest_of(&agreed) == *at => Self::State {
+                round,
+                agreed: Vec::new(),
+                velocity,
+                optimizer,
+            },
+            other => other,
+        }
+    }
+
     /// As bytes.
     ///
     /// # Errors
@@ -257,6 +279,24 @@ mod tests {
             reason.starts_with("no[2J") && reason.len() == 300,
             "{reason}"
         );
+    }
+
+    #[test]
+    fn nobody_is_sent_the_weights_that_it_has() {
+        let state = |agreed: &[f32]| ToMember::State {
+            round: 3,
+            agreed: agreed.to_vec(),
+            velocity: vec![0.5, 0.5],
+            optimizer: vec![1],
+        };
+        let all = state(&[1.0, 2.0]);
+        assert_eq!(all.clone().for_one_at(&digest_of(&[1.0, 2.0])), state(&[]));
+        assert_eq!(all.clone().for_one_at(&digest_of(&[2.0, 1.0])), all);
+        let open = ToMember::Open(Turn {
+            round: 1,
+            fragment: 0,
+        });
+        assert_eq!(open.clone().for_one_at(&digest_of(&[])), open);
     }
 
     proptest! {

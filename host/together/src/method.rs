@@ -52,6 +52,16 @@ impl Method {
         from..how.steps_at(turn)
     }
 
+    /// Which steps a node may have made that ends after its contribution before these.
+    #[must_use]
+    pub fn steps_at_the_end(&self, from: u64) -> Range<u64> {
+        match self {
+            // At the next turn it would have said so.
+            Self::Diloco(how) => from..how.sends_next(from).saturating_sub(1).max(from),
+            Self::Demo(_) | Self::AllReduce => from..from,
+        }
+    }
+
     /// Who decides whose contributions are believed.
     #[must_use]
     pub fn guard(&self) -> Guard {
@@ -93,6 +103,11 @@ mod tests {
                 }
             }
         }
+        // Between turns after 2, 5, 7 and 10 steps.
+        let ends = [0, 2, 5, 17].map(|from| Method::Diloco(streamed).steps_at_the_end(from));
+        assert_eq!(ends, [0..1, 2..4, 5..6, 17..19]);
+        assert_eq!(Method::Diloco(whole).steps_at_the_end(6), 6..8);
+        assert_eq!(demo.steps_at_the_end(6), 6..6);
         let last = Turn {
             round: u32::MAX,
             fragment: 0,

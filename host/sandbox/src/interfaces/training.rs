@@ -509,14 +509,18 @@ impl HostTrainer for State {
         self.host_calls += 1;
         let room = self.room()?;
         let (path, _) = self.trainings.checkpoint(room.folder(), &name)?;
+        let has_met = self.table.get(&this)?.together.is_some();
+        let others = self.others().filter(|_| has_met);
         let work = move |trainer: &mut Trainer, _: &Account| {
             if !path.exists() {
                 return Ok(None);
             }
             let state = trainer.resume(&path);
-            state
-                .map(Some)
-                .map_err(|error| error_beside(error, room.folder()))
+            let state = state.map_err(|error| error_beside(error, room.folder()))?;
+            if let Some(others) = others {
+                others.went_back(trainer);
+            }
+            Ok(Some(state))
         };
         self.with_trainer(&this, work)?.await
     }

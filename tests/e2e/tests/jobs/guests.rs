@@ -130,22 +130,47 @@ fn a_task_has_others_do_the_work_for_no_more_than_its_owner_allows() {
     assert!(ended.stderr.contains(foreign), "{}", ended.stderr);
 }
 
+/// A job that a guest has begun, whose provider holds the shard and cannot begin it.
+struct Begun {
+    caller: String,
+    stranger: String,
+    provider: Node,
+    node: Node,
+    occupied: Occupied,
+    name: String,
+}
+
+fn begun(setting: &Setting) -> Begun {
+    let granted = "jobs = { max-price = \"0.5\" }";
+    let caller = publish(setting, "caller", granted);
+    let stranger = publish(setting, "stranger", granted);
+    let provider = setting.provider("c", "", 1);
+    let node = requester(setting, &[&provider], "");
+    let occupied = Occupied::new(setting, &provider);
+    node.ask(&begin(setting, &caller, "begin", "500000", "1"))
+        .unwrap();
+    let name = fs::read_to_string(setting.path("made")).unwrap();
+    Begun {
+        caller,
+        stranger,
+        provider,
+        node,
+        occupied,
+        name: name.trim().to_owned(),
+    }
+}
+
 #[test]
 fn a_job_outlives_its_guest_and_its_node_and_is_found_by_its_own_package_only() {
     let setting = Setting::new(20);
-    let granted = "jobs = { max-price = \"0.5\" }";
-    let caller = publish(&setting, "caller", granted);
-    let stranger = publish(&setting, "stranger", granted);
-    let c = setting.provider("c", "", 1);
-    let node = requester(&setting, &[&c], "");
-    // The provider holds the shard, and cannot begin it.
-    let occupied = Occupied::new(&setting, &c);
-    node.ask(&begin(&setting, &caller, "begin", "500000", "1"))
-        .unwrap();
-    let name = fs::read_to_string(setting.path("made"))
-        .unwrap()
-        .trim()
-        .to_owned();
+    let Begun {
+        caller,
+        stranger,
+        provider: c,
+        node,
+        occupied,
+        name,
+    } = begun(&setting);
     node.kill().unwrap();
     drop(occupied);
 
@@ -162,17 +187,15 @@ fn a_job_outlives_its_guest_and_its_node_and_is_found_by_its_own_package_only() 
 #[test]
 fn a_job_that_its_guest_cancels_gives_back_what_it_did_not_spend() {
     let setting = Setting::new(20);
-    let granted = "jobs = { max-price = \"0.5\" }";
-    let caller = publish(&setting, "caller", granted);
-    let stranger = publish(&setting, "stranger", granted);
-    let c = setting.provider("c", "", 1);
-    let node = requester(&setting, &[&c], "");
-    // The provider holds the shard, and cannot begin it.
-    let occupied = Occupied::new(&setting, &c);
-    node.ask(&begin(&setting, &caller, "begin", "500000", "1"))
-        .unwrap();
-    let name = fs::read_to_string(setting.path("made")).unwrap();
-    let name = name.trim();
+    let Begun {
+        caller,
+        stranger,
+        provider: c,
+        node,
+        occupied,
+        name,
+    } = begun(&setting);
+    let name = name.as_str();
     let held = account(node.home());
     assert_eq!(micro(&held, "escrowed_micro"), 500_000);
 

@@ -11,7 +11,7 @@ use skep_decoder::Decoder;
 use skep_swarm::{Answerer, Channel, Swarm, SwarmConfig};
 use skep_tests::Built;
 use skep_together::audit::{Commitment, Deed, Digest, Event, Window, digest_of};
-use skep_together::message::{ENVELOPE, MAX_INVITATION, StepWith, ToLeader, ToMember};
+use skep_together::message::{ENVELOPE, LAST_ROUND, MAX_INVITATION, StepWith, ToLeader, ToMember};
 use skep_together::{Contribution, Diloco, Header, Method, Position, Stepwise, Turn};
 use skep_train::{Base, HyperParameters, LoraConfig, Trainer, TrainerOptions};
 use tokio::runtime::Runtime;
@@ -33,6 +33,8 @@ pub enum Does {
     Spoil,
     /// Says that it has made steps, and moves by something small.
     Lie,
+    /// The same, in the turn at the end alone.
+    LieAtTheEnd,
 }
 
 impl Outsider {
@@ -98,7 +100,12 @@ impl Part {
         hear(&mut channel, 1 << 20).await?;
         let mut trainer = self.trainer()?;
         let weights = trainer.parameters() as u64;
-        say(&mut channel, &ToLeader::Ready { weights }).await?;
+        // Others than it has: so it is told those that all go on from.
+        let ready = ToLeader::Ready {
+            weights,
+            at: [0; 32],
+        };
+        say(&mut channel, &ready).await?;
         let limit = 12 * weights as usize + MAX_INVITATION;
         let ToMember::State {
             agreed,
@@ -134,14 +141,14 @@ impl Part {
     fn by(&self) -> f32 {
         match self.does {
             Does::Spoil => 100.0,
-            Does::Lie => 1e-4,
+            Does::Lie | Does::LieAtTheEnd => 1e-4,
         }
     }
 
     /// What is left of what it should say.
     fn spoil(&self, round: u32, bytes: &mut Vec<u8>) {
         match (self.does, round) {
-            (Does::Lie, _) | (_, 1) => {}
+            (Does::Lie | Does::LieAtTheEnd, _) | (_, 1) => {}
             // A scale, or a gradient, that is infinite.
             (_, 0) => bytes[Header::BYTES..][..2].copy_from_slice(&[0x80, 0x7f]),
             _ => bytes.truncate(bytes.len() / 2),
@@ -156,7 +163,11 @@ impl Part {
     ) -> Option<()> {
         let mut begins = *blake3::hash(&trainer.state().ok()?).as_bytes();
         let far: Vec<f32> = part.agreed().iter().map(|x| x + self.by()).collect();
-        for round in 0.. {
+        let first = match self.does {
+            Does::LieAtTheEnd => LAST_ROUND,
+            Does::Lie | Does::Spoil => 0,
+        };
+        for round in first..=LAST_ROUND {
             let turn = Turn { round, fragment: 0 };
             let mut bytes = part.contribute(turn, &far).ok()?;
             self.spoil(round, &mut bytes);

@@ -211,3 +211,52 @@ pub async fn visit(
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
     ran.map(drop).map_err(run::explain)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn asked(method: TogetherMethod) -> TogetherRequest {
+        TogetherRequest {
+            nodes: 2,
+            providers: Vec::new(),
+            method,
+            every: 40,
+            fragments: None,
+            outer_rate: None,
+            outer_momentum: None,
+            patience: 1,
+            audit: 0,
+        }
+    }
+
+    #[test]
+    fn nodes_are_told_of_the_turns_and_outer_steps_that_were_asked_for() {
+        let usual = DilocoConfig::default();
+        let all = method(&asked(TogetherMethod::Diloco));
+        let want = DilocoConfig {
+            every: 40,
+            fragments: 4,
+            overlap: 4,
+            ..usual
+        };
+        assert_eq!(all, Method::Diloco(want));
+        let other = TogetherRequest {
+            every: 7,
+            outer_rate: Some(0.7),
+            outer_momentum: Some(0.9),
+            ..asked(TogetherMethod::Diloco)
+        };
+        let want = DilocoConfig {
+            every: 7,
+            fragments: 1,
+            overlap: 0,
+            rate: 0.7,
+            momentum: 0.9,
+            ..usual
+        };
+        assert_eq!(method(&other), Method::Diloco(want));
+        assert_eq!(method(&asked(TogetherMethod::AllReduce)), Method::AllReduce);
+    }
+}

@@ -3,7 +3,11 @@
 //! What must never be done here: believe anything of what is shown that is not held against what
 //! was committed to, or leave the trainer other than it was.
 
+#[cfg(test)]
+mod last_turn;
 mod stepwise;
+
+use std::collections::HashMap;
 
 use skep_together::audit::{Commitment, Deed, Digest, Unlike, Window, agree, digest_of};
 use skep_together::message::Shown;
@@ -25,6 +29,8 @@ pub struct Case {
     pub unsaid: Digest,
     /// What all agreed on in the turn that the event took over, if it is such a one.
     pub agreed: Option<Vec<f32>>,
+    /// The digests of the windows that it committed to before.
+    pub committed: HashMap<Turn, Digest>,
     pub shown: Shown,
 }
 
@@ -42,6 +48,7 @@ pub enum Doubt {
 /// What a broken record is called.
 const STEP: &str = "a step";
 const TAKEN: &str = "taking over what all agreed on";
+const BACK: &str = "going back to where it was before";
 const CONTRIBUTION: &str = "the contribution";
 
 impl Case {
@@ -81,7 +88,23 @@ impl Case {
         same("what was unsaid", digest_of(&shown.unsaid), self.unsaid)?;
         match event.deed {
             Deed::Step { of } => same("its examples", hash(&shown.made), of),
-            Deed::Took { .. } => Ok(()),
+            Deed::Took { .. } | Deed::TookWhole { .. } => Ok(()),
+            Deed::WentBack => self.check_place(event.after),
+        }
+    }
+
+    /// It was there before, by this window or by one that it committed to before this.
+    fn check_place(&self, place: Digest) -> Result<(), Unlike> {
+        if self.window.was_at(place, self.event) {
+            return Ok(());
+        }
+        let what = BACK;
+        let shown = postcard::from_bytes::<(Turn, Window)>(&self.shown.made);
+        let (turn, window) = shown.map_err(|_| Unlike::Shown { what })?;
+        let is_committed = self.committed.get(&turn) == Some(&window.digest());
+        match is_committed && window.was_at(place, window.events.len()) {
+            true => Ok(()),
+            false => Err(Unlike::Shown { what }),
         }
     }
 
@@ -96,20 +119,33 @@ impl Case {
         }
         match self.window.events.get(self.event).map(|event| event.deed) {
             Some(Deed::Step { .. }) => self.step(trainer),
-            Some(Deed::Took { turn }) => {
-                restore(trainer, &shown.before, TAKEN)?;
-                let before = trainer.weights().to_vec();
-                let agreed = self.agreed.as_deref();
-                let agreed = agreed.ok_or(Unlike::Shown { what: TAKEN })?;
-                let ours = part.taken_over(turn.fragment, agreed, &before);
-                let ours = trainer.state_with(&ours).map_err(Doubt::Ours)?;
-                // Sums of two products are the same everywhere.
-                match ours == shown.after {
-                    true => Ok(()),
-                    false => Err(Unlike::Shown { what: TAKEN }.into()),
-                }
-            }
+            Some(Deed::Took { turn }) => self.taking(trainer, |agreed, before| {
+                part.taken_over(turn.fragment, agreed, before)
+            }),
+            Some(Deed::TookWhole { turn }) => self.taking(trainer, |agreed, before| {
+                part.taken_whole(turn.fragment, agreed, before)
+            }),
+            // Where it came to is where it was.
+            Some(Deed::WentBack) => Ok(()),
             None => Err(Unlike::Window.into()),
+        }
+    }
+
+    fn taking(
+        &self,
+        trainer: &mut Trainer,
+        take: impl Fn(&[f32], &[f32]) -> Vec<f32>,
+    ) -> Result<(), Doubt> {
+        let shown = &self.shown;
+        restore(trainer, &shown.before, TAKEN)?;
+        let before = trainer.weights().to_vec();
+        let agreed = self.agreed.as_deref();
+        let agreed = agreed.ok_or(Unlike::Shown { what: TAKEN })?;
+        let ours = trainer.state_with(&take(agreed, &before));
+        // Sums of two products are the same everywhere.
+        match ours.map_err(Doubt::Ours)? == shown.after {
+            true => Ok(()),
+            false => Err(Unlike::Shown { what: TAKEN }.into()),
         }
     }
 
@@ -153,12 +189,13 @@ fn make(trainer: &mut Trainer, made: &Made) -> Result<(), Doubt> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod tests {
+pub(super) mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
 
     use skep_decoder::Decoder;
     use skep_together::DilocoConfig;
+    use skep_together::audit::Order;
     use skep_train::{Base, Divisor, Example, HyperParameters, LoraConfig, Loss, TrainerOptions};
 
     use super::super::journal::Journal;
@@ -203,7 +240,7 @@ mod tests {
     }
 
     /// A member that has made four steps and taken something over in the middle.
-    fn case(lie: Lie, event: usize) -> (Case, Diloco, Vec<Digest>) {
+    fn case(lie: Lie, event: usize) -> (Case, Diloco, Order) {
         let how = DilocoConfig {
             every: 4,
             fragments: 2,
@@ -221,7 +258,10 @@ mod tests {
         };
         let (mut said, mut unsaid) = (Vec::new(), [0; 32]);
         let mut agreed = Vec::new();
-        let mut order = Vec::new();
+        let mut order = Order {
+            steps: Vec::new(),
+            may_end: false,
+        };
         let mut commitment = None;
         let mut turn = first;
         for step in 0..6 {
@@ -239,7 +279,7 @@ mod tests {
             journal.stepped(&of, &own);
             let digest = |of: &Made| *blake3::hash(&postcard::to_allocvec(of).unwrap()).as_bytes();
             if step >= 2 {
-                order.push(digest(&made(step)));
+                order.steps.push(digest(&made(step)));
             }
             if step == 1 || step == 5 {
                 let weights = match lie == Lie::Turned && step == 5 {
@@ -276,7 +316,8 @@ mod tests {
                     weights = own.weights().to_vec();
                 }
                 own.set_weights(&weights).unwrap();
-                journal.took(first, &weights, &own.state().unwrap());
+                let deed = Deed::Took { turn: first };
+                journal.took(deed, &weights, &own.state().unwrap());
                 journal.decided(first);
             }
         }
@@ -294,6 +335,7 @@ mod tests {
             event,
             unsaid,
             agreed: Some(agreed),
+            committed: HashMap::new(),
             shown,
         };
         (case, leader, order)

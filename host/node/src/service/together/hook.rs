@@ -70,6 +70,13 @@ impl<S: Side> Others for Hook<S> {
         }
     }
 
+    fn went_back(&self, trainer: &Trainer) {
+        if let Some(journal) = &self.journal {
+            let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+            journal.went_back(trainer);
+        }
+    }
+
     fn makes_steps(&self) -> bool {
         match self.method {
             Method::Diloco(_) => false,

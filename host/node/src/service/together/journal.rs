@@ -2,7 +2,8 @@
 //!
 //! It keeps where it was at its last contribution, and what it did since; to show a place in
 //! between it does all of that up to there once more. One stretch for each contribution that was
-//! not decided yet is kept, and nothing of what was.
+//! not decided yet is kept, and of what was before only the digests of where it was: a recipe may
+//! go back there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use skep_train::{Made, TrainError, Trainer};
 pub struct Journal {
     now: Option<Stretch>,
     said: VecDeque<Said>,
+    past: Vec<(Turn, Window)>,
     failed: Option<String>,
 }
 
@@ -43,6 +45,8 @@ enum Done {
     Step(Vec<u8>),
     /// The weights after something was taken over.
     Took(Vec<f32>),
+    /// Where the recipe went back to.
+    WentBack(Vec<u8>),
 }
 
 /// A stretch that a contribution has ended.
@@ -92,11 +96,20 @@ impl Journal {
         }
     }
 
-    /// Notes that what all have agreed on in a turn was taken over, which led to these weights and
-    /// this state.
-    pub fn took(&mut self, turn: Turn, weights: &[f32], state: &[u8]) {
+    /// Notes that what all have agreed on in a turn was taken over, in one of two ways, which led to
+    /// these weights and this state.
+    pub fn took(&mut self, deed: Deed, weights: &[f32], state: &[u8]) {
         if let Some(now) = &mut self.now {
-            now.note(Deed::Took { turn }, Done::Took(weights.to_vec()), state);
+            now.note(deed, Done::Took(weights.to_vec()), state);
+        }
+    }
+
+    /// Notes that the recipe went back to where it was before.
+    pub fn went_back(&mut self, trainer: &Trainer) {
+        let Some(now) = &mut self.now else { return };
+        match trainer.state() {
+            Ok(state) => now.note(Deed::WentBack, Done::WentBack(state.clone()), &state),
+            Err(error) => self.failed = Some(error.to_string()),
         }
     }
 
@@ -161,12 +174,39 @@ impl Journal {
         let own = trainer.state()?;
         let shown = said.show(event, trainer);
         trainer.restore(&own)?;
-        shown
+        let mut shown = shown?;
+        if let Some(Done::WentBack(to)) = said.stretch.done.get(event) {
+            shown.made = self.place(&said.stretch.window, event, hash(to))?;
+        }
+        Ok(shown)
     }
 
-    /// Forgets what belongs to a turn that was decided.
+    /// Where the node was at a place before, if that is not in this window: what `made` is of going
+    /// back.
+    fn place(&self, now: &Window, event: usize, at: Digest) -> Result<Vec<u8>, JournalError> {
+        if now.was_at(at, event) {
+            return Ok(Vec::new());
+        }
+        let decided = self.past.iter().map(|(turn, window)| (turn, window));
+        let under_way = self
+            .said
+            .iter()
+            .map(|said| (&said.turn, &said.stretch.window));
+        let mut before = decided.chain(under_way);
+        let place = before.find(|(_, window)| window.was_at(at, window.events.len()));
+        let place = place.ok_or(JournalError::Unknown)?;
+        postcard::to_allocvec(&place).map_err(|error| JournalError::Failed(error.to_string()))
+    }
+
+    /// Forgets what belongs to a turn that was decided, but for where the node was.
     pub fn decided(&mut self, turn: Turn) {
-        self.said.retain(|said| said.turn != turn);
+        let all = std::mem::take(&mut self.said);
+        for said in all {
+            match said.turn == turn {
+                true => self.past.push((turn, said.stretch.window)),
+                false => self.said.push_back(said),
+            }
+        }
     }
 
     fn said(&self, turn: Turn) -> Result<&Said, JournalError> {
@@ -194,6 +234,7 @@ impl Said {
                     trainer.make(&of)?;
                 }
                 Done::Took(weights) => trainer.set_weights(weights)?,
+                Done::WentBack(state) => trainer.restore(state)?,
             }
         }
         Ok(Shown {

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use skep_sandbox::{Meeting, Others, SharedTrainer, StepTogether};
 use skep_swarm::{ProviderAddr, Swarm};
-use skep_together::audit::{Commitment, Digest, Window};
-use skep_together::message::{Invitation, LAST_ROUND, Shown, StepWith, ToMember};
+use skep_together::audit::{self, Commitment, Digest, Window};
+use skep_together::message::{Invitation, Shown, StepWith, ToMember};
 use skep_together::{
     Contribution, Diloco, Guard, Judgement, Method, Stepwise, TogetherError, Turn, Unsound,
 };
@@ -320,7 +320,8 @@ impl Leading {
         self.turns += 1;
         for seat in &mut self.seats {
             if let Some(said) = came.get(&seat.number) {
-                seat.counted(said, judged.accepted.contains_key(&seat.number));
+                let accepted = judged.accepted.contains_key(&seat.number);
+                seat.counted(&self.method, said, accepted);
             }
             if let Some(why) = judged.left_out.remove(&seat.number) {
                 seat.strike(turn, why);
@@ -339,9 +340,8 @@ impl Leading {
     }
 
     /// Draws whether somebody is audited in this turn, and whom.
-    fn draw(&self, turn: Turn, accepted: impl Fn(&u16) -> bool) -> Option<usize> {
-        // What is said at the end was not led to by steps alone.
-        if turn.round == LAST_ROUND || drawn(1_000_000)? >= u64::from(self.audit) {
+    fn draw(&self, accepted: impl Fn(&u16) -> bool) -> Option<usize> {
+        if drawn(1_000_000)? >= u64::from(self.audit) {
             return None;
         }
         let seats = self.seats.iter().enumerate();
@@ -410,12 +410,12 @@ struct Evidence {
 async fn evidence_of(
     seat: &mut Seat,
     said: &Said,
-    order: &[Digest],
+    order: &audit::Order,
     carried: usize,
     patience: Duration,
 ) -> Result<Evidence, Broken> {
     let commitment = said.commitment.ok_or(Broken::OutOfTurn)?;
-    let window = seat.open(said.turn, order.len(), patience).await?;
+    let window = seat.open(said.turn, order.steps.len(), patience).await?;
     window.check(&commitment, seat.begins, order)?;
     let event = drawn(window.events.len() as u64).and_then(|event| u32::try_from(event).ok());
     let event = event.ok_or(Broken::OutOfTurn)?;

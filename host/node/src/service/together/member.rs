@@ -20,6 +20,7 @@ use std::time::Duration;
 use skep_registry::Digest;
 use skep_sandbox::{Cancel, Meeting, SharedTrainer, StepTogether};
 use skep_swarm::{Answerer, Channel};
+use skep_together::audit::digest_of;
 use skep_together::message::{ENVELOPE, Invitation, MAX_INVITATION, ToLeader, ToMember};
 use skep_together::{Diloco, Method, Turn};
 use tokio::runtime::Handle;
@@ -260,23 +261,27 @@ impl Seat {
         }
     }
 
-    /// Says that this node is ready, and hears where all are.
-    async fn begin(&mut self, weights: usize) -> Result<State, Left> {
+    /// Says that this node is ready, with these weights, and hears where all are.
+    async fn begin(&mut self, weights: &[f32]) -> Result<State, Left> {
         let ready = ToLeader::Ready {
-            weights: weights as u64,
+            weights: weights.len() as u64,
+            at: digest_of(weights),
         };
         tell_leader(&mut self.channel, &ready).await?;
-        let carried = STATE * weights + MAX_INVITATION;
+        let carried = STATE * weights.len() + MAX_INVITATION;
         match hear_leader(&mut self.channel, carried, LOADING + DECIDING).await? {
             ToMember::State {
                 round,
                 agreed,
                 velocity,
                 optimizer,
-            } if agreed.len() == weights => {
+            } if agreed.len() == weights.len() || agreed.is_empty() => {
                 (self.first, self.has_begun) = (round, true);
                 Ok(State {
-                    agreed,
+                    agreed: match agreed.is_empty() {
+                        true => weights.to_vec(),
+                        false => agreed,
+                    },
                     velocity,
                     optimizer,
                 })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_swarm::{Channel, ProviderAddr, Swarm};
-use skep_together::audit::{Commitment, Digest, Window, digest_of};
+use skep_together::audit::{self, Commitment, Digest, Window, digest_of};
 use skep_together::message::{
     ENVELOPE, Invitation, LAST_ROUND, MAX_INVITATION, Shown, ToLeader, ToMember,
 };
@@ -51,6 +51,10 @@ pub struct Seat {
     pub begins: Option<Digest>,
     /// What it could not say of each fragment, where that is not nothing.
     unsaid: HashMap<u16, Digest>,
+    /// How many steps it had made at its last contribution, counted from its first.
+    said_after: u64,
+    /// The digests of the windows that it has committed to.
+    pub committed: HashMap<Turn, Digest>,
     order: Option<Order>,
     known: Option<Vec<Digest>>,
     /// Whether it is asked to come back when it is away.
@@ -114,11 +118,11 @@ pub async fn ask(
     }
 }
 
-/// Waits until a node has loaded what it needs.
-async fn ready(channel: &mut Channel, want: u64) -> Result<(), Broken> {
+/// Waits until a node has loaded what it needs, and hears which weights it has.
+async fn ready(channel: &mut Channel, want: u64) -> Result<Digest, Broken> {
     match hear_member(channel, MAX_INVITATION, LOADING).await? {
-        ToLeader::Ready { weights } if weights == want => Ok(()),
-        ToLeader::Ready { weights: got } => Err(Broken::Weights { got, want }),
+        ToLeader::Ready { weights, at } if weights == want => Ok(at),
+        ToLeader::Ready { weights: got, .. } => Err(Broken::Weights { got, want }),
         ToLeader::Refused(why) => Err(Broken::Refused(why)),
         _ => Err(Broken::OutOfTurn),
     }
@@ -152,6 +156,8 @@ impl Seat {
             next_step: 0,
             begins: None,
             unsaid: HashMap::new(),
+            said_after: 0,
+            committed: HashMap::new(),
             order,
             known: None,
             welcome: true,
@@ -170,7 +176,7 @@ impl Seat {
             return 0;
         };
         let begun = match ready(channel, weights).await {
-            Ok(()) => tell_member(channel, state).await,
+            Ok(at) => tell_member(channel, &state.clone().for_one_at(&at)).await,
             Err(error) => Err(error),
         };
         self.begins = Some(begins);
@@ -247,7 +253,7 @@ impl Seat {
     }
 
     /// Notes what was decided of its contribution.
-    pub fn counted(&mut self, said: &Said, accepted: bool) {
+    pub fn counted(&mut self, method: &Method, said: &Said, accepted: bool) {
         let fragment = said.turn.fragment;
         if accepted {
             self.strikes = 0;
@@ -257,6 +263,10 @@ impl Seat {
             return;
         };
         self.begins = Some(commitment.state);
+        self.committed.insert(said.turn, commitment.window);
+        if let Some(own) = self.own(said.turn) {
+            self.said_after = method.steps_before(own).end;
+        }
         // Whoever was left out forgets it.
         match accepted {
             true => self.unsaid.insert(fragment, commitment.unsaid),
@@ -270,8 +280,14 @@ impl Seat {
         known.unwrap_or_else(|| digest_of(&vec![0.0; weights]))
     }
 
+    /// A turn as it counts them itself; none of one at the end, or before its first.
+    fn own(&self, turn: Turn) -> Option<Turn> {
+        let round = turn.round.checked_sub(self.first)?;
+        (turn.round != LAST_ROUND).then_some(Turn { round, ..turn })
+    }
+
     /// What the steps before a contribution have to be made of; none if that is not known.
-    pub async fn order(&mut self, method: &Method, turn: Turn) -> Option<Vec<Digest>> {
+    pub async fn order(&mut self, method: &Method, turn: Turn) -> Option<audit::Order> {
         if let Some(task) = self.order.take() {
             match task.await {
                 Ok(Ok(order)) => self.known = Some(order),
@@ -283,14 +299,21 @@ impl Seat {
                 }
             }
         }
-        let own = Turn {
-            round: turn.round.checked_sub(self.first)?,
-            ..turn
-        };
-        let steps = method.steps_before(own);
+        let known = self.known.as_ref()?;
         let at = |step: u64| usize::try_from(step.checked_add(self.first_step)?).ok();
-        let steps = at(steps.start)?..at(steps.end)?;
-        self.known.as_ref()?.get(steps).map(<[Digest]>::to_vec)
+        let (steps, may_end) = match (self.own(turn), turn.fragment) {
+            (Some(own), _) => (method.steps_before(own), false),
+            (None, 0) => (method.steps_at_the_end(self.said_after), true),
+            // Everything was made before the first fragment's.
+            (None, _) => (self.said_after..self.said_after, false),
+        };
+        let (from, until) = (at(steps.start)?, at(steps.end)?);
+        let until = match may_end {
+            true => until.min(known.len()).max(from),
+            false => until,
+        };
+        let steps = known.get(from..until)?.to_vec();
+        Some(audit::Order { steps, may_end })
     }
 
     /// Has it show what it did before a contribution.
@@ -382,7 +405,7 @@ impl Seat {
             let asked = ask(&swarm, &node, invitation, &examples).await;
             let (mut channel, _) = asked.map_err(|why| away(why, false))?;
             match ready(&mut channel, weights).await {
-                Ok(()) => Ok(channel),
+                Ok(_) => Ok(channel),
                 Err(broken) => {
                     let for_good = matches!(broken, Broken::Refused(_));
                     Err(away(broken.to_string(), for_good))
@@ -423,6 +446,8 @@ impl Seat {
             (self.first, self.begins, self.strikes) = (round, Some(begins), 0);
             self.first_step = self.next_step;
             self.unsaid.clear();
+            self.committed.clear();
+            self.said_after = 0;
             self.told.gone = None;
             self.told.returned += 1;
         }

@@ -109,8 +109,12 @@ mod tests {
         (case, leader, said)
     }
 
-    fn order(number: u32) -> [skep_together::audit::Digest; 1] {
-        [*blake3::hash(&postcard::to_allocvec(&made(number)).unwrap()).as_bytes()]
+    fn order(number: u32) -> skep_together::audit::Order {
+        let made = postcard::to_allocvec(&made(number)).unwrap();
+        skep_together::audit::Order {
+            steps: vec![*blake3::hash(&made).as_bytes()],
+            may_end: false,
+        }
     }
 
     #[test]

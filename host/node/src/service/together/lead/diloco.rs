@@ -139,7 +139,7 @@ impl Leading {
         let came = self.hear(turn, part.bytes(turn)).await;
         let mut judged = self.judge(&own, &came, |bytes| part.read(turn, bytes));
         let accepted = |number: &u16| judged.accepted.contains_key(number);
-        if let Some(at) = self.draw(turn, accepted)
+        if let Some(at) = self.draw(accepted)
             && let Some(said) = came.get(&self.seats[at].number)
             && !self.audit(at, part, said, trainer).await
         {
@@ -173,7 +173,9 @@ impl Leading {
         };
         let deed = evidence.window.events.get(evidence.event);
         let agreed = match deed.map(|event| event.deed) {
-            Some(Deed::Took { turn }) => self.recent.iter().find(|(other, _)| *other == turn),
+            Some(Deed::Took { turn } | Deed::TookWhole { turn }) => {
+                self.recent.iter().find(|(other, _)| *other == turn)
+            }
             _ => None,
         };
         let case = Case {
@@ -184,6 +186,7 @@ impl Leading {
             event: evidence.event,
             unsaid: self.seats[at].unsaid(said.turn.fragment, numbers),
             agreed: agreed.map(|(_, agreed)| agreed.clone()),
+            committed: self.seats[at].committed.clone(),
             shown: evidence.shown,
         };
         let part = part.clone();

@@ -74,7 +74,7 @@ impl Leading {
         let came = self.hear_those_at(turn, part.bytes()).await;
         let mut judged = self.judge(&own, &came, |bytes| part.read(turn.round, bytes));
         let accepted = |number: &u16| judged.accepted.contains_key(number);
-        if let Some(drawn) = self.draw(turn, accepted)
+        if let Some(drawn) = self.draw(accepted)
             && let Some(said) = came.get(&self.seats[drawn].number)
             && !self.audit_step(drawn, &part, said, trainer).await
         {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use skep_sandbox::{Meeting, SharedTrainer};
+use skep_together::audit::Deed;
 use skep_together::message::{ENVELOPE, LAST_ROUND, MAX_NODES, ToLeader, ToMember};
 use skep_together::{Contribution, Diloco, DilocoConfig, Turn};
 
@@ -24,7 +25,7 @@ impl Seat {
         let mut part = match self.diloco.take() {
             Some(part) => part,
             None => {
-                let state = self.begin(weights.len()).await?;
+                let state = self.begin(weights).await?;
                 let part = Diloco::join(*how, &state.agreed, &state.velocity)?;
                 weights.copy_from_slice(part.agreed());
                 let state = state_with(trainer, weights).await?;
@@ -45,17 +46,20 @@ impl Seat {
                 }
             }
             Meeting::End => {
-                let as_said: Vec<u16> = self
+                let as_said: Vec<Turn> = self
                     .under_way
                     .iter()
-                    .map(|turn| turn.fragment)
-                    .filter(|fragment| part.is_as_said(*fragment, weights))
+                    .copied()
+                    .filter(|turn| part.is_as_said(turn.fragment, weights))
                     .collect();
                 if let Some(turn) = self.under_way.back().copied() {
                     self.complete(&mut part, turn, weights, trainer).await?;
                 }
-                for fragment in as_said {
-                    part.take_whole(fragment, weights)?;
+                for turn in as_said {
+                    part.take_whole(turn.fragment, weights)?;
+                    let state = state_with(trainer, weights).await?;
+                    self.journal()
+                        .took(Deed::TookWhole { turn }, weights, &state);
                 }
                 for fragment in 0..how.fragments {
                     let turn = Turn {
@@ -86,20 +90,15 @@ impl Seat {
         let range = part.range(turn.fragment);
         let unsaid = part.lost()[range.clone()].to_vec();
         let bytes = part.contribute(turn, weights)?;
-        // At the end the recipe may have gone back to the best that it had, and no step led there.
-        let commitment = match turn.round {
-            LAST_ROUND => None,
-            _ => {
-                let state = state_with(trainer, weights).await?;
-                let still_unsaid = &part.lost()[range];
-                let mut journal = self.journal();
-                Some(journal.contributed(turn, state, unsaid, still_unsaid)?)
-            }
-        };
+        let state = state_with(trainer, weights).await?;
+        let still_unsaid = &part.lost()[range];
+        let commitment = self
+            .journal()
+            .contributed(turn, state, unsaid, still_unsaid)?;
         let said = ToLeader::Contribution {
             turn,
             bytes,
-            commitment,
+            commitment: Some(commitment),
             at: None,
         };
         tell_leader(&mut self.channel, &said).await?;
@@ -145,7 +144,7 @@ impl Seat {
                 part.forget(turn.fragment);
             }
             let state = state_with(trainer, weights).await?;
-            self.journal().took(turn, weights, &state);
+            self.journal().took(Deed::Took { turn }, weights, &state);
             self.journal().decided(turn);
             self.under_way.retain(|other| *other != turn);
             if turn == until {

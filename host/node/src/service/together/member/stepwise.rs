@@ -29,7 +29,7 @@ impl Seat {
     ) -> Result<(), Left> {
         match when {
             Meeting::Begin => {
-                let state = self.begin(weights.len()).await?;
+                let state = self.begin(weights).await?;
                 weights.copy_from_slice(&state.agreed);
                 let method = self.method;
                 let part = with_trainer(trainer, move |trainer| {
