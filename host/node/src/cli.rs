@@ -252,6 +252,10 @@ pub struct Finetune {
     /// 4 if not said.
     #[arg(long, value_name = "PARTS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub fragments: Option<u16>,
+    /// With diloco, how many steps are made while a part is on its way, for links that take their
+    /// time; a tenth of the steps between two contributions if not said.
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(0..100_000))]
+    pub overlap: Option<u32>,
     /// With diloco, how far the weights are moved along the mean of how far the nodes have moved;
     /// 0.85 if not said.
     #[arg(long, value_name = "RATE", value_parser = positive)]

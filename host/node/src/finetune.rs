@@ -2,7 +2,7 @@
 
 use crate::cli::{Finetune, Method};
 use crate::failure::{Failure, FailureKind};
-use crate::requests::{FineTuneRequest, Request, TogetherMethod, TogetherRequest};
+use crate::requests::{FineTuneRequest, Request, TogetherMethod, TogetherRequest, usual_fragments};
 use crate::{absolute, limits_of, model_name, place_of};
 
 /// Steps of each node between two of its contributions to the same weights, if it is not said.
@@ -18,13 +18,26 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
     };
     let has_outer_steps = options.every.is_some()
         || options.fragments.is_some()
+        || options.overlap.is_some()
         || options.outer_rate.is_some()
         || options.outer_momentum.is_some();
     if method != TogetherMethod::Diloco && has_outer_steps {
         return Err(Failure::new(
             FailureKind::Usage,
-            "--every, --fragments, --outer-rate and --outer-momentum say how nodes meet with \
-             --method diloco; with the others they meet at every step, so leave them out",
+            "--every, --fragments, --overlap, --outer-rate and --outer-momentum say how nodes meet \
+             with --method diloco; with the others they meet at every step, so leave them out",
+        ));
+    }
+    let every = options.every.unwrap_or(EVERY);
+    let fragments = options.fragments.unwrap_or(usual_fragments(every));
+    let between = every / u32::from(fragments.max(1));
+    if options.overlap.is_some_and(|overlap| overlap >= between) {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "a part of the weights has to be there before the next one is sent; say an --overlap \
+                 of less than the {between} steps in between"
+            ),
         ));
     }
     let mut settings: Vec<(String, String)> = Vec::new();
@@ -55,8 +68,9 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
             nodes: options.nodes,
             providers: options.provider,
             method,
-            every: options.every.unwrap_or(EVERY),
+            every,
             fragments: options.fragments,
+            overlap: options.overlap,
             outer_rate: options.outer_rate,
             outer_momentum: options.outer_momentum,
             patience: options.patience,

@@ -146,6 +146,9 @@ pub struct TogetherRequest {
     pub every: u32,
     /// With DiLoCo, in how many parts the weights are sent.
     pub fragments: Option<u16>,
+    /// With DiLoCo, steps that are made while a part is on its way: less than `every`.
+    #[serde(default)]
+    pub overlap: Option<u32>,
     /// With DiLoCo, the size of outer steps, above 0.
     pub outer_rate: Option<f32>,
     /// With DiLoCo, how much of the outer momentum is kept, from 0 to below 1.
@@ -154,6 +157,13 @@ pub struct TogetherRequest {
     pub patience: u64,
     /// In how many of a million turns a node has to show a step that it made.
     pub audit: u32,
+}
+
+/// In how many parts weights are sent with DiLoCo, where a node makes so many steps between two of its
+/// contributions to the same, if it is not said.
+#[must_use]
+pub fn usual_fragments(every: u32) -> u16 {
+    if every < 8 { 1 } else { 4 }
 }
 
 /// In which way nodes train together.

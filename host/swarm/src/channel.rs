@@ -46,8 +46,8 @@ const FOR_ONE: usize = 64;
 /// How long whoever has connected may take to begin a conversation. A connection on which none was
 /// held for so long ends.
 const BEGINNING: Duration = Duration::from_secs(10);
-/// How long the other side may leave a frame where it is. One that reads takes it at once; one
-/// that keeps its connection alive and never reads would hold this side for ever.
+/// How long the other side may leave a frame where it is, if nothing else is said. One that reads takes
+/// it at once; one that keeps its connection alive and never reads would hold this side for ever.
 const TAKING: Duration = Duration::from_secs(10);
 
 /// Why a conversation cannot begin or go on.
@@ -94,9 +94,16 @@ pub struct Channel {
     line: Arc<Line>,
     send: SendStream,
     recv: RecvStream,
+    taking: Duration,
 }
 
 impl Channel {
+    /// Lets the other side leave a frame where it is for so long: for one that reads only now and
+    /// then, and computes in between.
+    pub fn give_time(&mut self, taking: Duration) {
+        self.taking = taking;
+    }
+
     /// Who is at the other end: it has proved that it holds that key.
     #[must_use]
     pub fn peer(&self) -> NodeId {
@@ -122,11 +129,11 @@ impl Channel {
             send.write_all(&length.to_be_bytes()).await?;
             send.write_all(frame).await
         };
-        let said = match tokio::time::timeout(TAKING, written).await {
+        let said = match tokio::time::timeout(self.taking, written).await {
             Ok(written) => written.map_err(|e| ChannelError::Closed {
                 reason: explain(&e),
             }),
-            Err(_) => Err(ChannelError::Unread { after: TAKING }),
+            Err(_) => Err(ChannelError::Unread { after: self.taking }),
         };
         self.line.tried(said)
     }
@@ -343,6 +350,7 @@ impl ProtocolHandler for Conversations {
                 line: Arc::clone(&line),
                 send,
                 recv,
+                taking: TAKING,
             };
             let answerer = Arc::clone(answerer);
             held.spawn(async move {
@@ -420,6 +428,7 @@ async fn open(peer: NodeId, line: Arc<Line>) -> Result<Channel, ChannelError> {
         line,
         send,
         recv,
+        taking: TAKING,
     })
 }
 

@@ -10,6 +10,8 @@
 //! begins where the last one ended and has as many steps as there have to be, and that what is
 //! shown is what the list says. To do an event again takes a trainer, which is not here.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::diloco::Turn;
@@ -93,6 +95,13 @@ pub enum Unlike {
         got: usize,
         /// How many there have to be.
         want: usize,
+    },
+    /// Something twice that is done once at most, or that is nothing: whatever is drawn of such a list
+    /// is seldom a step.
+    #[error("event {event} of what it did is done once at most, or is nothing")]
+    Idle {
+        /// Which, counted from 0.
+        event: usize,
     },
     /// Other examples, or in another order.
     #[error("step {step} was not made of the examples whose turn it was")]
@@ -200,6 +209,25 @@ impl Window {
             .count()
     }
 
+    /// The first event that an honest list would not have: a turn that was taken over before, in the
+    /// same way, or going back to where it is, or once more without a step in between.
+    fn idle(&self) -> Option<usize> {
+        let (mut taken, mut is_back) = (HashSet::new(), false);
+        let mut at = self.before;
+        self.events.iter().position(|event| {
+            let before = std::mem::replace(&mut at, event.after);
+            match event.deed {
+                Deed::Step { .. } => {
+                    is_back = false;
+                    false
+                }
+                Deed::Took { turn } => !taken.insert((turn, false)),
+                Deed::TookWhole { turn } => !taken.insert((turn, true)),
+                Deed::WentBack => std::mem::replace(&mut is_back, true) || before == event.after,
+            }
+        })
+    }
+
     /// Holds it against what was committed to with the contribution at its end, where the window
     /// before ended, if that is known, and what the steps have to be made of.
     ///
@@ -216,6 +244,9 @@ impl Window {
         }
         if begins.is_some_and(|begins| begins != self.before) {
             return Err(Unlike::Beginning);
+        }
+        if let Some(event) = self.idle() {
+            return Err(Unlike::Idle { event });
         }
         let (got, want) = (self.steps_before(self.events.len()), order.steps.len());
         if got > want || (got < want && !order.may_end) {
@@ -346,6 +377,35 @@ mod tests {
             change(&mut other);
             assert_eq!(other.check(&said, None, &all), Err(Unlike::Window));
         }
+    }
+
+    #[test]
+    fn a_list_has_nothing_in_it_that_makes_steps_rare() {
+        let back = |after: u8| Event {
+            deed: Deed::WentBack,
+            after: [after; 32],
+        };
+        let none = Order {
+            steps: Vec::new(),
+            may_end: true,
+        };
+        let checked = |events: Vec<Event>| {
+            let window = Window {
+                before: [9; 32],
+                events,
+            };
+            let order = Order {
+                steps: vec![[1; 32]; window.steps_before(9)],
+                ..none.clone()
+            };
+            window.check(&commitment(&window), None, &order)
+        };
+        let idle = |event| Err(Unlike::Idle { event });
+        assert_eq!(checked(vec![took(1, 3), took(2, 4), back(5)]), Ok(()));
+        assert_eq!(checked(vec![back(5), step(1, 6), back(5)]), Ok(()));
+        assert_eq!(checked(vec![took(1, 3), took(1, 3)]), idle(1));
+        assert_eq!(checked(vec![back(9)]), idle(0));
+        assert_eq!(checked(vec![back(5), took(1, 3), back(5)]), idle(2));
     }
 
     #[test]

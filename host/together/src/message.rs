@@ -68,6 +68,8 @@ pub struct Invitation {
     pub examples: u64,
     /// How they train together.
     pub how: Method,
+    /// Whether it may be asked to show what it did. If not, it commits to nothing, which takes time.
+    pub audited: bool,
 }
 
 /// What the leader's recipe makes a step with, where all make it together: recipes whose examples
@@ -106,7 +108,7 @@ pub enum ToMember {
     Round {
         /// Which.
         turn: Turn,
-        /// By whom, and what: bytes as they came.
+        /// By whom, and what: bytes as they came, and none of what the node has said that is told.
         accepted: Vec<(u16, Vec<u8>)>,
         /// With what, where the step is one of the recipe's.
         with: Option<StepWith>,
@@ -142,7 +144,8 @@ pub enum ToLeader {
         turn: Turn,
         /// A contribution, which is not believed before it was read.
         bytes: Vec<u8>,
-        /// What it commits to; nothing at the end, where every step was made together.
+        /// What it commits to; nothing at the end, where every step was made together, and nothing
+        /// where nobody is audited.
         commitment: Option<Commitment>,
         /// The digest of its weights, where they have to be everybody's.
         at: Option<Digest>,

@@ -96,16 +96,17 @@ fn who_stands_still_is_left_out_when_patience_is_over() {
 
 /// The leader stands still while a node is killed and started again, so that there is much of the
 /// training left when it is back.
-#[test]
-fn who_was_killed_comes_back_between_rounds() {
+fn comes_back(how: &[&str], steps: u64) {
     let setting = Setting::new();
     let (first, second) = (setting.member("first"), setting.member("second"));
     let home = second.home().to_owned();
     let address = second.status["addresses"][0].as_str().unwrap().to_owned();
     // Its rate falls with those of the others: with its own from the beginning, its last contributions
     // would be larger than theirs, and left out for that.
-    let settings = ["steps=80", "patience=0", "schedule=linear"];
-    let arguments = setting.longer([&first, &second], "60", &settings);
+    let turns = steps / 4 + 1;
+    let steps = format!("steps={steps}");
+    let settings = [&steps, "patience=0", "schedule=linear"];
+    let arguments = setting.longer_by(how, [&first, &second], "60", &settings);
     let mut leader = Leader::start(&setting.path("leader"), &arguments);
     leader.says("\"step\":6,");
     let stopped = Stopped::new(leader.process.id());
@@ -116,14 +117,54 @@ fn who_was_killed_comes_back_between_rounds() {
     assert_learned(&trained);
     let together = &trained["together"];
     let (first, second) = (&together["nodes"][0], &together["nodes"][1]);
-    assert_eq!(first["accepted"], 21, "{together}");
+    assert_eq!(first["gone"], Value::Null, "{together}");
+    assert_eq!(first["accepted"], turns, "{together}");
+    // It has as many steps as it was told when it was asked, and may be making the last when all are done.
+    let gone = second["gone"].as_str().unwrap_or_default();
+    assert!(
+        gone.is_empty() || gone.contains("not at its end"),
+        "{together}"
+    );
     assert_eq!(second["returned"], 1, "{together}");
     // It has said things again since then, some of which were done again. One whose norm is too far
     // from the others' may be left out: its optimizer has begun anew.
     let said = second["accepted"].as_u64().unwrap();
-    assert!((3..21).contains(&said), "{together}");
+    assert!((3..turns).contains(&said), "{together}");
     let audited = |node: &Value| node["audited"].as_u64().unwrap();
-    assert!(audited(first) + audited(second) >= 19, "{together}");
+    assert!(audited(first) + audited(second) >= turns - 2, "{together}");
+}
+
+#[test]
+fn who_was_killed_comes_back_between_rounds() {
+    comes_back(&["--every", "4"], 80);
+}
+
+/// What is said after four steps is taken over three steps later, and so said again before it is decided of
+/// those who come back.
+#[test]
+fn who_was_killed_comes_back_while_turns_are_under_way() {
+    comes_back(&["--every", "4", "--fragments", "1", "--overlap", "3"], 60);
+}
+
+/// A part is said every other step and taken over at the next, while each turn is audited.
+#[test]
+fn turns_are_decided_while_steps_are_made() {
+    let setting = Setting::new();
+    let (first, second) = (setting.member("first"), setting.member("second"));
+    let how = ["--every", "8", "--fragments", "4", "--overlap", "1"];
+    let arguments = setting.longer_by(&how, [&first, &second], "60", &["steps=32"]);
+    let trained = Leader::start(&setting.path("leader"), &arguments).result();
+    assert_learned(&trained);
+    let together = &trained["together"];
+    // Sixteen turns, and one at the end for each part.
+    assert_eq!(together["turns"], 20, "{together}");
+    let nodes = together["nodes"].as_array().unwrap();
+    for node in nodes {
+        assert_eq!(node["gone"], Value::Null, "{together}");
+        assert_eq!(node["accepted"], 20, "{together}");
+    }
+    let audited = |node: &Value| node["audited"].as_u64().unwrap();
+    assert_eq!(nodes.iter().map(audited).sum::<u64>(), 20, "{together}");
 }
 
 #[test]

@@ -209,6 +209,7 @@ impl Part {
             let turn = Turn { round, fragment: 0 };
             let mut bytes = part.contribute(round, &gradients, 1.0).ok()?;
             self.spoil(round, &mut bytes);
+            let said = bytes.clone();
             let window = made_up(begins, 1);
             begins = window.after();
             let contribution = ToLeader::Contribution {
@@ -228,9 +229,11 @@ impl Part {
                         say(&mut channel, &ToLeader::Opened(window.clone())).await?;
                     }
                     ToMember::Round { accepted, with, .. } => {
-                        let read = accepted
-                            .iter()
-                            .map(|(who, bytes)| Some((*who, part.read(round, bytes).ok()?)));
+                        // What it has said itself is not said once more.
+                        let read = accepted.iter().map(|(who, passed)| {
+                            let bytes = if passed.is_empty() { &said } else { passed };
+                            Some((*who, part.read(round, bytes).ok()?))
+                        });
                         let read: Option<BTreeMap<u16, Contribution>> = read.collect();
                         step(&part, &read?, with?, &mut trainer)?;
                         break;

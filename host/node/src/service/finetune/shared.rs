@@ -18,7 +18,7 @@ use super::rehearsal::Rehearsals;
 use super::room::{Begun, Room};
 use super::{recipe, spec};
 use crate::failure::{Failure, FailureKind};
-use crate::requests::{FineTuneRequest, TogetherMethod, TogetherRequest};
+use crate::requests::{FineTuneRequest, TogetherMethod, TogetherRequest, usual_fragments};
 use crate::service::defaults::{BaseModel, any_base};
 use crate::service::run::{self, Subject};
 use crate::service::together::lead::{Guests, Lead, STEPS_MADE};
@@ -88,6 +88,7 @@ pub async fn lead(
         settings,
         examples: 0,
         how: method(together),
+        audited: together.audit > 0,
     };
     let runs = Rehearsals::new(service, subject.clone(), program, base, &invitation).await?;
     let guests = Guests {
@@ -103,17 +104,20 @@ pub async fn lead(
     Ok(Some((Arc::new(lead), own)))
 }
 
-/// With DiLoCo in 4 bits and in fragments, each of which is under way for a tenth of the steps between
-/// two of its turns; all at once where there are few.
+/// With DiLoCo in 4 bits and in fragments, all at once where there are few steps. Each fragment is under way
+/// for a tenth of the steps between two of its turns if nothing else is said, and never when the next
+/// one's turn comes.
 fn method(together: &TogetherRequest) -> Method {
     let every = together.every;
     match together.method {
         TogetherMethod::Diloco => {
             let usual = DilocoConfig::default();
+            let fragments = together.fragments.unwrap_or(usual_fragments(every));
+            let most = (every / u32::from(fragments.max(1))).saturating_sub(1);
             Method::Diloco(DilocoConfig {
                 every,
-                fragments: together.fragments.unwrap_or(if every < 8 { 1 } else { 4 }),
-                overlap: every / 10,
+                fragments,
+                overlap: together.overlap.unwrap_or(every / 10).min(most),
                 rate: together.outer_rate.unwrap_or(usual.rate),
                 momentum: together.outer_momentum.unwrap_or(usual.momentum),
                 ..usual
@@ -224,6 +228,7 @@ mod tests {
             method,
             every: 40,
             fragments: None,
+            overlap: None,
             outer_rate: None,
             outer_momentum: None,
             patience: 1,
@@ -244,6 +249,7 @@ mod tests {
         assert_eq!(all, Method::Diloco(want));
         let other = TogetherRequest {
             every: 7,
+            overlap: Some(3),
             outer_rate: Some(0.7),
             outer_momentum: Some(0.9),
             ..asked(TogetherMethod::Diloco)
@@ -251,12 +257,24 @@ mod tests {
         let want = DilocoConfig {
             every: 7,
             fragments: 1,
-            overlap: 0,
+            overlap: 3,
             rate: 0.7,
             momentum: 0.9,
             ..usual
         };
         assert_eq!(method(&other), Method::Diloco(want));
         assert_eq!(method(&asked(TogetherMethod::AllReduce)), Method::AllReduce);
+        // Of many parts, one has arrived before the next one's turn.
+        let many = TogetherRequest {
+            fragments: Some(16),
+            ..asked(TogetherMethod::Diloco)
+        };
+        let want = DilocoConfig {
+            every: 40,
+            fragments: 16,
+            overlap: 1,
+            ..usual
+        };
+        assert_eq!(method(&many), Method::Diloco(want));
     }
 }

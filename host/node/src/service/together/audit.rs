@@ -23,7 +23,7 @@ pub struct Case {
     pub contribution: Vec<u8>,
     pub commitment: Commitment,
     pub window: Window,
-    /// Which event was drawn.
+    /// Which event was drawn; the first of none if there was nothing to draw.
     pub event: usize,
     /// What it could not say of the fragment before, as it committed to it.
     pub unsaid: Digest,
@@ -64,15 +64,29 @@ impl Case {
         judged
     }
 
+    /// Whether it has done nothing since its contribution before.
+    fn is_of_nothing(&self) -> bool {
+        self.event == 0 && self.window.events.is_empty()
+    }
+
     /// What is shown is what was committed to.
     fn check_digests(&self) -> Result<(), Unlike> {
-        let (shown, event) = (&self.shown, self.window.events.get(self.event));
-        let event = event.ok_or(Unlike::Window)?;
+        let shown = &self.shown;
         let hash = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
         let same = |what, got: Digest, want: Digest| match got == want {
             true => Ok(()),
             false => Err(Unlike::Shown { what }),
         };
+        same(
+            "where it was at its contribution",
+            hash(&shown.at_contribution),
+            self.commitment.state,
+        )?;
+        same("what was unsaid", digest_of(&shown.unsaid), self.unsaid)?;
+        if self.is_of_nothing() {
+            return Ok(());
+        }
+        let event = self.window.events.get(self.event).ok_or(Unlike::Window)?;
         let before = self.window.before_event(self.event);
         same(
             "where it began",
@@ -80,12 +94,6 @@ impl Case {
             before.ok_or(Unlike::Window)?,
         )?;
         same("where it came to", hash(&shown.after), event.after)?;
-        same(
-            "where it was at its contribution",
-            hash(&shown.at_contribution),
-            self.commitment.state,
-        )?;
-        same("what was unsaid", digest_of(&shown.unsaid), self.unsaid)?;
         match event.deed {
             Deed::Step { of } => same("its examples", hash(&shown.made), of),
             Deed::Took { .. } | Deed::TookWhole { .. } => Ok(()),
@@ -127,6 +135,7 @@ impl Case {
             }),
             // Where it came to is where it was.
             Some(Deed::WentBack) => Ok(()),
+            None if self.is_of_nothing() => Ok(()),
             None => Err(Unlike::Window.into()),
         }
     }

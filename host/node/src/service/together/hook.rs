@@ -60,7 +60,7 @@ impl<S: Side> Others for Hook<S> {
             let met = side.lock().await.meet(when, weights, &trainer).await;
             met.map_err(|error| error.to_string())
         });
-        Box::pin(async move { Waited(work).get().await? })
+        Box::pin(async move { Waited::on(work).get().await? })
     }
 
     fn stepped(&self, made: &Made, trainer: &Trainer) {
@@ -90,7 +90,7 @@ impl<S: Side> Others for Hook<S> {
             let stepped = side.lock().await.step(step, &trainer).await;
             stepped.map_err(|error| error.to_string())
         });
-        Box::pin(async move { Waited(work).get().await? })
+        Box::pin(async move { Waited::on(work).get().await? })
     }
 }
 
@@ -108,10 +108,14 @@ pub async fn with_trainer<T: Send + 'static>(
 }
 
 /// Work that ends when nobody waits for it any more: a run that was ended waits for no node.
-struct Waited<T>(JoinHandle<T>);
+pub struct Waited<T>(JoinHandle<T>);
 
 impl<T> Waited<T> {
-    async fn get(mut self) -> Result<T, String> {
+    pub fn on(work: JoinHandle<T>) -> Self {
+        Self(work)
+    }
+
+    pub async fn get(mut self) -> Result<T, String> {
         (&mut self.0).await.map_err(|error| error.to_string())
     }
 }

@@ -104,12 +104,23 @@ impl Journal {
         }
     }
 
-    /// Notes that the recipe went back to where it was before.
+    /// Notes that the recipe went back to where it was before. If it went elsewhere before that, and has
+    /// done nothing there, that is forgotten.
     pub fn went_back(&mut self, trainer: &Trainer) {
         let Some(now) = &mut self.now else { return };
-        match trainer.state() {
-            Ok(state) => now.note(Deed::WentBack, Done::WentBack(state.clone()), &state),
-            Err(error) => self.failed = Some(error.to_string()),
+        let state = match trainer.state() {
+            Ok(state) => state,
+            Err(error) => {
+                self.failed = Some(error.to_string());
+                return;
+            }
+        };
+        if let Some(Done::WentBack(_)) = now.done.last() {
+            now.done.pop();
+            now.window.events.pop();
+        }
+        if now.window.after() != hash(&state) {
+            now.note(Deed::WentBack, Done::WentBack(state.clone()), &state);
         }
     }
 
@@ -157,7 +168,8 @@ impl Journal {
         Ok(self.said(turn)?.stretch.window.clone())
     }
 
-    /// Shows one of the events, by a trainer which is left as it was.
+    /// Shows one of the events, by a trainer which is left as it was. Where there were none since the
+    /// contribution before, only what this one was made from is shown.
     ///
     /// # Errors
     /// When nothing is known of it, or it cannot be done once more.
@@ -168,6 +180,9 @@ impl Journal {
         trainer: &mut Trainer,
     ) -> Result<Shown, JournalError> {
         let said = self.said(turn)?;
+        if event == 0 && said.stretch.done.is_empty() {
+            return Ok(said.shown(Vec::new(), Vec::new(), Vec::new()));
+        }
         if event >= said.stretch.done.len() {
             return Err(JournalError::Unknown);
         }
@@ -176,22 +191,27 @@ impl Journal {
         trainer.restore(&own)?;
         let mut shown = shown?;
         if let Some(Done::WentBack(to)) = said.stretch.done.get(event) {
-            shown.made = self.place(&said.stretch.window, event, hash(to))?;
+            shown.made = self.place(turn, &said.stretch.window, event, hash(to))?;
         }
         Ok(shown)
     }
 
     /// Where the node was at a place before, if that is not in this window: what `made` is of going
     /// back.
-    fn place(&self, now: &Window, event: usize, at: Digest) -> Result<Vec<u8>, JournalError> {
+    fn place(
+        &self,
+        turn: Turn,
+        now: &Window,
+        event: usize,
+        at: Digest,
+    ) -> Result<Vec<u8>, JournalError> {
         if now.was_at(at, event) {
             return Ok(Vec::new());
         }
         let decided = self.past.iter().map(|(turn, window)| (turn, window));
-        let under_way = self
-            .said
-            .iter()
-            .map(|said| (&said.turn, &said.stretch.window));
+        // What was said later is not committed to yet where this is looked at.
+        let under_way = self.said.iter().take_while(|said| said.turn != turn);
+        let under_way = under_way.map(|said| (&said.turn, &said.stretch.window));
         let mut before = decided.chain(under_way);
         let place = before.find(|(_, window)| window.was_at(at, window.events.len()));
         let place = place.ok_or(JournalError::Unknown)?;
@@ -237,12 +257,16 @@ impl Said {
                 Done::WentBack(state) => trainer.restore(state)?,
             }
         }
-        Ok(Shown {
+        Ok(self.shown(before, made, trainer.state()?))
+    }
+
+    fn shown(&self, before: Vec<u8>, made: Vec<u8>, after: Vec<u8>) -> Shown {
+        Shown {
             before,
             made,
-            after: trainer.state()?,
+            after,
             at_contribution: self.end.to_vec(),
             unsaid: self.unsaid.clone(),
-        })
+        }
     }
 }

@@ -81,6 +81,8 @@ impl Answerer for Desk {
 
 impl Desk {
     async fn converse(&self, service: &Arc<Service>, mut channel: Channel) -> Result<(), Failure> {
+        // The leader hears one after the other, and computes in between.
+        channel.give_time(DECIDING);
         let heard = hear_leader(&mut channel, MAX_INVITATION, SILENCE).await;
         let Ok(ToMember::Invitation(invitation)) = heard else {
             return Err(failed(&Broken::OutOfTurn));
@@ -119,7 +121,7 @@ impl Desk {
             }
         };
         let examples = examples.await.map_err(|error| failed(&error))?;
-        let journal = Arc::default();
+        let journal: Option<Arc<Lock<Journal>>> = invitation.audited.then(Arc::default);
         let seat = Arc::new(Mutex::new(Seat {
             method: invitation.how,
             number: invitation.member,
@@ -129,12 +131,12 @@ impl Desk {
             steps: None,
             first: 0,
             under_way: VecDeque::new(),
-            journal: Arc::clone(&journal),
+            journal: journal.clone(),
         }));
         let membership = Hook {
             method: invitation.how,
             side: Arc::clone(&seat),
-            journal: Some(journal),
+            journal,
             runtime: Handle::current(),
         };
         let cancel = Cancel::new();
@@ -211,9 +213,10 @@ struct Seat {
     steps: Option<Steps>,
     /// The round of all in which this node's first one was.
     first: u32,
-    /// The turns in which it has said something that was not decided yet.
-    under_way: VecDeque<Turn>,
-    journal: Arc<Lock<Journal>>,
+    /// The turns in which it has said something that was not decided yet, and what.
+    under_way: VecDeque<(Turn, Vec<u8>)>,
+    /// What it did, if anybody may ask.
+    journal: Option<Arc<Lock<Journal>>>,
 }
 
 impl Side for Seat {

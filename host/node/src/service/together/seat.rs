@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use skep_swarm::{Channel, ProviderAddr, Swarm};
@@ -55,6 +56,8 @@ pub struct Seat {
     said_after: u64,
     /// The digests of the windows that it has committed to.
     pub committed: HashMap<Turn, Digest>,
+    /// Whether it may be asked to show what it did.
+    audited: bool,
     order: Option<Order>,
     known: Option<Vec<Digest>>,
     /// Whether it is asked to come back when it is away.
@@ -98,9 +101,12 @@ pub async fn ask(
     node: &ProviderAddr,
     invitation: Invitation,
     examples: &[u8],
+    patience: Duration,
 ) -> Result<(Channel, usize), String> {
     let asking = async {
         let mut channel = swarm.invite(node).await?;
+        // It reads between steps, and a step takes its time.
+        channel.give_time(patience);
         tell_member(&mut channel, &ToMember::Invitation(Box::new(invitation))).await?;
         let answer = hear_member(&mut channel, MAX_INVITATION, SILENCE).await?;
         Ok::<_, Broken>((channel, answer))
@@ -158,6 +164,7 @@ impl Seat {
             unsaid: HashMap::new(),
             said_after: 0,
             committed: HashMap::new(),
+            audited: order.is_some(),
             order,
             known: None,
             welcome: true,
@@ -221,7 +228,7 @@ impl Seat {
                         bytes,
                         commitment,
                         at,
-                    }) if commitment.is_some() || turn.round == LAST_ROUND => Said {
+                    }) if commitment.is_some() || !self.audited || at.is_some() => Said {
                         turn,
                         bytes,
                         commitment,
@@ -263,7 +270,9 @@ impl Seat {
             return;
         };
         self.begins = Some(commitment.state);
-        self.committed.insert(said.turn, commitment.window);
+        if let Method::Diloco(_) = method {
+            self.committed.insert(said.turn, commitment.window);
+        }
         if let Some(own) = self.own(said.turn) {
             self.said_after = method.steps_before(own).end;
         }
@@ -386,7 +395,14 @@ impl Seat {
 
     /// Asks it to come back, if it is away and was not asked yet. Its recipe is told of the steps that all
     /// have made: so many in this run.
-    pub fn invite_back(&mut self, swarm: &Swarm, invitation: &Invitation, weights: u64, made: u64) {
+    pub fn invite_back(
+        &mut self,
+        swarm: &Swarm,
+        (invitation, patience): (&Invitation, Duration),
+        weights: u64,
+        made: u64,
+        is_back: &Arc<AtomicBool>,
+    ) {
         let is_soon = self.asked.is_some_and(|asked| asked.elapsed() < ASKING);
         if self.channel.is_some() || !self.welcome || self.returning.is_some() || is_soon {
             return;
@@ -400,9 +416,10 @@ impl Seat {
             ..invitation.clone()
         };
         self.next_step = made;
-        self.returning = Some(tokio::spawn(async move {
+        let is_back = Arc::clone(is_back);
+        let asking = async move {
             let away = |why, for_good| Away { why, for_good };
-            let asked = ask(&swarm, &node, invitation, &examples).await;
+            let asked = ask(&swarm, &node, invitation, &examples, patience).await;
             let (mut channel, _) = asked.map_err(|why| away(why, false))?;
             match ready(&mut channel, weights).await {
                 Ok(_) => Ok(channel),
@@ -411,6 +428,11 @@ impl Seat {
                     Err(away(broken.to_string(), for_good))
                 }
             }
+        };
+        self.returning = Some(tokio::spawn(async move {
+            let asked = asking.await;
+            is_back.store(true, Ordering::Release);
+            asked
         }));
     }
 

@@ -151,6 +151,7 @@ fn who_goes_back_can_show_that_it_was_there() {
 #[test]
 fn who_goes_where_it_never_was_is_found_out() {
     let mut member = went_back(2);
+    member.steps(6..7);
     // It says that it goes on to somewhere else.
     let far: Vec<f32> = member.own.weights().iter().map(|x| x + 0.1).collect();
     member.own.set_weights(&far).unwrap();
@@ -164,7 +165,7 @@ fn who_goes_where_it_never_was_is_found_out() {
     };
     let (contribution, commitment) = member.contribute(LAST);
     let own = member.journal.window(LAST).unwrap();
-    let honest = member.journal.show(LAST, 3, &mut trainer()).unwrap();
+    let honest = member.journal.show(LAST, 4, &mut trainer()).unwrap();
     let state = member.own.state().unwrap();
     // With nothing, with a window that it never committed to, and with one in which it was not.
     let first = (FIRST, skep_together::audit::Window::new([0; 32]));
@@ -178,7 +179,7 @@ fn who_goes_where_it_never_was_is_found_out() {
             contribution: contribution.clone(),
             commitment,
             window: own.clone(),
-            event: 4,
+            event: 5,
             unsaid: member.unsaid,
             agreed: None,
             committed: member.committed.clone(),
@@ -229,5 +230,30 @@ fn what_is_said_last_has_to_follow_from_where_the_node_is() {
         assert!(judged.is_err(), "{event}");
         let judged = went_back(2).judged(event, |case| case.unsaid = digest_of(&[1.0]));
         assert!(judged.is_err(), "{event}");
+    }
+}
+
+/// Of a second fragment, that is said at the same moment as the first.
+#[test]
+fn who_has_done_nothing_since_shows_where_it_is() {
+    let again = || {
+        let mut member = went_back(2);
+        let (_, commitment) = member.contribute(LAST);
+        member.unsaid = commitment.unsaid;
+        member.journal.decided(LAST);
+        member
+    };
+    again().judged(0, |_| {}).unwrap();
+    let changes: [fn(&mut Case); 3] = [
+        |case| case.contribution[40] ^= 1,
+        |case| case.shown.at_contribution[200] ^= 1,
+        |case| case.shown.unsaid[0] += 1.0,
+    ];
+    for change in changes {
+        let judged = again().judged(0, change);
+        assert!(
+            matches!(judged, Err(Doubt::Unlike(Unlike::Shown { .. }))),
+            "{judged:?}"
+        );
     }
 }

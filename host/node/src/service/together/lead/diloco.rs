@@ -1,13 +1,21 @@
-//! Leading a training by DiLoCo: turns of fragments, each decided some steps after it was said.
+//! Leading a training by DiLoCo: turns of fragments, each of which is heard and decided while the next
+//! steps are made, and taken over after some of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use skep_sandbox::{Meeting, SharedTrainer};
 use skep_together::audit::Deed;
 use skep_together::message::{LAST_ROUND, ToMember};
-use skep_together::{Diloco, DilocoConfig, TogetherError, Turn};
+use skep_together::{Contribution, Diloco, DilocoConfig, Judgement, TogetherError, Turn};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::super::audit::Case;
-use super::super::hook::with_trainer;
+use super::super::hook::{Waited, with_trainer};
 use super::super::seat::{Said, Seat};
+use super::table::Table;
 use super::{Ended, Leading};
 
 impl Leading {
@@ -30,27 +38,33 @@ impl Leading {
         match when {
             Meeting::Begin => {}
             Meeting::After(step) => {
-                if let Some(turn) = how.sends(step) {
-                    self.contribute(&mut part, turn, weights)?;
-                }
-                if let Some(turn) = how.arrives(step) {
+                if let Some(turn) = how.arrives(step).filter(|_| how.overlap > 0) {
                     self.complete(&mut part, turn, weights, trainer).await?;
                 }
-                let every = u64::from(how.every);
-                if step.is_multiple_of(every)
-                    && let Ok(round) = u32::try_from(step / every)
-                {
-                    self.welcome_to_turns(&part, round, trainer).await?;
+                let is_between = step.is_multiple_of(u64::from(how.every));
+                if is_between {
+                    // Nothing is under way now, so nobody else has it.
+                    let mut table = self.table.lock().await;
+                    table.ask_back(part.agreed().len(), step);
+                }
+                if let Some(turn) = how.sends(step) {
+                    self.contribute(&mut part, turn, weights, self.meanwhile(how, step))?;
+                    if how.overlap == 0 {
+                        self.complete(&mut part, turn, weights, trainer).await?;
+                    }
+                }
+                if is_between && self.is_back.swap(false, Ordering::AcqRel) {
+                    self.take_in(&mut part, step, weights, trainer).await?;
                 }
             }
             Meeting::End => {
                 let as_said: Vec<u16> = self
                     .under_way
                     .iter()
-                    .map(|(turn, _)| turn.fragment)
+                    .map(|under_way| under_way.turn.fragment)
                     .filter(|fragment| part.is_as_said(*fragment, weights))
                     .collect();
-                if let Some(turn) = self.under_way.back().map(|(turn, _)| *turn) {
+                if let Some(turn) = self.under_way.back().map(|under_way| under_way.turn) {
                     self.complete(&mut part, turn, weights, trainer).await?;
                 }
                 for fragment in as_said {
@@ -61,7 +75,7 @@ impl Leading {
                         round: LAST_ROUND,
                         fragment,
                     };
-                    self.contribute(&mut part, turn, weights)?;
+                    self.contribute(&mut part, turn, weights, Duration::ZERO)?;
                     self.complete(&mut part, turn, weights, trainer).await?;
                 }
                 weights.copy_from_slice(part.agreed());
@@ -76,51 +90,92 @@ impl Leading {
         let state = begun(part, trainer).await?;
         self.state_bytes = state.len();
         let begins = *blake3::hash(&state).as_bytes();
-        self.begin(&where_all_are(part, 0), part.agreed().len(), begins)
+        let mut table = self.table.lock().await;
+        table
+            .begin(&where_all_are(part, 0), part.agreed().len(), begins)
             .await;
         Ok(())
     }
 
-    /// Takes those in who have come back, and asks those back who are away.
-    async fn welcome_to_turns(
+    /// Takes those in who have come back, between two rounds. They begin after all turns so far, so none
+    /// may be under way.
+    async fn take_in(
         &mut self,
-        part: &Diloco,
-        round: u32,
+        part: &mut Diloco,
+        step: u64,
+        weights: &mut [f32],
         trainer: &SharedTrainer,
     ) -> Result<(), Ended> {
-        if self.seats.iter().any(Seat::has_come_back) {
-            let begins = *blake3::hash(&begun(part, trainer).await?).as_bytes();
-            self.take_in(&where_all_are(part, round), round, begins)
-                .await;
+        let Ok(round) = u32::try_from(step / u64::from(part.config().every)) else {
+            return Ok(());
+        };
+        if let Some(turn) = self.under_way.back().map(|under_way| under_way.turn) {
+            self.complete(part, turn, weights, trainer).await?;
         }
-        let made = u64::from(round) * u64::from(part.config().every);
-        self.ask_back(part.agreed().len(), made);
+        let mut table = self.table.lock().await;
+        if table.seats.iter().any(Seat::has_come_back) {
+            let begins = *blake3::hash(&begun(part, trainer).await?).as_bytes();
+            let state = where_all_are(part, round);
+            table.take_in(&state, round, begins).await;
+        }
         Ok(())
     }
 
-    /// Notes what this node has moved by, at the moment when it is its turn to say so.
+    /// About how long this node computes while a turn is under way.
+    fn meanwhile(&self, how: &DilocoConfig, step: u64) -> Duration {
+        let since = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        let steps = u32::try_from(step).unwrap_or(u32::MAX).max(1);
+        since / steps * how.overlap
+    }
+
+    /// Notes what this node has moved by, at the moment when it is its turn to say so, and begins to
+    /// hear what the others say.
     fn contribute(
         &mut self,
         part: &mut Diloco,
         turn: Turn,
         weights: &[f32],
+        meanwhile: Duration,
     ) -> Result<(), TogetherError> {
         let own = part.contribute(turn, weights)?;
         self.contributed += own.len() as u64;
-        self.under_way.push_back((turn, own));
+        let saying = Saying {
+            table: Arc::clone(&self.table),
+            part: part.clone(),
+            turn,
+            own,
+            meanwhile,
+        };
+        self.under_way.push_back(UnderWay {
+            turn,
+            decided: Waited::on(tokio::spawn(saying.decide())),
+        });
         Ok(())
     }
 
-    /// Brings all turns up to this one to an end.
+    /// Brings all turns up to this one to an end, if it is under way.
     async fn complete(
         &mut self,
         part: &mut Diloco,
         until: Turn,
         weights: &mut [f32],
         trainer: &SharedTrainer,
-    ) -> Result<(), TogetherError> {
-        while let Some((turn, own)) = self.under_way.pop_front() {
-            self.decide(part, turn, own, weights, trainer).await?;
+    ) -> Result<(), Ended> {
+        if !self.under_way.iter().any(|other| other.turn == until) {
+            return Ok(());
+        }
+        while let Some(UnderWay { turn, decided, .. }) = self.under_way.pop_front() {
+            let accepted = match decided.get().await.map_err(Ended::Trainer)? {
+                Decided::Settled(accepted) => accepted,
+                Decided::Drawn(drawn) => self.settle_drawn(part, *drawn, trainer).await,
+            };
+            part.step(turn, &accepted, weights)?;
+            self.recent
+                .push_back((turn, part.agreed()[part.range(turn.fragment)].to_vec()));
+            // One that is not decided is the oldest that anybody may have to take over.
+            if self.recent.len() > 3 * usize::from(part.config().fragments) {
+                self.recent.pop_front();
+            }
             if turn == until {
                 break;
             }
@@ -128,37 +183,36 @@ impl Leading {
         Ok(())
     }
 
-    async fn decide(
-        &mut self,
-        part: &mut Diloco,
-        turn: Turn,
-        own: Vec<u8>,
-        weights: &mut [f32],
+    /// Has a node show something of what it did, does that again, and tells what is decided.
+    async fn settle_drawn(
+        &self,
+        part: &Diloco,
+        drawn: Drawn,
         trainer: &SharedTrainer,
-    ) -> Result<(), TogetherError> {
-        let came = self.hear(turn, part.bytes(turn)).await;
-        let mut judged = self.judge(&own, &came, |bytes| part.read(turn, bytes));
-        let accepted = |number: &u16| judged.accepted.contains_key(number);
-        if let Some(at) = self.draw(accepted)
-            && let Some(said) = came.get(&self.seats[at].number)
-            && !self.audit(at, part, said, trainer).await
+    ) -> BTreeMap<u16, Contribution> {
+        let Drawn {
+            mut table,
+            at,
+            turn,
+            own,
+            came,
+            mut judged,
+        } = drawn;
+        let number = table.seats[at].number;
+        if let Some(said) = came.get(&number)
+            && !self.audit(&mut table, at, part, said, trainer).await
         {
-            judged.accepted.remove(&self.seats[at].number);
+            judged.accepted.remove(&number);
         }
-        part.step(turn, &judged.accepted, weights)?;
-        self.recent
-            .push_back((turn, part.agreed()[part.range(turn.fragment)].to_vec()));
-        // One that is not decided is the oldest that anybody may have to take over.
-        if self.recent.len() > 3 * usize::from(part.config().fragments) {
-            self.recent.pop_front();
-        }
-        self.settle(turn, own, came, judged, None).await;
-        Ok(())
+        let accepted = judged.accepted.clone();
+        table.settle(turn, &own, came, judged, None).await;
+        accepted
     }
 
-    /// Has a node show something of what it did, and does that again. False if it does not hold.
+    /// False if what a node shows does not hold.
     async fn audit(
-        &mut self,
+        &self,
+        table: &mut Table,
         at: usize,
         part: &Diloco,
         said: &Said,
@@ -166,9 +220,9 @@ impl Leading {
     ) -> bool {
         let numbers = part.range(said.turn.fragment).len();
         let carried = 3 * self.state_bytes + 4 * numbers;
-        let evidence = match self.examine(at, said, carried).await {
+        let evidence = match table.examine(at, said, carried).await {
             Some(Ok(evidence)) => evidence,
-            Some(Err(broken)) => return self.doubt(at, said.turn, &broken),
+            Some(Err(broken)) => return table.doubt(at, said.turn, &broken),
             None => return true,
         };
         let deed = evidence.window.events.get(evidence.event);
@@ -184,15 +238,77 @@ impl Leading {
             commitment: evidence.commitment,
             window: evidence.window,
             event: evidence.event,
-            unsaid: self.seats[at].unsaid(said.turn.fragment, numbers),
+            unsaid: table.seats[at].unsaid(said.turn.fragment, numbers),
             agreed: agreed.map(|(_, agreed)| agreed.clone()),
-            committed: self.seats[at].committed.clone(),
+            committed: table.seats[at].committed.clone(),
             shown: evidence.shown,
         };
         let part = part.clone();
         let judged = with_trainer(trainer, move |trainer| case.judge(&part, trainer));
         let judged = judged.await;
-        self.conclude(at, said.turn, judged)
+        table.conclude(at, said.turn, judged)
+    }
+}
+
+/// A turn in which this node has said what it has moved by.
+pub(super) struct UnderWay {
+    turn: Turn,
+    decided: Waited<Decided>,
+}
+
+/// What came of a turn.
+enum Decided {
+    /// Everybody was told.
+    Settled(BTreeMap<u16, Contribution>),
+    /// Somebody is to be audited before that, which takes the trainer.
+    Drawn(Box<Drawn>),
+}
+
+/// A turn in which somebody is audited. Nobody else has the table before it is settled.
+struct Drawn {
+    table: OwnedMutexGuard<Table>,
+    at: usize,
+    turn: Turn,
+    own: Vec<u8>,
+    came: BTreeMap<u16, Said>,
+    judged: Judgement<u16>,
+}
+
+/// A turn that has begun.
+struct Saying {
+    table: Arc<Mutex<Table>>,
+    part: Diloco,
+    turn: Turn,
+    own: Vec<u8>,
+    /// How long nobody waits for it.
+    meanwhile: Duration,
+}
+
+impl Saying {
+    /// Hears what the others say, and tells them what counts, unless one of them is to be audited. No
+    /// other turn is under way.
+    async fn decide(self) -> Decided {
+        let Self {
+            part, turn, own, ..
+        } = self;
+        let mut table = self.table.lock_owned().await;
+        let came = table.hear(turn, part.bytes(turn), self.meanwhile).await;
+        let judged = table.judge(&own, &came, |bytes| part.read(turn, bytes));
+        match table.draw(|number| judged.accepted.contains_key(number)) {
+            Some(at) => Decided::Drawn(Box::new(Drawn {
+                table,
+                at,
+                turn,
+                own,
+                came,
+                judged,
+            })),
+            None => {
+                let accepted = judged.accepted.clone();
+                table.settle(turn, &own, came, judged, None).await;
+                Decided::Settled(accepted)
+            }
+        }
     }
 }
 

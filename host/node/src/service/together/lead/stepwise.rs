@@ -4,6 +4,7 @@
 //! who has others is let go, and may come back to those of all. At the end all say it once more.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use skep_sandbox::{Meeting, SharedTrainer, StepTogether};
 use skep_together::audit::{Digest, digest_of};
@@ -15,6 +16,7 @@ use super::super::audit::StepCase;
 use super::super::hook::with_trainer;
 use super::super::seat::{Said, Seat};
 use super::super::stepwise::{NotMade, make, part, with};
+use super::table::Table;
 use super::{Ended, Leading};
 
 impl Leading {
@@ -33,7 +35,9 @@ impl Leading {
                 });
                 let (part, at) = begun.await.map_err(Ended::Trainer)??;
                 let (state, weights) = where_all_are(&part, 0, trainer).await?;
-                self.begin(&state, weights, first_position(&part)).await;
+                let mut table = self.table.lock().await;
+                table.begin(&state, weights, first_position(&part)).await;
+                drop(table);
                 (self.stepwise, self.at) = (Some(part), Some(at));
                 Ok(())
             }
@@ -44,10 +48,12 @@ impl Leading {
                     fragment: 0,
                 };
                 if let Some(part) = self.stepwise.take() {
-                    let came = self.hear_those_at(turn, Header::BYTES).await;
+                    let mut table = self.table.lock().await;
+                    let came = table.hear_those_at(turn, Header::BYTES, self.at).await;
                     let own = part.at_the_end();
-                    let judged = self.judge(&own, &came, |bytes| part.read(LAST_ROUND, bytes));
-                    self.settle(turn, own, came, judged, None).await;
+                    let judged = table.judge(&own, &came, |bytes| part.read(LAST_ROUND, bytes));
+                    table.settle(turn, &own, came, judged, None).await;
+                    drop(table);
                     self.stepwise = Some(part);
                 }
                 Ok(())
@@ -71,19 +77,21 @@ impl Leading {
         let (part, own, at) = said.await.map_err(Ended::Trainer)??;
         self.contributed += own.len() as u64;
         self.at = Some(at);
-        let came = self.hear_those_at(turn, part.bytes()).await;
-        let mut judged = self.judge(&own, &came, |bytes| part.read(turn.round, bytes));
+        let mut table = self.table.lock().await;
+        let came = table.hear_those_at(turn, part.bytes(), self.at).await;
+        let mut judged = table.judge(&own, &came, |bytes| part.read(turn.round, bytes));
         let accepted = |number: &u16| judged.accepted.contains_key(number);
-        if let Some(drawn) = self.draw(accepted)
-            && let Some(said) = came.get(&self.seats[drawn].number)
-            && !self.audit_step(drawn, &part, said, trainer).await
+        if let Some(drawn) = table.draw(accepted)
+            && let Some(said) = came.get(&table.seats[drawn].number)
+            && !table.audit_step(drawn, &part, said, trainer).await
         {
-            judged.accepted.remove(&self.seats[drawn].number);
+            judged.accepted.remove(&table.seats[drawn].number);
         }
         let accepted = judged.accepted.clone();
         let with = with(&hyper);
         // The others make the step at the same time.
-        self.settle(turn, own, came, judged, Some(with)).await;
+        table.settle(turn, &own, came, judged, Some(with)).await;
+        drop(table);
         let made = with_trainer(trainer, move |trainer| {
             let made = make(&part, &accepted, &with, trainer)?;
             Ok::<_, NotMade>((part, made))
@@ -96,22 +104,6 @@ impl Leading {
         Ok(steps)
     }
 
-    /// What those say who have the same weights. Whoever has others is let go.
-    async fn hear_those_at(&mut self, turn: Turn, bytes: usize) -> BTreeMap<u16, Said> {
-        let mut came = self.hear(turn, bytes).await;
-        for seat in &mut self.seats {
-            if came
-                .get(&seat.number)
-                .is_some_and(|said| said.at != self.at)
-            {
-                came.remove(&seat.number);
-                seat.leave_out(turn, &Broken::Elsewhere.to_string());
-                seat.let_go(&Broken::Elsewhere);
-            }
-        }
-        came
-    }
-
     /// Takes those in who have come back, and asks those back who are away.
     async fn welcome_to_steps(
         &mut self,
@@ -120,16 +112,37 @@ impl Leading {
         trainer: &SharedTrainer,
     ) -> Result<(), Ended> {
         let next = turn_of(made)?.round;
-        if self.seats.iter().any(Seat::has_come_back) {
+        let mut table = self.table.lock().await;
+        if table.seats.iter().any(Seat::has_come_back) {
             let (state, _) = where_all_are(part, next, trainer).await?;
-            self.take_in(&state, next, first_position(part)).await;
+            table.take_in(&state, next, first_position(part)).await;
         }
-        if self.seats.iter().any(|seat| !seat.is_here()) {
+        if table.seats.iter().any(|seat| !seat.is_here()) {
             let weights = with_trainer(trainer, |trainer| trainer.parameters());
             let weights = weights.await.map_err(Ended::Trainer)?;
-            self.ask_back(weights, made);
+            table.ask_back(weights, made);
         }
         Ok(())
+    }
+}
+
+impl Table {
+    /// What those say who have the same weights. Whoever has others is let go.
+    async fn hear_those_at(
+        &mut self,
+        turn: Turn,
+        bytes: usize,
+        at: Option<Digest>,
+    ) -> BTreeMap<u16, Said> {
+        let mut came = self.hear(turn, bytes, Duration::ZERO).await;
+        for seat in &mut self.seats {
+            if came.get(&seat.number).is_some_and(|said| said.at != at) {
+                came.remove(&seat.number);
+                seat.leave_out(turn, &Broken::Elsewhere.to_string());
+                seat.let_go(&Broken::Elsewhere);
+            }
+        }
+        came
     }
 
     /// Has a node show what it has computed, and computes that. False if it does not hold.

@@ -1,7 +1,7 @@
 //! Taking part in a training by DiLoCo: steps of this node's own, and turns in between.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 
 use skep_sandbox::{Meeting, SharedTrainer};
 use skep_together::audit::Deed;
@@ -28,8 +28,10 @@ impl Seat {
                 let state = self.begin(weights).await?;
                 let part = Diloco::join(*how, &state.agreed, &state.velocity)?;
                 weights.copy_from_slice(part.agreed());
-                let state = state_with(trainer, weights).await?;
-                self.journal().begin(state);
+                if let Some(journal) = &self.journal {
+                    let state = state_with(trainer, weights).await?;
+                    lock(journal).begin(state);
+                }
                 part
             }
         };
@@ -49,17 +51,16 @@ impl Seat {
                 let as_said: Vec<Turn> = self
                     .under_way
                     .iter()
-                    .copied()
+                    .map(|(turn, _)| *turn)
                     .filter(|turn| part.is_as_said(turn.fragment, weights))
                     .collect();
-                if let Some(turn) = self.under_way.back().copied() {
+                if let Some(turn) = self.under_way.back().map(|(turn, _)| *turn) {
                     self.complete(&mut part, turn, weights, trainer).await?;
                 }
                 for turn in as_said {
                     part.take_whole(turn.fragment, weights)?;
-                    let state = state_with(trainer, weights).await?;
-                    self.journal()
-                        .took(Deed::TookWhole { turn }, weights, &state);
+                    self.took(Deed::TookWhole { turn }, weights, trainer)
+                        .await?;
                 }
                 for fragment in 0..how.fragments {
                     let turn = Turn {
@@ -76,8 +77,13 @@ impl Seat {
         Ok(())
     }
 
-    fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes that something was taken over.
+    async fn took(&self, deed: Deed, weights: &[f32], trainer: &SharedTrainer) -> Result<(), Left> {
+        if let Some(journal) = &self.journal {
+            let state = state_with(trainer, weights).await?;
+            lock(journal).took(deed, weights, &state);
+        }
+        Ok(())
     }
 
     async fn contribute(
@@ -90,20 +96,22 @@ impl Seat {
         let range = part.range(turn.fragment);
         let unsaid = part.lost()[range.clone()].to_vec();
         let bytes = part.contribute(turn, weights)?;
-        let state = state_with(trainer, weights).await?;
-        let still_unsaid = &part.lost()[range];
-        let commitment = self
-            .journal()
-            .contributed(turn, state, unsaid, still_unsaid)?;
+        let commitment = match &self.journal {
+            Some(journal) => {
+                let state = state_with(trainer, weights).await?;
+                let still_unsaid = &part.lost()[range];
+                Some(lock(journal).contributed(turn, state, unsaid, still_unsaid)?)
+            }
+            None => None,
+        };
+        self.under_way.push_back((turn, bytes.clone()));
         let said = ToLeader::Contribution {
             turn,
             bytes,
-            commitment: Some(commitment),
+            commitment,
             at: None,
         };
-        tell_leader(&mut self.channel, &said).await?;
-        self.under_way.push_back(turn);
-        Ok(())
+        Ok(tell_leader(&mut self.channel, &said).await?)
     }
 
     /// Makes the steps of all turns up to this one, as they were decided.
@@ -120,7 +128,8 @@ impl Seat {
             let (turn, accepted) = match hear_leader(&mut self.channel, carried, DECIDING).await? {
                 ToMember::Round { turn, accepted, .. } => (turn, accepted),
                 ToMember::Open(turn) => {
-                    let window = self.journal().window(turn)?;
+                    let journal = self.journal.as_ref().ok_or(Broken::OutOfTurn)?;
+                    let window = lock(journal).window(turn)?;
                     tell_leader(&mut self.channel, &ToLeader::Opened(window)).await?;
                     continue;
                 }
@@ -134,8 +143,14 @@ impl Seat {
                 return Err(Broken::OutOfTurn.into());
             }
             let mut read: BTreeMap<u16, Contribution> = BTreeMap::new();
+            let said = self.under_way.iter().find(|(other, _)| *other == turn);
             for (number, bytes) in accepted {
-                let contribution = part.read(turn, &bytes);
+                // What this node has said itself is not said once more.
+                let bytes = match (number == self.number, said) {
+                    (true, Some((_, own))) => own,
+                    _ => &bytes,
+                };
+                let contribution = part.read(turn, bytes);
                 let contribution = contribution.map_err(|why| Left::Passed(number, why))?;
                 read.insert(number, contribution);
             }
@@ -143,10 +158,11 @@ impl Seat {
             if !read.contains_key(&self.number) {
                 part.forget(turn.fragment);
             }
-            let state = state_with(trainer, weights).await?;
-            self.journal().took(Deed::Took { turn }, weights, &state);
-            self.journal().decided(turn);
-            self.under_way.retain(|other| *other != turn);
+            self.took(Deed::Took { turn }, weights, trainer).await?;
+            if let Some(journal) = &self.journal {
+                lock(journal).decided(turn);
+            }
+            self.under_way.retain(|(other, _)| *other != turn);
             if turn == until {
                 return Ok(());
             }
@@ -164,14 +180,17 @@ impl Seat {
         event: usize,
         trainer: &SharedTrainer,
     ) -> Result<(), Left> {
-        let journal = Arc::clone(&self.journal);
+        let journal = Arc::clone(self.journal.as_ref().ok_or(Broken::OutOfTurn)?);
         let shown = with_trainer(trainer, move |trainer| {
-            let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-            journal.show(turn, event, trainer)
+            lock(&journal).show(turn, event, trainer)
         });
         let shown = shown.await.map_err(Left::Trainer)??;
         Ok(tell_leader(&mut self.channel, &ToLeader::Shown(Box::new(shown))).await?)
     }
+}
+
+fn lock(journal: &Lock<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where a training would be with these weights.

@@ -143,8 +143,12 @@ impl Seat {
                 });
             }
             let mut read = BTreeMap::new();
+            let at_the_end = part.at_the_end();
+            let own = said.map_or(&at_the_end, |said| &said.bytes);
             for (number, bytes) in accepted {
-                let contribution = part.read(turn.round, &bytes);
+                // What this node has said itself is not said once more.
+                let bytes = if number == self.number { own } else { &bytes };
+                let contribution = part.read(turn.round, bytes);
                 let contribution = contribution.map_err(|why| Left::Passed(number, why))?;
                 read.insert(number, contribution);
             }
