@@ -146,7 +146,8 @@ pub struct TogetherRequest {
     pub every: u32,
     /// With DiLoCo, in how many parts the weights are sent.
     pub fragments: Option<u16>,
-    /// With DiLoCo, steps that are made while a part is on its way: less than `every`.
+    /// With DiLoCo, steps that are made while a part is on its way: fewer than there are between two
+    /// parts.
     #[serde(default)]
     pub overlap: Option<u32>,
     /// With DiLoCo, the size of outer steps, above 0.

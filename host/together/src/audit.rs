@@ -46,7 +46,8 @@ pub enum Deed {
 pub struct Order {
     /// The digest of what each is made of.
     pub steps: Vec<Digest>,
-    /// Whether they may be fewer: a recipe may end where it likes.
+    /// Whether this is at the end of the training. A recipe may end where it likes, so they may be fewer;
+    /// it may go back to a checkpoint, and others may make many turns after that.
     pub may_end: bool,
 }
 
@@ -210,8 +211,9 @@ impl Window {
     }
 
     /// The first event that an honest list would not have: a turn that was taken over before, in the
-    /// same way, or going back to where it is, or once more without a step in between.
-    fn idle(&self) -> Option<usize> {
+    /// same way, or going back to where it is, or once more without a step in between. Between two
+    /// turns one is taken over at most, mixed, and nobody goes back.
+    fn idle(&self, may_end: bool) -> Option<usize> {
         let (mut taken, mut is_back) = (HashSet::new(), false);
         let mut at = self.before;
         self.events.iter().position(|event| {
@@ -221,9 +223,13 @@ impl Window {
                     is_back = false;
                     false
                 }
-                Deed::Took { turn } => !taken.insert((turn, false)),
-                Deed::TookWhole { turn } => !taken.insert((turn, true)),
-                Deed::WentBack => std::mem::replace(&mut is_back, true) || before == event.after,
+                Deed::Took { turn } => {
+                    (!may_end && !taken.is_empty()) || !taken.insert((turn, false))
+                }
+                Deed::TookWhole { turn } => !may_end || !taken.insert((turn, true)),
+                Deed::WentBack => {
+                    !may_end || std::mem::replace(&mut is_back, true) || before == event.after
+                }
             }
         })
     }
@@ -245,7 +251,7 @@ impl Window {
         if begins.is_some_and(|begins| begins != self.before) {
             return Err(Unlike::Beginning);
         }
-        if let Some(event) = self.idle() {
+        if let Some(event) = self.idle(order.may_end) {
             return Err(Unlike::Idle { event });
         }
         let (got, want) = (self.steps_before(self.events.len()), order.steps.len());
@@ -385,27 +391,38 @@ mod tests {
             deed: Deed::WentBack,
             after: [after; 32],
         };
-        let none = Order {
-            steps: Vec::new(),
-            may_end: true,
+        let whole = |round: u32, after: u8| {
+            let turn = Turn { round, fragment: 1 };
+            Event {
+                deed: Deed::TookWhole { turn },
+                after: [after; 32],
+            }
         };
-        let checked = |events: Vec<Event>| {
+        let checked = |may_end: bool, events: Vec<Event>| {
             let window = Window {
                 before: [9; 32],
                 events,
             };
             let order = Order {
                 steps: vec![[1; 32]; window.steps_before(9)],
-                ..none.clone()
+                may_end,
             };
             window.check(&commitment(&window), None, &order)
         };
         let idle = |event| Err(Unlike::Idle { event });
-        assert_eq!(checked(vec![took(1, 3), took(2, 4), back(5)]), Ok(()));
-        assert_eq!(checked(vec![back(5), step(1, 6), back(5)]), Ok(()));
-        assert_eq!(checked(vec![took(1, 3), took(1, 3)]), idle(1));
-        assert_eq!(checked(vec![back(9)]), idle(0));
-        assert_eq!(checked(vec![back(5), took(1, 3), back(5)]), idle(2));
+        let many = vec![took(1, 3), took(2, 4), back(5), whole(2, 6)];
+        assert_eq!(checked(true, many), Ok(()));
+        assert_eq!(checked(true, vec![back(5), step(1, 6), back(5)]), Ok(()));
+        assert_eq!(checked(true, vec![took(1, 3), took(1, 3)]), idle(1));
+        assert_eq!(checked(true, vec![whole(1, 3), whole(1, 3)]), idle(1));
+        assert_eq!(checked(true, vec![back(9)]), idle(0));
+        assert_eq!(checked(true, vec![back(5), took(1, 3), back(5)]), idle(2));
+        // Between two turns.
+        let usual = vec![step(1, 2), took(1, 3), step(1, 4)];
+        assert_eq!(checked(false, usual), Ok(()));
+        assert_eq!(checked(false, vec![took(1, 3), took(2, 4)]), idle(1));
+        assert_eq!(checked(false, vec![took(1, 3), whole(1, 4)]), idle(1));
+        assert_eq!(checked(false, vec![step(1, 3), back(5)]), idle(1));
     }
 
     #[test]

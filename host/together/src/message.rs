@@ -144,8 +144,8 @@ pub enum ToLeader {
         turn: Turn,
         /// A contribution, which is not believed before it was read.
         bytes: Vec<u8>,
-        /// What it commits to; nothing at the end, where every step was made together, and nothing
-        /// where nobody is audited.
+        /// What it commits to; nothing at the end, where every step was made together, and nothing with
+        /// DiLoCo where nobody is audited.
         commitment: Option<Commitment>,
         /// The digest of its weights, where they have to be everybody's.
         at: Option<Digest>,

@@ -63,6 +63,8 @@ pub struct Seat {
     /// Whether it is asked to come back when it is away.
     welcome: bool,
     returning: Option<JoinHandle<Result<Channel, Away>>>,
+    /// Whether that has come to nothing, so that it may be asked again.
+    failed: Arc<AtomicBool>,
     /// When it was asked last.
     asked: Option<Instant>,
     pub told: TogetherNode,
@@ -105,8 +107,6 @@ pub async fn ask(
 ) -> Result<(Channel, usize), String> {
     let asking = async {
         let mut channel = swarm.invite(node).await?;
-        // It reads between steps, and a step takes its time.
-        channel.give_time(patience);
         tell_member(&mut channel, &ToMember::Invitation(Box::new(invitation))).await?;
         let answer = hear_member(&mut channel, MAX_INVITATION, SILENCE).await?;
         Ok::<_, Broken>((channel, answer))
@@ -116,6 +116,8 @@ pub async fn ask(
             let message = ToMember::Examples(examples.to_vec());
             let sent = tell_member(&mut channel, &message).await;
             let sent = sent.map_err(|error| error.to_string())?;
+            // From now on it reads between steps, and a step takes its time.
+            channel.give_time(patience);
             Ok((channel, sent))
         }
         Ok((_, ToLeader::Refused(why))) => Err(why),
@@ -169,8 +171,21 @@ impl Seat {
             known: None,
             welcome: true,
             returning: None,
+            failed: Arc::default(),
             asked: None,
         }
+    }
+
+    /// Lets it leave unread for so long what it is told.
+    pub fn give_time(&mut self, time: Duration) {
+        if let Some(channel) = &mut self.channel {
+            channel.give_time(time);
+        }
+    }
+
+    /// Whether it was asked to come back and has not answered.
+    pub fn is_returning(&self) -> bool {
+        self.returning.is_some()
     }
 
     pub fn is_here(&self) -> bool {
@@ -228,12 +243,17 @@ impl Seat {
                         bytes,
                         commitment,
                         at,
-                    }) if commitment.is_some() || !self.audited || at.is_some() => Said {
-                        turn,
-                        bytes,
-                        commitment,
-                        at,
-                    },
+                    }) if commitment.is_some()
+                        || !self.audited
+                        || (turn.round == LAST_ROUND && at.is_some()) =>
+                    {
+                        Said {
+                            turn,
+                            bytes,
+                            commitment,
+                            at,
+                        }
+                    }
                     Ok(_) => {
                         self.let_go(&Broken::OutOfTurn);
                         return None;
@@ -314,7 +334,7 @@ impl Seat {
             (Some(own), _) => (method.steps_before(own), false),
             (None, 0) => (method.steps_at_the_end(self.said_after), true),
             // Everything was made before the first fragment's.
-            (None, _) => (self.said_after..self.said_after, false),
+            (None, _) => (self.said_after..self.said_after, true),
         };
         let (from, until) = (at(steps.start)?, at(steps.end)?);
         let until = match may_end {
@@ -403,6 +423,9 @@ impl Seat {
         made: u64,
         is_back: &Arc<AtomicBool>,
     ) {
+        if self.failed.swap(false, Ordering::AcqRel) {
+            self.returning = None;
+        }
         let is_soon = self.asked.is_some_and(|asked| asked.elapsed() < ASKING);
         if self.channel.is_some() || !self.welcome || self.returning.is_some() || is_soon {
             return;
@@ -416,7 +439,7 @@ impl Seat {
             ..invitation.clone()
         };
         self.next_step = made;
-        let is_back = Arc::clone(is_back);
+        let (is_back, failed) = (Arc::clone(is_back), Arc::clone(&self.failed));
         let asking = async move {
             let away = |why, for_good| Away { why, for_good };
             let asked = ask(&swarm, &node, invitation, &examples, patience).await;
@@ -431,7 +454,10 @@ impl Seat {
         };
         self.returning = Some(tokio::spawn(async move {
             let asked = asking.await;
-            is_back.store(true, Ordering::Release);
+            match &asked {
+                Err(away) if !away.for_good => failed.store(true, Ordering::Release),
+                _ => is_back.store(true, Ordering::Release),
+            }
             asked
         }));
     }

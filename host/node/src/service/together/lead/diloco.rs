@@ -118,6 +118,10 @@ impl Leading {
             let state = where_all_are(part, round);
             table.take_in(&state, round, begins).await;
         }
+        // It may have been told of just before somebody was there.
+        if table.seats.iter().any(Seat::is_returning) {
+            self.is_back.store(true, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -125,7 +129,7 @@ impl Leading {
     fn meanwhile(&self, how: &DilocoConfig, step: u64) -> Duration {
         let since = self.since.map_or(Duration::ZERO, |since| since.elapsed());
         let steps = u32::try_from(step).unwrap_or(u32::MAX).max(1);
-        since / steps * how.overlap
+        since.saturating_sub(self.waited) / steps * how.overlap
     }
 
     /// Notes what this node has moved by, at the moment when it is its turn to say so, and begins to
@@ -172,7 +176,7 @@ impl Leading {
             part.step(turn, &accepted, weights)?;
             self.recent
                 .push_back((turn, part.agreed()[part.range(turn.fragment)].to_vec()));
-            // One that is not decided is the oldest that anybody may have to take over.
+            // Whoever goes on as the others do has taken over nothing that is older.
             if self.recent.len() > 3 * usize::from(part.config().fragments) {
                 self.recent.pop_front();
             }
@@ -232,6 +236,16 @@ impl Leading {
             }
             _ => None,
         };
+        // Whoever came to its end long before the others takes over turns that are not known here any more.
+        if let Some(Deed::Took { turn }) = deed.map(|event| event.deed)
+            && said.turn.round == LAST_ROUND
+            && self
+                .recent
+                .front()
+                .is_some_and(|(oldest, _)| turn < *oldest)
+        {
+            return true;
+        }
         let case = Case {
             turn: said.turn,
             contribution: said.bytes.clone(),

@@ -37,7 +37,7 @@ pub(super) struct Table {
     pub turns: u64,
     /// Bytes of all that this node has sent, examples included.
     pub sent: u64,
-    /// Becomes true when somebody has come back, or will not.
+    /// Becomes true when somebody has come back, or never will.
     pub is_back: Arc<AtomicBool>,
 }
 
@@ -80,7 +80,11 @@ impl Table {
         bytes: usize,
         longer: Duration,
     ) -> BTreeMap<u16, Said> {
-        let deadline = Instant::now() + self.patience + longer;
+        let patience = self.patience + longer;
+        for seat in &mut self.seats {
+            seat.give_time(patience);
+        }
+        let deadline = Instant::now() + patience;
         let mut came: BTreeMap<u16, Said> = BTreeMap::new();
         for seat in &mut self.seats {
             let left = deadline
