@@ -41,6 +41,8 @@ pub struct Usage {
     pub flops: u64,
     /// Operators metered, refused ones excluded.
     pub operators: u64,
+    /// Tokens that language models computed, read and written ones.
+    pub tokens: u64,
 }
 
 /// The account of one run. Clones are the same account.
@@ -58,6 +60,7 @@ struct State {
     peak: AtomicU64,
     flops: AtomicU64,
     operators: AtomicU64,
+    tokens: AtomicU64,
 }
 
 impl Account {
@@ -92,6 +95,7 @@ impl Account {
             peak: AtomicU64::new(0),
             flops: AtomicU64::new(0),
             operators: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
         }))
     }
 
@@ -259,6 +263,15 @@ impl Account {
         Ok(())
     }
 
+    /// Counts tokens that a language model computes. Their work is charged by itself, and is what
+    /// has a limit.
+    pub fn count_tokens(&self, tokens: u64) {
+        if let Some(whole) = &self.0.whole {
+            whole.count_tokens(tokens);
+        }
+        self.0.tokens.fetch_add(tokens, Relaxed);
+    }
+
     /// Makes every later charge of work and every [`Self::check`] fail. May be called from any
     /// thread, and more than once.
     pub fn cancel(&self) {
@@ -278,6 +291,7 @@ impl Account {
             device_bytes_peak: state.peak.load(Relaxed),
             flops: state.flops.load(Relaxed),
             operators: state.operators.load(Relaxed),
+            tokens: state.tokens.load(Relaxed),
         }
     }
 

@@ -12,18 +12,19 @@
 #[path = "../../decoder/examples/random_model/mod.rs"]
 mod random_model;
 
+use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use random_model::{Format, Shape, VOCABULARY, write_model};
+use random_model::{Format, Shape, VOCABULARY, WIDTH, write_model};
 use skep_accounts::{Account, Limits};
 use skep_decoder::Decoder;
 use skep_engine::{
     Caller, CheckRequest, Checked, Engine, Grammars, LanguageModel, Options, Priority, Request,
     Sampling,
 };
-use skep_evidence::activations::{Commitment, Thresholds};
+use skep_evidence::activations::{Commitment, Committer, States, Thresholds};
 use skep_kernels::{Isa, Team};
 
 /// Tokens of a text that is calibrated with.
@@ -151,6 +152,7 @@ fn rates_of(format: Format, threads: usize) {
         written.push((first + last) / 2.0);
         ratios.push((second + third) / (first + last));
     }
+    let mut commits: Vec<f64> = (0..ROUNDS).map(|_| committing_alone(WIDTH)).collect();
     let text = write(&engine, std::slice::from_ref(&committing)).remove(0);
     let mut checks = Vec::new();
     for _ in 0..ROUNDS {
@@ -160,7 +162,7 @@ fn rates_of(format: Format, threads: usize) {
         assert!(checked.unwrap()[0].is_honest(&Thresholds::default(), ONE_IN));
         checks.push(begin.elapsed().as_secs_f64());
     }
-    for all in [&mut written, &mut ratios, &mut checks] {
+    for all in [&mut written, &mut ratios, &mut commits, &mut checks] {
         all.sort_by(f64::total_cmp);
     }
     let (written_in, checked_in) = (written[ROUNDS / 2], checks[ROUNDS / 2]);
@@ -175,11 +177,44 @@ fn rates_of(format: Format, threads: usize) {
         100.0 * (ratios[0] - 1.0),
         100.0 * (ratios[ROUNDS - 1] - 1.0),
     );
+    let commits_in = commits[ROUNDS / 2];
+    println!(
+        "committing by itself:    {:7.2} ms, {:.3} % of writing",
+        commits_in * 1e3,
+        100.0 * commits_in / written_in
+    );
     println!(
         "checked in one pass:     {:7.1} ms, {:.1} times as fast as written",
         checked_in * 1e3,
         written_in / checked_in
     );
+}
+
+/// Seconds that it takes to commit to the states of a prompt of 64 tokens and 255 after it, as
+/// random as those of a random model. By the clock of whole texts so little cannot be told from
+/// what the machine does besides.
+fn committing_alone(width: usize) -> f64 {
+    let mut number = 1_u64;
+    let mut state = || -> Vec<f32> {
+        let random = |_| {
+            number ^= number << 13;
+            number ^= number >> 7;
+            number ^= number << 17;
+            number as f32 / u64::MAX as f32 - 0.5
+        };
+        (0..width).map(random).collect()
+    };
+    let prompt: Vec<f32> = (0..64).flat_map(|_| state()).collect();
+    let tokens: Vec<Vec<f32>> = (1..256).map(|_| state()).collect();
+    let begin = Instant::now();
+    let mut committer = Committer::new(width);
+    committer.push_prompt(States::F32(&prompt)).unwrap();
+    committer.end_prompt().unwrap();
+    for state in &tokens {
+        committer.push_token(States::F32(state)).unwrap();
+    }
+    black_box(committer.finish().unwrap());
+    begin.elapsed().as_secs_f64()
 }
 
 /// What checks of many texts have shown: the furthest from the model's own that each figure was.

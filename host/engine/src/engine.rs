@@ -72,6 +72,8 @@ enum Command {
     Cancel(u64),
     /// An adapter is about to be asked for.
     Fetch(Lease),
+    /// An owner asks for nothing more.
+    Forget(u64),
 }
 
 /// One request of a call on its way to the scheduler.
@@ -292,6 +294,13 @@ impl Engine {
         Ok(lease)
     }
 
+    /// Keeps no keys and values of this owner's texts any longer: it asks for nothing more.
+    pub fn forget(&self, owner: u64) {
+        let shared = &self.0.shared;
+        shared.inbox().commands.push(Command::Forget(owner));
+        shared.wake.notify_all();
+    }
+
     /// Where an adapter is at the moment.
     pub fn residency(&self, adapter: &Lease) -> Residency {
         self.0.shared.adapters().residency(adapter)
@@ -416,6 +425,7 @@ impl Worker {
                     Command::Submit(submission) => self.submit(submission),
                     Command::Cancel(ticket) => self.cancel(ticket),
                     Command::Fetch(lease) => self.scheduler.fetch(&lease),
+                    Command::Forget(owner) => self.scheduler.forget(owner),
                 }
             }
             let began = Instant::now();

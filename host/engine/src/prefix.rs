@@ -99,6 +99,35 @@ impl PrefixCache {
         }
     }
 
+    /// Forgets all texts of an owner: whoever asks again finds nothing, and pages that no text in
+    /// flight holds are free.
+    pub fn forget(&mut self, pool: &mut PagePool, owner: u64) {
+        let leaves: Vec<usize> = self.leaves.iter().map(|(_, number)| *number).collect();
+        for leaf in leaves {
+            let mut next = (self.owner_of(leaf) == Some(owner)).then_some(leaf);
+            while let Some(number) = next {
+                let above = self.nodes[number].as_ref().map(|node| node.parent);
+                self.remove(pool, number);
+                next = match above {
+                    Some(Parent::Node(above)) => {
+                        let node = self.nodes[above].as_ref();
+                        node.is_some_and(|node| node.children == 0).then_some(above)
+                    }
+                    _ => None,
+                };
+            }
+        }
+    }
+
+    fn owner_of(&self, mut number: usize) -> Option<u64> {
+        loop {
+            match self.nodes[number].as_ref()?.parent {
+                Parent::Root(realm) => return Some(realm.owner),
+                Parent::Node(above) => number = above,
+            }
+        }
+    }
+
     /// Gives back pages that nobody else holds until so many are free in the pool, or there are
     /// no more.
     pub fn shrink(&mut self, pool: &mut PagePool, free: usize) {
@@ -248,6 +277,40 @@ mod tests {
         cache.shrink(&mut pool, 3);
         assert_eq!((pool.free(), cache.pages()), (2, 1));
         assert_eq!(cache.find(&mut pool, REALM, &tokens(&[1, 0])), held);
+    }
+
+    #[test]
+    fn of_an_owner_who_has_gone_nothing_stays() {
+        let (mut cache, mut pool) = (PrefixCache::default(), PagePool::new(12));
+        let other = Realm { owner: 2, ..REALM };
+        let adapted = Realm {
+            adapter: 1,
+            ..REALM
+        };
+        for realm in [REALM, other, adapted] {
+            remember(&mut cache, &mut pool, realm, &tokens(&[1, 2, 3]));
+            remember(&mut cache, &mut pool, realm, &tokens(&[1, 4]));
+        }
+        // A text in flight keeps its pages, and what goes on from them is not found any more.
+        let held = cache.find(&mut pool, REALM, &tokens(&[1, 2, 9]));
+        assert_eq!((held.len(), pool.free()), (2, 0));
+        cache.forget(&mut pool, 1);
+        assert_eq!((cache.pages(), pool.free()), (4, 6));
+        for realm in [REALM, adapted] {
+            assert!(
+                cache
+                    .find(&mut pool, realm, &tokens(&[1, 2, 3, 0]))
+                    .is_empty()
+            );
+        }
+        assert_eq!(
+            cache.find(&mut pool, other, &tokens(&[1, 2, 3, 0])).len(),
+            3
+        );
+        for page in held {
+            pool.release(page);
+        }
+        assert_eq!(pool.free(), 8);
     }
 
     proptest! {

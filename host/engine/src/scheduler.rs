@@ -245,6 +245,11 @@ impl Scheduler {
         self.end_group(group);
     }
 
+    /// Forgets what texts of an owner began with.
+    pub fn forget(&mut self, owner: u64) {
+        self.cache.forget(&mut self.pool, owner);
+    }
+
     /// Computes the next batch, and says what came of it. Requests that have failed are told
     /// here too.
     pub fn step(&mut self) -> Vec<Delivery> {

@@ -280,3 +280,24 @@ fn it_says_who_computes_and_what_that_takes() {
         assert_eq!((engine.device(), memory.device), ("processor", 0));
     }
 }
+
+#[test]
+fn of_an_owner_who_has_gone_no_prompt_is_remembered_and_of_others_all() {
+    let engine = engine(options());
+    let long: Vec<u32> = (0..70).map(|n| 3 + n % 150).collect();
+    let remembered = |owner| {
+        let caller = caller(owner, Priority::Normal);
+        let request = Request::greedy(long.clone(), 2);
+        let answers = engine.generate(&caller, vec![request]).wait();
+        let answer = answers.into_iter().next().unwrap().unwrap();
+        // The work of each position is charged once, and so is the token.
+        let tokens = caller.account.usage().tokens;
+        assert_eq!(tokens, (long.len() + 1 - answer[0].cached_tokens) as u64);
+        answer[0].cached_tokens
+    };
+    assert_eq!([remembered(1), remembered(2)], [0, 0]);
+    let known = remembered(1);
+    assert!(known >= 48, "{known}");
+    engine.forget(1);
+    assert_eq!([remembered(1), remembered(2)], [0, known]);
+}

@@ -128,6 +128,24 @@ impl Split {
         &self.0
     }
 
+    /// The same with one share more; an account that has one already gets both.
+    ///
+    /// # Errors
+    ///
+    /// As [`Split::new`].
+    pub fn with(&self, more: Share) -> Result<Self, StatementError> {
+        let mut shares = self.0.clone();
+        match shares
+            .iter_mut()
+            .find(|share| share.account == more.account)
+        {
+            // More than the whole stays more than the whole.
+            Some(share) => share.parts = share.parts.saturating_add(more.parts),
+            None => shares.push(more),
+        }
+        Self::new(shares)
+    }
+
     pub(crate) fn check(&self) -> Result<(), StatementError> {
         if self.0.len() > MAX_SHARES {
             return Err(invalid("shares", "there are more than 16"));

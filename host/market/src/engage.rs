@@ -5,7 +5,7 @@
 use skep_evidence::following::{Observation, Script, Transcript};
 use skep_evidence::{
     AccountKey, Agreed, Credits, Evidence, Handover, Keys, Lease, Meter, Receipt, ResultCommitment,
-    Signed, Statement as _, StatementError, Tariff,
+    Share, Signed, Split, Statement as _, StatementError, Tariff,
 };
 use skep_registry::Digest;
 
@@ -48,12 +48,48 @@ pub fn examine(
     if offer.script_bytes > Script::MAX_BYTES as u64 {
         return Err(wrong("what it has to follow is longer than any run"));
     }
+    // Every token takes operations, so that who is paid for these need not count the others first.
+    if lease.allowance.tokens < lease.allowance.flops {
+        return Err(wrong("it does not allow for the tokens of its operations"));
+    }
     if lease.allowance.bytes < offer.input_bytes {
         return Err(wrong("it does not allow for the bytes of its own input"));
     }
     lease
         .accept(account)
         .map_err(|error| Refusal::Lease(error.to_string()))
+}
+
+/// How the price of a lease is divided: `family` is what the authors of its adapter and of its
+/// ancestors ask for, and `operator` who takes a part for operating the provider. What is left is
+/// the provider's.
+///
+/// # Errors
+///
+/// When all of that together is more than the whole.
+pub fn division(family: &Split, operator: Option<Share>) -> Result<Split, StatementError> {
+    match operator {
+        None => Ok(family.clone()),
+        Some(share) => family.with(share),
+    }
+}
+
+/// Checks that a lease divides its price as it should: whoever makes it out could give a part of
+/// what the provider earns back to itself, or leave an author out.
+///
+/// # Errors
+///
+/// What keeps the provider from it.
+pub fn divides(lease: &Lease, family: &Split, operator: Option<Share>) -> Result<(), Refusal> {
+    let asked = division(family, operator).map_err(|error| Refusal::Lease(error.to_string()))?;
+    match asked == lease.split {
+        true => Ok(()),
+        false => Err(Refusal::Lease(
+            "it divides the price otherwise than the authors of its adapter and this node's operator \
+             ask for"
+                .to_owned(),
+        )),
+    }
 }
 
 /// How many floating-point operations a lease pays for, what it says of bytes and of residency being

@@ -54,8 +54,8 @@ pub use choose::{Offer, Warmth, ahead, rank};
 pub use dealings::{Dealings, DealingsError};
 pub use earnings::{Earnings, EarningsError, Finished, Owed};
 pub use engage::{
-    BadDelivery, Delivery, Done, Sent, affordable, conclude, examine, hand_over, most_shown,
-    receive, typical,
+    BadDelivery, Delivery, Done, Sent, affordable, conclude, divides, division, examine, hand_over,
+    most_shown, receive, typical,
 };
 pub use job::{
     AttemptId, AttemptState, AttemptView, Decision, Event, Finding, GaveUp, Job, JobPlan, Journal,

@@ -21,7 +21,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use skep_evidence::{Credits, Tariff};
+use skep_evidence::{AccountId, Credits, Share, Tariff};
 use skep_registry::Digest;
 
 use crate::choose::Warmth;
@@ -137,6 +137,9 @@ pub struct Quotation {
     pub account: [u8; 32],
     /// For a million tokens, 10¹² operations, 10⁹ bytes and an hour, in micro-credits.
     pub tariff: [u64; 4],
+    /// The account that takes a part of that for operating the node or its market, and how many
+    /// millionths.
+    pub operator: Option<([u8; 32], u32)>,
     /// How many shards it takes at once.
     pub slots: u32,
     /// What of it it has ready already.
@@ -163,6 +166,16 @@ impl Quotation {
             false => self.kind == other.kind,
             true => self.numerics == other.numerics,
         }
+    }
+
+    /// Who takes a part of the price for operating the node.
+    #[must_use]
+    pub fn operator(&self) -> Option<Share> {
+        let share = |(account, parts)| Share {
+            account: AccountId::from_bytes(account),
+            parts,
+        };
+        self.operator.map(share)
     }
 
     /// The tariff.

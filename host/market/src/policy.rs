@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use skep_evidence::{Credits, Tariff};
+use skep_evidence::{Credits, Share, Tariff};
 use skep_registry::PublisherId;
 
 use crate::message::Refusal;
@@ -26,6 +26,9 @@ pub struct Policy {
     pub residency: u64,
     /// What it costs.
     pub tariff: Tariff,
+    /// Who takes a part of every price that this node earns, for operating it or the market that it
+    /// is found on.
+    pub operator: Option<Share>,
     /// The most that one requester may owe for work of the last day.
     pub unpaid: Credits,
 }
@@ -115,6 +118,7 @@ mod tests {
             slots: 1,
             residency: 60,
             tariff: Tariff::default(),
+            operator: None,
             unpaid: Credits::from_micro(5),
         };
         let owing = |micro| open.trust(Credits::from_micro(micro));

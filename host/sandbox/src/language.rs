@@ -109,6 +109,9 @@ pub trait LanguageModel: Send + Sync + 'static {
     /// be taken or done is said of the request that it concerns, by the generation.
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration>;
 
+    /// Keeps nothing any longer of what this owner's texts began with: its run is over.
+    fn forget(&self, _owner: u64) {}
+
     /// Goes over texts that others wrote, and takes them for the answers. Called on a thread for
     /// models, like [`LanguageModel::generate`]. A model that cannot says so of each.
     fn follow(&self, _caller: &Caller, texts: Vec<FollowRequest>) -> Follows {

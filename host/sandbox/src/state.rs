@@ -19,7 +19,7 @@ use crate::error::{Quota, QuotaExcess};
 use crate::following::Showing;
 use crate::interfaces::HostError;
 use crate::jobs::Begun;
-use crate::language::TextAdapter;
+use crate::language::{LanguageModel, TextAdapter};
 use crate::limits::RunLimits;
 use crate::log::Log;
 use crate::priority;
@@ -53,8 +53,9 @@ pub(crate) struct State {
     pub lent: Lent,
     /// The part of the account that keys and values are charged to.
     pub texts: Account,
-    /// Whose requests these are, for the engine: no other run's.
-    pub owner: u64,
+    /// Whose requests these are, for the engine: no other run's. Texts that are being written are
+    /// in the table, which goes before it.
+    pub owner: Owner,
     /// What texts that are being written may still bring.
     pub promises: Promises,
     /// The adapters that the guest has open, by the name that it asked for, and how often.
@@ -80,6 +81,42 @@ pub(crate) struct State {
     /// What the run shows of its texts so far.
     pub showing: Showing,
     wasi: Option<Box<WasiCtx>>,
+}
+
+/// Whoever asks models for texts: one run. When it is over they keep nothing of it.
+pub(crate) struct Owner {
+    number: u64,
+    /// The models that it has opened, by digest.
+    asked: BTreeMap<String, Arc<dyn LanguageModel>>,
+}
+
+impl Owner {
+    fn new() -> Self {
+        Self {
+            number: OWNERS.fetch_add(1, Ordering::Relaxed),
+            asked: BTreeMap::new(),
+        }
+    }
+
+    /// What engines know it by.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Notes that it may ask the model of this digest.
+    pub(crate) fn asks(&mut self, digest: String, model: &Arc<dyn LanguageModel>) {
+        self.asked
+            .entry(digest)
+            .or_insert_with(|| Arc::clone(model));
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        for model in self.asked.values() {
+            model.forget(self.number);
+        }
+    }
 }
 
 /// What the node has lent a run, and shares with others: bytes by digest.
@@ -120,7 +157,7 @@ impl State {
             clock: CpuClock::start(),
             turn: Turn::new(),
             texts: account.part(),
-            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
+            owner: Owner::new(),
             promises: Promises::new(limits.call_bytes),
             lent: Lent::default(),
             adapters: BTreeMap::new(),

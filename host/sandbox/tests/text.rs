@@ -205,6 +205,18 @@ fn a_good_request_is_answered_and_accounted_for() {
 }
 
 #[test]
+fn when_a_run_is_over_models_are_told_to_forget_it_however_it_ended() {
+    for pace in [Pace::AtOnce, Pace::Broken] {
+        let scribe = Scribe::new(pace);
+        let runs = [(); 2].map(|()| ask(&scribe, &[Asked::default()], roomy()).is_ok());
+        assert_eq!(runs, [pace == Pace::AtOnce; 2]);
+        let owners = scribe.owners.lock().unwrap().clone();
+        assert_eq!(*scribe.forgotten.lock().unwrap(), owners);
+        assert_ne!(owners[0], owners[1]);
+    }
+}
+
+#[test]
 fn an_engine_that_is_full_is_said_to_be_busy() {
     let scribe = Scribe::new(Pace::Full);
     let failed = ask(&scribe, &[Asked::default()], roomy()).unwrap_err();

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use served::Served;
 use shown::{Asked, GENERATE, claiming, honest, machine};
+use skep_evidence::Meter;
 use skep_evidence::following::{Disagreement, Observation, Script, Transcript};
 use skep_kernels::Isa;
 use skep_sandbox::{Shown, Texts};
@@ -33,18 +34,19 @@ fn asked<'a>(arguments: &'a [&'a str], seed: u64) -> Asked<'a> {
 }
 
 /// What a run shows, its output and its meter.
-fn written(on: &Arc<Served>, arguments: &[&str], seed: u64) -> (Transcript, Vec<u8>, u64) {
+fn written(on: &Arc<Served>, arguments: &[&str], seed: u64) -> (Transcript, Vec<u8>, Meter) {
     shown::written(on, asked(arguments, seed))
 }
 
-fn followed(on: &Arc<Served>, arguments: &[&str], script: Script) -> (Observation, Vec<u8>, u64) {
+fn followed(on: &Arc<Served>, arguments: &[&str], script: Script) -> (Observation, Vec<u8>, Meter) {
     let (output, report) = shown::run(on, asked(arguments, 7), Texts::Followed(Arc::new(script)));
+    let meter = shown::meter(&report);
     let Some(Shown::Seen(observation)) = report.shown else {
         panic!("it shows no observation");
     };
     let carried = Observation::decode(&observation.encode()).unwrap();
     assert_eq!(carried, observation);
-    (carried, output, report.flops)
+    (carried, output, meter)
 }
 
 #[test]
@@ -58,10 +60,10 @@ fn an_honest_run_is_followed_on_every_kind_of_machine() {
             &DRAWN,
             &["json-schema={\"enum\":[\"red\",\"green\"]}"],
         ] {
-            let (transcript, output, flops) = written(&there, arguments, 7);
+            let (transcript, output, metered) = written(&there, arguments, 7);
             let (seen, same, meter) = followed(&here, arguments, transcript.script());
             assert_eq!(same, output, "{isa:?} {arguments:?}");
-            assert_eq!(meter, flops, "{isa:?} {arguments:?}");
+            assert_eq!(meter, metered, "{isa:?} {arguments:?}");
             assert_eq!(transcript.compare(&seen), Ok(()), "{isa:?} {arguments:?}");
             // Whoever writes on a machine of this kind gets the same, bit for bit.
             let (again, ..) = written(&there, arguments, 7);
@@ -73,9 +75,9 @@ fn an_honest_run_is_followed_on_every_kind_of_machine() {
 #[test]
 fn pieces_that_a_guest_asks_for_one_by_one_are_followed_as_well() {
     let arguments = ["stream", "temperature=0.9"];
-    let (transcript, output, flops) = written(&honest(Isa::Portable), &arguments, 7);
+    let (transcript, output, metered) = written(&honest(Isa::Portable), &arguments, 7);
     let (seen, same, meter) = followed(&honest(Isa::best()), &arguments, transcript.script());
-    assert_eq!((same, meter), (output, flops));
+    assert_eq!((same, meter), (output, metered));
     assert_eq!(transcript.compare(&seen), Ok(()));
 }
 

@@ -17,6 +17,8 @@ mod followed;
 mod guests;
 #[path = "jobs/killed.rs"]
 mod killed;
+#[path = "jobs/operator.rs"]
+mod operator;
 mod peers;
 #[path = "jobs/residence.rs"]
 mod residence;

@@ -127,7 +127,9 @@ impl Scheduler {
                 let bytes = shape.page_bytes();
                 work += positions.len() as u64 * lease.pages() as u64 * bytes;
             }
-            group.caller.account.charge_work_in_pieces(work)?;
+            let account = &group.caller.account;
+            account.charge_work_in_pieces(work)?;
+            account.count_tokens(positions.len() as u64);
         }
         Ok(())
     }

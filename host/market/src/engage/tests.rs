@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use skep_evidence::{AuditTerms, Candidates, Split, Work};
+use skep_evidence::{AuditTerms, Candidates, Share, Split, Work};
 
 use super::*;
 use crate::testing::{account, credits, digest, key};
@@ -24,6 +24,7 @@ fn policy() -> Policy {
         largest_output: 1_000_000,
         slots: 1,
         tariff: TARIFF,
+        operator: None,
         unpaid: Credits::MAX,
     }
 }
@@ -44,7 +45,7 @@ fn lease() -> Lease {
         },
         tariff: TARIFF,
         allowance: Meter {
-            tokens: 0,
+            tokens: u64::MAX,
             flops: u64::MAX,
             bytes: 500_000,
             residency: 0,
@@ -342,4 +343,50 @@ fn work_is_stopped_where_it_is_no_longer_paid() {
         ..lease.body().clone()
     };
     assert_eq!(affordable(&free), u64::MAX);
+}
+
+#[test]
+fn a_lease_divides_its_price_as_author_and_operator_ask_and_not_otherwise() {
+    let share = |number, parts| Share {
+        account: account(number),
+        parts,
+    };
+    let family = Split::new(vec![share(8, 50_000)]).unwrap();
+    let operator = Some(share(9, 20_000));
+    let both = Split::new(vec![share(8, 50_000), share(9, 20_000)]).unwrap();
+    let divided = |split: &Split, family: &Split, operator| {
+        let lease = Lease {
+            split: split.clone(),
+            ..lease()
+        };
+        divides(&lease, family, operator)
+    };
+    let none = Split::default();
+    assert_eq!(divided(&none, &none, None), Ok(()));
+    assert_eq!(divided(&both, &family, operator), Ok(()));
+    // The requester to itself, somebody left out, and somebody given less.
+    let itself = Split::new(vec![share(1, 1_000_000)]).unwrap();
+    let less = Split::new(vec![share(8, 50_000), share(9, 10_000)]).unwrap();
+    for wrong in [&itself, &family, &none, &less] {
+        let refused = divided(wrong, &family, operator);
+        assert!(matches!(refused, Err(Refusal::Lease(_))), "{wrong:?}");
+    }
+    assert!(divided(&itself, &none, None).is_err());
+    // An operator that is an author too has both parts, and nobody more than the whole.
+    let twice = division(&family, Some(share(8, 20_000))).unwrap();
+    assert_eq!(twice.shares(), [share(8, 70_000)]);
+    assert!(division(&family, Some(share(8, 950_001))).is_err());
+}
+
+#[test]
+fn a_lease_has_to_allow_for_the_tokens_of_its_operations() {
+    let none = Meter {
+        tokens: 0,
+        ..lease().allowance
+    };
+    let refused = accept(Lease {
+        allowance: none,
+        ..lease()
+    });
+    assert!(matches!(refused, Err(Refusal::Lease(_))));
 }

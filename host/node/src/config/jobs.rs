@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
-use skep_evidence::{Credits, Tariff};
+use skep_evidence::{AccountId, Credits, Share, Tariff};
 use skep_market::Policy;
 use skep_registry::{PublisherId, World, units};
 
@@ -42,6 +42,8 @@ pub struct Jobs {
     /// Credits for an hour in which package, models and adapter are kept ready for somebody.
     #[serde(deserialize_with = "credits")]
     pub price_per_hour: Credits,
+    /// Who takes a part of what is earned here, if anybody does.
+    pub operator: Option<Operator>,
     /// The longest for which one lease may have them kept ready, such as `1 h`.
     #[serde(deserialize_with = "duration")]
     pub longest_warm: Duration,
@@ -64,6 +66,7 @@ impl Default for Jobs {
             price_per_teraflop: Credits::from_micro(1_000),
             price_per_gigabyte: Credits::from_micro(10_000),
             price_per_hour: Credits::from_micro(10_000),
+            operator: None,
             longest_warm: Duration::from_secs(60 * 60),
             unpaid: Credits::from_micro(Credits::ONE),
         }
@@ -87,7 +90,36 @@ impl Jobs {
                 bytes: self.price_per_gigabyte.micro(),
                 residency: self.price_per_hour.micro(),
             },
+            operator: self.operator.map(|operator| operator.0),
             unpaid: self.unpaid,
+        }
+    }
+}
+
+/// Who operates the node or the market that it is found on, for a part of every price: an account and its
+/// share, such as `{ account = "…", share = "5 %" }`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "WrittenOperator")]
+pub struct Operator(Share);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenOperator {
+    account: String,
+    share: Part,
+}
+
+impl TryFrom<WrittenOperator> for Operator {
+    type Error = String;
+
+    fn try_from(written: WrittenOperator) -> Result<Self, String> {
+        let account: Result<AccountId, _> = written.account.parse();
+        let account = account.map_err(|error| format!("`{}`: {error}", written.account))?;
+        // A part is within 0 and 1, so this is within a million.
+        let parts = (f64::from(written.share.0) * 1e6).round() as u32;
+        match parts {
+            0 => Err("a share of nothing; leave `operator` out".to_owned()),
+            parts => Ok(Self(Share { account, parts })),
         }
     }
 }
@@ -133,4 +165,30 @@ fn worlds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<World>, D::E
     worlds
         .collect::<Result<_, _>>()
         .map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn an_operator_has_an_account_and_a_share() {
+        let account = AccountId::from_bytes([7; 32]);
+        let read = |share: &str| {
+            let text = format!("operator = {{ account = \"{account}\", share = \"{share}\" }}");
+            toml::from_str::<Jobs>(&text)
+        };
+        let operator = read("2.5 %").unwrap().policy().operator;
+        let parts = 25_000;
+        assert_eq!(operator, Some(Share { account, parts }));
+        for wrong in ["0 %", "101 %", "-1 %", "5"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        let nobody = "operator = { account = \"me\", share = \"5 %\" }";
+        let error = toml::from_str::<Jobs>(nobody).unwrap_err().to_string();
+        assert!(error.contains("`me`"), "{error}");
+        assert_eq!(Jobs::default().policy().operator, None);
+    }
 }

@@ -109,6 +109,10 @@ impl LanguageModel for Watched {
         self.model.encode_prompt(prompt)
     }
 
+    fn forget(&self, owner: u64) {
+        self.model.forget(owner);
+    }
+
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration> {
         self.witness.seen().model = Some(self.model.info().digest);
         Box::new(Writing {

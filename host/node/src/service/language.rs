@@ -250,6 +250,10 @@ impl LanguageModel for Open {
         Box::pin(self.engine.follow(caller, texts))
     }
 
+    fn forget(&self, owner: u64) {
+        self.engine.forget(owner);
+    }
+
     fn score(&self, caller: &Caller, requests: Vec<ScoreRequest>) -> Answer<Vec<Vec<ChoiceScore>>> {
         Box::pin(self.engine.score(caller, requests))
     }

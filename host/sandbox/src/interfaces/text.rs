@@ -42,7 +42,7 @@ impl State {
     pub(crate) fn caller(&self) -> Caller {
         Caller {
             account: self.texts.clone(),
-            owner: self.owner,
+            owner: self.owner.number(),
             priority: Priority::Normal,
         }
     }
@@ -175,6 +175,7 @@ impl HostLanguageModel for State {
             .model(move || models.open_text(&name))
             .await??;
         let info = model.info();
+        self.owner.asks(info.digest.clone(), &model);
         self.lent.models.insert(info.digest, info.weights_bytes);
         self.lent.devices.insert(info.device, info.device_bytes);
         Ok(self.table.push(OpenModel(model))?)

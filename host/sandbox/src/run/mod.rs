@@ -263,6 +263,7 @@ fn report(store: &Store<State>, account: &Account, elapsed: Duration) -> RunRepo
         adapter_bytes: state.lent.adapters.values().sum(),
         devices: state.lent.devices.clone(),
         flops: usage.flops,
+        tokens: usage.tokens,
         host_calls: state.host_calls,
         output_bytes: state.io.written,
         output_truncated: state.io.refused,

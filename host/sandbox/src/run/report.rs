@@ -46,6 +46,8 @@ pub struct RunReport {
     pub devices: BTreeMap<String, u64>,
     /// Floating-point operations on the device.
     pub flops: u64,
+    /// Tokens that language models computed for it, read and written ones.
+    pub tokens: u64,
     /// Calls from the guest to skep's interfaces.
     pub host_calls: u64,
     /// Bytes of result.

@@ -47,6 +47,9 @@ pub struct Scribe {
     pub open: Arc<AtomicUsize>,
     /// The last requests that it was given.
     pub asked: Arc<std::sync::Mutex<Vec<Request>>>,
+    /// Owners whose texts it was told to forget, and those that asked for some.
+    pub forgotten: Arc<std::sync::Mutex<Vec<u64>>>,
+    pub owners: Arc<std::sync::Mutex<Vec<u64>>>,
 }
 
 impl Scribe {
@@ -55,6 +58,8 @@ impl Scribe {
             pace,
             open: Arc::default(),
             asked: Arc::default(),
+            forgotten: Arc::default(),
+            owners: Arc::default(),
         })
     }
 }
@@ -95,8 +100,14 @@ impl LanguageModel for Scribe {
         }
     }
 
+    fn forget(&self, owner: u64) {
+        assert_eq!(self.open.load(Ordering::SeqCst), 0, "texts go first");
+        self.forgotten.lock().unwrap().push(owner);
+    }
+
     fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration> {
         *self.asked.lock().unwrap() = requests.clone();
+        self.owners.lock().unwrap().push(caller.owner);
         self.open.fetch_add(1, Ordering::SeqCst);
         let texts = requests
             .iter()

@@ -120,7 +120,9 @@ fn an_adapter_goes_with_the_job_and_its_family_is_paid() {
     };
     let refused = stranger.has_done(ticket(&a), &task, 1, 0).unwrap_err();
     assert!(
-        refused.to_string().contains("other shares of the price"),
+        refused
+            .to_string()
+            .contains("it divides the price otherwise"),
         "{refused}"
     );
 

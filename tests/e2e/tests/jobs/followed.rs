@@ -133,11 +133,11 @@ fn draws_otherwise(input: &[u8]) -> Made {
         seed,
     };
     let (right, ..) = written(&MODEL, asked(0));
-    let (other, output, flops) = written(&MODEL, asked(99));
+    let (other, output, meter) = written(&MODEL, asked(99));
     Made {
         output,
         shown: claiming(other, &right).encode(),
-        flops,
+        meter,
     }
 }
 
@@ -181,13 +181,13 @@ fn shows_too_much(input: &[u8]) -> Made {
         arguments: &[],
         seed: 0,
     };
-    let (mut transcript, output, flops) = written(&MODEL, asked);
+    let (mut transcript, output, meter) = written(&MODEL, asked);
     let answer = transcript.0[0].clone();
     transcript.0.extend(vec![answer; 8_000]);
     Made {
         output,
         shown: transcript.encode(),
-        flops,
+        meter,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use skep_engine::{Engine, LanguageModel, Options};
+use skep_evidence::Meter;
 use skep_evidence::following::Transcript;
 use skep_kernels::{Isa, Team};
 use skep_registry::Grants;
@@ -75,14 +76,25 @@ pub fn run(on: &Arc<Served>, asked: Asked<'_>, texts: Texts) -> (Vec<u8>, RunRep
 }
 
 /// What a run shows as it is carried to others, with its output and its meter.
-pub fn written(on: &Arc<Served>, asked: Asked<'_>) -> (Transcript, Vec<u8>, u64) {
+pub fn written(on: &Arc<Served>, asked: Asked<'_>) -> (Transcript, Vec<u8>, Meter) {
     let (output, report) = run(on, asked, Texts::Written);
+    let meter = meter(&report);
     let Some(Shown::Written(transcript)) = report.shown else {
         panic!("it shows no transcript");
     };
     let carried = Transcript::decode(&transcript.encode()).unwrap();
     assert_eq!(carried, transcript);
-    (carried, output, report.flops)
+    (carried, output, meter)
+}
+
+/// What a run of a job is billed for, but for its bytes.
+pub fn meter(report: &RunReport) -> Meter {
+    assert!(report.tokens > 0);
+    Meter {
+        tokens: report.tokens,
+        flops: report.flops,
+        ..Meter::default()
+    }
 }
 
 /// A transcript as a cheat shows it that knows what was asked for, as everybody does who runs the

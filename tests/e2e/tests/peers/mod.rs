@@ -59,7 +59,8 @@ pub struct Made {
     pub output: Vec<u8>,
     /// What it shows of its texts.
     pub shown: Vec<u8>,
-    pub flops: u64,
+    /// What it took, but for the bytes.
+    pub meter: Meter,
 }
 
 /// A provider that keeps to the protocol in everything but its work.
@@ -164,6 +165,7 @@ impl Lies {
                 let quotation = Answer::Quote(Quotation {
                     account: *key.id().as_bytes(),
                     tariff: self.tariff,
+                    operator: None,
                     slots: 4,
                     warm: Warmth {
                         package: self.warm,
@@ -207,6 +209,7 @@ impl Lies {
                 bytes: self.tariff[2],
                 ..Tariff::default()
             },
+            operator: None,
             unpaid: Credits::MAX,
         };
         let keys = &mut Keys::default();
@@ -239,12 +242,12 @@ impl Lies {
             }
         }
         let mut shown = Vec::new();
-        let mut flops = 0;
+        let mut meter = Meter::default();
         let (output, ahead) = match &self.manner {
             Manner::Shows(make) => {
                 let input = input.into_bytes();
                 let made = tokio::task::block_in_place(|| make(&input));
-                (shown, flops) = (made.shown, made.flops);
+                (shown, meter) = (made.shown, made.meter);
                 (made.output, 0)
             }
             Manner::Lies | Manner::Overprices | Manner::Replays | Manner::CountsOtherwise => {
@@ -271,9 +274,9 @@ impl Lies {
                 flops: match self.manner {
                     Manner::Inflates(_) => 1_000_000_000_000,
                     Manner::DropsAdapter(_, flops) => flops,
-                    _ => flops,
+                    _ => meter.flops,
                 },
-                ..Meter::default()
+                ..meter
             },
             shown: (!shown.is_empty()).then(|| Digest::of(&shown)),
             sequence: 0,

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 use skep_evidence::{
-    AccountKey, Agreed, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Receipt, Signed,
-    Split, Statement as _, Tariff, Work,
+    AccountId, AccountKey, Agreed, AuditTerms, Candidates, Credits, Keys, Lease, Meter, Receipt,
+    Signed, Split, Statement as _, Tariff, Work,
 };
 use skep_market::{
     Answer, Ask, Gathered, MAX_MESSAGE, MAX_SEALED, Refusal, SealSecret, Sent, ShardInput,
@@ -26,6 +26,8 @@ pub struct Task {
     pub adapter: Option<Digest>,
     /// Whether it is done so that others get the same bytes.
     pub exact: bool,
+    /// Who gets a part of the price.
+    pub split: Split,
     pub labels: Vec<u8>,
     pub records: Vec<u8>,
 }
@@ -41,6 +43,7 @@ pub fn task_of(requester: &Path) -> Task {
         model: serde_json::from_value(spec["model"].clone()).unwrap(),
         adapter: None,
         exact: false,
+        split: Split::default(),
         labels: fs::read(folder.join("labels")).unwrap_or_default(),
         records: fs::read(folder.join("input")).unwrap(),
     }
@@ -64,6 +67,11 @@ impl Requester {
             swarm,
             runtime,
         }
+    }
+
+    /// Who pays.
+    pub fn account(&self) -> AccountId {
+        self.key.id()
     }
 
     /// Has a task done by a provider that has its package, under the `number`th lease of a job, as if
@@ -104,7 +112,7 @@ impl Requester {
                 shard: number,
                 attempt: 0,
                 requester: self.key.id(),
-                provider: skep_evidence::AccountId::from_bytes(quotation.account),
+                provider: AccountId::from_bytes(quotation.account),
                 work: Work {
                     package: task.package,
                     model: task.model,
@@ -119,12 +127,13 @@ impl Requester {
                     residency: quotation.tariff[3],
                 },
                 allowance: Meter {
+                    tokens: 1 << 60,
                     flops: 1 << 60,
                     bytes: 1 << 24,
                     ..Meter::default()
                 },
                 limit: Credits::from_micro(1_000_000),
-                split: Split::default(),
+                split: task.split.clone(),
                 issued,
                 deadline: issued + 600_000,
                 audit: AuditTerms {

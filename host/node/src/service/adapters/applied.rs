@@ -167,6 +167,10 @@ impl LanguageModel for WithAdapter {
         self.model.ends()
     }
 
+    fn forget(&self, owner: u64) {
+        self.model.forget(owner);
+    }
+
     fn generate(&self, caller: &Caller, mut requests: Vec<Request>) -> Box<dyn TextGeneration> {
         for request in &mut requests {
             request.adapter.get_or_insert_with(|| self.name.clone());

@@ -88,14 +88,12 @@ fn fits(release: &SignedRelease) -> Result<(), String> {
     }
 }
 
-/// The adapter of a lease at its provider, fetched if it is not here, once its family gets what it
-/// asks for.
+/// The adapter of a lease at its provider, fetched if it is not here, and what its family asks for.
 pub(super) async fn obtained(
     swarm: &Swarm,
     adapter: Digest,
-    split: &Split,
     sources: &[ProviderAddr],
-) -> Result<Installed, Stop> {
+) -> Result<(Installed, Split), Stop> {
     let release = release(swarm, adapter, sources).await?;
     fits(&release).map_err(Refusal::Unavailable)?;
     let installed = match swarm.installed(&adapter) {
@@ -107,15 +105,7 @@ pub(super) async fn obtained(
     };
     let family = family(swarm, &installed, sources).await?;
     let asked = family.split().map_err(|error| unavailable(&error))?;
-    match asked == *split {
-        true => Ok(installed),
-        false => Err(Refusal::Lease(
-            "it gives the authors of the adapter and of its ancestors other shares of the price \
-             than these ask for"
-                .to_owned(),
-        )
-        .into()),
-    }
+    Ok((installed, asked))
 }
 
 /// The family of an adapter by its members' own signed releases, of which the lineages are fetched.

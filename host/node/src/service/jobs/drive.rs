@@ -151,7 +151,7 @@ struct Driver {
     journal: Journal,
     shown: Shown,
     running: Arc<Running>,
-    /// Who else gets a part of every price.
+    /// Who gets a part of every price, whoever the provider is.
     split: Split,
     /// The providers that keep things ready, each with the lease by which it does.
     reserved: BTreeMap<AccountId, AttemptId>,

@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_evidence::{
-    AccountKey, Agreed, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, StatementError,
+    AccountKey, Agreed, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, Split,
+    StatementError,
 };
 use skep_market::{
     Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES,
     NUMERICS, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead,
-    conclude, examine, hand_over,
+    conclude, divides, examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_sandbox::Shown;
@@ -37,8 +38,6 @@ use crate::service::run::Subject;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How often one that waits is told that work goes on.
 const BEAT: Duration = Duration::from_secs(1);
-/// What jobs are computed on.
-const DEVICE: &str = "cpu";
 /// For so long what somebody has not paid counts against them, in milliseconds.
 const DAY: u64 = 24 * 60 * 60 * 1000;
 /// No lease takes longer, whatever it says.
@@ -48,7 +47,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     let policy = service.config.jobs.policy();
     let capability = policy.take.then(|| Capability {
-        device: DEVICE.to_owned(),
+        device: service.config.engine.device.to_string(),
         memory: service.config.limits.memory.unwrap_or(u64::MAX),
         slots: policy.slots,
         tariff: {
@@ -250,6 +249,10 @@ impl Desk {
         Ok(Quotation {
             account: *self.account.id().as_bytes(),
             tariff: [tariff.tokens, tariff.flops, tariff.bytes, tariff.residency],
+            operator: self
+                .policy
+                .operator
+                .map(|share| (*share.account.as_bytes(), share.parts)),
             slots: self.policy.slots,
             warm,
             largest_output: self.policy.largest_output,
@@ -397,11 +400,11 @@ impl Desk {
         drop((slot, listed));
         let made = made.map_err(|failure| Refusal::Failed(failure.message))?;
         let meter = Meter {
+            tokens: made.report.tokens,
             flops: made.report.flops,
             bytes: offer.input_bytes + made.output.len() as u64,
             // What was reserved is kept, whether anybody comes for it or not.
             residency: lease.allowance.residency,
-            ..Meter::default()
         };
         let shown = made.report.shown.as_ref().map(Shown::encode);
         let result = Outcome {
@@ -531,13 +534,14 @@ impl Desk {
             let reason = "the models that come with this node's skep are not the requester's";
             return Err(Refusal::Unavailable(reason.to_owned()).into());
         }
-        let adapter = match lease.work.adapter {
-            None => None,
+        let (adapter, asked) = match lease.work.adapter {
+            None => (None, Split::default()),
             Some(adapter) => {
-                let split = &lease.split;
-                Some(adapters::obtained(swarm, adapter, split, &sources).await?)
+                let (adapter, asked) = adapters::obtained(swarm, adapter, &sources).await?;
+                (Some(adapter), asked)
             }
         };
+        divides(lease, &asked, self.policy.operator)?;
         let lacks = || Refusal::Unavailable("the package lacks its component".to_owned());
         Ok(Subject::of(&installed, adapter).ok_or_else(lacks)?)
     }

@@ -6,7 +6,7 @@ use skep_evidence::{
     AccountId, AuditSecret, AuditTerms, Candidate, Candidates, Credits, Keys, Lease, MAX_PANEL,
     Meter, Signed, Statement as _, Work,
 };
-use skep_market::{AttemptId, Book, Event, Offer, Quotation, ahead, typical};
+use skep_market::{AttemptId, Book, Event, Offer, Quotation, ahead, division, typical};
 use skep_registry::Digest;
 
 use super::super::{failed, money, now};
@@ -130,13 +130,13 @@ impl Driver {
             },
             tariff: quotation.tariff(),
             allowance: Meter {
-                tokens: 0,
+                tokens: FLOPS,
                 flops: FLOPS,
                 bytes: (input.len() as u64).saturating_add(quotation.largest_output.min(1 << 30)),
                 residency,
             },
             limit,
-            split: self.split.clone(),
+            split: division(&self.split, quotation.operator()).map_err(failed)?,
             issued,
             deadline: self.spec.deadline.max(issued + 1),
             audit: AuditTerms {
