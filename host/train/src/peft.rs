@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde_json::json;
 use skep_decoder::{AdapterError, AdapterTarget};
 use skep_kernels::rows::RopeLayout;
-use skep_weights::PackedFormat;
 use skep_weights::format::dequantize;
+use skep_weights::{PackedFormat, PeftConfig};
 
 use crate::base::{Base, Network};
 use crate::encoder::ALL_MODULES;
@@ -40,12 +40,9 @@ struct Shape {
     r: usize,
     #[serde(default)]
     target_modules: Modules,
-    lora_alpha: f32,
+    lora_alpha: f64,
     #[serde(default)]
     use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    base_model_name_or_path: Option<String>,
 }
 
 /// The linear layers that an adapter is for: names, or a regular expression.
@@ -116,7 +113,7 @@ impl Trainer {
         let shape = Shape::read(&folder.join(CONFIG))?;
         let lora = LoraConfig {
             rank: shape.r,
-            alpha: shape.lora_alpha,
+            alpha: shape.lora_alpha as f32,
             rank_stabilized: shape.use_rslora,
             targets: match shape.target_modules {
                 Modules::Named(names) => Targets::Named(names),
@@ -263,12 +260,14 @@ impl Trainer {
     /// there. The optimizer begins anew.
     ///
     /// # Errors
-    /// When a file is unsound, or the adapter is none for these matrices of this base with this
-    /// rank and scale. Then nothing has changed.
+    /// When a file is unsound, the adapter is no plain LoRA or gives some matrices a rank or an
+    /// alpha of their own, or it is none for these matrices of this base with this rank and scale.
+    /// Then nothing has changed.
     pub fn load_adapter(&mut self, folder: &Path) -> Result<(), TrainError> {
         let path = folder.join(CONFIG);
         let shape = Shape::read(&path)?;
-        let named = shape.base_model_name_or_path.clone().unwrap_or_default();
+        let peft = PeftConfig::read(folder).map_err(AdapterError::from)?;
+        let named = peft.named_base.clone().unwrap_or_default();
         let wrong = |reason: String| {
             TrainError::Adapter(AdapterError::WrongBase {
                 path: folder.to_owned(),
@@ -277,16 +276,22 @@ impl Trainer {
                 reason,
             })
         };
-        if shape.use_dora {
-            let what = "DoRA".to_owned();
-            return Err(AdapterError::Unsupported { path, what }.into());
-        }
         let own = (self.lora.rank, self.lora.alpha, self.lora.rank_stabilized);
-        let got = (shape.r, shape.lora_alpha, shape.use_rslora);
+        let alpha = shape.lora_alpha as f32;
+        let got = (shape.r, alpha, shape.use_rslora);
         if own != got {
             return Err(wrong(format!(
                 "rank, alpha and rank stabilization are {got:?} there and {own:?} here"
             )));
+        }
+        for (layer, target, _) in self.layout.pairs() {
+            let module = self.base.module(layer, target);
+            // All matrices have one rank and one scale here; what a pattern says otherwise of one
+            // would be learned from at a wrong scale.
+            if (peft.rank(&module), peft.alpha(&module)) != (shape.r, shape.lora_alpha) {
+                let what = format!("a rank or an alpha of its own for {module:?}, in training,");
+                return Err(AdapterError::Unsupported { path, what }.into());
+            }
         }
         let path = folder.join(WEIGHTS);
         let bytes = read_whole(&path, 4 * self.layout.len as u64 + LARGEST_HEADER)?;

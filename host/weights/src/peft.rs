@@ -202,10 +202,15 @@ impl PeftConfig {
         first_match(&self.ranks, module).unwrap_or(self.rank)
     }
 
+    /// The alpha that a module is said to have.
+    pub fn alpha(&self, module: &str) -> f64 {
+        first_match(&self.alphas, module).unwrap_or(self.alpha)
+    }
+
     /// What a module's product is multiplied with: `alpha / rank`, or rank-stabilized
     /// `alpha / √rank` (arXiv 2312.03732, theorem 3.2).
     pub fn scale(&self, module: &str, rank: usize) -> f64 {
-        let alpha = first_match(&self.alphas, module).unwrap_or(self.alpha);
+        let alpha = self.alpha(module);
         match self.rank_stabilized {
             true => alpha / (rank as f64).sqrt(),
             false => alpha / rank as f64,
@@ -408,7 +413,9 @@ mod tests {
         assert_eq!((config.rank(QUERY), config.scale(QUERY, 16)), (16, 2.0));
         let other = "model.layers.4.self_attn.q_proj";
         assert_eq!((config.rank(other), config.scale(other, 2)), (2, 16.0));
-        assert_eq!(config.rank("model.layers.4.mlp.up_proj"), 4);
+        assert_eq!((config.alpha(QUERY), config.alpha(other)), (32.0, 32.0));
+        let up = "model.layers.4.mlp.up_proj";
+        assert_eq!((config.rank(up), config.alpha(up)), (4, 8.0));
         let saved = with("").unwrap().saved;
         assert!(saved.is_empty(), "{saved:?}");
         let stable = with(r#", "use_rslora": true"#).unwrap();
