@@ -244,11 +244,10 @@ impl Family {
                 parent,
                 reason: reason.to_owned(),
             };
+            // A release signs the digest of its lineage, which names its parent's digest: with this,
+            // nobody is an ancestor of itself, whatever `find` says.
             if found.release.digest() != parent {
                 return Err(wrong("what is here under that name is another release"));
-            }
-            if family.members.iter().any(|member| member.release == parent) {
-                return Err(wrong("that is one of its own descendants"));
             }
             match found.release.adapter() {
                 None => return Err(wrong("that is no adapter")),
