@@ -259,3 +259,31 @@ impl<'a> Chosen<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_is_alpha_over_the_rank_or_over_its_root() {
+        let scale = |rank, alpha, rank_stabilized| {
+            let lora = LoraConfig {
+                rank,
+                alpha,
+                rank_stabilized,
+                ..LoraConfig::default()
+            };
+            lora.scale()
+        };
+        for (rank, alpha, plain, stable) in [
+            (1, 3.0, 3.0, 3.0),
+            (4, 6.0, 1.5, 3.0),
+            (16, 32.0, 2.0, 8.0),
+            (256, 8.0, 0.031_25, 0.5),
+            (2, 1.0, 0.5, std::f32::consts::FRAC_1_SQRT_2),
+        ] {
+            assert_eq!(scale(rank, alpha, false), plain, "{alpha} over {rank}");
+            assert_eq!(scale(rank, alpha, true), stable, "{alpha} over √{rank}");
+        }
+    }
+}

@@ -106,6 +106,91 @@ mod tests {
         assert!((lost - 2.0).abs() < 1e-6 && (slope - 2.0).abs() < 1e-6);
     }
 
+    /// What PyTorch's `-torch.min(ratio * advantage, torch.clamp(ratio, 1 - below, 1 + above) *
+    /// advantage) * weight` comes to in 64 bits, `ratio` being `torch.exp(log - sampled)`, and what
+    /// its `backward` gives for `log`.
+    #[test]
+    fn each_bound_of_a_ratio_is_its_own_sides() {
+        let (log, weight) = (-1.0, 0.5);
+        // What it was at sampling, the advantage, and the loss and slope with 0.1 below and 0.4
+        // above, and the other way round.
+        for (sampled, advantage, narrow_below, narrow_above) in [
+            (-1.0, 2.0, (-1.0, -1.0), (-1.0, -1.0)),
+            (-1.0, -2.0, (1.0, 1.0), (1.0, 1.0)),
+            (-1.5, 2.0, (-1.4, 0.0), (-1.1, 0.0)),
+            (-1.25, 2.0, (-1.284_025_417, -1.284_025_417), (-1.1, 0.0)),
+            (
+                -1.25,
+                -2.0,
+                (1.284_025_417, 1.284_025_417),
+                (1.284_025_417, 1.284_025_417),
+            ),
+            (-0.6, -2.0, (0.9, 0.0), (0.670_320_046, 0.670_320_046)),
+            (
+                -0.6,
+                2.0,
+                (-0.670_320_046, -0.670_320_046),
+                (-0.670_320_046, -0.670_320_046),
+            ),
+        ] {
+            let example = Example {
+                sampled_log_probabilities: vec![sampled],
+                advantages: vec![advantage],
+                ..Example::default()
+            };
+            for ((below, above), want) in [((0.1, 0.4), narrow_below), ((0.4, 0.1), narrow_above)] {
+                let loss = Loss::PolicyGradient { below, above };
+                let (got, slope) = of_token(loss, &example, &target(weight), log);
+                let got = (got, f64::from(slope));
+                let far = (got.0 - want.0).abs().max((got.1 - want.1).abs());
+                assert!(far < 1e-6, "{sampled}, {advantage}: {got:?}, not {want:?}");
+            }
+        }
+    }
+
+    /// What PyTorch's `-torch.nn.functional.logsigmoid(beta * ((chosen - chosen_reference) -
+    /// (rejected - rejected_reference)))` comes to in 64 bits, and what its `backward` gives for
+    /// `chosen`; for `rejected` it gives the negative of that.
+    #[test]
+    fn preferences_have_pytorchs_values() {
+        let of = |beta, pairs: &[[(f64, f32); 2]]| {
+            let texts = pairs.iter().flatten();
+            let references = texts.clone().map(|(_, reference)| Example {
+                reference_log_probability: *reference,
+                ..Example::default()
+            });
+            let sums: Vec<f64> = texts.map(|(sum, _)| *sum).collect();
+            of_pairs(beta, &references.collect::<Vec<_>>(), &sums)
+        };
+        let (better, worse) = ((-12.5, -14.0), (-9.25, -8.0));
+        for (beta, pair, loss, slope) in [
+            (0.3, [better, worse], 0.363_416_662, -0.091_410_999),
+            // The other way round it learns the opposite.
+            (0.3, [worse, better], 1.188_416_662, -0.208_589_001),
+            (0.1, [better, worse], 0.565_070_668, -0.043_168_002),
+            // As probable as the reference has them, whatever that is: log 2.
+            (
+                0.3,
+                [(-3.0, -3.0), (-7.0, -7.0)],
+                std::f64::consts::LN_2,
+                -0.15,
+            ),
+        ] {
+            let (got, slopes) = of(beta, &[pair]);
+            assert!((got - loss).abs() < 1e-6, "{pair:?}: {got}, not {loss}");
+            let far = (f64::from(slopes[0]) - slope).abs();
+            assert!(far < 1e-6, "{pair:?}: {slopes:?}, not {slope}");
+            assert_eq!(slopes[1], -slopes[0]);
+        }
+        // Of several pairs it is the sum.
+        let (both, slopes) = of(0.3, &[[better, worse], [worse, better]]);
+        assert!(
+            (both - 0.363_416_662 - 1.188_416_662).abs() < 1e-6,
+            "{both}"
+        );
+        assert!(slopes[0] != slopes[2] && slopes.len() == 4, "{slopes:?}");
+    }
+
     #[test]
     fn preferences_have_the_slopes_of_differences_and_never_overflow() {
         let examples = [
