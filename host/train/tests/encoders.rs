@@ -96,6 +96,30 @@ fn fifty_steps_have_pefts_losses() {
     println!("50 steps of an encoder: losses within {worst:.1e} of PEFT's");
 }
 
+/// With half of its inputs dropped an adapter is judged as the same one without, bit for bit.
+#[test]
+fn nothing_is_dropped_where_nothing_is_learned() {
+    let texts = labelled(&Reference::open("bert/batch/reference.safetensors"));
+    let with = |dropout| {
+        let lora = LoraConfig {
+            dropout,
+            ..seed_lora()
+        };
+        let mut trainer = open(lora, &five_classes());
+        trainer.load_adapter(&here("bert/batch")).unwrap();
+        trainer
+    };
+    let judge = |trainer: &mut Trainer| {
+        let done = trainer.evaluate(&texts, Loss::Classification, Divisor::Own);
+        done.unwrap()
+    };
+    let (mut whole, mut dropping) = (with(0.0), with(0.5));
+    let want = judge(&mut whole);
+    assert_eq!(judge(&mut dropping), want);
+    assert_ne!(learn(&mut dropping, &texts).loss, want.loss);
+    assert_eq!(judge(&mut dropping), want);
+}
+
 /// With nothing learned in the layers, what the classes are made of is the encoder's embedding
 /// before it is brought to length 1.
 #[test]

@@ -154,3 +154,101 @@ impl Trainer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use skep_decoder::Decoder;
+    use skep_kernels::Team;
+    use skep_model::{Encoder, EncoderOptions, Precision};
+    use skep_tensor::Device;
+
+    use super::*;
+    use crate::base::Base;
+    use crate::gemm::Simd;
+    use crate::lora::{LoraConfig, Targets};
+    use crate::random::test_values;
+    use crate::testing::check_gradients;
+    use crate::trainer::TrainerOptions;
+
+    const CLASSES: usize = 5;
+
+    fn file(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    /// A training of the layer alone.
+    fn open(base: Base) -> Trainer {
+        let lora = LoraConfig {
+            targets: Targets::Named(Vec::new()),
+            ..LoraConfig::default()
+        };
+        let options = TrainerOptions {
+            threads: 1,
+            classes: Some(CLASSES),
+            ..TrainerOptions::default()
+        };
+        Trainer::open(Arc::new(base), lora, &options).unwrap()
+    }
+
+    /// Over a decoder, where it has no bias, and over an encoder, where it has one.
+    #[test]
+    fn gradients_of_classes_are_those_of_differences() {
+        let decoder = Decoder::load(&file("../decoder/tests/models/llama")).unwrap();
+        let mut options = EncoderOptions::default();
+        options.precision = Some(Precision::F32);
+        let model = file("tests/training/bert/model");
+        let encoder = Encoder::load_with(&model, &Device::cpu(), options).unwrap();
+        let team = Team::new(2).unwrap();
+        for (base, biases) in [
+            (Base::stored(Arc::new(decoder)), 0),
+            (Base::encoder(&encoder).unwrap(), CLASSES),
+        ] {
+            let width = base.shape.width;
+            let trainer = open(base);
+            assert_eq!(trainer.parameters.len(), CLASSES * width + biases);
+            let texts: Vec<Example> = [3, 0, 4]
+                .into_iter()
+                .map(|label| Example {
+                    tokens: vec![5, 6],
+                    label: Some(label),
+                    ..Example::default()
+                })
+                .collect();
+            let classes = Some(CLASSES);
+            let packed = Packed::new(&texts, Loss::Classification, classes, &trainer.base);
+            let packed = packed.unwrap();
+            // Not the number of texts, so that it is seen to count.
+            let divisor = 2.0;
+            let inputs = vec![
+                test_values(trainer.parameters.len(), 1),
+                test_values(texts.len() * width, 2),
+            ];
+            let trainer = RefCell::new(trainer);
+            for simd in Simd::available() {
+                let workers = Workers { simd, team: &team };
+                let run = |values: &[Vec<f32>], to: Option<(&mut [f32], &mut [f32])>| -> Outcome {
+                    let mut trainer = trainer.borrow_mut();
+                    trainer.parameters.copy_from_slice(&values[0]);
+                    trainer.classes_loss(workers, &texts, &packed, &values[1], divisor, to)
+                };
+                check_gradients(
+                    inputs.clone(),
+                    |values| vec![run(values, None).loss as f32],
+                    |values, dy| {
+                        // Those of batches before stay.
+                        let mut own = vec![1.0; values[0].len()];
+                        let mut dhidden = vec![0.0; values[1].len()];
+                        run(values, Some((own.as_mut_slice(), dhidden.as_mut_slice())));
+                        let own = own.iter().map(|x| (x - 1.0) * dy[0]).collect();
+                        let of_hidden = dhidden.iter().map(|x| x * dy[0]).collect();
+                        vec![own, of_hidden]
+                    },
+                );
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Write what tests/encoder_adapters.rs is held against: what PEFT makes of texts with adapters of the
-tiny encoder that make_training.py writes.
+"""Write what tests/encoder_adapters.rs and tests/decoder_adapters.rs are held against: what PEFT makes of
+texts with adapters of the tiny encoder that make_training.py writes, and of a tiny decoder.
 
     pip install torch transformers==5.24.0 peft==0.21.2 tokenizers safetensors
     python make_adapters.py
@@ -9,6 +9,9 @@ tiny encoder that make_training.py writes.
 save_for_peft` writes it): a classifier on the mean of the tokens' states, of which
 PEFT's logarithms of probabilities and embeddings are kept. `bert/masked` is one that PEFT makes here of
 a model for another task, whose encoder is a part of it and which has no classes: embeddings alone.
+
+`saved` was saved by this crate too, by the same command: the adapter of `smollm`, in the form that this crate
+gives it. Kept are the logarithms of the probabilities that PEFT finds for the tokens of that batch's texts.
 """
 
 import shutil
@@ -20,7 +23,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from make_training import HERE, MeanClassifier
+from make_training import HERE, MeanClassifier, known_texts, log_probabilities, open_adapter
 
 BERT = HERE / "bert"
 TEXTS = [
@@ -80,13 +83,21 @@ def masked(folder):
     save_file(dict(embeddings=torch.stack(embeddings)), folder / "texts.safetensors")
 
 
+def decoder(folder, name):
+    model = open_adapter(name, folder).eval()
+    logs = torch.cat([log_probabilities(model, tokens) for tokens, _ in known_texts(HERE / name)])
+    save_file(dict(logs=logs), folder / "texts.safetensors")
+    print(f"{folder.name}: {logs[1:6].tolist()}")
+
+
 @torch.no_grad()
 def main():
     transformers.logging.set_verbosity_error()
     classifier(BERT / "batch")
     classifier(BERT / "saved")
     masked(BERT / "masked")
-    for file in BERT.rglob("*"):
+    decoder(HERE / "saved", "smollm")
+    for file in [*BERT.rglob("*"), *(HERE / "saved").rglob("*")]:
         file.chmod(0o755 if file.is_dir() else 0o644)
 
 

@@ -10,6 +10,12 @@ logarithms of its tokens' probabilities and the gradients of all of the adapter'
 `llama` also the losses of 50 steps of AdamW, each on two texts, from an adapter that PEFT began;
 and of a classifier on its last hidden state the loss and gradients.
 
+For `llama` too, with the adapter and the texts of its batch: of the first text as the one that is
+preferred to the third, the loss of direct preference optimization and its gradients, and the loss
+with the two exchanged; and the losses of clipped policy gradients with two pairs of bounds, the
+gradients with the first. In `stable`, whose scale is alpha over the root of the rank, the gradients
+of one batch of the texts of `steps` and the losses of 10 steps on them.
+
 For a tiny encoder of BERT's kind, which is written to `bert/model`: a classifier on the mean of its
 tokens' states, with the loss and gradients of one batch and the losses of 50 steps.
 
@@ -36,7 +42,7 @@ LORA = dict(
 )
 
 
-def open_model(name, task="CAUSAL_LM", classes=None):
+def open_model(name, task="CAUSAL_LM", classes=None, **lora):
     kind = transformers.AutoModelForCausalLM
     extra = {}
     if classes:
@@ -46,7 +52,22 @@ def open_model(name, task="CAUSAL_LM", classes=None):
         MODELS / name, dtype=torch.float32, attn_implementation="eager", **extra
     )
     base.name_or_path = base.config._name_or_path = f"tiny-{name}"
-    return peft.get_peft_model(base, peft.LoraConfig(task_type=task, **LORA))
+    return peft.get_peft_model(base, peft.LoraConfig(task_type=task, **{**LORA, **lora}))
+
+
+def open_adapter(name, folder):
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        MODELS / name, dtype=torch.float32, attn_implementation="eager"
+    )
+    return peft.PeftModel.from_pretrained(base, folder, is_trainable=True)
+
+
+def known_texts(folder):
+    """What `packed` was made of."""
+    known = load_file(folder / "reference.safetensors")
+    lengths = known["lengths"].tolist()
+    tokens, weights = (known[name].split(lengths) for name in ("tokens", "weights"))
+    return [(own.long(), counts) for own, counts in zip(tokens, weights)]
 
 
 def text(length):
@@ -138,14 +159,8 @@ def fifty_steps():
 
 
 def fifty_steps_in_bf16():
-    known = load_file(HERE / "steps" / "reference.safetensors")
-    lengths = known["lengths"].tolist()
-    tokens, weights = (known[name].split(lengths) for name in ("tokens", "weights"))
-    texts = [(own.long(), counts) for own, counts in zip(tokens, weights)]
-    base = transformers.AutoModelForCausalLM.from_pretrained(
-        MODELS / "llama", dtype=torch.float32, attn_implementation="eager"
-    )
-    model = peft.PeftModel.from_pretrained(base, HERE / "steps", is_trainable=True)
+    texts = known_texts(HERE / "steps")
+    model = open_adapter("llama", HERE / "steps")
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.01
     )
@@ -160,6 +175,89 @@ def fifty_steps_in_bf16():
         losses.append(loss.detach().float())
     save_file(dict(losses=torch.stack(losses)), HERE / "steps" / "bf16.safetensors")
     print(f"50 steps in bfloat16: {float(losses[0]):.4f} to {float(losses[-1]):.4f}")
+
+
+def rank_stabilized():
+    torch.manual_seed(35)
+    # A rank of which the root is no whole number.
+    model = open_model("llama", r=3, lora_alpha=2, use_rslora=True)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                weight.copy_(torch.randn_like(weight) * 0.1)
+    save_adapter(model, HERE / "stable")
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.01
+    )
+    texts = known_texts(HERE / "steps")
+    losses, first = [], {}
+    for step in range(10):
+        loss, _ = loss_of(model, [texts[2 * step % 8], texts[(2 * step + 1) % 8]])
+        loss.backward()
+        first = first or {name: own.clone() for name, own in gradients(model).items()}
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    save_file(dict(losses=torch.stack(losses), **first), HERE / "stable" / "reference.safetensors")
+    print(f"stable: {float(losses[0]):.4f} to {float(losses[-1]):.4f}")
+
+
+def preferences():
+    torch.manual_seed(36)
+    model = open_adapter("llama", HERE / "llama")
+    texts = known_texts(HERE / "llama")
+    pair, beta = [texts[0], texts[2]], 0.2
+    with torch.no_grad(), model.disable_adapter():
+        base = [(log_probabilities(model, own) * counts).sum() for own, counts in pair]
+    sums = [(log_probabilities(model, own) * counts).sum() for own, counts in pair]
+    margin = beta * ((sums[0] - base[0]) - (sums[1] - base[1]))
+    loss = -torch.nn.functional.logsigmoid(margin)
+    exchanged = -torch.nn.functional.logsigmoid(-margin)
+    loss.backward()
+    save_file(
+        dict(
+            reference=torch.stack(base),
+            loss=loss.detach().view(1),
+            exchanged=exchanged.detach().view(1),
+            **gradients(model),
+        ),
+        HERE / "llama" / "preference.safetensors",
+    )
+    print(f"preference: {float(loss):.5f}, exchanged {float(exchanged):.5f}")
+
+
+def policies():
+    torch.manual_seed(37)
+    model = open_adapter("llama", HERE / "llama")
+    texts = known_texts(HERE / "llama")
+    logs = torch.cat([log_probabilities(model, own) for own, _ in texts])
+    counts = torch.cat([counts for _, counts in texts])
+    firsts = torch.cat([torch.arange(len(own)) == 0 for own, _ in texts])
+    counts = torch.where(firsts, 0.0, counts)
+    # As if sampled when tokens were up to half as probable again, or less.
+    sampled = logs.detach() + torch.randn_like(logs) * 0.3
+    advantages = torch.randn_like(logs)
+    ratio = torch.exp(logs - sampled)
+
+    def loss_of_policy(below, above):
+        clipped = torch.clamp(ratio, 1 - below, 1 + above)
+        own = -torch.min(ratio * advantages, clipped * advantages)
+        return (own * counts).sum() / counts.sum()
+
+    loss, other = loss_of_policy(0.1, 0.4), loss_of_policy(0.4, 0.1)
+    loss.backward()
+    save_file(
+        dict(
+            sampled=sampled,
+            advantages=advantages,
+            loss=loss.detach().view(1),
+            other=other.detach().view(1),
+            **gradients(model),
+        ),
+        HERE / "llama" / "policy.safetensors",
+    )
+    print(f"policy: {float(loss):.5f}, other bounds {float(other):.5f}")
 
 
 def classification():
@@ -306,6 +404,9 @@ def main():
         one_batch(name)
     fifty_steps()
     fifty_steps_in_bf16()
+    rank_stabilized()
+    preferences()
+    policies()
     classification()
     encoders()
     for file in HERE.rglob("*"):
