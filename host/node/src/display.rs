@@ -38,16 +38,11 @@ impl Bars {
             .is_none_or(|(stage, _)| *stage != step.stage)
         {
             self.finish_one();
-            self.current = Some((step.stage.clone(), bar(step)));
+            let target = ProgressDrawTarget::stderr_with_hz(10);
+            self.current = Some((step.stage.clone(), bar(step, target)));
         }
         if let Some((_, bar)) = &self.current {
-            if let Some(total) = step.total {
-                bar.set_length(total);
-            }
-            bar.set_position(step.done);
-            if let Some(training) = &step.training {
-                bar.set_message(told(training));
-            }
+            advance(bar, step);
         }
     }
 
@@ -64,8 +59,8 @@ impl Bars {
     }
 }
 
-fn bar(step: &Progress) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(step.total, ProgressDrawTarget::stderr_with_hz(10));
+fn bar(step: &Progress, target: ProgressDrawTarget) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(step.total, target);
     let template = match (step.unit, step.total) {
         (Unit::Bytes, Some(_)) => {
             "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left"
@@ -85,6 +80,16 @@ fn bar(step: &Progress) -> ProgressBar {
     bar.set_message(step.stage.clone());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+fn advance(bar: &ProgressBar, step: &Progress) {
+    if let Some(total) = step.total {
+        bar.set_length(total);
+    }
+    bar.set_position(step.done);
+    if let Some(training) = &step.training {
+        bar.set_message(told(training));
+    }
 }
 
 /// What a step of a training came to, in a few words.
@@ -404,3 +409,7 @@ pub fn print_evidence(judged: &Judged) {
     };
     println!("{:4}  {worth}{against}: {}", judged.line, judged.why);
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
