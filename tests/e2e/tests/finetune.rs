@@ -485,7 +485,7 @@ fn an_encoder_learns_to_tell_texts_apart() {
         (from..to).map(one).collect()
     };
     let all = [lines("train", 0, 60), lines("test", 60, 90)].concat();
-    fs::write(setting.path("desk.jsonl"), all).unwrap();
+    fs::write(setting.path("desk.jsonl"), &all).unwrap();
     let data = setting.text("desk.jsonl");
     let with = |options: &[&str]| -> Vec<String> {
         let common = ["--data", &data, "--base", "skep-mini-embed"];
@@ -525,6 +525,15 @@ fn an_encoder_learns_to_tell_texts_apart() {
     let head = [&settings[..], &["targets=none"]].concat();
     let head = last(&train(&["--out", "head"], &head));
     assert!(number(&head, "/metrics/test-accuracy") > 0.34);
+
+    // A label that only tests have is one that nothing teaches.
+    let untaught = "{\"text\": \"Ship it abroad\", \"label\": \"export\", \"split\": \"test\"}";
+    fs::write(setting.path("desk.jsonl"), all + untaught).unwrap();
+    let refused = train(&["--out", "untaught"], &settings);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    for says in ["line 91: the label", "is only in the part for tests"] {
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    }
 
     let unlabelled = setting.text("shop.jsonl");
     let refused = setting.train(
