@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use skep_tensor::{Account, Device};
+use skep_tensor::{Account, Device, MemoryCharge};
 use thiserror::Error;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
@@ -295,10 +295,13 @@ impl CpuClock {
     }
 }
 
-/// The guest's linear memories and tables, all together.
+/// What a guest has of the host's own memory: its linear memories, all together, and what the host
+/// keeps there for it. Beside it, its tables.
 pub(crate) struct MemoryMeter {
-    limit: u64,
-    bytes: u64,
+    /// All of these bytes.
+    account: Account,
+    /// Those of the linear memories, once there are any.
+    memories: Option<MemoryCharge>,
     elements: u64,
     last: u64,
     last_elements: u64,
@@ -313,8 +316,11 @@ pub(crate) struct MemoryMeter {
 impl MemoryMeter {
     fn new(limit: u64) -> Self {
         MemoryMeter {
-            limit,
-            bytes: 0,
+            account: Account::new(skep_tensor::Limits {
+                device_memory: limit,
+                ..skep_tensor::Limits::UNLIMITED
+            }),
+            memories: None,
             elements: 0,
             last: 0,
             last_elements: 0,
@@ -322,6 +328,12 @@ impl MemoryMeter {
             refused: None,
             refused_elements: None,
         }
+    }
+
+    /// What else the host keeps in its own memory for the guest is charged to this. What it has in
+    /// its linear memories is already, so that both together stay within the limit.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
     }
 }
 
@@ -333,12 +345,18 @@ impl ResourceLimiter for MemoryMeter {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current) as u64;
-        let total = self.bytes.saturating_add(more);
-        if total > self.limit {
-            self.refused = Some(total);
+        let grown = match &mut self.memories {
+            Some(memories) => memories.resize(memories.bytes().saturating_add(more)),
+            None => {
+                let charged = self.account.charge_memory(more);
+                charged.map(|memories| self.memories = Some(memories))
+            }
+        };
+        if let Err(refusal) = grown {
+            self.refused = Some(refusal.asked);
             return Ok(false);
         }
-        self.bytes = total;
+        let total = self.memories.as_ref().map_or(0, MemoryCharge::bytes);
         self.last = more;
         self.peak = self.peak.max(total);
         Ok(true)
@@ -346,7 +364,10 @@ impl ResourceLimiter for MemoryMeter {
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
         // Permitted above, and then not to be had.
-        self.bytes = self.bytes.saturating_sub(std::mem::take(&mut self.last));
+        let last = std::mem::take(&mut self.last);
+        if let Some(memories) = &mut self.memories {
+            drop(memories.split(last));
+        }
         Ok(())
     }
 
@@ -398,6 +419,19 @@ mod tests {
         assert!(meter.memory_growing(0, 40, None).unwrap());
         assert!(!meter.memory_growing(60, 61, None).unwrap());
         assert_eq!((meter.refused, meter.peak), (Some(101), 100));
+    }
+
+    #[test]
+    fn what_the_host_keeps_for_a_guest_counts_with_its_memories() {
+        let mut meter = MemoryMeter::new(100);
+        assert!(meter.memory_growing(0, 60, None).unwrap());
+        let kept = meter.account().charge_memory(30).unwrap();
+        assert!(meter.account().charge_memory(11).is_err());
+        assert!(!meter.memory_growing(60, 80, None).unwrap());
+        assert_eq!((meter.refused, meter.peak), (Some(110), 60));
+        drop(kept);
+        assert!(meter.memory_growing(60, 100, None).unwrap());
+        assert!(meter.account().charge_memory(1).is_err());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What makes a step of gradients: AdamW, with its state in 32 or in 8 bits.
 //!
-//! The state is charged to the account of the device. Under pressure it moves to host memory and
-//! comes back when there is room ("paged optimizers", arXiv 2305.14314, section 3). Where the
-//! device is the CPU both are the same memory: what moves is the charge, from the account that
-//! limits the device to that of the host, and the step works on the bytes where they lie.
+//! The state is charged to the account of the device. Under pressure it moves to that of host memory
+//! and comes back when there is room ("paged optimizers", arXiv 2305.14314, section 3). Steps are the
+//! host's, so that its bytes lie in the host's memory all the while, even where a card computes the
+//! passes: what moves is the charge, from the account that limits the device to that of the host, and
+//! the step works on the bytes where they lie. Where the device is the processor there is one memory,
+//! so that whoever limits it gives both accounts as one, and nothing moves.
 
 mod adamw;
 mod schedule;
@@ -121,7 +123,7 @@ impl Optimizer {
     /// it, to `host`.
     ///
     /// # Errors
-    /// When neither has room.
+    /// The device's refusal, when neither has room.
     pub fn new(
         kind: OptimizerKind,
         parameters: usize,
@@ -131,7 +133,8 @@ impl Optimizer {
         let bytes = State::bytes_of(kind, parameters);
         let (charge, on_device) = match device.charge_memory(bytes) {
             Ok(charge) => (charge, true),
-            Err(_) => (host.charge_memory(bytes)?, false),
+            // What was asked for is room on the device, and its limit is the one to raise.
+            Err(refusal) => (host.charge_memory(bytes).map_err(|_| refusal)?, false),
         };
         Ok(Self {
             state: State::new(kind, parameters),

@@ -177,22 +177,29 @@ impl HostTrainer for State {
             }));
         }
         let lora = lora_config(lora)?;
-        let account = self.account.clone();
+        let (account, own_memory) = (self.account.clone(), self.memory.account().clone());
         let classes = options.classes;
         let device = self.room()?.device();
         let opened = self.threads.model(move || {
             account.check()?;
             let model = model()?;
             let weights = Arc::new(base_of(&model, options.base, &account)?);
+            let device = device.filter(|_| !weights.is_encoder());
             let options = TrainerOptions {
                 account: account.clone(),
-                // The device's memory is the host's, so that there is no other place to go to.
-                host: account.clone(),
+                host: match &device {
+                    Some(_) => own_memory,
+                    // The processor's memory is the host's: there is no other place to go to.
+                    None => account.clone(),
+                },
                 ..trainer_options(&options)
             };
+            // Before the optimizer's state, which can go elsewhere.
+            let there = device.map(|device| device.upload(&weights, &account));
+            let there = there.transpose()?;
             let mut trainer = Trainer::open(Arc::clone(&weights), lora, &options)?;
-            if let Some(device) = device.filter(|_| !weights.is_encoder()) {
-                trainer.compute_on(device.upload(&weights, &account)?)?;
+            if let Some(there) = there {
+                trainer.compute_on(there)?;
             }
             Ok::<_, HostError>((model, trainer))
         });

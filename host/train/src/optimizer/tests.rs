@@ -72,8 +72,10 @@ fn the_state_moves_to_the_host_under_pressure_and_comes_back() {
     let full = host.charge_memory(300).unwrap();
     assert!(optimizer.page_out().is_err() && optimizer.is_on_device());
     drop(full);
-    // And one that fits nowhere is not made.
-    assert!(Optimizer::new(OptimizerKind::AdamW, 200, &device, &host).is_err());
+    // And one that fits nowhere is not made, for want of room on the device.
+    let host = limited(500);
+    let refused = Optimizer::new(OptimizerKind::AdamW, 200, &device, &host).unwrap_err();
+    assert_eq!((refused.limit, refused.asked), (1000, 800 + 1600));
 }
 
 #[test]
