@@ -1,9 +1,59 @@
 //! What whoever starts the training may say of it.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
 use crate::schedule::Course;
+
+/// Which linear layers are changed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Layers {
+    /// All of them.
+    All,
+    /// None: the model stays as it is, and only the layer learns that tells classes apart.
+    None,
+    /// Those with one of these names.
+    Named(Vec<String>),
+    /// Those whose whole name matches a regular expression.
+    Pattern(String),
+}
+
+impl Layers {
+    /// Reads names with commas between them, or a pattern between two slashes, of which no layer's
+    /// name has any.
+    fn parse(value: &str) -> Self {
+        if value == NO_LAYER {
+            return Self::None;
+        }
+        let pattern = value
+            .strip_prefix('/')
+            .and_then(|rest| rest.strip_suffix('/'));
+        if let Some(pattern) = pattern {
+            return Self::Pattern(pattern.to_owned());
+        }
+        let names = value.split(',').map(str::trim);
+        let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+        match names[..] {
+            [] | [ALL_LAYERS] => Self::All,
+            _ => Self::Named(names.into_iter().map(str::to_owned).collect()),
+        }
+    }
+}
+
+impl Display for Layers {
+    /// As it is read.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str(ALL_LAYERS),
+            Self::None => f.write_str(NO_LAYER),
+            Self::Named(names) => f.write_str(&names.join(",")),
+            Self::Pattern(pattern) => write!(f, "/{pattern}/"),
+        }
+    }
+}
+
+const ALL_LAYERS: &str = "all-linear";
+const NO_LAYER: &str = "none";
 
 /// How to train. [`KNOWN`] says what each is called.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,10 +62,7 @@ pub struct Settings {
     pub alpha: f32,
     pub dropout: f32,
     pub rank_stabilized: bool,
-    /// Names of linear layers; empty is all.
-    pub targets: Vec<String>,
-    /// Whether the model stays as it is, and only the layer learns that tells classes apart.
-    pub only_head: bool,
+    pub targets: Layers,
     pub seed: u64,
     pub epochs: u64,
     /// Steps in place of epochs.
@@ -55,8 +102,7 @@ impl Default for Settings {
             alpha: 16.0,
             dropout: 0.0,
             rank_stabilized: false,
-            targets: Vec::new(),
-            only_head: false,
+            targets: Layers::All,
             seed: 0,
             epochs: 3,
             steps: None,
@@ -120,14 +166,7 @@ impl Settings {
                 "alpha" => alpha = Some(number(name, value, 1e-6, 1e6)?),
                 "dropout" => s.dropout = number(name, value, 0.0, 0.99)?,
                 "rank-stabilized" => s.rank_stabilized = one_of(name, value, YES_OR_NO)?,
-                "targets" if value == "none" => s.only_head = true,
-                "targets" => {
-                    let names = value
-                        .split(',')
-                        .map(str::trim)
-                        .filter(|name| !name.is_empty());
-                    s.targets = names.map(str::to_owned).collect();
-                }
+                "targets" => s.targets = Layers::parse(value),
                 "seed" => s.seed = number(name, value, 0, u64::MAX)?,
                 "epochs" => s.epochs = number(name, value, 1, 10_000)?,
                 "steps" => s.steps = Some(number(name, value, 1, 10_000_000)?),
@@ -175,7 +214,7 @@ impl Settings {
             self.alpha,
             self.dropout,
             self.rank_stabilized,
-            self.told_targets(),
+            self.targets,
             self.seed,
             self.epochs,
             self.steps,
@@ -193,14 +232,6 @@ impl Settings {
         )
     }
 
-    fn told_targets(&self) -> String {
-        match (self.only_head, self.targets.is_empty()) {
-            (true, _) => "none".to_owned(),
-            (false, true) => "all-linear".to_owned(),
-            (false, false) => self.targets.join(","),
-        }
-    }
-
     /// All of it as names and values, for the record.
     pub fn told(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
@@ -209,7 +240,7 @@ impl Settings {
         tell("alpha", self.alpha.to_string());
         tell("dropout", self.dropout.to_string());
         tell("rank-stabilized", word(self.rank_stabilized, YES_OR_NO));
-        tell("targets", self.told_targets());
+        tell("targets", self.targets.to_string());
         tell("seed", self.seed.to_string());
         match self.steps {
             Some(steps) => tell("steps", steps.to_string()),
@@ -302,7 +333,30 @@ mod tests {
             (given.rank, given.alpha, given.course),
             (4, 8.0, Course::Linear)
         );
-        assert_eq!(given.targets, ["q_proj", "v_proj"]);
+        let names = ["q_proj", "v_proj"].map(str::to_owned);
+        assert_eq!(given.targets, Layers::Named(names.into()));
+    }
+
+    #[test]
+    fn layers_are_told_as_they_are_read() {
+        let pattern = r".*\.layers\.[0-3]\.(self_attn|mlp)\.\w{2,9}";
+        let whole = format!("/{pattern}/");
+        for (given, layers) in [
+            ("all-linear", Layers::All),
+            ("none", Layers::None),
+            (
+                "q_proj,v_proj",
+                Layers::Named(["q_proj", "v_proj"].map(str::to_owned).into()),
+            ),
+            // A comma in a pattern is the pattern's own.
+            (whole.as_str(), Layers::Pattern(pattern.to_owned())),
+        ] {
+            let read = parse(&[("targets", given)]).map(|settings| settings.targets);
+            assert_eq!(read, Ok(layers.clone()));
+            assert_eq!(layers.to_string(), given);
+        }
+        let nothing = parse(&[("targets", " , ")]).map(|settings| settings.targets);
+        assert_eq!(nothing, Ok(Layers::All));
     }
 
     #[test]

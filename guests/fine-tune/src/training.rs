@@ -17,7 +17,7 @@ use crate::card::{self, Sample};
 use crate::data;
 use crate::examples::{self, Data, counted};
 use crate::schedule::{batch, factor, passes};
-use crate::settings::Settings;
+use crate::settings::{Layers, Settings};
 
 /// What the base is called that whoever started the run chose.
 const BASE: &str = "default";
@@ -156,9 +156,11 @@ fn open(settings: &Settings, classes: Option<u32>) -> Result<Trainer, Error> {
         alpha: settings.alpha,
         dropout: settings.dropout,
         rank_stabilized: settings.rank_stabilized,
-        targets: match settings.targets.is_empty() && !settings.only_head {
-            true => Targets::AllLinear,
-            false => Targets::Named(settings.targets.clone()),
+        targets: match &settings.targets {
+            Layers::All => Targets::AllLinear,
+            Layers::None => Targets::Named(Vec::new()),
+            Layers::Named(names) => Targets::Named(names.clone()),
+            Layers::Pattern(pattern) => Targets::Pattern(pattern.clone()),
         },
         seed: settings.seed,
     };
