@@ -1,8 +1,11 @@
-//! Training in the sandbox: what a hostile recipe tries is refused before it costs anything, and an
-//! honest one trains the embedded language model to the same adapter whenever it is interrupted.
+//! Training in the sandbox: what a hostile recipe tries is refused before it costs anything, an honest
+//! one trains the embedded language model to the same adapter whenever it is interrupted, and every
+//! loss is what it is said to be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod language;
+#[path = "training/losses.rs"]
+mod losses;
 #[path = "language/served.rs"]
 mod served;
 
