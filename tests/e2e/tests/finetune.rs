@@ -6,6 +6,8 @@
 mod language;
 #[allow(dead_code, reason = "these tests cut no cable")]
 mod places;
+#[path = "finetune/settings.rs"]
+mod settings;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
