@@ -10,12 +10,13 @@ mod losses;
 mod served;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use language::{Native, mini_lm};
+use serde_json::json;
 use served::{DIGEST, Served, Shelf};
 use skep_registry::{Grants, Limits};
 use skep_sandbox::{
@@ -144,20 +145,23 @@ fn train(
     settings: &[(&str, &str)],
     data: &str,
 ) -> Result<RunReport, RunError> {
+    train_by(&load(recipe), spec, settings, data)
+}
+
+/// The same by a recipe that was loaded before.
+fn train_by(
+    recipe: &Arc<Program>,
+    spec: &RunSpec,
+    settings: &[(&str, &str)],
+    data: &str,
+) -> Result<RunReport, RunError> {
     let settings: Vec<_> = settings
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
     let (input, output) = (data.as_bytes(), std::io::sink());
     SANDBOX
-        .train(
-            &load(recipe),
-            spec,
-            &settings,
-            input,
-            output,
-            &Cancel::new(),
-        )
+        .train(recipe, spec, &settings, input, output, &Cancel::new())
         .map_err(|failed| failed.error)
 }
 
@@ -393,21 +397,106 @@ fn a_recipe_on_a_device_learns_what_it_learns_on_the_processor() {
     assert!(refused.to_string().contains("the dropout"), "{refused}");
 }
 
-#[test]
-fn the_recipe_in_python_has_the_same_losses() {
-    let data = lessons(20);
-    let quick: Vec<_> = QUICK.iter().copied().chain([("patience", "0")]).collect();
-    let seen = |recipe: &str| {
-        let room = Room::new(None);
-        train(recipe, &spec(Some(&room), roomy()), &quick, &data).unwrap();
-        let saved = room.saved.lock().unwrap();
-        (room.seen(), saved[0].digest.clone())
+/// The recipe in each language that was built, that in Rust first.
+fn recipes() -> Vec<Arc<Program>> {
+    match std::env::var_os("SKEP_RUST_ONLY") {
+        Some(_) => vec![load("fine-tune")],
+        None => vec![load("fine-tune"), load("fine-tune-python")],
+    }
+}
+
+/// All that the recipe can be told of a new adapter, each in another way than by default.
+const OTHER: [(&str, &str); 22] = [
+    ("rank", "4"),
+    ("alpha", "6"),
+    ("dropout", "0.1"),
+    ("rank-stabilized", "yes"),
+    ("targets", "q_proj, down_proj"),
+    ("seed", "7"),
+    ("steps", "9"),
+    ("batch", "3"),
+    ("pass-tokens", "60"),
+    ("learning-rate", "0.003"),
+    ("schedule", "linear"),
+    ("warm-up", "0.5"),
+    ("weight-decay", "0.1"),
+    ("clip", "0.25"),
+    ("held-out", "0.3"),
+    ("evaluate-every", "3"),
+    ("patience", "2"),
+    ("base-weights", "nf4"),
+    ("optimizer", "adamw-8-bit"),
+    ("checkpoint-layers", "yes"),
+    ("precision", "bf16"),
+    ("steps-made", "2"),
+];
+
+/// Lines of every form, and some that are for the end.
+fn lines_of_every_form() -> String {
+    let goods = ["honey", "bread", "rope", "cheese", "wool", "salt"];
+    let of = |(number, thing): (usize, &&str)| {
+        let split = if number > 3 { "test" } else { "train" };
+        let label = if number > 2 { "ask" } else { "beg" };
+        [
+            json!({"text": format!("The shop has {thing} today."), "split": split}),
+            json!({"text": format!("Have you {thing}?"), "label": label}),
+            json!({"prompt": format!("The {thing} is"), "completion": " on the shelf: 2 €."}),
+        ]
     };
-    assert_eq!(seen("fine-tune-python"), seen("fine-tune"));
+    let lines = goods.iter().enumerate().flat_map(of);
+    let lines: String = lines.map(|line| format!("{line}\n")).collect();
+    lessons(8) + &lines
+}
+
+#[test]
+fn the_recipe_in_python_comes_to_the_same() {
+    let recipes = recipes();
+    let [rust, python] = &recipes[..] else {
+        return;
+    };
+    let came = |recipe: &Arc<Program>, settings: &[(&str, &str)], data: &str| {
+        let room = Room::new(None);
+        let report = train_by(recipe, &spec(Some(&room), roomy()), settings, data).unwrap();
+        let saved = SavedAdapter {
+            // Each has its own.
+            folder: PathBuf::new(),
+            ..room.saved.lock().unwrap()[0].clone()
+        };
+        (room.seen(), saved, report.flops)
+    };
+    let data = lines_of_every_form();
+    let (seen, saved, flops) = came(rust, &OTHER, &data);
+    // Seven steps, and what was before the first of them.
+    assert_eq!(seen.len(), 8);
+    assert!(saved.card.contains("## What it writes"), "{}", saved.card);
+    let tests = ("test-examples".to_owned(), 2.0);
+    assert!(saved.metrics.contains(&tests), "{:?}", saved.metrics);
+    assert_eq!(came(python, &OTHER, &data), (seen, saved, flops));
+
+    // What is not said is as by default, and a training that was stopped goes on.
+    let data = lessons(20);
+    let few = [("epochs", "2"), ("learning-rate", "0.01")];
+    let (seen, saved, _) = came(rust, &few, &data);
+    let broken = Room::new(Some(2));
+    let spec = spec(Some(&broken), roomy());
+    train_by(python, &spec, &few, &data).unwrap();
+    assert_eq!(broken.seen(), seen[..3]);
+    *broken.stop_after.lock().unwrap() = None;
+    let other = [&few[..], &[("batch", "5")]].concat();
+    let refused = train_by(python, &spec, &other, &data).unwrap_err();
+    assert!(refused.to_string().contains("other settings"), "{refused}");
+    train_by(python, &spec, &few, &data).unwrap();
+    assert_eq!(broken.seen(), seen);
+    let gone_on = broken.saved.lock().unwrap()[0].clone();
+    assert_eq!(
+        (gone_on.digest, gone_on.hyper_parameters, gone_on.metrics),
+        (saved.digest, saved.hyper_parameters, saved.metrics)
+    );
 }
 
 #[test]
 fn what_cannot_be_learned_from_is_told_by_its_line() {
+    let recipes = recipes();
     let long = format!("{{\"text\": \"{}\"}}", "honey and bread, ".repeat(2000));
     let one = "{\"text\": \"Good morning.\"}\n";
     for (data, settings, says) in [
@@ -416,18 +505,55 @@ fn what_cannot_be_learned_from_is_told_by_its_line() {
             vec![],
             "line 2 is not JSON",
         ),
+        ("{\"text\": \"\\ud800\"}", vec![], "line 1 is not JSON"),
+        ("\u{0}", vec![], "line 1 is not JSON"),
         ("", vec![], "there is nothing to learn from"),
+        ("\n \n[1]", vec![], "line 3: it is no object"),
+        ("{\"text\": 1}", vec![], "line 1: `text` is no text"),
+        ("{\"text\": \" \"}", vec![], "`text` is empty"),
+        ("{\"prompt\": \"a\"}", vec![], "it has no `completion`"),
+        ("{\"words\": \"a\"}", vec![], "neither `prompt`"),
+        ("{\"messages\": [3]}", vec![], "`messages[0]` is no object"),
+        (
+            "{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}",
+            vec![],
+            "no turn of `messages`",
+        ),
+        (
+            "{\"text\": \"a\", \"split\": \"dev\"}",
+            vec![],
+            "`split` is \"dev\"",
+        ),
+        (
+            "{\"text\": \"a\", \"split\": \"test\"}",
+            vec![],
+            "all lines are of the part for tests",
+        ),
         (&format!("{one}{long}"), vec![], "line 2 has"),
         (one, vec![], "at least two are needed"),
         (one, vec![("rnak", "4")], "no setting `rnak`"),
         (one, vec![("rank", "0")], "rank is `0`"),
+        (one, vec![("rank", " 4")], "rank is ` 4`"),
+        (one, vec![("learning-rate", "NaN")], "learning-rate is"),
+        (one, vec![("clip", "0")], "from 0.000001 to 34028235000000"),
+        (one, vec![("held-out", "1")], "from 0 to 0.9"),
+        (one, vec![("schedule", "square")], "one of cosine, linear"),
+        (one, vec![("precision", "f16")], "one of f32, bf16"),
         (one, vec![("from", "nobody")], "grants.adapters: \"nobody\""),
     ] {
-        let room = Room::new(None);
-        let refused = train("fine-tune", &spec(Some(&room), roomy()), &settings, data);
-        let text = refused.unwrap_err().to_string();
-        assert!(text.contains(says), "{says}: {text}");
-        assert_eq!(room.files(), [] as [&str; 0]);
+        let mut told = Vec::new();
+        for recipe in &recipes {
+            let room = Room::new(None);
+            let refused = train_by(recipe, &spec(Some(&room), roomy()), &settings, data);
+            let text = refused.unwrap_err().to_string();
+            assert!(text.contains(says), "{says}: {text}");
+            assert_eq!(room.files(), [] as [&str; 0]);
+            told.push(text);
+        }
+        // What is wrong with JSON is said by each language's own library.
+        if !says.contains("not JSON") {
+            assert!(told.iter().all(|text| *text == told[0]), "{told:?}");
+        }
     }
 }
 
