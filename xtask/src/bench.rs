@@ -71,7 +71,7 @@ enum Which {
     Commitments,
     /// An encoder that learns Debian's sections, beside the same by PEFT and the encoder as it is.
     Tuning,
-    /// The recipe as a component, beside the same loop natively.
+    /// The recipe as a component, in Rust and in Python, beside the same loop natively.
     Recipe,
     /// What four nodes that train together send, beside sending every gradient.
     Together,

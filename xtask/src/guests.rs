@@ -175,23 +175,29 @@ const EXAMPLES: [&str; 2] = ["batch-classifier", "generate"];
 const IN_PYTHON: [&str; 1] = ["fine-tune"];
 
 fn build_python(environment: &Environment) -> Result<()> {
-    let sdk = environment.root.join("sdk").join("python");
     for example in EXAMPLES.iter().chain(&IN_PYTHON) {
-        let folder = sdk.join("examples").join(example.replace('-', "_"));
-        let component = environment
-            .components()
-            .join(format!("{example}-python.wasm"));
-        let mut build = Command::new("python3");
-        build
-            .arg(sdk.join("build.py"))
-            .arg(folder)
-            .arg("--output")
-            .arg(component)
-            .arg("--cache")
-            .arg(environment.tools().join("componentize-py"));
-        environment::run(&mut build, "build a Python guest")?;
+        build_in_python(environment, example)?;
     }
     Ok(())
+}
+
+/// Builds one example of the Python SDK, and returns its component.
+pub fn build_in_python(environment: &Environment, example: &str) -> Result<PathBuf> {
+    let sdk = environment.root.join("sdk").join("python");
+    let folder = sdk.join("examples").join(example.replace('-', "_"));
+    let component = environment
+        .components()
+        .join(format!("{example}-python.wasm"));
+    let mut build = Command::new("python3");
+    build
+        .arg(sdk.join("build.py"))
+        .arg(folder)
+        .arg("--output")
+        .arg(&component)
+        .arg("--cache")
+        .arg(environment.tools().join("componentize-py"));
+    environment::run(&mut build, "build a Python guest")?;
+    Ok(component)
 }
 
 /// The tools go into the SDK's own folder, because node looks for them beside the script.

@@ -1,9 +1,10 @@
-//! The recipe as a sandboxed component, beside the same loop natively: what a step costs.
+//! The recipe as a sandboxed component, in Rust and in Python, beside the same loop natively: what a
+//! step costs.
 //!
-//! Both train the same adapter on the same base, on texts of one length, as many a step. What the texts
-//! say makes no difference to the time, so the native side (`host/train/examples/train_speed`) makes
-//! tokens up. They take turns, each in a process of its own. The native loop keeps no checkpoints, so
-//! the recipe is told to keep one at the end, which is after what is measured.
+//! All three train the same adapter on the same base, on texts of one length, as many a step. What the
+//! texts say makes no difference to the time, so the native side (`host/train/examples/train_speed`)
+//! makes tokens up. They take turns, each in a process of its own. The native loop keeps no checkpoints,
+//! so the recipes are told to keep one at the end, which is after what is measured.
 
 use std::fs;
 use std::path::Path;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use skep_tests::{Built, Node, random, run, set_up};
 
 use crate::environment::Environment;
+use crate::guests;
 use crate::together::SHAPE;
 
 const ROUNDS: usize = 7;
@@ -21,15 +23,16 @@ const STEPS: usize = 40;
 const BATCH: usize = 8;
 /// Letters of a text, which are its tokens but for those that begin and end it.
 const LETTERS: usize = 96;
-/// What both sides are told.
+/// What all are told.
 const RANK: &str = "16";
 
-/// Runs both in turn, and prints a line of JSON.
+/// Runs all three in turn, and prints a line of JSON.
 ///
 /// # Errors
 /// When one of them fails, or they did not do the same work.
 pub fn bench(environment: &Environment, native: &Path) -> Result<()> {
     environment.build_host()?;
+    let in_python = guests::build_in_python(environment, "fine-tune")?;
     let folder = environment.target.join("recipe-tax");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
@@ -51,23 +54,31 @@ pub fn bench(environment: &Environment, native: &Path) -> Result<()> {
     ]);
     added.context("add the base")?;
     drop(node);
-    let (mut component, mut alone) = (Vec::new(), Vec::new());
+    let (mut component, mut python, mut alone) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (seconds, tokens) = by_component(&home, &data)?;
+        let (seconds, tokens) = by_component(&home, &data, None)?;
         component.push(seconds);
+        let (seconds, learned) = by_component(&home, &data, Some(&in_python))?;
+        ensure!(
+            learned == tokens,
+            "{learned} tokens a step by the recipe in Python, and {tokens} by that in Rust"
+        );
+        python.push(seconds);
         // The first token of a text is not predicted.
         alone.push(natively(native, &base, tokens / BATCH + 1)?);
     }
-    let [mut sorted, mut sorted_alone] = [component.clone(), alone.clone()];
-    let (with, without) = (middle(&mut sorted), middle(&mut sorted_alone));
+    let milliseconds = |all: &[f64]| all.iter().map(|s| s * 1e3).collect::<Vec<_>>();
+    let without = middle(&alone);
     println!(
         "{}",
         json!({
             "steps": STEPS,
             "texts_a_step": BATCH,
-            "component_ms_a_step": component.iter().map(|s| s * 1e3).collect::<Vec<_>>(),
-            "native_ms_a_step": alone.iter().map(|s| s * 1e3).collect::<Vec<_>>(),
-            "slower": with / without - 1.0,
+            "component_ms_a_step": milliseconds(&component),
+            "python_ms_a_step": milliseconds(&python),
+            "native_ms_a_step": milliseconds(&alone),
+            "slower": middle(&component) / without - 1.0,
+            "python_slower": middle(&python) / without - 1.0,
         })
     );
     Ok(())
@@ -84,14 +95,19 @@ fn texts() -> String {
     lines.collect()
 }
 
-/// Seconds of a step after the first, and tokens that are learned in it.
-fn by_component(home: &Path, data: &Path) -> Result<(f64, usize)> {
+/// Seconds of a step after the first, and tokens that are learned in it, by a recipe or else by the one
+/// that comes with skep.
+fn by_component(home: &Path, data: &Path, recipe: Option<&Path>) -> Result<(f64, usize)> {
     let mut command = Command::new(Built::skep());
     command.arg("--home").arg(home);
     command.args([
         "--json", "finetune", "--fresh", "--base", "twenty", "--data",
     ]);
-    command.arg(data).args([
+    command.arg(data);
+    if let Some(recipe) = recipe {
+        command.arg("--recipe").arg(recipe);
+    }
+    command.args([
         "--",
         &format!("rank={RANK}"),
         "dropout=0",
@@ -144,7 +160,8 @@ fn natively(program: &Path, base: &Path, length: usize) -> Result<f64> {
     Ok((BATCH * length) as f64 / rate)
 }
 
-fn middle(all: &mut [f64]) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
+fn middle(all: &[f64]) -> f64 {
+    let mut sorted = all.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
