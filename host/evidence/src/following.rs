@@ -45,35 +45,48 @@ pub const TOLERANCE: f32 = 0.05;
 struct Limits {
     /// For the states behind the prompt and each 32 tokens.
     states: Thresholds,
-    /// Of so many tokens of a run one may fall short by more than [`TOLERANCE`], and one in any run.
+    /// Of so many tokens of a run one may fall short by more than [`TOLERANCE`].
     one_in: usize,
-    /// The most by which such a one may.
+    /// In any run so many may, however short it is.
+    any: usize,
+    /// The most by which such a one may, in logits divided by the temperature.
     gap: f32,
 }
 
-/// Whoever is nearer agrees. For the states these are twice as far as any honest text of the model that comes
-/// with skep was between instruction sets (`docs/benchmarks.md`), of which in 8,000 tokens one fell short by
-/// more than the tolerance.
+/// Whoever is nearer agrees. For the states these are twice as far as any of 10,000 honest texts of the model that
+/// comes with skep was between instruction sets (`docs/benchmarks.md`): the furthest had 122 matches of 128, and
+/// mantissas that differ by 1.59 in the mean. Of their tokens one in some 4,000 fell short by more than the tolerance.
 const NEAR: Limits = Limits {
     states: Thresholds {
-        matches: 120,
-        mantissa_mean: 2,
+        matches: 116,
+        mantissa_mean: 4,
         mantissa_median: 2,
     },
-    one_in: 20,
+    one_in: 40,
+    any: 1,
     gap: 0.5,
 };
 /// Whoever is further does not: no machines differ by so much more than others that one finds a run
-/// near and the other far. For the states it is what the publication found to divide honest from dishonest.
+/// near and the other far. For the states it is what the publication found to divide honest from dishonest. For the
+/// tokens it is what a model in 4 bits exceeds that was to be one in 8, in long runs always: with it one in 14 is another.
 const FAR: Limits = Limits {
     states: Thresholds {
         matches: 90,
         mantissa_mean: 10,
         mantissa_median: 8,
     },
-    one_in: 10,
+    one_in: 20,
+    any: 2,
     gap: 2.0,
 };
+
+impl Limits {
+    /// Whether so many of a run's tokens may fall short by more than [`TOLERANCE`].
+    fn forgive(&self, different: usize, tokens: usize) -> bool {
+        different <= (tokens / self.one_in).max(self.any)
+    }
+}
+
 /// The most chunks that one run shows ([`chunks`]); a request without a text counts as one. With so many
 /// no run shows more bytes than it may, and whatever a panel saw of a run fits an accusation.
 pub const MAX_CHUNKS: usize = 2_048;
@@ -271,7 +284,7 @@ impl Transcript {
                 different += beyond.filter(|short| short.gap > TOLERANCE).count();
             }
         }
-        match different <= (tokens / limits.one_in).max(1) {
+        match limits.forgive(different, tokens) {
             true => Ok(()),
             false => Err(Disagreement::Tokens { different, tokens }),
         }

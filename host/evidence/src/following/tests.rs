@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::account::AccountId;
 use crate::activations::{Committer, LARGEST, Observer, States};
+use crate::meter::Meter;
 
 const WIDTH: usize = 64;
 
@@ -147,17 +149,12 @@ fn whatever_is_not_the_same_honest_run_is_told_apart() {
         fine.compare(&coarse),
         Err(Disagreement::States { .. })
     ));
-    // Other sampling: of 104 tokens five may be others.
-    let with = |count: u32| {
-        let mut seen = observation(0.0);
-        seen.0[2].texts[1].shortfalls = (0..count).map(|place| gap(place, 0.3)).collect();
-        transcript().compare(&seen)
-    };
-    assert_eq!(with(5), Ok(()));
+    // Other sampling: of 104 tokens two may be others.
+    assert_eq!(transcript().compare(&drawn_otherwise(2)), Ok(()));
     assert_eq!(
-        with(6),
+        transcript().compare(&drawn_otherwise(3)),
         Err(Disagreement::Tokens {
-            different: 6,
+            different: 3,
             tokens: 104
         })
     );
@@ -169,6 +166,106 @@ fn whatever_is_not_the_same_honest_run_is_told_apart() {
         told(&|_, seen| seen.0[0].texts[0].shortfalls = vec![gap(1, 0.0)]),
         Disagreement::Fit { request: 0 }
     );
+}
+
+/// What is seen of the run if so many of its tokens are not those that the model draws.
+fn drawn_otherwise(count: u32) -> Observation {
+    let mut seen = observation(0.0);
+    let others = (0..count).map(|place| Shortfall { place, gap: 0.3 });
+    seen.0[2].texts[1].shortfalls = others.collect();
+    seen
+}
+
+/// A follower's vote on the run, whose output and meter are the same.
+fn vote(seen: &Observation) -> Digest {
+    transcript().vote(&result(), &result(), seen)
+}
+
+fn result() -> ResultCommitment {
+    ResultCommitment {
+        lease: Digest::of(b"lease"),
+        work: Digest::of(b"work"),
+        worker: AccountId::from_bytes([1; 32]),
+        output: Digest::of(b"output"),
+        meter: Meter::default(),
+        activations: None,
+        nonce: [0; 32],
+    }
+}
+
+#[test]
+fn what_lies_between_near_and_far_is_doubt_and_beyond_it_no_agreement() {
+    let (agrees, differs) = (result().claim(), vote(&Observation::default()));
+    assert_ne!(differs, doubt());
+    for (others, expected) in [
+        (2, agrees),
+        (3, doubt()),
+        (5, doubt()),
+        (6, differs),
+        (70, differs),
+    ] {
+        assert_eq!(vote(&drawn_otherwise(others)), expected, "{others}");
+    }
+    // One token alone: by how much it falls short.
+    for (gap, expected) in [
+        (0.5, agrees),
+        (0.6, doubt()),
+        (2.0, doubt()),
+        (2.1, differs),
+    ] {
+        let mut seen = observation(0.0);
+        seen.0[2].texts[1].shortfalls = vec![Shortfall { place: 0, gap }];
+        assert_eq!(vote(&seen), expected, "{gap}");
+    }
+}
+
+/// However short a run is, machines may differ in a token, and in two without anybody being charged.
+#[test]
+fn a_token_of_a_short_run_is_forgiven() {
+    for (limits, any, in_hundred) in [(NEAR, 1, 2), (FAR, 2, 5)] {
+        for (tokens, most) in [(1, any), (39, any), (100, in_hundred)] {
+            assert!(limits.forgive(most, tokens), "{limits:?} {tokens}");
+            assert!(!limits.forgive(most + 1, tokens), "{limits:?} {tokens}");
+        }
+    }
+}
+
+/// The furthest that honest texts were is in `docs/benchmarks.md`.
+#[test]
+fn the_near_limits_are_twice_as_far_as_honest_texts_were() {
+    let furthest = Comparison {
+        compared: 128,
+        matches: 122,
+        mantissa_sum: 194,
+        mantissa_median_doubled: 1,
+    };
+    let twice = Comparison {
+        matches: 117,
+        mantissa_sum: 4 * 117 - 1,
+        mantissa_median_doubled: 3,
+        ..furthest
+    };
+    let beyond = [
+        Comparison {
+            matches: 116,
+            ..furthest
+        },
+        Comparison {
+            mantissa_sum: 4 * 122,
+            ..furthest
+        },
+        Comparison {
+            mantissa_median_doubled: 4,
+            ..furthest
+        },
+    ];
+    for near in [furthest, twice] {
+        assert!(near.is_within(&NEAR.states), "{near:?}");
+    }
+    for compared in beyond {
+        assert!(!compared.is_within(&NEAR.states), "{compared:?}");
+        assert!(compared.is_within(&FAR.states), "{compared:?}");
+    }
 }
 
 #[test]
