@@ -1,21 +1,24 @@
 //! A requester, its ledger, and the nodes that it asks.
 
+mod charge;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use skep_evidence::following::{Observation, Transcript};
 use skep_evidence::{
-    AccountId, AccountKey, Accusation, Agreed, Audit, AuditSecret, AuditTerms, Candidate,
-    Candidates, Credits, Evidence, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, Split,
-    Statement as _, Tariff, Verdict, Work, judge,
+    AccountId, AccountKey, Agreed, AuditSecret, AuditTerms, Candidate, Candidates, Credits, Keys,
+    Lease, Meter, Receipt, ResultCommitment, Signed, Split, Statement as _, Tariff, Work,
 };
 use skep_market::{
-    AttemptId, BadDelivery, Book, Conduct, Decision, Event, Job, JobPlan, Ledger, Offer, Operation,
-    Outcome, Outstanding, PostError, Reputation, Sent as Statements, Terms, Warmth, receive,
-    typical,
+    AttemptId, BadDelivery, Book, Conduct, Decision, Event, Finding, Job, JobPlan, Ledger, Offer,
+    Operation, Outstanding, Reputation, Sent as Statements, Terms, Warmth, receive, typical,
 };
 use skep_registry::Digest;
 
-use crate::node::{Cheat, Node, right};
-use crate::random::Random;
+use super::Fault;
+use super::cheat::Cheat;
+use super::node::{FLOPS, Node};
+use super::random::Random;
 
 /// What a shard costs: a tenth of what the default of a lease comes to.
 pub const PRICE: Credits = Credits::from_micro(50_000);
@@ -28,8 +31,6 @@ const TERMS: Terms = Terms {
     fine: STAKE,
     reward: 250_000,
 };
-
-type Fault = Box<dyn std::error::Error>;
 
 /// What came of one job.
 pub struct Run {
@@ -45,6 +46,17 @@ pub struct Run {
     pub lost: u64,
     /// Honest nodes that lost of theirs.
     pub honest_charged: u32,
+    /// Audits that found nothing: the result did not count, and nobody was charged.
+    pub undecided: u32,
+}
+
+/// What was signed for a lease, and what came with it.
+#[derive(Clone)]
+struct Trail {
+    lease: Agreed<Lease>,
+    result: Signed<ResultCommitment>,
+    /// What it shows of its texts, if they are followed.
+    shown: Vec<u8>,
 }
 
 struct Swarm {
@@ -57,9 +69,9 @@ struct Swarm {
     job: Job,
     root: [u8; 32],
     random: Random,
-    /// What was signed for each lease.
-    trails: BTreeMap<AttemptId, (Agreed<Lease>, Signed<ResultCommitment>)>,
+    trails: BTreeMap<AttemptId, Trail>,
     wrong: BTreeSet<AttemptId>,
+    undecided: BTreeSet<AttemptId>,
     now: u64,
     rate: u32,
 }
@@ -73,15 +85,24 @@ impl Run {
         swarm.run()?;
         let at_stake = |node: &Node| swarm.ledger.balance(Book::Staked(node.key.id())).micro();
         let lost = |node: &Node| STAKE.micro() - at_stake(node);
-        let (cheats, honest): (Vec<&Node>, Vec<&Node>) = swarm
-            .nodes
-            .iter()
-            .partition(|node| node.cheat != Cheat::None);
+        let (cheats, honest): (Vec<&Node>, Vec<&Node>) =
+            swarm.nodes.iter().partition(|node| node.cheat.nodes() > 0);
         let is_out = |node: &Node| {
             let reputation = swarm.seen.get(&node.key.id());
             reputation.is_some_and(|reputation| !reputation.is_trusted())
         };
         let paid = swarm.paid_wrong()?;
+        for id in &swarm.undecided {
+            if swarm
+                .ledger
+                .paid(swarm.trail(*id)?.lease.digest())?
+                .is_some()
+            {
+                return Err(
+                    "a result was paid of which nobody could tell whether it is right".into(),
+                );
+            }
+        }
         if swarm.ledger.total() != u128::from(TERMS.supply.micro()) {
             return Err("credits were made or lost".into());
         }
@@ -92,6 +113,7 @@ impl Run {
             gained: paid.iter().sum(),
             lost: cheats.iter().map(|node| lost(node)).sum(),
             honest_charged: u32::try_from(honest.iter().filter(|node| lost(node) > 0).count())?,
+            undecided: u32::try_from(swarm.undecided.len())?,
         })
     }
 }
@@ -106,13 +128,12 @@ impl Swarm {
     ) -> Result<Self, Fault> {
         let mut random = Random(seed);
         let requester = AccountKey::from_seed(&random.bytes());
-        let nodes: Vec<Node> = (0..NODES)
-            .map(|place| {
-                let cheats = place < cheat.nodes();
-                let cheat = if cheats { cheat } else { Cheat::None };
-                Node::new(AccountKey::from_seed(&random.bytes()), cheat)
-            })
-            .collect();
+        let nodes = (0..NODES).map(|place| {
+            let cheats = place < cheat.nodes();
+            let cheat = if cheats { cheat } else { cheat.others() };
+            Node::new(AccountKey::from_seed(&random.bytes()), cheat)
+        });
+        let nodes: Vec<Node> = nodes.collect::<Result<_, _>>()?;
         let accounts = nodes.iter().map(|node| node.key.id());
         let list = accounts.clone().map(|account| Candidate {
             account,
@@ -157,7 +178,7 @@ impl Swarm {
             shards,
             replicas: 1,
             exact: true,
-            followed: false,
+            followed: cheat.texts().is_some(),
             budget,
             lease_limit: Credits::from_micro(2 * PRICE.micro()),
             deadline: u64::MAX,
@@ -178,6 +199,7 @@ impl Swarm {
             random,
             trails: BTreeMap::new(),
             wrong: BTreeSet::new(),
+            undecided: BTreeSet::new(),
             now: 1_000,
             rate,
         })
@@ -227,6 +249,9 @@ impl Swarm {
                         audits,
                     } => vec![self.lease(id, provider, limit, audits)?],
                     Decision::Audited(outcome) => {
+                        if outcome.finding == Finding::Undecided {
+                            self.undecided.insert(outcome.id);
+                        }
                         self.charge(&outcome)?;
                         outcome.events(self.now)
                     }
@@ -245,6 +270,20 @@ impl Swarm {
         AuditSecret::of_lease(&self.root, self.job.plan().job, id.shard, id.attempt)
     }
 
+    fn trail(&self, id: AttemptId) -> Result<&Trail, Fault> {
+        Ok(self.trails.get(&id).ok_or("a result is missing")?)
+    }
+
+    /// The lease whose result another one's work follows, if that audits it and texts are followed.
+    fn followed_by(&self, id: AttemptId, audits: Option<u32>) -> Option<AttemptId> {
+        let attempt = audits.filter(|_| self.job.plan().followed)?;
+        Some(AttemptId { attempt, ..id })
+    }
+
+    fn transcript(&self, id: AttemptId) -> Result<Transcript, Fault> {
+        Ok(Transcript::decode(&self.trail(id)?.shown)?)
+    }
+
     fn lease(
         &self,
         id: AttemptId,
@@ -252,6 +291,10 @@ impl Swarm {
         limit: Credits,
         audits: Option<u32>,
     ) -> Result<Event, Fault> {
+        let follows = match self.followed_by(id, audits) {
+            Some(other) => Some(self.transcript(other)?.script().digest()),
+            None => None,
+        };
         let lease = Lease {
             job: self.job.plan().job,
             shard: id.shard,
@@ -280,8 +323,8 @@ impl Swarm {
                 rate: self.rate,
                 panel: PANEL,
                 exact: true,
-                followed: false,
-                follows: None,
+                followed: self.job.plan().followed,
+                follows,
             },
         };
         let lease = lease.sign(&self.requester)?;
@@ -321,8 +364,10 @@ impl Swarm {
                 events.push(self.send(id, provider, &lease)?);
             }
             let releases: Vec<_> = paid.iter().map(Operation::Release).collect();
-            for outcome in self.ledger.post(&releases)? {
-                outcome?;
+            if !releases.is_empty() {
+                for outcome in self.ledger.post(&releases)? {
+                    outcome?;
+                }
             }
             if events.is_empty() {
                 return Ok(());
@@ -339,17 +384,23 @@ impl Swarm {
         let lease = Signed::<Lease>::decode(lease, &mut keys)?;
         let place = *self.places.get(&provider).ok_or("there is no such node")?;
         let chance = self.random.next();
+        let audits = self.job.audits(id);
+        let followed = match self.followed_by(id, audits) {
+            Some(other) => Some((other, self.transcript(other)?)),
+            None => None,
+        };
+        let script = followed.as_ref().map(|(_, transcript)| transcript.script());
         let node = &mut self.nodes[place];
-        let agreed = lease.clone().accept(&node.key)?;
-        let sent = node.work(&agreed, chance)?;
-        if sent.is_wrong && self.job.audits(id).is_none() {
+        let agreed = lease.accept(&node.key)?;
+        let sent = node.work(&agreed, script.as_ref(), chance)?;
+        if sent.is_wrong && audits.is_none() {
             self.wrong.insert(id);
         }
         let statements = Statements {
             commitment: &sent.commitment,
             receipt: &sent.receipt,
             handover: &sent.handover,
-            shown: &[],
+            shown: &sent.shown,
         };
         let delivery = match receive(&agreed, &statements, sent.output, 0, &mut keys) {
             Ok(delivery) => delivery,
@@ -363,17 +414,28 @@ impl Swarm {
             }
         };
         let draw = self.secret(id).draw(delivery.commitment.digest());
-        let is_drawn = draw.is_audited(self.rate) && self.job.audits(id).is_none();
+        let is_drawn = draw.is_audited(self.rate) && audits.is_none();
         let auditors = match is_drawn {
             true => draw.auditors(
                 &self.candidates,
-                PANEL as usize - 1,
+                agreed.audit.drawn(),
                 &[provider, self.requester.id()],
             ),
             false => Vec::new(),
         };
-        let claim = delivery.commitment.claim();
-        self.trails.insert(id, (agreed, delivery.commitment));
+        let claim = match followed {
+            Some((other, transcript)) => {
+                let seen = Observation::decode(&sent.shown)?;
+                transcript.vote(&self.trail(other)?.result, &delivery.commitment, &seen)
+            }
+            None => delivery.commitment.claim(),
+        };
+        let trail = Trail {
+            lease: agreed,
+            result: delivery.commitment,
+            shown: sent.shown,
+        };
+        self.trails.insert(id, trail);
         Ok(Event::Delivered {
             id,
             at: self.now,
@@ -386,56 +448,15 @@ impl Swarm {
         })
     }
 
-    /// Accuses those whose results an audit found wrong before the ledger.
-    fn charge(&mut self, outcome: &Outcome) -> Result<(), Fault> {
-        let trail = |id| self.trails.get(&id).cloned().ok_or("a result is missing");
-        let (lease, result) = trail(outcome.id)?;
-        let audits = outcome.audits.iter().map(|(id, _)| {
-            let (lease, result) = trail(*id)?;
-            Ok(Audit { lease, result })
-        });
-        let evidence = Evidence::Divergence {
-            lease,
-            secret: self.secret(outcome.id),
-            candidates: self.candidates.clone(),
-            result,
-            audits: audits.collect::<Result<_, Fault>>()?,
-        };
-        for id in outcome.wrong() {
-            let accused = self.job.provider(id).ok_or("a lease is missing")?;
-            self.accuse(accused, &evidence)?;
-        }
-        Ok(())
-    }
-
-    fn accuse(&mut self, accused: AccountId, evidence: &Evidence) -> Result<(), Fault> {
-        let accusation = Accusation::new(self.requester.id(), accused, evidence);
-        let accusation = accusation.sign(&self.requester)?;
-        if !matches!(
-            judge(&accusation, &mut Keys::default()),
-            Verdict::Guilty { .. }
-        ) {
-            return Err("somebody was found wrong, and the evidence does not show it".into());
-        }
-        for posted in self.ledger.post(&[Operation::Judge(&accusation)])? {
-            match posted {
-                Ok(_) | Err(PostError::NothingAtStake { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// What was paid for each result that was not what was asked for. Of one that was right and
-    /// metered too much, only what was too much.
+    /// What was paid for each result that was not what was asked for. Of one that was metered too much,
+    /// only what was too much.
     fn paid_wrong(&self) -> Result<Vec<u64>, Fault> {
         let mut paid = Vec::new();
         for id in &self.wrong {
-            let (lease, result) = match self.trails.get(id) {
-                Some(trail) => trail,
-                None => continue,
+            let Some(trail) = self.trails.get(id) else {
+                continue;
             };
-            let Some(sequence) = self.ledger.paid(lease.digest())? else {
+            let Some(sequence) = self.ledger.paid(trail.lease.digest())? else {
                 continue;
             };
             let entry = self.ledger.entry(sequence)?.ok_or("an entry is missing")?;
@@ -444,8 +465,12 @@ impl Swarm {
                 .iter()
                 .map(|movement| movement.amount.micro())
                 .sum();
-            let is_right = result.output == right(id.shard);
-            paid.push(if is_right { all - PRICE.micro() } else { all });
+            let is_inflated = trail.result.meter.flops > FLOPS;
+            paid.push(if is_inflated {
+                all - PRICE.micro()
+            } else {
+                all
+            });
         }
         Ok(paid)
     }
