@@ -79,7 +79,13 @@ impl Setting {
         fs::write(package.join("echo.wasm"), component).unwrap();
         let lines: String = (0..lines).map(|line| format!("record {line}\n")).collect();
         fs::write(folder.path().join("lines.txt"), lines).unwrap();
-        Self::publish(folder, "echo", vec![("--input", "lines.txt")])
+        let setting = Self::publish(folder, "echo", vec![("--input", "lines.txt")]);
+        let given = fs::read(setting.path("lines.txt")).unwrap();
+        assert!(
+            setting.expected == given,
+            "what comes back is not what was given"
+        );
+        setting
     }
 
     /// Publishes the package in the folder, and runs it once.
