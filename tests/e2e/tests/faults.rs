@@ -2,11 +2,13 @@
 //! not deliver or do not pay, wrong clocks, and inputs of unusual shape. Each ends with the right
 //! result or says why not; no credit is made or lost, and nothing that was finished is done again.
 //!
-//! Cut cables and full disks need network and mount namespaces, which only root may make. Anybody
-//! else is told that those tests did not run.
+//! Cut cables and full disks need network and mount namespaces, which only root may make, and wrong
+//! clocks of whole nodes libfaketime. Where they are missing it is said that those tests did not run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "faults/clocks.rs"]
+mod clocks;
 mod peers;
 mod places;
 mod setting;

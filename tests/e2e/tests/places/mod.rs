@@ -1,5 +1,6 @@
 //! Places for node processes that can be spoiled: two ends of a cable that can be cut, and a disk that
-//! can be filled. Linux namespaces, which end with what is in them.
+//! can be filled. Linux namespaces, which end with what is in them. And a place where another time is
+//! shown than elsewhere.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -30,6 +31,23 @@ fn script(path: PathBuf, text: &str) -> PathBuf {
     fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
+}
+
+/// A program that starts a node whose wall clock is so many seconds ahead of the machine's, while its
+/// other clocks go as ever. Says so if there is nothing to do that with: then the test does not run.
+pub fn with_clock(folder: &Path, ahead: i64) -> Option<PathBuf> {
+    let processor = std::env::consts::ARCH;
+    let library = format!("/usr/lib/{processor}-linux-gnu/faketime/libfaketime.so.1");
+    if !Path::new(&library).exists() {
+        eprintln!("NOT RUN: this test needs {library}; `apt-get install faketime` brings it");
+        return None;
+    }
+    let text = format!(
+        "export LD_PRELOAD={library} FAKETIME={ahead:+}s FAKETIME_DONT_FAKE_MONOTONIC=1\n\
+         exec {} \"$@\"",
+        Built::skep().display()
+    );
+    Some(script(folder.join(format!("clock {ahead:+}")), &text))
 }
 
 /// Two network namespaces and a cable between them. Nothing else is connected to either.

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::Value;
+use skep_market::{Event, Journal};
 use skep_tests::{Built, Node, ask, written};
 use skep_tickets::Format;
 
@@ -199,6 +200,18 @@ pub fn account(home: &Path) -> Value {
 
 pub fn micro(value: &Value, name: &str) -> u64 {
     value[name].as_u64().unwrap()
+}
+
+/// What a requester keeps of a job.
+pub fn folder_of(requester: &Path, job: &Value) -> PathBuf {
+    requester.join("jobs").join(job["job"].as_str().unwrap())
+}
+
+/// What happened to a job at which nobody works any more.
+pub fn events_of(requester: &Path, job: &Value) -> Vec<Event> {
+    let name = job["job"].as_str().unwrap().parse().unwrap();
+    let journal = folder_of(requester, job).join("journal.redb");
+    Journal::open(&journal, name).unwrap().1
 }
 
 /// Nothing was made or lost: what the requester lost is what its ledger gave to others, and what
