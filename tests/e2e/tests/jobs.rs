@@ -9,6 +9,10 @@ mod adapters;
 mod audits;
 #[path = "language/coarse.rs"]
 mod coarse;
+#[path = "jobs/colluders.rs"]
+mod colluders;
+#[path = "jobs/drawn.rs"]
+mod drawn;
 #[path = "jobs/encoders.rs"]
 mod encoders;
 #[path = "jobs/followed.rs"]

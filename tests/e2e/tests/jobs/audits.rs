@@ -7,22 +7,22 @@ use skep_registry::Digest;
 use super::peers::{Manner, key};
 use super::*;
 
-const CREDIT: u64 = 1_000_000;
+pub(super) const CREDIT: u64 = 1_000_000;
 
-fn stake(home: &Path, credits: &str, whose: &str) {
+pub(super) fn stake(home: &Path, credits: &str, whose: &str) {
     let stake = ["account", "stake", credits, "--account", whose];
     ask(&Built::skep(), home, &stake).unwrap();
 }
 
 /// What an account has in one of the lists of a ledger.
-fn line(home: &Path, list: &str, whose: &str) -> u64 {
+pub(super) fn line(home: &Path, list: &str, whose: &str) -> u64 {
     let account = account(home);
     let mut lines = account[list].as_array().unwrap().iter();
     let found = lines.find(|line| line["account"] == whose);
     found.map_or(0, |line| micro(line, "micro"))
 }
 
-fn own(node: &Node) -> String {
+pub(super) fn own(node: &Node) -> String {
     account(node.home())["account"].as_str().unwrap().to_owned()
 }
 

@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Manner {
     /// It signs for an output that it made up, another than other liars do.
     Lies,
+    /// It signs for an output that it made up, the same as others of this manner do.
+    LiesAlike,
     /// It says again and again that it works, and is never done.
     NeverDelivers,
     /// It makes up an output, and bills more for it than its tariff makes of it.
@@ -254,6 +256,10 @@ impl Lies {
                 let label = &key.id().to_string()[..6];
                 let line = format!("{{\"id\":\"1\",\"label\":\"{label}\",\"score\":1.0}}\n");
                 (line.into_bytes(), 0)
+            }
+            Manner::LiesAlike => {
+                let line = "{\"id\":\"1\",\"label\":\"agreed\",\"score\":1.0}\n";
+                (line.as_bytes().to_vec(), 0)
             }
             Manner::NeverDelivers => {
                 while self.says(channel, &Answer::Working { done: 0 }).await {

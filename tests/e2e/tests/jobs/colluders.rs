@@ -1,0 +1,107 @@
+//! Nodes that lie together: all have the same wrong output, and each stands by the others as an auditor.
+
+use super::audits::{CREDIT, line, own, stake};
+use super::peers::Manner;
+use super::*;
+
+/// What each of those who lie has at stake, in credits: so much that auditors are drawn from among them
+/// before anybody else is.
+const STAKE: u64 = 100_000_000;
+/// What a proven fraud costs, in credits.
+const FINE: u64 = 10;
+
+fn accounts(list: &Value) -> Vec<&str> {
+    let list = list.as_array().unwrap().iter();
+    list.map(|account| account.as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_third_that_lies_alike_is_no_majority_and_pays_for_each_lie() {
+    let setting = Setting::echoes(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let honest = ["a", "b", "c", "d"].map(|name| setting.provider(name, "", 2));
+    // Free and said to be ready, so that both make each shard first.
+    let liars = [66, 67].map(|seed| {
+        let folder = setting.path(&format!("liar {seed}"));
+        Liar::with(&folder, seed, Manner::LiesAlike)
+    });
+    for node in &honest {
+        stake(requester.home(), "10", &own(node));
+    }
+    for liar in &liars {
+        stake(requester.home(), &STAKE.to_string(), &liar.account);
+    }
+    let mut tickets: Vec<&str> = honest.iter().map(ticket).collect();
+    tickets.extend(liars.iter().map(|liar| &*liar.ticket));
+    // One more has to agree than there are who lie.
+    let agree = ["--shards", "2", "--replicas", "3", "--audit", "100%"];
+    let more = [&agree[..], &["--max-price", "2"]].concat();
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+
+    let job = &job["job"];
+    let mut lied: Vec<&str> = liars.iter().map(|liar| &*liar.account).collect();
+    lied.sort_unstable();
+    let mut results = 0;
+    for shard in job["shards"].as_array().unwrap() {
+        let mut outvoted = accounts(&shard["outvoted"]);
+        outvoted.sort_unstable();
+        assert_eq!(outvoted, lied, "{shard}");
+        let providers = accounts(&shard["providers"]);
+        assert!(providers.len() >= 3, "{shard}");
+        results += providers.len() as u64;
+        for audit in shard["audits"].as_array().unwrap() {
+            let is_lie = lied.contains(&audit["provider"].as_str().unwrap());
+            let expected = if is_lie { "wrong" } else { "passed" };
+            assert_eq!(audit["state"], expected, "{shard}");
+        }
+    }
+
+    // Each lie costs what a fraud costs, by a proof that another node comes to the same by.
+    let evidence = accounts(&job["evidence"]);
+    let lies = evidence.len() as u64;
+    assert_eq!(lies, 4, "two shards by two: {job}");
+    for file in evidence {
+        let judged = honest[0].ask(&["account", "judge", file]).unwrap();
+        assert_eq!(judged["guilty"], true, "{judged}");
+        let accused = judged["accused"].as_str().unwrap();
+        assert!(lied.contains(&accused), "{judged}");
+    }
+    for liar in &liars {
+        let left = line(requester.home(), "stakes", &liar.account);
+        assert_eq!(left, (STAKE - 2 * FINE) * CREDIT);
+        assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+        assert_eq!(liar.paid.load(Ordering::SeqCst), 0, "a lie was paid for");
+    }
+
+    // Who told the truth has all of its stake, and the price of each result.
+    let spent = micro(job, "spent_micro");
+    let mut earned = 0;
+    let mut receipts = 0;
+    for node in &honest {
+        let (whose, books) = (own(node), account(node.home()));
+        assert_eq!(line(requester.home(), "stakes", &whose), 10 * CREDIT);
+        let its = micro(&books, "earned_micro");
+        assert_eq!(line(requester.home(), "paid", &whose), its);
+        earned += its;
+        receipts += micro(&books, "receipts");
+    }
+    assert_eq!((earned, receipts), (spent, results));
+    let books = account(requester.home());
+    assert_eq!(micro(&books, "supply_micro"), 1_000_000_000 * CREDIT);
+    assert_eq!(micro(&books, "escrowed_micro"), 0);
+    // A quarter of each fine is the accuser's.
+    let left = 2 * CREDIT - spent + lies * FINE * CREDIT / 4;
+    assert_eq!(micro(&books, "available_micro"), left);
+
+    // Neither is asked again.
+    let submit = setting.submit(&tickets, &["--shards", "4"]);
+    let again = requester.ask(&submit).unwrap();
+    setting.assert_right();
+    for shard in again["job"]["shards"].as_array().unwrap() {
+        let providers = accounts(&shard["providers"]);
+        let has_lied = |account: &&str| lied.contains(account);
+        assert!(!providers.iter().any(has_lied), "{shard}");
+        assert_eq!(shard["outvoted"], serde_json::json!([]), "{shard}");
+    }
+}
