@@ -68,7 +68,7 @@ pub(crate) struct State {
     pub stored: u64,
     /// The jobs that the run has begun.
     pub begun: Begun,
-    /// What the guest reported of others' outputs.
+    /// What the guest reported of others' outputs, and nobody has taken yet.
     pub reports: Vec<Reported>,
     /// The last call that was refused for a limit.
     pub refused: Option<QuotaExcess>,

@@ -7,7 +7,7 @@ use crate::bindings::verifier::skep::verify::reports::Host;
 use crate::run::report::Reported;
 use crate::state::State;
 
-/// The most reports of one run.
+/// The most reports of one run that nobody has taken yet.
 const REPORTS: usize = 64;
 /// The most bytes of one report's evidence.
 const EVIDENCE: usize = 4096;
@@ -22,9 +22,16 @@ impl Host for State {
         }
         if evidence.len() > EVIDENCE || self.reports.len() >= REPORTS {
             return Err(HostError::invalid(
-                "a run makes at most 64 reports, and the evidence of each has at most 4,096 bytes",
+                "at most 64 reports of a run wait to be taken, and the evidence of each has at most \
+                 4,096 bytes",
             ));
         }
+        let letters = evidence.chars();
+        let plain = letters.map(|letter| match letter.is_control() {
+            true => char::REPLACEMENT_CHARACTER,
+            false => letter,
+        });
+        let evidence = plain.collect();
         self.reports.push(Reported { output, evidence });
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::following::Shown;
 pub struct Reported {
     /// The digest of the output.
     pub output: String,
-    /// Why it is not what it should be, in the guest's words.
+    /// Why it is not what it should be, in the guest's words, without what moves a cursor.
     pub evidence: String,
 }
 
@@ -60,7 +60,7 @@ pub struct RunReport {
     /// The names of the jobs that it began.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<String>,
-    /// What the guest reported of others' outputs.
+    /// What the guest reported of others' outputs, but for what was taken between its calls.
     pub reports: Vec<Reported>,
     /// What the run shows of its texts, if it was to.
     #[serde(skip)]

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use wasmtime::Store;
 
 use super::cancel::Cancel;
-use super::report::RunReport;
+use super::report::{Reported, RunReport};
 use super::spec::RunSpec;
 use super::{Ending, FailedRun, explain};
 use crate::bindings::task::skep::types::types::Error as Contract;
@@ -195,6 +195,14 @@ impl<G: Resident> Session<G> {
             Ok(Err(error)) => Err(CallError::Refused(said(error))),
             Err(_) => Err(CallError::Over(self.why())),
         }
+    }
+
+    /// Takes what the guest has reported of others' outputs since this was last asked for, which
+    /// makes room for more.
+    pub(crate) fn reports(&mut self) -> Result<Vec<Reported>, CallError> {
+        self.call(|store, _| {
+            Box::pin(async move { Ok(Ok(std::mem::take(&mut store.data_mut().reports))) })
+        })
     }
 
     /// Why the guest has gone.

@@ -7,7 +7,7 @@ use wasmtime::Store;
 use wasmtime::component::Resource;
 
 use super::cancel::Cancel;
-use super::report::RunReport;
+use super::report::{Reported, RunReport};
 use super::session::{CallError, CallLimits, Resident, Session, Work};
 use super::spec::RunSpec;
 use super::{Ending, explain};
@@ -169,6 +169,15 @@ impl Verifier {
                 Ok(Ok(found.into_iter().map(verdict).collect()))
             })
         })
+    }
+
+    /// Takes what the verifier has reported of others' outputs since this was last asked for, at most
+    /// 64 reports: its word, and no more.
+    ///
+    /// # Errors
+    /// [`CallError::Over`] once the session is over.
+    pub fn reports(&mut self) -> Result<Vec<Reported>, CallError> {
+        self.0.reports()
     }
 
     /// Ends the session, and says what it used.

@@ -7,7 +7,7 @@ use wasmtime::component::ResourceAny;
 
 use super::Ending;
 use super::cancel::Cancel;
-use super::report::RunReport;
+use super::report::{Reported, RunReport};
 use super::session::{CallError, CallLimits, Resident, Session, Work};
 use super::spec::RunSpec;
 use crate::bindings::village::Village as Bindings;
@@ -189,6 +189,15 @@ impl Village {
     /// [`CallError`].
     pub fn violations(&mut self) -> Result<Vec<Violation>, CallError> {
         self.0.call(plain!(call_violations))
+    }
+
+    /// Takes what the village has reported of others' outputs since this was last asked for, at most
+    /// 64 reports: its word, and no more.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn reports(&mut self) -> Result<Vec<Reported>, CallError> {
+        self.0.reports()
     }
 
     /// Ends the session, and says what it used.

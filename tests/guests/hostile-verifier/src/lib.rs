@@ -3,7 +3,7 @@
 //! - `loop`: computes for ever;
 //! - `trap`: traps;
 //! - `fewer`: leaves an output without a verdict;
-//! - `escape`: writes what a terminal would obey, and a megabyte of it;
+//! - `escape`: writes what a terminal would obey, and a megabyte of it, and reports it too;
 //! - `beyond`: reads where nothing is, and all at once;
 //! - `flood`: reports without end, and what is no digest;
 //! - `keep`: drops no handle;
@@ -47,7 +47,10 @@ impl Guest for Verifier {
             }
             b"trap" => unreachable!("a verifier that traps"),
             b"fewer" => all("")[1..].to_vec(),
-            b"escape" => all(&"\u{1b}[2J\u{7}".repeat(1 << 17)),
+            b"escape" => {
+                reports::report(&"0".repeat(64), "\u{1b}[2J\u{7}")?;
+                all(&"\u{1b}[2J\u{7}".repeat(1 << 17))
+            }
             b"beyond" => {
                 let beyond = input.read(u64::MAX, u32::MAX)?;
                 let whole = input.read(0, u32::MAX)?;
