@@ -41,8 +41,10 @@ pub struct Asked<'a, B> {
 pub enum Found {
     /// It is right.
     Right(String),
-    /// It is not.
+    /// It is not: most others got something else.
     Wrong(String),
+    /// It has not even the form that such outputs have, whatever others got.
+    Malformed(String),
     /// There is no telling.
     Undecided(String),
 }
@@ -85,7 +87,7 @@ pub fn judge<B: Bytes>(
         if let Some(form) = &form
             && let Some(why) = form.fault(output)?
         {
-            return Ok(Found::Wrong(why));
+            return Ok(Found::Malformed(why));
         }
         let of = outputs.len();
         let Some((model, votes)) = model else {
@@ -344,19 +346,19 @@ mod tests {
         let good = "{\"id\":\"1\",\"label\":\"a\",\"score\":0.5}\n{\"line\":2,\"error\":\"x\"}\n";
         let other = "{\"id\":\"1\",\"label\":\"b\",\"score\":0.5}\n{\"line\":2,\"error\":\"x\"}\n";
         let labels = Some("{\"labels\":[{\"name\":\"a\",\"examples\":[]}]}");
-        let wrong = |found: &Found| match found {
-            Found::Wrong(why) => why.clone(),
+        let malformed = |found: &Found| match found {
+            Found::Malformed(why) => why.clone(),
             other => panic!("{other:?}"),
         };
         let judged = classified(&[good, "{}\n", good], labels);
         assert_eq!(judged[0], Found::Right("2 of 3 got it".to_owned()));
         assert_eq!(
-            wrong(&judged[1]),
+            malformed(&judged[1]),
             "it has 1 lines, and the input has 2 records"
         );
         let judged = classified(&[other], labels);
         assert_eq!(
-            wrong(&judged[0]),
+            malformed(&judged[0]),
             "line 1 has a label that was not asked for"
         );
         // Whatever cannot be read as labels rules nothing out.
@@ -365,7 +367,10 @@ mod tests {
             assert!(matches!(&judged[0], Found::Undecided(_)), "{judged:?}");
         }
         let judged = classified(&["{\"label\":\"a\"}\nno line"], labels);
-        assert_eq!(wrong(&judged[0]), "line 2 is neither a label nor an error");
+        assert_eq!(
+            malformed(&judged[0]),
+            "line 2 is neither a label nor an error"
+        );
     }
 
     #[test]

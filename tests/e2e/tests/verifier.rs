@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use skep_registry::{Digest, Limits};
 use skep_sandbox::{
-    CallError, CallLimits, Cancel, Content, Finding, RunError, RunReport, RunSpec, Sandbox,
-    SandboxConfig, Verdict, VerifiedWork, Verifier,
+    CallError, CallLimits, Cancel, Content, Finding, Reported, RunError, RunReport, RunSpec,
+    Sandbox, SandboxConfig, Verdict, VerifiedWork, Verifier,
 };
 use skep_tests::Built;
 
@@ -125,8 +125,59 @@ fn what_most_got_is_right_and_who_made_something_up_is_named() {
         other[0].evidence,
         "line 1 has a label that was not asked for"
     );
+    // Who merely lost against others is not reported, and who broke the form is.
+    let short = reported(&output(1), &short[0]);
+    let other = reported(&output(1), &other[0]);
     let report = verifier.close().unwrap();
-    assert!(report.reports.is_empty());
+    assert_eq!(report.reports, [short, other]);
+}
+
+/// The report of an output that goes with a verdict on it.
+fn reported(output: &[u8], verdict: &Verdict) -> Reported {
+    Reported {
+        output: Digest::of(output).to_string(),
+        evidence: verdict.evidence.clone(),
+    }
+}
+
+#[test]
+fn an_output_that_breaks_its_form_is_reported_once_and_a_verdict_waits_for_no_report() {
+    let mut verifier = open("verifier", roomy(), CallLimits::default());
+    let input = b"1\n2\n";
+    let (right, short, prose) = (output(2), output(1), b"Both are billing.\n.\n");
+    let mut ask = |outputs: &[&[u8]]| {
+        let work = work("batch-classifier", true);
+        let found = judged(&mut verifier, work, input, outputs).unwrap();
+        let findings: Vec<Finding> = found.iter().map(|verdict| verdict.finding).collect();
+        (found, findings, verifier.reports().unwrap())
+    };
+    let (found, findings, reports) = ask(&[&short, &right, &short, prose]);
+    assert_eq!(findings[0], Finding::Wrong);
+    assert_ne!(findings[1], Finding::Wrong, "{found:?}");
+    assert_eq!(findings[2..], [Finding::Wrong; 2]);
+    let (of_short, of_prose) = (reported(&short, &found[0]), reported(prose, &found[3]));
+    assert_eq!(
+        of_short.evidence,
+        "it has 1 lines, and the input has 2 records"
+    );
+    assert_eq!(of_prose.evidence, "line 1 is neither a label nor an error");
+    assert_eq!(reports, [of_short, of_prose]);
+    // They were taken, and nothing is wrong with those that have the form.
+    let (_, findings, reports) = ask(&[&right, &right]);
+    assert_eq!(findings, [Finding::Right; 2]);
+    assert!(reports.is_empty(), "{reports:?}");
+    // Work of another world has no such form.
+    let task = work("task", true);
+    judged(&mut verifier, task, input, &[prose]).unwrap();
+    assert!(verifier.reports().unwrap().is_empty());
+
+    // Nobody takes them any more: there are as many as a run may have, and verdicts without end.
+    for _ in 0..70 {
+        let work = work("batch-classifier", true);
+        let found = judged(&mut verifier, work, input, &[&short]).unwrap();
+        assert_eq!(found[0].finding, Finding::Wrong);
+    }
+    assert_eq!(verifier.close().unwrap().reports.len(), 64);
 }
 
 #[test]
@@ -180,12 +231,13 @@ fn a_verifier_that_breaks_off_is_over_and_says_why() {
 
 #[test]
 fn what_a_verifier_says_is_kept_short_and_cannot_move_a_cursor() {
-    let (found, _) = said("escape");
+    let (found, report) = said("escape");
     for verdict in found {
         assert_eq!(verdict.finding, Finding::Wrong);
         assert!(verdict.evidence.len() <= 2_000);
         assert!(!verdict.evidence.contains(char::is_control));
     }
+    assert_eq!(report.reports[0].evidence, "\u{fffd}[2J\u{fffd}");
 }
 
 #[test]
