@@ -260,6 +260,16 @@ fn print_ran(ran: &Ran) {
     for job in jobs.into_iter().flatten().filter_map(|job| job.as_str()) {
         eprintln!("  began     the job {}", short(job));
     }
+    let reports = ran
+        .report
+        .get("reports")
+        .and_then(serde_json::Value::as_array);
+    for report in reports.into_iter().flatten() {
+        let text = |name: &str| report.get(name).and_then(serde_json::Value::as_str);
+        let output = text("output").unwrap_or_default();
+        let evidence = text("evidence").unwrap_or_default();
+        eprintln!("  reported  the output {}: {evidence}", short(output));
+    }
     if ran.output.as_os_str() != "-" {
         eprintln!("  output    {}", ran.output.display());
     }

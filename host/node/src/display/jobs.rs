@@ -169,6 +169,14 @@ pub fn print_checked(checked: &Checked) {
             line.evidence
         );
     }
+    for line in &checked.reports {
+        println!(
+            "  shard {:<4}reported  {}: {}",
+            line.shard,
+            short(&line.output),
+            line.evidence
+        );
+    }
 }
 
 /// Prints the jobs, a line each.

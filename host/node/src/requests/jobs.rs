@@ -260,6 +260,8 @@ pub struct Checked {
     pub verifier: String,
     /// What it says of each output.
     pub verdicts: Vec<VerdictLine>,
+    /// What it reported of outputs.
+    pub reports: Vec<ReportLine>,
 }
 
 /// What a verifier finds of an output.
@@ -286,6 +288,17 @@ pub struct VerdictLine {
     /// What it finds.
     pub finding: FindingName,
     /// Why, in its own words.
+    pub evidence: String,
+}
+
+/// What a verifier reported of one output of one shard, whoever delivered it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportLine {
+    /// The shard, from 0.
+    pub shard: u32,
+    /// The digest of the output.
+    pub output: String,
+    /// Why it is not what it should be, in the verifier's words.
     pub evidence: String,
 }
 

@@ -110,6 +110,20 @@ fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
         .iter()
         .filter(|verdict| verdict["finding"] == "wrong");
     assert_eq!(wrong.count(), caught as usize, "{checked}");
+    // What was made up has not even the form of a classifier's output, which the verifier reports.
+    let told = |line: &Value| ["shard", "output", "evidence"].map(|name| line[name].clone());
+    let wrong = verdicts
+        .iter()
+        .filter(|verdict| verdict["finding"] == "wrong");
+    let expected: Vec<[Value; 3]> = wrong.map(told).collect();
+    let reports = checked["reports"].as_array().unwrap();
+    let reports: Vec<[Value; 3]> = reports.iter().map(told).collect();
+    assert_eq!(reports, expected, "{checked}");
+    let why = reports[0][2].as_str().unwrap();
+    assert!(
+        why.starts_with("it has 1 lines, and the input has "),
+        "{why}"
+    );
     let second = check(&["--shard", "1"]);
     let second = second["verdicts"].as_array().unwrap();
     assert!(second.iter().all(|verdict| verdict["shard"] == 1));

@@ -1,26 +1,31 @@
 //! Asking a verifier about a job: a component of the world `verifier`, whoever published it, is given
-//! each shard's input and every output of it that is here, and says what it finds.
+//! each shard's input and every output of it that is here, and says what it finds and what it has
+//! to report.
 //!
 //! It must never do more with what a verifier says than show it: a stake is lost by what the accused
 //! signed, and by nobody's word.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use skep_evidence::AccountId;
 use skep_market::{Job, Journal};
 use skep_registry::{Digest, SignedRelease};
 use skep_sandbox::{
-    CallError, CallLimits, Cancel, Content, Finding, Program, RunError, RunSpec, Sandbox, Verdict,
-    VerifiedWork,
+    CallError, CallLimits, Cancel, Content, Finding, Program, Reported, RunError, RunSpec, Sandbox,
+    Verdict, VerifiedWork,
 };
 
 use super::folder::{Folder, Spec};
 use super::{answer, failed};
 use crate::failure::{Failure, FailureKind};
-use crate::requests::jobs::{Checked, FindingName, VerdictLine};
+use crate::requests::jobs::{Checked, FindingName, ReportLine, VerdictLine};
 use crate::requests::{Progress, Unit};
 use crate::service::run::{self, CancelOnDrop};
 use crate::service::{ProgressSender, Service};
+
+/// Bytes of a report's evidence that are told at most: as many as of a verdict's.
+const EVIDENCE: usize = 2_000;
 
 /// What a verifier says of the shards of a job, or of one of them.
 pub async fn check(
@@ -71,7 +76,7 @@ pub async fn check(
     let judging = tokio::task::spawn_blocking(move || {
         let (journal, job) = answer::open(&folder, &spec)?;
         let places = job.places();
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut reports) = (Vec::new(), Vec::new());
         for shard in only.map_or(0..count, |shard| shard..shard + 1) {
             // A full channel means that nobody can keep up with watching; the next step will do.
             let _ = progress.try_send(Progress {
@@ -84,13 +89,16 @@ pub async fn check(
             let outputs = gather(&folder, &journal, &job, &places, shard)?;
             if !outputs.is_empty() {
                 let input = folder.records(&spec, shard)?;
-                verdicts.extend(judge.ask(shard, input, outputs)?);
+                let (judged, reported) = judge.ask(shard, input, outputs)?;
+                verdicts.extend(judged);
+                reports.extend(reported);
             }
         }
         Ok(Checked {
             job: spec.job.to_string(),
             verifier: judge.digest,
             verdicts,
+            reports,
         })
     });
     let checked = judging.await;
@@ -181,7 +189,7 @@ impl Judge {
         shard: u32,
         input: Vec<u8>,
         outputs: Outputs,
-    ) -> Result<Vec<VerdictLine>, Failure> {
+    ) -> Result<(Vec<VerdictLine>, Vec<ReportLine>), Failure> {
         let limits = CallLimits::default();
         let opened = self
             .sandbox
@@ -198,6 +206,9 @@ impl Judge {
         let said = verifier
             .verify(self.work.clone(), input.into(), claims.collect())
             .map_err(|error| told(shard, &error))?;
+        let reports = verifier.reports().map_err(|error| told(shard, &error))?;
+        let given = names.iter().map(|(_, output)| output.to_string());
+        let reports = reported(shard, given.collect(), reports);
         let lines = names.into_iter().zip(said);
         let line = |((provider, output), verdict): ((String, Digest), Verdict)| VerdictLine {
             shard,
@@ -210,8 +221,26 @@ impl Judge {
             },
             evidence: verdict.evidence,
         };
-        Ok(lines.map(line).collect())
+        Ok((lines.map(line).collect(), reports))
     }
+}
+
+/// The first report of each output that the verifier was given. What it reports of others is of
+/// nothing that anybody could look at here.
+fn reported(shard: u32, mut given: BTreeSet<String>, reports: Vec<Reported>) -> Vec<ReportLine> {
+    let first = reports
+        .into_iter()
+        .filter(|report| given.remove(&report.output));
+    let line = |report: Reported| {
+        let mut evidence = report.evidence;
+        evidence.truncate(evidence.floor_char_boundary(EVIDENCE));
+        ReportLine {
+            shard,
+            output: report.output,
+            evidence,
+        }
+    };
+    first.map(line).collect()
 }
 
 /// Why a verifier has no answer.
@@ -229,4 +258,35 @@ fn told(shard: u32, error: &CallError) -> Failure {
         kind,
         format!("the verifier has no verdict on shard {shard}: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_output_that_was_given_the_first_report_is_told_and_of_others_none() {
+        let report = |output: &str, evidence: &str| Reported {
+            output: output.to_owned(),
+            evidence: evidence.to_owned(),
+        };
+        let long = "é".repeat(EVIDENCE);
+        let reports = vec![
+            report("elsewhere", "nobody has it"),
+            report("a", "first"),
+            report("a", "again"),
+            report("b", &long),
+        ];
+        let given = ["a", "b", "c"].map(str::to_owned).into();
+        let line = |output: &str, evidence: &str| ReportLine {
+            shard: 3,
+            output: output.to_owned(),
+            evidence: evidence.to_owned(),
+        };
+        let cut = "é".repeat(EVIDENCE / 2);
+        assert_eq!(
+            reported(3, given, reports),
+            [line("a", "first"), line("b", &cut)]
+        );
+    }
 }
