@@ -1,4 +1,5 @@
-//! The village as a component: names instead of numbers, and the contract's records.
+//! The village as a component: names instead of numbers, and the contract's records. What does not
+//! stand it reports to whoever runs it.
 
 use std::cell::RefCell;
 
@@ -6,23 +7,33 @@ use npc_scene::bindings::npc::{Claim as WitClaim, Scene};
 use npc_scene::bindings::skep::types::types::Error;
 
 use bindings::exports::skep::workload::villages as wit;
+use bindings::skep::verify::reports;
 use wit::{Guest, GuestVillage};
 
 use crate::deed::{Deed, Event};
 use crate::game::{Entry, Game, Outcome};
 use crate::hash::{canonical, hash};
+use crate::judge::Fault;
 use crate::log::{encode, resume};
 use crate::state::{PersonId, Stage, State, VISITOR, Whereabouts};
 use crate::violation::{FaultKind, Violation};
 
 mod bindings {
-    //! What `wit-bindgen` makes of the world `village`.
+    //! What `wit-bindgen` makes of the world `village` with the interface for reports beside it.
     #![allow(missing_docs, clippy::all, clippy::pedantic)]
 
     wit_bindgen::generate!({
         path: "../../wit",
-        world: "skep:workload/village",
+        inline: "
+            package skep:village;
+            world reporting {
+                include skep:workload/village@0.1.0;
+                import skep:verify/reports@0.1.0;
+            }
+        ",
+        world: "skep:village/reporting",
         with: {
+            "skep:verify/reports@0.1.0": generate,
             "skep:workload/npc@0.1.0": npc_scene::bindings::skep::workload::npc,
             "skep:types/types@0.1.0": npc_scene::bindings::skep::types::types,
         },
@@ -69,6 +80,9 @@ impl GuestVillage for Village {
     fn commit(&self, text: String, producer: String) -> Result<wit::Outcome, Error> {
         let mut game = self.0.borrow_mut();
         let outcome = game.commit(&text, &producer).map_err(invalid)?;
+        if let Some((fault, _)) = &outcome.refused {
+            report(&text, fault);
+        }
         Ok(outcome_of(game.state(), outcome))
     }
 
@@ -93,6 +107,14 @@ impl GuestVillage for Village {
     fn violations(&self) -> Vec<wit::Violation> {
         self.0.borrow().violations().map(violation_of).collect()
     }
+}
+
+/// Reports a text that did not stand, by the digest of all of it. The evidence is the fault in words,
+/// which a line's length bounds.
+fn report(text: &str, fault: &Fault) {
+    let output = blake3::hash(text.as_bytes()).to_hex();
+    // Whether there is room for it is the host's affair, and nothing in a village may depend on that.
+    let _ = reports::report(&output, &fault.to_string());
 }
 
 fn invalid(error: impl std::fmt::Display) -> Error {

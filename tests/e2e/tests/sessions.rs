@@ -6,11 +6,11 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_registry::Limits;
+use skep_registry::{Digest, Limits};
 use skep_sandbox::records::{Deed, Heard, Intent, Manner, Mood, Regard, Scene, Speaker};
 use skep_sandbox::{
-    Beginning, CallError, CallLimits, Cancel, Program, Renderer, RunError, RunReport, RunSpec,
-    Sandbox, SandboxConfig, Village,
+    Beginning, CallError, CallLimits, Cancel, Program, Renderer, Reported, RunError, RunReport,
+    RunSpec, Sandbox, SandboxConfig, Village,
 };
 use skep_tests::Built;
 use skep_tests::village::Facts;
@@ -331,4 +331,50 @@ fn a_village_replays_in_the_sandbox_to_the_hash_that_it_has_natively() {
     other[last] ^= 1;
     let refused = village("village", Beginning::Log(other), roomy(), limits).map(|_| ());
     assert!(matches!(refused, Err(CallError::Refused(_))), "{refused:?}");
+}
+
+/// Somebody who is where the visitor is, who walks until there is somebody.
+fn somebody(village: &mut Village) -> String {
+    for number in 0..100 {
+        let view = village.look().unwrap();
+        if let Some((name, _)) = view.people.first() {
+            return name.clone();
+        }
+        let path = view.paths[number % view.paths.len()].clone();
+        village.act(Deed::Go(path)).unwrap();
+    }
+    panic!("nobody is anywhere");
+}
+
+#[test]
+fn a_village_reports_every_reply_that_it_refuses_however_long_it_is_played() {
+    let limits = CallLimits::default();
+    let mut village = village("village", Beginning::Seed(7), roomy(), limits).unwrap();
+    let answer = |village: &mut Village, text: &str| {
+        let person = somebody(village);
+        village.talk(&person, "Hello").unwrap();
+        let refused = village.commit(text, "a node").unwrap().refused;
+        refused.map(|(_, why)| why)
+    };
+    assert_eq!(answer(&mut village, "Well, well. | nothing"), None);
+    assert!(village.reports().unwrap().is_empty());
+    // More than may wait at once. What is reported is the whole of an output, and not what is kept
+    // of it in the log.
+    for number in 0..70 {
+        let text = format!("{number} {}", "is no reply ".repeat(100));
+        let evidence = answer(&mut village, &text).unwrap();
+        let output = Digest::of(text.as_bytes()).to_string();
+        assert_eq!(village.reports().unwrap(), [Reported { output, evidence }]);
+    }
+    // A village that nobody listens to plays on.
+    for _ in 0..70 {
+        answer(&mut village, "This is no reply either").unwrap();
+    }
+    assert_eq!(village.reports().unwrap().len(), 64);
+    // Whoever takes the game up hears of what happens from then on, and of nothing before.
+    let log = village.log().unwrap();
+    assert!(village.close().unwrap().reports.is_empty());
+    let mut again = self::village("village", Beginning::Log(log), roomy(), limits).unwrap();
+    assert_eq!(again.violations().unwrap().len(), 140);
+    assert!(again.reports().unwrap().is_empty());
 }

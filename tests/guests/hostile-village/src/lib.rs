@@ -1,5 +1,5 @@
-//! A village that does what it must not, for the tests of sessions. Its seed is what it does when
-//! it is looked at:
+//! A village that does what it must not, for the tests of sessions and of the game. Its seed is what
+//! it does when it is looked at:
 //!
 //! - 0: counts how often it was asked for its hash, and says so: honest;
 //! - 1: computes for ever;
@@ -7,22 +7,33 @@
 //! - 3: takes memory until there is none;
 //! - 4: asks for its log, it gives more than one call may carry;
 //! - 5: computes for ever before there is a village at all;
-//! - 6: computes for a while, each time.
+//! - 6: computes for a while, each time;
+//! - 7: has Odo there, whose every reply it refuses. What the visitor says to him is the output that
+//!   it reports then, a hundred times.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use bindings::exports::skep::workload::villages as wit;
-use npc_scene::bindings::npc::Scene;
+use bindings::skep::verify::reports;
+use npc_scene::bindings::npc::{Action, Heard, Intent, Mood, Regard, Scene, Speaker};
 use npc_scene::bindings::skep::types::types::Error;
 
 mod bindings {
-    //! What `wit-bindgen` makes of the world `village`.
+    //! What `wit-bindgen` makes of the world `village` with the interface for reports beside it.
     #![allow(missing_docs, clippy::all, clippy::pedantic)]
 
     wit_bindgen::generate!({
         path: "../../../wit",
-        world: "skep:workload/village",
+        inline: "
+            package hostile:village;
+            world reporting {
+                include skep:workload/village@0.1.0;
+                import skep:verify/reports@0.1.0;
+            }
+        ",
+        world: "hostile:village/reporting",
         with: {
+            "skep:verify/reports@0.1.0": generate,
             "skep:workload/npc@0.1.0": npc_scene::bindings::skep::workload::npc,
             "skep:types/types@0.1.0": npc_scene::bindings::skep::types::types,
         },
@@ -34,7 +45,11 @@ struct Villages;
 struct Village {
     seed: u64,
     asked: Cell<u64>,
+    words: RefCell<String>,
 }
+
+/// The village that refuses everything.
+const REFUSING: u64 = 7;
 
 impl wit::Guest for Villages {
     type Village = Village;
@@ -70,6 +85,30 @@ fn nowhere() -> wit::View {
     }
 }
 
+/// A scene in which the renderer of these tests writes what is no reply.
+fn scene(person: String) -> Scene {
+    Scene {
+        speaker: Speaker {
+            name: person,
+            role: "miller".to_owned(),
+            voice: "gruff".to_owned(),
+            mood: Mood::Calm,
+            regard: Regard::Stranger,
+        },
+        place: "nowhere".to_owned(),
+        time: "night".to_owned(),
+        weather: "fog".to_owned(),
+        present: Vec::new(),
+        claims: Vec::new(),
+        actions: Vec::new(),
+        heard: Heard {
+            words: "garbage".to_owned(),
+            intent: Intent::Chat,
+            topics: Vec::new(),
+        },
+    }
+}
+
 fn no<T>() -> Result<T, Error> {
     Err(Error::Invalid("not in this village".to_owned()))
 }
@@ -82,6 +121,7 @@ impl wit::GuestVillage for Village {
         wit::Village::new(Self {
             seed,
             asked: Cell::new(0),
+            words: RefCell::default(),
         })
     }
 
@@ -104,7 +144,11 @@ impl wit::GuestVillage for Village {
                 if seed == 6 {
                     a_while();
                 }
-                nowhere()
+                let mut view = nowhere();
+                if seed == REFUSING {
+                    view.people.push(("Odo".to_owned(), "miller".to_owned()));
+                }
+                view
             }
         }
     }
@@ -113,12 +157,34 @@ impl wit::GuestVillage for Village {
         no()
     }
 
-    fn talk(&self, _: String, _: String) -> Result<Scene, Error> {
-        no()
+    fn talk(&self, person: String, words: String) -> Result<Scene, Error> {
+        if self.seed != REFUSING {
+            return no();
+        }
+        *self.words.borrow_mut() = words;
+        Ok(scene(person))
     }
 
-    fn commit(&self, _: String, _: String) -> Result<wit::Outcome, Error> {
-        no()
+    fn commit(&self, text: String, producer: String) -> Result<wit::Outcome, Error> {
+        if self.seed != REFUSING {
+            return no();
+        }
+        for _ in 0..100 {
+            // Some of them are none.
+            let _ = reports::report(&self.words.borrow(), "as it was reported");
+        }
+        let violation = wit::Violation {
+            fault: wit::Fault::Leak,
+            producer,
+            text,
+        };
+        Ok(wit::Outcome {
+            line: "No.".to_owned(),
+            action: Action::Nothing,
+            claims: Vec::new(),
+            events: Vec::new(),
+            refused: Some((violation, "as it was refused".to_owned())),
+        })
     }
 
     fn hash(&self) -> String {
