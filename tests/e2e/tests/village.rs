@@ -135,6 +135,7 @@ fn what_a_hostile_renderer_proposes_is_refused_counted_and_written_down() {
     let home = tempfile::tempdir().unwrap();
     let mut table = hostile(home.path());
     let person = table.view["people"][0][0].as_str().unwrap().to_owned();
+    let mut reasons = Vec::new();
     for (words, fault) in [
         ("garbage", "unreadable"),
         ("illegal", "illegal"),
@@ -145,6 +146,7 @@ fn what_a_hostile_renderer_proposes_is_refused_counted_and_written_down() {
         let answers = table.turn(&format!("{person}: {words}")).unwrap();
         let answer = &answers[0]["answer"];
         assert_eq!(answer["refused"]["fault"], fault, "{answer}");
+        reasons.push(answer["refused"]["reason"].clone());
         assert_eq!(answer["action"], "nothing");
         assert!(!answer["line"].as_str().unwrap().is_empty());
         let shown = answer.to_string();
@@ -161,6 +163,12 @@ fn what_a_hostile_renderer_proposes_is_refused_counted_and_written_down() {
         faults,
         ["unreadable", "illegal", "contradiction", "unchecked"]
     );
+    // What the village reported is what the player was told.
+    let reported: Vec<Value> = written
+        .iter()
+        .map(|record| record["reason"].clone())
+        .collect();
+    assert_eq!(reported, reasons);
     // It asked no model, and nobody says that it did.
     assert!(
         written
@@ -174,6 +182,52 @@ fn what_a_hostile_renderer_proposes_is_refused_counted_and_written_down() {
     );
     table.end().unwrap();
     evidence_is_judged_by_others(home.path());
+}
+
+/// A node signs nothing that the village did not report: not what is refused without a word, nor by
+/// a report of another output; and it signs once what is reported a hundred times.
+#[test]
+fn only_what_a_village_reports_of_the_refused_reply_is_written_down() {
+    let home = tempfile::tempdir().unwrap();
+    let evidence = home.path().join("evidence.jsonl");
+    // What the renderer writes there.
+    let output = "{\"role\": \"assistant\"}";
+    let digest = Digest::of(output.as_bytes()).to_string();
+    let other = Digest::of(b"another output").to_string();
+    let path = script(home.path(), &format!("nothing\n{other}\n{digest}\n"));
+    let (village, renderer) = (
+        Built::component("hostile-village"),
+        Built::component("hostile-renderer"),
+    );
+    let arguments: [&OsStr; 12] = [
+        "--json".as_ref(),
+        "play".as_ref(),
+        "--village".as_ref(),
+        village.as_ref(),
+        "--renderer".as_ref(),
+        renderer.as_ref(),
+        "--evidence".as_ref(),
+        evidence.as_ref(),
+        "--seed".as_ref(),
+        "7".as_ref(),
+        "--script".as_ref(),
+        path.as_ref(),
+    ];
+    let ended = run(home.path(), &arguments).unwrap();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    // The player is told of each.
+    let lines = ended.stdout.lines().map(serde_json::from_str::<Value>);
+    let refused = lines.filter(|line| {
+        let refused = &line.as_ref().unwrap()["answer"]["refused"];
+        refused["fault"] == "leak" && refused["reason"] == "as it was refused"
+    });
+    assert_eq!(refused.count(), 3, "{}", ended.stdout);
+    let written = records(&evidence);
+    assert_eq!(written.len(), 1, "{written:?}");
+    assert_eq!(written[0]["words"], *digest);
+    assert_eq!(written[0]["output"], output);
+    assert_eq!(written[0]["fault"], "leak");
+    assert_eq!(written[0]["reason"], "as it was reported");
 }
 
 /// Judges a file of evidence in a home of somebody else's, with a village: what `skep` came to, and

@@ -1,9 +1,10 @@
 //! Evidence: what a node produced that did not stand, in a form that another can judge again.
 //!
-//! A record names everything that the verdict rests on by digest: the village and the renderer,
-//! the model, the prompt, the log before the talk. Its writer signs it, and the log lies beside it
-//! under its digest, so that whoever has the village's component can play to the same moment and
-//! put the same output before the same judge (`judging`).
+//! The village says it first: no record is written but of an output that it refused and reported
+//! (`skep:verify/reports`). A record names everything that the verdict rests on by digest: the
+//! village and the renderer, the model, the prompt, the log before the talk. Its writer signs it,
+//! and the log lies beside it under its digest, so that whoever has the village's component can
+//! play to the same moment and put the same output before the same judge (`judging`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,7 +27,7 @@ pub struct Record {
     pub kind: String,
     /// What was wrong: `unreadable`, `unchecked`, `contradiction`, `leak` or `illegal`.
     pub fault: String,
-    /// The same in words.
+    /// The same in the words of the village's report.
     pub reason: String,
     /// The node that produced it.
     pub node: String,

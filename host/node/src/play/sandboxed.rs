@@ -183,11 +183,15 @@ impl Game for Sandboxed {
         reply.text.truncate(reply.text.floor_char_boundary(OUTPUT));
         let node = self.setting.node.clone();
         let outcome = self.village(|village| village.commit(&reply.text, &node))?;
-        if let Some((violation, reason)) = &outcome.refused {
+        // Who signs a record signs what the village reported, of this output and no other.
+        let output = blake3::hash(reply.text.as_bytes()).to_hex();
+        let mut reports = self.village(Village::reports)?.into_iter();
+        let report = reports.find(|report| report.output == output.as_str());
+        if let (Some((violation, _)), Some(report)) = (&outcome.refused, report) {
             let record = Record {
                 kind: KIND.to_owned(),
                 fault: told::fault(violation.fault).to_owned(),
-                reason: told::shown(reason),
+                reason: told::shown(&report.evidence),
                 node,
                 model: seen.model,
                 adapter: reply.adapter,
