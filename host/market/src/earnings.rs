@@ -1,5 +1,5 @@
 //! What a provider signed, and what it was paid for: a file of its own, beside the ledger of what
-//! it spends.
+//! it spends. `unfinished` holds what it has begun.
 //!
 //! # What it must never do
 //!
@@ -7,12 +7,19 @@
 //!   was signed is on disk before it is sent, and sent again as it is.
 //! - Hold anything of an input or an output.
 
+mod unfinished;
+
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
+};
 use skep_evidence::{AccountId, Agreed, Credits, Keys, Receipt};
 use skep_registry::Digest;
+
+pub use unfinished::Unfinished;
 
 const SIGNED: TableDefinition<'_, &[u8; 32], (&[u8], &[u8])> = TableDefinition::new("signed");
 const RECEIPTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("receipts");
@@ -29,22 +36,41 @@ pub struct Earnings {
     path: PathBuf,
     /// `None` after the disk has failed: the file is then opened anew.
     database: Mutex<Option<Arc<Database>>>,
-    /// What is to be kept, by those who wait for the disk: who comes first writes for all.
+    /// What is to be written, by those who wait for the disk: who comes first writes for all.
     waiting: Mutex<Vec<Arc<Waiting>>>,
     /// One of them at a time.
     writing: Mutex<()>,
     /// The number of the next receipt, once somebody has asked for one.
     next: Mutex<Option<u64>>,
+    /// How many leases this process has begun.
+    begun: AtomicU64,
 }
 
-/// Something that is to be kept.
+/// A change that waits for the disk.
 #[derive(Debug)]
 struct Waiting {
-    lease: Digest,
-    finished: Finished,
-    owed: Owed,
-    /// What is on disk for the lease, once something is.
-    kept: OnceLock<Finished>,
+    change: Change,
+    /// Once it is on disk: what is there for the lease, if something was signed.
+    written: OnceLock<Option<Finished>>,
+}
+
+/// What is to be written.
+#[derive(Debug)]
+enum Change {
+    /// Something was signed for a lease.
+    Signed {
+        lease: Digest,
+        finished: Finished,
+        owed: Owed,
+    },
+    /// The work of a lease begins, as one of `most` at once.
+    Begun {
+        number: u64,
+        work: Unfinished,
+        most: usize,
+    },
+    /// It is over.
+    Ended { number: u64 },
 }
 
 /// What was signed for a lease, as it was sent.
@@ -108,6 +134,7 @@ impl Earnings {
             waiting: Mutex::default(),
             writing: Mutex::default(),
             next: Mutex::default(),
+            begun: AtomicU64::new(0),
         })
     }
 
@@ -173,17 +200,26 @@ impl Earnings {
         finished: Finished,
         owed: &Owed,
     ) -> Result<Finished, EarningsError> {
-        let own = Arc::new(Waiting {
+        let written = self.write_with_others(Change::Signed {
             lease,
-            finished,
+            finished: finished.clone(),
             owed: owed.clone(),
-            kept: OnceLock::new(),
+        })?;
+        Ok(written.unwrap_or(finished))
+    }
+
+    /// Writes a change, and with it those of others that wait; what is on disk for the lease then, if
+    /// something was signed.
+    fn write_with_others(&self, change: Change) -> Result<Option<Finished>, EarningsError> {
+        let own = Arc::new(Waiting {
+            change,
+            written: OnceLock::new(),
         });
         lock(&self.waiting).push(Arc::clone(&own));
         let _one_at_a_time = lock(&self.writing);
         // Whoever wrote before may have written this too.
-        if let Some(kept) = own.kept.get() {
-            return Ok(kept.clone());
+        if let Some(written) = own.written.get() {
+            return Ok(written.clone());
         }
         let mut all = std::mem::take(&mut *lock(&self.waiting));
         // It is not among them if whoever took it could not write.
@@ -191,12 +227,12 @@ impl Earnings {
             all.push(Arc::clone(&own));
         }
         let next = *lock(&self.next);
-        let kept = self.with(|database| write(database, &all, next))?;
-        for (waiting, kept) in all.iter().zip(kept) {
+        let written = self.with(|database| write(database, &all, next))?;
+        for (waiting, written) in all.iter().zip(written) {
             // Nobody else sets it: who writes has the lock.
-            let _ = waiting.kept.set(kept);
+            let _ = waiting.written.set(written);
         }
-        Ok(own.kept.get().unwrap_or(&own.finished).clone())
+        Ok(own.written.get().cloned().flatten())
     }
 
     /// What was signed for a lease, if anything was.
@@ -297,44 +333,59 @@ impl Earnings {
     }
 }
 
-/// Writes what is to be kept, and says what is on disk for each then.
+/// Writes changes, and says what is on disk then for each lease for which something was signed.
 fn write(
     database: &Database,
     all: &[Arc<Waiting>],
     next: Option<u64>,
-) -> Result<Vec<Finished>, redb::Error> {
+) -> Result<Vec<Option<Finished>>, redb::Error> {
     let transaction = database.begin_write()?;
-    let mut kept = Vec::with_capacity(all.len());
-    {
-        let mut signed = transaction.open_table(SIGNED)?;
-        let mut owed = transaction.open_table(OWED)?;
-        for waiting in all {
-            let Waiting {
+    let mut written = Vec::with_capacity(all.len());
+    for waiting in all {
+        written.push(match &waiting.change {
+            Change::Signed {
                 lease,
                 finished,
-                owed: owes,
-                ..
-            } = &**waiting;
-            let earlier = signed
-                .get(lease.as_bytes())?
-                .map(|found| owned(found.value()));
-            if let Some(earlier) = earlier {
-                kept.push(earlier);
-                continue;
+                owed,
+            } => Some(write_signed(&transaction, *lease, finished, owed)?),
+            Change::Begun { number, work, most } => {
+                unfinished::write(&transaction, *number, work, *most)?;
+                None
             }
-            let both = (finished.commitment.as_slice(), finished.receipt.as_slice());
-            signed.insert(lease.as_bytes(), both)?;
-            let (requester, node) = (owes.requester.as_bytes(), owes.node.as_str());
-            let owes = (requester, owes.price.micro(), owes.since, node);
-            owed.insert(lease.as_bytes(), owes)?;
-            kept.push(finished.clone());
-        }
-        if let Some(next) = next {
-            transaction.open_table(META)?.insert(NEXT, next)?;
-        }
+            Change::Ended { number } => {
+                unfinished::remove(&transaction, *number)?;
+                None
+            }
+        });
+    }
+    if let Some(next) = next {
+        transaction.open_table(META)?.insert(NEXT, next)?;
     }
     transaction.commit()?;
-    Ok(kept)
+    Ok(written)
+}
+
+/// Writes what was signed for a lease, unless something was before; what is there then.
+fn write_signed(
+    transaction: &WriteTransaction,
+    lease: Digest,
+    finished: &Finished,
+    owes: &Owed,
+) -> Result<Finished, redb::Error> {
+    let mut signed = transaction.open_table(SIGNED)?;
+    let mut owed = transaction.open_table(OWED)?;
+    let earlier = signed
+        .get(lease.as_bytes())?
+        .map(|found| owned(found.value()));
+    if let Some(earlier) = earlier {
+        return Ok(earlier);
+    }
+    let both = (finished.commitment.as_slice(), finished.receipt.as_slice());
+    signed.insert(lease.as_bytes(), both)?;
+    let (requester, node) = (owes.requester.as_bytes(), owes.node.as_str());
+    let owes = (requester, owes.price.micro(), owes.since, node);
+    owed.insert(lease.as_bytes(), owes)?;
+    Ok(finished.clone())
 }
 
 /// What is behind these locks is whole after every statement, so a poisoned one is still good.
@@ -350,6 +401,7 @@ fn create(path: &Path) -> Result<Database, redb::Error> {
     transaction.open_table(RECEIPTS)?;
     transaction.open_table(OWED)?;
     transaction.open_table(META)?;
+    unfinished::create(&transaction)?;
     transaction.commit()?;
     Ok(database)
 }

@@ -23,7 +23,7 @@
 //! | `seal` | input and output closed so that only the other side of the lease opens them |
 //! | `engage` | one lease from its offer to its receipt, on both sides |
 //! | `policy` | what a provider's owner lets in, and for how much |
-//! | `earnings` | what a provider signed and was paid for |
+//! | `earnings` | what a provider has begun, signed and was paid for |
 //! | `job` | [`Job`]: what is where and what is next; its [`Journal`] |
 //! | `ledger` | [`Ledger`]: books, entries, recovery |
 //! | `balance` | [`recompute`]: what receipts alone say |
@@ -52,7 +52,7 @@ mod testing;
 pub use balance::recompute;
 pub use choose::{Offer, Warmth, ahead, rank};
 pub use dealings::{Dealings, DealingsError};
-pub use earnings::{Earnings, EarningsError, Finished, Owed};
+pub use earnings::{Earnings, EarningsError, Finished, Owed, Unfinished};
 pub use engage::{
     BadDelivery, Delivery, Done, Sent, affordable, conclude, divides, division, examine, hand_over,
     most_shown, receive, typical,

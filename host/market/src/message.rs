@@ -13,6 +13,7 @@
 //! Settle   →  Settled | Refused
 //! Attest   →  Attested | Refused
 //! Claim    →  Claimed | Refused          asked by a provider of its requester
+//! Failed   →  Noted                      told by a provider to its requester
 //! ```
 //!
 //! Messages are [postcard](https://postcard.jamesmunns.com/wire-format), and none is longer than
@@ -64,6 +65,12 @@ pub enum Ask {
     /// To be given the receipt for a lease of the one who is asked, if it has countersigned one: the
     /// provider was not there when it was.
     Claim {
+        /// The lease.
+        lease: Digest,
+    },
+    /// To know that nothing comes of a lease that this node took: it was ended in the middle of the work,
+    /// and the input is gone. Of a lease that another node has, it says nothing.
+    Failed {
         /// The lease.
         lease: Digest,
     },
@@ -128,6 +135,8 @@ pub enum Answer {
         /// The agreed receipt.
         receipt: Vec<u8>,
     },
+    /// It knows that the lease failed, whether it waited for it or not.
+    Noted,
 }
 
 /// What a provider asks for.
@@ -362,11 +371,16 @@ mod tests {
             residency: 3_600,
             sources: vec!["skep1…".to_owned()],
         };
-        let bytes = ask.encode().unwrap();
-        for cut in 0..bytes.len() {
-            assert_eq!(Ask::decode(&bytes[..cut]), Err(MessageError));
+        let failed = Ask::Failed {
+            lease: digest("lease", 1),
+        };
+        for ask in [ask, failed] {
+            let bytes = ask.encode().unwrap();
+            for cut in 0..bytes.len() {
+                assert_eq!(Ask::decode(&bytes[..cut]), Err(MessageError));
+            }
+            assert_eq!(Ask::decode(&bytes), Ok(ask));
         }
-        assert_eq!(Ask::decode(&bytes), Ok(ask));
     }
 
     #[test]
