@@ -227,6 +227,12 @@ impl Channel {
         }
     }
 
+    /// Gives up the connection that this conversation is on: whoever was at its other end is there no more,
+    /// as is known from elsewhere. The next conversation with the same node connects anew.
+    pub fn abandon(&self) {
+        self.line.set_broken();
+    }
+
     /// Ends this side's half, and waits until the other side has all of it.
     ///
     /// # Errors

@@ -57,9 +57,14 @@ impl Line {
     /// What came of saying or hearing something on it.
     pub(super) fn tried<T>(&self, done: Result<T, ChannelError>) -> Result<T, ChannelError> {
         if done.is_err() {
-            self.is_broken.store(true, Ordering::Relaxed);
+            self.set_broken();
         }
         done
+    }
+
+    /// No conversation is begun on it any more.
+    pub(super) fn set_broken(&self) {
+        self.is_broken.store(true, Ordering::Relaxed);
     }
 
     fn is_good(&self) -> bool {
@@ -118,5 +123,46 @@ impl Lines {
     pub(crate) fn clear(&self) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use n0_future::boxed::BoxFuture;
+
+    use super::super::{Answerer, Channel};
+    use super::*;
+    use crate::config::SwarmConfig;
+    use crate::node::Swarm;
+
+    /// Listens until the other side has gone.
+    #[derive(Debug)]
+    struct Listens;
+
+    impl Answerer for Listens {
+        fn answer(&self, channel: Channel) -> BoxFuture<()> {
+            Box::pin(async move { channel.gone().await })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_given_up_has_no_further_conversation() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str| Swarm::open(SwarmConfig::loopback(dir.path().join(name)));
+        let provider = open("provider").await.unwrap();
+        let requester = open("requester").await.unwrap();
+        provider.answer_with(Arc::new(Listens));
+        let at = provider.addr();
+        let first = requester.converse(&at).await.unwrap();
+        let second = requester.converse(&at).await.unwrap();
+        assert!(Arc::ptr_eq(&first.line, &second.line));
+        first.abandon();
+        let third = requester.converse(&at).await.unwrap();
+        assert!(!Arc::ptr_eq(&first.line, &third.line));
+        // Those that follow have what was connected anew.
+        let fourth = requester.converse(&at).await.unwrap();
+        assert!(Arc::ptr_eq(&third.line, &fourth.line));
+        requester.shutdown().await;
+        provider.shutdown().await;
     }
 }
