@@ -394,6 +394,17 @@ fn print_status(status: &Status) {
         );
         println!("            {path}; remove that file once you have seen it");
     }
+    let interrupted = status.interrupted;
+    if interrupted.shards > 0 {
+        println!(
+            "  cut off   {} shards of others so far, as this node was ended in the middle of them; those who",
+            interrupted.shards
+        );
+        println!(
+            "            wait for {} of them are still to be told",
+            interrupted.untold
+        );
+    }
 }
 
 fn short(digest: &str) -> &str {

@@ -561,6 +561,18 @@ pub struct Status {
     /// Where the list is of what it was to keep ready, if that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_damaged: Option<String>,
+    /// Shards of others in the middle of which it was ended.
+    #[serde(default)]
+    pub interrupted: Interrupted,
+}
+
+/// Shards of others' jobs in the middle of which a node was ended.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Interrupted {
+    /// How many there ever were.
+    pub shards: u64,
+    /// Of how many those who wait for them are still to be told.
+    pub untold: u64,
 }
 
 /// Something that is kept ready.

@@ -222,6 +222,7 @@ impl Service {
             running: self.running.lines(),
             kept: self.jobs.kept(),
             kept_damaged: jobs::kept_damaged(&self.home),
+            interrupted: jobs::interruptions(self)?,
         }))
     }
 }

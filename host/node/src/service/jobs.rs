@@ -1,9 +1,10 @@
 //! Jobs over other nodes, and the work of others' jobs here.
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
-//! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk`, `check` and `folder`, and
-//! `guests` for jobs that a run of the owner's begins; the provider's is `provide`, `collect`, `residence`, `leisure` and `work`; `money` holds the key and the
-//! books of both, and `adapters` says what the family of an adapter gets.
+//! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk`, `awaited`, `check` and `folder`, and
+//! `guests` for jobs that a run of the owner's begins; the provider's is `provide`, `collect`, `interrupted`,
+//! `residence`, `leisure` and `work`; `money` holds the key and the books of both, `anywhere` finds nodes that
+//! have moved, and `adapters` says what the family of an adapter gets.
 //!
 //! # What it must never do
 //!
@@ -13,13 +14,16 @@
 
 mod adapters;
 mod answer;
+mod anywhere;
 mod around;
 mod attest;
+mod awaited;
 mod check;
 mod collect;
 mod drive;
 mod folder;
 mod guests;
+mod interrupted;
 mod leisure;
 mod money;
 mod provide;
@@ -43,6 +47,7 @@ use crate::requests::KeptLine;
 
 pub use answer::answer;
 pub use guests::GuestJobs;
+pub use interrupted::seen as interruptions;
 pub use money::account;
 pub use provide::provide;
 pub use residence::set_aside as kept_damaged;
@@ -58,6 +63,7 @@ pub struct Jobs {
     dealings: OnceLock<Arc<Dealings>>,
     residences: Arc<residence::Residences>,
     attested: Mutex<BTreeMap<AccountId, Instant>>,
+    awaited: Arc<awaited::Awaited>,
 }
 
 impl Jobs {

@@ -12,8 +12,8 @@ use skep_market::{Answer, Ask, Earnings, EarningsError, Refusal};
 use skep_registry::Digest;
 use skep_swarm::{NodeTicket, ProviderAddr, Swarm};
 
-use super::talk::{self, TalkError};
-use super::{failed, money, now};
+use super::talk::TalkError;
+use super::{anywhere, failed, money, now};
 use crate::failure::Failure;
 use crate::service::Service;
 
@@ -53,11 +53,7 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
         if gone.contains(&owed.node) {
             continue;
         }
-        let known = || {
-            let known = swarm.acquaintances().into_iter();
-            known.map(|known| known.addr()).collect()
-        };
-        match claim_anywhere(swarm, &ticket.node, lease, known).await {
+        match claim(swarm, &ticket.node, lease).await {
             Ok(receipt) => {
                 let settled = tokio::task::block_in_place(|| {
                     settle(&earnings, &[receipt], &Mutex::default())
@@ -107,113 +103,11 @@ pub(super) fn settle(
     earnings.paid(&own).map_err(fault)
 }
 
-/// Asks where the work was asked for, and if nobody is there, where the same node is of those that are `known`
-/// by then.
-async fn claim_anywhere(
-    swarm: &Swarm,
-    node: &ProviderAddr,
-    lease: Digest,
-    known: impl FnOnce() -> Vec<ProviderAddr>,
-) -> Result<Vec<u8>, TalkError> {
-    let gone = match claim(swarm, node, lease).await {
-        Err(TalkError::Channel(gone)) => gone,
-        answered => return answered,
-    };
-    match elsewhere(node, known().into_iter()) {
-        Some(moved) => claim(swarm, &moved, lease).await,
-        None => Err(gone.into()),
-    }
-}
-
-/// Where a node has moved to from there, if one of these is the same node somewhere else.
-fn elsewhere(
-    node: &ProviderAddr,
-    mut known: impl Iterator<Item = ProviderAddr>,
-) -> Option<ProviderAddr> {
-    known.find(|known| known.id == node.id && known != node)
-}
-
+/// Asks for a receipt where the work was asked for.
 async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<u8>, TalkError> {
-    let mut channel = swarm.converse(node).await?;
-    channel.say(&Ask::Claim { lease }.encode()?).await?;
-    match talk::hear(&mut channel).await? {
+    let claim = Ask::Claim { lease };
+    match anywhere::ask(swarm, node, &claim, || anywhere::known(swarm)).await? {
         Answer::Claimed { receipt } => Ok(receipt),
         _ => Err(TalkError::OutOfTurn),
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::net::UdpSocket;
-    use std::pin::Pin;
-
-    use skep_evidence::AccountKey;
-    use skep_market::MAX_MESSAGE;
-    use skep_swarm::{Answerer, Channel, NodeId, SwarmConfig};
-
-    use super::*;
-
-    /// Gives this for a receipt to whoever claims one.
-    #[derive(Debug)]
-    struct Gives(&'static [u8]);
-
-    impl Answerer for Gives {
-        fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-            let receipt = self.0.to_vec();
-            Box::pin(async move {
-                let frame = channel.hear(MAX_MESSAGE, Duration::from_secs(10)).await;
-                let asked = Ask::decode(&frame.unwrap()).unwrap();
-                assert!(matches!(asked, Ask::Claim { .. }), "{asked:?}");
-                let answer = Answer::Claimed { receipt };
-                channel.say(&answer.encode().unwrap()).await.unwrap();
-                let _ = channel.finish(Duration::from_secs(10)).await;
-            })
-        }
-    }
-
-    /// Nodes that are neighbours find each other by their connection; of others there is only what they
-    /// announce.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_claim_goes_to_where_the_node_has_moved_if_nobody_is_where_it_was() {
-        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let [provider, requester] = [0, 1].map(|n: usize| folders[n].path());
-        let provider = Swarm::open(SwarmConfig::loopback(provider)).await.unwrap();
-        let requester = Swarm::open(SwarmConfig::loopback(requester)).await.unwrap();
-        requester.answer_with(Arc::new(Gives(b"a receipt")));
-        let now = requester.addr();
-        // Taken and let go of, so that nobody is there.
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let before = ProviderAddr {
-            id: now.id,
-            addrs: vec![socket.local_addr().unwrap()],
-        };
-        drop(socket);
-        let lease = Digest::of(b"lease");
-        let nowhere = claim_anywhere(&provider, &before, lease, Vec::new).await;
-        assert!(matches!(nowhere, Err(TalkError::Channel(_))), "{nowhere:?}");
-        let found = claim_anywhere(&provider, &before, lease, || {
-            vec![before.clone(), now.clone()]
-        });
-        assert_eq!(found.await.unwrap(), b"a receipt");
-    }
-
-    #[test]
-    fn only_the_same_node_somewhere_else_is_asked() {
-        let at = |node: u8, port: u16| ProviderAddr {
-            id: NodeId::from_bytes(AccountKey::from_seed(&[node; 32]).id().as_bytes()).unwrap(),
-            addrs: vec![([127, 0, 0, 1], port).into()],
-        };
-        let asked = at(1, 10);
-        let find = |known: &[ProviderAddr]| elsewhere(&asked, known.iter().cloned());
-        assert_eq!(find(&[]), None);
-        // Nobody is there, and asking again changes nothing.
-        assert_eq!(find(&[at(1, 10)]), None);
-        assert_eq!(
-            find(&[at(2, 11), at(3, 10)]),
-            None,
-            "others have no such receipt"
-        );
-        assert_eq!(find(&[at(2, 11), at(1, 10), at(1, 12)]), Some(at(1, 12)));
     }
 }

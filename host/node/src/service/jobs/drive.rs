@@ -2,22 +2,23 @@
 //!
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
-//! leases, `audit` sees to it that results are looked at and liars charged, `pay` keeps the books, and
-//! `told` is what others are told of it.
+//! leases and `send` sends them, `audit` sees to it that results are looked at and liars charged, `pay` keeps
+//! the books, and `told` is what others are told of it.
 
 mod audit;
 mod lease;
 mod pay;
+mod send;
 mod told;
 
 pub use lease::SMALLEST_PANEL;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Lease, Receipt, Signed, Split};
+use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Receipt, Split};
 use skep_market::{
     AttemptId, BadDelivery, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Outstanding,
     Quotation,
@@ -25,12 +26,13 @@ use skep_market::{
 use skep_registry::Digest;
 use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet};
 
+use self::send::Send;
 use super::around::{Quotes, quotes};
 use super::folder::{Folder, Spec};
 use super::shown::Shown;
-use super::talk::{self, Delivered, TalkError};
+use super::talk::{Delivered, TalkError};
 use super::{answer, attest, failed, money, now};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{JobState, JobView};
@@ -135,11 +137,6 @@ enum Happened {
 
 /// What came of a lease.
 type Came = (AttemptId, Result<Box<Delivered>, TalkError>);
-
-struct Send {
-    handle: AbortHandle,
-    records: Arc<AtomicU64>,
-}
 
 struct Driver {
     service: Arc<Service>,
@@ -394,41 +391,6 @@ impl Driver {
         })
     }
 
-    fn send(
-        &mut self,
-        swarm: &Swarm,
-        id: AttemptId,
-        provider: AccountId,
-        lease: &[u8],
-    ) -> Result<(), Failure> {
-        let Some((node, _)) = self.quotes.get(&provider) else {
-            return Ok(());
-        };
-        let lease = Signed::<Lease>::decode(lease, &mut self.keys).map_err(failed)?;
-        let keys = self.keys.clone();
-        let input = self.folder.shard(&self.spec, id.shard)?;
-        let script = match lease.audit.follows {
-            None => Vec::new(),
-            Some(_) => self.script_for(id)?.encode(),
-        };
-        let (swarm, node, account) = (swarm.clone(), node.clone(), Arc::clone(&self.account));
-        let records = Arc::new(AtomicU64::new(0));
-        let done = Arc::clone(&records);
-        let handle = self.tasks.spawn(async move {
-            let sources = vec![swarm.ticket().to_string()];
-            let begun = talk::Begun {
-                lease: &lease,
-                input: &input,
-                script: &script,
-                keys,
-            };
-            let came = talk::perform(&swarm, &node, &account, begun, sources, &done).await;
-            Happened::Sent(id, came.map(Box::new))
-        });
-        self.sends.insert(id, Send { handle, records });
-        Ok(())
-    }
-
     /// Takes in what has happened, and whatever else has by now: what is written down together waits
     /// for the disk once.
     fn take_in_all(
@@ -556,8 +518,13 @@ impl Driver {
     ) -> Result<Conduct, Failure> {
         self.trouble = Some(format!("shard {}: {error}", id.shard));
         // Who cannot be reached is asked again once it answers.
-        if let (TalkError::Channel(_), Some(provider)) = (error, &provider) {
+        if let (TalkError::Channel(_) | TalkError::Interrupted, Some(provider)) = (error, &provider)
+        {
             self.quotes.remove(provider);
+        }
+        // Who was away and says so is there, perhaps somewhere else.
+        if matches!(error, TalkError::Interrupted) {
+            self.quoting = None;
         }
         // Statements that contradict each other are no accident, and where the contradiction is in
         // what the provider signed, everybody can see it. Charged before it is written down, as

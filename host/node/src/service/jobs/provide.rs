@@ -1,9 +1,11 @@
 //! The provider's side: other nodes' leases, as far as the owner's policy lets them in.
 //!
 //! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
-//! What stays is what was signed: that a lease was done, with which digest, for how much.
+//! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
+//! leases that are here.
 
-use std::collections::HashMap;
+mod engaged;
+
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,14 +24,15 @@ use skep_market::{
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_sandbox::Shown;
 use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
 
+use self::engaged::{Engagements, Held};
 use super::around::Wanted;
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
-use super::{adapters, attest, collect, money, now, random, residence};
+use super::{adapters, attest, collect, interrupted, money, now, random, residence};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -55,18 +58,18 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
             [tariff.tokens, tariff.flops, tariff.bytes, tariff.residency]
         },
     });
+    let (earnings, places) = (money::earnings(service)?, places(policy.slots));
+    interrupted::find(&earnings, places)?;
     let desk = Desk {
         service: Arc::downgrade(service),
         account: money::account(service)?,
-        earnings: money::earnings(service)?,
+        earnings,
         slots: Arc::new(Semaphore::new(policy.slots as usize)),
-        places: Arc::new(Semaphore::new(
-            policy.slots.saturating_add(ahead(policy.slots)) as usize,
-        )),
+        places: Arc::new(Semaphore::new(places)),
         policy: Arc::new(policy),
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         attesting: Arc::default(),
-        engaged: Arc::default(),
+        engaged: Engagements::default(),
         keys: Arc::default(),
     };
     let swarm = service.swarm().await?;
@@ -74,8 +77,14 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     residence::keep_on(service, desk.policy.residency);
     swarm.answer_with(Arc::new(desk));
     swarm.announce(capability);
+    interrupted::tell(service)?;
     collect::now_and_then(service);
     Ok(())
+}
+
+/// How many leases may be here at once: at work, or waiting with their input.
+fn places(slots: u32) -> usize {
+    slots.saturating_add(ahead(slots)) as usize
 }
 
 /// What every conversation shares.
@@ -90,8 +99,7 @@ struct Desk {
     /// For those at work and those that wait with their input.
     places: Arc<Semaphore>,
     attesting: Arc<tokio::sync::Mutex<()>>,
-    /// The leases at work, each with how to end its conversation.
-    engaged: Arc<Mutex<HashMap<Digest, oneshot::Sender<()>>>>,
+    engaged: Engagements,
     /// The keys of those who signed something for this node.
     keys: Arc<Mutex<Keys>>,
 }
@@ -208,6 +216,13 @@ impl Desk {
                 let receipt = receipt.ok_or(Refusal::NoReceipt)?;
                 say(channel, &Answer::Claimed { receipt }).await
             }
+            Ask::Failed { lease } => {
+                let (awaited, peer) = (&service.jobs.awaited, channel.peer());
+                if awaited.failed(peer, lease) {
+                    tracing::info!(%peer, %lease, "a provider was ended in the middle of a shard");
+                }
+                say(channel, &Answer::Noted).await
+            }
             Ask::Settle { receipts } => {
                 tokio::task::block_in_place(|| {
                     collect::settle(&self.earnings, &receipts, &self.keys)
@@ -296,27 +311,23 @@ impl Desk {
         let time = Duration::from_millis(lease.deadline.saturating_sub(lease.issued)).min(LONGEST);
         // A requester that was killed comes again with the same lease, before anyone here knows
         // that it had gone: the new conversation takes the place of the old one.
-        let (_engaged, superseded) = self.engage(lease.digest());
+        let (_engaged, superseded) = self.engaged.engage(lease.digest());
+        let mut held = None;
         let work = async {
+            let fulfilled = self.fulfil(service, channel, offer, &lease, time, &mut held);
             // By this node's own clock, whatever the requester's says.
-            tokio::time::timeout(time, self.fulfil(service, channel, offer, &lease, time)).await
+            tokio::time::timeout(time, fulfilled).await
         };
-        tokio::select! {
+        let ended = tokio::select! {
             done = work => done.unwrap_or_else(|_| {
                 Err(Refusal::Failed("the time of the lease is over".to_owned()).into())
             }),
             _ = superseded => Err(Stop::Gone),
+        };
+        if let Some(held) = held {
+            held.let_go(&self.earnings);
         }
-    }
-
-    fn engage(&self, lease: Digest) -> (Engaged, oneshot::Receiver<()>) {
-        let (end, superseded) = oneshot::channel();
-        let mut engaged = self.engaged.lock().unwrap_or_else(PoisonError::into_inner);
-        // Dropping the earlier one's sender ends it as well as a message would.
-        engaged.retain(|_, end| !end.is_closed());
-        engaged.insert(lease, end);
-        let desk = self.clone();
-        (Engaged { desk, lease }, superseded)
+        ended
     }
 
     async fn fulfil(
@@ -326,9 +337,11 @@ impl Desk {
         offer: &Undertaking,
         lease: &Agreed<Lease>,
         time: Duration,
+        held: &mut Option<Held>,
     ) -> Result<(), Stop> {
         let records = Arc::new(AtomicU64::new(0));
-        let _place = meanwhile(channel, &records, self.places.acquire())
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = meanwhile(channel, &records, place)
             .await?
             .map_err(|_| Stop::Gone)?;
         let got = async {
@@ -337,6 +350,7 @@ impl Desk {
             Ok::<_, Stop>(subject)
         };
         let subject = meanwhile(channel, &records, got).await??;
+        *held = Some(self.hold(place, lease, offer, time)?);
         let secret = SealSecret::generate().map_err(|error| broken(&error))?;
         let key = secret
             .signed(lease.digest(), &self.account)
@@ -583,22 +597,4 @@ fn nodes(tickets: &[String]) -> Result<Vec<ProviderAddr>, Stop> {
             .map_err(|_| Refusal::Malformed.into())
     };
     tickets.iter().map(node).collect()
-}
-
-/// A lease at work, listed until this is dropped.
-struct Engaged {
-    desk: Desk,
-    lease: Digest,
-}
-
-impl Drop for Engaged {
-    fn drop(&mut self) {
-        let mut engaged = self
-            .desk
-            .engaged
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // One that has taken its place stays.
-        engaged.retain(|lease, end| *lease != self.lease || !end.is_closed());
-    }
 }

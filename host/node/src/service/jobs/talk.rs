@@ -59,6 +59,9 @@ pub enum TalkError {
     /// It does not run on hardware that is believed.
     #[error(transparent)]
     NotAttested(#[from] NotAttested),
+    /// The provider was ended in the middle of the work and is there again, as it says itself.
+    #[error("its node was ended in the middle of the work, and says so now that it is back")]
+    Interrupted,
     /// A fault of this side's own, which is in its log.
     #[error("the conversation broke off by a fault here; the log of this node says which")]
     Broken,
@@ -124,10 +127,34 @@ pub struct Begun<'a> {
     pub keys: Keys,
 }
 
-/// Offers a lease, hands over its input, and waits for what comes of it.
+/// Offers a lease, hands over its input, and waits for what comes of it, unless the provider says meanwhile
+/// that it `failed`.
 pub async fn perform(
     swarm: &Swarm,
     node: &ProviderAddr,
+    account: &AccountKey,
+    begun: Begun<'_>,
+    sources: Vec<String>,
+    records: &AtomicU64,
+    failed: impl Future<Output = ()>,
+) -> Result<Delivered, TalkError> {
+    let mut channel = swarm.converse(node).await?;
+    let performing = perform_over(&mut channel, account, begun, sources, records);
+    let came = tokio::select! {
+        // What has come counts.
+        biased;
+        came = performing => Some(came),
+        () = failed => None,
+    };
+    came.unwrap_or_else(|| {
+        // The process at the other end is gone, which its connection need not know.
+        channel.abandon();
+        Err(TalkError::Interrupted)
+    })
+}
+
+async fn perform_over(
+    channel: &mut Channel,
     account: &AccountKey,
     begun: Begun<'_>,
     sources: Vec<String>,
@@ -149,10 +176,9 @@ pub async fn perform(
         script_bytes: script.len() as u64,
         sources,
     });
-    let mut channel = swarm.converse(node).await?;
     channel.say(&offer.encode()?).await?;
     let (accepted, their_key) = loop {
-        match hear(&mut channel).await? {
+        match hear(channel).await? {
             Answer::Working { .. } => {}
             Answer::Accepted { lease, key } => break (lease, key),
             _ => return Err(TalkError::OutOfTurn),
@@ -169,7 +195,7 @@ pub async fn perform(
     }
     drop(sent);
     let (commitment, receipt, handover, output_bytes, shown_bytes) = loop {
-        match hear(&mut channel).await? {
+        match hear(channel).await? {
             Answer::Working { done } => records.store(done, Ordering::Relaxed),
             Answer::Done {
                 commitment,
