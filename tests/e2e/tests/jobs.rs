@@ -26,6 +26,8 @@ mod operator;
 mod peers;
 #[path = "jobs/residence.rs"]
 mod residence;
+#[path = "jobs/restarted.rs"]
+mod restarted;
 #[path = "language/served.rs"]
 mod served;
 mod setting;

@@ -192,6 +192,10 @@ impl Lies {
                     .await;
                 return;
             }
+            Ask::Failed { .. } => {
+                self.says(channel, &Answer::Noted).await;
+                return;
+            }
             Ask::Attest { .. } => {
                 let refusal = Refusal::NoHardware("it has none".to_owned());
                 self.says(channel, &Answer::Refused(refusal)).await;

@@ -349,7 +349,8 @@ pub struct Occupied {
 
 impl Occupied {
     pub fn new(setting: &Setting, node: &Node) -> Self {
-        let pipe = setting.path("pipe");
+        let name = node.home().file_name().unwrap().to_str().unwrap();
+        let pipe = setting.path(&format!("{name}.pipe"));
         assert!(
             Command::new("mkfifo")
                 .arg(&pipe)
