@@ -30,6 +30,15 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
     }
     let every = options.every.unwrap_or(EVERY);
     let fragments = options.fragments.unwrap_or(usual_fragments(every));
+    if u32::from(fragments) > every {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "{fragments} parts of the weights cannot be sent within {every} steps, at most one after \
+                 each; say --fragments of no more than the steps of --every"
+            ),
+        ));
+    }
     let between = every / u32::from(fragments.max(1));
     if options.overlap.is_some_and(|overlap| overlap >= between) {
         return Err(Failure::new(
@@ -87,5 +96,52 @@ pub fn told(failure: Failure) -> Failure {
             "interrupted; the training keeps a checkpoint, and the same command goes on from it",
         ),
         false => failure,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn asked(words: &[&str]) -> Result<TogetherRequest, String> {
+        let command = ["skep", "finetune", "--data", "shop.jsonl", "--nodes", "3"];
+        let parsed = Cli::try_parse_from(command.iter().chain(words)).unwrap();
+        let Command::Finetune(options) = parsed.command else {
+            panic!("another command");
+        };
+        let request = request(*options).map_err(|failure| {
+            assert_eq!(failure.kind, FailureKind::Usage);
+            failure.message
+        })?;
+        let Request::FineTune(request) = request else {
+            panic!("another request");
+        };
+        Ok(request.together.unwrap())
+    }
+
+    #[test]
+    fn a_part_is_there_before_the_next_one_is_sent() {
+        let turns = ["--every", "20", "--fragments", "5", "--overlap"];
+        let with = |overlap| [&turns[..], &[overlap]].concat();
+        assert_eq!(asked(&with("3")).unwrap().overlap, Some(3));
+        let why = asked(&with("4")).unwrap_err();
+        assert!(why.contains("less than the 4 steps in between"), "{why}");
+    }
+
+    #[test]
+    fn there_are_no_more_parts_than_steps() {
+        let most = asked(&["--every", "4", "--fragments", "4"]).unwrap();
+        assert_eq!((most.every, most.fragments), (4, Some(4)));
+        for more in [vec![], vec!["--overlap", "0"]] {
+            let mut words = vec!["--every", "4", "--fragments", "5"];
+            words.extend(more);
+            let why = asked(&words).unwrap_err();
+            assert!(why.contains("5 parts"), "{why}");
+            assert!(why.contains("within 4 steps"), "{why}");
+        }
     }
 }
