@@ -236,6 +236,10 @@ pub struct Finetune {
     /// the others see their part of them.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub nodes: u16,
+    /// How many nodes are enough to begin with, this one included; all of them if not said. Others
+    /// that are named join later, between two rounds, while there are parts of the examples left.
+    #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub at_least: Option<u16>,
     /// A node to train with, by its ticket, before those that the configuration names; may be given
     /// several times.
     #[arg(long, value_name = "TICKET")]

@@ -189,6 +189,9 @@ fn print_finetuned(finetuned: &FineTuned) {
                 "    {name}  counted {} times, left out {count}, audited {}, came back {}",
                 node.accepted, node.audited, node.returned
             );
+            if node.joined > 0 {
+                println!("      joined in round {}", node.joined);
+            }
             if let Some(last) = node.left_out.last() {
                 println!("      {}", last.why);
             }

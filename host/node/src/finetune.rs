@@ -49,6 +49,15 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
             ),
         ));
     }
+    if let Some(enough) = options.at_least.filter(|enough| *enough > options.nodes) {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "{enough} nodes cannot take part of {}; say --at-least no more than --nodes",
+                options.nodes
+            ),
+        ));
+    }
     let mut settings: Vec<(String, String)> = Vec::new();
     for setting in &options.settings {
         let (name, value) = setting.split_once('=').ok_or_else(|| {
@@ -75,6 +84,7 @@ pub fn request(options: Finetune) -> Result<Request, Failure> {
         settings,
         together: (options.nodes > 1).then_some(TogetherRequest {
             nodes: options.nodes,
+            at_least: options.at_least,
             providers: options.provider,
             method,
             every,
@@ -143,5 +153,14 @@ mod tests {
             assert!(why.contains("5 parts"), "{why}");
             assert!(why.contains("within 4 steps"), "{why}");
         }
+    }
+
+    #[test]
+    fn no_more_nodes_have_to_begin_than_there_are_places_for() {
+        assert_eq!(asked(&[]).unwrap().at_least, None);
+        let all = asked(&["--at-least", "3"]).unwrap();
+        assert_eq!((all.nodes, all.at_least), (3, Some(3)));
+        let why = asked(&["--at-least", "4"]).unwrap_err();
+        assert!(why.contains("4 nodes cannot take part of 3"), "{why}");
     }
 }

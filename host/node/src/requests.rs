@@ -138,6 +138,9 @@ pub struct FineTuneRequest {
 pub struct TogetherRequest {
     /// How many, this one included.
     pub nodes: u16,
+    /// How many of those have to take part for the training to begin; all if it is not said.
+    #[serde(default)]
+    pub at_least: Option<u16>,
     /// Tickets of nodes to ask before those of the configuration.
     pub providers: Vec<String>,
     /// In which way.
@@ -207,6 +210,10 @@ pub struct TogetherNode {
     pub accepted: u64,
     /// Turns in which something that it did was done again here, and came to the same.
     pub audited: u64,
+    /// In which round it joined, or at which step where all make every step together; 0 if it was
+    /// there at the beginning.
+    #[serde(default)]
+    pub joined: u32,
     /// How often it came back after it was let go.
     pub returned: u64,
     /// Turns in which it did not, and why.

@@ -2,9 +2,10 @@
 //!
 //! What is exchanged and what it does to the weights is `skep_together`'s to say; this sends it,
 //! waits for it, and hands the weights to the trainer (`docs/decisions/0025`). [`lead`] is the side
-//! of who trains, [`member`] that of who takes part, [`split`] says who learns what, [`stepwise`] how
-//! a step is made that is made together (`docs/decisions/0036`). What a member did is noted in its
-//! [`journal`], and [`audit`] does a part of it once more (`docs/decisions/0029`).
+//! of who trains, [`member`] that of who takes part, [`guest`] says how one is asked to
+//! (`docs/decisions/0040`), [`split`] who learns what, [`stepwise`] how a step is made that is made
+//! together (`docs/decisions/0036`). What a member did is noted in its [`journal`], and [`audit`] does a
+//! part of it once more (`docs/decisions/0029`).
 //!
 //! # What it must never do
 //!
@@ -13,6 +14,7 @@
 //! - Keep another node's examples longer than its training, or open a file that it names.
 
 mod audit;
+mod guest;
 mod hook;
 mod journal;
 pub mod lead;

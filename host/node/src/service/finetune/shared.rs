@@ -96,6 +96,7 @@ pub async fn lead(
         rehearse: Box::new(move |examples| runs.begin(examples)),
         nodes,
         parts,
+        at_least: together.at_least.unwrap_or(together.nodes),
         invitation,
         patience: Duration::from_secs(together.patience),
         kept,
@@ -224,6 +225,7 @@ mod tests {
     fn asked(method: TogetherMethod) -> TogetherRequest {
         TogetherRequest {
             nodes: 2,
+            at_least: None,
             providers: Vec::new(),
             method,
             every: 40,

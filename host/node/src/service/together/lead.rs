@@ -4,15 +4,17 @@
 //! It learns from examples itself. In a turn it waits for each of the others until its patience is
 //! over. Whoever has gone, says nothing or says what the protocol does not have is let go, and told
 //! of at the end; whoever sends numbers that cannot be used is left out of the turn, and let go
-//! after three. The rest go on. In between rounds whoever has gone is asked to come back.
+//! after three. The rest go on. In between rounds whoever has gone is asked to come back, and places that
+//! nobody has are offered to the others that were named.
 //!
 //! Now and then it has one of them show a step that it says it has made, and makes it again. Whoever
 //! made another is let go for good.
 //!
 //! [`diloco`] decides turns while it makes steps of its own, [`stepwise`] makes every step with the
-//! others, [`table`] is what both know of them.
+//! others, [`table`] is what both know of them, [`queue`] says who is asked to take which place.
 
 mod diloco;
+mod queue;
 mod stepwise;
 mod table;
 
@@ -31,14 +33,17 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use self::diloco::UnderWay;
+use self::queue::Queue;
 use self::table::Table;
+use super::guest::{Guest, Place, ask};
 use super::hook::{Hook, Side};
-use super::seat::{Seat, ask};
+use super::seat::Seat;
 use super::stepwise::NotMade;
 use crate::failure::{Failure, FailureKind};
 use crate::requests::TogetherReport;
 
-pub use super::seat::{Order, STEPS_MADE};
+pub use super::guest::Order;
+pub use super::seat::STEPS_MADE;
 
 /// A training that this node leads.
 pub struct Lead {
@@ -50,7 +55,7 @@ pub struct Lead {
 struct Leading {
     method: Method,
     table: Arc<Mutex<Table>>,
-    /// Whether somebody has come back since it was looked at: also in the table, which may be in use.
+    /// Whether somebody has come since it was looked at: also in the table, which may be in use.
     is_back: Arc<AtomicBool>,
     /// This node's part, once it has begun: one of these.
     diloco: Option<Diloco>,
@@ -77,6 +82,8 @@ pub struct Guests {
     pub nodes: Vec<ProviderAddr>,
     /// What each learns from; the first is this node's own.
     pub parts: Vec<Vec<u8>>,
+    /// How many have to take part for the training to begin, this node included.
+    pub at_least: u16,
     /// To what, but for whom it is and how much it learns.
     pub invitation: Invitation,
     /// How long each turn may wait for a node.
@@ -90,47 +97,66 @@ pub struct Guests {
 }
 
 impl Lead {
-    /// Invites as many as there are parts for, and hands those out.
+    /// Invites as many as there are parts for, each node once, and hands those out. What nobody has taken
+    /// is offered again while the training lasts.
     ///
     /// # Errors
     /// When too few take part.
     pub async fn invite(swarm: &Swarm, guests: Guests) -> Result<Self, Failure> {
         let mut seats: Vec<Seat> = Vec::new();
+        let mut queue = Queue::default();
         let mut refused = Vec::new();
-        let mut parts = guests.parts.into_iter().skip(1).map(Arc::new);
-        let mut part = parts.next();
         let mut sent = 0;
-        for node in &guests.nodes {
-            let Some(examples) = &part else { break };
-            // Not more than the most nodes, of which the request was checked.
-            let number = seats.len() as u16 + 1;
-            let invitation = Invitation {
-                member: number,
-                examples: examples.len() as u64,
-                ..guests.invitation.clone()
+        // Not more than the most nodes, of which the request was checked.
+        let parts = guests.parts.into_iter().skip(1).zip(1_u16..);
+        let mut places = parts.map(|(examples, number)| Place::new(number, examples));
+        let mut next = places.next();
+        for (rank, node) in once(guests.nodes).into_iter().enumerate() {
+            let mut guest = Guest::new(rank, node);
+            let Some(place) = next.take() else {
+                queue.wait(guest);
+                continue;
             };
-            match ask(swarm, node, invitation, examples, guests.patience).await {
+            guest.asked = Some(Instant::now());
+            let invitation = place.invitation(&guests.invitation);
+            let (node, examples) = (&guest.node, &place.examples);
+            let asked = ask(swarm, node, invitation, examples, guests.patience).await;
+            match asked {
                 Ok((channel, bytes)) => {
                     sent += bytes as u64;
-                    let order = (guests.audit > 0).then(|| (guests.rehearse)(Arc::clone(examples)));
-                    let examples = Arc::clone(examples);
-                    seats.push(Seat::new(number, node.clone(), channel, examples, order));
-                    part = parts.next();
+                    seats.push(Seat::new(place, guest, channel));
+                    next = places.next();
                 }
-                Err(why) => refused.push(format!("{}: {why}", node.id)),
+                Err(why) => {
+                    refused.push(format!("{}: {why}", guest.node.id));
+                    queue.wait(guest);
+                    next = Some(place);
+                }
             }
         }
-        if part.is_some() {
+        if seats.len() + 1 < usize::from(guests.at_least) {
             let mut text = format!(
-                "{} other nodes take part, and --nodes asks for more; name them with --provider, \
-                 and let them have `[trainings] accept = true` in their configuration",
-                seats.len()
+                "{} other nodes take part, and {} have to; name them with --provider, and let them \
+                 have `[trainings] accept = true` in their configuration, or say with --at-least how \
+                 many nodes are enough to begin",
+                seats.len(),
+                guests.at_least - 1
             );
             for why in refused {
                 text.push_str("\n  ");
                 text.push_str(&why);
             }
             return Err(Failure::new(FailureKind::NotFound, text));
+        }
+        for place in next.into_iter().chain(places) {
+            queue.offer(place);
+        }
+        if guests.audit > 0 {
+            let taken = seats.iter_mut().map(|seat| &mut seat.place);
+            for place in taken.chain(queue.places()) {
+                let order = (guests.rehearse)(Arc::clone(&place.examples));
+                place.audit(order);
+            }
         }
         let method = guests.invitation.how;
         let is_back: Arc<AtomicBool> = Arc::default();
@@ -147,6 +173,7 @@ impl Lead {
                     kept: guests.kept,
                     guard: method.guard(),
                     seats,
+                    queue,
                     turns: 0,
                     sent,
                     is_back: Arc::clone(&is_back),
@@ -183,6 +210,10 @@ impl Lead {
         // A turn that nobody waits for any more may have the table.
         leading.under_way.clear();
         let table = leading.table.lock().await;
+        let seated = table.seats.iter().map(|seat| &seat.guest);
+        let all = seated.chain(table.queue.guests());
+        let mut nodes: Vec<&Guest> = all.filter(|guest| guest.took_part).collect();
+        nodes.sort_by_key(|guest| guest.rank);
         TogetherReport {
             method: leading.method.name().to_owned(),
             turns: table.turns,
@@ -190,9 +221,21 @@ impl Lead {
             waited_seconds: leading.waited.as_secs_f64(),
             contributed_bytes: leading.contributed,
             sent_bytes: table.sent,
-            nodes: table.seats.iter().map(|seat| seat.told.clone()).collect(),
+            nodes: nodes.iter().map(|guest| guest.told.clone()).collect(),
         }
     }
+}
+
+/// Each node once, in this order, at all of its addresses.
+fn once(nodes: Vec<ProviderAddr>) -> Vec<ProviderAddr> {
+    let mut all: Vec<ProviderAddr> = Vec::new();
+    for node in nodes {
+        match all.iter_mut().find(|other| other.id == node.id) {
+            Some(known) => known.addrs.extend(node.addrs),
+            None => all.push(node),
+        }
+    }
+    all
 }
 
 /// Why a training cannot go on.

@@ -2,21 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use skep_swarm::{Channel, ProviderAddr, Swarm};
+use skep_swarm::{Channel, Swarm};
 use skep_together::audit::{self, Commitment, Digest, Window, digest_of};
-use skep_together::message::{
-    ENVELOPE, Invitation, LAST_ROUND, MAX_INVITATION, Shown, ToLeader, ToMember,
-};
+use skep_together::message::{ENVELOPE, Invitation, LAST_ROUND, Shown, ToLeader, ToMember};
 use skep_together::{Method, Turn, Unsound};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Broken, LOADING, SILENCE, hear_member, tell_member};
-use crate::failure::Failure;
-use crate::requests::{LeftOut, TogetherNode};
+use super::guest::{Away, Guest, Offer, Place, ready};
+use super::{Broken, hear_member, tell_member};
+use crate::requests::LeftOut;
 
 /// The setting by which the recipe that comes with skep is told what all have made before it begins.
 pub const STEPS_MADE: &str = "steps-made";
@@ -29,14 +26,14 @@ const ASKING: Duration = Duration::from_millis(250);
 /// The longest that what one step was made of may be, in bytes.
 const MADE: usize = 64 << 20;
 
-/// What each step of a node has to be made of.
-pub type Order = JoinHandle<Result<Vec<Digest>, Failure>>;
-
-/// Another node.
+/// Another node, at its place.
 pub struct Seat {
-    pub number: u16,
-    node: ProviderAddr,
-    examples: Arc<Vec<u8>>,
+    pub place: Place,
+    pub guest: Guest,
+    /// Whether the place is the node's, while it is away too, or it was only asked to take it.
+    is_taken: bool,
+    /// Since when it is away.
+    away: Option<Instant>,
     /// None while it is away.
     channel: Option<Channel>,
     /// What it has said ahead of its turn.
@@ -56,25 +53,8 @@ pub struct Seat {
     said_after: u64,
     /// The digests of the windows that it has committed to.
     pub committed: HashMap<Turn, Digest>,
-    /// Whether it may be asked to show what it did.
-    audited: bool,
-    order: Option<Order>,
-    known: Option<Vec<Digest>>,
-    /// Whether it is asked to come back when it is away.
-    welcome: bool,
-    returning: Option<JoinHandle<Result<Channel, Away>>>,
-    /// Whether that has come to nothing, so that it may be asked again.
-    failed: Arc<AtomicBool>,
-    /// When it was asked last.
-    asked: Option<Instant>,
-    pub told: TogetherNode,
-}
-
-/// Why a node has not come back.
-struct Away {
-    why: String,
-    /// Whether it would say the same if it were asked again.
-    for_good: bool,
+    /// That it was asked to come, while it is away.
+    offer: Option<Offer>,
 }
 
 /// A contribution as it came.
@@ -86,77 +66,23 @@ pub struct Said {
     pub at: Option<Digest>,
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        if let Some(returning) = &self.returning {
-            returning.abort();
-        }
-        if let Some(order) = &self.order {
-            order.abort();
-        }
-    }
-}
-
-/// Asks a node to take part, hands out its examples, and says how many bytes that took.
-pub async fn ask(
-    swarm: &Swarm,
-    node: &ProviderAddr,
-    invitation: Invitation,
-    examples: &[u8],
-    patience: Duration,
-) -> Result<(Channel, usize), String> {
-    let asking = async {
-        let mut channel = swarm.invite(node).await?;
-        tell_member(&mut channel, &ToMember::Invitation(Box::new(invitation))).await?;
-        let answer = hear_member(&mut channel, MAX_INVITATION, SILENCE).await?;
-        Ok::<_, Broken>((channel, answer))
-    };
-    match asking.await {
-        Ok((mut channel, ToLeader::Accepted)) => {
-            let message = ToMember::Examples(examples.to_vec());
-            let sent = tell_member(&mut channel, &message).await;
-            let sent = sent.map_err(|error| error.to_string())?;
-            // From now on it reads between steps, and a step takes its time.
-            channel.give_time(patience);
-            Ok((channel, sent))
-        }
-        Ok((_, ToLeader::Refused(why))) => Err(why),
-        Ok(_) => Err(Broken::OutOfTurn.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Waits until a node has loaded what it needs, and hears which weights it has.
-async fn ready(channel: &mut Channel, want: u64) -> Result<Digest, Broken> {
-    match hear_member(channel, MAX_INVITATION, LOADING).await? {
-        ToLeader::Ready { weights, at } if weights == want => Ok(at),
-        ToLeader::Ready { weights: got, .. } => Err(Broken::Weights { got, want }),
-        ToLeader::Refused(why) => Err(Broken::Refused(why)),
-        _ => Err(Broken::OutOfTurn),
-    }
-}
-
 impl Seat {
-    pub fn new(
-        number: u16,
-        node: ProviderAddr,
-        channel: Channel,
-        examples: Arc<Vec<u8>>,
-        order: Option<Order>,
-    ) -> Self {
+    /// A node that has taken a place.
+    pub fn new(place: Place, guest: Guest, channel: Channel) -> Self {
+        let mut seat = Self::offered(place, guest);
+        (seat.is_taken, seat.guest.took_part) = (true, true);
+        seat.channel = Some(channel);
+        seat
+    }
+
+    /// A node that is to be asked to take a place.
+    pub fn offered(place: Place, guest: Guest) -> Self {
         Self {
-            number,
-            told: TogetherNode {
-                node: node.id.to_string(),
-                accepted: 0,
-                audited: 0,
-                returned: 0,
-                left_out: Vec::new(),
-                gone: None,
-            },
-            node,
-            examples,
-            channel: Some(channel),
+            place,
+            guest,
+            is_taken: false,
+            away: None,
+            channel: None,
             held: None,
             strikes: 0,
             first: 0,
@@ -166,14 +92,22 @@ impl Seat {
             unsaid: HashMap::new(),
             said_after: 0,
             committed: HashMap::new(),
-            audited: order.is_some(),
-            order,
-            known: None,
-            welcome: true,
-            returning: None,
-            failed: Arc::default(),
-            asked: None,
+            offer: None,
         }
+    }
+
+    /// A node that had taken a place and has gone.
+    #[cfg(test)]
+    pub fn left(place: Place, guest: Guest, why: &Broken) -> Self {
+        let mut seat = Self::offered(place, guest);
+        (seat.is_taken, seat.guest.took_part) = (true, true);
+        seat.let_go(why);
+        seat
+    }
+
+    /// The place and the node, which have nothing to do with each other any more.
+    pub fn give_up(self) -> (Place, Guest) {
+        (self.place, self.guest)
     }
 
     /// Lets it leave unread for so long what it is told.
@@ -183,13 +117,28 @@ impl Seat {
         }
     }
 
-    /// Whether it was asked to come back and has not answered.
-    pub fn is_returning(&self) -> bool {
-        self.returning.is_some()
-    }
-
     pub fn is_here(&self) -> bool {
         self.channel.is_some()
+    }
+
+    /// Whether the place is nobody's: the node will not come back, or has not taken it. Not while
+    /// something may come of an offer.
+    pub fn is_free(&self) -> bool {
+        let is_nobody = self.channel.is_none() && self.offer.is_none();
+        is_nobody && !(self.is_taken && self.guest.welcome)
+    }
+
+    /// Whether the node has been away for longer than that, and nothing may come of an offer.
+    pub fn is_away_for(&self, patience: Duration, now: Instant) -> bool {
+        let is_long = |away| now.duration_since(away) > patience;
+        self.offer.is_none() && self.away.is_some_and(is_long)
+    }
+
+    /// Forgets an offer of which nothing came.
+    pub fn forget_what_failed(&mut self) {
+        if self.offer.as_ref().is_some_and(Offer::has_failed) {
+            self.offer = None;
+        }
     }
 
     /// Tells it where all are, once it is ready.
@@ -244,7 +193,7 @@ impl Seat {
                         commitment,
                         at,
                     }) if commitment.is_some()
-                        || !self.audited
+                        || !self.place.audited
                         || (turn.round == LAST_ROUND && at.is_some()) =>
                     {
                         Said {
@@ -284,7 +233,7 @@ impl Seat {
         let fragment = said.turn.fragment;
         if accepted {
             self.strikes = 0;
-            self.told.accepted += 1;
+            self.guest.told.accepted += 1;
         }
         let Some(commitment) = &said.commitment else {
             return;
@@ -317,24 +266,14 @@ impl Seat {
 
     /// What the steps before a contribution have to be made of; none if that is not known.
     pub async fn order(&mut self, method: &Method, turn: Turn) -> Option<audit::Order> {
-        if let Some(task) = self.order.take() {
-            match task.await {
-                Ok(Ok(order)) => self.known = Some(order),
-                Ok(Err(failure)) => {
-                    tracing::warn!(node = %self.told.node, %failure, "no audit of its steps");
-                }
-                Err(error) => {
-                    tracing::warn!(node = %self.told.node, %error, "no audit of its steps")
-                }
-            }
-        }
-        let known = self.known.as_ref()?;
-        let at = |step: u64| usize::try_from(step.checked_add(self.first_step)?).ok();
-        let (steps, may_end) = match (self.own(turn), turn.fragment) {
+        let (own, first_step, said_after) = (self.own(turn), self.first_step, self.said_after);
+        let known = self.place.order().await?;
+        let at = |step: u64| usize::try_from(step.checked_add(first_step)?).ok();
+        let (steps, may_end) = match (own, turn.fragment) {
             (Some(own), _) => (method.steps_before(own), false),
-            (None, 0) => (method.steps_at_the_end(self.said_after), true),
+            (None, 0) => (method.steps_at_the_end(said_after), true),
             // Everything was made before the first fragment's.
-            (None, _) => (self.said_after..self.said_after, true),
+            (None, _) => (said_after..said_after, true),
         };
         let (from, until) = (at(steps.start)?, at(steps.end)?);
         let until = match may_end {
@@ -380,9 +319,9 @@ impl Seat {
 
     /// Notes that its contribution did not count.
     pub fn leave_out(&mut self, turn: Turn, why: &str) {
-        tracing::warn!(node = %self.told.node, %why, "a contribution was left out");
-        if self.told.left_out.len() < TOLD {
-            self.told.left_out.push(LeftOut {
+        tracing::warn!(node = %self.guest.told.node, %why, "a contribution was left out");
+        if self.guest.told.left_out.len() < TOLD {
+            self.guest.told.left_out.push(LeftOut {
                 round: (turn.round != LAST_ROUND).then_some(turn.round),
                 fragment: turn.fragment,
                 why: why.to_owned(),
@@ -401,94 +340,62 @@ impl Seat {
 
     /// Lets it go for good.
     pub fn ban(&mut self, why: &Broken) {
-        self.welcome = false;
+        self.guest.welcome = false;
         self.let_go(why);
     }
 
     /// Lets it go; in between rounds it is asked to come back.
     pub fn let_go(&mut self, why: &Broken) {
-        tracing::warn!(node = %self.told.node, %why, "a node takes part in the training no more");
+        tracing::warn!(node = %self.guest.told.node, %why, "a node takes part in the training no more");
         self.channel = None;
         self.held = None;
-        self.told.gone.get_or_insert_with(|| why.to_string());
+        self.away.get_or_insert_with(Instant::now);
+        self.guest.told.gone.get_or_insert_with(|| why.to_string());
     }
 
-    /// Asks it to come back, if it is away and was not asked yet. Its recipe is told of the steps that all
+    /// Asks it to come, if it is not here and was not asked yet. Its recipe is told of the steps that all
     /// have made: so many in this run.
-    pub fn invite_back(
+    pub fn invite(
         &mut self,
         swarm: &Swarm,
-        (invitation, patience): (&Invitation, Duration),
+        invitation: (&Invitation, Duration),
         weights: u64,
         made: u64,
         is_back: &Arc<AtomicBool>,
     ) {
-        if self.failed.swap(false, Ordering::AcqRel) {
-            self.returning = None;
-        }
-        let is_soon = self.asked.is_some_and(|asked| asked.elapsed() < ASKING);
-        if self.channel.is_some() || !self.welcome || self.returning.is_some() || is_soon {
+        let now = Instant::now();
+        let is_asked = self.channel.is_some() || self.offer.is_some();
+        if is_asked || !self.guest.may_be_asked(now, ASKING) {
             return;
         }
-        self.asked = Some(Instant::now());
-        let (swarm, node) = (swarm.clone(), self.node.clone());
-        let examples = Arc::clone(&self.examples);
-        let invitation = Invitation {
-            member: self.number,
-            examples: examples.len() as u64,
-            ..invitation.clone()
-        };
+        self.guest.asked = Some(now);
         self.next_step = made;
-        let (is_back, failed) = (Arc::clone(is_back), Arc::clone(&self.failed));
-        let asking = async move {
-            let away = |why, for_good| Away { why, for_good };
-            let asked = ask(&swarm, &node, invitation, &examples, patience).await;
-            let (mut channel, _) = asked.map_err(|why| away(why, false))?;
-            match ready(&mut channel, weights).await {
-                Ok(_) => Ok(channel),
-                Err(broken) => {
-                    let for_good = matches!(broken, Broken::Refused(_));
-                    Err(away(broken.to_string(), for_good))
-                }
-            }
-        };
-        self.returning = Some(tokio::spawn(async move {
-            let asked = asking.await;
-            match &asked {
-                Err(away) if !away.for_good => failed.store(true, Ordering::Release),
-                _ => is_back.store(true, Ordering::Release),
-            }
-            asked
-        }));
+        let node = &self.guest.node;
+        let offer = self.place.offer(swarm, node, invitation, weights, is_back);
+        self.offer = Some(offer);
     }
 
-    /// Whether it has come back and waits to be told where all are.
-    pub fn has_come_back(&self) -> bool {
-        let returning = self.returning.as_ref();
-        returning.is_some_and(JoinHandle::is_finished)
+    /// Whether it has come and waits to be told where all are, or will not come any more.
+    pub fn has_answered(&self) -> bool {
+        self.offer.as_ref().is_some_and(Offer::is_answered)
     }
 
-    /// Takes it in again, with this as its first round.
+    /// Takes it in, with this as its first round.
     pub async fn take_in(&mut self, state: &ToMember, round: u32, begins: Digest) -> usize {
-        let Some(task) = self.returning.take() else {
+        let Some(offer) = self.offer.take() else {
             return 0;
         };
-        let channel = match task.await {
-            Ok(Ok(channel)) => channel,
-            Ok(Err(Away { why, for_good })) => {
-                tracing::info!(node = %self.told.node, %why, "a node has not come back");
+        match offer.answer().await {
+            Ok(channel) => self.channel = Some(channel),
+            Err(Away { why, for_good }) => {
+                tracing::info!(node = %self.guest.told.node, %why, "a node has not come");
                 if for_good {
-                    self.welcome = false;
-                    self.told.gone = Some(why);
+                    self.guest.welcome = false;
+                    self.guest.told.gone = Some(why);
                 }
                 return 0;
             }
-            Err(error) => {
-                tracing::info!(node = %self.told.node, %error, "a node has not come back");
-                return 0;
-            }
-        };
-        self.channel = Some(channel);
+        }
         let told = self.tell(state).await;
         if told > 0 {
             (self.first, self.begins, self.strikes) = (round, Some(begins), 0);
@@ -496,8 +403,13 @@ impl Seat {
             self.unsaid.clear();
             self.committed.clear();
             self.said_after = 0;
-            self.told.gone = None;
-            self.told.returned += 1;
+            (self.is_taken, self.away) = (true, None);
+            self.guest.told.gone = None;
+            match self.guest.took_part {
+                true => self.guest.told.returned += 1,
+                false => self.guest.told.joined = round,
+            }
+            self.guest.took_part = true;
         }
         told
     }

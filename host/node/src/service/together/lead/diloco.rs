@@ -45,7 +45,7 @@ impl Leading {
                 if is_between {
                     // Nothing is under way now, so nobody else has it.
                     let mut table = self.table.lock().await;
-                    table.ask_back(part.agreed().len(), step);
+                    table.invite(part.agreed().len(), step);
                 }
                 if let Some(turn) = how.sends(step) {
                     self.contribute(&mut part, turn, weights, self.meanwhile(how, step))?;
@@ -97,7 +97,7 @@ impl Leading {
         Ok(())
     }
 
-    /// Takes those in who have come back, between two rounds. They begin after all turns so far, so none
+    /// Takes those in who have come, between two rounds. They begin after all turns so far, so none
     /// may be under way.
     async fn take_in(
         &mut self,
@@ -113,14 +113,10 @@ impl Leading {
             self.complete(part, turn, weights, trainer).await?;
         }
         let mut table = self.table.lock().await;
-        if table.seats.iter().any(Seat::has_come_back) {
+        if table.seats.iter().any(Seat::has_answered) {
             let begins = *blake3::hash(&begun(part, trainer).await?).as_bytes();
             let state = where_all_are(part, round);
             table.take_in(&state, round, begins).await;
-        }
-        // It may have been told of just before somebody was there.
-        if table.seats.iter().any(Seat::is_returning) {
-            self.is_back.store(true, Ordering::Release);
         }
         Ok(())
     }
@@ -202,7 +198,7 @@ impl Leading {
             came,
             mut judged,
         } = drawn;
-        let number = table.seats[at].number;
+        let number = table.seats[at].place.number;
         if let Some(said) = came.get(&number)
             && !self.audit(&mut table, at, part, said, trainer).await
         {

@@ -82,10 +82,10 @@ impl Leading {
         let mut judged = table.judge(&own, &came, |bytes| part.read(turn.round, bytes));
         let accepted = |number: &u16| judged.accepted.contains_key(number);
         if let Some(drawn) = table.draw(accepted)
-            && let Some(said) = came.get(&table.seats[drawn].number)
+            && let Some(said) = came.get(&table.seats[drawn].place.number)
             && !table.audit_step(drawn, &part, said, trainer).await
         {
-            judged.accepted.remove(&table.seats[drawn].number);
+            judged.accepted.remove(&table.seats[drawn].place.number);
         }
         let accepted = judged.accepted.clone();
         let with = with(&hyper);
@@ -104,7 +104,7 @@ impl Leading {
         Ok(steps)
     }
 
-    /// Takes those in who have come back, and asks those back who are away.
+    /// Takes those in who have come, and asks others where somebody is missing.
     async fn welcome_to_steps(
         &mut self,
         part: &Stepwise,
@@ -113,14 +113,14 @@ impl Leading {
     ) -> Result<(), Ended> {
         let next = turn_of(made)?.round;
         let mut table = self.table.lock().await;
-        if table.seats.iter().any(Seat::has_come_back) {
+        if table.seats.iter().any(Seat::has_answered) {
             let (state, _) = where_all_are(part, next, trainer).await?;
             table.take_in(&state, next, first_position(part)).await;
         }
-        if table.seats.iter().any(|seat| !seat.is_here()) {
+        if !table.is_full() {
             let weights = with_trainer(trainer, |trainer| trainer.parameters());
             let weights = weights.await.map_err(Ended::Trainer)?;
-            table.ask_back(weights, made);
+            table.invite(weights, made);
         }
         Ok(())
     }
@@ -136,8 +136,11 @@ impl Table {
     ) -> BTreeMap<u16, Said> {
         let mut came = self.hear(turn, bytes, Duration::ZERO).await;
         for seat in &mut self.seats {
-            if came.get(&seat.number).is_some_and(|said| said.at != at) {
-                came.remove(&seat.number);
+            if came
+                .get(&seat.place.number)
+                .is_some_and(|said| said.at != at)
+            {
+                came.remove(&seat.place.number);
                 seat.leave_out(turn, &Broken::Elsewhere.to_string());
                 seat.let_go(&Broken::Elsewhere);
             }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::super::Broken;
 use super::super::audit::Doubt;
 use super::super::seat::{STEPS_MADE, Said, Seat};
+use super::queue::Queue;
 
 /// What is left for a node to say what it has said already, when others have used up the time.
 const MOMENT: Duration = Duration::from_secs(2);
@@ -28,16 +29,18 @@ pub(super) struct Table {
     /// In how many of a million turns somebody is audited.
     pub audit: u32,
     pub swarm: Swarm,
-    /// To what those are invited who come back.
+    /// To what those are invited who come later, or come back.
     pub invitation: Invitation,
     /// Steps that were made before the training was interrupted.
     pub kept: u64,
     pub guard: Guard,
     pub seats: Vec<Seat>,
+    /// Places that nobody has, and nodes that have none.
+    pub queue: Queue,
     pub turns: u64,
     /// Bytes of all that this node has sent, examples included.
     pub sent: u64,
-    /// Becomes true when somebody has come back, or never will.
+    /// Becomes true when somebody has come, or never will.
     pub is_back: Arc<AtomicBool>,
 }
 
@@ -49,15 +52,23 @@ impl Table {
         }
     }
 
-    /// Takes those in who have come back, with this as their first round.
+    /// Takes those in who have come, with this as their first round.
     pub async fn take_in(&mut self, state: &ToMember, round: u32, begins: Digest) {
-        for seat in self.seats.iter_mut().filter(|seat| seat.has_come_back()) {
+        for seat in self.seats.iter_mut().filter(|seat| seat.has_answered()) {
             self.sent += seat.take_in(state, round, begins).await as u64;
         }
     }
 
-    /// Asks those back who are away, to go on after so many steps of this run.
-    pub fn ask_back(&mut self, weights: usize, made: u64) {
+    /// Whether everybody is here that there are places for.
+    pub fn is_full(&self) -> bool {
+        self.queue.has_no_place() && self.seats.iter().all(Seat::is_here)
+    }
+
+    /// Asks those to come who are away, and others to take the places that nobody has, to go on after so
+    /// many steps of this run.
+    pub fn invite(&mut self, weights: usize, made: u64) {
+        let now = Instant::now();
+        self.queue.fill(&mut self.seats, self.patience, now);
         let mut invitation = self.invitation.clone();
         // Others' recipes may not know the setting, and begin their schedule anew.
         let made = if invitation.recipe.is_none() { made } else { 0 };
@@ -68,7 +79,7 @@ impl Table {
         }
         for seat in &mut self.seats {
             let invitation = (&invitation, self.patience);
-            seat.invite_back(&self.swarm, invitation, weights as u64, made, &self.is_back);
+            seat.invite(&self.swarm, invitation, weights as u64, made, &self.is_back);
         }
     }
 
@@ -91,7 +102,7 @@ impl Table {
                 .saturating_duration_since(Instant::now())
                 .max(MOMENT);
             if let Some(said) = seat.says(turn, bytes, left).await {
-                came.insert(seat.number, said);
+                came.insert(seat.place.number, said);
             }
         }
         came
@@ -125,11 +136,11 @@ impl Table {
     ) {
         self.turns += 1;
         for seat in &mut self.seats {
-            if let Some(said) = came.get(&seat.number) {
-                let accepted = judged.accepted.contains_key(&seat.number);
+            if let Some(said) = came.get(&seat.place.number) {
+                let accepted = judged.accepted.contains_key(&seat.place.number);
                 seat.counted(&self.method, said, accepted);
             }
-            if let Some(why) = judged.left_out.remove(&seat.number) {
+            if let Some(why) = judged.left_out.remove(&seat.place.number) {
                 seat.strike(turn, why);
             }
         }
@@ -138,7 +149,7 @@ impl Table {
             // What a node has said itself it knows.
             let passed = came
                 .iter()
-                .map(|(number, said)| match *number == seat.number {
+                .map(|(number, said)| match *number == seat.place.number {
                     true => (*number, Vec::new()),
                     false => (*number, said.bytes.clone()),
                 });
@@ -157,7 +168,7 @@ impl Table {
             return None;
         }
         let seats = self.seats.iter().enumerate();
-        let candidates = seats.filter(|(_, seat)| seat.is_here() && accepted(&seat.number));
+        let candidates = seats.filter(|(_, seat)| seat.is_here() && accepted(&seat.place.number));
         let candidates: Vec<usize> = candidates.map(|(at, _)| at).collect();
         let which = drawn(candidates.len() as u64)?;
         candidates.get(usize::try_from(which).ok()?).copied()
@@ -186,14 +197,14 @@ impl Table {
         let seat = &mut self.seats[at];
         let why = match judged {
             Ok(Ok(())) => {
-                seat.told.audited += 1;
+                seat.guest.told.audited += 1;
                 return true;
             }
             Ok(Err(Doubt::Unlike(unlike))) => return self.doubt(at, turn, &unlike.into()),
             Ok(Err(Doubt::Ours(why))) => why.to_string(),
             Err(why) => why,
         };
-        tracing::warn!(node = %seat.told.node, %why, "an audit was not made");
+        tracing::warn!(node = %seat.guest.told.node, %why, "an audit was not made");
         true
     }
 
