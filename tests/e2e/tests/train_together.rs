@@ -1,10 +1,12 @@
 //! `skep finetune --nodes` over real node processes: nodes that train together, one that is killed
-//! in the middle, one that comes back, one that stands still, one that sends what would spoil the
-//! training, and one that says that it learns and does not; and the same where every step is made
-//! together.
+//! in the middle, one that comes back, one that joins, one that stands still, one that sends what would
+//! spoil the training, and one that says that it learns and does not; and the same where every step is
+//! made together.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "together/joining.rs"]
+mod joining;
 #[path = "together/outsider.rs"]
 mod outsider;
 #[path = "together/stepwise.rs"]

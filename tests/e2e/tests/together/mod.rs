@@ -47,10 +47,7 @@ impl Setting {
     pub fn member(&self, name: &str) -> Node {
         let home = self.path(name);
         set_up(&home).unwrap();
-        let configuration = home.join("config.toml");
-        let mut text = fs::read_to_string(&configuration).unwrap();
-        text.push_str("[trainings]\naccept = true\n");
-        fs::write(configuration, text).unwrap();
+        take_part(&home);
         Node::start(&Built::skep(), &home).unwrap()
     }
 
@@ -93,6 +90,14 @@ impl Setting {
         all.extend(SETTINGS);
         all.into_iter().map(str::to_owned).collect()
     }
+}
+
+/// Lets a node take part in trainings from its next start on.
+pub fn take_part(home: &Path) {
+    let configuration = home.join("config.toml");
+    let mut text = fs::read_to_string(&configuration).unwrap();
+    text.push_str("[trainings]\naccept = true\n");
+    fs::write(configuration, text).unwrap();
 }
 
 pub fn ticket(node: &Node) -> &str {
