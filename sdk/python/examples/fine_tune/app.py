@@ -24,8 +24,6 @@ from wit_world.imports.training import (
     Optimizer,
     Options,
     Precision,
-    Targets_AllLinear,
-    Targets_Named,
     Trainer,
 )
 from wit_world.imports.types import Error_Invalid
@@ -59,13 +57,12 @@ def train(settings: Settings) -> None:
 
 
 def open_trainer(settings: Settings, classes: int | None) -> Trainer:
-    names = settings.targets
     lora = LoraConfig(
         rank=settings.rank,
         alpha=settings.alpha,
         dropout=settings.dropout,
         rank_stabilized=settings.rank_stabilized == "yes",
-        targets=Targets_AllLinear() if names is None else Targets_Named(names),
+        targets=settings.targets,
         seed=settings.seed,
     )
     options = Options(

@@ -2,8 +2,10 @@
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, nan
+
+from wit_world.imports.training import Targets, Targets_AllLinear, Targets_Named, Targets_Pattern
 
 LARGEST = 3.4028234663852886e38  # number of 32 bits
 DIGITS = frozenset("0123456789+-.eE")
@@ -40,7 +42,17 @@ def decimal(number: float) -> str:
 
 
 def shown(value: object) -> str:
-    return decimal(value) if isinstance(value, float) else str(value)
+    """A value as it is read."""
+    match value:
+        case float():
+            return decimal(value)
+        case Targets_AllLinear():
+            return "all-linear"
+        case Targets_Named(names):
+            return ",".join(names) or "none"
+        case Targets_Pattern(pattern):
+            return f"/{pattern}/"
+    return str(value)
 
 
 # What makes a setting's value of its name and of what was said.
@@ -82,11 +94,15 @@ def one_of(*words: str) -> Reader:
     return read
 
 
-def targets(_: str, value: str) -> list[str] | None:
+def targets(_: str, value: str) -> Targets:
+    """Reads names with commas between them, or a pattern between slashes, of which no name has any."""
     if value == "none":
-        return []
+        return Targets_Named([])
+    if len(value) > 1 and value[0] == value[-1] == "/":
+        return Targets_Pattern(value[1:-1])
     names = [name.strip(BLANK) for name in value.split(",")]
-    return [name for name in names if name] or None
+    names = [name for name in names if name]
+    return Targets_AllLinear() if names in ([], ["all-linear"]) else Targets_Named(names)
 
 
 # All settings, and what reads each.
@@ -133,9 +149,8 @@ class Settings:
     alpha: float = 16.0
     dropout: float = 0.0
     rank_stabilized: str = "no"
-    # Names of linear layers; none at all is every layer. Of an empty list the model stays as it is,
-    # and only the layer learns that tells classes apart.
-    targets: list[str] | None = None
+    # Of no names the model stays as it is, and only the layer learns that tells classes apart.
+    targets: Targets = field(default_factory=Targets_AllLinear)
     seed: int = 0
     epochs: int = 3
     steps: int | None = None  # in place of epochs
@@ -172,10 +187,7 @@ class Settings:
 
     def shown(self, name: str) -> str:
         """The value of a setting."""
-        value = getattr(self, field_of(name))
-        if name == "targets":
-            return "all-linear" if value is None else ",".join(value) or "none"
-        return shown(value)
+        return shown(getattr(self, field_of(name)))
 
     def identity(self) -> str:
         """What has to be the same for a training to be gone on with."""
