@@ -31,12 +31,12 @@ pub struct Options {
     #[arg(long, default_value_t = 400)]
     steps: usize,
     /// For links: examples of a step on each node.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 4)]
     batch: usize,
     /// For links: steps that all nodes make together before the comparison begins, by all-reduce at
     /// 0.002, so that what they go on with is a model that has learned its language; 0 for a random
     /// one, which is then trained at 0.002 for what is below.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 300)]
     learned: usize,
     /// For links: the largest learning rate.
     #[arg(long, default_value_t = 0.001)]

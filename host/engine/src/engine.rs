@@ -19,16 +19,10 @@ use crate::error::{EngineError, StartError};
 use crate::generation::{Checks, Embeddings, Follows, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::LanguageModel;
-use crate::request::{Caller, Request, ScoreRequest};
+use crate::request::{Caller, Priority, Request, ScoreRequest};
+use crate::rests::{Rests, idle_after};
 use crate::runner::{Backend, Processor};
 use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Tally, Task, store_options};
-
-/// Of the time that a batch takes, the engine leaves this part to others that want it.
-const LEFT_TO_OTHERS: u32 = 16;
-
-/// How often the engine looks whether they still do. Who only takes its piece of a text is done
-/// with it in less.
-const LOOK: Duration = Duration::from_micros(100);
 
 /// An engine for one model. Clones are the same engine; it ends with the last.
 #[derive(Clone)]
@@ -183,7 +177,7 @@ impl Engine {
             scheduler,
             shared: Arc::clone(&shared),
             groups: HashMap::new(),
-            owed: Duration::ZERO,
+            rests: Rests::default(),
         };
         let thread = std::thread::Builder::new()
             .name("skep-engine".to_owned())
@@ -413,8 +407,7 @@ struct Worker {
     scheduler: Scheduler,
     shared: Arc<Shared>,
     groups: HashMap<u64, Open>,
-    /// Time that others have not been left yet.
-    owed: Duration,
+    rests: Rests,
 }
 
 impl Worker {
@@ -431,9 +424,12 @@ impl Worker {
             let began = Instant::now();
             let step =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.scheduler.step()));
+            let background = self.scheduler.has_served_background_alone();
             // Whoever is told something computes from then on, if only to wait for more; so others
             // are those who computed while the batch ran.
-            let wanted = self.others_want_to();
+            let shared = Arc::clone(&self.shared);
+            let others = || shared.others.get().is_some_and(|others| others());
+            let wanted = others();
             // Whoever is told that a request is over finds its memory free.
             self.report();
             match step {
@@ -446,7 +442,10 @@ impl Worker {
                     "a batch panicked; its message is in the log".to_owned(),
                 )),
             }
-            self.give_way(began.elapsed(), wanted);
+            let took = began.elapsed();
+            self.rests.give_way(took, wanted, others);
+            let options = &self.shared.options;
+            self.wait_for_owners(idle_after(took, background, options.background_percent));
         }
         self.end();
     }
@@ -473,6 +472,24 @@ impl Worker {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         (!inbox.ended).then(|| std::mem::take(&mut inbox.commands))
+    }
+
+    /// Computes nothing for so long, unless somebody asks for what may not wait.
+    fn wait_for_owners(&self, idle: Duration) {
+        let until = Instant::now() + idle;
+        let urgent = |command: &Command| match command {
+            Command::Submit(submission) => submission.caller.priority > Priority::Background,
+            _ => false,
+        };
+        let mut inbox = self.shared.inbox();
+        while !inbox.ended && !inbox.commands.iter().any(urgent) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.shared.wake.wait_timeout(inbox, left);
+            inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn submit(&mut self, submission: Submission) {
@@ -567,29 +584,5 @@ impl Worker {
             .store(self.scheduler.device_bytes(), Ordering::Relaxed);
         let tally = self.shared.tally.lock();
         *tally.unwrap_or_else(PoisonError::into_inner) = self.scheduler.tally();
-    }
-
-    fn others_want_to(&self) -> bool {
-        self.shared.others.get().is_some_and(|others| others())
-    }
-
-    fn give_way(&mut self, took: Duration, wanted: bool) {
-        if !wanted {
-            self.owed = Duration::ZERO;
-            return;
-        }
-        self.owed += took / LEFT_TO_OTHERS;
-        // Shorter rests are no use to anybody.
-        if self.owed < Duration::from_millis(1) {
-            return;
-        }
-        let until = Instant::now() + std::mem::take(&mut self.owed);
-        while self.others_want_to() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            std::thread::sleep(left.min(LOOK));
-        }
     }
 }

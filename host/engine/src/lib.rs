@@ -35,6 +35,7 @@ mod model;
 mod pages;
 mod prefix;
 pub mod request;
+mod rests;
 pub mod runner;
 pub mod sampling;
 pub mod scheduler;

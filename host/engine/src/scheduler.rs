@@ -36,7 +36,7 @@ use crate::holding::Holding;
 use crate::model::LanguageModel;
 use crate::pages::PagePool;
 use crate::prefix::{PrefixCache, Realm};
-use crate::request::{Caller, ChoiceScore, Chunk};
+use crate::request::{Caller, ChoiceScore, Chunk, Priority};
 use crate::runner::{Backend, ModelRunner, Results, RunnerError};
 use crate::sampling::Scratch;
 use crate::sequence::{Key, Sequence};
@@ -70,6 +70,9 @@ pub struct Options {
     pub steady_drafts: bool,
     /// Bytes of host memory that adapters outside the pool may take.
     pub adapter_bytes: u64,
+    /// Of the time, how many percent batches may take that are of [`Priority::Background`] alone:
+    /// from 1 to 100.
+    pub background_percent: u8,
 }
 
 impl Default for Options {
@@ -86,6 +89,7 @@ impl Default for Options {
             model_drafts: 8,
             steady_drafts: false,
             adapter_bytes: 1 << 30,
+            background_percent: 100,
         }
     }
 }
@@ -172,6 +176,8 @@ pub struct Scheduler {
     turns: Turns,
     adapters: Arc<Mutex<AdapterStore>>,
     next: u64,
+    /// Whether the last step computed a batch of which all texts were of the background.
+    background: bool,
 }
 
 impl Scheduler {
@@ -203,6 +209,7 @@ impl Scheduler {
             sequences: BTreeMap::new(),
             turns: Turns::default(),
             next: 0,
+            background: false,
             model,
             options,
         })
@@ -254,6 +261,7 @@ impl Scheduler {
     /// here too.
     pub fn step(&mut self) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
+        self.background = false;
         let mut plan = self.plan(&mut deliveries);
         self.go_ahead(&mut plan);
         if plan.is_empty() {
@@ -262,6 +270,7 @@ impl Scheduler {
             }
             return deliveries;
         }
+        self.background = plan.iter().all(|planned| self.is_background(planned.key));
         let mut results = std::mem::take(&mut self.results);
         match self.run(&mut plan, &mut results) {
             Ok(()) => {
@@ -279,6 +288,16 @@ impl Scheduler {
         }
         self.results = results;
         deliveries
+    }
+
+    fn is_background(&self, key: Key) -> bool {
+        let group = self.groups.get(&key.group);
+        group.is_some_and(|group| group.caller.priority == Priority::Background)
+    }
+
+    /// Whether the last step computed a batch, and one for the background alone.
+    pub fn has_served_background_alone(&self) -> bool {
+        self.background
     }
 
     /// Puts what was planned through the model, and notes in the plan what each text gets of the

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
+use std::time::Instant;
 
 use common::backend::{IS_DEVICE, start};
 use common::{Alone, caller, model};
@@ -300,4 +301,39 @@ fn of_an_owner_who_has_gone_no_prompt_is_remembered_and_of_others_all() {
     assert!(known >= 48, "{known}");
     engine.forget(1);
     assert_eq!([remembered(1), remembered(2)], [0, known]);
+}
+
+#[test]
+fn the_background_keeps_to_its_part_of_the_time() {
+    let late = caller(1, Priority::Background);
+    let seconds = |percent| {
+        let engine = engine(Options {
+            background_percent: percent,
+            ..options()
+        });
+        let begin = Instant::now();
+        let answers = engine.generate(&late, vec![Request::greedy(prompt(1), 40)]);
+        let answers = answers.wait();
+        let text = answers.into_iter().next().unwrap().unwrap().remove(0);
+        (begin.elapsed().as_secs_f64(), text.tokens)
+    };
+    let all = [(); 3].map(|()| seconds(100));
+    let (least, text) = all.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+    // Twenty times as long. Whatever else the machine does makes it longer, not shorter.
+    let (spread, same) = seconds(5);
+    assert!(spread > 5.0 * least, "{spread} s and {least} s");
+    assert_eq!(same, text);
+    // Nobody else rests.
+    let engine = engine(Options {
+        background_percent: 1,
+        ..options()
+    });
+    let long = engine.generate(&late, vec![Request::greedy(prompt(2), 60)]);
+    let soon = caller(2, Priority::Normal);
+    let before = late.account.usage().tokens;
+    let answers = engine.generate(&soon, vec![Request::greedy(prompt(3), 30)]);
+    assert!(answers.wait().into_iter().all(|answer| answer.is_ok()));
+    let meanwhile = late.account.usage().tokens - before;
+    assert!(meanwhile < 60 + 22, "{meanwhile}");
+    assert!(long.wait().into_iter().all(|answer| answer.is_ok()));
 }

@@ -72,7 +72,9 @@ impl Service {
             ));
         }
         let swarm_config = config.swarm(&home);
-        let models = Arc::new(models::NodeModels::new(Device::cpu(), config.engine));
+        let percent = config.jobs.device_percent();
+        let models = models::NodeModels::new(Device::cpu(), config.engine, percent);
+        let models = Arc::new(models);
         Ok(Self {
             home,
             config,

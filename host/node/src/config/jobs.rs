@@ -33,6 +33,9 @@ pub struct Jobs {
     /// The part of all processors, such as `25 %`, above which what other programs take keeps new
     /// shards out. None is not to look.
     pub pause_above: Option<Part>,
+    /// The part of the time of whatever computes language models, a card or the processors, that
+    /// texts of jobs may take.
+    pub device_share: Part,
     /// Credits for 10¹² operations on the device.
     #[serde(deserialize_with = "credits")]
     pub price_per_teraflop: Credits,
@@ -63,6 +66,7 @@ impl Default for Jobs {
             at_once: 1,
             hours: Vec::new(),
             pause_above: None,
+            device_share: Part(1.0),
             price_per_teraflop: Credits::from_micro(1_000),
             price_per_gigabyte: Credits::from_micro(10_000),
             price_per_hour: Credits::from_micro(10_000),
@@ -93,6 +97,14 @@ impl Jobs {
             operator: self.operator.map(|operator| operator.0),
             unpaid: self.unpaid,
         }
+    }
+}
+
+impl Jobs {
+    /// `device-share` in percent, at least one.
+    pub fn device_percent(&self) -> u8 {
+        // A part is within 0 and 1.
+        (100.0 * self.device_share.0).round().max(1.0) as u8
     }
 }
 
@@ -172,6 +184,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn the_share_of_the_device_is_a_part_of_its_time() {
+        let read = |text: &str| toml::from_str::<Jobs>(text).unwrap().device_percent();
+        assert_eq!(read(""), 100);
+        assert_eq!(read("device-share = \"25 %\""), 25);
+        assert_eq!(read("device-share = \"0 %\""), 1);
+        assert!(toml::from_str::<Jobs>("device-share = \"101 %\"").is_err());
+    }
 
     #[test]
     fn an_operator_has_an_account_and_a_share() {

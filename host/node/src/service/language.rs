@@ -26,6 +26,8 @@ use crate::config;
 pub struct NodeLanguages {
     /// Where the owner wants them computed.
     wanted: config::Engine,
+    /// Of their time, how many percent texts of others' jobs may take.
+    background_percent: u8,
     known: RwLock<Known>,
     /// The threads that compute, whichever model it is for.
     team: OnceLock<Arc<Team>>,
@@ -53,10 +55,12 @@ struct Slot {
 }
 
 impl NodeLanguages {
-    /// None yet. Those that come are computed where the owner wants it.
-    pub fn new(wanted: config::Engine) -> Self {
+    /// None yet. Those that come are computed where the owner wants it, and of their time texts of
+    /// others' jobs may take so many percent.
+    pub fn new(wanted: config::Engine, background_percent: u8) -> Self {
         Self {
             wanted,
+            background_percent,
             known: RwLock::default(),
             team: OnceLock::new(),
             backend: OnceLock::new(),
@@ -144,7 +148,10 @@ impl NodeLanguages {
         };
         let model = model.map_err(|error| failed(&error))?;
         let backend = self.backend()?;
-        let mut options = Options::default();
+        let mut options = Options {
+            background_percent: self.background_percent,
+            ..Options::default()
+        };
         if let Some(pages) = self.wanted.pages {
             options.pages = pages.get();
         }

@@ -33,11 +33,12 @@ pub struct NodeModels {
 }
 
 impl NodeModels {
-    /// No models yet: encoders on this device, language models where the owner wants them.
-    pub fn new(device: Device, engine: config::Engine) -> Self {
+    /// No models yet: encoders on this device, language models where the owner wants them, which texts
+    /// of others' jobs may have so many percent of the time of.
+    pub fn new(device: Device, engine: config::Engine, background_percent: u8) -> Self {
         Self {
             catalog: Catalog::new(device),
-            languages: NodeLanguages::new(engine),
+            languages: NodeLanguages::new(engine, background_percent),
             adapters: NodeAdapters::default(),
             device,
         }

@@ -208,6 +208,7 @@ pub(super) async fn prepare(
         texts: Texts::Kept,
         grants: subject.grants,
         limits: subject.limits,
+        waits_for_others: false,
     };
     Ok(Prepared {
         program,

@@ -43,7 +43,10 @@ impl State {
         Caller {
             account: self.texts.clone(),
             owner: self.owner.number(),
-            priority: Priority::Normal,
+            priority: match self.spec.waits_for_others {
+                true => Priority::Background,
+                false => Priority::Normal,
+            },
         }
     }
 

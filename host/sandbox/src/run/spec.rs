@@ -35,6 +35,8 @@ pub struct RunSpec {
     pub seed: Option<u64>,
     /// How such a run's texts are shown to machines of other kinds.
     pub texts: Texts,
+    /// Whether its texts wait for those of other runs, because it is somebody else's.
+    pub waits_for_others: bool,
 }
 
 impl Default for RunSpec {
@@ -50,6 +52,7 @@ impl Default for RunSpec {
             training: None,
             seed: None,
             texts: Texts::default(),
+            waits_for_others: false,
         }
     }
 }

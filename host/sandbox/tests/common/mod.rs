@@ -140,6 +140,7 @@ pub fn spec(limits: Limits) -> RunSpec {
         training: None,
         seed: None,
         texts: skep_sandbox::Texts::Kept,
+        waits_for_others: false,
     }
 }
 

@@ -179,6 +179,7 @@ pub async fn perform(
     }
     prepared.spec.seed = allowed.seed;
     prepared.spec.texts = allowed.texts;
+    prepared.spec.waits_for_others = true;
     let prepared = Arc::new(prepared);
     let sandbox = service.sandbox()?;
     let input = Arc::new(input);
