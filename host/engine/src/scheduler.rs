@@ -252,8 +252,15 @@ impl Scheduler {
         self.end_group(group);
     }
 
-    /// Forgets what texts of an owner began with.
+    /// Forgets what texts of an owner began with, and will not remember those that are in flight.
     pub fn forget(&mut self, owner: u64) {
+        let groups = &self.groups;
+        for (key, sequence) in &mut self.sequences {
+            let group = groups.get(&key.group);
+            if group.is_some_and(|group| group.caller.owner == owner) {
+                sequence.remembered = usize::MAX;
+            }
+        }
         self.cache.forget(&mut self.pool, owner);
     }
 

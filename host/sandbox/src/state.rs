@@ -53,8 +53,7 @@ pub(crate) struct State {
     pub lent: Lent,
     /// The part of the account that keys and values are charged to.
     pub texts: Account,
-    /// Whose requests these are, for the engine: no other run's. Texts that are being written are
-    /// in the table, which goes before it.
+    /// Whose requests these are, for the engine: no other run's.
     pub owner: Owner,
     /// What texts that are being written may still bring.
     pub promises: Promises,

@@ -183,6 +183,8 @@ fn worlds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<World>, D::E
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use skep_evidence::AccountKey;
+
     use super::*;
 
     #[test]
@@ -196,7 +198,7 @@ mod tests {
 
     #[test]
     fn an_operator_has_an_account_and_a_share() {
-        let account = AccountId::from_bytes([7; 32]);
+        let account = AccountKey::from_seed(&[7; 32]).id();
         let read = |share: &str| {
             let text = format!("operator = {{ account = \"{account}\", share = \"{share}\" }}");
             toml::from_str::<Jobs>(&text)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use skep_sandbox::{Meeting, SharedTrainer, StepTogether};
 use skep_together::audit::{Digest, digest_of};
 use skep_together::message::{LAST_ROUND, ToMember};
-use skep_together::{Header, Position, Stepwise, Turn};
+use skep_together::{Position, Stepwise, Turn};
 
 use super::super::Broken;
 use super::super::audit::StepCase;
@@ -49,7 +49,9 @@ impl Leading {
                 };
                 if let Some(part) = self.stepwise.take() {
                     let mut table = self.table.lock().await;
-                    let came = table.hear_those_at(turn, Header::BYTES, self.at).await;
+                    // Who joined late may be making a step still, and is told what is wrong with that.
+                    let most = part.bytes();
+                    let came = table.hear_those_at(turn, most, self.at).await;
                     let own = part.at_the_end();
                     let judged = table.judge(&own, &came, |bytes| part.read(LAST_ROUND, bytes));
                     table.settle(turn, &own, came, judged, None).await;
