@@ -98,6 +98,9 @@ struct Output {
 struct Attempt {
     provider: AccountId,
     limit: Credits,
+    /// When it was made out.
+    begun: u64,
+    /// Since when it is open or over: when it was made out, or what came of it did.
     since: u64,
     state: State,
     paid: bool,
@@ -163,6 +166,10 @@ pub struct Job {
     durations: [u32; 64],
     /// Open leases of each provider.
     load: BTreeMap<AccountId, u32>,
+    /// When the last lease of each provider was over.
+    freed: BTreeMap<AccountId, u64>,
+    /// Since when this process is at work on it ([`Job::watch_from`]).
+    watched: u64,
     /// What was paid and is to be paid for accepted outputs.
     spent: Credits,
     /// What open leases and results that are not accepted yet may cost.
@@ -185,6 +192,8 @@ impl Job {
             assembled_bytes: 0,
             durations: [0; 64],
             load: BTreeMap::new(),
+            freed: BTreeMap::new(),
+            watched: 0,
             spent: Credits::ZERO,
             reserved: Credits::ZERO,
             gave_up: None,
@@ -205,6 +214,12 @@ impl Job {
             job.apply(event)?;
         }
         Ok(job)
+    }
+
+    /// Says that this process is at work on the job from `now` on, in milliseconds since 1970. Nobody is passed over
+    /// in an audit for having been away or late before: whoever did not look cannot tell.
+    pub fn watch_from(&mut self, now: u64) {
+        self.watched = now;
     }
 
     /// What the job is.
@@ -274,6 +289,7 @@ impl Job {
             shard.attempts.push(Attempt {
                 provider: *provider,
                 limit: *limit,
+                begun: *at,
                 since: *at,
                 state: State::Open,
                 paid: false,
@@ -298,7 +314,8 @@ impl Job {
             (State::Open, Event::Failed { .. } | Event::Withdrawn { .. }) => {
                 attempt.state = State::Ended;
                 attempt.encoding = Vec::new();
-                self.unload(provider);
+                attempt.since = event.at();
+                self.unload(provider, event.at());
             }
             (
                 State::Open,
@@ -342,7 +359,7 @@ impl Job {
                 attempt.auditors.clone_from(auditors);
                 attempt.encoding.clone_from(receipt);
                 attempt.since = *at;
-                self.unload(provider);
+                self.unload(provider, *at);
                 // Who follows takes far less time than who writes, and says nothing of how long that takes.
                 if follows.is_none() {
                     let power = at.saturating_sub(since).checked_ilog2().unwrap_or(0);
@@ -429,7 +446,9 @@ impl Job {
         }
     }
 
-    fn unload(&mut self, provider: AccountId) {
+    /// A lease of this provider is over.
+    fn unload(&mut self, provider: AccountId, at: u64) {
+        self.freed.insert(provider, at);
         if let Some(load) = self.load.get_mut(&provider) {
             *load = load.saturating_sub(1);
         }

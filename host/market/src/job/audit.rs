@@ -1,15 +1,21 @@
 //! Audits: whose result is looked at by whom, and what comes of it.
 //!
 //! A result that was drawn to be audited does not count until somebody else's has been compared with
-//! it. Auditors get a lease of the same shard like any other. The first that was drawn decides if it
-//! agrees. If it does not, all that have a say are asked, and whoever is not with the majority of
-//! the panel is wrong. One more was drawn than has a say: it is asked in place of one that is late or of whom
-//! nothing comes. What is compared is the output and what was metered. Where the texts of
+//! it. Auditors get a lease of the same shard like any other. As long as nobody got anything else, they are
+//! asked one after the other in the order of the draw, and the result passes by what the first of them got of whom
+//! anything comes ([`say`]). Another that made the shard does not stand for it, if it agrees: two who lie alike
+//! would pass each other's lies, and who is first to deliver is for them to say. Who is drawn first is not.
+//!
+//! If anybody that was drawn got something else, all that have a say are asked, and whoever is not with the majority of
+//! the panel is wrong. One more was drawn than has a say: it is asked, and heard, in place of one that is late or of
+//! whom nothing comes. What is compared is the output and what was metered. Where the texts of
 //! results are followed, an auditor's claim is that of the result that it followed, if it agrees with
 //! that, and stands for nothing else: each audit has leases of its own then.
 //!
 //! It must never take a result for right that most of its panel did not get, or for wrong one that
-//! they did.
+//! they did; or for right one that the first of the draw has not got.
+
+mod say;
 
 use std::collections::BTreeMap;
 
@@ -17,11 +23,9 @@ use skep_evidence::AccountId;
 use skep_evidence::following::doubt;
 use skep_registry::Digest;
 
-use super::decide::{Choice, Decision, Room};
+use self::say::{Said, Say, Standing};
+use super::decide::{Choice, Decision};
 use super::{AttemptId, Event, Finding, GaveUp, Job, State};
-
-/// So often an auditor is asked of whom nothing comes.
-const TRIES: usize = 2;
 
 /// What came of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub struct Outcome {
     /// What was found of it.
     pub finding: Finding,
     /// The leases whose results it was compared with, in the order of the draw, each with what was
-    /// found of it.
+    /// found of it. If nobody got anything else, those are left out whose own results are being audited.
     pub audits: Vec<(AttemptId, Finding)>,
 }
 
@@ -56,16 +60,24 @@ impl Outcome {
     }
 }
 
-/// What one that was drawn has to say.
-enum Say {
-    /// This came out, and took so much.
-    Said(u32, Digest),
-    /// It is at work; longer than usual, or not.
-    Working { is_late: bool },
-    /// It has not been asked, or may be asked again.
-    Silent,
-    /// Nothing comes of it.
-    Spent,
+/// A result that is being audited.
+struct Audit {
+    id: AttemptId,
+    claim: Digest,
+    /// Since when it waits for its auditors.
+    since: u64,
+    /// What each that was drawn has to say of it, in the order of the draw.
+    says: Vec<(AccountId, Say)>,
+}
+
+/// What an audit needs.
+enum Next {
+    /// Time.
+    Wait,
+    /// Leases to these.
+    Ask(Vec<AccountId>),
+    /// Nothing more.
+    Over(Outcome),
 }
 
 impl Job {
@@ -86,106 +98,131 @@ impl Job {
                 shard: number,
                 attempt,
             };
-            // Who does not come for so long does not come.
-            let is_over = now.saturating_sub(audited.since) >= self.plan.patience;
-            let says: Vec<(AccountId, Say)> = audited
-                .auditors
-                .iter()
-                .map(|auditor| {
-                    let say = match self.say(id, *auditor, now) {
-                        Say::Silent => match choice.room(*auditor, self.load(*auditor)) {
-                            Some(Room::Never) => Say::Spent,
-                            Some(Room::Now | Room::Later) => Say::Silent,
-                            None if is_over => Say::Spent,
-                            None => Say::Silent,
-                        },
-                        say => say,
-                    };
-                    (*auditor, say)
-                })
-                .collect();
-            let seats = seats(audited.auditors.len());
-            let is_late = now.saturating_sub(audited.since) > self.late();
-            let is_away = |auditor| choice.room(auditor, self.load(auditor)).is_none();
-            let lacks_one = |(auditor, say): &(AccountId, Say)| match say {
-                Say::Spent | Say::Working { is_late: true } => true,
-                Say::Silent => is_late && is_away(*auditor),
-                _ => false,
+            let auditors = audited.auditors.iter();
+            let audit = Audit {
+                id,
+                claim: output.claim,
+                since: audited.since.max(self.watched),
+                says: auditors
+                    .map(|auditor| (*auditor, self.say(id, *auditor)))
+                    .collect(),
             };
-            let is_spare_needed = says.iter().take(seats).any(lacks_one);
-            let asked = if is_spare_needed { says.len() } else { seats };
-            let said = said(&says, seats);
-            let is_disputed = said.iter().any(|(_, other)| *other != output.claim);
-            if !is_disputed && !said.is_empty() {
-                let passed = said.iter().map(|(attempt, _)| {
-                    let (shard, attempt) = (number, *attempt);
-                    (AttemptId { shard, attempt }, Finding::Passed)
-                });
-                decisions.push(Decision::Audited(Outcome {
-                    id,
-                    finding: Finding::Passed,
-                    audits: passed.collect(),
-                }));
-                // It changes what the other audits of the shard look at.
-                return None;
-            }
-            let is_awaited = says.iter().any(|(_, say)| match say {
-                Say::Working { is_late } => is_disputed || !is_late,
-                _ => false,
-            });
-            let mut may_say = says.iter().take(asked);
-            let may_come = said.len() < seats
-                && may_say.any(|(_, say)| matches!(say, Say::Working { .. } | Say::Silent));
-            if !may_come {
-                decisions.push(Decision::Audited(tally(id, output.claim, &said, seats)));
-                return None;
-            }
-            if is_awaited && !is_disputed {
-                continue;
-            }
-            for (auditor, say) in says.iter().take(asked) {
-                let has_room = choice.room(*auditor, self.load(*auditor)) == Some(Room::Now);
-                if !matches!(say, Say::Silent) || !has_room {
-                    continue;
+            let next = match audit.disputed() {
+                None => self.ask_in_turn(&audit, now, choice),
+                Some(since) => self.ask_panel(&audit, since, now, choice),
+            };
+            match next {
+                Next::Wait => {}
+                Next::Over(outcome) => {
+                    decisions.push(Decision::Audited(outcome));
+                    // It changes what the other audits of the shard look at.
+                    return None;
                 }
-                if choice.left < self.plan.lease_limit {
-                    return self.is_idle(decisions).then_some(GaveUp::Budget);
-                }
-                decisions.extend(self.lease_to(*auditor, number, Some(attempt), choice));
-                if !is_disputed {
-                    break;
+                Next::Ask(auditors) => {
+                    for auditor in auditors {
+                        // What it makes of the shard stands for all audits of it, unless it follows one result.
+                        if !self.plan.followed && choice.gets(auditor, number) {
+                            continue;
+                        }
+                        if choice.left < self.plan.lease_limit {
+                            return self.is_idle(decisions).then_some(GaveUp::Budget);
+                        }
+                        decisions.extend(self.lease_to(auditor, number, Some(attempt), choice));
+                    }
                 }
             }
         }
         None
     }
 
-    /// What an account has to say of a result: of the shard, whatever it was asked for; or, where results
-    /// are followed, of this one alone.
-    fn say(&self, id: AttemptId, auditor: AccountId, now: u64) -> Say {
-        let attempts = (0..).zip(&self.shards[id.shard as usize].attempts);
-        let mut failed = 0;
-        for (attempt, its) in attempts.filter(|(_, its)| its.provider == auditor) {
-            let is_of_another = self.plan.followed && its.audits != Some(id.attempt);
-            match its.state {
-                State::Wrong(_) => return Say::Spent,
-                _ if is_of_another => {}
-                State::Delivered(output)
-                | State::Audited(output)
-                | State::Follows(output)
-                | State::Followed(output) => {
-                    return Say::Said(attempt, output.claim);
+    /// What an audit needs in which nobody got anything else: the first of the draw, and the next only in place
+    /// of one that is late or of whom nothing comes.
+    fn ask_in_turn(&self, audit: &Audit, now: u64, choice: &Choice<'_>) -> Next {
+        let mut turn = audit.since;
+        let mut may_come = false;
+        for (auditor, say) in &audit.says {
+            match self.standing((*auditor, *say), turn, now, choice) {
+                Standing::Said => return Next::Over(self.passed(audit)),
+                Standing::Awaited => return Next::Wait,
+                Standing::Free => return Next::Ask(vec![*auditor]),
+                Standing::Late(at) => {
+                    may_come = true;
+                    turn = turn.max(at);
                 }
-                State::Open => {
-                    let is_late = now.saturating_sub(its.since) > self.late();
-                    return Say::Working { is_late };
-                }
-                State::Ended => failed += 1,
+                Standing::Spent(at) => turn = turn.max(at),
             }
         }
-        match failed >= TRIES {
-            true => Say::Spent,
-            false => Say::Silent,
+        match may_come {
+            true => Next::Wait,
+            false => Next::Over(tally(audit, &[])),
+        }
+    }
+
+    /// What an audit needs in which somebody got something else, at that time: what all that have a say get.
+    fn ask_panel(&self, audit: &Audit, since: u64, now: u64, choice: &Choice<'_>) -> Next {
+        let says = audit.says.iter();
+        let standings: Vec<Standing> = says
+            .map(|say| self.standing(*say, since, now, choice))
+            .collect();
+        let seats = seats(audit.says.len());
+        let lacks =
+            |standing: &Standing| matches!(standing, Standing::Late(_) | Standing::Spent(_));
+        // Who was drawn beside those that have a say has none as long as they are in time, even if it has made the
+        // shard.
+        let asked = match standings.iter().take(seats).any(lacks) {
+            true => standings.len(),
+            false => seats,
+        };
+        let heard = audit.says.iter().take(asked);
+        let said: Vec<Said> = heard
+            .filter_map(|(_, say)| say.said())
+            .take(seats)
+            .collect();
+        let standings = || standings.iter().take(asked);
+        let may_come =
+            |standing: &Standing| !matches!(standing, Standing::Said | Standing::Spent(_));
+        if said.len() == seats || !standings().any(may_come) {
+            return Next::Over(tally(audit, &said));
+        }
+        let asked = audit.says.iter().zip(standings());
+        let free = asked.filter(|(_, standing)| **standing == Standing::Free);
+        Next::Ask(free.map(|((auditor, _), _)| *auditor).collect())
+    }
+
+    /// The first of the draw agrees, and nobody got anything else.
+    fn passed(&self, audit: &Audit) -> Outcome {
+        let attempts = &self.shards[audit.id.shard as usize].attempts;
+        let said = audit.says.iter().filter_map(|(_, say)| say.said());
+        // For those whose own results are audited it is another's turn.
+        let is_audited = |said: &Said| {
+            let state = attempts[said.attempt as usize].state;
+            matches!(state, State::Audited(_))
+        };
+        let agree = said.filter(|said| !is_audited(said));
+        Outcome {
+            id: audit.id,
+            finding: Finding::Passed,
+            audits: agree
+                .map(|said| (audit.of(said), Finding::Passed))
+                .collect(),
+        }
+    }
+}
+
+impl Audit {
+    /// When somebody got something else, if anybody did.
+    fn disputed(&self) -> Option<u64> {
+        let said = self.says.iter().filter_map(|(_, say)| say.said());
+        let others = said.filter(|said| said.claim != self.claim);
+        let first = others.map(|said| said.at).min()?;
+        Some(first.max(self.since))
+    }
+
+    /// The lease of which this came.
+    fn of(&self, said: Said) -> AttemptId {
+        AttemptId {
+            shard: self.id.shard,
+            attempt: said.attempt,
         }
     }
 }
@@ -196,22 +233,13 @@ fn seats(drawn: usize) -> usize {
     (drawn / 2 * 2).max(2)
 }
 
-/// What those said, in the order of the draw, who have a say.
-fn said(says: &[(AccountId, Say)], seats: usize) -> Vec<(u32, Digest)> {
-    let said = says.iter().filter_map(|(_, say)| match say {
-        Say::Said(attempt, output) => Some((*attempt, *output)),
-        _ => None,
-    });
-    said.take(seats).collect()
-}
-
 /// Everybody has said what there is to say: who is with the majority of the panel?
-fn tally(id: AttemptId, claim: Digest, said: &[(u32, Digest)], seats: usize) -> Outcome {
-    let mut votes: BTreeMap<Digest, usize> = BTreeMap::from([(claim, 1)]);
-    for (_, claim) in said {
-        *votes.entry(*claim).or_default() += 1;
+fn tally(audit: &Audit, said: &[Said]) -> Outcome {
+    let mut votes: BTreeMap<Digest, usize> = BTreeMap::from([(audit.claim, 1)]);
+    for said in said {
+        *votes.entry(said.claim).or_default() += 1;
     }
-    let panel = seats + 1;
+    let panel = seats(audit.says.len()) + 1;
     let majority = votes
         .into_iter()
         .find(|(claim, votes)| *claim != doubt() && 2 * votes > panel);
@@ -221,13 +249,12 @@ fn tally(id: AttemptId, claim: Digest, said: &[(u32, Digest)], seats: usize) -> 
         Some((right, _)) if right == claim || claim == doubt() => Finding::Passed,
         Some(_) => Finding::Wrong,
     };
-    let audits = said.iter().map(|(attempt, claim)| {
-        let (shard, attempt) = (id.shard, *attempt);
-        (AttemptId { shard, attempt }, finding(*claim))
-    });
+    let audits = said
+        .iter()
+        .map(|said| (audit.of(*said), finding(said.claim)));
     Outcome {
-        id,
-        finding: finding(claim),
+        id: audit.id,
+        finding: finding(audit.claim),
         audits: audits.collect(),
     }
 }

@@ -310,8 +310,18 @@ impl Job {
             2 * seen >= total
         });
         let power = power.filter(|_| total >= KNOWN);
-        let usual = power.and_then(|power| 1_u64.checked_shl(u32::try_from(power).ok()? + 2));
+        let usual = power.and_then(much_longer);
         usual.unwrap_or(self.plan.first_patience)
+    }
+
+    /// After how many milliseconds an auditor is late: twice to four times what the longest result took, and
+    /// no sooner than the plan says for the first. It is not the usual time: whoever makes results up is
+    /// quick, and would have honest auditors be late.
+    pub(super) fn late_for_audits(&self) -> u64 {
+        let longest = self.durations.iter().rposition(|count| *count > 0);
+        let longest = longest.map_or(0, |power| much_longer(power).unwrap_or(u64::MAX));
+        let patience = longest.max(self.plan.first_patience);
+        patience.min(self.plan.patience)
     }
 
     /// Withdraws what is open for shards that are done.
@@ -390,6 +400,12 @@ impl Choice<'_> {
         })
     }
 
+    /// Whether this provider gets this shard in this round.
+    pub(super) fn gets(&self, provider: AccountId, number: u32) -> bool {
+        let taken = self.taken.get(&provider);
+        taken.is_some_and(|shards| shards.contains(&number))
+    }
+
     /// Of those who may be given a shard that waits, the one at which the fewest do, if there is
     /// something left to promise it.
     fn least_ahead(&self, load: impl Fn(AccountId) -> u32) -> Option<AccountId> {
@@ -456,6 +472,11 @@ pub(super) enum Room {
     Later,
     /// It lied, or asks for too much.
     Never,
+}
+
+/// Twice to four times what is counted under this power of two; `None` is more than there is time.
+fn much_longer(power: usize) -> Option<u64> {
+    1_u64.checked_shl(u32::try_from(power).ok()? + 2)
 }
 
 fn give_up(at: u64, why: GaveUp) -> Decision {

@@ -7,6 +7,7 @@ mod followed;
 mod late;
 mod money;
 mod replicas;
+mod turns;
 mod written;
 
 use proptest::prelude::*;
@@ -185,6 +186,7 @@ impl World {
             .map(|e| Event::decode(e).unwrap())
             .collect();
         let mut job = Job::resume(self.plan, &events).unwrap();
+        job.watch_from(self.now);
         for (shard, accepted) in &self.accepted {
             // What was written and applied before the crash is still there.
             assert_eq!(job.accepted(*shard), Some(*accepted));

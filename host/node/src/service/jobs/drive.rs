@@ -81,7 +81,8 @@ pub fn begin(
     let spec = folder.spec()?;
     let opened = tokio::task::block_in_place(|| Journal::open(&folder.journal(), spec.job));
     let (journal, events) = opened.map_err(failed)?;
-    let job = Job::resume(spec.plan(), &events).map_err(failed)?;
+    let mut job = Job::resume(spec.plan(), &events).map_err(failed)?;
+    job.watch_from(now());
     let first = answer::view(folder, &spec, &job, JobState::Running, None, |_| 0);
     let (publish, view) = watch::channel(first);
     let shown = Shown::new(publish, spec.shards.len());

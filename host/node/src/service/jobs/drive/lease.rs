@@ -19,17 +19,18 @@ const FLOPS: u64 = 1 << 60;
 pub const SMALLEST_PANEL: usize = 3;
 
 impl Driver {
-    /// Those who would take a shard and have at stake what the job asks for. Where results are
-    /// audited, they have to be of a kind of machine of which there are enough for a panel.
+    /// Those who would take a shard. Where results are audited, they have to be of a kind of machine of
+    /// which there are enough for a panel. Who has less at stake than the job asks for is there and given
+    /// nothing, so that no audit waits for it to come back.
     pub(super) fn offers(&self) -> Result<Vec<Offer>, Failure> {
         let staked = self.staked()?;
-        let quotes = self.quotes.iter().filter(|(account, (_, quotation))| {
-            let can_be_audited = || self.auditors_of(quotation).count() >= SMALLEST_PANEL;
-            staked
-                .as_ref()
-                .is_none_or(|staked| staked.contains(*account))
-                && (self.spec.audit == 0 || can_be_audited())
+        let quotes = self.quotes.iter().filter(|(_, (_, quotation))| {
+            self.spec.audit == 0 || self.auditors_of(quotation).count() >= SMALLEST_PANEL
         });
+        let slots = |account: &AccountId, slots| match &staked {
+            Some(staked) if !staked.contains(account) => 0,
+            _ => slots,
+        };
         let offers = quotes.map(|(account, (_, quotation))| Offer {
             provider: *account,
             price: typical(
@@ -39,7 +40,7 @@ impl Driver {
             ),
             warmth: quotation.warm,
             reputation: self.dealings.seen(*account),
-            slots: quotation.slots,
+            slots: slots(account, quotation.slots),
             ahead: ahead(quotation.slots),
         });
         Ok(offers.collect())
@@ -77,12 +78,20 @@ impl Driver {
 
     /// Who may audit a result of this provider: all that are known who could, itself among them,
     /// by what they have at stake in this node's ledger. Who has nothing there weighs next to
-    /// nothing, and not nothing.
+    /// nothing, and not nothing. Those who are given nothing for want of a stake would be no more than empty
+    /// seats: they are left out if the others are enough.
     fn candidates(&self, quotation: &Quotation) -> Result<Candidates, Failure> {
         if self.spec.audit == 0 {
             return Candidates::new(Vec::new()).map_err(failed);
         }
-        let able = self.auditors_of(quotation).take(Candidates::MAX);
+        let mut able: Vec<AccountId> = self.auditors_of(quotation).collect();
+        if let Some(staked) = self.staked()? {
+            let has_stake = |account: &AccountId| staked.contains(account);
+            if able.iter().copied().filter(has_stake).count() >= SMALLEST_PANEL {
+                able.retain(has_stake);
+            }
+        }
+        able.truncate(Candidates::MAX);
         let list = money::with_ledger(&self.service, |ledger| {
             let candidate = |account| Candidate {
                 account,
@@ -90,7 +99,7 @@ impl Driver {
                     .balance(Book::Staked(account))
                     .max(Credits::from_micro(1)),
             };
-            Ok(able.map(candidate).collect())
+            Ok(able.into_iter().map(candidate).collect())
         })?;
         Candidates::new(list).map_err(failed)
     }

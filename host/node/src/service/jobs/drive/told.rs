@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use skep_market::AttemptId;
+use skep_market::{AttemptId, Offer};
 
 use super::super::answer;
 use super::super::around::{Wanted, listed};
@@ -46,7 +46,8 @@ impl Driver {
         if self.quotes.is_empty() && !self.refusals.is_empty() {
             return Some(format!("no node takes it: {}", listed(&self.refusals)));
         }
-        if !self.quotes.is_empty() && self.offers().is_ok_and(|offers| offers.is_empty()) {
+        let gets_nothing = |offers: Vec<Offer>| offers.iter().all(|offer| offer.slots == 0);
+        if !self.quotes.is_empty() && self.offers().is_ok_and(gets_nothing) {
             return Some(format!(
                 "of the nodes that answer, none has enough at stake, or fewer than \
                  {SMALLEST_PANEL} are of one kind, which an audit takes"
