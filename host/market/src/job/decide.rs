@@ -203,7 +203,8 @@ impl Job {
                 return (open + audited == 0).then_some(GaveUp::Attempts { shard: number });
             }
             if choice.left < self.plan.lease_limit {
-                let is_over = self.is_idle(decisions) && audited == 0;
+                // An audit that waits for somebody may find that something is not to be paid.
+                let is_over = self.is_idle(decisions) && self.under_audit.is_empty();
                 return is_over.then_some(GaveUp::Budget);
             }
             decisions.extend(self.lease(number, choice));

@@ -22,6 +22,7 @@ fn patient(shards: u32, replicas: u32) -> JobPlan {
 /// A requester, with the nodes that it may ask.
 struct Desk {
     job: Job,
+    journal: Vec<Event>,
     offers: Vec<Offer>,
     now: u64,
 }
@@ -38,6 +39,7 @@ impl Desk {
         });
         Self {
             job: Job::new(plan),
+            journal: Vec::new(),
             offers: offers.collect(),
             now: 1_000,
         }
@@ -70,6 +72,11 @@ impl Desk {
         }));
     }
 
+    fn note(&mut self, event: Event) {
+        self.job.apply(&event).unwrap();
+        self.journal.push(event);
+    }
+
     fn lease(&mut self, shard: u32, provider: AccountId, audits: Option<u32>) -> AttemptId {
         let attempt = self.job.shards[shard as usize].attempts.len() as u32;
         let id = AttemptId { shard, attempt };
@@ -82,7 +89,7 @@ impl Desk {
             audits,
             encoding: Vec::new(),
         };
-        self.job.apply(&leased).unwrap();
+        self.note(leased);
         id
     }
 
@@ -98,18 +105,23 @@ impl Desk {
             auditors: auditors.iter().map(|node| account(*node)).collect(),
             receipt: Vec::new(),
         };
-        self.job.apply(&delivered).unwrap();
+        self.note(delivered);
     }
 
     fn fail(&mut self, id: AttemptId) {
         let at = self.now;
-        self.job.apply(&Event::Failed { id, at }).unwrap();
+        self.note(Event::Failed { id, at });
     }
 
-    /// Decides once, and writes it down: who is asked to audit, by which leases, and what audits came to.
+    /// Decides once, and writes it down: who is asked to audit, by which leases, and what audits came to. Whoever has
+    /// nothing but the journal decides the same.
     fn decide(&mut self) -> (Vec<(AccountId, AttemptId)>, Vec<Outcome>) {
         let (mut asked, mut over) = (Vec::new(), Vec::new());
-        for decision in self.job.decide(self.now, &self.offers) {
+        let decisions = self.job.decide(self.now, &self.offers);
+        let mut again = Job::resume(*self.job.plan(), &self.journal).unwrap();
+        again.watch_from(self.job.watched);
+        assert_eq!(again.decide(self.now, &self.offers), decisions);
+        for decision in decisions {
             match decision {
                 Decision::Lease {
                     id,
@@ -122,10 +134,10 @@ impl Desk {
                         asked.push((provider, id));
                     }
                 }
-                Decision::Note(event) => self.job.apply(&event).unwrap(),
+                Decision::Note(event) => self.note(event),
                 Decision::Audited(outcome) => {
                     for event in outcome.events(self.now) {
-                        self.job.apply(&event).unwrap();
+                        self.note(event);
                     }
                     over.push(outcome);
                 }
