@@ -201,7 +201,9 @@ fn what_shows_more_than_a_run_may_is_refused_and_not_paid() {
     );
     let liar = Liar::with(&setting.path("liar"), 66, Manner::Shows(shows_too_much));
     let tickets = [ticket(&a), ticket(&b), &liar.ticket];
-    let job = requester.ask(&setting.submit(&tickets, &MORE)).unwrap();
+    // Where the liar is the first of a draw it is waited for, for a quarter of this.
+    let more = [&MORE[..], &["--deadline", "60 s"]].concat();
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
     setting.assert_right();
     let job = &job["job"];
     let mut refused = 0;
