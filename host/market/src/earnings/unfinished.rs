@@ -20,10 +20,12 @@ use skep_registry::Digest;
 
 use super::{Change, Earnings, EarningsError, META};
 
+/// A note: lease, requester, until when, and a ticket.
+type Row = (&'static [u8; 32], &'static [u8; 32], u64, &'static str);
+
 /// The lease, who asked for it, until when, and where that one is reached, by how many were begun before.
 /// One lease may be here twice: it is asked for again before anyone here knows that its requester has gone.
-const BEGUN: TableDefinition<'_, u64, (&[u8; 32], &[u8; 32], u64, &str)> =
-    TableDefinition::new("begun");
+const BEGUN: TableDefinition<'_, u64, Row> = TableDefinition::new("begun");
 /// The same by the lease, of those whose process has gone, until their requesters know.
 const INTERRUPTED: TableDefinition<'_, &[u8; 32], (&[u8; 32], u64, &str)> =
     TableDefinition::new("interrupted");
