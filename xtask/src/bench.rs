@@ -216,6 +216,11 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             calibrate.arg(format!("{name}={}", folder.join(file).display()));
         }
         environment::run(&mut calibrate, "compare honest texts and cheats")?;
+        for format in ["half.gguf", "four_bits.gguf", "q4_k.gguf"] {
+            let mut calibrate = Command::new(&example);
+            calibrate.arg("calibrate").arg(folder.join(format)).arg("1000");
+            environment::run(&mut calibrate, "compare honest texts in another format")?;
+        }
     }
     if wanted(Which::Recipe) {
         build_examples(environment, &["train_speed"])?;
