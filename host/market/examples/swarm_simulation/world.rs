@@ -77,12 +77,21 @@ struct Requester {
     counted: u32,
 }
 
-/// What was true at the end of one minute.
+/// What happened within one minute, and what was true at its end.
 #[derive(Clone, Copy, Default)]
 pub struct Minute {
+    /// Results that were accepted and paid.
     pub accepted: u64,
+    /// Those of them that were wrong.
     pub wrong: u64,
+    /// How many results honest nodes that were there could have made, were none of them idle.
+    pub possible: f64,
+    /// What an honest node was paid less what it was fined, in micro-credits, mean of all.
+    pub honest_earned: f64,
+    /// Cheats that are not convicted, at its end.
     pub cheats_left: u64,
+    /// Honest nodes that were convicted, up to its end.
+    pub honest_convicted: u64,
 }
 
 /// The swarm.
@@ -96,8 +105,11 @@ pub struct World {
     arrivals: BinaryHeap<Reverse<Arrival>>,
     /// Whether each accepted attempt is wrong.
     wrong: HashMap<(usize, u64, AttemptId), bool>,
+    /// Work of an average node, in milliseconds, that honest nodes could have done.
     honest_time: u64,
     honest_convicted: u64,
+    /// [`Self::honest_time`], and what all honest nodes had earned, when the last minute ended.
+    at_last_minute: (u64, i64),
     panels: u64,
     pub history: Vec<Minute>,
 }
@@ -138,6 +150,7 @@ impl World {
             wrong: HashMap::new(),
             honest_time: 0,
             honest_convicted: 0,
+            at_last_minute: (0, 0),
             panels: 0,
             history: vec![Minute::default()],
         };
@@ -195,18 +208,26 @@ impl World {
                 self.drive(requester);
             }
             if self.now.is_multiple_of(MINUTE) {
-                let cheats_left = self.nodes.iter().filter(|n| n.is_cheat && !n.is_convicted);
-                let minute = Minute {
-                    cheats_left: cheats_left.count() as u64,
-                    ..Minute::default()
-                };
-                if let Some(last) = self.history.last_mut() {
-                    last.cheats_left = minute.cheats_left;
-                }
-                self.history.push(minute);
+                self.end_minute();
             }
         }
         self.history.pop();
+    }
+
+    /// Writes down what a minute came to, and begins the next.
+    fn end_minute(&mut self) {
+        let (honest, cheats): (Vec<&Node>, Vec<&Node>) =
+            self.nodes.iter().partition(|node| !node.is_cheat);
+        let earned: i64 = honest.iter().map(|node| node.earned).sum();
+        let (time_before, earned_before) = self.at_last_minute;
+        if let Some(minute) = self.history.last_mut() {
+            minute.possible = (self.honest_time - time_before) as f64 / SHARD as f64;
+            minute.honest_earned = (earned - earned_before) as f64 / honest.len().max(1) as f64;
+            minute.cheats_left = cheats.iter().filter(|n| !n.is_convicted).count() as u64;
+            minute.honest_convicted = self.honest_convicted;
+        }
+        self.at_last_minute = (self.honest_time, earned);
+        self.history.push(Minute::default());
     }
 
     fn come_and_go(&mut self) {
@@ -516,7 +537,8 @@ impl World {
             earned / of(is_cheat).count().max(1) as i64
         };
         format!(
-            "| {} % | {} | {right} | {:.0} % | {wrong} ({:.2} %) | {convicted} of {} | {} of {} | {} | {} | {} |",
+            "| {} | {} % | {} | {right} | {:.0} % | {wrong} ({:.2} %) | {convicted} of {} | {} of {} | {} | {} | {} |",
+            self.nodes.len(),
             f64::from(self.settings.audits) / 10_000.0,
             self.settings.panel,
             100.0 * right as f64 / possible.max(1) as f64,
