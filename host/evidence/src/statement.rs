@@ -338,6 +338,12 @@ impl<T: Statement> Unverified<T> {
         }
     }
 
+    /// Its name: the digest of what it says, whether or not anybody signed that.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
     /// Checks the signature.
     ///
     /// # Errors

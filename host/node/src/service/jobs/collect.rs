@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use skep_evidence::{Agreed, Keys, Receipt, Signed};
+use skep_evidence::{Keys, Receipt, Unverified, verify_agreed};
 use skep_market::{Answer, Ask, Earnings, EarningsError, Refusal};
 use skep_registry::Digest;
 use skep_swarm::{NodeTicket, ProviderAddr, Swarm};
@@ -84,23 +84,28 @@ pub(super) fn settle(
         Refusal::Failed("a fault of the node; its owner can see which".to_owned())
     };
     let wrong = |reason: String| Refusal::Lease(reason);
-    let mut own = Vec::with_capacity(receipts.len());
-    for receipt in receipts {
-        // Nobody waits for the keys while this waits for the disk.
+    let read = receipts.iter();
+    let read = read.map(|receipt| Unverified::<Receipt>::decode_agreed(receipt));
+    let read: Result<Vec<_>, _> = read.collect();
+    let read = read.map_err(|error| wrong(error.to_string()))?;
+    let agreed = {
+        // Many signatures are checked faster together, and nobody waits for the keys while this waits for
+        // the disk.
         let keys = &mut *keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let agreed = Agreed::<Receipt>::decode(receipt, keys);
-        let agreed = agreed.map_err(|error| wrong(error.to_string()))?;
-        let signed = earnings.finished(agreed.lease).map_err(fault)?;
+        verify_agreed(read, keys).map_err(|(_, error)| wrong(error.to_string()))?
+    };
+    for receipt in &agreed {
+        let signed = earnings.finished(receipt.lease).map_err(fault)?;
         let is_mine = signed.is_some_and(|signed| {
-            let mine = Signed::<Receipt>::decode(&signed.receipt, keys);
-            mine.is_ok_and(|mine| mine.digest() == agreed.digest())
+            // What is kept here was signed here.
+            let mine = Unverified::<Receipt>::decode(&signed.receipt);
+            mine.is_ok_and(|mine| mine.digest() == receipt.digest())
         });
         if !is_mine {
             return Err(wrong("this node signed no such receipt".to_owned()));
         }
-        own.push(agreed);
     }
-    earnings.paid(&own).map_err(fault)
+    earnings.paid(&agreed).map_err(fault)
 }
 
 /// Asks for a receipt where the work was asked for.
@@ -109,5 +114,92 @@ async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<
     match anywhere::ask(swarm, node, &claim, || anywhere::known(swarm)).await? {
         Answer::Claimed { receipt } => Ok(receipt),
         _ => Err(TalkError::OutOfTurn),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_evidence::{AccountKey, Credits, Meter, Signed, Split, Statement as _, Work};
+    use skep_market::{Finished, Owed};
+
+    use super::*;
+
+    fn key(seed: u8) -> AccountKey {
+        AccountKey::from_seed(&[seed; 32])
+    }
+
+    /// What the provider (key 1) signed for a lease of the requester (key 2).
+    fn bill(lease: u8, price: u64) -> Signed<Receipt> {
+        let receipt = Receipt {
+            lease: Digest::of(&[lease]),
+            job: Digest::of(b"job"),
+            shard: u32::from(lease),
+            sequence: u64::from(lease),
+            provider: key(1).id(),
+            requester: key(2).id(),
+            work: Work {
+                package: Digest::of(b"package"),
+                model: None,
+                adapter: None,
+                input: Digest::of(&[lease]),
+                seed: 0,
+            },
+            commitment: Digest::of(b"commitment"),
+            output: Digest::of(b"output"),
+            meter: Meter::default(),
+            price: Credits::from_micro(price),
+            split: Split::default(),
+            started: 1,
+            finished: 2,
+        };
+        receipt.sign(&key(1)).unwrap()
+    }
+
+    fn agreed(bill: Signed<Receipt>) -> Vec<u8> {
+        bill.accept(&key(2)).unwrap().encode()
+    }
+
+    #[test]
+    fn receipts_that_come_together_count_if_both_signed_each_and_it_is_what_was_signed_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let earnings = Earnings::open(&folder.path().join("earnings")).unwrap();
+        for lease in [1, 2, 3] {
+            let bill = bill(lease, 10);
+            let finished = Finished {
+                commitment: Vec::new(),
+                receipt: bill.encode(),
+            };
+            let owed = Owed {
+                requester: bill.requester,
+                price: bill.price,
+                since: 1,
+                node: String::new(),
+            };
+            earnings.keep(bill.lease, finished, &owed).unwrap();
+        }
+        let settle = |receipts: &[Vec<u8>]| settle(&earnings, receipts, &Mutex::default());
+        let owed = || earnings.unpaid(key(2).id(), 0).unwrap().micro();
+        let good = [1, 2, 3].map(|lease| agreed(bill(lease, 10)));
+
+        let mut forged = good.clone();
+        *forged[1].last_mut().unwrap() ^= 1;
+        let refused = settle(&forged).unwrap_err().to_string();
+        assert!(refused.contains("signature"), "{refused}");
+        assert!(settle(&[good[0].clone(), bill(2, 10).encode()]).is_err());
+        // Both signed these, and yet they are not what is kept here.
+        for other in [bill(2, 11), bill(4, 10)] {
+            let refused = settle(&[good[0].clone(), agreed(other)]).unwrap_err();
+            let reason = "this node signed no such receipt".to_owned();
+            assert_eq!(refused, Refusal::Lease(reason));
+        }
+        assert_eq!(owed(), 30);
+        assert_eq!(earnings.receipts().unwrap(), []);
+
+        settle(&good).unwrap();
+        assert_eq!(owed(), 0);
+        assert_eq!(earnings.receipts().unwrap().len(), 3);
+        // Once is as good as twice.
+        settle(&good[..1]).unwrap();
+        assert_eq!(earnings.receipts().unwrap().len(), 3);
     }
 }
