@@ -431,10 +431,10 @@ fn a_shard_for_each_line_comes_together_in_order() {
 /// Eight shards at once, at prices of which many are within what a job may cost.
 const CHEAP: &str = "at-once = 8\nprice-per-teraflop = \"0.0001\"\n";
 
-/// Two thousand, or as many as the environment says in `SKEP_TINY_SHARDS`.
+/// Ten thousand, or as many as the environment says in `SKEP_TINY_SHARDS`.
 fn tiny_shards() -> usize {
     let asked = std::env::var("SKEP_TINY_SHARDS");
-    asked.map_or(2_000, |asked| asked.parse().unwrap())
+    asked.map_or(10_000, |asked| asked.parse().unwrap())
 }
 
 #[test]

@@ -44,6 +44,8 @@ const INLINE: usize = 64 << 10;
 const TOGETHER: u64 = 16 << 20;
 /// How often time is looked at when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
+/// How long the books rest: what is delivered meanwhile is paid and put together in one go.
+const BOOKS: Duration = Duration::from_millis(100);
 /// How often providers are asked whether they would still take a shard.
 const QUOTES: Duration = Duration::from_secs(5);
 
@@ -115,6 +117,7 @@ pub fn begin(
         proofs: Vec::new(),
         handing: BTreeSet::new(),
         keys: Keys::default(),
+        booked: None,
         patience: None,
         tasks: JoinSet::new(),
         quoting: None,
@@ -164,6 +167,8 @@ struct Driver {
     handing: BTreeSet<AccountId>,
     /// The keys of those who signed something for this job.
     keys: Keys,
+    /// When something was last paid or put together, unless the next is not to wait for that.
+    booked: Option<Instant>,
     patience: Option<Instant>,
     tasks: JoinSet<Happened>,
     quoting: Option<Instant>,
@@ -228,9 +233,11 @@ impl Driver {
                 self.shown.show(view);
             }
             let running = Arc::clone(&self.running);
+            let rest = self.books_rest();
+            let tick = if rest.is_zero() { TICK } else { rest };
             tokio::select! {
                 Some(happened) = self.tasks.join_next_with_id() => self.take_in_all(happened)?,
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(tick) => {}
                 () = running.wake.notified() => {}
             }
         }
@@ -312,8 +319,22 @@ impl Driver {
         tokio::task::block_in_place(|| self.dealings.note(conduct)).map_err(failed)
     }
 
+    /// For how long nothing is paid and put together, though something may have been delivered. Where shards
+    /// take milliseconds, the disk is waited for once for many of them and not for each; what was delivered is in
+    /// the journal all the same. At the end of a job nothing waits.
+    fn books_rest(&self) -> Duration {
+        let is_over = self.job.finished() == self.job.plan().shards;
+        match self.booked {
+            Some(booked) if !is_over && self.job.gave_up().is_none() => {
+                BOOKS.saturating_sub(booked.elapsed())
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Does what is outstanding and not being done.
     fn act(&mut self, swarm: &Swarm) -> Result<(), Failure> {
+        let keeps_books = self.books_rest().is_zero();
         loop {
             let mut events = Vec::new();
             let mut open = BTreeSet::new();
@@ -330,12 +351,12 @@ impl Driver {
                             begin.push((id, provider, lease.to_vec()));
                         }
                     }
-                    Outstanding::Pay { id, receipt, .. } => {
+                    Outstanding::Pay { id, receipt, .. } if keeps_books => {
                         let (account, keys) = (&self.account, &mut self.keys);
                         paid.push(pay::countersigned(receipt, account, keys)?);
                         events.push(Event::Paid { id, at: now() });
                     }
-                    Outstanding::Assemble { .. } => {}
+                    Outstanding::Pay { .. } | Outstanding::Assemble { .. } => {}
                 }
             }
             // Whoever works on a lease that was withdrawn learns it by the end of the connection.
@@ -350,13 +371,16 @@ impl Driver {
                 self.send(swarm, id, provider, &lease)?;
             }
             // Those who are to work do, while this waits for the disk.
-            events.extend(self.assemble()?);
+            if keeps_books {
+                events.extend(self.assemble()?);
+            }
             self.pay(&paid)?;
             self.proofs.extend(paid);
             if events.is_empty() {
                 return Ok(());
             }
             self.note(&events)?;
+            self.booked = Some(Instant::now());
         }
     }
 
@@ -518,6 +542,8 @@ impl Driver {
         error: &TalkError,
     ) -> Result<Conduct, Failure> {
         self.trouble = Some(format!("shard {}: {error}", id.shard));
+        // It may be one who is owed too much.
+        self.booked = None;
         // Who cannot be reached is asked again once it answers.
         if let (TalkError::Channel(_) | TalkError::Interrupted, Some(provider)) = (error, &provider)
         {
