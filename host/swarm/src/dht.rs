@@ -34,6 +34,8 @@ const MAX_TOPICS: usize = 512;
 const MAX_ASKED: usize = 256;
 /// Addresses that are asked at one moment.
 const AT_ONCE: usize = 16;
+/// Topics that are announced at one moment.
+const TOGETHER: usize = 8;
 /// How often a topic is announced again: those who keep it forget it after half an hour or so.
 const AGAIN: Duration = Duration::from_secs(15 * 60);
 /// When what could not be announced is tried again.
@@ -82,9 +84,12 @@ impl DhtDiscovery {
     }
 }
 
-/// Announces each topic when it is new, and again before it is forgotten.
+/// Announces each topic when it is new, and again before it is forgotten: a few at once, those first
+/// that come first, so that new work is not announced only after everything else.
 async fn announce(dht: AsyncDht, own: Arc<Own>, who: Who) {
-    let mut announced: BTreeMap<Topic, Instant> = BTreeMap::new();
+    // Answers for as long as this goes on.
+    let port = who.port();
+    let mut due: BTreeMap<Topic, Instant> = BTreeMap::new();
     let (mut work, mut served) = own.changes();
     while !dht.bootstrapped().await {
         tokio::time::sleep(RETRY).await;
@@ -92,32 +97,49 @@ async fn announce(dht: AsyncDht, own: Arc<Own>, who: Who) {
     loop {
         let mut topics = own.topics();
         topics.truncate(MAX_TOPICS);
-        announced.retain(|topic, _| topics.contains(topic));
-        let mut next = AGAIN;
-        for topic in topics {
-            if let Some(at) = announced.get(&topic)
-                && let Some(rest) = AGAIN.checked_sub(at.elapsed())
-            {
-                next = next.min(rest);
-                continue;
+        due.retain(|topic, _| topics.contains(topic));
+        let now = Instant::now();
+        let is_due = |topic: &Topic| due.get(topic).is_none_or(|at| *at <= now);
+        let next: Vec<Topic> = topics.into_iter().filter(is_due).take(TOGETHER).collect();
+        if next.is_empty() {
+            let first = due.values().min();
+            let rest = first.map_or(AGAIN, |at| at.saturating_duration_since(now));
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                Ok(()) = work.changed() => {}
+                Ok(()) = served.changed() => {}
             }
-            let Some(id) = info_hash(&topic) else {
-                continue;
-            };
-            match dht.announce_peer(id, Some(who.port())).await {
-                Ok(_) => {
-                    announced.insert(topic, Instant::now());
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "the DHT did not take an announcement");
-                    next = next.min(RETRY);
-                }
-            }
+            continue;
         }
-        tokio::select! {
-            () = tokio::time::sleep(next) => {}
-            Ok(()) = work.changed() => {}
-            Ok(()) = served.changed() => {}
+        let announcing = next
+            .into_iter()
+            .map(|topic| announce_one(&dht, topic, port));
+        let announcing = FuturesUnorderedBounded::from_iter(announcing);
+        let announced: Vec<(Topic, Duration)> = announcing.collect().await;
+        let now = Instant::now();
+        due.extend(
+            announced
+                .into_iter()
+                .map(|(topic, rest)| (topic, now + rest)),
+        );
+    }
+}
+
+/// Announces a topic. Returns it, and for how long it then rests.
+async fn announce_one(dht: &AsyncDht, topic: Topic, port: u16) -> (Topic, Duration) {
+    let Some(id) = info_hash(&topic) else {
+        return (topic, AGAIN);
+    };
+    // `announce_peer` begins with a question to which no address is the answer, unless somebody has
+    // looked for the topic just before. Whoever looks for it here while such a question is on its
+    // way is given what comes of that one, which is nothing.
+    let mut others = dht.get_peers(id);
+    while others.next().await.is_some() {}
+    match dht.announce_peer(id, Some(port)).await {
+        Ok(_) => (topic, AGAIN),
+        Err(error) => {
+            tracing::debug!(%error, "the DHT did not take an announcement");
+            (topic, RETRY)
         }
     }
 }

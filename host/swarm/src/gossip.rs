@@ -290,6 +290,16 @@ impl Gossip {
         lock(&self.shared.known).forget(node);
     }
 
+    /// Puts those first who say that they have `want`, and those last who say that they have not.
+    pub(crate) fn put_in_order(&self, want: &Want, nodes: &mut [ProviderAddr]) {
+        let (known, now) = (lock(&self.shared.known), seconds());
+        nodes.sort_by_key(|node| match known.says(&node.id, want, now) {
+            Some(true) => 0,
+            None => 1,
+            Some(false) => 2,
+        });
+    }
+
     /// What is known of other nodes.
     pub(crate) fn known(&self) -> Vec<Announcement> {
         let known = lock(&self.shared.known);
@@ -307,6 +317,10 @@ impl Gossip {
         let peers = self.peers(ASKED, self.shared.limits.gossip);
         suggested.push(stream::iter(peers).boxed());
         for service in self.others() {
+            // Who takes such work says in its announcement what of it.
+            if matches!(want, Want::Jobs(_)) {
+                suggested.push(service.providers(&want));
+            }
             suggested.push(service.providers(&Want::Anything));
         }
         let mut asking = FuturesUnorderedBounded::new(ASKED);

@@ -123,6 +123,12 @@ impl Known {
         entry.is_some_and(|entry| entry.signed.bytes == bytes)
     }
 
+    /// Whether a node says that it has this; `None` if nothing that is still good is known of it.
+    pub(crate) fn says(&self, node: &NodeId, want: &Want, now: u64) -> Option<bool> {
+        let announcement = &self.entries.get(node)?.signed.announcement;
+        (announcement.expires() > now).then(|| announcement.has(want))
+    }
+
     /// Nodes that say they have this.
     pub(crate) fn having(&self, want: &Want, now: u64) -> Vec<ProviderAddr> {
         let alive = self.alive(now);
@@ -140,10 +146,12 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use skep_registry::Digest;
 
     use super::*;
     use crate::announcement::LIFE;
     use crate::announcement::tests::{NOW, key, signed};
+    use crate::topic::Topic;
 
     fn id(seed: u16) -> NodeId {
         key(seed).public().into()
@@ -159,6 +167,22 @@ mod tests {
         assert_eq!(known.having(&Want::Anything, NOW + LIFE).len(), 1);
         assert_eq!(known.having(&Want::Anything, NOW + LIFE + 60), []);
         assert!(!known.learn(signed(2, &[], NOW), id(9), NOW + LIFE));
+    }
+
+    #[test]
+    fn what_a_node_says_counts_while_it_is_good() {
+        let mut known = Known::default();
+        let digest = Digest::of(b"a model");
+        let (has, lacks) = (Want::Blob(digest), Want::Release(digest));
+        known.learn(
+            signed(1, &[Topic::blob(digest.as_bytes())], NOW),
+            id(9),
+            NOW,
+        );
+        assert_eq!(known.says(&id(1), &has, NOW), Some(true));
+        assert_eq!(known.says(&id(1), &lacks, NOW), Some(false));
+        assert_eq!(known.says(&id(1), &has, NOW + LIFE), None, "it is over");
+        assert_eq!(known.says(&id(2), &has, NOW), None, "nobody has said it");
     }
 
     #[test]

@@ -282,7 +282,8 @@ impl Swarm {
     }
 
     /// Nodes that may have `want`, from every discovery service, waiting no longer than the
-    /// limit for discovery. The search ends early when every service has ended.
+    /// limit for discovery. The search ends early when every service has ended. With gossip, those
+    /// come first that say so in a signed announcement, and those last that say otherwise.
     pub async fn find(&self, want: &Want) -> Vec<ProviderAddr> {
         self.find_within(want, self.inner.limits.discovery).await
     }
@@ -290,7 +291,11 @@ impl Swarm {
     /// As [`find`](Self::find), waiting no longer than this.
     pub async fn find_within(&self, want: &Want, wait: Duration) -> Vec<ProviderAddr> {
         let wait = wait.min(self.inner.limits.discovery);
-        collect(&self.services(), want, self.id(), MAX_FOUND, wait).await
+        let mut found = collect(&self.services(), want, self.id(), MAX_FOUND, wait).await;
+        if let Some(gossip) = &self.inner.gossip {
+            gossip.put_in_order(want, &mut found);
+        }
+        found
     }
 
     /// Takes in a copy of a file; returns its digest and its size in bytes. It is kept until
