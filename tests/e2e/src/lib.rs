@@ -43,11 +43,25 @@ impl Node {
     ///
     /// As [`Node::start`].
     pub fn start_at(skep: &Path, home: &Path, listen: &str) -> Result<Self> {
+        Self::start_with(skep, home, &["--listen", listen, "--no-mdns"])
+    }
+
+    /// The same on loopback, where others on the local network find it if its configuration says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::start`].
+    pub fn start_in_sight(skep: &Path, home: &Path) -> Result<Self> {
+        Self::start_with(skep, home, &["--listen", "127.0.0.1:0"])
+    }
+
+    fn start_with(skep: &Path, home: &Path, options: &[&str]) -> Result<Self> {
         set_up(home)?;
         let mut process = Command::new(skep)
             .arg("--home")
             .arg(home)
-            .args(["--json", "node", "--listen", listen, "--no-mdns"])
+            .args(["--json", "node"])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -10,6 +10,7 @@
 #[path = "faults/clocks.rs"]
 mod clocks;
 mod peers;
+#[allow(dead_code, reason = "nobody looks for others here")]
 mod places;
 mod setting;
 

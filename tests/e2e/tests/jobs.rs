@@ -17,6 +17,8 @@ mod drawn;
 mod encoders;
 #[path = "jobs/followed.rs"]
 mod followed;
+#[path = "jobs/found.rs"]
+mod found;
 #[path = "jobs/guests.rs"]
 mod guests;
 #[path = "jobs/killed.rs"]
@@ -24,6 +26,8 @@ mod killed;
 #[path = "jobs/operator.rs"]
 mod operator;
 mod peers;
+#[allow(dead_code, reason = "no cable is cut here, and no disk filled")]
+mod places;
 #[path = "jobs/residence.rs"]
 mod residence;
 #[path = "jobs/restarted.rs"]

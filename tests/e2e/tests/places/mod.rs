@@ -94,6 +94,17 @@ impl Cable {
         self.ends.each_ref().map(PathBuf::as_path)
     }
 
+    /// Lets what is meant for everybody on the network pass, such as mDNS. It stays with this end where
+    /// no route says otherwise.
+    pub fn carry_multicast(&self) {
+        for name in &self.names {
+            must(
+                "ip",
+                &["-n", name, "route", "add", "224.0.0.0/4", "dev", "cable"],
+            );
+        }
+    }
+
     /// Cuts the cable, or mends it.
     pub fn set(&self, whole: bool) {
         let state = if whole { "up" } else { "down" };
