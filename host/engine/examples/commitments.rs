@@ -3,12 +3,16 @@
 //! * `commitments rates [threads]`: a model of 0.3 billion random weights, in each of three formats,
 //!   writes 256 tokens with and without commitments, in turn; then they are checked.
 //! * `commitments calibrate MODEL.gguf TEXTS [NAME=OTHER.gguf ...]`: so many honest texts in all, by
-//!   every set of instructions that the machine has, on one thread and on two, alone and in batches,
-//!   checked by the best set of instructions on two threads; then texts by other models under the
+//!   every set of instructions that the machine has, on one thread and on two, alone and in batches
+//!   (and, built with `--features cuda` or `wgsl`, by a graphics processor as well), checked by the best set of instructions on two threads; then texts by other models under the
 //!   name of the first, and by itself with the prompt cut short or the sampling changed. Prompts
 //!   are what the model says of its own accord.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[cfg(any(feature = "cuda", feature = "wgsl"))]
+#[allow(dead_code, reason = "tests need more of it")]
+#[path = "../tests/common/backend.rs"]
+mod backend;
 #[path = "../../decoder/examples/random_model/mod.rs"]
 mod random_model;
 
@@ -72,12 +76,33 @@ fn model_of(path: &Path, isa: Isa) -> Arc<LanguageModel> {
 
 fn engine(model: Arc<LanguageModel>, threads: usize) -> Engine {
     let team = Arc::new(Team::new(threads).unwrap());
-    let options = Options {
+    Engine::start(model, team, options()).unwrap()
+}
+
+fn options() -> Options {
+    Options {
         // Who commits computes the prompt anew, so that both sides have to.
         prefix_cache: false,
         ..Options::default()
-    };
-    Engine::start(model, team, options).unwrap()
+    }
+}
+
+/// Engines that write honestly, with what they are.
+fn writers(path: &Path) -> Vec<Writer<'_>> {
+    let mut writers: Vec<Writer<'_>> = Vec::new();
+    for isa in Isa::available() {
+        for (threads, together) in MANNERS {
+            let name = format!("{isa:?}, threads: {threads}");
+            let start = move || engine(model_of(path, isa), threads);
+            writers.push((name, together, Box::new(start)));
+        }
+    }
+    #[cfg(any(feature = "cuda", feature = "wgsl"))]
+    for (_, together) in MANNERS {
+        let start = move || backend::start(model_of(path, Isa::best()), options());
+        writers.push(("a graphics processor".to_owned(), together, Box::new(start)));
+    }
+    writers
 }
 
 fn caller() -> Caller {
@@ -287,6 +312,9 @@ fn thresholds_of(honest: &[(String, Seen)]) -> Thresholds {
     }
 }
 
+/// What writes, how many texts at once, and how it is started.
+type Writer<'a> = (String, usize, Box<dyn Fn() -> Engine + 'a>);
+
 /// What a cheat does to a request.
 type Change<'a> = &'a dyn Fn(&mut Request);
 
@@ -304,22 +332,18 @@ fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
         }
         Seen::new(all)
     };
-    let isas = Isa::available();
+    let writers = writers(path);
     // Whoever writes has texts of its own, so that as many are different as are checked.
-    let mut shares = requests.chunks(texts.div_ceil(isas.len() * MANNERS.len()));
+    let mut shares = requests.chunks(texts.div_ceil(writers.len()));
     let mut honest = Vec::new();
-    for isa in isas {
-        for (threads, together) in MANNERS {
-            let there = engine(model_of(path, isa), threads);
-            let name =
-                format!("the model, with {isa:?}, threads: {threads}, texts at once: {together}");
-            let share = shares.next().unwrap_or_default();
-            let begin = Instant::now();
-            let seen = run(&there, share, together, &|_| {});
-            let seconds = begin.elapsed().as_secs_f64();
-            eprintln!("{name}: {} texts in {seconds:.0} s", share.len());
-            honest.push((name, seen));
-        }
+    for (what, together, start) in writers {
+        let name = format!("the model, with {what}, texts at once: {together}");
+        let share = shares.next().unwrap_or_default();
+        let begin = Instant::now();
+        let seen = run(&start(), share, together, &|_| {});
+        let seconds = begin.elapsed().as_secs_f64();
+        eprintln!("{name}: {} texts in {seconds:.0} s", share.len());
+        honest.push((name, seen));
     }
     let thresholds = [Thresholds::default(), thresholds_of(&honest)];
     println!("published thresholds: {:?}", thresholds[0]);
