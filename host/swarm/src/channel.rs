@@ -20,12 +20,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, ReadExactError, RecvStream, SendStream};
+use iroh::endpoint::{ConnectOptions, Connection, ReadExactError, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use n0_future::boxed::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::config::training_transport;
 use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::node::Swarm;
@@ -392,25 +393,33 @@ impl Swarm {
         {
             return Ok(channel);
         }
-        let channel = self.begin(node, ALPN).await?;
+        let channel = self.begin(node, ALPN, ConnectOptions::new()).await?;
         lines.keep(node, &channel.line);
         Ok(channel)
     }
 
-    /// Begins a conversation with another node about a training by several nodes.
+    /// Begins a conversation with another node about a training by several nodes. It ends when nothing
+    /// has come from the other side's system for ten seconds.
     ///
     /// # Errors
     ///
     /// When it cannot be reached.
     pub async fn invite(&self, node: &ProviderAddr) -> Result<Channel, ChannelError> {
-        self.begin(node, TRAINING_ALPN).await
+        let options = ConnectOptions::new().with_transport_config(training_transport());
+        self.begin(node, TRAINING_ALPN, options).await
     }
 
-    async fn begin(&self, node: &ProviderAddr, alpn: &[u8]) -> Result<Channel, ChannelError> {
+    async fn begin(
+        &self,
+        node: &ProviderAddr,
+        alpn: &[u8],
+        options: ConnectOptions,
+    ) -> Result<Channel, ChannelError> {
         let opening = async {
-            let address = node.to_endpoint_addr();
-            let connecting = self.inner.endpoint.connect(address, alpn).await;
-            let connection = connecting.map_err(|e| unreachable(explain(&e)))?;
+            let (endpoint, address) = (&self.inner.endpoint, node.to_endpoint_addr());
+            let connecting = endpoint.connect_with_opts(address, alpn, options).await;
+            let connecting = connecting.map_err(|e| unreachable(explain(&e)))?;
+            let connection = connecting.await.map_err(|e| unreachable(explain(&e)))?;
             open(node.id, Arc::new(Line::of(connection))).await
         };
         self.within(opening).await

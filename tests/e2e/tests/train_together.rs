@@ -41,6 +41,9 @@ fn two_nodes_finish_what_three_began_when_one_is_killed() {
     assert!((2..9).contains(&counted), "{together}");
     assert!(second["gone"].is_string(), "{together}");
     assert_eq!(first["left_out"], serde_json::json!([]), "{together}");
+    // Nobody waited for what a connection is given by default, half a minute, and less for the patience.
+    let waited = together::number(&trained, "/together/waited_seconds");
+    assert!(waited < 30.0, "{together}");
     // Who is killed while it is audited cannot show what it has computed, and that does not count.
     for left_out in second["left_out"].as_array().unwrap() {
         assert_eq!(left_out["round"], counted, "{together}");
