@@ -82,7 +82,10 @@ mod tests {
     async fn a_node_is_asked_where_it_has_moved_if_nobody_is_where_it_was() {
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let [provider, requester] = [0, 1].map(|n: usize| folders[n].path());
-        let provider = Swarm::open(SwarmConfig::loopback(provider)).await.unwrap();
+        // It is asked twice where nobody is.
+        let mut impatient = SwarmConfig::loopback(provider);
+        impatient.limits.connect = Duration::from_secs(2);
+        let provider = Swarm::open(impatient).await.unwrap();
         let requester = Swarm::open(SwarmConfig::loopback(requester)).await.unwrap();
         requester.answer_with(Arc::new(Gives(b"a receipt")));
         let now = requester.addr();

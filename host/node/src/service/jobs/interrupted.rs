@@ -186,7 +186,9 @@ mod tests {
 
     /// A provider that was ended in the middle of these leases, each awaited until then.
     async fn provider(folder: &Path, leases: &[(&[u8], u64)]) -> (Swarm, Earnings) {
-        let swarm = Swarm::open(SwarmConfig::loopback(folder)).await.unwrap();
+        let mut impatient = SwarmConfig::loopback(folder);
+        impatient.limits.connect = Duration::from_secs(2);
+        let swarm = Swarm::open(impatient).await.unwrap();
         let earnings = Earnings::open(&folder.join("earnings")).unwrap();
         for (lease, until) in leases {
             let work = Unfinished {
