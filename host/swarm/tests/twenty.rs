@@ -101,18 +101,20 @@ async fn look_while_a_third_leaves(
     assert!(total > BLOBS, "the seed leaves enough to look for: {total}");
 
     // One leaves after each few searches that ended, so that searches are under way whenever one
-    // does.
+    // does: nobody waits until the one before it has told everybody.
     let (ended, next) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let gone: Vec<Swarm> = leaving.iter().map(|n| nodes[*n].take().unwrap()).collect();
     let leave = {
         let (ended, next) = (ended.clone(), next.clone());
         async move {
+            let mut going = JoinSet::new();
             for (number, node) in gone.into_iter().enumerate() {
                 while ended.load(Ordering::SeqCst) < number * total / (2 * LEAVING) {
                     next.notified().await;
                 }
-                node.shutdown().await;
+                going.spawn(async move { node.shutdown().await });
             }
+            going.join_all().await;
         }
     };
     let leave = tokio::spawn(leave);
@@ -144,15 +146,21 @@ async fn look_while_a_third_leaves(
 
     // What went with those who left is not found, and that is said.
     let someone = nodes[staying[0]].as_ref().unwrap();
+    let mut lost = JoinSet::new();
     for blob in blobs {
         if blob.holders.iter().all(|holder| leaving.contains(holder)) {
-            let digest = Digest::of(&blob.data);
-            assert!(someone.find_blob(&digest, &[]).await.is_err());
+            let (someone, digest) = (someone.clone(), Digest::of(&blob.data));
+            lost.spawn(async move {
+                assert!(someone.find_blob(&digest, &[]).await.is_err());
+            });
         }
     }
+    lost.join_all().await;
+    let mut closing = JoinSet::new();
     for node in nodes.into_iter().flatten() {
-        node.shutdown().await;
+        closing.spawn(async move { node.shutdown().await });
     }
+    closing.join_all().await;
     ended.load(Ordering::SeqCst)
 }
 
