@@ -141,7 +141,7 @@ fn comes_back(how: &[&str], steps: u64) {
 
 #[test]
 fn who_was_killed_comes_back_between_rounds() {
-    comes_back(&["--every", "4"], 80);
+    comes_back(&["--every", "4"], 60);
 }
 
 /// What is said after four steps is taken over three steps later, and so said again before it is decided of

@@ -10,13 +10,13 @@ use super::outsider::{Does, Outsider};
 use super::together::{Leader, Setting, Stopped, assert_learned, number, take_part, ticket};
 
 /// Steps of the longer trainings here.
-const STEPS: u64 = 160;
-/// So long that much is left when somebody has come, at a rate at which there is still something to learn
-/// then: who has nothing left to learn hardly moves, and who has just come would move too far beside it.
-/// It goes with the place in the schedule.
+const STEPS: u64 = 80;
+/// So long that much is left when somebody has come, which takes some ten steps, at a rate at which there is
+/// still something to learn then: who has nothing left to learn hardly moves, and who has just come would move
+/// too far beside it. It goes with the place in the schedule.
 const LONGER: [&str; 4] = [
-    "steps=160",
-    "learning-rate=0.004",
+    "steps=80",
+    "learning-rate=0.005",
     "patience=0",
     "schedule=linear",
 ];
