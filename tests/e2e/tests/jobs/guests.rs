@@ -150,6 +150,17 @@ fn begun(setting: &Setting) -> Begun {
     node.ask(&begin(setting, &caller, "begin", "500000", "1"))
         .unwrap();
     let name = fs::read_to_string(setting.path("made")).unwrap();
+    // Of whoever is killed while it hands over the package the rest would be asked for where it was.
+    let (work, waiting) = (digest(setting), Instant::now());
+    let has_package = || {
+        let listed = provider.ask(&["list"]).unwrap();
+        let mut lines = listed["packages"].as_array().unwrap().iter();
+        lines.any(|line| line["digest"] == *work)
+    };
+    while !has_package() {
+        let waited = waiting.elapsed();
+        assert!(waited < Duration::from_secs(60), "the shard is not there");
+    }
     Begun {
         caller,
         stranger,
