@@ -2,16 +2,15 @@
 
 use std::ops::Range;
 
-use regex::RegexBuilder;
 use serde::{Deserialize, Serialize};
 use skep_decoder::AdapterTarget;
+use skep_weights::ModulePattern;
+use skep_weights::pattern::PATTERN_BYTES;
 
 use crate::base::Base;
 use crate::error::TrainError;
 use crate::random::{hash, uniform};
 
-/// The largest program that a pattern may become, in bytes.
-const PATTERN_BYTES: usize = 1 << 20;
 /// The largest rank: that of the engine's adapters.
 const LARGEST_RANK: usize = 1024;
 
@@ -25,7 +24,7 @@ pub enum Targets {
     /// Those that have one of these names, or whose name ends with one after a dot. With no name,
     /// and classes to learn, the model stays as it is and the layer over it learns alone.
     Named(Vec<String>),
-    /// Those whose whole name matches a regular expression.
+    /// Those whose whole name matches a regular expression, read as an adapter's file is.
     Pattern(String),
 }
 
@@ -220,7 +219,7 @@ impl Layout {
 enum Chosen<'a> {
     All,
     Named(&'a [String]),
-    Pattern(regex::Regex),
+    Pattern(&'a str, ModulePattern),
 }
 
 impl<'a> Chosen<'a> {
@@ -229,13 +228,13 @@ impl<'a> Chosen<'a> {
             Targets::AllLinear => Chosen::All,
             Targets::Named(names) => Chosen::Named(names),
             Targets::Pattern(pattern) => {
-                let whole = format!("^(?:{pattern})$");
-                let built = RegexBuilder::new(&whole).size_limit(PATTERN_BYTES).build();
-                Chosen::Pattern(built.map_err(|error| TrainError::Setting {
+                let whole = ModulePattern::whole(pattern, PATTERN_BYTES);
+                let whole = whole.map_err(|error| TrainError::Setting {
                     what: "the pattern of target modules",
                     got: error.to_string(),
                     want: "a regular expression of moderate size",
-                })?)
+                })?;
+                Chosen::Pattern(pattern, whole)
             }
         })
     }
@@ -247,7 +246,7 @@ impl<'a> Chosen<'a> {
                 let before = module.strip_suffix(name.as_str());
                 before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
             }),
-            Chosen::Pattern(pattern) => pattern.is_match(module),
+            Chosen::Pattern(_, pattern) => pattern.matches(module),
         }
     }
 
@@ -255,7 +254,7 @@ impl<'a> Chosen<'a> {
         match self {
             Chosen::All => vec!["all-linear".to_owned()],
             Chosen::Named(names) => names.to_vec(),
-            Chosen::Pattern(pattern) => vec![pattern.to_string()],
+            Chosen::Pattern(pattern, _) => vec![(*pattern).to_owned()],
         }
     }
 }
@@ -284,6 +283,46 @@ mod tests {
         ] {
             assert_eq!(scale(rank, alpha, false), plain, "{alpha} over {rank}");
             assert_eq!(scale(rank, alpha, true), stable, "{alpha} over √{rank}");
+        }
+    }
+    /// A training changes the modules that its adapter's file is then read to change.
+    #[test]
+    fn a_pattern_chooses_what_the_file_of_an_adapter_chooses_by_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |pattern: &str| {
+            let config = serde_json::json!({"peft_type": "LORA", "target_modules": pattern});
+            let path = folder.path().join("adapter_config.json");
+            std::fs::write(path, config.to_string()).unwrap();
+            skep_weights::PeftConfig::read(folder.path())
+        };
+        let modules = [
+            "model.layers.0.self_attn.q_proj",
+            "model.layers.11.mlp.up_proj",
+            "encoder.layer.2.attention.self.query",
+            "encoder.layer.٣.проекция",
+        ];
+        for (pattern, expected) in [
+            (r".*\.q_proj", [true, false, false, false]),
+            (r"q_proj", [false; 4]),
+            (r"[\w.]+", [true; 4]),
+            (r"(?-u:[\w.]+)", [true, true, true, false]),
+            (r".*\.layer\.\d\..*", [false, false, true, true]),
+            (r".*\.layer\.[0-9]\..*", [false, false, true, false]),
+            (r"(?i).*ПРОЕКЦИЯ", [false, false, false, true]),
+            (r"(?i)MODEL.*", [true, true, false, false]),
+            (r".*[а-я]{8}", [false, false, false, true]),
+        ] {
+            let targets = Targets::Pattern(pattern.to_owned());
+            let chosen = Chosen::new(&targets).unwrap();
+            let trained = modules.map(|module| chosen.has(module));
+            let read = file(pattern).unwrap();
+            let read = modules.map(|module| read.targets(module, 0));
+            assert_eq!((trained, read), (expected, expected), "{pattern}");
+        }
+        for pattern in ["(", "a)|(?:b", "(?=q)q_proj", r"\w{999}"] {
+            let targets = Targets::Pattern(pattern.to_owned());
+            assert!(Chosen::new(&targets).is_err(), "{pattern}");
+            assert!(file(pattern).is_err(), "{pattern}");
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | [`folder`] | Hugging Face folders of safetensors, sharded or whole |
 //! | [`grouped`] | 4-bit weights as AWQ and GPTQ store them, repacked into one layout |
 //! | [`peft`] | the configuration of adapters that PEFT wrote |
+//! | [`pattern`] | the patterns in it, which say what modules are meant |
 //! | [`low_rank`] | the matrices of such adapters |
 //! | [`format`] | the blocks of F32 to Q6_K: their sizes, and what their bytes stand for |
 //!
@@ -24,6 +25,7 @@ pub mod format;
 pub mod gguf;
 pub mod grouped;
 pub mod low_rank;
+pub mod pattern;
 pub mod peft;
 mod source;
 mod tensor;
@@ -34,6 +36,7 @@ pub use format::{FormatError, PackedFormat};
 pub use gguf::{Gguf, GgufError, GgufTokenizer};
 pub use grouped::{GroupInt4, GroupedConfig, GroupedError};
 pub use low_rank::{Changeable, LowRankError, LowRankPair, LowRankPairs};
+pub use pattern::{ModulePattern, PatternError};
 pub use peft::{PeftConfig, PeftError};
 pub use tensor::{PackedTensor, RawTensor};
 pub use weights::{Matrix, WeightsError, WeightsFile};

@@ -1,27 +1,27 @@
 //! What `adapter_config.json` says, as the Python library PEFT writes it, of adapters of decoders and of
 //! encoders alike.
 //!
-//! Patterns are Python's regular expressions; they are matched here by an engine that takes time
-//! in proportion to the text whatever the pattern, and patterns that it does not know are refused.
+//! Patterns are Python's regular expressions, as [`ModulePattern`] reads them.
 
 use std::fmt;
 use std::io::Read;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
+
+use crate::pattern::{ModulePattern, PATTERN_BYTES, PatternError};
 
 /// The largest `adapter_config.json` that is read.
 const LARGEST: u64 = 1 << 20;
 /// The most patterns of one kind.
 const PATTERNS: usize = 1024;
-/// The largest program that a pattern may become, in bytes, and all patterns of one kind together: each is
-/// tried on each module, in time proportional to its program.
-const PATTERN_BYTES: usize = 1 << 20;
-const ALL_PATTERNS_BYTES: usize = 8 << 20;
+/// The largest programs that all patterns of one kind together may become, in bytes: each is tried on
+/// each module, in time proportional to its program. A module's whole name, whose dots are any letter
+/// of Unicode, takes about ten kilobytes.
+const ALL_PATTERNS_BYTES: usize = 16 << 20;
 
 /// Settings that must not be set, because the adapter would not be plain LoRA with them.
 const REFUSED: [&str; 13] = [
@@ -85,8 +85,8 @@ pub struct PeftConfig {
     targets: Modules,
     excluded: Modules,
     layers: Option<Vec<usize>>,
-    ranks: Vec<(Regex, usize)>,
-    alphas: Vec<(Regex, f64)>,
+    ranks: Vec<(ModulePattern, usize)>,
+    alphas: Vec<(ModulePattern, f64)>,
 }
 
 /// A choice of a model's modules.
@@ -96,7 +96,7 @@ enum Modules {
     AllLinear,
     /// Names, or ends of names after a dot.
     Named(Vec<String>),
-    Pattern(Regex),
+    Pattern(ModulePattern),
 }
 
 impl Modules {
@@ -108,7 +108,7 @@ impl Modules {
                 let before = module.strip_suffix(name.as_str());
                 before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
             }),
-            Modules::Pattern(pattern) => pattern.is_match(module.as_bytes()),
+            Modules::Pattern(pattern) => pattern.matches(module),
         }
     }
 }
@@ -218,8 +218,8 @@ impl PeftConfig {
     }
 }
 
-fn first_match<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
-    let found = patterns.iter().find(|(p, _)| p.is_match(module.as_bytes()));
+fn first_match<T: Copy>(patterns: &[(ModulePattern, T)], module: &str) -> Option<T> {
+    let found = patterns.iter().find(|(p, _)| p.matches(module));
     found.map(|(_, value)| *value)
 }
 
@@ -285,9 +285,10 @@ impl Parser {
     fn modules(&self, name: &str, value: Option<&Value>) -> Result<Modules, PeftError> {
         match value {
             None | Some(Value::Null) => Ok(Modules::None),
-            Some(Value::String(pattern)) => self
-                .pattern(&format!("^(?:{pattern})$"), PATTERN_BYTES)
-                .map(Modules::Pattern),
+            Some(Value::String(pattern)) => {
+                let whole = ModulePattern::whole(pattern, PATTERN_BYTES);
+                self.known(pattern, whole).map(Modules::Pattern)
+            }
             Some(Value::Array(names)) if names.len() <= PATTERNS => names
                 .iter()
                 .map(|name| name.as_str().map(str::to_owned))
@@ -312,25 +313,25 @@ impl Parser {
     }
 
     /// Patterns that match a module's name or what of it comes after a dot.
-    fn patterns<T>(&self, all: Vec<(String, T)>) -> Result<Vec<(Regex, T)>, PeftError> {
+    fn patterns<T>(&self, all: Vec<(String, T)>) -> Result<Vec<(ModulePattern, T)>, PeftError> {
         if all.len() > PATTERNS {
             return Err(self.malformed(format!("it has more than {PATTERNS} patterns")));
         }
         let most = PATTERN_BYTES.min(ALL_PATTERNS_BYTES / all.len().max(1));
         all.into_iter()
             .map(|(pattern, value)| {
-                let pattern = self.pattern(&format!(r"^(?:.*\.)?(?:{pattern})$"), most)?;
-                Ok((pattern, value))
+                let read = ModulePattern::after_a_dot(&pattern, most);
+                Ok((self.known(&pattern, read)?, value))
             })
             .collect()
     }
 
-    fn pattern(&self, pattern: &str, most: usize) -> Result<Regex, PeftError> {
-        RegexBuilder::new(pattern)
-            .unicode(false)
-            .size_limit(most)
-            .build()
-            .map_err(|_| self.unsupported(format!("the pattern {:?}", short(pattern))))
+    fn known(
+        &self,
+        pattern: &str,
+        read: Result<ModulePattern, PatternError>,
+    ) -> Result<ModulePattern, PeftError> {
+        read.map_err(|_| self.unsupported(format!("the pattern {:?}", short(pattern))))
     }
 
     fn malformed(&self, reason: impl ToString) -> PeftError {
@@ -420,6 +421,17 @@ mod tests {
         assert!(saved.is_empty(), "{saved:?}");
         let stable = with(r#", "use_rslora": true"#).unwrap();
         assert_eq!(stable.scale(QUERY, 4), 4.0);
+    }
+
+    #[test]
+    fn each_module_of_a_large_model_can_have_a_rank_by_its_whole_name() {
+        let name = |layer: usize| format!("base_model.model.model.layers.{layer}.self_attn.q_proj");
+        let ranks = (0..PATTERNS).map(|layer| format!("{:?}: {}", name(layer), layer + 1));
+        let ranks: Vec<String> = ranks.collect();
+        let config = with(&format!(", \"rank_pattern\": {{{}}}", ranks.join(",")));
+        let config = config.unwrap();
+        assert_eq!(config.rank(&name(0)), 1);
+        assert_eq!(config.rank(&name(PATTERNS - 1)), PATTERNS);
     }
 
     #[test]
