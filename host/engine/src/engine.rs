@@ -20,7 +20,7 @@ use crate::generation::{Checks, Embeddings, Follows, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::LanguageModel;
 use crate::request::{Caller, Priority, Request, ScoreRequest};
-use crate::rests::{Rests, idle_after};
+use crate::rests::{Rests, Share, rest_until};
 use crate::runner::{Backend, Processor};
 use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Tally, Task, store_options};
 
@@ -178,6 +178,7 @@ impl Engine {
             shared: Arc::clone(&shared),
             groups: HashMap::new(),
             rests: Rests::default(),
+            share: Share::default(),
         };
         let thread = std::thread::Builder::new()
             .name("skep-engine".to_owned())
@@ -408,6 +409,7 @@ struct Worker {
     shared: Arc<Shared>,
     groups: HashMap<u64, Open>,
     rests: Rests,
+    share: Share,
 }
 
 impl Worker {
@@ -422,9 +424,11 @@ impl Worker {
                 }
             }
             let began = Instant::now();
+            let held = self.share.waits_until(began).is_some();
+            self.scheduler.hold_background(held);
             let step =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.scheduler.step()));
-            let background = self.scheduler.has_served_background_alone();
+            let part = self.scheduler.background_part();
             // Whoever is told something computes from then on, if only to wait for more; so others
             // are those who computed while the batch ran.
             let shared = Arc::clone(&self.shared);
@@ -444,8 +448,9 @@ impl Worker {
             }
             let took = began.elapsed();
             self.rests.give_way(took, wanted, others);
-            let options = &self.shared.options;
-            self.wait_for_owners(idle_after(took, background, options.background_percent));
+            let percent = self.shared.options.background_percent;
+            self.share.charge(Instant::now(), took, part, percent);
+            self.wait_for_owners();
         }
         self.end();
     }
@@ -474,22 +479,22 @@ impl Worker {
         (!inbox.ended).then(|| std::mem::take(&mut inbox.commands))
     }
 
-    /// Computes nothing for so long, unless somebody asks for what may not wait.
-    fn wait_for_owners(&self, idle: Duration) {
-        let until = Instant::now() + idle;
+    /// Computes nothing while there is nothing but texts of the background, which have had their part of
+    /// the time, unless somebody asks for what may not wait.
+    fn wait_for_owners(&self) {
+        let Some(until) = self.share.waits_until(Instant::now()) else {
+            return;
+        };
+        if self.scheduler.has_others_than_background() {
+            return;
+        }
         let urgent = |command: &Command| match command {
             Command::Submit(submission) => submission.caller.priority > Priority::Background,
             _ => false,
         };
-        let mut inbox = self.shared.inbox();
-        while !inbox.ended && !inbox.commands.iter().any(urgent) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = self.shared.wake.wait_timeout(inbox, left);
-            inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        rest_until(until, &self.shared.inbox, &self.shared.wake, |inbox| {
+            inbox.ended || inbox.commands.iter().any(urgent)
+        });
     }
 
     fn submit(&mut self, submission: Submission) {

@@ -70,8 +70,8 @@ pub struct Options {
     pub steady_drafts: bool,
     /// Bytes of host memory that adapters outside the pool may take.
     pub adapter_bytes: u64,
-    /// Of the time, how many percent batches may take that are of [`Priority::Background`] alone:
-    /// from 1 to 100.
+    /// Of the time, how many percent may be computed for [`Priority::Background`], alone or in batches
+    /// with others: from 1 to 100.
     pub background_percent: u8,
 }
 
@@ -176,8 +176,10 @@ pub struct Scheduler {
     turns: Turns,
     adapters: Arc<Mutex<AdapterStore>>,
     next: u64,
-    /// Whether the last step computed a batch of which all texts were of the background.
-    background: bool,
+    /// Which part of the last step's batch was of the background, by tokens.
+    background: f64,
+    /// Whether texts of the background are left out for now.
+    background_held: bool,
 }
 
 impl Scheduler {
@@ -209,7 +211,8 @@ impl Scheduler {
             sequences: BTreeMap::new(),
             turns: Turns::default(),
             next: 0,
-            background: false,
+            background: 0.0,
+            background_held: false,
             model,
             options,
         })
@@ -268,7 +271,7 @@ impl Scheduler {
     /// here too.
     pub fn step(&mut self) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
-        self.background = false;
+        self.background = 0.0;
         let mut plan = self.plan(&mut deliveries);
         self.go_ahead(&mut plan);
         if plan.is_empty() {
@@ -277,7 +280,7 @@ impl Scheduler {
             }
             return deliveries;
         }
-        self.background = plan.iter().all(|planned| self.is_background(planned.key));
+        self.background = self.part_of_background(&plan);
         let mut results = std::mem::take(&mut self.results);
         match self.run(&mut plan, &mut results) {
             Ok(()) => {
@@ -297,14 +300,33 @@ impl Scheduler {
         deliveries
     }
 
-    fn is_background(&self, key: Key) -> bool {
-        let group = self.groups.get(&key.group);
-        group.is_some_and(|group| group.caller.priority == Priority::Background)
+    /// Leaves texts of the background out of the batches that follow, or lets them in again.
+    pub fn hold_background(&mut self, held: bool) {
+        self.background_held = held;
     }
 
-    /// Whether the last step computed a batch, and one for the background alone.
-    pub fn has_served_background_alone(&self) -> bool {
+    /// Which part of the last step's batch was of the background, by tokens: 0 where there was no batch.
+    pub fn background_part(&self) -> f64 {
         self.background
+    }
+
+    /// Whether there are requests that are not of the background.
+    pub fn has_others_than_background(&self) -> bool {
+        let mut groups = self.groups.values();
+        groups.any(|group| group.caller.priority > Priority::Background)
+    }
+
+    fn part_of_background(&self, plan: &[Planned]) -> f64 {
+        let (mut all, mut background) = (0, 0);
+        for planned in plan {
+            let tokens = planned.count + planned.drafts.len();
+            let group = self.groups.get(&planned.key.group);
+            all += tokens;
+            if group.is_some_and(|group| group.caller.priority == Priority::Background) {
+                background += tokens;
+            }
+        }
+        background as f64 / all.max(1) as f64
     }
 
     /// Puts what was planned through the model, and notes in the plan what each text gets of the

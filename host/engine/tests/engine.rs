@@ -323,7 +323,8 @@ fn the_background_keeps_to_its_part_of_the_time() {
     let (spread, same) = seconds(5);
     assert!(spread > 5.0 * least, "{spread} s and {least} s");
     assert_eq!(same, text);
-    // Nobody else rests.
+    // Nobody else rests, and beside others it has no more than its part either: a token of it in a batch
+    // is followed by about fifty batches without it.
     let engine = engine(Options {
         background_percent: 1,
         ..options()
@@ -334,6 +335,9 @@ fn the_background_keeps_to_its_part_of_the_time() {
     let answers = engine.generate(&soon, vec![Request::greedy(prompt(3), 30)]);
     assert!(answers.wait().into_iter().all(|answer| answer.is_ok()));
     let meanwhile = late.account.usage().tokens - before;
-    assert!(meanwhile < 60 + 22, "{meanwhile}");
-    assert!(long.wait().into_iter().all(|answer| answer.is_ok()));
+    assert!(
+        meanwhile < prompt(2).len() as u64 + 15,
+        "{meanwhile} of 30 batches"
+    );
+    drop(long);
 }

@@ -103,8 +103,8 @@ impl Scheduler {
         writers.min(self.options.batch_texts.max(1))
     }
 
-    /// All texts that have something to be computed. Those that are being written come before
-    /// prompts, so that a long prompt holds nobody up; otherwise they come as they arrived.
+    /// All texts that have something to be computed, and may have it now. Those that are being written
+    /// come before prompts, so that a long prompt holds nobody up; otherwise they come as they arrived.
     fn queues(&self) -> Queues {
         let mut queues = Queues::new();
         for prompts in [false, true] {
@@ -113,8 +113,11 @@ impl Scheduler {
                 let Some(group) = self.groups.get(&key.group) else {
                     continue;
                 };
+                let caller = &group.caller;
+                if self.background_held && caller.priority == Priority::Background {
+                    continue;
+                }
                 if !sequence.waits && left > 0 && (left > 1) == prompts {
-                    let caller = &group.caller;
                     queues
                         .entry((Reverse(caller.priority), caller.owner))
                         .or_default()
