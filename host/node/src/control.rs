@@ -174,6 +174,7 @@ mod tests {
             total: None,
             unit: Unit::Shards,
             training: None,
+            shard: None,
         };
         // Which of two things that are there at once is seen first is a matter of chance.
         for _ in 0..50 {

@@ -2,6 +2,7 @@
 
 mod family;
 mod jobs;
+mod shards;
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -18,15 +19,15 @@ use crate::requests::{
 #[derive(Default)]
 pub struct Bars {
     current: Option<(String, ProgressBar)>,
-    shards: jobs::ShardBars,
+    shards: shards::ShardBars,
 }
 
 impl Bars {
     /// Shows a step; a new stage gets a new bar.
     pub fn show(&mut self, step: &Progress) {
-        if step.unit == Unit::Shards {
+        if let Some(shard) = &step.shard {
             self.finish_one();
-            self.shards.show(step);
+            self.shards.show(step, shard);
             return;
         }
         if !std::io::stderr().is_terminal() {

@@ -31,6 +31,7 @@ use config::Config;
 use display::Bars;
 use failure::{Failure, FailureKind};
 use home::Home;
+use requests::jobs::JobRequest;
 use requests::{Progress, Request, Response, RunRequest};
 use service::Service;
 
@@ -229,9 +230,12 @@ async fn act(cli: Cli) -> Result<(), Failure> {
 /// Asks the node that runs in this home, or does the work here if none does.
 async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
     let mut bars = Bars::default();
+    let follows =
+        matches!(&request, Request::Job(job) if matches!(**job, JobRequest::Watch { .. }));
+    let manner = Manner { json, follows };
     let outcome = match control::connect(home.path()).await {
         Some(stream) => {
-            let mut show = |step| watch(&mut bars, &step, json);
+            let mut show = |step| watch(&mut bars, &step, manner);
             interruptible(control::ask(stream, &request, &mut show)).await
         }
         None => {
@@ -244,12 +248,12 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
                 let outcome = loop {
                     tokio::select! {
                         outcome = &mut answer => break outcome,
-                        Some(step) = steps.recv() => watch(&mut bars, &step, json),
+                        Some(step) = steps.recv() => watch(&mut bars, &step, manner),
                     }
                 };
                 // What it told last is still on its way when the outcome is there.
                 while let Ok(step) = steps.try_recv() {
-                    watch(&mut bars, &step, json);
+                    watch(&mut bars, &step, manner);
                 }
                 outcome
             };
@@ -264,10 +268,27 @@ async fn ask(home: Home, request: Request, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Shows how far a request has come; to a script, what each step of a training came to.
-fn watch(bars: &mut Bars, step: &Progress, json: bool) {
-    match &step.training {
-        Some(training) if json => print_json(training),
+/// How the progress of a command is shown.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// A script reads.
+    json: bool,
+    /// The command is there to follow a job.
+    follows: bool,
+}
+
+/// Shows how far a request has come; to a script, what each step of a training came to, and what
+/// becomes of the shards of a job that it follows.
+fn watch(bars: &mut Bars, step: &Progress, manner: Manner) {
+    match (&step.training, &step.shard) {
+        (Some(training), _) if manner.json => print_json(training),
+        (_, Some(shard)) if manner.json && manner.follows => {
+            print_json(shard);
+            // What is drawn in place would be torn by these lines.
+            if !io::stderr().is_terminal() {
+                bars.show(step);
+            }
+        }
         _ => bars.show(step),
     }
 }

@@ -152,6 +152,9 @@ pub struct Progress {
     /// Of a training, what its last step came to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingStep>,
+    /// Of a job, what became of one of its shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Box<jobs::ShardStep>>,
 }
 
 /// What a step of a training came to: a line of its losses.

@@ -37,8 +37,12 @@ mod served;
 mod setting;
 #[path = "language/shown.rs"]
 mod shown;
+#[path = "jobs/terminal.rs"]
+mod terminal;
 #[path = "jobs/texts.rs"]
 mod texts;
+#[path = "jobs/watched.rs"]
+mod watched;
 
 use std::fs;
 use std::path::{Path, PathBuf};

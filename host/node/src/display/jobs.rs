@@ -1,74 +1,10 @@
 //! Jobs and credits as a person sees them.
 
-use std::collections::BTreeMap;
-use std::io::IsTerminal;
-use std::time::Duration;
-
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use skep_evidence::Credits;
 
-use crate::requests::Progress;
 use crate::requests::jobs::{
     AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobView, Judged,
 };
-
-/// The shards of a job: a bar for each that is being worked on, or plain lines where nobody looks.
-#[derive(Default)]
-pub struct ShardBars {
-    all: Option<MultiProgress>,
-    bars: BTreeMap<String, ProgressBar>,
-    /// What was last said of each shard.
-    said: BTreeMap<String, String>,
-}
-
-impl ShardBars {
-    /// Shows what became of a shard.
-    pub fn show(&mut self, step: &Progress) {
-        let (shard, what) = step.stage.split_once(": ").unwrap_or((&step.stage, ""));
-        let is_new = self.said.get(shard).is_none_or(|said| said != what);
-        if is_new {
-            self.said.insert(shard.to_owned(), what.to_owned());
-        }
-        if !std::io::stderr().is_terminal() {
-            if is_new {
-                eprintln!("{}", step.stage);
-            }
-            return;
-        }
-        let all = self.all.get_or_insert_with(|| {
-            MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10))
-        });
-        if !what.starts_with("running") {
-            if let Some(bar) = self.bars.remove(shard) {
-                bar.finish_and_clear();
-            }
-            if what.starts_with("done") {
-                // A line that cannot be drawn is one that nobody sees.
-                let _ = all.println(&step.stage);
-            }
-            return;
-        }
-        let bar = self.bars.entry(shard.to_owned()).or_insert_with(|| {
-            let bar = all.add(ProgressBar::new(step.total.unwrap_or(0)));
-            let style = ProgressStyle::with_template("{msg} [{bar:30}] {human_pos}/{human_len}");
-            // The template is a constant above, so that a wrong one would show in every run.
-            if let Ok(style) = style {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
-        bar.set_message(step.stage.clone());
-        bar.set_position(step.done);
-    }
-
-    /// Takes the bars away.
-    pub fn finish(&mut self) {
-        for bar in std::mem::take(&mut self.bars).into_values() {
-            bar.finish_and_clear();
-        }
-    }
-}
 
 /// Prints a job with its shards.
 pub fn print_job(job: &JobView) {
@@ -227,6 +163,7 @@ pub fn print_account(account: &AccountView) {
     }
 }
 
-fn short(account: &str) -> &str {
+/// As much of an account's or a job's name as tells it from others.
+pub(super) fn short(account: &str) -> &str {
     account.get(..10).unwrap_or(account)
 }

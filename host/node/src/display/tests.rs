@@ -67,6 +67,7 @@ fn step(done: u64, total: Option<u64>, loss: Option<f64>, rate: Option<f64>) -> 
             tokens: 100 * done,
             tokens_per_s: rate,
         }),
+        shard: None,
     }
 }
 

@@ -177,6 +177,16 @@ pub struct ShardLine {
     pub records_done: u64,
 }
 
+/// What became of a shard: what a job that is followed tells, one after another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStep {
+    /// The job's name.
+    pub job: String,
+    /// The shard as it is now.
+    #[serde(flatten)]
+    pub line: ShardLine,
+}
+
 /// Where an audit stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

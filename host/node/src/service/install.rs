@@ -78,6 +78,7 @@ pub async fn fetch(
             total: Some(step.bytes_total),
             unit: Unit::Bytes,
             training: None,
+            shard: None,
         });
     });
     swarm

@@ -381,6 +381,7 @@ fn classify(
             total: Some(total),
             unit: Unit::Records,
             training: None,
+            shard: None,
         });
     };
     let report = sandbox

@@ -4,10 +4,11 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -248,6 +249,7 @@ pub struct Following {
     home: PathBuf,
     lines: Receiver<String>,
     said: Vec<String>,
+    printed: JoinHandle<String>,
 }
 
 impl Following {
@@ -276,12 +278,20 @@ impl Following {
                 }
             }
         });
+        // Read meanwhile, for a pipe that nobody reads holds up who writes.
+        let mut stdout = child.stdout.take().unwrap();
+        let printed = std::thread::spawn(move || {
+            let mut printed = String::new();
+            stdout.read_to_string(&mut printed).unwrap();
+            printed
+        });
         Self {
             child,
             skep: skep.to_path_buf(),
             home: home.to_path_buf(),
             lines,
             said: Vec::new(),
+            printed,
         }
     }
 
@@ -318,6 +328,17 @@ impl Following {
         }
     }
 
+    /// Waits until it says something with this in it.
+    pub fn until_said(&mut self, what: &str) {
+        loop {
+            let line = self.line();
+            let line = line.unwrap_or_else(|| panic!("ended early: {:#?}", self.said));
+            if line.contains(what) {
+                return;
+            }
+        }
+    }
+
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -331,12 +352,18 @@ impl Following {
         said
     }
 
-    pub fn end(mut self) -> Value {
+    pub fn end(self) -> Value {
+        self.end_with_all().1.pop().unwrap()
+    }
+
+    /// Waits for its end; returns all lines that it said, and all that it printed.
+    pub fn end_with_all(mut self) -> (Vec<String>, Vec<Value>) {
         while self.line().is_some() {}
-        let output = self.child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{:#?}", self.said);
-        let text = String::from_utf8(output.stdout).unwrap();
-        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+        let ended = self.child.wait().unwrap();
+        assert!(ended.success(), "{:#?}", self.said);
+        let printed = self.printed.join().unwrap();
+        let lines = printed.lines().map(serde_json::from_str::<Value>);
+        (self.said, lines.collect::<Result<_, _>>().unwrap())
     }
 }
 

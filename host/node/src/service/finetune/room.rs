@@ -285,6 +285,7 @@ impl TrainingRoom for Room {
                 tokens_per_s: (seconds > 0.0).then_some(rate),
                 ..step
             }),
+            shard: None,
         });
     }
 

@@ -9,7 +9,7 @@ use super::{check, collect, drive, failed, money, now, submit};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{
     AccountAnswer, AuditLine, AuditState, JobAnswer, JobList, JobRequest, JobState, JobView,
-    ShardLine,
+    ShardLine, ShardStep,
 };
 use crate::requests::{Progress, Response, Unit};
 use crate::service::{ProgressSender, Service};
@@ -134,8 +134,16 @@ async fn follow(running: &drive::Running, progress: &ProgressSender) -> Result<R
             let before = told.get(number);
             let is_new =
                 before.is_none_or(|told| (&told.stage, told.done) != (&step.stage, step.done));
+            if !is_new {
+                continue;
+            }
+            let (job, line) = (view.job.clone(), view.shards[number].clone());
+            let step = Progress {
+                shard: Some(Box::new(ShardStep { job, line })),
+                ..step.clone()
+            };
             // Whoever watches has gone if this fails, and then this future with it.
-            if is_new && progress.send(step.clone()).await.is_err() {
+            if progress.send(step).await.is_err() {
                 tracing::debug!("nobody watches the job any more");
             }
         }
@@ -167,6 +175,7 @@ fn step(job: &str, line: &ShardLine) -> Progress {
         total: Some(line.records),
         unit: Unit::Shards,
         training: None,
+        shard: None,
     }
 }
 

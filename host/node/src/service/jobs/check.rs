@@ -85,6 +85,7 @@ pub async fn check(
                 total: Some(u64::from(count)),
                 unit: Unit::Shards,
                 training: None,
+                shard: None,
             });
             let outputs = gather(&folder, &journal, &job, &places, shard)?;
             if !outputs.is_empty() {
