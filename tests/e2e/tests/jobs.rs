@@ -41,6 +41,8 @@ mod shown;
 mod terminal;
 #[path = "jobs/texts.rs"]
 mod texts;
+#[path = "jobs/verifiers.rs"]
+mod verifiers;
 #[path = "jobs/watched.rs"]
 mod watched;
 

@@ -44,7 +44,7 @@ fn assert_paid(requester: &Path, honest: [&Node; 2], spent: u64, reward: u64) {
 }
 
 /// Publishes the verifier that comes with skep in a node's home.
-fn publish_verifier(setting: &Setting, node: &Node) -> String {
+pub(super) fn publish_verifier(setting: &Setting, node: &Node) -> String {
     let folder = setting.path("verifier");
     fs::create_dir(&folder).unwrap();
     let source = Built::root().join("guests/verifier");
