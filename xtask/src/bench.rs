@@ -58,7 +58,7 @@ enum Which {
     Tax,
     /// Sentence embedding beside sentence-transformers.
     Embedding,
-    /// One provider of jobs beside four, and what a shard costs.
+    /// One provider of jobs beside four, what a shard costs, and what a first one waits for.
     Jobs,
     /// A language model beside llama.cpp, what adapters cost, and the engine beside its decoder.
     Language,
@@ -104,6 +104,11 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         let mut cargo = bench_of(environment, "job_scaling");
         cargo.arg("--skep").arg(environment.skep());
         environment::run(&mut cargo, "compare one provider with four")?;
+        let components = guests::build(environment, true)?;
+        let mut cargo = bench_of(environment, "job_warmth");
+        cargo.arg("--skep").arg(environment.skep());
+        cargo.arg("--components").arg(components);
+        environment::run(&mut cargo, "compare what is kept ready with what is not")?;
     }
     if wanted(Which::Tax) {
         let components = guests::build(environment, true)?;

@@ -376,6 +376,9 @@ fn print_status(status: &Status) {
         true => println!("  runs      nothing"),
         false => list("runs", &running),
     }
+    if !status.loaded.is_empty() {
+        list("has open", &status.loaded);
+    }
     let kept: Vec<String> = status
         .kept
         .iter()

@@ -470,6 +470,9 @@ pub struct Status {
     pub heard_of: u64,
     /// What it is running.
     pub running: Vec<RunningLine>,
+    /// The models that are in its memory, by name.
+    #[serde(default)]
+    pub loaded: Vec<String>,
     /// What it keeps ready for others who pay for it.
     #[serde(default)]
     pub kept: Vec<KeptLine>,

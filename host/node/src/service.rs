@@ -222,6 +222,7 @@ impl Service {
                 .count() as u64,
             heard_of: swarm.acquaintances().len() as u64,
             running: self.running.lines(),
+            loaded: self.models.loaded(),
             kept: self.jobs.kept(),
             kept_damaged: jobs::kept_damaged(&self.home),
             interrupted: jobs::interruptions(self)?,

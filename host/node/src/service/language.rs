@@ -54,6 +54,13 @@ struct Slot {
     engine: Mutex<Option<Engine>>,
 }
 
+impl Slot {
+    fn is_loaded(&self) -> bool {
+        // One that is locked is being loaded.
+        self.engine.try_lock().is_ok_and(|engine| engine.is_some())
+    }
+}
+
 impl NodeLanguages {
     /// None yet. Those that come are computed where the owner wants it, and of their time texts of
     /// others' jobs may take so many percent.
@@ -120,8 +127,15 @@ impl NodeLanguages {
     pub fn holds(&self, digest: &Digest) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let slot = known.slots.get(digest);
-        // One that is locked is being loaded.
-        slot.is_some_and(|slot| slot.engine.try_lock().is_ok_and(|engine| engine.is_some()))
+        slot.is_some_and(|slot| slot.is_loaded())
+    }
+
+    /// The names of the models that are loaded.
+    pub fn loaded(&self) -> Vec<String> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let slots = known.slots.values();
+        let loaded = slots.filter(|slot| slot.is_loaded());
+        loaded.map(|slot| slot.name.clone()).collect()
     }
 
     fn find(&self, name: &str) -> Option<Arc<Slot>> {

@@ -76,6 +76,14 @@ impl NodeModels {
         found.is_ok_and(|entry| entry.loaded)
     }
 
+    /// The names of all models that are loaded.
+    pub fn loaded(&self) -> Vec<String> {
+        let encoders = self.catalog.list().into_iter();
+        let encoders = encoders.filter(|entry| entry.loaded);
+        let encoders = encoders.map(|entry| entry.name.as_str().to_owned());
+        encoders.chain(self.languages.loaded()).collect()
+    }
+
     /// Opens an encoder by name or digest.
     fn open(&self, name: &str) -> Result<(CatalogEntry, Encoder), LoadError> {
         let entry = self.catalog.find(name)?;

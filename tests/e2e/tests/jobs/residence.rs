@@ -137,3 +137,51 @@ fn a_list_of_what_is_kept_that_cannot_be_read_keeps_nobody_from_having_things_ke
     let status = a.ask(&["node", "status"]).unwrap();
     assert_eq!(status["kept_damaged"], Value::Null);
 }
+
+#[test]
+fn after_a_start_a_node_has_open_what_was_paid_for_and_loads_the_rest_for_the_next_shard() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let loaded = |node: &Node| {
+        let status = node.ask(&["node", "status"]).unwrap();
+        status["loaded"].as_array().unwrap().len()
+    };
+    let job = |node: &Node, more: &[&str]| {
+        let more = [&["--shards", "1"], more].concat();
+        let submit = setting.submit(&[ticket(node)], &more);
+        requester.ask(&submit).unwrap();
+        setting.assert_right();
+    };
+    let paid: [(&str, &[&str]); 2] = [("warm", &["--warm", "1h"]), ("cold", &[])];
+    let [warm, cold] = paid.map(|(name, more)| {
+        let node = setting.provider(name, "", 2);
+        assert_eq!(loaded(&node), 0, "nobody has asked {name} for anything");
+        job(&node, more);
+        assert_eq!(loaded(&node), 1, "{name}");
+        let home = node.home().to_path_buf();
+        node.kill().unwrap();
+        Node::start(&Built::skep(), &home).unwrap()
+    });
+    let begun = Instant::now();
+    while kept(&warm).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not kept");
+    }
+    // The one opened it before anybody asked, the other waits for who does.
+    assert_eq!((loaded(&warm), loaded(&cold)), (1, 0));
+    for node in [&warm, &cold] {
+        job(node, &[]);
+        assert_eq!(loaded(node), 1);
+    }
+    // The work of all four was the same, and one of them paid for the hour besides.
+    let homes = [warm.home().to_path_buf(), cold.home().to_path_buf()];
+    drop((warm, cold));
+    let [warm, cold] = homes.map(|home| meters(&home));
+    let hours = |meters: &[Meter]| meters.iter().map(|meter| meter.residency).sum::<u64>();
+    assert_eq!((hours(&warm), hours(&cold)), (3_600, 0));
+    let work = |meter: &Meter| Meter {
+        residency: 0,
+        ..*meter
+    };
+    let works: Vec<Meter> = warm.iter().chain(&cold).map(work).collect();
+    assert_eq!(works, vec![works[0]; 4]);
+}
