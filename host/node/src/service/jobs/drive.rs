@@ -380,7 +380,10 @@ impl Driver {
                 return Ok(());
             }
             self.note(&events)?;
-            self.booked = Some(Instant::now());
+            // Leases alone do not put the books off, or those that follow each other would for ever.
+            if keeps_books {
+                self.booked = Some(Instant::now());
+            }
         }
     }
 
