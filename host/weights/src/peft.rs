@@ -23,9 +23,8 @@ const PATTERNS: usize = 1024;
 /// of Unicode, takes about ten kilobytes.
 const ALL_PATTERNS_BYTES: usize = 16 << 20;
 
-/// Settings that must not be set, because the adapter would not be plain LoRA with them.
-const REFUSED: [&str; 13] = [
-    "use_dora",
+/// Settings that must not be set, because the adapter would be neither plain LoRA nor DoRA with them.
+const REFUSED: [&str; 12] = [
     "use_qalora",
     "use_bdlora",
     "lora_bias",
@@ -62,8 +61,10 @@ pub enum PeftError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The adapter is no plain LoRA on linear layers.
-    #[error("{path}: {what} is not supported; an adapter here is plain LoRA on the linear layers")]
+    /// The adapter is neither LoRA nor DoRA on linear layers.
+    #[error(
+        "{path}: {what} is not supported; an adapter here is LoRA or DoRA on the linear layers"
+    )]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -82,6 +83,7 @@ pub struct PeftConfig {
     rank: usize,
     alpha: f64,
     rank_stabilized: bool,
+    magnitudes: bool,
     targets: Modules,
     excluded: Modules,
     layers: Option<Vec<usize>>,
@@ -120,6 +122,7 @@ struct Json {
     r: Option<usize>,
     lora_alpha: Option<f64>,
     use_rslora: Option<bool>,
+    use_dora: Option<bool>,
     bias: Option<String>,
     init_lora_weights: Option<Value>,
     target_modules: Option<Value>,
@@ -207,6 +210,12 @@ impl PeftConfig {
         first_match(&self.alphas, module).unwrap_or(self.alpha)
     }
 
+    /// Whether every module has a vector of magnitudes beside its matrices: `use_dora` (DoRA, arXiv
+    /// 2402.09353, section 4).
+    pub fn magnitudes(&self) -> bool {
+        self.magnitudes
+    }
+
     /// What a module's product is multiplied with: `alpha / rank`, or rank-stabilized
     /// `alpha / √rank` (arXiv 2312.03732, theorem 3.2).
     pub fn scale(&self, module: &str, rank: usize) -> f64 {
@@ -274,6 +283,7 @@ impl Parser {
             rank: json.r.unwrap_or(8),
             alpha,
             rank_stabilized: json.use_rslora.unwrap_or(false),
+            magnitudes: json.use_dora.unwrap_or(false),
             targets,
             excluded: self.modules("exclude_modules", json.exclude_modules.as_ref())?,
             layers: self.layers(json.layers_to_transform.as_ref())?,
@@ -435,9 +445,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_lora_is_refused_by_name() {
+    fn magnitudes_are_there_when_the_configuration_says_so() {
+        let of = |settings: &str| {
+            let text =
+                format!(r#"{{"peft_type": "LORA", "target_modules": ["q_proj"] {settings}}}"#);
+            parse(&text).map(|config| config.magnitudes())
+        };
+        assert!(of(r#", "use_dora": true"#).unwrap());
+        assert!(!of(r#", "use_dora": false"#).unwrap());
+        assert!(!of(r#", "use_dora": null"#).unwrap());
+        assert!(!of("").unwrap());
+        let error = of(r#", "use_dora": "yes""#).err().unwrap();
+        assert!(matches!(error, PeftError::Malformed { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_neither_lora_nor_dora_is_refused_by_name() {
         for (settings, named) in [
-            (r#", "use_dora": true"#, "use_dora"),
+            (r#", "use_qalora": true"#, "use_qalora"),
             (r#", "bias": "all""#, "all"),
             (r#", "lora_bias": true"#, "lora_bias"),
             (r#", "init_lora_weights": "pissa""#, "pissa"),
