@@ -2,11 +2,12 @@
 //!
 //! As `skep_kernels::lora`: tokens meet the two small matrices of their adapter one after the
 //! other, whatever the ranks of the others (SGMV: Punica, arXiv 2310.18547, section 4). Matrices
-//! are read from pages in 16-bit floats, sums are made in 32 bits.
+//! are read from pages in 16-bit floats, sums are made in 32 bits, and go through the adapter's gains
+//! where it has some.
 
 use cubecl::prelude::*;
 use skep_kernels::expect_len;
-use skep_kernels::lora::{LowRank, RowPlaces, Segments};
+use skep_kernels::lora::{LowRank, PairPlaces, RowPlaces, Segments};
 
 use crate::device::{Buffer, Gpu, cubes, guard};
 use crate::error::GpuError;
@@ -27,7 +28,8 @@ pub struct Target<'a, 'o> {
 }
 
 /// `out += scale · input · Aᵀ · Bᵀ` for each token of each segment and each target: what several
-/// products with one input `[tokens, columns]` get from their adapters.
+/// products with one input `[tokens, columns]` get from their adapters. Where a pair has gains, `out`
+/// goes through them then ([`skep_kernels::lora::Magnitudes`]).
 ///
 /// # Errors
 /// When lengths do not fit together, pages are not in the pool, the account has no room, or the
@@ -56,8 +58,8 @@ pub fn add_low_rank(
 struct Plan {
     /// For each token with a change: its place in the batch, and where the change's record is.
     entries: Vec<u32>,
-    /// Records of changes: rank, scale, the places of the rows of `A` and of `B`, then the
-    /// adapter's pages.
+    /// Records of changes: rank, scale, the places of the rows of `A` and of `B`, whether there are
+    /// gains and the places of their rows, then the adapter's pages.
     changes: Vec<u32>,
     /// The largest rank.
     rank: usize,
@@ -83,7 +85,7 @@ impl Plan {
             let Some(change) = change else {
                 continue;
             };
-            let (shape, [a, b]) = change.layout.places(
+            let PairPlaces { shape, a, b, gains } = change.layout.places(
                 change.pair,
                 pages.page_bytes(),
                 pages.pages(),
@@ -103,6 +105,8 @@ impl Plan {
             for rows in [a, b] {
                 plan.changes.extend(record(rows));
             }
+            plan.changes.push(u32::from(gains.is_some()));
+            plan.changes.extend(gains.map_or([0; 5], record));
             plan.changes.extend_from_slice(change.pages);
             plan.entries
                 .extend(tokens.iter().flat_map(|token| [*token, at]));
@@ -216,7 +220,7 @@ fn shrink(
     let at = row_at(
         changes,
         change + 2usize,
-        change + 12usize,
+        change + 18usize,
         min(row, rank - 1usize),
         page_words,
     );
@@ -249,7 +253,7 @@ fn shrink(
     }
 }
 
-/// `out[token, column] += between[entry] · Bᵀ[.., column]`, a unit each.
+/// `out[token, column] += between[entry] · Bᵀ[.., column]`, and through the gains, a unit each.
 #[cube(launch_unchecked)]
 fn expand(
     pages: &[u32],
@@ -271,9 +275,16 @@ fn expand(
         let rank = changes[change] as usize;
         let mut total = out[token * outputs + column];
         for row in 0..rank {
-            let at = row_at(changes, change + 7usize, change + 12usize, row, page_words);
+            let at = row_at(changes, change + 7usize, change + 18usize, row, page_words);
             let weight = half_to_float(halfword_at(pages, 4usize * at + 2usize * column));
             total += between[entry * most + row] * weight;
+        }
+        if changes[change + 12usize] == 1u32 {
+            let places = change + 13usize;
+            let table = change + 18usize;
+            let factor = row_at(changes, places, table, 0usize, page_words) + column;
+            let added = row_at(changes, places, table, 1usize, page_words) + column;
+            total = total * f32::reinterpret(pages[factor]) + f32::reinterpret(pages[added]);
         }
         out[token * outputs + column] = total;
     }

@@ -10,7 +10,7 @@ use skep_cubes::lora::{Target, add_low_rank};
 use skep_cubes::{Gpu, Kept};
 use skep_kernels::attention::{AttentionLayer, Sequence};
 use skep_kernels::kv::{KvFormat, KvPages, KvShape, PAGE_TOKENS};
-use skep_kernels::lora::{Factor, LowRank, LowRankLayout, LowRankShape, Segments};
+use skep_kernels::lora::{Factor, LowRank, LowRankLayout, LowRankShape, Magnitudes, Segments};
 use skep_kernels::operators::{Operators, PlannedBatch, Shared};
 use skep_kernels::{Isa, Team};
 
@@ -330,7 +330,11 @@ fn adapters_add_what_they_add_on_the_processor() {
                     outputs,
                     rank: *rank,
                 };
-                LowRankLayout::new(page_bytes, &[other, shape]).unwrap()
+                // One of them has gains.
+                match *rank == 5 {
+                    true => LowRankLayout::with_gains(page_bytes, &[other, shape]).unwrap(),
+                    false => LowRankLayout::new(page_bytes, &[other, shape]).unwrap(),
+                }
             })
             .collect();
         let mut tables = Vec::new();
@@ -346,6 +350,21 @@ fn adapters_add_what_they_add_on_the_processor() {
                 layout
                     .write(host.memory_mut(), &table, 1, Factor::B, row, &b)
                     .unwrap();
+            }
+            if layout.shape(1).unwrap().rank == 5 {
+                let (weights, bias) = (numbers.floats(inputs * outputs), numbers.floats(outputs));
+                let magnitudes = Magnitudes {
+                    lengths: &numbers.floats(outputs),
+                    bias: Some(&bias),
+                    row: &|row, to| {
+                        to.copy_from_slice(&weights[row * inputs..(row + 1) * inputs]);
+                        true
+                    },
+                };
+                let memory = host.memory_mut();
+                let written =
+                    layout.write_gains(Isa::Portable, memory, &table, (1, 0.25), &magnitudes);
+                assert!(written.unwrap());
             }
             tables.push(table);
         }

@@ -4,7 +4,8 @@
 //! on top: tokens are gathered into segments by adapter, and a segment's tokens meet the two
 //! small matrices of their adapter one after the other (SGMV: Punica, arXiv 2310.18547, section
 //! 4; mixed ranks side by side without padding: S-LoRA, arXiv 2311.03285, section 5). Matrices are
-//! read from pages in 16-bit floats, sums are made in 32 bits.
+//! read from pages in 16-bit floats, sums are made in 32 bits. An adapter that says how long the rows
+//! of the changed matrices are (DoRA) has gains beside them ([`Magnitudes`]).
 //!
 //! What this module must never do: sum in an order that depends on the batch.
 
@@ -12,6 +13,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod gains;
 mod layout;
 mod portable;
 
@@ -19,7 +21,8 @@ use std::ops::Range;
 
 use half::f16;
 
-pub use layout::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape, RowPlaces};
+pub use gains::Magnitudes;
+pub use layout::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape, PairPlaces, RowPlaces};
 
 use crate::isa::Isa;
 use crate::pages::PageMemory;
@@ -142,8 +145,9 @@ pub struct Target<'a, 'o> {
 }
 
 /// `out += scale · input · Aᵀ · Bᵀ` for each token of each segment and each target: what several
-/// products with one input `[tokens, columns]` get from their adapters. `between` is a buffer
-/// that is used again from call to call.
+/// products with one input `[tokens, columns]` get from their adapters. Where a pair has gains, `out`
+/// goes through them then ([`Magnitudes`]). `between` is a buffer that is used again from call to
+/// call.
 ///
 /// # Errors
 /// When lengths do not fit together or pages are not in the pool. Nothing has been added then.
@@ -207,6 +211,7 @@ struct Change<'a> {
     scale: f32,
     shape: LowRankShape,
     rows: [&'a RowPlaces; 2],
+    gains: Option<&'a RowPlaces>,
     /// Where its `[tokens, rank]` begin between the two products.
     between: usize,
 }
@@ -263,7 +268,8 @@ impl<'a> Plan<'a> {
                 let Some(change) = change else {
                     continue;
                 };
-                let (shape, rows) = change.layout.rows(change.pair, memory, change.pages)?;
+                let PairPlaces { shape, a, b, gains } =
+                    change.layout.rows(change.pair, memory, change.pages)?;
                 expect_len(
                     "adapters",
                     "a row of the input",
@@ -280,7 +286,8 @@ impl<'a> Plan<'a> {
                     pages: change.pages,
                     scale: change.scale,
                     shape,
-                    rows,
+                    rows: [a, b],
+                    gains,
                     between: plan.between,
                 });
             }
@@ -413,7 +420,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// `out[token, columns] += between[token] · Bᵀ[.., columns]`.
+    /// `out[token, columns] += between[token] · Bᵀ[.., columns]`, and through the gains.
     fn expand(&self, isa: Isa, piece: &Piece, between: &Shared, outputs: &[Shared]) {
         let change = &self.changes[piece.change];
         let LowRankShape {
@@ -450,6 +457,26 @@ impl<'a> Plan<'a> {
                 add_rows(isa, rows, &factors[..together], &mut outs[..together]);
             }
         }
+        if let Some(places) = change.gains {
+            let [factors, added] = [0, 1].map(|row| {
+                let row: &[f32] = bytemuck::cast_slice(places.bytes(
+                    self.memory,
+                    change.pages,
+                    row,
+                    size_of::<f32>(),
+                ));
+                &row[piece.part.clone()]
+            });
+            for token in piece.tokens.clone() {
+                let place = change.tokens[token] as usize;
+                // SAFETY: as above, and what was added has been.
+                let out = unsafe {
+                    let at = out.0.add(place * width + piece.part.start);
+                    std::slice::from_raw_parts_mut(at, piece.part.len())
+                };
+                gains::apply(factors, added, out);
+            }
+        }
     }
 
     /// A row of a change's matrices, which has been checked to be there.
@@ -458,9 +485,7 @@ impl<'a> Plan<'a> {
             Factor::A => change.rows[0],
             Factor::B => change.rows[1],
         };
-        let (page, offset) = rows.place(row);
-        let start = change.pages[page] as usize * self.memory.page_bytes() + offset;
-        bytemuck::cast_slice(&self.memory.bytes()[start..start + 2 * rows.columns])
+        bytemuck::cast_slice(rows.bytes(self.memory, change.pages, row, size_of::<f16>()))
     }
 }
 

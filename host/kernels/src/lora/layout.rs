@@ -3,16 +3,21 @@
 //! An adapter is a list of pairs of small matrices. Their rows lie one after the other in the
 //! adapter's pages, in the order of the pairs, so that a layer's part of it is read from front to
 //! back; a row never straddles two pages. The second matrix of a pair is stored transposed, so
-//! that both have `rank` rows.
+//! that both have `rank` rows. Where there are gains, theirs come after the matrices of their pair.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::gains::GAIN_ROWS;
 use crate::pages::{PAGE_ALIGNMENT, PageMemory};
 use crate::{ShapeError, expect_below, expect_len};
 
 /// The largest rank that an adapter may have.
 pub const LARGEST_RANK: usize = 256;
+
+/// Bytes of an element of the matrices, and of one of gains.
+const HALF: usize = 2;
+const FLOAT: usize = 4;
 
 /// One pair: what is added to a product with a matrix `[outputs, inputs]` is the product with
 /// `B · A`, of which `A` is `[rank, inputs]` and `B` is `[outputs, rank]` (LoRA, arXiv 2106.09685,
@@ -49,6 +54,21 @@ struct Pair {
     shape: LowRankShape,
     a: RowPlaces,
     b: RowPlaces,
+    gains: Option<RowPlaces>,
+}
+
+/// Where the rows of a pair lie.
+#[derive(Debug, Clone, Copy)]
+pub struct PairPlaces<'a> {
+    /// Its shape.
+    pub shape: LowRankShape,
+    /// The rows of `A`, in 16-bit floats.
+    pub a: &'a RowPlaces,
+    /// The rows of `B`, transposed, in 16-bit floats.
+    pub b: &'a RowPlaces,
+    /// Two rows of `[outputs]` in 32-bit floats, if the adapter has gains: what the changed product is
+    /// multiplied with, and what is added to it then ([`super::Magnitudes`]).
+    pub gains: Option<&'a RowPlaces>,
 }
 
 /// Where rows of one length lie, one after the other. Those after the first page begin each page
@@ -81,6 +101,20 @@ impl RowPlaces {
             ),
         }
     }
+
+    /// The bytes of a row that has been checked to be there, of elements of so many bytes.
+    #[inline]
+    pub(super) fn bytes<'m>(
+        &self,
+        memory: &'m PageMemory,
+        pages: &[u32],
+        row: usize,
+        element: usize,
+    ) -> &'m [u8] {
+        let (page, offset) = self.place(row);
+        let start = pages[page] as usize * memory.page_bytes() + offset;
+        &memory.bytes()[start..start + element * self.columns]
+    }
 }
 
 impl LowRankLayout {
@@ -89,6 +123,18 @@ impl LowRankLayout {
     /// # Errors
     /// When a rank is out of bounds, a matrix has no elements, or a row does not fit a page.
     pub fn new(page_bytes: usize, pairs: &[LowRankShape]) -> Result<Self, ShapeError> {
+        Self::lay_out(page_bytes, pairs, false)
+    }
+
+    /// As [`LowRankLayout::new`], with gains for each pair.
+    ///
+    /// # Errors
+    /// As for [`LowRankLayout::new`].
+    pub fn with_gains(page_bytes: usize, pairs: &[LowRankShape]) -> Result<Self, ShapeError> {
+        Self::lay_out(page_bytes, pairs, true)
+    }
+
+    fn lay_out(page_bytes: usize, pairs: &[LowRankShape], gains: bool) -> Result<Self, ShapeError> {
         let mut end = Cursor {
             page_bytes,
             page: 0,
@@ -100,8 +146,12 @@ impl LowRankLayout {
             expect_below("adapter", "no rank", 0, shape.rank)?;
             placed.push(Pair {
                 shape: *shape,
-                a: end.take(shape.rank, shape.inputs)?,
-                b: end.take(shape.rank, shape.outputs)?,
+                a: end.take(shape.rank, shape.inputs, HALF)?,
+                b: end.take(shape.rank, shape.outputs, HALF)?,
+                gains: match gains {
+                    true => Some(end.take(GAIN_ROWS, shape.outputs, FLOAT)?),
+                    false => None,
+                },
             });
         }
         Ok(Self {
@@ -171,18 +221,18 @@ impl LowRankLayout {
         Ok(())
     }
 
-    /// The rows of a pair, `A` then `B`, if every page that they lie in is there.
+    /// The rows of a pair, if every page that they lie in is there.
     pub(crate) fn rows(
         &self,
         pair: usize,
         memory: &PageMemory,
         pages: &[u32],
-    ) -> Result<(LowRankShape, [&RowPlaces; 2]), ShapeError> {
+    ) -> Result<PairPlaces<'_>, ShapeError> {
         self.places(pair, memory.page_bytes(), memory.pages(), pages)
     }
 
-    /// The rows of a pair, `A` then `B`, if every page that they lie in is there, in a pool of
-    /// `pool_pages` pages of `page_bytes` bytes.
+    /// The rows of a pair, if every page that they lie in is there, in a pool of `pool_pages` pages
+    /// of `page_bytes` bytes.
     ///
     /// # Errors
     /// When there is no such pair, pages have another length, or one is not there.
@@ -192,16 +242,24 @@ impl LowRankLayout {
         page_bytes: usize,
         pool_pages: usize,
         pages: &[u32],
-    ) -> Result<(LowRankShape, [&RowPlaces; 2]), ShapeError> {
+    ) -> Result<PairPlaces<'_>, ShapeError> {
         expect_below("adapter", "the pairs", pair, self.pairs.len())?;
-        let Pair { shape, a, b } = &self.pairs[pair];
+        let Pair { shape, a, b, gains } = &self.pairs[pair];
         expect_len("adapter", "a page", page_bytes, Some(self.page_bytes))?;
-        let last = b.place(shape.rank - 1).0;
+        let last = match gains {
+            Some(gains) => gains.place(GAIN_ROWS - 1).0,
+            None => b.place(shape.rank - 1).0,
+        };
         expect_below("adapter", "the pages", last, pages.len())?;
         for page in &pages[a.page..=last] {
             expect_below("adapter", "the pool", *page as usize, pool_pages)?;
         }
-        Ok((*shape, [a, b]))
+        Ok(PairPlaces {
+            shape: *shape,
+            a,
+            b,
+            gains: gains.as_ref(),
+        })
     }
 }
 
@@ -213,10 +271,16 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn take(&mut self, rows: usize, columns: usize) -> Result<RowPlaces, ShapeError> {
+    /// Room for rows of so many elements of `element` bytes.
+    fn take(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        element: usize,
+    ) -> Result<RowPlaces, ShapeError> {
         expect_below("adapter", "an empty row", 0, columns)?;
         let stride = columns
-            .checked_mul(2)
+            .checked_mul(element)
             .and_then(|bytes| bytes.checked_next_multiple_of(PAGE_ALIGNMENT))
             .unwrap_or(usize::MAX);
         let room = self.page_bytes.saturating_add(1);
@@ -249,7 +313,8 @@ mod tests {
     proptest! {
         #[test]
         fn rows_lie_apart_and_within_their_pages(
-            page in 4_usize..40,
+            page in 7_usize..40,
+            gains in any::<bool>(),
             shapes in prop::collection::vec((1_usize..100, 1_usize..100, 1_usize..20), 0..12),
         ) {
             let page_bytes = page * 64;
@@ -257,15 +322,22 @@ mod tests {
                 .into_iter()
                 .map(|(inputs, outputs, rank)| LowRankShape { inputs, outputs, rank })
                 .collect();
-            let layout = LowRankLayout::new(page_bytes, &shapes).unwrap();
+            let layout = match gains {
+                true => LowRankLayout::with_gains(page_bytes, &shapes).unwrap(),
+                false => LowRankLayout::new(page_bytes, &shapes).unwrap(),
+            };
             prop_assert_eq!(layout.len(), shapes.len());
             let mut next = (0, 0);
             for pair in &layout.pairs {
-                for rows in [&pair.a, &pair.b] {
-                    for row in 0..pair.shape.rank {
+                prop_assert_eq!(pair.gains.is_some(), gains);
+                let rank = pair.shape.rank;
+                let mut all = vec![(&pair.a, rank, 2), (&pair.b, rank, 2)];
+                all.extend(pair.gains.as_ref().map(|gains| (gains, 2, 4)));
+                for (rows, count, element) in all {
+                    for row in 0..count {
                         let (page, offset) = rows.place(row);
                         prop_assert!((page, offset) >= next, "{:?} {next:?}", (page, offset));
-                        next = (page, offset + 2 * rows.columns);
+                        next = (page, offset + element * rows.columns);
                         prop_assert!(next.1 <= page_bytes && page < layout.pages());
                         prop_assert_eq!(offset % PAGE_ALIGNMENT, 0);
                     }
@@ -319,5 +391,13 @@ mod tests {
         assert!(layout.rows(0, &memory, &[8; 6]).is_err());
         assert!(layout.rows(0, &PageMemory::new(64, 8), &pages).is_err());
         assert!(layout.rows(1, &memory, &pages).is_err());
+        // A row of gains has twice the bytes, and lies in pages of its own.
+        assert!(LowRankLayout::with_gains(128, &[shape]).is_err());
+        let layout = LowRankLayout::with_gains(256, &[shape]).unwrap();
+        assert_eq!(layout.pages(), 1 + 2 + 2);
+        let memory = PageMemory::new(256, 8);
+        assert!(layout.rows(0, &memory, &pages[..5]).is_ok());
+        assert!(layout.rows(0, &memory, &pages[..4]).is_err());
+        assert!(layout.rows(0, &memory, &[1, 1, 1, 1, 8]).is_err());
     }
 }
