@@ -56,7 +56,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let mut pages = tiny::pages(decoder);
     let page_bytes = pages.memory().page_bytes();
-    match AdapterWeights::load(folder.path(), decoder.config(), "tiny", page_bytes) {
+    match AdapterWeights::load(folder.path(), decoder, "tiny", page_bytes) {
         Ok(weights) => {
             let own = (2..2 + weights.adapter().pages() as u32).collect();
             let adapter = weights

@@ -246,10 +246,10 @@ fn adapters_change_each_its_own_text_as_on_the_processor() {
         let mut on_gpu = Pages::new(&gpu, host.kv_shape(KvFormat::F32), 200).unwrap();
         let mut free = 3..200_u32;
         let mut adapters = Vec::new();
-        for name in ["plain", "stable"] {
+        for name in ["plain", "stable", "dora"] {
             let files = folder("../adapters").join(name);
             let page_bytes = on_gpu.page_bytes();
-            let weights = AdapterWeights::load(&files, host.config(), "tiny", page_bytes).unwrap();
+            let weights = AdapterWeights::load(&files, &host, "tiny", page_bytes).unwrap();
             let pages: Vec<u32> = free.by_ref().take(weights.adapter().pages()).collect();
             let beyond = vec![200; pages.len()];
             assert!(weights.place_on(&gpu, &mut on_gpu, beyond).is_err());
@@ -284,7 +284,18 @@ fn adapters_change_each_its_own_text_as_on_the_processor() {
         let difference = largest_difference(&got, &want);
         println!("{gpu:?}: logits within {difference:.1e}");
         assert!(difference < 1e-3, "{difference}");
+        let (gains, want) = run([None, Some(&adapters[2]), Some(&adapters[0])]);
+        let difference = largest_difference(&gains, &want);
+        println!("{gpu:?}: logits with gains within {difference:.1e}");
+        assert!(difference < 1e-3, "{difference}");
         let (without, _) = run([None; 3]);
+        let texts = gains
+            .chunks(gains.len() / 3)
+            .zip(without.chunks(gains.len() / 3));
+        for ((got, plain), changed) in texts.zip([false, true, true]) {
+            let difference = largest_difference(got, plain);
+            assert_eq!(difference > 1e-2, changed, "{difference}");
+        }
         let row = got.len() / 3;
         for (number, changed) in [true, false, true].into_iter().enumerate() {
             let own = number * row..(number + 1) * row;

@@ -41,8 +41,7 @@ fn main() {
     write_adapter(scratch.path(), targets);
     let shape = decoder.kv_shape(KvFormat::F16);
     let page_bytes = shape.page_bytes() as usize;
-    let weights =
-        AdapterWeights::load(scratch.path(), decoder.config(), "random", page_bytes).unwrap();
+    let weights = AdapterWeights::load(scratch.path(), &decoder, "random", page_bytes).unwrap();
     let pages_each = weights.adapter().pages();
     println!(
         "{threads} threads, adapters on {} matrices a layer, {:.1} MB each",

@@ -1,4 +1,5 @@
-//! Low-rank adapters: small changes to a model that is loaded once (LoRA, arXiv 2106.09685).
+//! Low-rank adapters: small changes to a model that is loaded once (LoRA, arXiv 2106.09685), with
+//! learned lengths of the rows of what they change or without (DoRA, arXiv 2402.09353).
 //!
 //! An adapter is read from a PEFT folder into [`AdapterWeights`], which lie in host memory in the
 //! form that pages have; [`AdapterWeights::place`] copies them into pages of the pool that keys
@@ -24,6 +25,7 @@ pub(crate) use forward::Attached;
 
 use crate::config::Config;
 use crate::error::ForwardError;
+use crate::model::Decoder;
 use crate::placed::PlacedError;
 
 /// A matrix of a layer that adapters may change.
@@ -155,17 +157,18 @@ pub struct AdapterWeights {
 }
 
 impl AdapterWeights {
-    /// Reads a PEFT folder (`adapter_config.json`, `adapter_model.safetensors`) for a base of this
-    /// configuration, which errors call `base_name`. Weights become 16-bit floats, each matrix
-    /// scaled by a power of two so that none overflows or loses its small elements. `page_bytes`
-    /// is what the pool's pages have ([`PageMemory::page_bytes`]).
+    /// Reads a PEFT folder (`adapter_config.json`, `adapter_model.safetensors`) for this base, which
+    /// errors call `base_name`. Weights become 16-bit floats, each matrix scaled by a power of two
+    /// so that none overflows or loses its small elements. `page_bytes` is what the pool's pages have
+    /// ([`PageMemory::page_bytes`]). For an adapter with magnitudes (`use_dora`) each row of the
+    /// matrices that it changes is unpacked once, because the gains depend on the rows' lengths.
     ///
     /// # Errors
     /// When a file is unsound, the adapter is of a kind that is not supported, or it does not fit
     /// the base. What is allocated before that is in proportion to the files.
     pub fn load(
         folder: &Path,
-        base: &Config,
+        base: &Decoder,
         base_name: &str,
         page_bytes: usize,
     ) -> Result<Self, AdapterError> {

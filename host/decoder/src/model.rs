@@ -154,6 +154,11 @@ impl Decoder {
         &self.final_norm
     }
 
+    /// The instructions that it computes with.
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+
     /// What its pages of keys and values look like.
     pub fn kv_shape(&self, format: KvFormat) -> KvShape {
         KvShape {

@@ -27,7 +27,7 @@ fn changed(
     std::fs::write(&path, json.to_string()).unwrap();
     let file = scratch.path().join("adapter_model.safetensors");
     write_tensors(&file, &written.tensors);
-    AdapterWeights::load(scratch.path(), decoder.config(), "tiny", 4096)
+    AdapterWeights::load(scratch.path(), &decoder, "tiny", 4096)
 }
 
 #[test]
@@ -87,14 +87,59 @@ fn what_is_not_supported_is_refused_by_name() {
             extra,
         );
     }
-    let magnitude = format!("{QUERY}.lora_magnitude_vector");
-    unsupported(
-        &|_, tensors| drop(tensors.insert(magnitude.clone(), (vec![32], vec![1.0; 32]))),
-        "DoRA",
-    );
     unsupported(&|json, _| json["r"] = 257.into(), "rank 257");
     unsupported(&|json, _| json["r"] = 0.into(), "rank 0");
     unsupported(&|json, _| json["r"] = u64::MAX.into(), "rank");
+}
+
+/// Gives each matrix a vector of magnitudes, and says so.
+fn add_magnitudes(json: &mut serde_json::Value, tensors: &mut Tensors) {
+    json["use_dora"] = true.into();
+    let outputs = tensors.iter().filter_map(|(name, (shape, _))| {
+        let module = name.strip_suffix(".lora_B.weight")?;
+        Some((format!("{module}.lora_magnitude_vector"), shape[0]))
+    });
+    for (name, outputs) in outputs.collect::<Vec<_>>() {
+        tensors.insert(name, (vec![outputs], vec![1.0; outputs]));
+    }
+}
+
+#[test]
+fn magnitudes_are_there_as_the_configuration_says() {
+    let name = format!("{QUERY}.lora_magnitude_vector");
+    let with = |change: &dyn Fn(&mut serde_json::Value, &mut Tensors)| {
+        changed(|json, tensors| {
+            add_magnitudes(json, tensors);
+            change(json, tensors);
+        })
+    };
+    assert_eq!(with(&|_, _| ()).unwrap().adapter().matrices(), 4);
+    let malformed = |change: &dyn Fn(&mut serde_json::Value, &mut Tensors), named: &str| {
+        let error = with(change).unwrap_err();
+        assert!(matches!(error, AdapterError::Malformed { .. }), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    };
+    malformed(&|json, _| json["use_dora"] = false.into(), "use_dora");
+    malformed(
+        &|_, tensors| drop(tensors.remove(&name)),
+        "has no lora_magnitude_vector",
+    );
+    let insert = |shape: Vec<usize>, value: f32| {
+        let values = vec![value; shape.iter().product()];
+        let name = name.clone();
+        move |_: &mut serde_json::Value, tensors: &mut Tensors| {
+            drop(tensors.insert(name.clone(), (shape.clone(), values.clone())));
+        }
+    };
+    for shape in [vec![31], vec![32, 1], vec![1, 32]] {
+        let error = with(&insert(shape, 1.0)).unwrap_err();
+        assert!(matches!(error, AdapterError::WrongBase { .. }), "{error}");
+    }
+    for value in [f32::NAN, f32::INFINITY] {
+        let error = with(&insert(vec![32], value)).unwrap_err();
+        assert!(matches!(error, AdapterError::NotFinite { .. }), "{error}");
+        assert!(error.to_string().contains(&name), "{error}");
+    }
 }
 
 #[test]
@@ -162,13 +207,13 @@ fn numbers_that_cannot_be_used_are_refused() {
 #[test]
 fn files_that_are_not_there_are_named() {
     let decoder = Decoder::load(&folder("models/llama")).unwrap();
-    let error = AdapterWeights::load(&folder("models/llama"), decoder.config(), "tiny", 4096);
+    let error = AdapterWeights::load(&folder("models/llama"), &decoder, "tiny", 4096);
     let error = error.unwrap_err();
     assert!(matches!(error, AdapterError::Read { .. }));
     assert!(error.to_string().contains("adapter_config.json"), "{error}");
     // A page that not even a row fits.
     let plain = folder("adapters/plain");
-    let error = AdapterWeights::load(&plain, decoder.config(), "tiny", 32).unwrap_err();
+    let error = AdapterWeights::load(&plain, &decoder, "tiny", 32).unwrap_err();
     assert!(matches!(error, AdapterError::Shape(_)), "{error}");
 }
 
@@ -228,7 +273,7 @@ proptest! {
 
         let mut pages = KvPages::new(decoder.kv_shape(KvFormat::F32), 64);
         let page_bytes = pages.memory().page_bytes();
-        match AdapterWeights::load(scratch.path(), decoder.config(), "tiny", page_bytes) {
+        match AdapterWeights::load(scratch.path(), &decoder, "tiny", page_bytes) {
             Ok(weights) => {
                 let own = (3..3 + weights.adapter().pages() as u32).collect();
                 let adapter = weights.place(pages.memory_mut(), own).unwrap();

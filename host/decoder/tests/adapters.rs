@@ -54,8 +54,7 @@ fn agree_with_merging(ranks: &[usize], owners: &[usize], threads: usize) {
             .collect();
         let to = scratch.path().join(format!("adapter-{n}"));
         let written = write_adapter(to, decoder.config(), *rank, &targets, n as u64 + 1);
-        let weights =
-            AdapterWeights::load(&written.folder, decoder.config(), "tiny", page_bytes).unwrap();
+        let weights = AdapterWeights::load(&written.folder, &decoder, "tiny", page_bytes).unwrap();
         assert_eq!(weights.adapter().rank(), *rank);
         adapters.push((written, place(&weights, &mut pages, &mut free)));
     }
@@ -135,8 +134,7 @@ fn a_row_does_not_depend_on_the_adapters_of_others() {
             let all = AdapterTarget::ALL;
             let written = write_adapter(to, decoder.config(), *rank, &all, *rank as u64);
             let page_bytes = pages.memory().page_bytes();
-            let weights =
-                AdapterWeights::load(&written.folder, decoder.config(), "tiny", page_bytes);
+            let weights = AdapterWeights::load(&written.folder, &decoder, "tiny", page_bytes);
             place(&weights.unwrap(), &mut pages, &mut free)
         })
         .collect();
@@ -170,13 +168,21 @@ fn a_row_does_not_depend_on_the_adapters_of_others() {
 
 #[test]
 fn logits_are_those_of_peft() {
-    let decoder = Decoder::load(&folder("models/llama")).unwrap();
-    for name in ["plain", "stable", "patterns", "layer"] {
+    for (name, base) in [
+        ("plain", "llama"),
+        ("stable", "llama"),
+        ("patterns", "llama"),
+        ("layer", "llama"),
+        ("dora", "llama"),
+        ("dora-biases", "qwen2"),
+    ] {
+        let decoder = Decoder::load(&folder("models").join(base)).unwrap();
         let adapter = folder("adapters").join(name);
         let mut pages = KvPages::new(decoder.kv_shape(KvFormat::F32), 500);
         let page_bytes = pages.memory().page_bytes();
-        let weights = AdapterWeights::load(&adapter, decoder.config(), "tiny", page_bytes).unwrap();
-        assert_eq!(weights.adapter().named_base(), Some("tiny-llama"));
+        let weights = AdapterWeights::load(&adapter, &decoder, "tiny", page_bytes).unwrap();
+        let named = format!("tiny-{base}");
+        assert_eq!(weights.adapter().named_base(), Some(named.as_str()));
         let paged = place(&weights, &mut pages, &mut Free(500));
         let reference = adapter.join("reference.safetensors");
         let integers = |name| -> Vec<u32> {
@@ -205,7 +211,7 @@ fn an_adapter_of_another_base_is_refused() {
     let llama = Decoder::load(&folder("models/llama")).unwrap();
     let qwen = Decoder::load(&folder("models/qwen3")).unwrap();
     let plain = folder("adapters/plain");
-    let error = AdapterWeights::load(&plain, qwen.config(), "tiny-qwen", 8192).unwrap_err();
+    let error = AdapterWeights::load(&plain, &qwen, "tiny-qwen", 8192).unwrap_err();
     assert!(matches!(error, AdapterError::WrongBase { .. }), "{error}");
     let message = error.to_string();
     assert!(
@@ -215,7 +221,7 @@ fn an_adapter_of_another_base_is_refused() {
 
     let mut pages = KvPages::new(llama.kv_shape(KvFormat::F16), 100);
     let page_bytes = pages.memory().page_bytes();
-    let weights = AdapterWeights::load(&plain, llama.config(), "tiny", page_bytes).unwrap();
+    let weights = AdapterWeights::load(&plain, &llama, "tiny", page_bytes).unwrap();
     let count = weights.adapter().pages();
     let paged = place(&weights, &mut pages, &mut Free(100));
     // Loaded for one model and used with another.

@@ -26,7 +26,7 @@ fn logits(decoder: &Decoder, adapter: Option<&str>) -> Vec<f32> {
     let adapter = adapter.map(|name| {
         let folder = folder("../adapters").join(name);
         let page_bytes = pages.memory().page_bytes();
-        let weights = AdapterWeights::load(&folder, decoder.config(), "tiny", page_bytes).unwrap();
+        let weights = AdapterWeights::load(&folder, decoder, "tiny", page_bytes).unwrap();
         let own = (4..4 + weights.adapter().pages() as u32).collect();
         weights.place(pages.memory_mut(), own).unwrap()
     });
@@ -92,7 +92,7 @@ fn an_adapter_does_the_same_to_a_gguf_file() {
     convert(&folder("llama"), "llama", false).write(&path);
     let hugging = Decoder::load(&folder("llama")).unwrap();
     let gguf = Decoder::load(&path).unwrap();
-    for name in ["plain", "stable", "patterns", "layer"] {
+    for name in ["plain", "stable", "patterns", "layer", "dora"] {
         let want = logits(&hugging, Some(name));
         let difference_to = |other: &[f32]| difference(&want, other);
         let with = difference_to(&logits(&gguf, Some(name)));

@@ -4,8 +4,9 @@
     pip install torch transformers==5.23.0 peft==0.21.2 safetensors==0.8.0
     python make_adapters.py
 
-Each is made by PEFT for the tiny model of models/llama, its weights filled with random numbers,
-with a reference: the logits of a prompt, computed in 32-bit floats by PEFT without merging.
+Each is made by PEFT for the tiny model of models/llama, or the one in BASES, its weights filled with
+random numbers, with a reference: the logits of a prompt, computed in 32-bit floats by PEFT without
+merging. Magnitudes (DoRA) are those of the base's rows, each times a random number near one.
 """
 
 import json
@@ -18,7 +19,6 @@ import transformers
 from safetensors.torch import save_file
 
 HERE = Path(__file__).resolve().parent
-BASE = HERE / "models" / "llama"
 ADAPTERS = {
     "plain": dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
     "stable": dict(r=9, lora_alpha=6, use_rslora=True, target_modules="all-linear"),
@@ -30,23 +30,32 @@ ADAPTERS = {
         alpha_pattern={"down_proj": 1, "o_proj": 7},
     ),
     "layer": dict(r=1, lora_alpha=3, target_modules=["k_proj", "gate_proj"], layers_to_transform=1),
+    "dora": dict(r=4, lora_alpha=8, use_dora=True, target_modules="all-linear"),
+    "dora-biases": dict(
+        r=2, lora_alpha=6, use_dora=True, target_modules=["q_proj", "k_proj", "v_proj", "down_proj"]
+    ),
 }
+# Other bases than llama: this one has biases.
+BASES = {"dora-biases": "qwen2"}
 
 
 def main():
     transformers.logging.set_verbosity_error()
     for seed, (name, settings) in enumerate(ADAPTERS.items()):
         torch.manual_seed(seed)
+        kind = BASES.get(name, "llama")
         base = transformers.AutoModelForCausalLM.from_pretrained(
-            BASE, dtype=torch.float32, attn_implementation="eager"
+            HERE / "models" / kind, dtype=torch.float32, attn_implementation="eager"
         )
-        base.name_or_path = "tiny-llama"
-        base.config._name_or_path = "tiny-llama"
+        base.name_or_path = f"tiny-{kind}"
+        base.config._name_or_path = f"tiny-{kind}"
         config = peft.LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.05, **settings)
         model = peft.get_peft_model(base, config).eval()
         with torch.no_grad():
             for key, weight in model.named_parameters():
-                if "lora_" in key:
+                if "lora_magnitude_vector" in key:
+                    weight.mul_(1 + 0.2 * torch.randn_like(weight))
+                elif "lora_" in key:
                     weight.copy_(torch.randn_like(weight) * 0.05)
         folder = HERE / "adapters" / name
         shutil.rmtree(folder, ignore_errors=True)

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_decoder::{Adapter, AdapterWeights, Config, PagedAdapter};
+use skep_decoder::{Adapter, AdapterWeights, Decoder, PagedAdapter};
 
 pub use error::StoreError;
 use load::Loads;
@@ -35,8 +35,8 @@ use slot::{Place, Slot};
 /// What a store serves.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// The base that all of its adapters are for.
-    pub base: Config,
+    /// The base that all of its adapters are for, with the weights that some of them are read with.
+    pub base: Arc<Decoder>,
     /// What errors call it.
     pub base_name: String,
     /// Bytes of a page of the pool.

@@ -299,7 +299,7 @@ fn a_saved_adapter_is_what_was_trained_here_and_in_the_decoder() {
         assert!(*weight == 0.0 || (got - want).abs() < 5e-3, "{got} {want}");
     }
     let decoder = Decoder::load(&model_folder("llama")).unwrap();
-    let loaded = AdapterWeights::load(&folder, decoder.config(), "tiny", 8192).unwrap();
+    let loaded = AdapterWeights::load(&folder, &decoder, "tiny", 8192).unwrap();
     assert_eq!(
         (loaded.adapter().rank(), loaded.adapter().matrices()),
         (4, 14)

@@ -29,7 +29,9 @@ pub enum AdapterError {
         reason: String,
     },
     /// The adapter does something that there is no implementation of.
-    #[error("{path}: {what} is not supported; an adapter here is plain LoRA on the linear layers")]
+    #[error(
+        "{path}: {what} is not supported; an adapter here is LoRA or DoRA on the linear layers"
+    )]
     Unsupported {
         /// The file.
         path: PathBuf,

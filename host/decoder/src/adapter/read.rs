@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_kernels::PageMemory;
-use skep_kernels::lora::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape};
+use skep_kernels::lora::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape, Magnitudes};
 use skep_kernels::rows::RopeLayout;
 use skep_weights::{
     Changeable, LowRankError, LowRankPair, LowRankPairs, PackedTensor, PeftConfig,
@@ -13,7 +13,7 @@ use skep_weights::{
 };
 
 use super::{Adapter, AdapterError, AdapterTarget, AdapterWeights, BaseShape};
-use crate::config::Config;
+use crate::model::Decoder;
 
 /// Where layers are: the last two in multimodal models.
 const PLACES: [&str; 3] = [
@@ -27,7 +27,7 @@ const TOP: i32 = 15;
 pub(super) struct Reader<'a> {
     folder: &'a Path,
     file: PathBuf,
-    config: &'a Config,
+    decoder: &'a Decoder,
     base: BaseShape,
     base_name: &'a str,
     page_bytes: usize,
@@ -36,15 +36,15 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub fn new(
         folder: &'a Path,
-        config: &'a Config,
+        decoder: &'a Decoder,
         base_name: &'a str,
         page_bytes: usize,
     ) -> Self {
         Self {
             folder,
             file: folder.join("adapter_model.safetensors"),
-            config,
-            base: BaseShape::of(config),
+            decoder,
+            base: BaseShape::of(decoder.config()),
             base_name,
             page_bytes,
         }
@@ -60,7 +60,10 @@ impl<'a> Reader<'a> {
         let tensors = SafetensorsFolder::open_file(&self.file)?;
         let pairs = self.pairs(&tensors, &peft)?;
         let shapes: Vec<_> = pairs.iter().map(|pair| self.shape(pair)).collect();
-        let layout = LowRankLayout::new(self.page_bytes, &shapes)?;
+        let layout = match peft.magnitudes() {
+            true => LowRankLayout::with_gains(self.page_bytes, &shapes)?,
+            false => LowRankLayout::new(self.page_bytes, &shapes)?,
+        };
         let mut memory = PageMemory::new(self.page_bytes, layout.pages());
         let mut places = vec![[None; AdapterTarget::ALL.len()]; self.base.layers];
         for (number, pair) in pairs.iter().enumerate() {
@@ -150,7 +153,44 @@ impl<'a> Reader<'a> {
                 tensor: pair.tensor("lora_B"),
             });
         }
+        if let Some(magnitude) = &pair.magnitude {
+            self.write_gains(layout, memory, (number, scale), (pair, magnitude))?;
+        }
         Ok(scale)
+    }
+
+    /// Writes the gains of a pair whose matrices have been written.
+    fn write_gains(
+        &self,
+        layout: &LowRankLayout,
+        memory: &mut PageMemory,
+        written: (usize, f32),
+        (pair, magnitude): (&LowRankPair, &PackedTensor),
+    ) -> Result<(), AdapterError> {
+        let target = AdapterTarget::ALL[pair.part];
+        let linear = self.decoder.layers()[pair.layer].linear(target);
+        let not_finite = || AdapterError::NotFinite {
+            path: self.file.clone(),
+            tensor: pair.magnitude_tensor(),
+        };
+        let mut values = vec![0.0; magnitude.columns()];
+        let read = magnitude.dequantize(&mut values);
+        read.map_err(|_| not_finite())?;
+        let outputs = 0..values.len();
+        let lengths: Vec<f32> = outputs
+            .map(|output| values[self.output(target, output)])
+            .collect();
+        let pages: Vec<u32> = (0..layout.pages() as u32).collect();
+        let magnitudes = Magnitudes {
+            lengths: &lengths,
+            bias: linear.bias.as_deref(),
+            row: &|row, to| linear.row(row, to),
+        };
+        let isa = self.decoder.isa();
+        match layout.write_gains(isa, memory, &pages, written, &magnitudes)? {
+            true => Ok(()),
+            false => Err(not_finite()),
+        }
     }
 
     /// A matrix's elements, times two to the power that is returned with them.
@@ -179,10 +219,11 @@ impl<'a> Reader<'a> {
     /// two parts of a rotary pair side by side, its queries and keys are in another order.
     fn output(&self, target: AdapterTarget, output: usize) -> usize {
         let turns = matches!(target, AdapterTarget::Query | AdapterTarget::Key);
-        if !turns || self.config.rope_layout == RopeLayout::Halves {
+        let config = self.decoder.config();
+        if !turns || config.rope_layout == RopeLayout::Halves {
             return output;
         }
-        let dim = self.config.head_dim;
+        let dim = config.head_dim;
         let (head, place) = (output / dim, output % dim);
         head * dim + place / 2 + place % 2 * (dim / 2)
     }

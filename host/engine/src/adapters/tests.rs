@@ -56,7 +56,7 @@ impl World {
         let decoder = Decoder::load(&fixture("models/llama")).unwrap();
         let page_bytes = decoder.kv_shape(KvFormat::F16).page_bytes() as usize;
         let options = StoreOptions {
-            base: decoder.config().clone(),
+            base: Arc::new(decoder),
             base_name: "tiny".to_owned(),
             page_bytes,
             memory_bytes,

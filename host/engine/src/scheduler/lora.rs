@@ -33,7 +33,7 @@ impl Pages for PagePool {
 pub fn store_options(model: &LanguageModel, options: &Options) -> StoreOptions {
     let shape = model.decoder.kv_shape(options.kv_format);
     StoreOptions {
-        base: model.decoder.config().clone(),
+        base: std::sync::Arc::clone(&model.decoder),
         base_name: model.name.clone(),
         page_bytes: usize::try_from(shape.page_bytes()).unwrap_or(usize::MAX),
         memory_bytes: options.adapter_bytes,

@@ -93,9 +93,9 @@ impl<'a> Alone<'a> {
 
     /// With an adapter.
     pub fn with(mut self, name: &str) -> Self {
-        let config = self.model.decoder.config();
+        let decoder = &self.model.decoder;
         let bytes = self.pages.memory().page_bytes();
-        let weights = AdapterWeights::load(&adapter(name), config, "tiny", bytes).unwrap();
+        let weights = AdapterWeights::load(&adapter(name), decoder, "tiny", bytes).unwrap();
         let first = self.table.len() as u32;
         let own = (first..first + weights.adapter().pages() as u32).collect();
         let placed = weights.place(self.pages.memory_mut(), own);

@@ -101,7 +101,7 @@ pub fn decoder_log_probabilities(adapter: &Path, tokens: &[u32]) -> Vec<f32> {
     let decoder = Decoder::load(&model_folder("llama")).unwrap();
     let mut pages = KvPages::new(decoder.kv_shape(KvFormat::F32), 200);
     let page_bytes = pages.memory().page_bytes();
-    let weights = AdapterWeights::load(adapter, decoder.config(), "tiny", page_bytes).unwrap();
+    let weights = AdapterWeights::load(adapter, &decoder, "tiny", page_bytes).unwrap();
     let own = (100..100 + weights.adapter().pages() as u32).collect();
     let paged = weights.place(pages.memory_mut(), own).unwrap();
     let table: Vec<u32> = (0..20).collect();
