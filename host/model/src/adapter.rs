@@ -1,5 +1,6 @@
-//! Low-rank adapters of encoders (LoRA, arXiv 2106.09685), with the layer that makes classes of what is
-//! pooled, read from PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
+//! Low-rank adapters of encoders (LoRA, arXiv 2106.09685; with magnitudes: DoRA, arXiv 2402.09353), with
+//! the layer that makes classes of what is pooled, read from PEFT's folders: `adapter_config.json` and
+//! `adapter_model.safetensors`.
 //!
 //! The matrices of an adapter are multiplied in `f32`, whatever the encoder's own layers multiply in, and
 //! beside them: one copy of an encoder serves any number of adapters, and one batch may have texts with
@@ -16,6 +17,7 @@ use skep_tensor::operators::{Activation, Isa, Linear, LinearScratch, ShapeError}
 use skep_weights::{FolderError, PeftError};
 
 use crate::encoder::Encoder;
+use crate::error::LoadError;
 
 /// Why an adapter of an encoder could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +39,7 @@ pub enum AdapterError {
     },
     /// It does something that there is no implementation of.
     #[error(
-        "{path}: {what} is not supported; an adapter of an encoder is plain LoRA on the linear layers \
+        "{path}: {what} is not supported; an adapter of an encoder is LoRA or DoRA on the linear layers \
          of attention and feed-forward, with or without a linear layer \"score\" over what is pooled"
     )]
     Unsupported {
@@ -67,6 +69,9 @@ pub enum AdapterError {
         /// The tensor.
         tensor: String,
     },
+    /// The encoder's own weights could not be read again.
+    #[error(transparent)]
+    Base(#[from] LoadError),
     /// Lengths do not fit together: a bug of this crate.
     #[error(transparent)]
     Shape(#[from] ShapeError),
@@ -116,7 +121,7 @@ pub(crate) struct BaseShape {
 
 impl BaseShape {
     /// The outputs and inputs of a linear layer.
-    fn matrix(self, part: Part) -> [usize; 2] {
+    pub fn matrix(self, part: Part) -> [usize; 2] {
         match part {
             Part::Up => [self.hidden, self.width],
             Part::Down => [self.width, self.hidden],
@@ -132,6 +137,19 @@ struct LowRank {
     inside: Linear,
     /// B times the scale, `[outputs, rank]`.
     outside: Linear,
+    /// What the changed outputs go through, if the adapter has magnitudes.
+    gains: Option<Gains>,
+}
+
+/// What brings each row of a changed matrix to the length that an adapter says (DoRA, section 4).
+#[derive(Debug)]
+struct Gains {
+    /// `[outputs]`: what the layer's outputs are multiplied with, when both matrices' product has been
+    /// added.
+    factors: Vec<f32>,
+    /// `[outputs]`: what is added then, so that the layer's bias, which is in its outputs, stays what
+    /// it is.
+    added: Vec<f32>,
 }
 
 /// An adapter of an encoder, ready to use from any thread.
@@ -158,8 +176,8 @@ impl EncoderAdapter {
     /// Reads a folder as PEFT writes it, for this encoder.
     ///
     /// # Errors
-    /// [`AdapterError`] when a file is missing or unsound, the adapter is none of plain LoRA, or has not
-    /// the shapes of the encoder.
+    /// [`AdapterError`] when a file is missing or unsound, the adapter is neither LoRA nor DoRA, or has
+    /// not the shapes of the encoder.
     pub fn load(folder: &Path, encoder: &Encoder) -> Result<Self, AdapterError> {
         read::Reader::new(folder, encoder).read()
     }
@@ -181,9 +199,11 @@ impl EncoderAdapter {
 
     /// Bytes that it takes in memory.
     pub fn bytes(&self) -> u64 {
-        let pairs = self
-            .pairs()
-            .map(|pair| pair.inside.bytes() + pair.outside.bytes());
+        let pairs = self.pairs().map(|pair| {
+            let gains = pair.gains.as_ref();
+            let gains = gains.map_or(0, |gains| gains.factors.len() + gains.added.len());
+            pair.inside.bytes() + pair.outside.bytes() + 4 * gains
+        });
         (pairs.sum::<usize>() + self.head.as_ref().map_or(0, Linear::bytes)) as u64
     }
 
@@ -197,10 +217,12 @@ impl EncoderAdapter {
     }
 
     /// Floating-point operations of `tokens`, a multiplication and an addition counting as two:
-    /// `2 · tokens · Σ rank · (inputs + outputs)`.
+    /// `2 · tokens · Σ rank · (inputs + outputs)`, and with magnitudes each output once more.
     pub(crate) fn flops(&self, tokens: u64) -> u64 {
-        let pairs = self.pairs().map(|LowRank { inside, outside }| {
-            (inside.outputs() * (inside.inputs() + outside.outputs())) as u64
+        let pairs = self.pairs().map(|pair| {
+            let (inside, outside) = (&pair.inside, &pair.outside);
+            let gains = pair.gains.as_ref().map_or(0, |gains| gains.factors.len());
+            (inside.outputs() * (inside.inputs() + outside.outputs()) + gains) as u64
         });
         tokens.saturating_mul(2 * pairs.sum::<u64>())
     }
@@ -218,8 +240,9 @@ impl EncoderAdapter {
         texts.saturating_mul(2 * classes * self.shape.width as u64)
     }
 
-    /// Adds what the adapter changes of one linear layer to `out`, rows of `stride` elements of which
-    /// this layer's begin at `column`. `x` has `tokens` rows of the layer's inputs, and is left as it is.
+    /// Changes what one linear layer has made as the adapter does: `out`, rows of `stride` elements of
+    /// which this layer's begin at `column`, its bias in them. `x` has `tokens` rows of the layer's
+    /// inputs, and is left as it is.
     pub(crate) fn add(
         &self,
         (layer, part): (usize, Part),
@@ -230,8 +253,11 @@ impl EncoderAdapter {
         (stride, column): (usize, usize),
     ) -> Result<(), ShapeError> {
         let pair = self.layers.get(layer);
-        let Some(LowRank { inside, outside }) =
-            pair.and_then(|parts| parts[part as usize].as_ref())
+        let Some(LowRank {
+            inside,
+            outside,
+            gains,
+        }) = pair.and_then(|parts| parts[part as usize].as_ref())
         else {
             return Ok(());
         };
@@ -252,6 +278,12 @@ impl EncoderAdapter {
             let row = row.get_mut(column..column + outputs).unwrap_or_default();
             for (to, change) in row.iter_mut().zip(changed) {
                 *to += change;
+            }
+            if let Some(gains) = gains {
+                let own = gains.factors.iter().zip(&gains.added);
+                for (to, (factor, added)) in row.iter_mut().zip(own) {
+                    *to = *to * factor + added;
+                }
             }
         }
         Ok(())

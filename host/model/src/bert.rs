@@ -29,6 +29,8 @@ pub(crate) struct Bert {
     positions: Vec<f32>,
     embeddings: LayerNorm,
     layers: Vec<Layer>,
+    /// The file that the layers were packed from.
+    weights: Weights,
     parameters: u64,
 }
 
@@ -133,7 +135,20 @@ impl Bert {
             embeddings,
             parameters: (embedded * h + settings.layers * per_layer) as u64,
             layers,
+            weights,
         })
+    }
+
+    /// The weights `[outputs, inputs]` and the bias `[outputs]` of a linear layer, as they are in the
+    /// file and not as they were packed.
+    pub fn stored(&self, (layer, part): (usize, Part)) -> Result<(Matrix, Vec<f32>), LoadError> {
+        let [outputs, inputs] = self.shape().matrix(part);
+        let name = format!("encoder.layer.{layer}.{}", part.name());
+        let weights = &self.weights;
+        Ok((
+            weights.matrix(&format!("{name}.weight"), outputs, inputs)?,
+            weights.vector(&format!("{name}.bias"), outputs)?,
+        ))
     }
 
     /// Numbers that were trained.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use skep_tensor::operators::{Activation, Isa, Pooling, Precision, normalize_rows};
 use skep_tensor::{Account, Device, MemoryCharge, Tensor};
 
-use crate::adapter::{BaseShape, EncoderAdapter};
+use crate::adapter::{BaseShape, EncoderAdapter, Part};
 use crate::bert::Bert;
 use crate::cost::Cost;
 use crate::error::{EncodeError, LoadError};
 use crate::folder::Settings;
 use crate::job::{Job, Model};
 use crate::tokenizer::Tokenizer;
+use crate::weights::Matrix;
 use crate::workers::Workers;
 
 /// Texts of one call at most.
@@ -213,6 +214,11 @@ impl Encoder {
 
     pub(crate) fn isa(&self) -> Isa {
         self.model.bert.isa()
+    }
+
+    /// The weights and the bias of a linear layer, as they are in the file.
+    pub(crate) fn stored(&self, layer: (usize, Part)) -> Result<(Matrix, Vec<f32>), LoadError> {
+        self.model.bert.stored(layer)
     }
 
     /// What its network is.

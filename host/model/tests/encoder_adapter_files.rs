@@ -12,7 +12,7 @@ use common::Tiny;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use skep_model::{AdapterError, EncodeError, Encoder, EncoderAdapter};
+use skep_model::{AdapterError, EncodeError, Encoder, EncoderAdapter, EncoderOptions, Precision};
 use skep_tensor::{Account, Device, Limits};
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -94,6 +94,24 @@ fn loaded(
     EncoderAdapter::load(folder.path(), encoder)
 }
 
+/// Gives each matrix magnitudes, and says so. They are around those of the tiny model's rows.
+fn add_magnitudes(config: &mut Value, tensors: &mut Tensors) {
+    config["use_dora"] = json!(true);
+    let modules: Vec<(String, usize)> = tensors
+        .iter()
+        .filter_map(|(name, (shape, _))| {
+            let module = name.strip_suffix(".lora_B.weight")?;
+            Some((module.to_owned(), shape[0]))
+        })
+        .collect();
+    for (number, (module, outputs)) in modules.into_iter().enumerate() {
+        let of = |output: usize| 1.0 + (output * 7 + number * 3) as f32 % 11.0 / 4.0;
+        let lengths = (0..outputs).map(of).collect();
+        let name = format!("{module}.lora_magnitude_vector");
+        tensors.insert(name, (vec![outputs], lengths));
+    }
+}
+
 #[test]
 fn folders_that_lie_are_refused_by_what_is_wrong() {
     let encoder = encoder();
@@ -144,7 +162,7 @@ fn folders_that_lie_are_refused_by_what_is_wrong() {
         tensors.clear();
     };
     refused(&bare, "malformed", "no matrices");
-    // What is no part of plain LoRA here.
+    // What is no part of LoRA or DoRA here.
     let extra = insert("pooler.dense.lora_A.weight", vec![3, 24]);
     refused(&extra, "unsupported", "pooler.dense");
     refused(
@@ -156,8 +174,21 @@ fn folders_that_lie_are_refused_by_what_is_wrong() {
     refused(&saved, "unsupported", "\"head\"");
     let rank = |config: &mut Value, _: &mut Tensors| config["r"] = json!(1025);
     refused(&rank, "unsupported", "rank 1025");
+    // Magnitudes are there as the configuration says, and are those of these layers.
     let dora = |config: &mut Value, _: &mut Tensors| config["use_dora"] = json!(true);
-    refused(&dora, "config", "use_dora");
+    refused(&dora, "malformed", "has no lora_magnitude_vector");
+    let magnitude = "encoder.layer.1.attention.self.query.lora_magnitude_vector";
+    refused(&insert(magnitude, vec![24]), "malformed", "use_dora");
+    let longer = |config: &mut Value, tensors: &mut Tensors| {
+        add_magnitudes(config, tensors);
+        insert(magnitude, vec![25])(config, tensors);
+    };
+    refused(&longer, "base", "someone/tiny");
+    let spoiled = |config: &mut Value, tensors: &mut Tensors| {
+        add_magnitudes(config, tensors);
+        tensors.get_mut(&format!("{PREFIX}{magnitude}")).unwrap().1[5] = f32::NAN;
+    };
+    refused(&spoiled, "not finite", "lora_magnitude_vector");
     // Other shapes, and whose fault they are.
     let other = insert(
         "encoder.layer.1.attention.self.query.lora_A.weight",
@@ -197,16 +228,94 @@ fn folders_that_lie_are_refused_by_what_is_wrong() {
     refused(&huge, "not finite", "lora_B");
 }
 
+/// The tiny model with an adapter merged into its weights: each row of `W + scale · B · A`, brought to
+/// its magnitude if there is one. Biases stay as they are.
+fn merged(tensors: &Tensors, scale: f64) -> Tiny {
+    let mut tiny = Tiny::new();
+    for (name, (shape, values)) in &mut tiny.tensors {
+        let Some(module) = name.strip_suffix(".weight") else {
+            continue;
+        };
+        let of = |end: &str| tensors.get(&format!("{PREFIX}{module}.{end}"));
+        let (Some((_, a)), Some((_, b))) = (of("lora_A.weight"), of("lora_B.weight")) else {
+            continue;
+        };
+        let rows = values.chunks_mut(shape[1]).zip(b.chunks(RANK));
+        for (output, (row, b)) in rows.enumerate() {
+            let changed = row.iter().enumerate().map(|(column, own)| {
+                let a = a.iter().skip(column).step_by(shape[1]);
+                let products = b.iter().zip(a).map(|(b, a)| f64::from(*b) * f64::from(*a));
+                f64::from(*own) + scale * products.sum::<f64>()
+            });
+            let changed: Vec<f64> = changed.collect();
+            let length = changed.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let magnitude = of("lora_magnitude_vector");
+            let gain = magnitude.map_or(1.0, |(_, all)| f64::from(all[output]) / length);
+            for (to, changed) in row.iter_mut().zip(&changed) {
+                *to = (gain * changed) as f32;
+            }
+        }
+    }
+    tiny
+}
+
+/// Against the plain definition in double precision, with the adapter in the weights.
+#[test]
+fn magnitudes_are_those_of_the_rows_of_merged_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::new().write(folder.path());
+    let mut options = EncoderOptions::default();
+    options.precision = Some(Precision::F32);
+    let encoder = Encoder::load_with(folder.path(), &Device::cpu(), options).unwrap();
+    let (mut config, mut tensors) = adapter(5);
+    add_magnitudes(&mut config, &mut tensors);
+    // `alpha / rank`, of the adapter's configuration.
+    let want = merged(&tensors, 2.0);
+    let without = tensors.clone().into_iter();
+    let without = without.filter(|(name, _)| !name.ends_with("lora_magnitude_vector"));
+    let without = merged(&without.collect(), 2.0);
+    let own = loaded(&encoder, 5, add_magnitudes).unwrap();
+    let plain = loaded(&encoder, 5, |_, _| ()).unwrap();
+    let outputs = 2 * 2 * 24;
+    assert_eq!(own.bytes(), plain.bytes() + 2 * 4 * outputs);
+    let own = encoder.with_adapter(Arc::new(own)).unwrap();
+    let plain = encoder.with_adapter(Arc::new(plain)).unwrap();
+    for (text, ids) in [
+        ("a", &[2, 4, 3][..]),
+        ("a bee", &[2, 4, 5, 3][..]),
+        ("hive honey comb !", &[2, 6, 8, 9, 11, 3][..]),
+    ] {
+        let of = |encoder: &Encoder| {
+            let row = encoder.embed(&[text.to_owned()], &Account::unlimited());
+            row.unwrap().to_f32().unwrap()
+        };
+        let most = |got: &[f32], want: &[f64]| {
+            let pairs = got.iter().zip(want);
+            pairs.fold(0.0, |most: f64, (a, b)| (f64::from(*a) - b).abs().max(most))
+        };
+        assert!(most(&of(&own), &want.embed(ids)) < 1e-4, "{text}");
+        assert!(most(&of(&plain), &without.embed(ids)) < 1e-4, "{text}");
+        assert!(most(&of(&own), &without.embed(ids)) > 1e-2, "{text}");
+    }
+}
+
 #[test]
 fn texts_with_different_adapters_share_batches_and_stay_what_they_are() {
     let encoder = encoder();
-    let adapted: Vec<Encoder> = (1..4)
-        .map(|seed| {
-            let adapter = loaded(&encoder, seed, |_, _| ()).unwrap();
-            encoder.with_adapter(Arc::new(adapter)).unwrap()
-        })
-        .chain([encoder.clone()])
-        .collect();
+    let with = |seed: u64, magnitudes: bool| {
+        let adapter = match magnitudes {
+            true => loaded(&encoder, seed, add_magnitudes),
+            false => loaded(&encoder, seed, |_, _| ()),
+        };
+        encoder.with_adapter(Arc::new(adapter.unwrap())).unwrap()
+    };
+    let adapted = [
+        with(1, false),
+        with(2, false),
+        with(3, true),
+        with(1, true),
+        encoder.clone(),
+    ];
     let words = ["a", "bee", "hive", "honey", "comb", "!", "bees"];
     let text = |n: usize| -> String {
         let all: Vec<&str> = (0..=n % 6)
@@ -272,6 +381,10 @@ fn an_adapter_is_charged_and_only_fits_its_base() {
     let tiny = Tiny::new();
     let pairs = tiny.layers * RANK * (2 * tiny.hidden + tiny.intermediate + tiny.hidden);
     assert_eq!(flops(&adapted) - flops(&encoder), 2 * tokens * pairs as u64);
+    let magnitudes = Arc::new(loaded(&encoder, 1, add_magnitudes).unwrap());
+    let magnitudes = encoder.with_adapter(magnitudes).unwrap();
+    let outputs = (tiny.layers * 2 * tiny.hidden) as u64;
+    assert_eq!(flops(&magnitudes) - flops(&adapted), 2 * tokens * outputs);
     let tight = Account::new(Limits {
         device_work: flops(&encoder),
         ..Limits::UNLIMITED

@@ -10,7 +10,7 @@ use skep_weights::{
     SafetensorsFolder,
 };
 
-use super::{AdapterError, BaseShape, EncoderAdapter, LowRank, Part};
+use super::{AdapterError, BaseShape, EncoderAdapter, Gains, LowRank, Part};
 use crate::encoder::Encoder;
 
 /// Where layers are: the second where the encoder is a part of a model for some task.
@@ -25,6 +25,7 @@ const MOST_CLASSES: usize = 1 << 16;
 pub(super) struct Reader<'a> {
     folder: &'a Path,
     file: PathBuf,
+    encoder: &'a Encoder,
     shape: BaseShape,
     isa: Isa,
 }
@@ -41,6 +42,7 @@ impl<'a> Reader<'a> {
         Self {
             folder,
             file: folder.join("adapter_model.safetensors"),
+            encoder,
             shape: encoder.shape(),
             isa: encoder.isa(),
         }
@@ -125,10 +127,66 @@ impl<'a> Reader<'a> {
 
     fn pair(&self, pair: &LowRankPair) -> Result<LowRank, AdapterError> {
         let [outputs, _] = self.shape.matrix(Part::ALL[pair.part]);
-        let (inside, outside) = (pair.tensor("lora_A"), pair.tensor("lora_B"));
+        let a = self.values(&pair.a, &pair.tensor("lora_A"), 1.0)?;
+        let b = self.values(&pair.b, &pair.tensor("lora_B"), pair.scale)?;
+        let magnitude = pair.magnitude.as_ref();
+        let gains = magnitude.map(|magnitude| self.gains(pair, magnitude, (&a[..], &b[..])));
         Ok(LowRank {
-            inside: self.packed(&pair.a, &inside, 1.0, &vec![0.0; pair.rank])?,
-            outside: self.packed(&pair.b, &outside, pair.scale, &vec![0.0; outputs])?,
+            inside: self.packed(&a, &vec![0.0; pair.rank])?,
+            outside: self.packed(&b, &vec![0.0; outputs])?,
+            gains: gains.transpose()?,
+        })
+    }
+
+    /// Gains of a pair, whose matrices are `a`, `[rank, inputs]`, and `b`, `[outputs, rank]` with the scale
+    /// in it. A row of the changed matrix that has no length has no direction either; its gain is 0,
+    /// because its products are.
+    fn gains(
+        &self,
+        pair: &LowRankPair,
+        magnitude: &PackedTensor,
+        (a, b): (&[f32], &[f32]),
+    ) -> Result<Gains, AdapterError> {
+        let part = Part::ALL[pair.part];
+        let [outputs, inputs] = self.shape.matrix(part);
+        let name = pair.magnitude_tensor();
+        let lengths = self.values(magnitude, &name, 1.0)?;
+        let (weights, bias) = self.encoder.stored((pair.layer, part))?;
+        let mut gains = Gains {
+            factors: Vec::with_capacity(outputs),
+            added: Vec::with_capacity(outputs),
+        };
+        let (mut own, mut row) = (vec![0.0; inputs], vec![0.0; inputs]);
+        let rows = b.chunks_exact(pair.rank).zip(lengths).zip(bias);
+        for (output, ((b, wanted), bias)) in rows.enumerate() {
+            weights.row(output, &mut own);
+            for (to, own) in row.iter_mut().zip(&own) {
+                *to = f64::from(*own);
+            }
+            for (b, a) in b.iter().zip(a.chunks_exact(inputs)) {
+                for (to, a) in row.iter_mut().zip(a) {
+                    *to += f64::from(*b) * f64::from(*a);
+                }
+            }
+            let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let gain = match length == 0.0 {
+                true => 0.0,
+                false => f64::from(wanted) / length,
+            };
+            gains.factors.push(gain as f32);
+            gains.added.push((f64::from(bias) * (1.0 - gain)) as f32);
+        }
+        if gains
+            .factors
+            .iter()
+            .chain(&gains.added)
+            .all(|x| x.is_finite())
+        {
+            return Ok(gains);
+        }
+        Err(AdapterError::NotFinite {
+            path: self.file.clone(),
+            tensor: name,
         })
     }
 
@@ -162,19 +220,13 @@ impl<'a> Reader<'a> {
             }
             added = self.values(bias, &name, 1.0)?;
         }
-        self.packed(weight, &name, 1.0, &added)
+        self.packed(&self.values(weight, &name, 1.0)?, &added)
     }
 
-    /// A matrix times the scale, with a bias, ready to be multiplied with.
-    fn packed(
-        &self,
-        tensor: &PackedTensor,
-        name: &str,
-        scale: f64,
-        bias: &[f32],
-    ) -> Result<Linear, AdapterError> {
-        let values = self.values(tensor, name, scale)?;
-        let (rows, columns) = (bias.len(), tensor.columns());
+    /// A matrix of as many rows as the bias has elements, ready to be multiplied with.
+    fn packed(&self, values: &[f32], bias: &[f32]) -> Result<Linear, AdapterError> {
+        let rows = bias.len();
+        let columns = values.len() / rows.max(1);
         let row = |j: usize, to: &mut [f32]| {
             to.copy_from_slice(&values[j * columns..(j + 1) * columns]);
         };
@@ -188,6 +240,7 @@ impl<'a> Reader<'a> {
         )?)
     }
 
+    /// The elements of a tensor times the scale.
     fn values(
         &self,
         tensor: &PackedTensor,
