@@ -101,9 +101,9 @@ impl DecoderPass<'_> {
         rest: &Rest,
         gradients: &mut [f32],
         dx: Option<(&mut [f32], bool)>,
-    ) {
+    ) -> Result<(), TrainError> {
         let frozen = self.decoder.layers[place.0].linear(place.1);
-        self.linear_backward(frozen, place, (x, dy), &rest.between, gradients, dx);
+        self.linear_backward(frozen, place, (x, dy), &rest.between, gradients, dx)
     }
 
     fn attention(&self, layer: usize) -> Attention<'_> {
@@ -296,7 +296,7 @@ impl DecoderPass<'_> {
         let mut dinner = self.take(config.hidden)?;
         let down = (number, AdapterTarget::Down);
         let to = Some((&mut *dinner, false));
-        self.backward_linear(down, &inner, dadded, &rest, gradients, to);
+        self.backward_linear(down, &inner, dadded, &rest, gradients, to)?;
         drop((inner, through));
         // Gradients take the place of what they are of.
         gated_backward(
@@ -315,7 +315,7 @@ impl DecoderPass<'_> {
         ];
         for (n, (target, dy)) in parts.into_iter().enumerate() {
             let to = Some((&mut *dnormed, n > 0));
-            self.backward_linear((number, target), &normed, dy, &rest, gradients, to);
+            self.backward_linear((number, target), &normed, dy, &rest, gradients, to)?;
         }
         let (weight, epsilon) = (&layer.feed_forward_norm, config.epsilon);
         rms_norm_backward(
@@ -347,7 +347,7 @@ impl DecoderPass<'_> {
         let mut dattended = self.take(config.heads * config.head_dim)?;
         let output = (number, AdapterTarget::Output);
         let to = Some((&mut *dattended, false));
-        self.backward_linear(output, &rest.attended, dadded, &rest, gradients, to);
+        self.backward_linear(output, &rest.attended, dadded, &rest, gradients, to)?;
         drop(through);
         let mut dqueries = self.take(config.heads * config.head_dim)?;
         let (mut dkeys, mut dvalues) = (self.take(kv_width)?, self.take(kv_width)?);
@@ -378,14 +378,14 @@ impl DecoderPass<'_> {
         ];
         if number == self.layout.first_layer() {
             for (target, dy) in parts {
-                self.backward_linear((number, target), &normed, dy, &rest, gradients, None);
+                self.backward_linear((number, target), &normed, dy, &rest, gradients, None)?;
             }
             return Ok(());
         }
         let mut dnormed = self.take(config.width)?;
         for (n, (target, dy)) in parts.into_iter().enumerate() {
             let to = Some((&mut *dnormed, n > 0));
-            self.backward_linear((number, target), &normed, dy, &rest, gradients, to);
+            self.backward_linear((number, target), &normed, dy, &rest, gradients, to)?;
         }
         let (weight, epsilon) = (&layer.attention_norm, config.epsilon);
         rms_norm_backward(

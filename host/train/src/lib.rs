@@ -1,5 +1,6 @@
 //! Fine-tuning: low-rank adapters of language models and sentence encoders, trained on plain
-//! buffers over the base's packed weights (LoRA, arXiv 2106.09685; QLoRA, arXiv 2305.14314).
+//! buffers over the base's packed weights (LoRA, arXiv 2106.09685; QLoRA, arXiv 2305.14314; DoRA,
+//! arXiv 2402.09353).
 //!
 //! | module | what it is |
 //! |---|---|

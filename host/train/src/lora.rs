@@ -40,6 +40,10 @@ pub struct LoraConfig {
     pub dropout: f32,
     /// Whether the scale is `alpha / sqrt(rank)` rather than `alpha / rank` (arXiv 2312.03732).
     pub rank_stabilized: bool,
+    /// Whether the length of each row of a changed matrix is learned apart from its direction, which
+    /// the adapter changes (DoRA, arXiv 2402.09353). What was kept before there was any does not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dora: bool,
     /// The linear layers that are changed.
     pub targets: Targets,
     /// What the first weights and dropped inputs are made from.
@@ -54,6 +58,7 @@ impl Default for LoraConfig {
             alpha: 32.0,
             dropout: 0.0,
             rank_stabilized: false,
+            dora: false,
             targets: Targets::AllLinear,
             seed: 0,
         }
@@ -88,17 +93,35 @@ impl LoraConfig {
     }
 }
 
-/// The parameters of one changed matrix among all. Those of B follow those of A.
+/// The parameters of one changed matrix among all. Those of B follow those of A, and the magnitudes
+/// those of B.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     /// `[rank, inputs]`.
     pub a: Range<usize>,
     /// `[outputs, rank]`.
     pub b: Range<usize>,
+    /// `[outputs]`: the lengths that the rows of the changed matrix are brought to, where they are
+    /// learned.
+    pub magnitude: Option<Range<usize>>,
     /// Columns of the matrix that is changed.
     pub inputs: usize,
     /// Its rows.
     pub outputs: usize,
+}
+
+impl Pair {
+    /// Of what lies as all parameters do, what is A's, B's and the magnitudes'; the last is empty where
+    /// there are none.
+    pub(crate) fn parts<'a>(
+        &self,
+        all: &'a mut [f32],
+    ) -> (&'a mut [f32], &'a mut [f32], &'a mut [f32]) {
+        let magnitude = self.magnitude.clone().unwrap_or(self.b.end..self.b.end);
+        let (a, rest) = all[self.a.start..magnitude.end].split_at_mut(self.a.len());
+        let (b, magnitude) = rest.split_at_mut(self.b.len());
+        (a, b, magnitude)
+    }
 }
 
 /// Where all parameters lie: those of each layer's pairs, in order, then those of a classifier.
@@ -130,6 +153,7 @@ impl Layout {
                     pairs[target as usize] = Some(Pair {
                         a: take(lora.rank * inputs),
                         b: take(outputs * lora.rank),
+                        magnitude: lora.dora.then(|| take(outputs)),
                         inputs,
                         outputs,
                     });
@@ -198,7 +222,8 @@ impl Layout {
     }
 
     /// The first weights: A as PyTorch begins a linear layer, B zero, so that an adapter begins
-    /// by changing nothing (arXiv 2106.09685, section 4.1).
+    /// by changing nothing (arXiv 2106.09685, section 4.1). Magnitudes are left at zero: they begin
+    /// as the lengths of the base's rows, which are not known here.
     pub fn begin(&self, seed: u64, parameters: &mut [f32]) {
         parameters.fill(0.0);
         let even = |range: &Range<usize>, bound: f32, parameters: &mut [f32]| {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`frozen`] | `x · Wᵀ + b` with W as it is stored | `dy · W`, W unpacked tile by tile |
 //! | [`lora`] | what an adapter adds to it | gradients of both its matrices and of the input |
+//! | [`dora`] | both, each row brought to a length of its own | of that length too |
 //! | [`rows`] | norms, gates, rotary positions | theirs |
 //! | [`layer_norm`] | an encoder's norms | theirs |
 //! | [`activation`] | an encoder's curve between two linear layers | its slope |
@@ -19,6 +20,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+pub(crate) mod dora;
 pub(crate) mod frozen;
 pub(crate) mod head;
 pub(crate) mod layer_norm;

@@ -1,7 +1,7 @@
 //! Adapters as the folders that PEFT writes: `adapter_config.json` and
 //! `adapter_model.safetensors`.
 //!
-//! What is saved here loads in PEFT and in the engine; what PEFT saved for plain LoRA of the same
+//! What is saved here loads in PEFT and in the engine; what PEFT saved for LoRA or DoRA of the same
 //! shape can be trained on from here.
 
 use std::collections::HashMap;
@@ -43,6 +43,8 @@ struct Shape {
     lora_alpha: f64,
     #[serde(default)]
     use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
 }
 
 /// The linear layers that an adapter is for: names, or a regular expression.
@@ -87,8 +89,10 @@ impl Named {
         let Some(dim) = self.head else {
             return each(0..self.place.len(), 0..self.place.len());
         };
-        let width = self.shape.last().copied().unwrap_or(1);
-        for row in 0..self.place.len() / width {
+        // One number a row, of a vector.
+        let rows = self.shape.first().copied().unwrap_or(1).max(1);
+        let width = self.place.len() / rows;
+        for row in 0..rows {
             let (head, place) = (row / dim, row % dim);
             let other = head * dim + place / 2 + place % 2 * (dim / 2);
             each(
@@ -115,6 +119,7 @@ impl Trainer {
             rank: shape.r,
             alpha: shape.lora_alpha as f32,
             rank_stabilized: shape.use_rslora,
+            dora: shape.use_dora,
             targets: match shape.target_modules {
                 Modules::Named(names) => Targets::Named(names),
                 Modules::Pattern(pattern) => Targets::Pattern(pattern),
@@ -191,7 +196,7 @@ impl Trainer {
             (false, true) => json!("SEQ_CLS"),
             (false, false) => json!("CAUSAL_LM"),
         };
-        json!({
+        let mut config = json!({
             "peft_type": "LORA",
             "task_type": task,
             "base_model_name_or_path": base_name,
@@ -205,12 +210,16 @@ impl Trainer {
             "fan_in_fan_out": false,
             "inference_mode": true,
             "init_lora_weights": true,
-        })
+        });
+        if self.lora.dora {
+            config["use_dora"] = json!(true);
+        }
+        config
     }
 
     /// The names, shapes and places of all parameters, as PEFT calls them. Where the base has the
-    /// two parts of a rotary pair side by side, the rows of B of queries and keys are in the
-    /// base's order here, and in PEFT's in its files.
+    /// two parts of a rotary pair side by side, the rows of B and the magnitudes of queries and keys
+    /// are in the base's order here, and in PEFT's in its files.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>, Range<usize>)> {
         let named = self.named().into_iter();
         named.map(|one| (one.name, one.shape, one.place)).collect()
@@ -240,6 +249,10 @@ impl Trainer {
             push(format!("{name}.lora_A.weight"), a, &pair.a, None);
             let head = pairs_of.filter(|_| turns);
             push(format!("{name}.lora_B.weight"), b, &pair.b, head);
+            if let Some(magnitude) = &pair.magnitude {
+                let (name, shape) = (format!("{name}.lora_magnitude_vector"), vec![pair.outputs]);
+                push(name, shape, magnitude, head);
+            }
         }
         if let (Some(place), Some(classes)) = (&self.layout.classifier, self.classes) {
             let shape = vec![classes, place.len() / classes];
@@ -260,9 +273,10 @@ impl Trainer {
     /// there. The optimizer begins anew.
     ///
     /// # Errors
-    /// When a file is unsound, the adapter is no plain LoRA or gives some matrices a rank or an
-    /// alpha of their own, or it is none for these matrices of this base with this rank and scale.
-    /// Then nothing has changed.
+    /// When a file is unsound, the adapter is neither LoRA nor DoRA or gives some matrices a rank or an
+    /// alpha of their own, or it is none for these matrices of this base with this rank and scale, or
+    /// has magnitudes where none are learned here, or has none where some are. Then nothing has
+    /// changed.
     pub fn load_adapter(&mut self, folder: &Path) -> Result<(), TrainError> {
         let path = folder.join(CONFIG);
         let shape = Shape::read(&path)?;
@@ -283,6 +297,13 @@ impl Trainer {
             return Err(wrong(format!(
                 "rank, alpha and rank stabilization are {got:?} there and {own:?} here"
             )));
+        }
+        if shape.use_dora != self.lora.dora {
+            let reason = match shape.use_dora {
+                true => "it has magnitudes (DoRA) and this training learns none: set dora",
+                false => "it has no magnitudes and this training learns them: unset dora",
+            };
+            return Err(wrong(reason.to_owned()));
         }
         for (layer, target, _) in self.layout.pairs() {
             let module = self.base.module(layer, target);

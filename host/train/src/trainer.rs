@@ -2,6 +2,7 @@
 
 mod device;
 mod losses;
+mod magnitudes;
 mod pass;
 mod sample;
 mod together;
@@ -122,7 +123,8 @@ impl Trainer {
     ///
     /// # Errors
     /// When a setting is none that it may be, no linear layer is a target, or the account has no
-    /// room for the parameters, their gradients and the optimizer's state.
+    /// room for the parameters, their gradients and the optimizer's state; where magnitudes are
+    /// learned, also when it has no room or work left to measure the base's rows.
     pub fn open(
         base: Arc<Base>,
         lora: LoraConfig,
@@ -139,7 +141,7 @@ impl Trainer {
             got: format!("{} ({error})", options.threads),
             want: "as many as the system gives",
         })?;
-        Ok(Self {
+        let mut trainer = Self {
             base,
             lora,
             classes: options.classes,
@@ -157,7 +159,9 @@ impl Trainer {
             simd: Simd::best(),
             pool: Pool::new(account),
             _charge: charge,
-        })
+        };
+        trainer.begin_magnitudes()?;
+        Ok(trainer)
     }
 
     /// What the adapter is like.
@@ -382,8 +386,9 @@ impl Trainer {
         let columns = self.classes.unwrap_or(shape.vocabulary);
         let head = 2 * packed.rows.len() as u64 * (columns * shape.width) as u64;
         let once = linear.saturating_add(attention).saturating_add(head);
+        let magnitudes = self.work_of_magnitudes(tokens, times);
         self.account
-            .charge_work_in_pieces(once.saturating_mul(times))
+            .charge_work_in_pieces(once.saturating_mul(times).saturating_add(magnitudes))
     }
 }
 

@@ -177,7 +177,6 @@ fn an_adapter_whose_layers_differ_in_scale_is_not_gone_on_from() {
             json!({"layers.1.mlp.down_proj": 2}),
             "model.layers.1.mlp.down_proj",
         ),
-        ("use_dora", json!(true), "use_dora"),
     ] {
         write_changed(scratch.path(), |config| config[setting] = value);
         let opened = Trainer::open_adapter(base("llama"), scratch.path(), &options());

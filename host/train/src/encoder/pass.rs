@@ -242,14 +242,14 @@ impl EncoderPass<'_> {
         let down = (number, AdapterTarget::Down);
         let to = Some((&mut *dinner, false));
         let x = (&*inner, &**gradient);
-        self.linear_backward(&layer.down, down, x, between, gradients, to);
+        self.linear_backward(&layer.down, down, x, between, gradients, to)?;
         drop(inner);
         activate_backward(self.workers, self.encoder.curve, up, &mut dinner);
         let middle = self.norm(&layer.attention_norm, &rest.first_sum)?;
         let to = Some((&mut **gradient, true));
         let place = (number, AdapterTarget::Up);
         let x = (&*middle, &*dinner);
-        self.linear_backward(&layer.up, place, x, between, gradients, to);
+        self.linear_backward(&layer.up, place, x, between, gradients, to)?;
         let norm = &layer.attention_norm;
         norm.backward(self.workers, &rest.first_sum, gradient);
         Ok(())
@@ -272,7 +272,7 @@ impl EncoderPass<'_> {
             (&*rest.attended, &**gradient),
             Some((&mut *dattended, false)),
         );
-        self.linear_backward(&layer.output, output, x, between, gradients, to);
+        self.linear_backward(&layer.output, output, x, between, gradients, to)?;
         let (mut dqueries, mut dkeys, mut dvalues) = (take()?, take()?, take()?);
         let taken = Taken {
             queries: &rest.queries,
@@ -295,7 +295,7 @@ impl EncoderPass<'_> {
         ] {
             let to = (!is_first).then_some((&mut **gradient, true));
             let x = (&**input, &*dy);
-            self.linear_backward(frozen, (number, target), x, between, gradients, to);
+            self.linear_backward(frozen, (number, target), x, between, gradients, to)?;
         }
         Ok(())
     }

@@ -136,8 +136,8 @@ impl Frozen {
         self.matrix.source().columns()
     }
 
-    /// `out[tokens, outputs] = x[tokens, inputs] · Wᵀ + b`.
-    pub fn forward(&self, workers: Workers<'_>, x: &[f32], out: &mut [f32]) {
+    /// `out[tokens, outputs] = x[tokens, inputs] · Wᵀ`.
+    pub fn without_bias(&self, workers: Workers<'_>, x: &[f32], out: &mut [f32]) {
         let source = self.matrix.source();
         let (n, k) = (source.rows(), source.columns());
         let asked = Product {
@@ -149,7 +149,13 @@ impl Frozen {
             add: false,
         };
         product(workers, &asked, out);
+    }
+
+    /// `out[tokens, outputs] = x[tokens, inputs] · Wᵀ + b`.
+    pub fn forward(&self, workers: Workers<'_>, x: &[f32], out: &mut [f32]) {
+        self.without_bias(workers, x, out);
         if let Some(bias) = &self.bias {
+            let n = bias.len();
             super::share_rows(workers.team, out, n, |_, rows| {
                 for row in rows.chunks_exact_mut(n) {
                     for (x, bias) in row.iter_mut().zip(bias) {

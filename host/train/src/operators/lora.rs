@@ -32,7 +32,7 @@ pub(crate) struct Dropout {
 
 impl Dropout {
     /// `out = x` without what is dropped, or `out += x` without it.
-    fn apply(&self, workers: Workers<'_>, x: &[f32], out: &mut [f32], add: bool) {
+    pub fn apply(&self, workers: Workers<'_>, x: &[f32], out: &mut [f32], add: bool) {
         let (share, seed, scale) = (self.share, self.seed, 1.0 / (1.0 - self.share));
         // Rows of one element: runs of elements, each known by its place.
         share_rows(workers.team, out, 1, |first, out| {
@@ -64,7 +64,8 @@ impl LowRank<'_> {
         self.b.len() / self.rank
     }
 
-    fn dropped(&self, workers: Workers<'_>, x: &[f32]) -> Option<Vec<f32>> {
+    /// `x` without what is dropped, where anything is.
+    pub fn dropped(&self, workers: Workers<'_>, x: &[f32]) -> Option<Vec<f32>> {
         self.dropout.map(|dropout| {
             let mut kept = vec![0.0; x.len()];
             dropout.apply(workers, x, &mut kept, false);

@@ -15,7 +15,8 @@ impl Trainer {
     /// Parameters, gradients and steps stay where they are, and so do samples.
     ///
     /// # Errors
-    /// When the base is a sentence encoder, or the adapter drops inputs, which no device does.
+    /// When the base is a sentence encoder, or the adapter drops inputs or learns magnitudes, which no
+    /// device does.
     pub fn compute_on(&mut self, device: Arc<dyn PassDevice>) -> Result<(), TrainError> {
         if self.base.is_encoder() {
             return Err(TrainError::only_decoders());
@@ -25,6 +26,13 @@ impl Trainer {
                 what: "the dropout",
                 got: self.lora.dropout.to_string(),
                 want: "0 for a training on a device, which drops no inputs",
+            });
+        }
+        if self.lora.dora {
+            return Err(TrainError::Setting {
+                what: "what is learned",
+                got: "magnitudes beside both matrices (DoRA)".to_owned(),
+                want: "both matrices alone for a training on a device; the processor trains DoRA",
             });
         }
         self.device = Some(device);

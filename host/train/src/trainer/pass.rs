@@ -51,19 +51,25 @@ impl Trainer {
                 Weights::Rounded(rounded)
             }
         };
-        Ok(Pass {
+        let pass = Pass {
             workers,
             pool: &self.pool,
             base: &self.base,
             lora: &self.lora,
             layout: &self.layout,
             parameters,
+            scales: Vec::new(),
             precision: self.precision,
             sequences: &packed.sequences,
             dropped: (learning && self.lora.dropout > 0.0)
                 .then(|| hash(self.lora.seed, self.batches.wrapping_add(1 << 32))),
             adapted,
-        })
+        };
+        match adapted && self.lora.dora {
+            // Magnitudes are never rounded: they would move by more than they learn in a step.
+            true => pass.scaled(&self.parameters, &self.account),
+            false => Ok(pass),
+        }
     }
 
     /// The same through a decoder, with the positions of its tokens.
@@ -353,8 +359,10 @@ impl Trainer {
             .unwrap_or(0);
         // A head's keys and values in panels, the scores of some queries, a block of weights.
         let member = longest * (8 * shape.head_dim.next_multiple_of(32) + 2 * 64) + (1 << 18);
+        // What stays of an input; with magnitudes also the gradient of what stays.
+        let times = if self.lora.dora { 2 } else { 1 };
         let dropped = match learning && self.lora.dropout > 0.0 {
-            true => tokens * shape.hidden.max(shape.width),
+            true => times * tokens * shape.hidden.max(shape.width),
             false => 0,
         };
         let floats = logits + self.team.threads() * member + dropped + tokens * self.lora.rank;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write what tests/training.rs is held against, beside this file: trainings by PEFT and PyTorch.
 
-    pip install torch transformers==5.24.0 peft==0.21.2 tokenizers safetensors
+    pip install torch transformers==5.24.0 peft==0.21.2 tokenizers safetensors numpy
     python make_training.py
 
 For each tiny model of host/decoder/tests/models an adapter of rank 4 on every linear layer, one
@@ -19,6 +19,11 @@ of one batch of the texts of `steps` and the losses of 10 steps on them.
 For a tiny encoder of BERT's kind, which is written to `bert/model`: a classifier on the mean of its
 tokens' states, with the loss and gradients of one batch and the losses of 50 steps.
 
+In `dora` and `bert/dora`, of `qwen2` and of the tiny encoder, which have biases: an adapter with
+magnitudes of its own (DoRA), those that PEFT had begun with, the gradients of the first batch of the
+texts of `steps` and the losses of 50 steps on them; and for `qwen2` the loss and gradients of one text
+with inputs dropped, those that this crate drops.
+
 The same 50 steps of `llama` under `torch.autocast` to bfloat16, with parameters in 32 bits.
 """
 
@@ -26,6 +31,7 @@ import shutil
 from pathlib import Path
 
 import peft
+import numpy
 import tokenizers
 import torch
 import transformers
@@ -106,6 +112,7 @@ def gradients(model):
         if weight.grad is not None:
             name = name.replace(".default.", ".").replace("modules_to_save.default.", "")
             name = name.replace(".modules_to_save", "")
+            name = name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
             all[f"gradient.{name}"] = weight.grad.contiguous()
     return all
 
@@ -201,6 +208,86 @@ def rank_stabilized():
         losses.append(loss.detach())
     save_file(dict(losses=torch.stack(losses), **first), HERE / "stable" / "reference.safetensors")
     print(f"stable: {float(losses[0]):.4f} to {float(losses[-1]):.4f}")
+
+
+def begin_dora(model):
+    """Moves everything away from where PEFT begins, and returns the magnitudes that it began with."""
+    first = {}
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_magnitude_vector" in key:
+                name = key.removesuffix(".default.weight")
+                first[f"first.{name}"] = weight.clone()
+                weight.mul_(1 + 0.2 * torch.randn_like(weight))
+            elif "lora_" in key:
+                weight.copy_(torch.randn_like(weight) * 0.1)
+    return first
+
+
+def fifty_steps_of_dora(model, texts, loss_of_texts, folder):
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.01
+    )
+    losses, first = [], {}
+    for step in range(50):
+        loss, _ = loss_of_texts(model, [texts[2 * step % 8], texts[(2 * step + 1) % 8]])
+        loss.backward()
+        first = first or {name: own.clone() for name, own in gradients(model).items()}
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    print(f"{folder}, 50 steps: {float(losses[0]):.4f} to {float(losses[-1]):.4f}")
+    return dict(losses=torch.stack(losses), **first)
+
+
+def mixed(seed, counter):
+    """A hash of a counter, as src/random.rs has it."""
+    with numpy.errstate(over="ignore"):
+        x = numpy.uint64(seed) + numpy.uint64(counter) * numpy.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
+        return x ^ (x >> numpy.uint64(31))
+
+
+class Dropping(torch.nn.Module):
+    """Drops what src/operators/lora.rs drops of the only text of a batch."""
+
+    def __init__(self, seed, share):
+        super().__init__()
+        self.seed, self.share = seed, numpy.float32(share)
+
+    def forward(self, x):
+        places = numpy.arange(x.numel(), dtype=numpy.uint64)
+        numbers = (mixed(self.seed, places) >> numpy.uint64(40)).astype(numpy.float32) / 2**24
+        kept = torch.from_numpy(numbers >= self.share).view_as(x)
+        return torch.where(kept, x / float(1 - self.share), 0.0)
+
+
+def drop_as_trained_here(model, seed, share):
+    """In the first batch of a training with this seed."""
+    batch = mixed(seed, 1 << 32)
+    for number, layer in enumerate(model.base_model.model.model.layers):
+        for place, name in enumerate(LORA["target_modules"]):
+            part = layer.self_attn if place < 4 else layer.mlp
+            seed_of_matrix = mixed(batch, 7 * number + place)
+            getattr(part, name).lora_dropout["default"] = Dropping(seed_of_matrix, share)
+    return model.train()
+
+
+def dora():
+    torch.manual_seed(38)
+    model = open_model("qwen2", use_dora=True)
+    folder = HERE / "dora"
+    first = begin_dora(model)
+    save_adapter(model, folder)
+    texts = known_texts(HERE / "steps")
+    dropping = drop_as_trained_here(open_adapter("qwen2", folder), 5, 0.3)
+    loss, _ = loss_of(dropping, texts[:1])
+    loss.backward()
+    save_file(dict(loss=loss.detach().view(1), **gradients(dropping)), folder / "dropped.safetensors")
+    of_steps = fifty_steps_of_dora(model, texts, loss_of, "dora")
+    save_file(dict(**first, **of_steps), folder / "reference.safetensors")
 
 
 def preferences():
@@ -326,7 +413,7 @@ def write_bert(folder):
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def open_bert():
+def open_bert(**more):
     base = MeanClassifier.from_pretrained(
         HERE / "bert" / "model", dtype=torch.float32, attn_implementation="eager"
     )
@@ -334,7 +421,7 @@ def open_bert():
     with torch.no_grad():
         base.score.weight.copy_(torch.randn_like(base.score.weight) * 0.2)
         base.score.bias.copy_(torch.randn_like(base.score.bias) * 0.2)
-    lora = dict(LORA, target_modules=r".*encoder\.layer\..*(query|key|value|dense)")
+    lora = dict(LORA, target_modules=r".*encoder\.layer\..*(query|key|value|dense)", **more)
     return peft.get_peft_model(base, peft.LoraConfig(modules_to_save=["score"], **lora))
 
 
@@ -398,6 +485,19 @@ def encoders():
     print(f"bert: loss {float(loss):.5f}")
 
 
+def dora_of_an_encoder():
+    torch.manual_seed(52)
+    model = open_bert(use_dora=True)
+    folder = HERE / "bert" / "dora"
+    first = begin_dora(model)
+    save_adapter(model, folder)
+    known = load_file(HERE / "bert" / "steps" / "reference.safetensors")
+    tokens = known["tokens"].long().split(known["lengths"].tolist())
+    texts = list(zip(tokens, known["labels"].tolist()))
+    of_steps = fifty_steps_of_dora(model, texts, bert_loss, "bert/dora")
+    save_file(dict(**first, **of_steps), folder / "reference.safetensors")
+
+
 def main():
     transformers.logging.set_verbosity_error()
     for name in NAMES:
@@ -405,10 +505,12 @@ def main():
     fifty_steps()
     fifty_steps_in_bf16()
     rank_stabilized()
+    dora()
     preferences()
     policies()
     classification()
     encoders()
+    dora_of_an_encoder()
     for file in HERE.rglob("*"):
         file.chmod(0o755 if file.is_dir() or file.suffix == ".py" else 0o644)
 
