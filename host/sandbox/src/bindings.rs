@@ -142,6 +142,7 @@ pub(crate) mod fine_tune {
         imports: {
             "skep:train/training.[static]trainer.kind-of": async | trappable,
             "skep:train/training.[static]trainer.open": async | trappable,
+            "skep:train/training.[static]trainer.open-with-magnitudes": async | trappable,
             "skep:train/training.[method]trainer.compute-in": async | trappable,
             "skep:train/training.[method]trainer.encode": async | trappable,
             "skep:train/training.[method]trainer.forward-backward": async | trappable,

@@ -7,19 +7,19 @@
 
 mod bases;
 mod convert;
+mod opening;
 mod saving;
 mod together;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use skep_tensor::Account;
-use skep_train::{Divisor, Trainer, TrainerOptions};
+use skep_train::{Divisor, Trainer};
 use wasmtime::component::Resource;
 
-use self::bases::{about, base_of, encode};
+use self::bases::{about, encode};
 use self::convert::{
-    at_most_tokens, evaluation_to_contract, examples, hyper_parameters, lora_config, loss,
-    outcome_to_contract, trainer_options,
+    at_most_tokens, evaluation_to_contract, examples, hyper_parameters, loss, outcome_to_contract,
 };
 use self::saving::{cannot_save, check_metadata, digest_of, error_beside};
 use super::text::requests::{REQUESTS, at_most, check_text, text_in};
@@ -33,8 +33,7 @@ use crate::error::{Quota, QuotaExcess};
 use crate::models::{BaseModel, ModelError};
 use crate::state::State;
 use crate::training::{
-    MadeUp, Meeting, Noted, OpenTrainer, Rehearsal, SavedAdapter, TRAINERS, TrainingProgress,
-    TrainingRoom, lock,
+    Meeting, OpenTrainer, Rehearsal, SavedAdapter, TrainingProgress, TrainingRoom, lock,
 };
 
 /// Prompts that one call may have gone on with.
@@ -167,57 +166,16 @@ impl HostTrainer for State {
         lora: LoraConfig,
         options: Options,
     ) -> Result<Resource<OpenTrainer>, HostError> {
-        self.host_calls += 1;
-        let model = self.opens_base(base)?;
-        if self.trainings.open >= TRAINERS {
-            return Err(HostError::Quota(QuotaExcess {
-                quota: Quota::Handles,
-                limit: u64::from(TRAINERS),
-                asked: u64::from(TRAINERS) + 1,
-            }));
-        }
-        let lora = lora_config(lora)?;
-        let (account, own_memory) = (self.account.clone(), self.memory.account().clone());
-        let classes = options.classes;
-        let device = self.room()?.device();
-        let opened = self.threads.model(move || {
-            account.check()?;
-            let model = model()?;
-            let weights = Arc::new(base_of(&model, options.base, &account)?);
-            let device = device.filter(|_| !weights.is_encoder());
-            let options = TrainerOptions {
-                account: account.clone(),
-                host: match &device {
-                    Some(_) => own_memory,
-                    // The processor's memory is the host's: there is no other place to go to.
-                    None => account.clone(),
-                },
-                ..trainer_options(&options)
-            };
-            // Before the optimizer's state, which can go elsewhere.
-            let there = device.map(|device| device.upload(&weights, &account));
-            let there = there.transpose()?;
-            let mut trainer = Trainer::open(Arc::clone(&weights), lora, &options)?;
-            if let Some(there) = there {
-                trainer.compute_on(there)?;
-            }
-            Ok::<_, HostError>((model, trainer))
-        });
-        let (model, trainer) = opened.await??;
-        let info = about(&model);
-        let handle = self.table.push(OpenTrainer {
-            trainer: Arc::new(Mutex::new(trainer)),
-            model,
-            parent: None,
-            classes,
-            class_names: Vec::new(),
-            together: None,
-            noted: Noted::default(),
-            made_up: MadeUp::default(),
-        })?;
-        self.trainings.open += 1;
-        self.lent.models.insert(info.digest, info.weights_bytes);
-        Ok(handle)
+        self.open_trainer(base, lora, options, false).await
+    }
+
+    async fn open_with_magnitudes(
+        &mut self,
+        base: String,
+        lora: LoraConfig,
+        options: Options,
+    ) -> Result<Resource<OpenTrainer>, HostError> {
+        self.open_trainer(base, lora, options, true).await
     }
 
     fn info(&mut self, this: Resource<OpenTrainer>) -> wasmtime::Result<TrainerInfo> {

@@ -24,7 +24,10 @@ const TARGET: usize = 256;
 /// Bytes of a pattern of target modules.
 const PATTERN: usize = 4096;
 
-pub(super) fn lora_config(lora: contract::LoraConfig) -> Result<skep_train::LoraConfig, HostError> {
+pub(super) fn lora_config(
+    lora: contract::LoraConfig,
+    dora: bool,
+) -> Result<skep_train::LoraConfig, HostError> {
     let targets = match lora.targets {
         contract::Targets::AllLinear => skep_train::Targets::AllLinear,
         contract::Targets::Named(names) => {
@@ -44,6 +47,7 @@ pub(super) fn lora_config(lora: contract::LoraConfig) -> Result<skep_train::Lora
         alpha: lora.alpha,
         dropout: lora.dropout,
         rank_stabilized: lora.rank_stabilized,
+        dora,
         targets,
         seed: lora.seed,
     })
