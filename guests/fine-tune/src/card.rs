@@ -31,9 +31,12 @@ pub fn write(
         0 => ("language model", "tokens"),
         _ => ("sentence encoder", "texts"),
     };
+    let change = match settings.dora {
+        true => "A low-rank change with learned magnitudes (DoRA)",
+        false => "A low-rank change (LoRA)",
+    };
     line(format!(
-        "A low-rank change (LoRA) of the {kind} {} (`{}`), with {} parameters, made by the recipe \
-         `fine-tune`.\n",
+        "{change} of the {kind} {} (`{}`), with {} parameters, made by the recipe `fine-tune`.\n",
         info.base_name, info.base, info.parameters
     ));
     if seen.classes > 0 {

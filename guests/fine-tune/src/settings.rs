@@ -62,6 +62,8 @@ pub struct Settings {
     pub alpha: f32,
     pub dropout: f32,
     pub rank_stabilized: bool,
+    /// Whether the lengths of rows are learned apart from their directions.
+    pub dora: bool,
     pub targets: Layers,
     pub seed: u64,
     pub epochs: u64,
@@ -102,6 +104,7 @@ impl Default for Settings {
             alpha: 16.0,
             dropout: 0.0,
             rank_stabilized: false,
+            dora: false,
             targets: Layers::All,
             seed: 0,
             epochs: 3,
@@ -127,11 +130,12 @@ impl Default for Settings {
 }
 
 /// The names of all settings.
-const KNOWN: [&str; 24] = [
+const KNOWN: [&str; 25] = [
     "rank",
     "alpha",
     "dropout",
     "rank-stabilized",
+    "dora",
     "targets",
     "seed",
     "epochs",
@@ -166,6 +170,7 @@ impl Settings {
                 "alpha" => alpha = Some(number(name, value, 1e-6, 1e6)?),
                 "dropout" => s.dropout = number(name, value, 0.0, 0.99)?,
                 "rank-stabilized" => s.rank_stabilized = one_of(name, value, YES_OR_NO)?,
+                "dora" => s.dora = one_of(name, value, YES_OR_NO)?,
                 "targets" => s.targets = Layers::parse(value),
                 "seed" => s.seed = number(name, value, 0, u64::MAX)?,
                 "epochs" => s.epochs = number(name, value, 1, 10_000)?,
@@ -209,7 +214,7 @@ impl Settings {
     pub fn identity(&self) -> String {
         format!(
             "rank={} alpha={} dropout={} rank-stabilized={} targets={} seed={} epochs={} steps={:?} \
-             batch={} pass-tokens={} held-out={} nf4={} adamw-8-bit={} from={:?}{}{}",
+             batch={} pass-tokens={} held-out={} nf4={} adamw-8-bit={} from={:?}{}{}{}",
             self.rank,
             self.alpha,
             self.dropout,
@@ -225,6 +230,7 @@ impl Settings {
             self.adamw_8_bit,
             self.from,
             if self.bf16 { " bf16" } else { "" },
+            if self.dora { " dora" } else { "" },
             match self.made {
                 0 => String::new(),
                 made => format!(" steps-made={made}"),
@@ -240,6 +246,7 @@ impl Settings {
         tell("alpha", self.alpha.to_string());
         tell("dropout", self.dropout.to_string());
         tell("rank-stabilized", word(self.rank_stabilized, YES_OR_NO));
+        tell("dora", word(self.dora, YES_OR_NO));
         tell("targets", self.targets.to_string());
         tell("seed", self.seed.to_string());
         match self.steps {
@@ -387,6 +394,8 @@ mod tests {
         let of = |given| parse(given).map(|settings| settings.identity());
         assert_eq!(of(&[("learning-rate", "1")]), of(&[]));
         assert_ne!(of(&[("seed", "1")]), of(&[]));
+        assert_ne!(of(&[("dora", "yes")]), of(&[]));
+        assert_eq!(of(&[("dora", "no")]), of(&[]));
     }
 
     #[test]

@@ -176,7 +176,10 @@ fn open(settings: &Settings, classes: Option<u32>) -> Result<Trainer, Error> {
         checkpoint_layers: settings.checkpoint_layers,
         classes,
     };
-    let trainer = Trainer::open(BASE, &lora, options)?;
+    let trainer = match settings.dora {
+        true => Trainer::open_with_magnitudes(BASE, &lora, options)?,
+        false => Trainer::open(BASE, &lora, options)?,
+    };
     if settings.bf16 {
         trainer.compute_in(Precision::Bfloat16)?;
     }

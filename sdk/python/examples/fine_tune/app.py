@@ -71,7 +71,8 @@ def open_trainer(settings: Settings, classes: int | None) -> Trainer:
         checkpoint_layers=settings.checkpoint_layers == "yes",
         classes=classes,
     )
-    trainer = Trainer.open(BASE, lora, options)
+    opens = Trainer.open_with_magnitudes if settings.dora == "yes" else Trainer.open
+    trainer = opens(BASE, lora, options)
     if settings.precision == "bf16":
         trainer.compute_in(Precision.BFLOAT16)
     if settings.from_ is not None:

@@ -16,9 +16,12 @@ def write(
     what the model writes to it."""
     found = dict(metrics)
     kind, losses = ("sentence encoder", "texts") if classes else ("language model", "tokens")
+    change = "A low-rank change (LoRA)"
+    if settings.dora == "yes":
+        change = "A low-rank change with learned magnitudes (DoRA)"
     lines = [
         f"# An adapter of {info.base_name}\n",
-        f"A low-rank change (LoRA) of the {kind} {info.base_name} (`{info.base}`), with "
+        f"{change} of the {kind} {info.base_name} (`{info.base}`), with "
         f"{info.parameters} parameters, made by the recipe `fine-tune`.\n",
     ]
     if classes:

@@ -111,6 +111,7 @@ KNOWN: dict[str, Reader] = {
     "alpha": real(1e-6, 1e6),
     "dropout": real(0.0, 0.99),
     "rank-stabilized": one_of("yes", "no"),
+    "dora": one_of("yes", "no"),
     "targets": targets,
     "seed": whole(0, 2**64 - 1),
     "epochs": whole(1, 10_000),
@@ -136,8 +137,8 @@ KNOWN: dict[str, Reader] = {
 # What has to be the same for a training to be gone on with: all that the order of examples and the
 # parameters depend on. Rates and patience may change.
 KEPT = (
-    *("rank", "alpha", "dropout", "rank-stabilized", "targets", "seed", "epochs", "steps", "batch"),
-    *("pass-tokens", "held-out", "base-weights", "optimizer", "from", "precision", "steps-made"),
+    *("rank", "alpha", "dropout", "rank-stabilized", "dora", "targets", "seed", "epochs", "steps"),
+    *("batch", "pass-tokens", "held-out", "base-weights", "optimizer", "from", "precision", "steps-made"),
 )
 
 
@@ -149,6 +150,7 @@ class Settings:
     alpha: float = 16.0
     dropout: float = 0.0
     rank_stabilized: str = "no"
+    dora: str = "no"  # whether the lengths of rows are learned apart from their directions
     # Of no names the model stays as it is, and only the layer learns that tells classes apart.
     targets: Targets = field(default_factory=Targets_AllLinear)
     seed: int = 0
@@ -196,7 +198,7 @@ class Settings:
     def told(self) -> list[tuple[str, str]]:
         """What the training was made with, as names and values, for the record."""
         names = (
-            *("rank", "alpha", "dropout", "rank-stabilized", "targets", "seed"),
+            *("rank", "alpha", "dropout", "rank-stabilized", "dora", "targets", "seed"),
             "epochs" if self.steps is None else "steps",
             *("batch", "learning-rate", "schedule", "warm-up", "weight-decay", "clip", "held-out"),
             *("base-weights", "optimizer", "precision"),
