@@ -292,6 +292,18 @@ fn what_a_device_cannot_do_is_refused() {
         .compute_on(device.clone())
         .unwrap_err();
     assert!(refused.to_string().contains("dropout"), "{refused}");
+    let with_magnitudes = LoraConfig {
+        dora: true,
+        ..lora()
+    };
+    let refused = open(&base, with_magnitudes)
+        .compute_on(device.clone())
+        .unwrap_err();
+    assert!(
+        matches!(&refused, TrainError::Setting { .. })
+            && refused.to_string().contains("the processor trains DoRA"),
+        "{refused}"
+    );
     // No room for the base, or for a pass.
     let with = |device_memory| {
         Account::new(Limits {

@@ -393,10 +393,15 @@ fn a_recipe_on_a_device_learns_what_it_learns_on_the_processor() {
     }
 
     // What a device cannot do is said, and not done on the processor instead.
-    let dropping = [&QUICK[..], &[("dropout", "0.1")]].concat();
-    let room = Arc::new(Room::on(Some(device), None));
-    let refused = train("fine-tune", &spec(Some(&room), roomy()), &dropping, &data).unwrap_err();
-    assert!(refused.to_string().contains("the dropout"), "{refused}");
+    for (setting, says) in [
+        (("dropout", "0.1"), "the dropout"),
+        (("dora", "yes"), "the processor trains DoRA"),
+    ] {
+        let asked = [&QUICK[..], &[setting]].concat();
+        let room = Arc::new(Room::on(Some(Arc::clone(&device)), None));
+        let refused = train("fine-tune", &spec(Some(&room), roomy()), &asked, &data).unwrap_err();
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
 }
 
 /// The recipe in each language that was built, that in Rust first.
@@ -408,11 +413,12 @@ fn recipes() -> Vec<Arc<Program>> {
 }
 
 /// All that the recipe can be told of a new adapter, each in another way than by default.
-const OTHER: [(&str, &str); 22] = [
+const OTHER: [(&str, &str); 23] = [
     ("rank", "4"),
     ("alpha", "6"),
     ("dropout", "0.1"),
     ("rank-stabilized", "yes"),
+    ("dora", "yes"),
     ("targets", "q_proj, down_proj"),
     ("seed", "7"),
     ("steps", "9"),

@@ -52,8 +52,14 @@ impl Workshop {
     }
 
     fn train(&self, name: &str, changed: &[&str]) -> Trained {
+        self.train_with(name, &[], changed)
+    }
+
+    /// With other arguments beside those of all.
+    fn train_with(&self, name: &str, others: &[&str], changed: &[&str]) -> Trained {
         let options = self.options(name);
-        let options = options.each_ref().map(String::as_str);
+        let own = options.each_ref().map(String::as_str);
+        let options = [&own[..], others].concat();
         let settings = [&COMMON[..], changed].concat();
         let result = last(&self.setting.train(&options, &settings));
         let losses = self.setting.losses(name);
@@ -80,8 +86,13 @@ impl Workshop {
 
     /// What is said of a training that cannot be.
     fn refused(&self, changed: &[&str]) -> String {
+        self.refused_with(&[], changed)
+    }
+
+    fn refused_with(&self, others: &[&str], changed: &[&str]) -> String {
         let options = self.options("refused");
-        let options = options.each_ref().map(String::as_str);
+        let own = options.each_ref().map(String::as_str);
+        let options = [&own[..], others].concat();
         let ended = self
             .setting
             .train(&options, &[&COMMON[..], changed].concat());
@@ -165,6 +176,7 @@ fn settings_change_what_they_say_and_nothing_else() {
     precision(&workshop, &plain);
     dropout_and_checkpoint_layers(&workshop, &plain);
     targets_and_schedule(&workshop, &plain);
+    dora(&workshop, &plain);
 }
 
 /// The base in four bits is another base, but nearly the same, and takes fewer bytes than a file of
@@ -299,4 +311,39 @@ fn targets_and_schedule(workshop: &Workshop, plain: &Trained) {
         refused.contains("no linear layer of the model"),
         "{refused}"
     );
+}
+
+/// The lengths of rows are learned beside both matrices: a number a row, which changes nothing at first,
+/// and which whoever goes on from it learns on.
+fn dora(workshop: &Workshop, plain: &Trained) {
+    let dora = workshop.train("dora", &["dora=yes"]);
+    assert_eq!((plain.told("dora"), dora.told("dora")), ("no", "yes"));
+    assert_eq!(dora.before(), plain.before());
+    assert_eq!(dora.of_batches()[0], plain.of_batches()[0]);
+    dora.assert_near(plain, 0.3);
+    let numbers = |end: &str| -> u64 {
+        let tensors = dora.tensors.iter();
+        let own = tensors.filter(|(name, _)| name.ends_with(end));
+        own.map(|(_, numbers)| *numbers as u64).sum()
+    };
+    // Of rank 4, so B has four numbers a row.
+    let magnitudes = numbers(".lora_magnitude_vector");
+    assert_eq!(4 * magnitudes, numbers(".lora_B.weight"));
+    assert_eq!(dora.parameters(), plain.parameters() + magnitudes);
+    assert!(dora.bytes() > plain.bytes() && dora.work() > plain.work());
+    let again = workshop.train("dora-again", &["dora=yes", "checkpoint-layers=yes"]);
+    assert_eq!(
+        (&again.losses, again.weights()),
+        (&dora.losses, dora.weights())
+    );
+
+    let after = number(&dora.result, "/metrics/held-out-loss");
+    let on = workshop.train_with("dora-on", &["--from", "dora"], &["dora=yes"]);
+    let begun = on.before();
+    assert!((begun - after).abs() < 1e-6, "{begun} {after}");
+    assert_ne!(on.weights(), dora.weights());
+    let refused = workshop.refused_with(&["--from", "dora"], &[]);
+    assert!(refused.contains("it has magnitudes (DoRA)"), "{refused}");
+    let refused = workshop.refused_with(&["--from", "plain"], &["dora=yes"]);
+    assert!(refused.contains("it has no magnitudes"), "{refused}");
 }
