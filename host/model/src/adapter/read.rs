@@ -38,7 +38,7 @@ struct Head {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(folder: &'a Path, encoder: &Encoder) -> Self {
+    pub fn new(folder: &'a Path, encoder: &'a Encoder) -> Self {
         Self {
             folder,
             file: folder.join("adapter_model.safetensors"),
