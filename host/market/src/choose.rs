@@ -64,9 +64,9 @@ impl Offer {
     }
 
     /// The expected price of a result, since what fails has to be paid for in time: the price over
-    /// the likelihood that it delivers.
+    /// the likelihood that it delivers. Who asks for nothing is not for that taken to deliver.
     fn expected_price(&self) -> u128 {
-        u128::from(self.price.micro()) * 1_000_000
+        u128::from(self.price.micro().max(1)) * 1_000_000
             / u128::from(self.reputation.reliability().max(1))
     }
 }
@@ -136,6 +136,21 @@ mod tests {
         ];
         let expected = [3, 2, 5, 4, 1].map(account);
         assert_eq!(order(&offers), expected);
+    }
+
+    #[test]
+    fn of_those_who_ask_for_nothing_who_fails_comes_last() {
+        let mut fails = offer(1, 0);
+        (0..3).for_each(|_| fails.reputation.note(Conduct::Failed));
+        let mut delivers = offer(2, 0);
+        delivers.reputation.note(Conduct::Delivered);
+        // By the order among equals each of these would be the first of some job.
+        for job in 0..10 {
+            let offers = [fails, offer(3, 0), delivers];
+            let ranked = rank(&offers, credits(9), digest("job", job));
+            let ranked: Vec<AccountId> = ranked.into_iter().map(|offer| offer.provider).collect();
+            assert_eq!(ranked, [2, 3, 1].map(account));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! In the same small world: nobody waits for who does not come.
 
 use super::*;
+use crate::reputation::Conduct;
 
 #[test]
 fn a_late_shard_is_hedged_and_the_first_result_counts() {
@@ -48,4 +49,61 @@ fn a_job_of_one_shard_does_not_wait_for_who_never_delivers() {
     world.audits = 100;
     assert!(world.run().is_complete());
     assert!(world.now < 3_000, "{}", world.now);
+}
+
+#[test]
+fn a_late_shard_goes_to_nobody_who_lied_and_last_to_who_fails() {
+    // All of them are free and have everything ready.
+    let offer = |node, conduct: &[Conduct]| {
+        let mut reputation = Reputation::default();
+        conduct.iter().for_each(|seen| reputation.note(*seen));
+        Offer {
+            provider: account(node),
+            price: Credits::ZERO,
+            warmth: Warmth {
+                package: true,
+                model: true,
+                adapter: true,
+            },
+            reputation,
+            slots: 4,
+            ahead: 0,
+        }
+    };
+    let slow = offer(1, &[]);
+    let lied = offer(2, &[Conduct::Delivered, Conduct::Lied]);
+    let fails = offer(3, &[Conduct::Failed; 3]);
+    let other = offer(4, &[]);
+    for number in 0..10 {
+        let hedged = |offers: &[Offer]| {
+            let mut job = Job::new(JobPlan {
+                job: digest("job", number),
+                first_patience: 300,
+                ..plan(1, 1)
+            });
+            let leased = Event::Leased {
+                id: AttemptId {
+                    shard: 0,
+                    attempt: 0,
+                },
+                at: 1_000,
+                provider: account(1),
+                limit: credits(LIMIT),
+                lease: digest("lease", 0),
+                audits: None,
+                encoding: Vec::new(),
+            };
+            job.apply(&leased).unwrap();
+            assert_eq!(job.decide(1_300, offers), [], "it is not late yet");
+            let decisions = job.decide(1_301, offers).into_iter();
+            let leases = decisions.filter_map(|decision| match decision {
+                Decision::Lease { provider, .. } => Some(provider),
+                _ => None,
+            });
+            leases.collect::<Vec<AccountId>>()
+        };
+        assert_eq!(hedged(&[slow, lied]), []);
+        assert_eq!(hedged(&[slow, lied, fails]), [account(3)]);
+        assert_eq!(hedged(&[slow, lied, fails, other]), [account(4)]);
+    }
 }
