@@ -52,7 +52,8 @@ pub struct AuditTerms {
     pub secret: Digest,
     /// [`Candidates::digest`]
     pub candidates: Digest,
-    /// How many of a million results are audited.
+    /// How many of a million results may be audited. A requester that looks at those replicas which are odd, and
+    /// cannot know beforehand which that is, names them all.
     pub rate: u32,
     /// How many have a say in a disputed result, the provider among them: an odd number from
     /// 3 to [`MAX_PANEL`].

@@ -11,10 +11,11 @@
 //!
 //! - Count a result twice, or one that came after its lease was withdrawn.
 //! - Accept an output that fewer than the asked-for number of providers agree on, or while one of
-//!   its shard is being audited.
+//!   its shard is being audited, or of replicas one that is another is to be.
 //! - Promise more than the budget: what was spent and what open leases may cost stay within it.
 //! - Read a clock.
 
+mod accept;
 mod audit;
 mod decide;
 mod event;
@@ -83,6 +84,17 @@ enum State {
     Followed(Output),
 }
 
+/// Why others look at a result, or did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// It was drawn.
+    Drawn,
+    /// Enough others got something else.
+    Odd,
+    /// That as well, and what they found is nothing.
+    Undecided,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Output {
     digest: Digest,
@@ -112,6 +124,8 @@ struct Attempt {
     has_vote: bool,
     /// Who may audit its result.
     auditors: Vec<AccountId>,
+    /// Why they do or did, if it came to that.
+    look: Option<Look>,
     /// The signed lease while it is open, the signed receipt once there is one.
     encoding: Vec<u8>,
 }
@@ -243,7 +257,7 @@ impl Job {
                 let is_given_up = self.gave_up.is_some();
                 let before = self.shard(id.shard)?.costs(is_given_up);
                 self.change(*id, event)?;
-                self.accept(id.shard)?;
+                self.accept(id.shard, event.at())?;
                 self.index(id.shard);
                 let after = self.shard(id.shard)?.costs(is_given_up);
                 self.spent = sum(difference(self.spent, before.0), after.0);
@@ -297,6 +311,7 @@ impl Job {
                 audits: *audits,
                 has_vote: audits.is_none(),
                 auditors: Vec::new(),
+                look: None,
                 encoding: encoding.clone(),
             });
             *self.load.entry(*provider).or_default() += 1;
@@ -326,6 +341,7 @@ impl Job {
                     bytes,
                     price,
                     auditors,
+                    only_if_odd,
                     receipt,
                     ..
                 },
@@ -340,10 +356,12 @@ impl Job {
                     bytes: *bytes,
                     price: *price,
                 };
+                let is_drawn = !auditors.is_empty() && !only_if_odd;
+                attempt.look = is_drawn.then_some(Look::Drawn);
                 // Where another result counts already, there is nothing to wait for.
-                attempt.state = match auditors.is_empty() || is_accepted {
-                    true => State::Delivered(output),
-                    false => State::Audited(output),
+                attempt.state = match is_drawn && !is_accepted {
+                    true => State::Audited(output),
+                    false => State::Delivered(output),
                 };
                 if let Some(other) = follows {
                     attempt.state = match other {
@@ -378,6 +396,11 @@ impl Job {
                 attempt.state = match finding {
                     Finding::Passed => State::Delivered(output),
                     Finding::Wrong => State::Wrong(output),
+                    // It stands as it did: enough others got something else.
+                    Finding::Undecided if attempt.look == Some(Look::Odd) => {
+                        attempt.look = Some(Look::Undecided);
+                        State::Delivered(output)
+                    }
                     Finding::Undecided => State::Ended,
                 };
             }
@@ -400,31 +423,6 @@ impl Job {
                 attempt.state = State::Ended;
             }
         }
-        Ok(())
-    }
-
-    /// Accepts an output once enough providers agree on it.
-    fn accept(&mut self, number: u32) -> Result<(), Unfit> {
-        let replicas = self.plan.replicas.max(1);
-        let shard = self.shard(number)?;
-        let mut attempts = shard.attempts.iter();
-        if attempts.any(|attempt| matches!(attempt.state, State::Audited(_))) {
-            self.under_audit.insert(number);
-            return Ok(());
-        }
-        if shard.accepted.is_none() {
-            // After an audit there may be several with enough votes; the panel's majority has
-            // the most.
-            let votes = shard.votes().into_iter();
-            shard.accepted = votes
-                .filter(|(_, (votes, _))| *votes >= replicas)
-                .max_by_key(|(_, (votes, _))| *votes)
-                .map(|(vote, (_, output))| Accepted { output, vote });
-            if shard.accepted.is_some() {
-                self.unfinished.remove(&number);
-            }
-        }
-        self.under_audit.remove(&number);
         Ok(())
     }
 
@@ -544,7 +542,8 @@ impl Job {
     }
 
     /// Providers that delivered something else than what was accepted, in its bytes or in what it
-    /// took, or something that an audit found wrong, each with the shard.
+    /// took, or something that an audit found wrong, each with the shard. Who was looked at for that and found
+    /// right is not among them.
     #[must_use]
     pub fn outvoted(&self) -> Vec<(u32, AccountId)> {
         let all = (0..self.plan.shards).flat_map(|shard| {
@@ -562,9 +561,10 @@ impl Job {
         };
         let is_odd = |attempt: &&Attempt| match attempt.state {
             State::Wrong(_) => true,
-            State::Delivered(output) => shard
-                .accepted
-                .is_some_and(|accepted| accepted.vote != output.vote),
+            State::Delivered(output) => {
+                let other = |accepted: Accepted| accepted.vote != output.vote;
+                attempt.look != Some(Look::Odd) && shard.accepted.is_some_and(other)
+            }
             _ => false,
         };
         let odd = shard.attempts.iter().filter(is_odd);

@@ -270,6 +270,7 @@ impl World {
                 true => vec![node.account],
                 false => Vec::new(),
             },
+            only_if_odd: false,
             receipt: Vec::new(),
         };
         self.wrong.insert(

@@ -12,6 +12,10 @@
 //! results are followed, an auditor's claim is that of the result that it followed, if it agrees with
 //! that, and stands for nothing else: each audit has leases of its own then.
 //!
+//! Of replicas a result that is odd is audited as well ([`super::accept`]). Others have got something else by then,
+//! so that the panel decides, and no more of it are asked than it takes for a majority. Most often what the shard's
+//! output is does not depend on it, but only who pays: who is late is not waited for.
+//!
 //! It must never take a result for right that most of its panel did not get, or for wrong one that
 //! they did; or for right one that the first of the draw has not got.
 
@@ -25,7 +29,7 @@ use skep_registry::Digest;
 
 use self::say::{Said, Say, Standing};
 use super::decide::{Choice, Decision};
-use super::{AttemptId, Event, Finding, GaveUp, Job, State};
+use super::{AttemptId, Event, Finding, GaveUp, Job, Look, State};
 
 /// What came of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +68,8 @@ impl Outcome {
 struct Audit {
     id: AttemptId,
     claim: Digest,
+    /// Whether it is audited for being another than what enough replicas are.
+    is_odd: bool,
     /// Since when it waits for its auditors.
     since: u64,
     /// What each that was drawn has to say of it, in the order of the draw.
@@ -102,14 +108,16 @@ impl Job {
             let audit = Audit {
                 id,
                 claim: output.claim,
+                is_odd: audited.look == Some(Look::Odd),
                 since: audited.since.max(self.watched),
                 says: auditors
                     .map(|auditor| (*auditor, self.say(id, *auditor)))
                     .collect(),
             };
-            let next = match audit.disputed() {
-                None => self.ask_in_turn(&audit, now, choice),
-                Some(since) => self.ask_panel(&audit, since, now, choice),
+            let next = match (audit.is_odd, audit.disputed()) {
+                (true, _) => self.ask_panel(&audit, audit.since, now, choice),
+                (false, Some(since)) => self.ask_panel(&audit, since, now, choice),
+                (false, None) => self.ask_in_turn(&audit, now, choice),
             };
             match next {
                 Next::Wait => {}
@@ -125,7 +133,16 @@ impl Job {
                             continue;
                         }
                         if choice.left < self.plan.lease_limit {
-                            return self.is_idle(decisions).then_some(GaveUp::Budget);
+                            if !self.is_idle(decisions) {
+                                return None;
+                            }
+                            if !audit.is_odd {
+                                return Some(GaveUp::Budget);
+                            }
+                            // The job can do without it.
+                            let outcome = self.conclude(&audit, &audit.heard());
+                            decisions.push(Decision::Audited(outcome));
+                            return None;
                         }
                         decisions.extend(self.lease_to(auditor, number, Some(attempt), choice));
                     }
@@ -179,14 +196,40 @@ impl Job {
             .take(seats)
             .collect();
         let standings = || standings.iter().take(asked);
-        let may_come =
-            |standing: &Standing| !matches!(standing, Standing::Said | Standing::Spent(_));
-        if said.len() == seats || !standings().any(may_come) {
-            return Next::Over(tally(audit, &said));
+        let may_come = |standing: &Standing| match standing {
+            Standing::Said | Standing::Spent(_) => false,
+            // The shard's output does not depend on it.
+            Standing::Late(_) => !audit.is_odd,
+            Standing::Awaited | Standing::Free => true,
+        };
+        let outcome = self.conclude(audit, &said);
+        let is_found = audit.is_odd && outcome.finding != Finding::Undecided;
+        if is_found || said.len() == seats || !standings().any(may_come) {
+            return Next::Over(outcome);
         }
-        let asked = audit.says.iter().zip(standings());
-        let free = asked.filter(|(_, standing)| **standing == Standing::Free);
-        Next::Ask(free.map(|((auditor, _), _)| *auditor).collect())
+        let asked = || audit.says.iter().zip(standings());
+        let at_work = asked().filter(|((_, say), standing)| {
+            matches!(say, Say::Working(_)) && **standing == Standing::Awaited
+        });
+        let more = match audit.is_odd {
+            true => missing(audit, &said).saturating_sub(at_work.count()),
+            false => usize::MAX,
+        };
+        let free = asked().filter(|(_, standing)| **standing == Standing::Free);
+        let free = free.map(|((auditor, _), _)| *auditor);
+        Next::Ask(free.take(more).collect())
+    }
+
+    /// What comes of an audit of which this is all that was said. Where nothing is found of a result that is odd,
+    /// what others made of the shard stands, and only what was said for this audit does not.
+    fn conclude(&self, audit: &Audit, said: &[Said]) -> Outcome {
+        let mut outcome = tally(audit, said);
+        if audit.is_odd && outcome.finding == Finding::Undecided {
+            let attempts = &self.shards[audit.id.shard as usize].attempts;
+            let audits = |id: &AttemptId| !attempts[id.attempt as usize].has_vote;
+            outcome.audits.retain(|(id, _)| audits(id));
+        }
+        outcome
     }
 
     /// The first of the draw agrees, and nobody got anything else.
@@ -218,6 +261,12 @@ impl Audit {
         Some(first.max(self.since))
     }
 
+    /// What was said so far by as many as have a say.
+    fn heard(&self) -> Vec<Said> {
+        let said = self.says.iter().filter_map(|(_, say)| say.said());
+        said.take(seats(self.says.len())).collect()
+    }
+
     /// The lease of which this came.
     fn of(&self, said: Said) -> AttemptId {
         AttemptId {
@@ -233,14 +282,26 @@ fn seats(drawn: usize) -> usize {
     (drawn / 2 * 2).max(2)
 }
 
-/// Everybody has said what there is to say: who is with the majority of the panel?
-fn tally(audit: &Audit, said: &[Said]) -> Outcome {
+/// How many got what, the provider among them.
+fn votes(audit: &Audit, said: &[Said]) -> BTreeMap<Digest, usize> {
     let mut votes: BTreeMap<Digest, usize> = BTreeMap::from([(audit.claim, 1)]);
     for said in said {
         *votes.entry(said.claim).or_default() += 1;
     }
+    votes
+}
+
+/// How many more have to agree with most of those that said something, to be most of the panel.
+fn missing(audit: &Audit, said: &[Said]) -> usize {
+    let most = votes(audit, said).into_values().max().unwrap_or(0);
     let panel = seats(audit.says.len()) + 1;
-    let majority = votes
+    (panel / 2 + 1).saturating_sub(most)
+}
+
+/// Everybody has said what there is to say: who is with the majority of the panel?
+fn tally(audit: &Audit, said: &[Said]) -> Outcome {
+    let panel = seats(audit.says.len()) + 1;
+    let majority = votes(audit, said)
         .into_iter()
         .find(|(claim, votes)| *claim != doubt() && 2 * votes > panel);
     let finding = |claim| match majority {

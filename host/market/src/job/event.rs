@@ -102,6 +102,8 @@ pub enum Event {
         /// Who may audit it, in the order of the draw; if there is anybody, it counts only once that
         /// is over.
         auditors: Vec<AccountId>,
+        /// Whether it was not drawn, so that they look at it only if enough others got something else.
+        only_if_odd: bool,
         /// The receipt, as the provider signed it.
         receipt: Vec<u8>,
     },
@@ -205,9 +207,11 @@ impl Event {
                 bytes,
                 price,
                 auditors,
+                only_if_odd,
                 receipt,
             } => {
-                head(out, 4, 6, *id, *at)?;
+                // Nothing is said of it where it is not so, so that journals are written as they were.
+                head(out, 4, 6 + u64::from(*only_if_odd), *id, *at)?;
                 out.bytes(output.as_bytes())?
                     .bytes(claim.as_bytes())?
                     .u64(*bytes)?
@@ -216,7 +220,11 @@ impl Event {
                 for auditor in auditors {
                     out.bytes(auditor.as_bytes())?;
                 }
-                out.bytes(receipt)?.ok()
+                out.bytes(receipt)?;
+                match only_if_odd {
+                    true => out.bool(true)?.ok(),
+                    false => out.ok(),
+                }
             }
             Self::Audited { id, at, finding } => {
                 head(out, 5, 1, *id, *at)?;
@@ -307,6 +315,7 @@ fn read(bytes: &[u8]) -> Result<Event, minicbor::decode::Error> {
                 read.collect::<Result<_, _>>()?
             },
             receipt: input.bytes()?.to_vec(),
+            only_if_odd: length == Some(11) && input.bool()?,
         },
         5 => Event::Audited {
             id,
@@ -335,9 +344,16 @@ fn read(bytes: &[u8]) -> Result<Event, minicbor::decode::Error> {
         },
         _ => return Err(unfit("an unknown kind")),
     };
+    let is_longer = matches!(
+        event,
+        Event::Delivered {
+            only_if_odd: true,
+            ..
+        }
+    );
     let expected = match kind {
         1 => 9,
-        4 => 10,
+        4 => 10 + u64::from(is_longer),
         5 | 8 => 5,
         _ => 4,
     };
@@ -388,6 +404,18 @@ mod tests {
                 bytes: 12,
                 price: credits(5),
                 auditors: vec![account(3), account(2)],
+                only_if_odd: false,
+                receipt: vec![2; 400],
+            },
+            Event::Delivered {
+                id,
+                at,
+                output: digest("output", 1),
+                claim: digest("claim", 1),
+                bytes: 12,
+                price: credits(5),
+                auditors: vec![account(3), account(2)],
+                only_if_odd: true,
                 receipt: vec![2; 400],
             },
             Event::Audited {

@@ -6,6 +6,7 @@ mod audits;
 mod followed;
 mod late;
 mod money;
+mod odd;
 mod replicas;
 mod turns;
 mod written;
@@ -52,6 +53,8 @@ struct World {
     now: u64,
     /// Of a hundred results, how many are audited.
     audits: u64,
+    /// Whether those that are not are if they are odd.
+    looks_at_odd: bool,
     /// Who was found wrong by an audit.
     charged: BTreeSet<AccountId>,
     /// The points at which the requester is killed, by their number.
@@ -85,6 +88,7 @@ impl World {
             under_way: Vec::new(),
             now: 1_000,
             audits: 0,
+            looks_at_odd: false,
             charged: BTreeSet::new(),
             kills,
             point: 0,
@@ -145,8 +149,8 @@ impl World {
         let right = output(id.shard);
         let wrong = format!("wrong {n} {}", id.attempt).into_bytes();
         // An auditor's own result is not audited; the first lease of a shard never is one.
-        let auditors = match self.auditing.contains_key(&id) {
-            true => Vec::new(),
+        let (auditors, only_if_odd) = match self.auditing.contains_key(&id) {
+            true => (Vec::new(), false),
             false => self.draw(id, provider),
         };
         let took = if self.natures[n - 1] == Nature::Inflates {
@@ -163,6 +167,7 @@ impl World {
             bytes: bytes.len() as u64,
             price: credits(10 + u64::from(id.attempt)),
             auditors: auditors.clone(),
+            only_if_odd,
             receipt: vec![7; 20],
         };
         let now = self.now;
@@ -489,6 +494,7 @@ fn what_comes_too_late_or_does_not_fit_changes_nothing() {
         bytes: 3,
         price: credits(price),
         auditors: Vec::new(),
+        only_if_odd: false,
         receipt: Vec::new(),
     };
     assert!(job.apply(&delivered(1)).is_err(), "before any lease");

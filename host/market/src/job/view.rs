@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
-use super::{Finding, Job, State};
+use super::{Finding, Job, Look, State};
 
 /// What became of one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,8 @@ pub struct AttemptView {
     pub state: AttemptState,
     /// Which lease's result it audits, if it was made out for that.
     pub audits: Option<u32>,
-    /// Whether its own result was drawn to be audited, and what was found of it so far.
+    /// Whether its own result was drawn to be audited, or is audited since it is odd, and what was found of it so
+    /// far.
     pub audit: Option<Option<Finding>>,
 }
 
@@ -128,8 +129,9 @@ impl Job {
                         },
                     },
                     audits: attempt.audits,
-                    audit: (!attempt.auditors.is_empty()).then_some(match attempt.state {
+                    audit: attempt.look.map(|look| match attempt.state {
                         State::Open | State::Audited(_) | State::Follows(_) => None,
+                        State::Delivered(_) if look == Look::Undecided => Some(Finding::Undecided),
                         State::Delivered(_) | State::Followed(_) => Some(Finding::Passed),
                         State::Wrong(_) => Some(Finding::Wrong),
                         State::Ended => Some(Finding::Undecided),

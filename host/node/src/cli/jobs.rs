@@ -78,7 +78,7 @@ pub struct Submit {
     pub audit: String,
     /// Ask only accounts that have at least so much at stake in this node's ledger (`skep account
     /// stake`), so that making something up costs more than it brings. By default 10 with --audit, and
-    /// nothing without, where nobody would find out.
+    /// nothing without, where most is not looked at.
     #[arg(long, value_name = "CREDITS")]
     pub min_stake: Option<String>,
     /// A node to ask, by its ticket, beside those that the configuration names and those found

@@ -204,7 +204,7 @@ pub enum AuditState {
 /// An audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditLine {
-    /// The account whose result was drawn.
+    /// The account whose result was drawn, or is another than enough replicas.
     pub provider: String,
     /// Where it stands.
     pub state: AuditState,

@@ -444,6 +444,7 @@ impl Swarm {
             bytes: 1,
             price: delivery.receipt.price,
             auditors,
+            only_if_odd: false,
             receipt: delivery.receipt.encode(),
         })
     }

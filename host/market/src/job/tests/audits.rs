@@ -4,18 +4,19 @@
 use super::*;
 
 impl World {
-    /// Who audits a result: everybody else, in an order of its own. If they and the provider are no odd
-    /// number, the last is there for one that does not answer.
-    pub(super) fn draw(&self, id: AttemptId, provider: AccountId) -> Vec<AccountId> {
+    /// Who audits a result, and whether only if it is odd: everybody else, in an order of its own. If they and the
+    /// provider are no odd number, the last is there for one that does not answer.
+    pub(super) fn draw(&self, id: AttemptId, provider: AccountId) -> (Vec<AccountId>, bool) {
         let draw = digest("draw", u64::from(id.shard) * 100 + u64::from(id.attempt));
-        if u64::from(draw.as_bytes()[0]) * 100 / 256 >= self.audits {
-            return Vec::new();
+        let is_drawn = u64::from(draw.as_bytes()[0]) * 100 / 256 < self.audits;
+        if !is_drawn && !self.looks_at_odd {
+            return (Vec::new(), false);
         }
         let others = (1..=self.natures.len()).map(|n| account(n as u8));
         let mut others: Vec<AccountId> = others.filter(|other| *other != provider).collect();
         let turn = usize::from(draw.as_bytes()[1]) % others.len().max(1);
         others.rotate_left(turn);
-        others
+        (others, !is_drawn)
     }
 }
 

@@ -56,6 +56,7 @@ proptest! {
         budget in 1..40_u64,
         replicas in 1..3_u32,
         followed: bool,
+        looks_at_odd: bool,
         audits in prop_oneof![Just(30_u64), Just(100)],
     ) {
         let plan = JobPlan {
@@ -65,6 +66,7 @@ proptest! {
         };
         let mut world = World::new(plan, natures, kills);
         world.audits = audits;
+        world.looks_at_odd = looks_at_odd;
         let job = world.run();
         prop_assert!(job.is_complete() || job.gave_up().is_some());
     }
@@ -102,6 +104,7 @@ fn who_is_found_wrong_elsewhere_is_not_waited_for_at_another_audit_of_the_shard(
         bytes: 3,
         price: credits(10),
         auditors: auditors.iter().map(|auditor| account(*auditor)).collect(),
+        only_if_odd: false,
         receipt: Vec::new(),
     };
     let audited = |attempt, finding| Event::Audited {

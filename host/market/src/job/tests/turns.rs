@@ -5,10 +5,10 @@ use skep_evidence::{AuditSecret, Candidate, Candidates};
 use super::*;
 
 /// How long nobody is passed over, in milliseconds.
-const FIRST: u64 = 30_000;
+pub(super) const FIRST: u64 = 30_000;
 
 /// A job in which nothing is done twice for the sake of time.
-fn patient(shards: u32, replicas: u32) -> JobPlan {
+pub(super) fn patient(shards: u32, replicas: u32) -> JobPlan {
     JobPlan {
         budget: credits(LIMIT * 1_000),
         deadline: u64::MAX,
@@ -20,15 +20,15 @@ fn patient(shards: u32, replicas: u32) -> JobPlan {
 }
 
 /// A requester, with the nodes that it may ask.
-struct Desk {
-    job: Job,
+pub(super) struct Desk {
+    pub(super) job: Job,
     journal: Vec<Event>,
     offers: Vec<Offer>,
-    now: u64,
+    pub(super) now: u64,
 }
 
 impl Desk {
-    fn new(plan: JobPlan, nodes: u8) -> Self {
+    pub(super) fn new(plan: JobPlan, nodes: u8) -> Self {
         let offers = (1..=nodes).map(|node| Offer {
             provider: account(node),
             price: credits(10),
@@ -77,7 +77,12 @@ impl Desk {
         self.journal.push(event);
     }
 
-    fn lease(&mut self, shard: u32, provider: AccountId, audits: Option<u32>) -> AttemptId {
+    pub(super) fn lease(
+        &mut self,
+        shard: u32,
+        provider: AccountId,
+        audits: Option<u32>,
+    ) -> AttemptId {
         let attempt = self.job.shards[shard as usize].attempts.len() as u32;
         let id = AttemptId { shard, attempt };
         let leased = Event::Leased {
@@ -93,7 +98,16 @@ impl Desk {
         id
     }
 
-    fn deliver(&mut self, id: AttemptId, made: &str, auditors: &[u8]) {
+    pub(super) fn deliver(&mut self, id: AttemptId, made: &str, auditors: &[u8]) {
+        self.deliver_as(id, made, auditors, false);
+    }
+
+    /// A result that was not drawn, and is looked at by these if it is odd.
+    pub(super) fn deliver_if_odd(&mut self, id: AttemptId, made: &str, auditors: &[u8]) {
+        self.deliver_as(id, made, auditors, true);
+    }
+
+    fn deliver_as(&mut self, id: AttemptId, made: &str, auditors: &[u8], only_if_odd: bool) {
         let made = Digest::of(made.as_bytes());
         let delivered = Event::Delivered {
             id,
@@ -103,6 +117,7 @@ impl Desk {
             bytes: 1,
             price: credits(10),
             auditors: auditors.iter().map(|node| account(*node)).collect(),
+            only_if_odd,
             receipt: Vec::new(),
         };
         self.note(delivered);
@@ -115,7 +130,7 @@ impl Desk {
 
     /// Decides once, and writes it down: who is asked to audit, by which leases, and what audits came to. Whoever has
     /// nothing but the journal decides the same.
-    fn decide(&mut self) -> (Vec<(AccountId, AttemptId)>, Vec<Outcome>) {
+    pub(super) fn decide(&mut self) -> (Vec<(AccountId, AttemptId)>, Vec<Outcome>) {
         let (mut asked, mut over) = (Vec::new(), Vec::new());
         let decisions = self.job.decide(self.now, &self.offers);
         let mut again = Job::resume(*self.job.plan(), &self.journal).unwrap();
@@ -147,7 +162,7 @@ impl Desk {
     }
 
     /// Decides at this time: that one is asked, by the lease that is returned, and nobody else.
-    fn asks(&mut self, now: u64, node: u8) -> AttemptId {
+    pub(super) fn asks(&mut self, now: u64, node: u8) -> AttemptId {
         self.now = now;
         let (asked, over) = self.decide();
         assert_eq!(over, [], "at {now}");
@@ -159,7 +174,7 @@ impl Desk {
     }
 
     /// Decides at this time, which changes nothing.
-    fn waits(&mut self, now: u64) {
+    pub(super) fn waits(&mut self, now: u64) {
         self.now = now;
         assert_eq!(self.decide(), (Vec::new(), Vec::new()), "at {now}");
     }
@@ -176,7 +191,7 @@ impl Desk {
 }
 
 /// A lease of the first shard.
-fn at(attempt: u32) -> AttemptId {
+pub(super) fn at(attempt: u32) -> AttemptId {
     AttemptId { shard: 0, attempt }
 }
 

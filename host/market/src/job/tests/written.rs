@@ -28,6 +28,7 @@ fn events() -> Vec<Event> {
         bytes: 6,
         price: credits(40),
         auditors: auditors.iter().map(|seed| account(*seed)).collect(),
+        only_if_odd: false,
         receipt: b"a receipt".to_vec(),
     };
     let audited = |id| Event::Audited {

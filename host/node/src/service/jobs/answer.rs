@@ -334,7 +334,7 @@ pub fn view(
     }
 }
 
-/// The audits of a shard: whose result was drawn, who was asked to look, and what came of it.
+/// The audits of a shard: whose result was drawn or odd, who was asked to look, and what came of it.
 fn audits(shard: &ShardView, followed: bool) -> Vec<AuditLine> {
     let drawn = (0..).zip(&shard.attempts);
     drawn

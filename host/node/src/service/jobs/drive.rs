@@ -515,7 +515,8 @@ impl Driver {
                         claim,
                         bytes,
                         price: receipt.price,
-                        auditors,
+                        auditors: auditors.list,
+                        only_if_odd: auditors.only_if_odd,
                         receipt: receipt.encode(),
                     };
                     (event, Conduct::Delivered)

@@ -9,7 +9,7 @@
 //!                         others delivered another
 //! jobs/<job>/result       the outputs that are, one behind the other
 //! jobs/<job>/candidates/  lists of those who may audit, by digest
-//! jobs/<job>/trail/       what was signed for each result, if results are audited
+//! jobs/<job>/trail/       what was signed for each result, if results may be audited
 //! jobs/<job>/shown/        what is shown of the texts of results that are followed
 //! jobs/<job>/evidence/    accusations of those whose results were found wrong
 //! jobs/<job>/over         there once the job has ended and everything is paid
@@ -124,6 +124,16 @@ impl Spec {
     pub fn split(&self) -> Result<Split, Failure> {
         let shares = self.adapter.as_ref().map(|adapter| &*adapter.shares);
         adapters::read(shares.unwrap_or_default())
+    }
+
+    /// Whether of replicas one that is another than enough others is looked at: where they have to be the same.
+    pub fn looks_at_odd(&self) -> bool {
+        self.replicas > 1 && self.exact && !self.followed
+    }
+
+    /// Whether somebody may be charged by what others got, so that what is signed is kept.
+    pub fn charges(&self) -> bool {
+        self.audit > 0 || self.looks_at_odd()
     }
 
     /// What the state machine has to know.

@@ -1,4 +1,4 @@
-//! Audits: whose result is drawn, and what happens to those whose results were wrong.
+//! Audits: whose result is drawn or may come to be looked at, and what happens to those whose results were wrong.
 //!
 //! Which leases are made out for it, and what follows from what came, is `skep_market`'s to say. This
 //! draws, keeps what was signed, and turns it into accusations that every third node can judge.
@@ -16,18 +16,26 @@ use skep_registry::Digest;
 use super::super::folder::Trail;
 use super::super::talk::Delivered;
 use super::super::{failed, money};
-use super::Driver;
+use super::{Driver, SMALLEST_PANEL};
 use crate::failure::{Failure, FailureKind};
 
+/// Who may audit a result.
+#[derive(Default)]
+pub(super) struct Auditors {
+    pub(super) list: Vec<AccountId>,
+    /// Whether it was not drawn, so that they look at it only if enough replicas are another.
+    pub(super) only_if_odd: bool,
+}
+
 impl Driver {
-    /// Who may audit a result that has come, if it is drawn; what was signed for it is on disk then.
+    /// Who may audit a result that has come, if it is drawn or may be odd; what was signed for it is on disk then.
     pub(super) fn auditors(
         &self,
         id: AttemptId,
         delivered: &Delivered,
-    ) -> Result<Vec<AccountId>, Failure> {
-        if self.spec.audit == 0 {
-            return Ok(Vec::new());
+    ) -> Result<Auditors, Failure> {
+        if !self.spec.charges() {
+            return Ok(Auditors::default());
         }
         let (lease, commitment) = (&delivered.lease, &delivered.commitment);
         let trail = Trail {
@@ -38,16 +46,26 @@ impl Driver {
         let draw = self.secret(id).draw(commitment.digest());
         // An auditor's own result is compared with another anyway.
         let audits = self.job.audits(id).is_some();
-        let is_drawn = !audits && draw.is_audited(lease.audit.rate);
+        let is_drawn = !audits && draw.is_audited(self.spec.audit);
+        // A lease of a time at which nobody was looked at for being odd says so by its rate.
+        let may_be_odd = !audits && self.spec.looks_at_odd() && draw.is_audited(lease.audit.rate);
         if self.spec.followed && (audits || is_drawn) {
             tokio::task::block_in_place(|| self.folder.keep_shown(id, &delivered.shown))?;
         }
-        if !is_drawn {
-            return Ok(Vec::new());
+        if !is_drawn && !may_be_odd {
+            return Ok(Auditors::default());
         }
         let candidates = self.candidates_of(lease)?;
         let count = lease.audit.drawn();
-        Ok(draw.auditors(&candidates, count, &[lease.provider, lease.requester]))
+        let list = draw.auditors(&candidates, count, &[lease.provider, lease.requester]);
+        Ok(match is_drawn || list.len() + 1 >= SMALLEST_PANEL {
+            true => Auditors {
+                list,
+                only_if_odd: !is_drawn,
+            },
+            // Too few machines of its kind are known to tell that it is wrong.
+            false => Auditors::default(),
+        })
     }
 
     /// What a result that has come claims. One that follows another claims that other's, if it agrees.

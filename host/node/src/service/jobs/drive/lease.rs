@@ -15,6 +15,8 @@ use crate::failure::{Failure, FailureKind};
 
 /// The most operations that a lease allows for: what is paid is bounded by its price.
 const FLOPS: u64 = 1 << 60;
+/// The rate of a lease whose result may be looked at whether it is drawn or not.
+const EVERY: u32 = 1_000_000;
 /// The fewest that have a say in a disputed result, the provider among them.
 pub const SMALLEST_PANEL: usize = 3;
 
@@ -81,7 +83,7 @@ impl Driver {
     /// nothing, and not nothing. Those who are given nothing for want of a stake would be no more than empty
     /// seats: they are left out if the others are enough.
     fn candidates(&self, quotation: &Quotation) -> Result<Candidates, Failure> {
-        if self.spec.audit == 0 {
+        if !self.spec.charges() {
             return Candidates::new(Vec::new()).map_err(failed);
         }
         let mut able: Vec<AccountId> = self.auditors_of(quotation).collect();
@@ -151,7 +153,11 @@ impl Driver {
             audit: AuditTerms {
                 secret: self.secret(id).commitment(),
                 candidates: candidates.digest(),
-                rate: self.spec.audit,
+                // Evidence is only of what the lease lets be audited; which replica is odd is not known yet.
+                rate: match self.spec.looks_at_odd() {
+                    true => EVERY,
+                    false => self.spec.audit,
+                },
                 panel: panel(candidates.list().len()),
                 exact: self.spec.exact || self.spec.audit > 0,
                 followed: self.spec.followed,
