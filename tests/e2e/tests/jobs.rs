@@ -23,6 +23,8 @@ mod found;
 mod guests;
 #[path = "jobs/killed.rs"]
 mod killed;
+#[path = "jobs/odd.rs"]
+mod odd;
 #[path = "jobs/operator.rs"]
 mod operator;
 mod peers;

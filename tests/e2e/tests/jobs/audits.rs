@@ -28,7 +28,7 @@ pub(super) fn own(node: &Node) -> String {
 
 /// The ledger gave others what the job cost, and the requester has the rest and what it got of a
 /// fine.
-fn assert_paid(requester: &Path, honest: [&Node; 2], spent: u64, reward: u64) {
+pub(super) fn assert_paid(requester: &Path, honest: [&Node; 2], spent: u64, reward: u64) {
     let account_of = account(requester);
     assert_eq!(micro(&account_of, "supply_micro"), 1_000_000_000 * CREDIT);
     assert_eq!(micro(&account_of, "escrowed_micro"), 0);

@@ -88,7 +88,12 @@ impl Liar {
 
     /// One that is dearer than others and has nothing ready, so that it is asked last.
     pub fn dear(folder: &Path) -> Self {
-        Self::asking(folder, 66, Manner::Lies, [0, 2_000, 20_000, 0], false)
+        Self::dear_with(folder, 66, Manner::Lies)
+    }
+
+    /// The same, whose account grows from `seed`.
+    pub fn dear_with(folder: &Path, seed: u8, manner: Manner) -> Self {
+        Self::asking(folder, seed, manner, [0, 2_000, 20_000, 0], false)
     }
 
     fn asking(folder: &Path, seed: u8, manner: Manner, tariff: [u64; 4], warm: bool) -> Self {
