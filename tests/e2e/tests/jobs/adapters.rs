@@ -7,6 +7,7 @@ use skep_evidence::AccountId;
 use skep_market::{Earnings, recompute};
 use skep_tests::lessons;
 
+use super::audits::{CREDIT, line, own, stake};
 use super::peers::{Manner, Requester, task_of};
 use super::*;
 
@@ -133,11 +134,11 @@ fn an_adapter_goes_with_the_job_and_its_family_is_paid() {
         its.next().unwrap()["percent"].as_f64().unwrap()
     };
     assert_eq!((percent(&elder), percent(&younger)), (5.0, 2.5));
-    let own = account(requester.home());
-    assert_eq!(micro(&own, "escrowed_micro"), 0);
-    assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
+    let books = account(requester.home());
+    assert_eq!(micro(&books, "escrowed_micro"), 0);
+    assert_eq!(micro(&books, "available_micro"), 2_000_000 - spent);
     let paid = |who: &str| {
-        let mut lines = own["paid"].as_array().unwrap().iter();
+        let mut lines = books["paid"].as_array().unwrap().iter();
         let line = lines.find(|line| line["account"] == who);
         line.map_or(0, |line| micro(line, "micro"))
     };
@@ -171,4 +172,100 @@ fn an_adapter_goes_with_the_job_and_its_family_is_paid() {
         providers.sum::<u64>() + paid(&elder) + paid(&younger),
         spent
     );
+}
+
+/// Leaves an adapter where a node has it, and nothing in it: all its numbers are 0, so that the node writes what the
+/// base writes.
+fn drop_adapter(home: &Path) {
+    let dropped = files(home).into_iter().filter(|file| {
+        let name = file.file_name().unwrap();
+        name == "adapter_model.safetensors"
+    });
+    let dropped: Vec<PathBuf> = dropped.collect();
+    assert!(!dropped.is_empty(), "the node has no adapter");
+    for file in dropped {
+        let mut bytes = fs::read(&file).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        let header = usize::try_from(header).unwrap();
+        bytes[8 + header..].fill(0);
+        // It is not to be written to.
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_node_that_runs_the_base_alone_is_found_out_and_loses_its_stake() {
+    const STAKE: u64 = 15;
+    const FINE: u64 = 10;
+    let mut setting = Setting::texts(&[
+        "What do you sell on Friday?",
+        "What do you sell on Monday?",
+        "Good morning!",
+    ]);
+    fs::write(setting.path("shop.jsonl"), lessons(20)).unwrap();
+    train(&setting, "elder", "shop", &[], "steps=16");
+    let plain = setting.expected.clone();
+    setting.expected = written(&setting, "shop");
+    assert_ne!(plain, setting.expected);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let [a, b] = ["a", "b"].map(|name| setting.provider(name, RULES, 2));
+    let cheat = setting.provider("cheat", RULES, 2);
+    let whose = own(&cheat);
+    let job = |tickets: &[&str], more: &[&str]| {
+        let shop = ["--shards", "1", "--adapter", "shop"];
+        let more = [&shop[..], more].concat();
+        let job = requester.ask(&setting.submit(tickets, &more)).unwrap();
+        job["job"].clone()
+    };
+
+    // It begins as all others do, and gets the adapter.
+    let mut spent = micro(&job(&[ticket(&cheat)], &[]), "spent_micro");
+    setting.assert_right();
+    cheat.kill().unwrap();
+    drop_adapter(&setting.path("cheat"));
+    let cheat = Node::start(&Built::skep(), &setting.path("cheat")).unwrap();
+    // Where nobody looks it is paid for what the base writes, and has everything ready now.
+    spent += micro(&job(&[ticket(&cheat)], &[]), "spent_micro");
+    let result = fs::read(setting.path("result.jsonl")).unwrap();
+    assert_eq!(result, plain);
+    let paid_before = line(requester.home(), "paid", &whose);
+    assert!(paid_before > 0);
+
+    let honest = [own(&a), own(&b)];
+    for account in honest.iter().chain([&whose]) {
+        stake(requester.home(), &STAKE.to_string(), account);
+    }
+    let tickets = [ticket(&a), ticket(&b), ticket(&cheat)];
+    let audited = job(&tickets, &["--audit", "100%"]);
+    setting.assert_right();
+    spent += micro(&audited, "spent_micro");
+    let shard = &audited["shards"][0];
+    assert_eq!(shard["outvoted"], serde_json::json!([whose]));
+    let audits = shard["audits"].as_array().unwrap();
+    assert_eq!(audits.len(), 1, "{shard}");
+    assert_eq!(audits[0]["provider"], *whose, "{shard}");
+    assert_eq!(audits[0]["state"], "wrong", "{shard}");
+
+    // Another node comes to the same, from the file alone.
+    let evidence = audited["evidence"].as_array().unwrap();
+    assert_eq!(evidence.len(), 1, "{audited}");
+    let judge = ["account", "judge", evidence[0].as_str().unwrap()];
+    let judged = b.ask(&judge).unwrap();
+    assert_eq!(judged["guilty"], true, "{judged}");
+    assert_eq!(judged["accused"], *whose, "{judged}");
+
+    // It has lost what a fraud costs, a quarter of which is the accuser's, and nobody else anything.
+    let home = requester.home();
+    assert_eq!(line(home, "stakes", &whose), (STAKE - FINE) * CREDIT);
+    assert_eq!(line(home, "paid", &whose), paid_before);
+    for account in &honest {
+        assert_eq!(line(home, "stakes", account), STAKE * CREDIT);
+        assert!(line(home, "paid", account) > 0);
+    }
+    let books = account(home);
+    assert_eq!(micro(&books, "supply_micro"), 1_000_000_000 * CREDIT);
+    assert_eq!(micro(&books, "escrowed_micro"), 0);
+    let left = 2 * CREDIT - spent + FINE * CREDIT / 4;
+    assert_eq!(micro(&books, "available_micro"), left);
 }
