@@ -47,14 +47,19 @@ impl Certificate {
     /// Whether it counts at a time in seconds since 1970.
     pub(crate) fn check_time(&self, now: u64) -> Result<(), QuoteError> {
         let validity = self.parsed.tbs_certificate().validity();
-        let seconds = |time: &x509_cert::time::Time| time.to_unix_duration().as_secs();
-        if now < seconds(&validity.not_before) {
+        if now < validity.not_before.to_unix_duration().as_secs() {
             return Err(self.wrong("does not count yet; is this machine's clock right?"));
         }
-        if now > seconds(&validity.not_after) {
+        if now > self.until() {
             return Err(self.wrong("has expired; is this machine's clock right?"));
         }
         Ok(())
+    }
+
+    /// The last second in which it counts, since 1970.
+    pub(crate) fn until(&self) -> u64 {
+        let validity = self.parsed.tbs_certificate().validity();
+        validity.not_after.to_unix_duration().as_secs()
     }
 
     /// Whether the owner of another certificate made this one.

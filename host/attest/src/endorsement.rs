@@ -72,6 +72,8 @@ pub struct Endorsement {
     pub firmware: Firmware,
     /// Which processor it is: 64 bytes, and 8 from Turin on.
     pub hardware: Vec<u8>,
+    /// The last second in which its whole chain counts, since 1970.
+    pub until: u64,
 }
 
 impl Endorsement {
@@ -96,11 +98,12 @@ impl Endorsement {
         for certificate in [&root, &intermediate, &processor] {
             certificate.check_time(now)?;
         }
-        read(&processor)
+        let until = root.until().min(intermediate.until());
+        read(&processor, until.min(processor.until()))
     }
 }
 
-fn read(processor: &Certificate) -> Result<Endorsement, QuoteError> {
+fn read(processor: &Certificate, until: u64) -> Result<Endorsement, QuoteError> {
     let wrong = |reason| QuoteError::Certificate {
         whose: "the processor (VCEK)",
         reason,
@@ -142,5 +145,6 @@ fn read(processor: &Certificate) -> Result<Endorsement, QuoteError> {
         product: product.as_str().to_owned(),
         firmware,
         hardware: hardware.to_vec(),
+        until,
     })
 }

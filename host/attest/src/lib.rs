@@ -5,7 +5,7 @@
 //! and sign what was loaded into it. A node in such a machine shows a [`Quote`]; whoever hands it
 //! work checks the signature up to a root that the maker of the processor publishes, that the quote
 //! was made for this node and this question ([`binding`]), and that it says what the requester asks
-//! for ([`Requirement`]).
+//! for ([`Requirement`]). For whoever asked, the node then carries the label "attested" ([`Attested`]).
 //!
 //! What a quote shows is that a genuine processor with firmware of at least some version started
 //! software with this measurement, without a debugger. It does not show that the software is free of
@@ -28,18 +28,21 @@
 //! | `report` | the layout of SEV-SNP's report |
 //! | `snp` | a report and its chain, as one quote |
 //! | `requirement` | what a requester asks of a quote |
+//! | `label` | the label of a node whose quote is that |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod certificate;
 mod endorsement;
 mod error;
+mod label;
 mod report;
 mod requirement;
 mod snp;
 
 pub use endorsement::{Endorsement, Roots};
 pub use error::QuoteError;
+pub use label::{Attested, NotAttested};
 pub use report::{Claims, Firmware, REPORT_BYTES};
 pub use requirement::{Requirement, Unmet};
 pub use snp::{MAX_QUOTE, SnpQuote};
@@ -54,6 +57,9 @@ pub const BOUND_BYTES: usize = 64;
 pub trait Quote: Sized {
     /// The keys that are trusted without a signature.
     type Roots;
+
+    /// The format, for people.
+    const FORMAT: &'static str;
 
     /// Reads a quote that a stranger sent.
     ///

@@ -62,6 +62,8 @@ pub struct Claims {
     pub firmware: Firmware,
     /// The product, `Milan-B0` for example.
     pub product: String,
+    /// The last second in which the certificates of the processor count, since 1970.
+    pub until: u64,
 }
 
 /// A report's bytes.
@@ -123,6 +125,7 @@ impl Report {
             migratable: policy & (1 << 18) != 0,
             firmware,
             product: endorsement.product.clone(),
+            until: endorsement.until,
         })
     }
 

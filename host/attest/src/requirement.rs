@@ -96,6 +96,7 @@ mod tests {
                 microcode: 211,
             },
             product: "Milan-B0".to_owned(),
+            until: 0,
         }
     }
 

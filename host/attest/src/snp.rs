@@ -41,6 +41,8 @@ impl SnpQuote {
 impl Quote for SnpQuote {
     type Roots = Roots;
 
+    const FORMAT: &'static str = "AMD SEV-SNP";
+
     fn decode(bytes: &[u8]) -> Result<Self, QuoteError> {
         if bytes.len() > MAX_QUOTE {
             return Err(QuoteError::TooLong {

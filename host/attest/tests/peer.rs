@@ -13,7 +13,8 @@ use sev::certs::snp::{Chain, Verifiable as _};
 use sev::firmware::guest::AttestationReport;
 use sev::parser::ByteParser as _;
 use skep_attest::{
-    Claims, Endorsement, Quote as _, QuoteError, REPORT_BYTES, Requirement, Roots, SnpQuote, Unmet,
+    Attested, Claims, Endorsement, NotAttested, Quote as _, QuoteError, REPORT_BYTES, Requirement,
+    Roots, SnpQuote, Unmet, binding,
 };
 
 /// In 2025: within the time of every certificate here.
@@ -109,7 +110,7 @@ fn a_real_report_says_what_the_peer_reads_in_it() {
     // And it was made for whoever asked for it then, and for nobody else.
     let asked = Requirement::default();
     assert_eq!(
-        asked.admit(&claims, &skep_attest::binding(&[1; 32], &[2; 32])),
+        asked.admit(&claims, &binding(&[1; 32], &[2; 32])),
         Err(Unmet::Bound)
     );
 }
@@ -197,6 +198,57 @@ fn quotes_are_read_as_they_were_written_and_their_parts_are_not() {
     assert!(matches!(
         SnpQuote::decode(&huge),
         Err(QuoteError::TooLong { .. })
+    ));
+}
+
+#[test]
+fn a_real_quote_labels_whom_it_was_made_for_and_nobody_else() {
+    let quote = SnpQuote::new(&REPORT, MILAN.clone()).unwrap().encode();
+    // Whoever had it made chose these: they stand for the account and the question of then.
+    let bound: [u8; 64] = theirs(&REPORT, &MILAN).unwrap().report_data[..]
+        .try_into()
+        .unwrap();
+    let label = |asked: &Requirement, bound: &[u8; 64], now| {
+        Attested::of::<SnpQuote>(&quote, &Roots::amd(), asked, bound, now)
+    };
+    let any = Requirement::default();
+    let attested = label(&any, &bound, NOW).unwrap();
+    assert_eq!(attested.format, "AMD SEV-SNP");
+    assert_eq!(attested.claims, ours(&REPORT, &MILAN).unwrap());
+
+    // Of another account, and of the same at another question, it says nothing.
+    for (account, challenge) in [([1; 32], [2; 32]), ([1; 32], [3; 32]), ([4; 32], [2; 32])] {
+        let found = label(&any, &binding(&account, &challenge), NOW);
+        assert_eq!(found, Err(NotAttested::Unmet(Unmet::Bound)));
+    }
+    // Its processor's certificate is the first of the chain that expires: in April 2030.
+    let until = attested.claims.until;
+    assert_eq!(until, 1_901_474_623);
+    assert_eq!(label(&any, &bound, until), Ok(attested.clone()));
+    assert!(matches!(
+        label(&any, &bound, until + 1),
+        Err(NotAttested::Quote(QuoteError::Certificate { whose, .. })) if whose.contains("VCEK")
+    ));
+    // Where software is named, it has to be one of those.
+    let measurement = attested.claims.measurement;
+    let naming = |measurements: &[[u8; 48]]| Requirement {
+        measurements: measurements.iter().copied().collect(),
+        ..any.clone()
+    };
+    assert_eq!(
+        label(&naming(&[[0; 48], measurement]), &bound, NOW),
+        Ok(attested)
+    );
+    let unknown = Unmet::Measurement(Box::new(measurement));
+    assert_eq!(
+        label(&naming(&[[0; 48]]), &bound, NOW),
+        Err(NotAttested::Unmet(unknown))
+    );
+    // Whom nobody here trusts labels nobody.
+    let untrusted = Attested::of::<SnpQuote>(&quote, &Roots::of([]), &any, &bound, NOW);
+    assert!(matches!(
+        untrusted,
+        Err(NotAttested::Quote(QuoteError::UnknownRoot { .. }))
     ));
 }
 
