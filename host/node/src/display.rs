@@ -1,6 +1,7 @@
 //! What a person sees: results in words, and progress bars that vanish where nobody looks.
 
 mod family;
+mod hardware;
 mod jobs;
 mod shards;
 
@@ -367,6 +368,9 @@ fn print_status(status: &Status) {
     );
     println!("  knows of  {} other nodes by gossip", status.heard_of);
     println!("  ticket    {}", status.ticket);
+    if let Some(label) = hardware::told(&status.hardware) {
+        println!("  attested  {label}");
+    }
     let running: Vec<String> = status
         .running
         .iter()

@@ -2,6 +2,7 @@
 //! answers. All of it crosses the control socket as JSON, and the answers are what `--json`
 //! prints: their fields are an interface that scripts rely on.
 
+pub mod hardware;
 pub mod jobs;
 mod together;
 
@@ -482,6 +483,9 @@ pub struct Status {
     /// Shards of others in the middle of which it was ended.
     #[serde(default)]
     pub interrupted: Interrupted,
+    /// What it shows of its hardware.
+    #[serde(flatten)]
+    pub hardware: hardware::Hardware,
 }
 
 /// Shards of others' jobs in the middle of which a node was ended.

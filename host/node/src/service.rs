@@ -226,6 +226,7 @@ impl Service {
             kept: self.jobs.kept(),
             kept_damaged: jobs::kept_damaged(&self.home),
             interrupted: jobs::interruptions(self)?,
+            hardware: self.jobs.hardware(self).await,
         }))
     }
 }

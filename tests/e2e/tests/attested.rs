@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde_json::{Value, json};
 use skep_tests::{Built, Node, ask, run};
 
 fn openssl(folder: &Path, arguments: &str) -> Vec<u8> {
@@ -79,6 +80,33 @@ fn configure(home: &Path, more: &str) {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// The account of a node.
+fn account(node: &Node) -> String {
+    let account = ask(&Built::skep(), node.home(), &["account"]).unwrap();
+    account["account"]["account"].as_str().unwrap().to_owned()
+}
+
+/// What a job's view says of an account's hardware.
+fn provider<'a>(job: &'a Value, account: &str) -> &'a Value {
+    let all = job["providers"].as_array().unwrap();
+    let its = all.iter().find(|line| line["account"] == account);
+    its.unwrap_or_else(|| panic!("{account} had no shard: {job}"))
+}
+
+/// The lines that a person is shown about attested nodes.
+fn told(stdout: &str) -> Vec<&str> {
+    let lines = stdout.lines();
+    lines.filter(|line| line.contains("attested")).collect()
+}
+
+/// Both fields are there whatever is known.
+fn is_bare(hardware: &Value) -> bool {
+    let fields = hardware.as_object().unwrap();
+    ["attested", "not_attested"]
+        .iter()
+        .all(|name| fields.get(*name) == Some(&Value::Null))
 }
 
 struct Setting {
@@ -183,17 +211,174 @@ fn only_who_shows_hardware_that_is_believed_gets_a_shard() {
     let all = [&has_none, &has];
     let submit = setting.submit(&all, &["--attested", "--shards", "3"]);
     let job = ask(&Built::skep(), &requester, &submit).unwrap();
-    let account = ask(&Built::skep(), has.home(), &["account"]).unwrap();
-    let account = &account["account"]["account"];
+    let account = account(&has);
     for shard in job["job"]["shards"].as_array().unwrap() {
-        assert_eq!(shard["providers"][0], *account, "{shard}");
+        assert_eq!(shard["providers"][0], account, "{shard}");
     }
-    // Who does not ask for it gets both.
-    let submit = setting.submit(&all, &["--shards", "2", "--replicas", "2"]);
-    let job = ask(&Built::skep(), &requester, &submit).unwrap();
-    for shard in job["job"]["shards"].as_array().unwrap() {
+    // They carry the label for which they were chosen.
+    let line = provider(&job["job"], &account);
+    assert_eq!(line["attested"]["format"], "AMD SEV-SNP", "{line}");
+}
+
+#[test]
+fn a_job_for_anybody_says_who_is_attested() {
+    let setting = Setting::new();
+    let requester = setting.path("requester");
+    let has = setting.provider("has", &setting.processor("authority", ""));
+    let has_none = setting.provider("has-none", "");
+    let (attested, bare) = (account(&has), account(&has_none));
+    // Each shard takes both.
+    let mut submit = setting.submit(&[&has_none, &has], &["--shards", "2", "--replicas", "2"]);
+    submit.push("--json".to_owned());
+    let ended = run(&requester, &submit).unwrap();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    // Whoever watches sees it as soon as it is known.
+    let by = format!("{} (attested)", &attested[..10]);
+    assert!(ended.stderr.contains(&by), "{}", ended.stderr);
+    let job = ended.stdout.lines().last().unwrap();
+    let job: Value = serde_json::from_str(job).unwrap();
+    let job = &job["job"];
+
+    let line = provider(job, &attested);
+    let label = &line["attested"];
+    assert_eq!(line["not_attested"], Value::Null, "{line}");
+    assert_eq!(label["format"], "AMD SEV-SNP", "{line}");
+    assert_eq!(label["product"], "Milan-B0", "{line}");
+    assert_eq!(label["measurement"], "ab".repeat(48), "{line}");
+    let firmware = json!({"fmc": null, "boot_loader": 3, "tee": 0, "snp": 8, "microcode": 115});
+    assert_eq!(label["firmware"], firmware, "{line}");
+    // The authority's certificates were made for 30 days from about now.
+    let checked = label["checked_ms"].as_u64().unwrap();
+    let certified = label["certified_until_ms"].as_u64().unwrap();
+    let days = (certified - checked) / (24 * 60 * 60 * 1000);
+    assert!((29..=30).contains(&days), "{line}");
+    assert!(is_bare(provider(job, &bare)), "{job}");
+    for shard in job["shards"].as_array().unwrap() {
         assert_eq!(shard["providers"].as_array().unwrap().len(), 2, "{shard}");
+        assert_eq!(shard["attested"], json!([attested]), "{shard}");
     }
+
+    // The same is there when the job is over, and for a person, who is told nothing of the other node.
+    let name = job["job"].as_str().unwrap();
+    let again = ask(&Built::skep(), &requester, &["job", "status", name]).unwrap();
+    assert_eq!(again["job"]["providers"], job["providers"]);
+    assert_eq!(again["job"]["shards"], job["shards"]);
+    let shown = run(&requester, &["job", "status", name]).unwrap().stdout;
+    let lines = told(&shown);
+    assert_eq!(lines.len(), 3, "{shown}");
+    let label = format!(
+        "  attested  {}: AMD SEV-SNP on Milan-B0, software {}…, firmware boot loader 3, tee 0, snp 8, \
+         microcode 115; certified until 20",
+        &attested[..10],
+        "ab".repeat(8)
+    );
+    assert!(lines[0].starts_with(&label), "{shown}");
+    for shard in &lines[1..] {
+        assert!(shard.starts_with("  shard "), "{shown}");
+        assert!(shard.contains(&by), "{shown}");
+        assert!(shard.contains(&bare[..10]), "{shown}");
+        assert_eq!(shard.matches("attested").count(), 1, "{shown}");
+    }
+}
+
+#[test]
+fn a_quote_that_does_not_hold_is_no_label_and_costs_no_job() {
+    let setting = Setting::new();
+    authority(&setting.path("another"));
+    let requester = setting.path("requester");
+    let root = &setting.root;
+    let trusting = format!("[attestation]\nroots = [\"{root}\"]\n");
+    let naming = format!("{trusting}measurements = [\"{}\"]\n", "00".repeat(48));
+    for (name, attestation, trusted, reason) in [
+        (
+            "elsewhere",
+            setting.processor("authority", ", \"elsewhere\""),
+            &trusting,
+            "its quote was not made for this node and this question",
+        ),
+        (
+            "stranger",
+            setting.processor("another", ""),
+            &trusting,
+            "its root is not one that is trusted here",
+        ),
+        (
+            "open",
+            setting.processor("authority", ", \"debug\""),
+            &trusting,
+            "its owner may debug it",
+        ),
+        (
+            "unknown",
+            setting.processor("authority", ""),
+            &naming,
+            "runs software with the measurement abab",
+        ),
+    ] {
+        configure(&requester, trusted);
+        let node = setting.provider(name, &attestation);
+        let submit = setting.submit(&[&node], &["--shards", "1"]);
+        let job = ask(&Built::skep(), &requester, &submit).unwrap();
+        let job = &job["job"];
+        assert_eq!(job["state"], "done", "{job}");
+        assert_eq!(job["shards"][0]["attested"], json!([]), "{job}");
+        let account = account(&node);
+        let line = provider(job, &account);
+        assert_eq!(line["attested"], Value::Null, "{name}: {line}");
+        let why = line["not_attested"].as_str().unwrap();
+        assert!(why.contains(reason), "{name}: {why}");
+        let status = ["job", "status", job["job"].as_str().unwrap()];
+        let shown = run(&requester, &status).unwrap().stdout;
+        let said = format!("  attested  {}: no; {why}", &account[..10]);
+        assert_eq!(told(&shown), [said], "{name}");
+    }
+    // A program that fails shows nothing, as most machines do.
+    configure(&requester, &trusting);
+    let broken = setting.provider("broken", "[attestation]\ncommand = [\"false\"]\n");
+    let submit = setting.submit(&[&broken], &["--shards", "1"]);
+    let job = ask(&Built::skep(), &requester, &submit).unwrap();
+    assert!(is_bare(provider(&job["job"], &account(&broken))), "{job}");
+}
+
+#[test]
+fn a_node_tells_its_owner_what_it_can_show() {
+    let setting = Setting::new();
+    let own = format!("roots = [\"{}\"]\n", setting.root);
+    let processor = |more: &str| format!("{}{own}", setting.processor("authority", more));
+    let shown = |node: &Node| run(node.home(), &["node", "status"]).unwrap().stdout;
+
+    let has = setting.provider("has", &processor(""));
+    let ready = &has.status["attested"];
+    assert_eq!(ready["measurement"], "ab".repeat(48), "{}", has.status);
+    assert!(ready["certified_until_ms"].as_u64().unwrap() > ready["checked_ms"].as_u64().unwrap());
+    let later = has.ask(&["node", "status"]).unwrap();
+    // One report is enough for a while.
+    assert_eq!(later["attested"], *ready);
+    assert_eq!(later["not_attested"], Value::Null);
+    let said = shown(&has);
+    assert!(
+        said.contains("  attested  AMD SEV-SNP on Milan-B0"),
+        "{said}"
+    );
+
+    let elsewhere = setting.provider("elsewhere", &processor(", \"elsewhere\""));
+    let broken = setting.provider("broken", "[attestation]\ncommand = [\"false\"]\n");
+    // It trusts AMD, and not the authority of these tests.
+    let stranger = setting.provider("stranger", &setting.processor("authority", ""));
+    for (node, reason) in [
+        (&elsewhere, "its quote was not made for this node"),
+        (&broken, "false made no report"),
+        (&stranger, "its root is not one that is trusted here"),
+    ] {
+        assert_eq!(node.status["attested"], Value::Null, "{}", node.status);
+        let why = node.status["not_attested"].as_str().unwrap();
+        assert!(why.contains(reason), "{why}");
+        assert!(shown(node).contains(&format!("  attested  no; {why}")));
+    }
+
+    let none = setting.provider("none", "");
+    assert!(is_bare(&none.status), "{}", none.status);
+    assert!(!shown(&none).contains("attested"));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use skep_evidence::Credits;
 
+use super::hardware;
 use crate::requests::jobs::{
-    AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobView, Judged,
+    AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobView, Judged, ShardLine,
 };
 
 /// Prints a job with its shards.
@@ -31,12 +32,14 @@ pub fn print_job(job: &JobView) {
     for file in &job.evidence {
         println!("  evidence  {}", file.display());
     }
+    for line in &job.providers {
+        if let Some(label) = hardware::told(&line.hardware) {
+            println!("  attested  {}: {label}", short(&line.account));
+        }
+    }
     for line in &job.shards {
-        let providers: Vec<&str> = line
-            .providers
-            .iter()
-            .map(|account| short(account))
-            .collect();
+        let providers = line.providers.iter().map(|account| named(line, account));
+        let providers: Vec<String> = providers.collect();
         let leases = match line.leases {
             0 | 1 => String::new(),
             leases => format!(", {leases} leases"),
@@ -164,6 +167,14 @@ pub fn print_account(account: &AccountView) {
 }
 
 /// As much of an account's or a job's name as tells it from others.
+/// Who has a shard, and whether it is attested.
+pub(super) fn named(line: &ShardLine, account: &String) -> String {
+    match line.attested.contains(account) {
+        true => format!("{} (attested)", short(account)),
+        false => short(account).to_owned(),
+    }
+}
+
 pub(super) fn short(account: &str) -> &str {
     account.get(..10).unwrap_or(account)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::jobs::short;
+use super::jobs::{named, short};
 use crate::requests::Progress;
 use crate::requests::jobs::{ShardLine, ShardStep};
 
@@ -127,7 +127,7 @@ impl View {
 }
 
 fn row(line: &ShardLine) -> String {
-    let who: Vec<&str> = line.providers.iter().map(|who| short(who)).collect();
+    let who: Vec<String> = line.providers.iter().map(|who| named(line, who)).collect();
     let by = match who.is_empty() {
         true => String::new(),
         false => format!(" by {}", who.join(" and ")),
@@ -157,6 +157,7 @@ mod tests {
             providers,
             outvoted: Vec::new(),
             audits: Vec::new(),
+            attested: Vec::new(),
             leases: 1,
             records: 40,
             records_done,

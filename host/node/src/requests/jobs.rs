@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::hardware::Hardware;
+
 /// One thing asked about jobs or credits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "about", rename_all = "kebab-case")]
@@ -142,6 +144,9 @@ pub struct JobView {
     pub finished: u32,
     /// The shards.
     pub shards: Vec<ShardLine>,
+    /// Everyone who ever had one of them.
+    #[serde(default)]
+    pub providers: Vec<ProviderLine>,
     /// Files with accusations of those whose results audits found wrong, which everybody can
     /// judge.
     pub evidence: Vec<PathBuf>,
@@ -165,6 +170,9 @@ pub struct ShardLine {
     pub state: String,
     /// Accounts of those that have it, or whose output counts.
     pub providers: Vec<String>,
+    /// Those of them that carry the label "attested".
+    #[serde(default)]
+    pub attested: Vec<String>,
     /// Accounts of those whose output was another than the one that counts.
     pub outvoted: Vec<String>,
     /// The audits of its results.
@@ -185,6 +193,16 @@ pub struct ShardStep {
     /// The shard as it is now.
     #[serde(flatten)]
     pub line: ShardLine,
+}
+
+/// Someone who has, or had, shards of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderLine {
+    /// Its account.
+    pub account: String,
+    /// What it was found to run on.
+    #[serde(flatten)]
+    pub hardware: Hardware,
 }
 
 /// Where an audit stands.
@@ -225,7 +243,7 @@ pub struct JobAnswer {
 /// The answer about all.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobList {
-    /// The jobs, newest first, without their shards.
+    /// The jobs, newest first, without their shards and providers.
     pub jobs: Vec<JobView>,
 }
 

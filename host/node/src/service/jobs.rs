@@ -1,10 +1,10 @@
 //! Jobs over other nodes, and the work of others' jobs here.
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
-//! down. The requester's side is `submit`, `around`, `attest`, `drive`, `talk`, `awaited`, `check` and `folder`, and
-//! `guests` for jobs that a run of the owner's begins; the provider's is `provide`, `collect`, `interrupted`,
-//! `residence`, `leisure` and `work`; `money` holds the key and the books of both, `anywhere` finds nodes that
-//! have moved, and `adapters` says what the family of an adapter gets.
+//! down. The requester's side is `submit`, `around`, `attest`, `found`, `drive`, `talk`, `awaited`, `check` and
+//! `folder`, and `guests` for jobs that a run of the owner's begins; the provider's is `provide`, `reports`,
+//! `collect`, `interrupted`, `residence`, `leisure` and `work`; `money` holds the key and the books of both,
+//! `anywhere` finds nodes that have moved, and `adapters` says what the family of an adapter gets.
 //!
 //! # What it must never do
 //!
@@ -22,11 +22,13 @@ mod check;
 mod collect;
 mod drive;
 mod folder;
+mod found;
 mod guests;
 mod interrupted;
 mod leisure;
 mod money;
 mod provide;
+mod reports;
 mod residence;
 mod shown;
 mod submit;
@@ -35,15 +37,16 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use skep_evidence::{AccountId, AccountKey};
+use skep_evidence::AccountKey;
 use skep_market::{Dealings, Earnings, Ledger};
 use skep_registry::Digest;
 
 use super::Service;
 use crate::failure::{Failure, FailureKind};
 use crate::requests::KeptLine;
+use crate::requests::hardware::Hardware;
 
 pub use answer::answer;
 pub use guests::GuestJobs;
@@ -62,7 +65,8 @@ pub struct Jobs {
     running: Mutex<BTreeMap<Digest, Arc<drive::Running>>>,
     dealings: OnceLock<Arc<Dealings>>,
     residences: Arc<residence::Residences>,
-    attested: Mutex<BTreeMap<AccountId, Instant>>,
+    found: found::Found,
+    reports: reports::Reports,
     awaited: Arc<awaited::Awaited>,
 }
 
@@ -77,9 +81,9 @@ impl Jobs {
         self.residences.lines()
     }
 
-    /// Who has shown hardware that is believed, and when.
-    fn attested(&self) -> MutexGuard<'_, BTreeMap<AccountId, Instant>> {
-        self.attested.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What this node itself shows of its hardware.
+    pub async fn hardware(&self, service: &Service) -> Hardware {
+        self.reports.own(service).await
     }
 }
 

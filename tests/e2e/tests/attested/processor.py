@@ -1,7 +1,10 @@
 """Stands in for a processor with AMD SEV-SNP: has a key endorsed by an authority of the tests' own,
 and signs a report in the folder that it is started in, as the program of `[attestation]` does.
 
-    processor.py AUTHORITY [debug]
+    processor.py AUTHORITY [debug] [elsewhere]
+
+With `debug` the machine can be debugged. With `elsewhere` the report is for another request than the one
+in the folder, as one is that another node was shown, or that was made before.
 """
 
 import pathlib
@@ -22,7 +25,8 @@ def put(place, value, size):
 put(0x00, 2, 4)
 put(0x08, policy, 8)
 put(0x34, 1, 4)
-report[0x50:0x90] = pathlib.Path("request").read_bytes()
+request = pathlib.Path("request").read_bytes()
+report[0x50:0x90] = request[::-1] if "elsewhere" in sys.argv[2:] else request
 report[0x90:0xC0] = bytes([0xAB] * 48)
 # The versions that the authority's certificate names.
 report[0x180:0x188] = bytes([3, 0, 0, 0, 0, 0, 8, 115])

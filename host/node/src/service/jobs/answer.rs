@@ -1,15 +1,18 @@
 //! What is answered about jobs and credits.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use skep_evidence::AccountId;
 use skep_market::{AttemptId, AttemptState, Event, Finding, GaveUp, Job, Journal, ShardView};
 
 use super::folder::{self, Folder, Spec};
 use super::{check, collect, drive, failed, money, now, submit};
 use crate::failure::{Failure, FailureKind};
+use crate::requests::hardware::Hardware;
 use crate::requests::jobs::{
     AccountAnswer, AuditLine, AuditState, JobAnswer, JobList, JobRequest, JobState, JobView,
-    ShardLine, ShardStep,
+    ProviderLine, ShardLine, ShardStep,
 };
 use crate::requests::{Progress, Response, Unit};
 use crate::service::{ProgressSender, Service};
@@ -56,6 +59,7 @@ pub async fn answer(
                 let job = seen(service, folder)?;
                 Ok(JobView {
                     shards: Vec::new(),
+                    providers: Vec::new(),
                     ..job
                 })
             });
@@ -159,11 +163,14 @@ async fn follow(running: &drive::Running, progress: &ProgressSender) -> Result<R
 }
 
 fn step(job: &str, line: &ShardLine) -> Progress {
-    let who: Vec<&str> = line
-        .providers
-        .iter()
-        .map(|account| account.get(..10).unwrap_or(account))
-        .collect();
+    let name = |account: &String| {
+        let name = account.get(..10).unwrap_or(account);
+        match line.attested.contains(account) {
+            true => format!("{name} (attested)"),
+            false => name.to_owned(),
+        }
+    };
+    let who: Vec<String> = line.providers.iter().map(name).collect();
     let by = match who.is_empty() {
         true => String::new(),
         false => format!(" by {}", who.join(" and ")),
@@ -276,7 +283,12 @@ pub fn view(
     reason: Option<String>,
     records: impl Fn(AttemptId) -> u64,
 ) -> JobView {
-    let lines = (0..).zip(job.view()).zip(&spec.shards);
+    let (shards, hardware) = (job.view(), folder.hardware());
+    let is_attested = |account: &&String| {
+        let known = hardware.get(*account);
+        known.is_some_and(|hardware| hardware.attested.is_some())
+    };
+    let lines = (0..).zip(&shards).zip(&spec.shards);
     let lines = lines.map(|((number, shard), piece)| {
         let attempts = || (0..).zip(&shard.attempts);
         let those = |is: fn(&AttemptState) -> bool| {
@@ -303,9 +315,10 @@ pub fn view(
         ShardLine {
             shard: number,
             state: state.to_owned(),
+            attested: providers.iter().filter(is_attested).cloned().collect(),
             providers,
             outvoted: those(|state| matches!(state, AttemptState::Outvoted)),
-            audits: audits(&shard, spec.followed),
+            audits: audits(shard, spec.followed),
             leases: u32::try_from(shard.attempts.len()).unwrap_or(u32::MAX),
             records: piece.lines,
             records_done: match shard.finished {
@@ -326,12 +339,25 @@ pub fn view(
         reason,
         finished: job.finished(),
         shards: lines.collect(),
+        providers: providers(&shards, &hardware),
         evidence: folder.evidence(),
         spent_micro: job.spent().micro(),
         budget_micro: spec.budget,
         result_bytes: job.assembled_bytes(),
         output: spec.output.clone(),
     }
+}
+
+/// Everyone who ever had a shard, and what it was found to run on.
+fn providers(shards: &[ShardView], hardware: &BTreeMap<String, Hardware>) -> Vec<ProviderLine> {
+    let leases = shards.iter().flat_map(|shard| &shard.attempts);
+    let accounts: BTreeSet<AccountId> = leases.map(|lease| lease.provider).collect();
+    let line = |account: AccountId| {
+        let account = account.to_string();
+        let hardware = hardware.get(&account).cloned().unwrap_or_default();
+        ProviderLine { account, hardware }
+    };
+    accounts.into_iter().map(line).collect()
 }
 
 /// The audits of a shard: whose result was drawn or odd, who was asked to look, and what came of it.

@@ -1,103 +1,31 @@
-//! Quotes of hardware: made here when a requester asks, and asked for where a job goes only to nodes
-//! that show one.
+//! What other nodes show of their hardware: asked for, and held against what this node itself trusts.
 //!
 //! A quote is for one account and one question. What is sealed to that account afterwards can be
 //! opened by whoever has its key, which is why that key belongs into the machine that is attested.
+//! Jobs that are for attested nodes alone ask before a shard goes anywhere; all others ask those who
+//! work on them, beside the work, and only show what was found.
+//!
+//! # What it must never do
+//!
+//! - Take a node's word for what it runs on.
 
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skep_attest::{Quote as _, QuoteError, SnpQuote, Unmet, binding};
+use skep_attest::{Attested, Firmware, NotAttested, SnpQuote, binding};
 use skep_evidence::AccountId;
-use skep_market::{Answer, Ask, Quotation};
+use skep_market::{Answer, Ask, said};
 use skep_swarm::{ProviderAddr, Swarm};
-use tokio::process::Command;
 
 use super::around::Quotes;
+use super::found::Finding;
 use super::talk::{TalkError, hear};
 use super::{now, random};
-use crate::config::Attestation;
-use crate::failure::{Failure, FailureKind};
+use crate::requests::hardware::{AttestedLine, FirmwareLine};
 use crate::service::Service;
 
-/// How long making a report may take.
-const MAKING: Duration = Duration::from_secs(30);
-/// How long a quote that held is believed.
-const BELIEVED: Duration = Duration::from_secs(10 * 60);
-/// The most bytes of a file that the program leaves.
-const MOST: u64 = 8 << 10;
-
-/// Why a node does not count as attested.
-#[derive(Debug, thiserror::Error)]
-pub enum NotAttested {
-    /// Its quote does not hold.
-    #[error("what it shows of its hardware does not hold: {0}")]
-    Quote(#[from] QuoteError),
-    /// It holds, and says something else than was asked for.
-    #[error("its hardware is not what is asked for: {0}")]
-    Unmet(#[from] Unmet),
-}
-
-/// Has the processor sign the bytes that are for this account and this question.
-pub async fn make(
-    attestation: &Attestation,
-    account: AccountId,
-    challenge: &[u8; 32],
-) -> Result<Vec<u8>, Failure> {
-    let failed = |reason: String| Failure::new(FailureKind::Failed, reason);
-    let Some((program, arguments)) = attestation.command.split_first() else {
-        let reason = "this node has no hardware that it could show";
-        return Err(Failure::new(FailureKind::NotFound, reason));
-    };
-    let folder = tempfile::tempdir()
-        .map_err(|error| failed(format!("cannot make a folder for a report: {error}")))?;
-    let request = binding(account.as_bytes(), challenge);
-    std::fs::write(folder.path().join("request"), request)
-        .map_err(|error| failed(format!("cannot write the request for a report: {error}")))?;
-    let made = Command::new(program)
-        .args(arguments)
-        .current_dir(folder.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .status();
-    let ended = tokio::time::timeout(MAKING, made)
-        .await
-        .map_err(|_| failed(format!("{} took too long", program.display())))?
-        .map_err(|error| failed(format!("cannot run {}: {error}", program.display())))?;
-    if !ended.success() {
-        return Err(failed(format!(
-            "{} made no report: {ended}",
-            program.display()
-        )));
-    }
-    let report = file(folder.path(), "report")?;
-    let chain = [
-        file(folder.path(), "vcek.der")?,
-        file(folder.path(), "ask.der")?,
-        file(folder.path(), "ark.der")?,
-    ];
-    let quote = SnpQuote::new(&report, chain).map_err(|error| failed(error.to_string()))?;
-    Ok(quote.encode())
-}
-
-fn file(folder: &Path, name: &str) -> Result<Vec<u8>, Failure> {
-    let path = folder.join(name);
-    let wrong = |reason: String| {
-        let reason = format!("the program for reports left no {name} that can be used: {reason}");
-        Failure::new(FailureKind::Failed, reason)
-    };
-    let length = std::fs::metadata(&path)
-        .map_err(|error| wrong(error.to_string()))?
-        .len();
-    if length > MOST {
-        return Err(wrong(format!("it has {length} bytes")));
-    }
-    std::fs::read(&path).map_err(|error| wrong(error.to_string()))
-}
+/// How long a node may take to show a quote, whoever else asks it at the time.
+const SHOWING: Duration = Duration::from_secs(60);
 
 /// Of those that would take a shard, only who shows hardware that is believed here. The others'
 /// answers become why not.
@@ -106,11 +34,13 @@ pub async fn attested(service: &Arc<Service>, swarm: &Swarm, quotes: Quotes) -> 
     for (node, quote) in quotes {
         let (service, swarm) = (Arc::clone(service), swarm.clone());
         checking.spawn(async move {
-            let quote = match quote {
-                Ok(quotation) => check(&service, &swarm, &node, &quotation)
-                    .await
-                    .map(|()| quotation),
-                Err(error) => Err(error),
+            let Ok(quotation) = quote else {
+                return (node, quote);
+            };
+            let account = AccountId::from_bytes(quotation.account);
+            let quote = match find(&service, &swarm, &node, account).await {
+                Finding::Attested(_) => Ok(quotation),
+                Finding::Refuted(why) | Finding::Nothing(why) => Err(TalkError::NotAttested(why)),
             };
             (node, quote)
         });
@@ -118,17 +48,39 @@ pub async fn attested(service: &Arc<Service>, swarm: &Swarm, quotes: Quotes) -> 
     checking.join_all().await
 }
 
-async fn check(
+/// What a node runs on that says that this account is its own: as it was found lately, or as its quote
+/// now shows.
+pub async fn find(
     service: &Service,
     swarm: &Swarm,
     node: &ProviderAddr,
-    quotation: &Quotation,
-) -> Result<(), TalkError> {
-    let account = AccountId::from_bytes(quotation.account);
-    let since = service.jobs.attested().get(&account).copied();
-    if since.is_some_and(|since: Instant| since.elapsed() < BELIEVED) {
-        return Ok(());
+    account: AccountId,
+) -> Finding {
+    let who = (node.id, account);
+    let found = &service.jobs.found;
+    if let Some(finding) = found.recall(who, Instant::now()) {
+        return finding;
     }
+    let asked = tokio::time::timeout(SHOWING, ask(service, swarm, node, account));
+    let finding = match asked.await {
+        Ok(Ok(Ok(attested))) => Finding::Attested(line_of(&attested)),
+        Ok(Ok(Err(why))) => Finding::Refuted(why.to_string()),
+        // Who is not there may be the next moment.
+        Ok(Err(TalkError::Channel(error))) => return Finding::Nothing(error.to_string()),
+        Ok(Err(error)) => Finding::Nothing(error.to_string()),
+        Err(_) => Finding::Nothing("it takes too long to show what it runs on".to_owned()),
+    };
+    found.keep(who, finding.clone(), Instant::now());
+    finding
+}
+
+/// Has a node show a quote, and holds it against what is trusted here.
+async fn ask(
+    service: &Service,
+    swarm: &Swarm,
+    node: &ProviderAddr,
+    account: AccountId,
+) -> Result<Result<Attested, NotAttested>, TalkError> {
     let challenge = random().map_err(|_| TalkError::Broken)?;
     let mut channel = swarm.converse(node).await?;
     channel.say(&Ask::Attest { challenge }.encode()?).await?;
@@ -139,13 +91,38 @@ async fn check(
             _ => return Err(TalkError::OutOfTurn),
         }
     };
-    let believed = || -> Result<(), NotAttested> {
-        let attestation = &service.config.attestation;
-        let claims = SnpQuote::decode(&quote)?.check(&attestation.trusted(), now() / 1000)?;
-        let bound = binding(account.as_bytes(), &challenge);
-        Ok(attestation.requirement().admit(&claims, &bound)?)
-    };
-    believed()?;
-    service.jobs.attested().insert(account, Instant::now());
-    Ok(())
+    let attestation = &service.config.attestation;
+    Ok(Attested::of::<SnpQuote>(
+        &quote,
+        &attestation.trusted(),
+        &attestation.requirement(),
+        &binding(account.as_bytes(), &challenge),
+        now() / 1000,
+    ))
+}
+
+/// A label as it is answered, of a quote that was checked just now.
+pub(super) fn line_of(attested: &Attested) -> AttestedLine {
+    let claims = &attested.claims;
+    let Firmware {
+        fmc,
+        boot_loader,
+        tee,
+        snp,
+        microcode,
+    } = claims.firmware;
+    AttestedLine {
+        format: attested.format.to_owned(),
+        product: said(&claims.product),
+        measurement: hex::encode(claims.measurement),
+        firmware: FirmwareLine {
+            fmc,
+            boot_loader,
+            tee,
+            snp,
+            microcode,
+        },
+        checked_ms: now(),
+        certified_until_ms: claims.until.saturating_mul(1000),
+    }
 }

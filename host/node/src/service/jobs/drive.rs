@@ -3,9 +3,10 @@
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
 //! leases and `send` sends them, `audit` sees to it that results are looked at and liars charged, `pay` keeps
-//! the books, and `told` is what others are told of it.
+//! the books, `label` finds out who is attested, and `told` is what others are told of it.
 
 mod audit;
+mod label;
 mod lease;
 mod pay;
 mod send;
@@ -31,10 +32,12 @@ use tokio::task::{JoinError, JoinSet};
 use self::send::Send;
 use super::around::{Quotes, quotes};
 use super::folder::{Folder, Spec};
+use super::found::Finding;
 use super::shown::Shown;
 use super::talk::{Delivered, TalkError};
 use super::{answer, attest, failed, money, now};
 use crate::failure::{Failure, FailureKind};
+use crate::requests::hardware::Hardware;
 use crate::requests::jobs::{JobState, JobView};
 use crate::service::{Service, install};
 
@@ -44,8 +47,6 @@ const INLINE: usize = 64 << 10;
 const TOGETHER: u64 = 16 << 20;
 /// How often time is looked at when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
-/// How long the books rest: what is delivered meanwhile is paid and put together in one go.
-const BOOKS: Duration = Duration::from_millis(100);
 /// How often providers are asked whether they would still take a shard.
 const QUOTES: Duration = Duration::from_secs(5);
 
@@ -103,6 +104,7 @@ pub fn begin(
         },
         account: money::account(service)?,
         dealings: money::dealings(service)?,
+        hardware: folder.hardware(),
         folder: folder.clone(),
         spec,
         job,
@@ -116,6 +118,7 @@ pub fn begin(
         sends: HashMap::new(),
         proofs: Vec::new(),
         handing: BTreeSet::new(),
+        showing: BTreeSet::new(),
         keys: Keys::default(),
         booked: None,
         patience: None,
@@ -137,6 +140,8 @@ enum Happened {
     Sent(AttemptId, Result<Box<Delivered>, TalkError>),
     /// A provider has its receipts, or could not be given them.
     Settled(AccountId, Vec<Agreed<Receipt>>, Result<(), TalkError>),
+    /// A provider was asked what it runs on.
+    Showed(AccountId, Finding),
 }
 
 /// What came of a lease.
@@ -165,6 +170,10 @@ struct Driver {
     proofs: Vec<Agreed<Receipt>>,
     /// Those who are being given some of them.
     handing: BTreeSet<AccountId>,
+    /// Those who are being asked what they run on.
+    showing: BTreeSet<AccountId>,
+    /// What was found of those who were, by account.
+    hardware: BTreeMap<String, Hardware>,
     /// The keys of those who signed something for this job.
     keys: Keys,
     /// When something was last paid or put together, unless the next is not to wait for that.
@@ -222,7 +231,7 @@ impl Driver {
                 if self.job.is_complete() && self.patience.is_none() {
                     self.folder.deliver_as(&self.spec)?;
                 }
-                if self.have_proofs() {
+                if self.have_proofs() && self.have_labels() {
                     break;
                 }
             }
@@ -319,19 +328,6 @@ impl Driver {
         tokio::task::block_in_place(|| self.dealings.note(conduct)).map_err(failed)
     }
 
-    /// For how long nothing is paid and put together, though something may have been delivered. Where shards
-    /// take milliseconds, the disk is waited for once for many of them and not for each; what was delivered is in
-    /// the journal all the same. At the end of a job nothing waits.
-    fn books_rest(&self) -> Duration {
-        let is_over = self.job.finished() == self.job.plan().shards;
-        match self.booked {
-            Some(booked) if !is_over && self.job.gave_up().is_none() => {
-                BOOKS.saturating_sub(booked.elapsed())
-            }
-            _ => Duration::ZERO,
-        }
-    }
-
     /// Does what is outstanding and not being done.
     fn act(&mut self, swarm: &Swarm) -> Result<(), Failure> {
         let keeps_books = self.books_rest().is_zero();
@@ -369,6 +365,7 @@ impl Driver {
             });
             for (id, provider, lease) in begin {
                 self.send(swarm, id, provider, &lease)?;
+                self.label(swarm, provider);
             }
             // Those who are to work do, while this waits for the disk.
             if keeps_books {
@@ -469,6 +466,7 @@ impl Driver {
                     Err(error) => tracing::warn!(%error, "a provider does not take its receipts"),
                 }
             }
+            Happened::Showed(provider, finding) => self.labelled(provider, finding),
             // What came of leases is taken in together.
             Happened::Sent(..) => {}
         }

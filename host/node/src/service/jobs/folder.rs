@@ -12,10 +12,11 @@
 //! jobs/<job>/trail/       what was signed for each result, if results may be audited
 //! jobs/<job>/shown/        what is shown of the texts of results that are followed
 //! jobs/<job>/evidence/    accusations of those whose results were found wrong
+//! jobs/<job>/hardware.json what those who worked on it were found to run on, if any showed it
 //! jobs/<job>/over         there once the job has ended and everything is paid
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use skep_registry::Digest;
 use super::{adapters, failed};
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
+use crate::requests::hardware::Hardware;
 
 /// What a job is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -454,6 +456,19 @@ impl Folder {
             .collect();
         files.sort();
         files
+    }
+
+    /// Keeps what the job's providers were found to run on, by account. It is on disk when this returns.
+    pub fn keep_hardware(&self, hardware: &BTreeMap<String, Hardware>) -> Result<(), Failure> {
+        let bytes = serde_json::to_vec(hardware).map_err(failed)?;
+        put(&self.path.join("hardware.json"), &bytes).map_err(failed)
+    }
+
+    /// What the job's providers were found to run on, by account. It is only shown, so what cannot be
+    /// read is as if it had never been found.
+    pub fn hardware(&self) -> BTreeMap<String, Hardware> {
+        let bytes = fs::read(self.path.join("hardware.json")).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
     fn output(&self, digest: Digest) -> PathBuf {

@@ -32,7 +32,7 @@ use self::engaged::{Engagements, Held};
 use super::around::Wanted;
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
-use super::{adapters, attest, collect, interrupted, money, now, random, residence};
+use super::{adapters, collect, interrupted, money, now, random, residence};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -68,7 +68,6 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         places: Arc::new(Semaphore::new(places)),
         policy: Arc::new(policy),
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
-        attesting: Arc::default(),
         engaged: Engagements::default(),
         keys: Arc::default(),
     };
@@ -98,7 +97,6 @@ struct Desk {
     slots: Arc<Semaphore>,
     /// For those at work and those that wait with their input.
     places: Arc<Semaphore>,
-    attesting: Arc<tokio::sync::Mutex<()>>,
     engaged: Engagements,
     /// The keys of those who signed something for this node.
     keys: Arc<Mutex<Keys>>,
@@ -230,9 +228,18 @@ impl Desk {
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
-                let making = self.attest(service, &challenge);
-                let quote = meanwhile(channel, &AtomicU64::new(0), making).await??;
-                say(channel, &Answer::Attested { quote }).await
+                if !self.policy.take {
+                    return Err(Refusal::NoJobs.into());
+                }
+                let (reports, attestation) = (&service.jobs.reports, &service.config.attestation);
+                let (account, peer) = (self.account.id(), channel.peer());
+                let making = reports.for_peer(attestation, account, &challenge, peer);
+                let answer = match meanwhile(channel, &AtomicU64::new(0), making).await? {
+                    Ok(quote) => Answer::Attested { quote },
+                    // That most machines have no such hardware is nothing that was refused.
+                    Err(refusal) => Answer::Refused(refusal),
+                };
+                say(channel, &answer).await
             }
         }
     }
@@ -284,13 +291,6 @@ impl Desk {
         let world = component.world.as_str();
         let admitted = self.policy.admit(release.publisher(), world, input_bytes);
         admitted.map_err(Stop::from)
-    }
-
-    /// Has the hardware sign, for one requester at a time: it takes a processor a while.
-    async fn attest(&self, service: &Service, challenge: &[u8; 32]) -> Result<Vec<u8>, Stop> {
-        let _alone = self.attesting.lock().await;
-        let made = attest::make(&service.config.attestation, self.account.id(), challenge).await;
-        made.map_err(|failure| Refusal::NoHardware(failure.message).into())
     }
 
     async fn undertake(

@@ -16,7 +16,6 @@ use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
 use zeroize::Zeroizing;
 
 use super::around::Wanted;
-use super::attest::NotAttested;
 
 /// How long a provider may say nothing. One that works says so every second.
 pub const SILENCE: Duration = Duration::from_secs(10);
@@ -56,9 +55,9 @@ pub enum TalkError {
     /// What came is not what was signed.
     #[error(transparent)]
     Delivery(#[from] BadDelivery),
-    /// It does not run on hardware that is believed.
-    #[error(transparent)]
-    NotAttested(#[from] NotAttested),
+    /// It does not show hardware that is believed, and why.
+    #[error("{0}")]
+    NotAttested(String),
     /// The provider was ended in the middle of the work and is there again, as it says itself.
     #[error("its node was ended in the middle of the work, and says so now that it is back")]
     Interrupted,

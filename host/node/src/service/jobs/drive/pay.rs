@@ -15,8 +15,23 @@ use crate::failure::{Failure, FailureKind};
 
 /// How long providers that have gone are waited for at the end, to have their receipts.
 const PROOFS: Duration = Duration::from_secs(15);
+/// How long the books rest: what is delivered meanwhile is paid and put together in one go.
+const BOOKS: Duration = Duration::from_millis(100);
 
 impl Driver {
+    /// For how long nothing is paid and put together, though something may have been delivered. Where shards
+    /// take milliseconds, the disk is waited for once for many of them and not for each; what was delivered is in
+    /// the journal all the same. At the end of a job nothing waits.
+    pub(super) fn books_rest(&self) -> Duration {
+        let is_over = self.job.finished() == self.job.plan().shards;
+        match self.booked {
+            Some(booked) if !is_over && self.job.gave_up().is_none() => {
+                BOOKS.saturating_sub(booked.elapsed())
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Holds what the job may cost. Once is as good as twice.
     pub(super) fn fund(&self) -> Result<(), Failure> {
         let amount = Credits::from_micro(self.spec.budget);
