@@ -1,7 +1,8 @@
 //! An encoder's adapter from a stranger: loading ends in an error, or in an adapter with which texts
 //! become finite numbers or an error.
 //!
-//! The first byte chooses the file that the rest becomes; the other is sound.
+//! The first byte chooses the file that the rest becomes, and whether the adapter has magnitudes; the
+//! other file is sound.
 
 #![no_main]
 
@@ -14,16 +15,23 @@ use libfuzzer_sys::fuzz_target;
 use skep_model::{EncodeError, Encoder, EncoderAdapter};
 use skep_tensor::{Account, Device};
 
-const SETTINGS: &str = r#"{"peft_type": "LORA", "base_model_name_or_path": "tiny", "r": 2,
-    "lora_alpha": 4, "target_modules": ["query", "intermediate.dense"], "bias": "none",
-    "modules_to_save": ["score"]}"#;
+fn settings(has_magnitudes: bool) -> String {
+    format!(
+        r#"{{"peft_type": "LORA", "base_model_name_or_path": "tiny", "r": 2, "lora_alpha": 4,
+        "target_modules": ["query", "intermediate.dense"], "bias": "none",
+        "modules_to_save": ["score"], "use_dora": {has_magnitudes}}}"#
+    )
+}
 
-fn tensors() -> tiny::Tensors {
+fn tensors(has_magnitudes: bool) -> tiny::Tensors {
     let mut all = Vec::new();
     for module in ["attention.self.query", "intermediate.dense"] {
         let module = format!("base_model.model.encoder.layer.0.{module}");
         all.push((format!("{module}.lora_A.weight"), vec![2, 2]));
         all.push((format!("{module}.lora_B.weight"), vec![2, 2]));
+        if has_magnitudes {
+            all.push((format!("{module}.lora_magnitude_vector"), vec![2]));
+        }
     }
     all.push(("base_model.model.score.weight".to_owned(), vec![3, 2]));
     all
@@ -41,9 +49,11 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&which, content)) = bytes.split_first() else {
         return;
     };
-    let sound = tiny::safetensors(&tensors());
+    let has_magnitudes = which & 2 != 0;
+    let (settings, sound) = (settings(has_magnitudes), tensors(has_magnitudes));
+    let sound = tiny::safetensors(&sound);
     let mut files: [(&str, &[u8]); 2] = [
-        ("adapter_config.json", SETTINGS.as_bytes()),
+        ("adapter_config.json", settings.as_bytes()),
         ("adapter_model.safetensors", &sound),
     ];
     files[usize::from(which) % 2].1 = content;

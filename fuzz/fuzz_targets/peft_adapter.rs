@@ -1,7 +1,8 @@
 //! A PEFT adapter's folder from a stranger: loading ends in an error, or in an adapter that changes
 //! the texts that have it and no others.
 //!
-//! The first byte chooses the file that the rest becomes; the other is sound.
+//! The first byte chooses the file that the rest becomes, and whether the adapter has magnitudes; the
+//! other file is sound.
 
 #![no_main]
 
@@ -17,15 +18,22 @@ const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 
     "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 32, "rms_norm_eps": 1e-5}"#;
 
-const SETTINGS: &str = r#"{"peft_type": "LORA", "base_model_name_or_path": "tiny", "r": 2,
-    "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"], "bias": "none"}"#;
+fn settings(has_magnitudes: bool) -> String {
+    format!(
+        r#"{{"peft_type": "LORA", "base_model_name_or_path": "tiny", "r": 2, "lora_alpha": 4,
+        "target_modules": ["q_proj", "down_proj"], "bias": "none", "use_dora": {has_magnitudes}}}"#
+    )
+}
 
-fn tensors() -> tiny::Tensors {
+fn tensors(has_magnitudes: bool) -> tiny::Tensors {
     let mut all = Vec::new();
     for module in ["self_attn.q_proj", "mlp.down_proj"] {
         let module = format!("base_model.model.model.layers.0.{module}");
         all.push((format!("{module}.lora_A.weight"), vec![2, 4]));
         all.push((format!("{module}.lora_B.weight"), vec![4, 2]));
+        if has_magnitudes {
+            all.push((format!("{module}.lora_magnitude_vector"), vec![4]));
+        }
     }
     all
 }
@@ -45,9 +53,11 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&which, content)) = bytes.split_first() else {
         return;
     };
-    let sound = tiny::safetensors(&tensors());
+    let has_magnitudes = which & 2 != 0;
+    let (settings, sound) = (settings(has_magnitudes), tensors(has_magnitudes));
+    let sound = tiny::safetensors(&sound);
     let mut files: [(&str, &[u8]); 2] = [
-        ("adapter_config.json", SETTINGS.as_bytes()),
+        ("adapter_config.json", settings.as_bytes()),
         ("adapter_model.safetensors", &sound),
     ];
     files[usize::from(which) % 2].1 = content;

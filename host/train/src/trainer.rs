@@ -213,7 +213,7 @@ impl Trainer {
             Checkpointing::None => 2,
             Checkpointing::Layers => 3,
         };
-        self.charge_work(&packed, times)?;
+        self.charge_work(&packed, times, true)?;
         // Moved out of the way, because the pass borrows the rest.
         let mut gradients = std::mem::take(&mut self.gradients);
         let mut done = self.compute(examples, loss, divisor, &packed, Some(&mut gradients));
@@ -252,7 +252,7 @@ impl Trainer {
         divisor: Divisor,
     ) -> Result<Outcome, TrainError> {
         let packed = Packed::new(examples, loss, self.classes, &self.base)?;
-        self.charge_work(&packed, 1)?;
+        self.charge_work(&packed, 1, true)?;
         let mut done = self.compute(examples, loss, divisor, &packed, None);
         if matches!(&done, Err(error) if is_memory(error)) && self.make_room() {
             done = self.compute(examples, loss, divisor, &packed, None);
@@ -273,7 +273,7 @@ impl Trainer {
             return Err(TrainError::only_decoders());
         };
         let packed = Packed::new(examples, Loss::CrossEntropy, None, &self.base)?;
-        self.charge_work(&packed, 1)?;
+        self.charge_work(&packed, 1, false)?;
         let mut sums = vec![0.0_f64; examples.len()];
         let targets: Vec<u32> = packed.targets.iter().map(|target| target.token).collect();
         let mut add = |row: usize, log: f32| {
@@ -371,8 +371,8 @@ impl Trainer {
         was_there && self.optimizer.page_out().is_ok()
     }
 
-    /// Meters a forward pass this many times over.
-    fn charge_work(&self, packed: &Packed, times: u64) -> Result<(), QuotaError> {
+    /// Meters a forward pass this many times over, with the adapter or without.
+    fn charge_work(&self, packed: &Packed, times: u64, adapted: bool) -> Result<(), QuotaError> {
         let shape = &self.base.shape;
         let (weights, _) = self.base.linear_weights();
         let tokens = packed.tokens.len() as u64;
@@ -386,7 +386,10 @@ impl Trainer {
         let columns = self.classes.unwrap_or(shape.vocabulary);
         let head = 2 * packed.rows.len() as u64 * (columns * shape.width) as u64;
         let once = linear.saturating_add(attention).saturating_add(head);
-        let magnitudes = self.work_of_magnitudes(tokens, times);
+        let magnitudes = match adapted {
+            true => self.work_of_magnitudes(tokens, times),
+            false => 0,
+        };
         self.account
             .charge_work_in_pieces(once.saturating_mul(times).saturating_add(magnitudes))
     }

@@ -82,6 +82,8 @@ impl Loads {
 impl Drop for Loads {
     fn drop(&mut self) {
         self.asked = None;
+        // What was asked for and is not begun yet is for nobody.
+        self.answers = channel().1;
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }

@@ -19,6 +19,11 @@ const PLACES: [&str; 2] = ["encoder.layer.", "bert.encoder.layer."];
 const HEAD: &str = "score";
 /// The largest rank of an adapter's matrices.
 const LARGEST_RANK: usize = 1024;
+/// The same beside magnitudes: for each of them a row of the base is changed by so many others when the
+/// adapter is read, which nobody is charged for.
+const LARGEST_RANK_WITH_MAGNITUDES: usize = 256;
+/// Rows of a changed matrix that are measured together.
+const ROWS: usize = 4;
 /// The most classes of a layer for classes.
 const MOST_CLASSES: usize = 1 << 16;
 
@@ -152,29 +157,42 @@ impl<'a> Reader<'a> {
         let name = pair.magnitude_tensor();
         let lengths = self.values(magnitude, &name, 1.0)?;
         let (weights, bias) = self.encoder.stored((pair.layer, part))?;
+        if pair.rank > LARGEST_RANK_WITH_MAGNITUDES {
+            return Err(self.unsupported(format!(
+                "magnitudes (DoRA) beside matrices of rank {}, where {LARGEST_RANK_WITH_MAGNITUDES} is the most,",
+                pair.rank
+            )));
+        }
         let mut gains = Gains {
             factors: Vec::with_capacity(outputs),
             added: Vec::with_capacity(outputs),
         };
-        let (mut own, mut row) = (vec![0.0; inputs], vec![0.0; inputs]);
-        let rows = b.chunks_exact(pair.rank).zip(lengths).zip(bias);
-        for (output, ((b, wanted), bias)) in rows.enumerate() {
-            weights.row(output, &mut own);
-            for (to, own) in row.iter_mut().zip(&own) {
-                *to = f64::from(*own);
+        let mut rows = vec![0.0_f32; ROWS * inputs];
+        let wanted: Vec<(f32, f32)> = lengths.into_iter().zip(bias).collect();
+        // Some rows at once, so that `a` is read once for all of them.
+        for (first, wanted) in (0..).step_by(ROWS).zip(wanted.chunks(ROWS)) {
+            let rows = &mut rows[..wanted.len() * inputs];
+            for (number, row) in (first..).zip(rows.chunks_exact_mut(inputs)) {
+                weights.row(number, row);
             }
-            for (b, a) in b.iter().zip(a.chunks_exact(inputs)) {
-                for (to, a) in row.iter_mut().zip(a) {
-                    *to += f64::from(*b) * f64::from(*a);
+            for (place, a) in a.chunks_exact(inputs).enumerate() {
+                for (number, row) in (first..).zip(rows.chunks_exact_mut(inputs)) {
+                    let factor = b[number * pair.rank + place];
+                    for (to, a) in row.iter_mut().zip(a) {
+                        *to += factor * a;
+                    }
                 }
             }
-            let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
-            let gain = match length == 0.0 {
-                true => 0.0,
-                false => f64::from(wanted) / length,
-            };
-            gains.factors.push(gain as f32);
-            gains.added.push((f64::from(bias) * (1.0 - gain)) as f32);
+            for ((wanted, bias), row) in wanted.iter().zip(rows.chunks_exact(inputs)) {
+                let squares: f64 = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+                let gain = match squares.sqrt() {
+                    length if !length.is_finite() => f64::NAN,
+                    0.0 => 0.0,
+                    length => f64::from(*wanted) / length,
+                };
+                gains.factors.push(gain as f32);
+                gains.added.push((f64::from(*bias) * (1.0 - gain)) as f32);
+            }
         }
         if gains
             .factors

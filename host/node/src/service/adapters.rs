@@ -148,17 +148,37 @@ impl NodeAdapters {
         let failed =
             |error: EngineError| ModelError::Failed(format!("the adapter {name}: {error}"));
         let engine_name = digest.to_string();
+        let opened = |held: &BTreeMap<Digest, Held>| {
+            let held = held.get(&digest)?;
+            held.open.upgrade()
+        };
+        let is_known = {
+            let held = self.lock();
+            if let Some(open) = opened(&held) {
+                return Ok(open);
+            }
+            held.contains_key(&digest)
+        };
+        // Without the lock, because reading one with magnitudes measures what it changes of the base. Two
+        // that read the same get the same.
+        let add = || engine.add_adapter(&engine_name, &version, &files);
+        if !is_known {
+            add().map_err(failed)?;
+        }
         let mut held = self.lock();
-        if let Some(open) = held.get(&digest).and_then(|held| held.open.upgrade()) {
+        if let Some(open) = opened(&held) {
             return Ok(open);
         }
-        if !held.contains_key(&digest) {
-            engine
-                .add_adapter(&engine_name, &version, &files)
-                .map_err(failed)?;
-        }
+        let lease = match engine.open_adapter(&engine_name) {
+            // It was let go meanwhile.
+            Err(_) if is_known => {
+                add().map_err(failed)?;
+                engine.open_adapter(&engine_name).map_err(failed)?
+            }
+            lease => lease.map_err(failed)?,
+        };
         let open = Arc::new(Open {
-            lease: engine.open_adapter(&engine_name).map_err(failed)?,
+            lease,
             engine: engine.clone(),
             name: name.clone(),
             digest,

@@ -65,7 +65,7 @@ impl Trainer {
             return Err(TrainError::only_decoders());
         };
         let packed = Packed::new(&[labelled], Loss::Classification, Some(2), &self.base)?;
-        self.charge_work(&packed, 1)?;
+        self.charge_work(&packed, 1, true)?;
         let pass = self.pass(&packed, false, true)?;
         let _scratch = self
             .account
