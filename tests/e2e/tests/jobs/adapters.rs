@@ -222,9 +222,10 @@ fn a_node_that_runs_the_base_alone_is_found_out_and_loses_its_stake() {
     // It begins as all others do, and gets the adapter.
     let mut spent = micro(&job(&[ticket(&cheat)], &[]), "spent_micro");
     setting.assert_right();
+    let address = cheat.status["addresses"][0].as_str().unwrap().to_owned();
     cheat.kill().unwrap();
     drop_adapter(&setting.path("cheat"));
-    let cheat = Node::start(&Built::skep(), &setting.path("cheat")).unwrap();
+    let cheat = Node::start_at(&Built::skep(), &setting.path("cheat"), &address).unwrap();
     // Where nobody looks it is paid for what the base writes, and has everything ready now.
     spent += micro(&job(&[ticket(&cheat)], &[]), "spent_micro");
     let result = fs::read(setting.path("result.jsonl")).unwrap();
