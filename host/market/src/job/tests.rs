@@ -68,6 +68,11 @@ struct World {
 
 const LIMIT: u64 = 100;
 
+/// What a lease is billed: no two that follow each other the same, and none more than it may be.
+fn price(id: AttemptId) -> u64 {
+    10 + u64::from(id.attempt) % 90
+}
+
 fn output(shard: u32) -> Vec<u8> {
     format!("<{shard}:{}>", "x".repeat(shard as usize % 7)).into_bytes()
 }
@@ -165,7 +170,7 @@ impl World {
             output: Digest::of(&bytes),
             claim: followed.unwrap_or_else(|| claim(&bytes, took)),
             bytes: bytes.len() as u64,
-            price: credits(10 + u64::from(id.attempt)),
+            price: credits(price(id)),
             auditors: auditors.clone(),
             only_if_odd,
             receipt: vec![7; 20],
@@ -274,9 +279,7 @@ impl World {
                     }
                     Outstanding::Pay { id, lease, .. } => {
                         self.step()?;
-                        self.ledger
-                            .entry(lease)
-                            .or_insert(10 + u64::from(id.attempt));
+                        self.ledger.entry(lease).or_insert(price(id));
                         self.write(job, &[Event::Paid { id, at: self.now }])?;
                         acted = true;
                     }
