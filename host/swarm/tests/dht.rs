@@ -22,6 +22,7 @@ use skep_swarm::{
     Announcement, Capability, Dht, Limits, Need, NodeId, ProviderAddr, Swarm, SwarmConfig, Want,
 };
 use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 
 /// Nothing here takes as long.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -98,9 +99,13 @@ async fn who_takes_work_is_found_by_its_device_and_by_what_is_ready() {
     b.announce(Some(capability("cuda", 7)));
     let (model, adapter) = (model.digest(), adapter.digest());
     // All are in the DHT by then: who is missing below is not merely late.
-    until_found(&asking, &Want::Release(model), &[&a, &idle]).await;
-    until_found(&asking, &Want::Release(adapter), &[&b]).await;
+    let (model_there, adapter_there) = (Want::Release(model), Want::Release(adapter));
+    tokio::join!(
+        until_found(&asking, &model_there, &[&a, &idle]),
+        until_found(&asking, &adapter_there, &[&b]),
+    );
 
+    let mut searches = JoinSet::new();
     for (need, all) in [
         (Need::default(), vec![&a, &b]),
         (ready(model), vec![&a]),
@@ -113,11 +118,16 @@ async fn who_takes_work_is_found_by_its_device_and_by_what_is_ready() {
             vec![&b],
         ),
     ] {
-        let want = Want::Jobs(need);
-        let found = until_found(&asking, &want, &all).await;
-        let all: BTreeSet<NodeId> = all.iter().map(|node| node.id()).collect();
-        assert_eq!(ids(&found), all, "{want:?}");
+        let (want, asking) = (Want::Jobs(need), asking.clone());
+        let all: Vec<Swarm> = all.into_iter().cloned().collect();
+        searches.spawn(async move {
+            let all: Vec<&Swarm> = all.iter().collect();
+            let found = until_found(&asking, &want, &all).await;
+            let all: BTreeSet<NodeId> = all.iter().map(|node| node.id()).collect();
+            assert_eq!(ids(&found), all, "{want:?}");
+        });
     }
+    searches.join_all().await;
     let nobodys = Want::Jobs(ready(Digest::of(b"nobody has this ready")));
     assert_eq!(asking.find(&nobodys).await, []);
     for node in [a, b, idle, asking] {
@@ -174,7 +184,7 @@ async fn of_those_found_who_signs_that_it_meets_the_need_comes_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_announces_a_thing_finds_the_others_that_have_it_meanwhile() {
-    const BLOBS: usize = 24;
+    const BLOBS: usize = 12;
     let dir = tempfile::tempdir().unwrap();
     let net = Testnet::builder(8).build().unwrap();
     let a = open(&dir.path().join("a"), &net, false).await;
@@ -188,17 +198,27 @@ async fn who_announces_a_thing_finds_the_others_that_have_it_meanwhile() {
         b.import_bytes(blob).await.unwrap();
         digests.push(digest);
     }
-    for digest in &digests {
-        until_found(&other, &Want::Blob(*digest), &[&a]).await;
+    // A search takes as long as one may, so that all are made at once.
+    let mut searches = JoinSet::new();
+    for digest in digests.clone() {
+        let (a, other) = (a.clone(), other.clone());
+        searches.spawn(async move { until_found(&other, &Want::Blob(digest), &[&a]).await });
     }
+    searches.join_all().await;
     // Each a little later after its announcement has begun than the one before.
-    for (later, digest) in digests.iter().enumerate() {
-        b.share(digest).await.unwrap();
-        for _ in 0..16 * later {
-            tokio::task::yield_now().await;
-        }
-        let found = b.find(&Want::Blob(*digest)).await;
-        assert_eq!(ids(&found), BTreeSet::from([a.id()]), "{later}");
+    let mut searches = JoinSet::new();
+    for (later, digest) in digests.into_iter().enumerate() {
+        let b = b.clone();
+        searches.spawn(async move {
+            b.share(&digest).await.unwrap();
+            for _ in 0..16 * later {
+                tokio::task::yield_now().await;
+            }
+            b.find(&Want::Blob(digest)).await
+        });
+    }
+    for found in searches.join_all().await {
+        assert_eq!(ids(&found), BTreeSet::from([a.id()]));
     }
     for node in [a, b, other] {
         node.shutdown().await;
