@@ -159,8 +159,9 @@ fn after_a_start_a_node_has_open_what_was_paid_for_and_loads_the_rest_for_the_ne
         job(&node, more);
         assert_eq!(loaded(&node), 1, "{name}");
         let home = node.home().to_path_buf();
+        let address = node.status["addresses"][0].as_str().unwrap().to_owned();
         node.kill().unwrap();
-        Node::start(&Built::skep(), &home).unwrap()
+        Node::start_at(&Built::skep(), &home, &address).unwrap()
     });
     let begun = Instant::now();
     while kept(&warm).is_empty() {

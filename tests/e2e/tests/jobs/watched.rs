@@ -36,7 +36,7 @@ fn stuck(setting: &Setting, shards: &str) -> (Node, [Node; 2], [Occupied; 2], St
 
 #[test]
 fn in_a_terminal_each_shard_goes_from_waiting_to_done_in_its_line() {
-    let setting = Setting::new(60);
+    let setting = Setting::new(59);
     let (requester, nodes, [on_a, on_b], name) = stuck(&setting, "12");
     let mut watched = Terminal::run(requester.home(), &["job", "watch", &name], 24, 100);
     // Each of the two has one at work and one that waits there, and none has begun.
@@ -79,7 +79,7 @@ fn in_a_terminal_each_shard_goes_from_waiting_to_done_in_its_line() {
 
 #[test]
 fn in_a_terminal_that_is_too_low_those_at_work_are_seen() {
-    let setting = Setting::new(60);
+    let setting = Setting::new(59);
     let (requester, _nodes, _occupied, name) = stuck(&setting, "30");
     let mut watched = Terminal::run(requester.home(), &["job", "watch", &name], 10, 60);
     let rest = "  and 23 more: 23 waiting";
@@ -99,7 +99,7 @@ fn in_a_terminal_that_is_too_low_those_at_work_are_seen() {
 
 #[test]
 fn elsewhere_each_change_is_a_line_of_words_and_of_json() {
-    let setting = Setting::new(60);
+    let setting = Setting::new(59);
     let (requester, _nodes, occupied, name) = stuck(&setting, "6");
     let watch = ["job", "watch", &name].map(str::to_owned);
     let mut following = Following::start(requester.home(), &watch);
