@@ -21,11 +21,12 @@ fn parameters(setting: &Setting) -> f64 {
 /// With each contribution, and once more at the end, a node says which weights it has, and one that
 /// has others is let go: so all have made the same steps, to the bit. Their steps are made again,
 /// one in every turn.
-fn all_learn_the_same(method: &str, times_fewer: f64) {
+fn all_learn_the_same(method: &str, settings: &[&str], times_fewer: f64) {
     let setting = Setting::new();
     let (first, second) = (setting.member("first"), setting.member("second"));
     let tickets = [ticket(&first), ticket(&second)];
-    let arguments = setting.arguments_by(&["--method", method], &tickets, "60");
+    let mut arguments = setting.arguments_by(&["--method", method], &tickets, "60");
+    arguments.extend(settings.iter().map(|setting| (*setting).to_owned()));
     let trained = Leader::start(&setting.path("leader"), &arguments).result();
     assert_learned(&trained);
     assert_eq!(trained["steps"], 32, "{trained}");
@@ -48,12 +49,18 @@ fn all_learn_the_same(method: &str, times_fewer: f64) {
 #[test]
 fn three_nodes_learn_by_all_reduce() {
     // A header of 15 bytes, and an adapter's file has one too.
-    all_learn_the_same("all-reduce", 0.9);
+    all_learn_the_same("all-reduce", &[], 0.9);
 }
 
 #[test]
 fn three_nodes_learn_by_demo() {
-    all_learn_the_same("demo", 40.0);
+    all_learn_the_same("demo", &[], 40.0);
+}
+
+#[test]
+fn three_nodes_learn_directions_and_lengths_by_demo() {
+    // Lengths are a vector for each matrix, of which more is said than of matrices.
+    all_learn_the_same("demo", &["dora=yes"], 10.0);
 }
 
 fn goes_on_without(method: &str) {
