@@ -100,9 +100,10 @@ async fn who_takes_work_is_found_by_its_device_and_by_what_is_ready() {
     let (model, adapter) = (model.digest(), adapter.digest());
     // All are in the DHT by then: who is missing below is not merely late.
     let (model_there, adapter_there) = (Want::Release(model), Want::Release(adapter));
+    let (has_model, has_adapter) = ([&a, &idle], [&b]);
     tokio::join!(
-        until_found(&asking, &model_there, &[&a, &idle]),
-        until_found(&asking, &adapter_there, &[&b]),
+        until_found(&asking, &model_there, &has_model),
+        until_found(&asking, &adapter_there, &has_adapter),
     );
 
     let mut searches = JoinSet::new();
