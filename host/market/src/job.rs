@@ -49,6 +49,8 @@ pub struct JobPlan {
     /// Whether auditors follow the texts of a result and do not make one of their own: what they deliver
     /// says something of that result, and nothing of the shard's output.
     pub followed: bool,
+    /// Whether of replicas those that are others than enough agree on are looked at, and whoever lied charged.
+    pub looks_at_odd: bool,
     /// All that it may cost.
     pub budget: Credits,
     /// What one lease may cost.
@@ -275,10 +277,18 @@ impl Job {
                 self.assembled += 1;
                 self.assembled_bytes = self.assembled_bytes.saturating_add(length);
             }
-            Event::GaveUp { why, .. } => {
+            Event::GaveUp { at, why } => {
                 self.gave_up.get_or_insert(*why);
-                let reserved = self.shards.iter().map(|shard| shard.costs(true).1);
-                self.reserved = reserved.fold(Credits::ZERO, sum);
+                // On these enough have agreed.
+                for number in self.under_audit.clone() {
+                    self.shard(number)?.look_no_more();
+                    self.accept(number, *at)?;
+                    self.index(number);
+                }
+                let costs = self.shards.iter().map(|shard| shard.costs(true));
+                let (spent, reserved): (Vec<_>, Vec<_>) = costs.unzip();
+                self.spent = spent.into_iter().fold(Credits::ZERO, sum);
+                self.reserved = reserved.into_iter().fold(Credits::ZERO, sum);
             }
         }
         Ok(())
@@ -559,11 +569,17 @@ impl Job {
         let Some(shard) = self.shards.get(shard as usize) else {
             return Vec::new();
         };
+        // Nor is who was with such a one when it was looked at.
+        let stood_by = |attempt: &Attempt| {
+            let audited = attempt.audits.and_then(|n| shard.attempts.get(n as usize));
+            audited.is_some_and(|audited| audited.look == Some(Look::Odd))
+        };
         let is_odd = |attempt: &&Attempt| match attempt.state {
             State::Wrong(_) => true,
             State::Delivered(output) => {
                 let other = |accepted: Accepted| accepted.vote != output.vote;
-                attempt.look != Some(Look::Odd) && shard.accepted.is_some_and(other)
+                let was_found_right = attempt.look == Some(Look::Odd) || stood_by(attempt);
+                !was_found_right && shard.accepted.is_some_and(other)
             }
             _ => false,
         };

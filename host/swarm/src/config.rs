@@ -49,8 +49,8 @@ pub struct Dht {
 /// What a node does for others at most, and how long it waits for them.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How long to wait for a connection. What begins one is sent some four times in five seconds, and for
-    /// whoever is not there everything longer is lost.
+    /// How long to wait for a connection. What begins one is sent again after about one,
+    /// three and seven seconds; for whoever is not there everything longer is lost.
     pub connect: Duration,
     /// How long one question about releases may take, answer included.
     pub request: Duration,
@@ -78,7 +78,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(5),
+            connect: Duration::from_secs(8),
             request: Duration::from_secs(15),
             stall: Duration::from_secs(20),
             hedge: Duration::from_secs(5),

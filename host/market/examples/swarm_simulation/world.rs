@@ -174,6 +174,7 @@ impl World {
             replicas: 1,
             exact: false,
             followed: false,
+            looks_at_odd: false,
             budget: Credits::MAX,
             lease_limit: Credits::from_micro(150),
             deadline: now + 24 * 60 * MINUTE,

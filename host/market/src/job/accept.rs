@@ -16,7 +16,8 @@ impl Job {
     /// looked at, as things are at this time.
     pub(super) fn accept(&mut self, number: u32, at: u64) -> Result<(), Unfit> {
         let replicas = self.plan.replicas.max(1);
-        let looks_at_odd = replicas > 1 && !self.plan.followed;
+        let looks_at_odd =
+            self.plan.looks_at_odd && replicas > 1 && !self.plan.followed && self.gave_up.is_none();
         let shard = self.shard(number)?;
         if shard.accepted.is_none() && !shard.is_under_audit() {
             // After an audit there may be several with enough votes; the panel's majority has
@@ -41,6 +42,16 @@ impl Job {
 }
 
 impl Shard {
+    /// What is looked at for being odd stands as it did.
+    pub(super) fn look_no_more(&mut self) {
+        for attempt in &mut self.attempts {
+            if let (State::Audited(output), Some(Look::Odd)) = (attempt.state, attempt.look) {
+                attempt.state = State::Delivered(output);
+                attempt.look = Some(Look::Undecided);
+            }
+        }
+    }
+
     fn is_under_audit(&self) -> bool {
         let mut attempts = self.attempts.iter();
         attempts.any(|attempt| matches!(attempt.state, State::Audited(_)))

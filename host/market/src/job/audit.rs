@@ -31,6 +31,10 @@ use self::say::{Said, Say, Standing};
 use super::decide::{Choice, Decision};
 use super::{AttemptId, Event, Finding, GaveUp, Job, Look, State};
 
+/// How many times as long as one auditor at the beginning of a job all that look at what is odd are waited for: a
+/// shard on which enough agree must not wait for those who are silent on purpose.
+const LONGEST_LOOK: u64 = 3;
+
 /// What came of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -132,7 +136,14 @@ impl Job {
                         if !self.plan.followed && choice.gets(auditor, number) {
                             continue;
                         }
-                        if choice.left < self.plan.lease_limit {
+                        // What the job cannot do without comes first.
+                        let rest = match audit.is_odd {
+                            true => self.unfinished.difference(&self.open).count() as u64,
+                            false => 0,
+                        };
+                        let leases = rest.saturating_mul(self.plan.replicas.into()) + 1;
+                        let least = self.plan.lease_limit.micro().saturating_mul(leases);
+                        if choice.left.micro() < least {
                             if !self.is_idle(decisions) {
                                 return None;
                             }
@@ -204,7 +215,9 @@ impl Job {
         };
         let outcome = self.conclude(audit, &said);
         let is_found = audit.is_odd && outcome.finding != Finding::Undecided;
-        if is_found || said.len() == seats || !standings().any(may_come) {
+        let patience = LONGEST_LOOK * self.late_for_audits().min(self.plan.first_patience);
+        let is_late = audit.is_odd && now >= audit.since.saturating_add(patience);
+        if is_found || is_late || said.len() == seats || !standings().any(may_come) {
             return Next::Over(outcome);
         }
         let asked = || audit.says.iter().zip(standings());

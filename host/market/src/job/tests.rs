@@ -351,6 +351,7 @@ fn plan(shards: u32, replicas: u32) -> JobPlan {
         replicas,
         exact: true,
         followed: false,
+        looks_at_odd: true,
         budget: credits(LIMIT * 60),
         lease_limit: credits(LIMIT),
         deadline: 100_000,

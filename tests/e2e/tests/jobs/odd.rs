@@ -43,7 +43,16 @@ fn of_three_the_one_that_is_odd_loses_its_stake_and_nobody_else_anything() {
     stakes(&requester, &[honest[0].as_str(), &honest[1], &liar.account]);
     let tickets = [ticket(&a), ticket(&b), &liar.ticket];
     // No result is drawn.
-    let more = ["--shards", "1", "--replicas", "2", "--audit", "0"];
+    let more = [
+        "--shards",
+        "1",
+        "--replicas",
+        "2",
+        "--audit",
+        "0",
+        "--min-stake",
+        "10",
+    ];
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
     setting.assert_right();
 
@@ -77,7 +86,7 @@ fn where_no_replica_is_odd_nobody_is_looked_at() {
     let honest = nodes.each_ref().map(own);
     stakes(&requester, &honest.each_ref().map(String::as_str));
     let tickets = nodes.each_ref().map(ticket);
-    let more = ["--shards", "3", "--replicas", "2"];
+    let more = ["--shards", "3", "--replicas", "2", "--min-stake", "10"];
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
     setting.assert_right();
     let job = &job["job"];
@@ -112,7 +121,7 @@ fn two_that_lie_alike_pay_and_the_honest_one_against_whom_they_are_does_not() {
     lied.sort_unstable();
     let mut tickets: Vec<&str> = nodes.iter().map(|node| ticket(node)).collect();
     tickets.extend(liars.iter().map(|liar| &*liar.ticket));
-    let more = ["--shards", "1", "--replicas", "2"];
+    let more = ["--shards", "1", "--replicas", "2", "--min-stake", "10"];
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
     setting.assert_right();
 

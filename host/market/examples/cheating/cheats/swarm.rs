@@ -179,6 +179,7 @@ impl Swarm {
             replicas: 1,
             exact: true,
             followed: cheat.texts().is_some(),
+            looks_at_odd: false,
             budget,
             lease_limit: Credits::from_micro(2 * PRICE.micro()),
             deadline: u64::MAX,

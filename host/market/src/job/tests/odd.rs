@@ -174,6 +174,35 @@ fn where_nothing_can_be_found_the_one_that_is_odd_is_not_paid_and_nobody_is_char
 }
 
 #[test]
+fn a_job_that_is_given_up_while_one_is_looked_at_pays_for_what_enough_agreed_on() {
+    let mut desk = odd_first(["lie", "right", "right"], &[2, 4, 3, 5, 6]);
+    let at = desk.now;
+    desk.asks(at, 4);
+    assert_eq!(desk.job.accepted(0), None);
+    let why = GaveUp::Deadline;
+    desk.note(Event::GaveUp { at, why });
+    assert_eq!(desk.job.accepted(0), Some(right()));
+    assert_eq!(desk.job.spent(), credits(20));
+    assert_eq!(desk.job.outvoted_of(0), [account(1)]);
+}
+
+#[test]
+fn who_stood_by_one_that_was_found_right_has_not_lied_whatever_the_shard_becomes() {
+    // None of their kind is there for the two that agree, so that their output counts in the end.
+    let auditors: [&[u8]; 3] = [&[4, 5], &[], &[]];
+    let mut desk = three(patient(1, 2), 5, ["right", "lie", "lie"], auditors);
+    let now = desk.now;
+    let fourth = desk.asks(now, 4);
+    desk.deliver(fourth, "right", &[]);
+    assert_eq!(found(&mut desk), (Finding::Passed, BTreeSet::new()));
+    let odd = desk.job.outvoted_of(0);
+    assert!(
+        !odd.contains(&account(1)) && !odd.contains(&account(4)),
+        "{odd:?}"
+    );
+}
+
+#[test]
 fn whoever_is_asked_first_a_liar_among_three_is_charged_if_it_was_asked() {
     let mut caught = 0;
     for number in 0..10 {

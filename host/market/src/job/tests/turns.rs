@@ -72,7 +72,7 @@ impl Desk {
         }));
     }
 
-    fn note(&mut self, event: Event) {
+    pub(super) fn note(&mut self, event: Event) {
         self.job.apply(&event).unwrap();
         self.journal.push(event);
     }

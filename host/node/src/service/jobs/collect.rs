@@ -118,6 +118,7 @@ async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use skep_evidence::{AccountKey, Credits, Meter, Signed, Split, Statement as _, Work};
     use skep_market::{Finished, Owed};

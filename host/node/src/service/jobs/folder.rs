@@ -71,6 +71,10 @@ pub struct Spec {
     /// Whether auditors follow the texts of a result, so that they may be on machines of other kinds.
     #[serde(default)]
     pub followed: bool,
+    /// Whether of replicas one that is another than enough others is looked at: where they have to be the
+    /// same, and everybody that has a say has something to lose.
+    #[serde(default)]
+    pub looks_at_odd: bool,
     /// What a provider has to have at stake here, in micro-credits.
     #[serde(default)]
     pub min_stake: u64,
@@ -128,14 +132,9 @@ impl Spec {
         adapters::read(shares.unwrap_or_default())
     }
 
-    /// Whether of replicas one that is another than enough others is looked at: where they have to be the same.
-    pub fn looks_at_odd(&self) -> bool {
-        self.replicas > 1 && self.exact && !self.followed
-    }
-
     /// Whether somebody may be charged by what others got, so that what is signed is kept.
     pub fn charges(&self) -> bool {
-        self.audit > 0 || self.looks_at_odd()
+        self.audit > 0 || self.looks_at_odd
     }
 
     /// What the state machine has to know.
@@ -150,6 +149,7 @@ impl Spec {
             replicas: self.replicas,
             exact: self.exact,
             followed: self.followed,
+            looks_at_odd: self.looks_at_odd,
             budget: Credits::from_micro(self.budget),
             lease_limit: Credits::from_micro(self.budget / leases.max(1)),
             deadline: self.deadline,

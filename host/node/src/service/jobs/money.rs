@@ -282,7 +282,10 @@ fn unknown_panel(
             candidate.stake > here.max(least)
         });
         let staked = candidates.list().iter();
-        let staked = staked.filter(|candidate| candidate.stake > Credits::from_micro(1));
+        // Those who found it, of whom whoever accuses may be some.
+        let staked = staked.filter(|candidate| {
+            candidate.stake > Credits::from_micro(1) && candidate.account != accusation.accused
+        });
         Ok(match (unknown, staked.count()) {
             (Some(candidate), _) => Some(format!(
                 "the panel was drawn by stakes, and {} has not so much at stake here",

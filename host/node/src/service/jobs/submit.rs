@@ -112,6 +112,8 @@ pub async fn submit(
     let mut seed = release.digest().as_bytes().to_vec();
     seed.extend(random()?);
     let began = now();
+    // Where enough are alike, nothing is more certain than the same bytes.
+    let is_followed = submission.audit > 0 && most_alike(&quotations, false) < SMALLEST_PANEL;
     let spec = Spec {
         job: Digest::of(&seed),
         package: inspect::reference_of(release),
@@ -131,8 +133,11 @@ pub async fn submit(
         exact: repeats != Repeats::No,
         attested: submission.attested,
         audit: submission.audit,
-        // Where enough are alike, nothing is more certain than the same bytes.
-        followed: submission.audit > 0 && most_alike(&quotations, false) < SMALLEST_PANEL,
+        followed: is_followed,
+        looks_at_odd: submission.replicas > 1
+            && repeats != Repeats::No
+            && !is_followed
+            && submission.min_stake > 0,
         min_stake: submission.min_stake,
         budget: budget.micro(),
         deadline: began.saturating_add(submission.deadline),

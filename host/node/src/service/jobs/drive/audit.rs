@@ -48,7 +48,7 @@ impl Driver {
         let audits = self.job.audits(id).is_some();
         let is_drawn = !audits && draw.is_audited(self.spec.audit);
         // A lease of a time at which nobody was looked at for being odd says so by its rate.
-        let may_be_odd = !audits && self.spec.looks_at_odd() && draw.is_audited(lease.audit.rate);
+        let may_be_odd = !audits && self.spec.looks_at_odd && draw.is_audited(lease.audit.rate);
         if self.spec.followed && (audits || is_drawn) {
             tokio::task::block_in_place(|| self.folder.keep_shown(id, &delivered.shown))?;
         }
@@ -133,7 +133,15 @@ impl Driver {
         let evidence = tokio::task::block_in_place(|| match self.spec.followed {
             false => self.divergence(outcome),
             true => self.unfollowed(outcome),
-        })?;
+        });
+        let evidence = match evidence {
+            Ok(evidence) => evidence,
+            Err(failure) => {
+                // The shard is done elsewhere all the same.
+                tracing::warn!(%failure, "what was found cannot be shown to others");
+                return Ok(());
+            }
+        };
         for id in wrong {
             let gone = || Failure::new(FailureKind::Failed, "the journal lacks a lease");
             let accused = self.job.provider(id).ok_or_else(gone)?;

@@ -17,6 +17,9 @@ use crate::failure::{Failure, FailureKind};
 const FLOPS: u64 = 1 << 60;
 /// The rate of a lease whose result may be looked at whether it is drawn or not.
 const EVERY: u32 = 1_000_000;
+/// The most that have a say in whether a replica that is odd lies, where no audits were asked for: the job is not
+/// planned for more.
+const PANEL_OF_ODD: usize = 7;
 /// The fewest that have a say in a disputed result, the provider among them.
 pub const SMALLEST_PANEL: usize = 3;
 
@@ -26,8 +29,10 @@ impl Driver {
     /// nothing, so that no audit waits for it to come back.
     pub(super) fn offers(&self) -> Result<Vec<Offer>, Failure> {
         let staked = self.staked()?;
+        let kind = self.one_kind();
         let quotes = self.quotes.iter().filter(|(_, (_, quotation))| {
-            self.spec.audit == 0 || self.auditors_of(quotation).count() >= SMALLEST_PANEL
+            kind.is_none_or(|kind| quotation.kind == kind)
+                && (self.spec.audit == 0 || self.auditors_of(quotation).count() >= SMALLEST_PANEL)
         });
         let slots = |account: &AccountId, slots| match &staked {
             Some(staked) if !staked.contains(account) => 0,
@@ -46,6 +51,22 @@ impl Driver {
             ahead: ahead(quotation.slots),
         });
         Ok(offers.collect())
+    }
+
+    /// The kind of machine that all replicas are made on, if of some kind there are enough to look at who is
+    /// odd: between two kinds those may differ that are both honest.
+    fn one_kind(&self) -> Option<[u8; 32]> {
+        if !self.spec.looks_at_odd {
+            return None;
+        }
+        let mut kinds: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+        for (_, quotation) in self.quotes.values() {
+            *kinds.entry(quotation.kind).or_default() += 1;
+        }
+        let enough = SMALLEST_PANEL.max(self.spec.replicas as usize);
+        let able = kinds.into_iter().filter(|(_, count)| *count >= enough);
+        able.max_by_key(|(kind, count)| (*count, *kind))
+            .map(|(kind, _)| kind)
     }
 
     /// Who has at stake what the job asks for; `None` is everybody.
@@ -89,7 +110,9 @@ impl Driver {
         let mut able: Vec<AccountId> = self.auditors_of(quotation).collect();
         if let Some(staked) = self.staked()? {
             let has_stake = |account: &AccountId| staked.contains(account);
-            if able.iter().copied().filter(has_stake).count() >= SMALLEST_PANEL {
+            let are_enough = able.iter().filter(|account| has_stake(account)).count();
+            // Where no audit was asked for, nobody has a say who has nothing to lose by it.
+            if self.spec.audit == 0 || are_enough >= SMALLEST_PANEL {
                 able.retain(has_stake);
             }
         }
@@ -154,11 +177,14 @@ impl Driver {
                 secret: self.secret(id).commitment(),
                 candidates: candidates.digest(),
                 // Evidence is only of what the lease lets be audited; which replica is odd is not known yet.
-                rate: match self.spec.looks_at_odd() {
+                rate: match self.spec.looks_at_odd {
                     true => EVERY,
                     false => self.spec.audit,
                 },
-                panel: panel(candidates.list().len()),
+                panel: panel(match self.spec.audit {
+                    0 => candidates.list().len().min(PANEL_OF_ODD),
+                    _ => candidates.list().len(),
+                }),
                 exact: self.spec.exact || self.spec.audit > 0,
                 followed: self.spec.followed,
                 follows,
