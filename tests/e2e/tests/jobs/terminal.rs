@@ -154,7 +154,7 @@ impl Screen {
             Inside::Text => match byte {
                 0x1b => self.inside = Inside::Escape,
                 b'\r' => self.column = 0,
-                b'\n' => self.to_row(self.row + 1),
+                b'\n' => self.make_room(self.row + 1),
                 b' '..=b'~' => self.write(char::from(byte)),
                 // One sign for each letter of another alphabet.
                 0xc0.. => self.write('?'),
@@ -163,7 +163,7 @@ impl Screen {
         }
     }
 
-    fn to_row(&mut self, row: usize) {
+    fn make_room(&mut self, row: usize) {
         self.row = row;
         if self.rows.len() <= row {
             self.rows.resize(row + 1, Vec::new());
@@ -174,7 +174,7 @@ impl Screen {
     fn write(&mut self, letter: char) {
         if self.column == self.columns {
             self.column = 0;
-            self.to_row(self.row + 1);
+            self.make_room(self.row + 1);
         }
         let row = &mut self.rows[self.row];
         if row.len() <= self.column {
@@ -189,7 +189,7 @@ impl Screen {
         let count: usize = number.unwrap_or(1).max(1);
         match what {
             b'A' => self.row = self.row.saturating_sub(count),
-            b'B' => self.to_row(self.row + count),
+            b'B' => self.make_room(self.row + count),
             b'C' => self.column = (self.column + count).min(self.columns),
             b'D' => self.column = self.column.saturating_sub(count),
             b'K' if number == Some(2) => self.rows[self.row].clear(),
