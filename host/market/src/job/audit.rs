@@ -138,7 +138,7 @@ impl Job {
                         }
                         // What the job cannot do without comes first.
                         let rest = match audit.is_odd {
-                            true => self.unfinished.difference(&self.open).count() as u64,
+                            true => self.waiting() as u64,
                             false => 0,
                         };
                         let leases = rest.saturating_mul(self.plan.replicas.into()) + 1;
@@ -231,6 +231,13 @@ impl Job {
         let free = asked().filter(|(_, standing)| **standing == Standing::Free);
         let free = free.map(|((auditor, _), _)| *auditor);
         Next::Ask(free.take(more).collect())
+    }
+
+    /// How many shards nobody has, and nobody looks at.
+    fn waiting(&self) -> usize {
+        let nobody_has = self.unfinished.difference(&self.open);
+        let looked_at = |number: &&u32| self.under_audit.contains(number);
+        nobody_has.filter(|number| !looked_at(number)).count()
     }
 
     /// What comes of an audit of which this is all that was said. Where nothing is found of a result that is odd,

@@ -282,10 +282,7 @@ fn unknown_panel(
             candidate.stake > here.max(least)
         });
         let staked = candidates.list().iter();
-        // Those who found it, of whom whoever accuses may be some.
-        let staked = staked.filter(|candidate| {
-            candidate.stake > Credits::from_micro(1) && candidate.account != accusation.accused
-        });
+        let staked = staked.filter(|candidate| candidate.stake > Credits::from_micro(1));
         Ok(match (unknown, staked.count()) {
             (Some(candidate), _) => Some(format!(
                 "the panel was drawn by stakes, and {} has not so much at stake here",
