@@ -223,7 +223,10 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         environment::run(&mut calibrate, "compare honest texts and cheats")?;
         for format in ["half.gguf", "four_bits.gguf", "q4_k.gguf"] {
             let mut calibrate = Command::new(&example);
-            calibrate.arg("calibrate").arg(folder.join(format)).arg("1000");
+            calibrate
+                .arg("calibrate")
+                .arg(folder.join(format))
+                .arg("1000");
             environment::run(&mut calibrate, "compare honest texts in another format")?;
         }
     }

@@ -1,3 +1,5 @@
+//! The operator of directions and lengths against dense sums in 64 bits, and its gradients against differences.
+
 use super::*;
 use crate::bf16::Precision;
 use crate::gemm::Simd;
