@@ -144,6 +144,10 @@ impl Job {
                         let leases = rest.saturating_mul(self.plan.replicas.into()) + 1;
                         let least = self.plan.lease_limit.micro().saturating_mul(leases);
                         if choice.left.micro() < least {
+                            // Those that wait are given out first, and this one looked at with what they leave.
+                            if rest > 0 {
+                                return None;
+                            }
                             if !self.is_idle(decisions) {
                                 return None;
                             }

@@ -187,6 +187,45 @@ fn a_job_that_is_given_up_while_one_is_looked_at_pays_for_what_enough_agreed_on(
 }
 
 #[test]
+fn what_the_other_shards_need_is_kept_from_who_looks_at_the_odd_one() {
+    let tight = JobPlan {
+        budget: credits(30 + 2 * LIMIT),
+        ..patient(2, 2)
+    };
+    let auditors: [&[u8]; 3] = [&[2, 4, 3, 5, 6], &[3, 1, 4, 5, 6], &[1, 2, 4, 5, 6]];
+    let mut desk = three(tight, 6, ["lie", "right", "right"], auditors);
+    let now = desk.now;
+    desk.waits(now);
+    assert_eq!(desk.job.view()[1].attempts.len(), 2);
+    for attempt in [0, 1] {
+        desk.deliver(AttemptId { shard: 1, attempt }, "right", &[]);
+    }
+    // They cost less than they might have.
+    let fourth = desk.asks(now, 4);
+    desk.deliver(fourth, "right", &[]);
+    assert_eq!(found(&mut desk), (Finding::Wrong, BTreeSet::from([at(0)])));
+}
+
+#[test]
+fn however_slow_a_liar_is_those_who_look_at_it_are_not_waited_for_longer() {
+    let mut desk = Desk::new(patient(1, 2), 6);
+    let leases = [1, 2, 3].map(|node| desk.lease(0, account(node), None));
+    // What it takes makes auditors late only after as long.
+    desk.now += 10 * FIRST;
+    let auditors: [&[u8]; 3] = [&[2, 4, 3, 5, 6], &[3, 1, 4, 5, 6], &[1, 2, 4, 5, 6]];
+    let made = ["lie", "right", "right"];
+    for ((id, made), auditors) in leases.into_iter().zip(made).zip(auditors) {
+        desk.deliver_if_odd(id, made, auditors);
+    }
+    let begun = desk.now;
+    desk.asks(begun, 4);
+    desk.waits(begun + 3 * FIRST - 1);
+    desk.now = begun + 3 * FIRST;
+    assert_eq!(found(&mut desk), (Finding::Undecided, BTreeSet::new()));
+    assert_eq!(desk.job.accepted(0), Some(right()));
+}
+
+#[test]
 fn who_stood_by_one_that_was_found_right_has_not_lied_whatever_the_shard_becomes() {
     // None of their kind is there for the two that agree, so that their output counts in the end.
     let auditors: [&[u8]; 3] = [&[4, 5], &[], &[]];
