@@ -344,6 +344,14 @@ impl<T: Statement> Unverified<T> {
         self.digest
     }
 
+    /// What somebody says that its parties said. Nothing in it may be trusted before it is verified: whoever sent it
+    /// may have made it up. It is for seeing whether it is worth that, such as whether it is about anything that is
+    /// known here.
+    #[must_use]
+    pub fn claimed(&self) -> &T {
+        &self.body
+    }
+
     /// Checks the signature.
     ///
     /// # Errors

@@ -191,6 +191,27 @@ fn many_are_verified_at_once_and_the_bad_one_is_named() {
     assert_eq!(verify_agreed(vec![half], &mut keys).unwrap_err().0, 0);
 }
 
+/// What it claims is there to be looked at before anybody has checked it, also where the signatures will not hold.
+#[test]
+fn what_is_claimed_is_what_was_written_whoever_signed_it() {
+    let (_, _, receipt) = example();
+    let honest = receipt.encode();
+    let read = Unverified::<Receipt>::decode_agreed(&honest).unwrap();
+    assert_eq!(read.claimed(), receipt.body());
+    let mut forged = honest;
+    *forged.last_mut().unwrap() ^= 1;
+    let forged = Unverified::<Receipt>::decode_agreed(&forged).unwrap();
+    assert_eq!(forged.claimed(), receipt.body());
+    assert_eq!(forged.digest(), receipt.digest());
+    assert!(matches!(
+        forged.verify_agreed(&mut Keys::default()),
+        Err(StatementError::BadSignature { .. })
+    ));
+    let half = receipt.signed().encode();
+    let half = Unverified::<Receipt>::decode(&half).unwrap();
+    assert_eq!(half.claimed(), receipt.body());
+}
+
 /// The format is a promise: what was signed once must verify for ever.
 #[test]
 fn the_encodings_do_not_change() {
