@@ -4,7 +4,7 @@
 //! It must never keep a receipt that this node did not sign itself.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_evidence::{Keys, Receipt, Unverified, verify_agreed};
@@ -55,9 +55,7 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
         }
         match claim(swarm, &ticket.node, lease).await {
             Ok(receipt) => {
-                let settled = tokio::task::block_in_place(|| {
-                    settle(&earnings, &[receipt], &Mutex::default())
-                });
+                let settled = tokio::task::block_in_place(|| settle(&earnings, &[receipt]));
                 match settled {
                     Ok(()) => given += 1,
                     Err(refusal) => tracing::info!(%refusal, "a receipt is not one of this node's"),
@@ -74,11 +72,10 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
 }
 
 /// Keeps receipts that both have signed, if all are this node's own.
-pub(super) fn settle(
-    earnings: &Earnings,
-    receipts: &[Vec<u8>],
-    keys: &Mutex<Keys>,
-) -> Result<(), Refusal> {
+///
+/// Anybody may send some. Signatures are checked of nothing but what was signed here, and with keys of this call's
+/// own: who sends many keeps nobody waiting for those that the node shares, and a batch is of few accounts.
+pub(super) fn settle(earnings: &Earnings, receipts: &[Vec<u8>]) -> Result<(), Refusal> {
     let fault = |error: EarningsError| {
         tracing::warn!(%error, "a receipt cannot be kept");
         Refusal::Failed("a fault of the node; its owner can see which".to_owned())
@@ -88,14 +85,8 @@ pub(super) fn settle(
     let read = read.map(|receipt| Unverified::<Receipt>::decode_agreed(receipt));
     let read: Result<Vec<_>, _> = read.collect();
     let read = read.map_err(|error| wrong(error.to_string()))?;
-    let agreed = {
-        // Many signatures are checked faster together, and nobody waits for the keys while this waits for
-        // the disk.
-        let keys = &mut *keys.lock().unwrap_or_else(PoisonError::into_inner);
-        verify_agreed(read, keys).map_err(|(_, error)| wrong(error.to_string()))?
-    };
-    for receipt in &agreed {
-        let signed = earnings.finished(receipt.lease).map_err(fault)?;
+    for receipt in &read {
+        let signed = earnings.finished(receipt.claimed().lease).map_err(fault)?;
         let is_mine = signed.is_some_and(|signed| {
             // What is kept here was signed here.
             let mine = Unverified::<Receipt>::decode(&signed.receipt);
@@ -105,6 +96,9 @@ pub(super) fn settle(
             return Err(wrong("this node signed no such receipt".to_owned()));
         }
     }
+    // Many signatures are checked faster together.
+    let agreed = verify_agreed(read, &mut Keys::default());
+    let agreed = agreed.map_err(|(_, error)| wrong(error.to_string()))?;
     earnings.paid(&agreed).map_err(fault)
 }
 
@@ -178,7 +172,7 @@ mod tests {
             };
             earnings.keep(bill.lease, finished, &owed).unwrap();
         }
-        let settle = |receipts: &[Vec<u8>]| settle(&earnings, receipts, &Mutex::default());
+        let settle = |receipts: &[Vec<u8>]| settle(&earnings, receipts);
         let owed = || earnings.unpaid(key(2).id(), 0).unwrap().micro();
         let good = [1, 2, 3].map(|lease| agreed(bill(lease, 10)));
 
@@ -187,11 +181,18 @@ mod tests {
         let refused = settle(&forged).unwrap_err().to_string();
         assert!(refused.contains("signature"), "{refused}");
         assert!(settle(&[good[0].clone(), bill(2, 10).encode()]).is_err());
-        // Both signed these, and yet they are not what is kept here.
+        // Both signed these, and yet they are not what is kept here. Whether signatures hold is not looked at in what
+        // was not signed here, nor in what comes with it.
+        let not_mine = Refusal::Lease("this node signed no such receipt".to_owned());
         for other in [bill(2, 11), bill(4, 10)] {
-            let refused = settle(&[good[0].clone(), agreed(other)]).unwrap_err();
-            let reason = "this node signed no such receipt".to_owned();
-            assert_eq!(refused, Refusal::Lease(reason));
+            let mut unsigned = agreed(other.clone());
+            *unsigned.last_mut().unwrap() ^= 1;
+            for other in [agreed(other), unsigned] {
+                for first in [&good[0], &forged[1]] {
+                    let refused = settle(&[first.clone(), other.clone()]).unwrap_err();
+                    assert_eq!(refused, not_mine);
+                }
+            }
         }
         assert_eq!(owed(), 30);
         assert_eq!(earnings.receipts().unwrap(), []);

@@ -222,9 +222,7 @@ impl Desk {
                 say(channel, &Answer::Noted).await
             }
             Ask::Settle { receipts } => {
-                tokio::task::block_in_place(|| {
-                    collect::settle(&self.earnings, &receipts, &self.keys)
-                })?;
+                tokio::task::block_in_place(|| collect::settle(&self.earnings, &receipts))?;
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
