@@ -7,13 +7,14 @@
 //! It must never find anyone guilty whose own signatures do not show it.
 
 mod least;
+mod panel;
 
 use minicbor::Decoder;
 use skep_registry::Digest;
 
 use crate::account::AccountId;
 use crate::audit::{AuditSecret, Candidates, MAX_PANEL};
-use crate::following::{Observation, Transcript, doubt};
+use crate::following::{Observation, Transcript};
 use crate::handover::Handover;
 use crate::lease::Lease;
 use crate::receipt::Receipt;
@@ -106,6 +107,25 @@ pub enum NoFraud {
     Another,
 }
 
+/// What statements show.
+struct Finding {
+    offenders: Vec<AccountId>,
+    lease: Digest,
+    /// Those of a panel who are its majority; nobody where an offender's own signatures show it.
+    majority: Vec<AccountId>,
+}
+
+impl Finding {
+    /// What somebody shows by its own signatures.
+    fn of(offender: AccountId, lease: Digest) -> Self {
+        Self {
+            offenders: vec![offender],
+            lease,
+            majority: Vec::new(),
+        }
+    }
+}
+
 impl Evidence {
     /// Who is shown to have cheated, at least one, and under which lease.
     ///
@@ -113,6 +133,26 @@ impl Evidence {
     ///
     /// When the statements show no such thing.
     pub fn offenders(&self) -> Result<(Vec<AccountId>, Digest), NoFraud> {
+        let Finding {
+            offenders, lease, ..
+        } = self.finding()?;
+        Ok((offenders, lease))
+    }
+
+    /// By whose word the offenders are convicted: those of a panel who are its majority, each once and none of them an
+    /// offender. It is nobody's where the offender's own signatures contradict each other.
+    ///
+    /// Signatures show that they said it, and the draw that they were next among the candidates. That the candidates
+    /// are anybody else than friends of whoever made the list does not follow from the evidence.
+    ///
+    /// # Errors
+    ///
+    /// When the statements show no fraud.
+    pub fn convicted_by(&self) -> Result<Vec<AccountId>, NoFraud> {
+        Ok(self.finding()?.majority)
+    }
+
+    fn finding(&self) -> Result<Finding, NoFraud> {
         use NoFraud::NoContradiction;
         match self {
             Self::TwoResults(one, two) => {
@@ -122,7 +162,7 @@ impl Evidence {
                 if one.digest() == two.digest() {
                     return Err(NoContradiction("they are the same"));
                 }
-                Ok((vec![one.worker], one.lease))
+                Ok(Finding::of(one.worker, one.lease))
             }
             Self::TwoReceipts(one, two) => {
                 if (one.provider, one.lease) != (two.provider, two.lease) {
@@ -131,14 +171,14 @@ impl Evidence {
                 if one.digest() == two.digest() {
                     return Err(NoContradiction("they are the same"));
                 }
-                Ok((vec![one.provider], one.lease))
+                Ok(Finding::of(one.provider, one.lease))
             }
             Self::ReceiptAgainstLease(lease, receipt) => {
                 if (receipt.lease, receipt.provider) != (lease.digest(), lease.provider) {
                     return Err(NoContradiction("the receipt is for another lease"));
                 }
                 match receipt.breach_of(lease) {
-                    Some(_) => Ok((vec![receipt.provider], receipt.lease)),
+                    Some(_) => Ok(Finding::of(receipt.provider, receipt.lease)),
                     None => Err(NoContradiction("the receipt keeps the lease")),
                 }
             }
@@ -151,7 +191,7 @@ impl Evidence {
                 if names && bills && receipt.lease == result.lease {
                     return Err(NoContradiction("the receipt names the result"));
                 }
-                Ok((vec![receipt.provider], receipt.lease))
+                Ok(Finding::of(receipt.provider, receipt.lease))
             }
             Self::HandoverAgainstReceipt(handover, receipt) => {
                 if handover.receipt != receipt.digest() {
@@ -160,7 +200,7 @@ impl Evidence {
                 if (handover.lease, handover.provider) == (receipt.lease, receipt.provider) {
                     return Err(NoContradiction("the receipt is that of the lease"));
                 }
-                Ok((vec![handover.provider], handover.lease))
+                Ok(Finding::of(handover.provider, handover.lease))
             }
             Self::Divergence {
                 lease,
@@ -169,17 +209,8 @@ impl Evidence {
                 result,
                 audits,
             } => {
-                let votes = audits.iter().map(|audit| Vote {
-                    lease: &audit.lease,
-                    result: &audit.result,
-                    claim: audit.result.claim(),
-                });
-                let votes: Vec<Vote<'_>> = votes.collect();
-                if lease.audit.followed {
-                    return Err(NoContradiction("the texts of this work are followed"));
-                }
-                minority(lease, secret, candidates, result, &votes)
-                    .map(|offenders| (offenders, lease.digest()))
+                let votes = panel::repeated(lease, audits)?;
+                panel::found(lease, secret, candidates, result, &votes)
             }
             Self::Unfollowed {
                 lease,
@@ -189,9 +220,8 @@ impl Evidence {
                 transcript,
                 audits,
             } => {
-                let votes = followed(lease, result, transcript, audits)?;
-                minority(lease, secret, candidates, result, &votes)
-                    .map(|offenders| (offenders, lease.digest()))
+                let votes = panel::followed(lease, result, transcript, audits)?;
+                panel::found(lease, secret, candidates, result, &votes)
             }
         }
     }
@@ -337,128 +367,6 @@ fn signed<T: Statement>(
     keys: &mut Keys,
 ) -> Result<Signed<T>, StatementError> {
     Signed::decode(input.bytes()?, keys)
-}
-
-/// What one of a panel says.
-struct Vote<'a> {
-    lease: &'a Agreed<Lease>,
-    result: &'a Signed<ResultCommitment>,
-    /// The same for all who say the same.
-    claim: Digest,
-}
-
-/// What those say who followed, if all of them followed this transcript, and it is the provider's.
-fn followed<'a>(
-    lease: &Lease,
-    result: &ResultCommitment,
-    transcript: &Transcript,
-    audits: &'a [FollowedAudit],
-) -> Result<Vec<Vote<'a>>, NoFraud> {
-    use NoFraud::NoContradiction;
-    if !lease.audit.followed || lease.audit.follows.is_some() {
-        return Err(NoContradiction("the texts of this work are not followed"));
-    }
-    if result.activations != Some(transcript.digest()) {
-        return Err(NoContradiction("the transcript is not the provider's"));
-    }
-    let script = transcript.script().digest();
-    let votes = audits.iter().map(|audit| {
-        if audit.lease.audit.follows != Some(script) {
-            return Err(NoContradiction(
-                "an auditor was given something else to follow",
-            ));
-        }
-        if audit.result.activations != Some(audit.seen.digest()) {
-            return Err(NoContradiction("an observation is not the auditor's"));
-        }
-        Ok(Vote {
-            lease: &audit.lease,
-            result: &audit.result,
-            claim: transcript.vote(result, &audit.result, &audit.seen),
-        })
-    });
-    votes.collect()
-}
-
-/// Whether an auditor's lease is of the same work as the one that it audits, and its result under
-/// its own.
-fn is_same_work(audit: &Vote<'_>, lease: &Lease) -> bool {
-    let of = |lease: &Lease| {
-        let terms = (lease.audit.exact, lease.audit.followed);
-        (lease.job, lease.shard, lease.requester, lease.work, terms)
-    };
-    let own = audit.lease;
-    of(own) == of(lease) && own.provider == audit.result.worker && audit.result.is_under(own)
-}
-
-/// Those whose output, or what they say that it took, is another than that of the majority, if all were
-/// rightly drawn.
-fn minority(
-    lease: &Agreed<Lease>,
-    secret: &AuditSecret,
-    candidates: &Candidates,
-    result: &Signed<ResultCommitment>,
-    audits: &[Vote<'_>],
-) -> Result<Vec<AccountId>, NoFraud> {
-    use NoFraud::NoContradiction;
-    let terms = &lease.audit;
-    if !terms.exact {
-        return Err(NoContradiction("the work may give other bytes elsewhere"));
-    }
-    if !result.is_under(lease) || !audits.iter().all(|audit| is_same_work(audit, lease)) {
-        return Err(NoContradiction("a result is of other work"));
-    }
-    if (secret.commitment(), candidates.digest()) != (terms.secret, terms.candidates) {
-        return Err(NoContradiction(
-            "the secret or the candidates are not those of the lease",
-        ));
-    }
-    if result.worker != lease.provider {
-        return Err(NoContradiction("the first result is not the provider's"));
-    }
-    let draw = secret.draw(result.digest());
-    if !draw.is_audited(terms.rate) {
-        return Err(NoContradiction("this result was not drawn to be audited"));
-    }
-    if audits.len() > terms.auditors() {
-        return Err(NoContradiction("more audit it than have a say"));
-    }
-    // In the order of the draw, so that nobody has two votes.
-    let mut drawn = draw
-        .auditors(
-            candidates,
-            terms.drawn(),
-            &[lease.provider, lease.requester],
-        )
-        .into_iter();
-    if !audits
-        .iter()
-        .all(|audit| drawn.any(|auditor| auditor == audit.result.worker))
-    {
-        return Err(NoContradiction(
-            "the auditors are not those that were drawn, in their order",
-        ));
-    }
-    let said = || {
-        let auditors = audits
-            .iter()
-            .map(|audit| (audit.result.worker, audit.claim));
-        std::iter::once((result.worker, result.claim())).chain(auditors)
-    };
-    let votes = |claim| said().filter(|(_, said)| *said == claim).count();
-    // Of the whole panel: who is missing agrees with nobody.
-    let majority = said()
-        .map(|(_, said)| said)
-        .find(|claim| *claim != doubt() && 2 * votes(*claim) > terms.panel as usize)
-        .ok_or(NoContradiction("no output has the majority of the panel"))?;
-    let odd: Vec<AccountId> = said()
-        .filter(|(_, said)| *said != majority && *said != doubt())
-        .map(|(worker, _)| worker)
-        .collect();
-    match odd.is_empty() {
-        true => Err(NoContradiction("all outputs are the same")),
-        false => Ok(odd),
-    }
 }
 
 encoded_struct! {

@@ -41,10 +41,9 @@ fn a_worker_has_one_result() {
         offender: key(2).id(),
         lease: lease.digest(),
     };
-    assert_eq!(
-        accuse(2, &Evidence::TwoResults(one.clone(), two.clone())),
-        guilty
-    );
+    let both = Evidence::TwoResults(one.clone(), two.clone());
+    assert_eq!(accuse(2, &both), guilty);
+    assert_eq!(both.convicted_by(), Ok(Vec::new()), "by its own signatures");
     // Not another's, not the same twice, not those of two workers.
     assert!(is_false(&accuse(
         3,
@@ -271,6 +270,9 @@ fn whoever_is_not_with_the_majority_is_charged() {
         let evidence = panel(&outputs);
         let found = evidence.offenders().unwrap().0;
         assert_eq!(found, [worker(&evidence, odd)]);
+        let others = (0..3).filter(|place| *place != odd);
+        let others: Vec<AccountId> = others.map(|place| worker(&evidence, place)).collect();
+        assert_eq!(evidence.convicted_by().unwrap(), others);
         let verdict = accuse(seed_of(found[0]), &evidence);
         assert!(matches!(verdict, Verdict::Guilty { offender, .. } if offender == found[0]));
         let innocent = worker(&evidence, (odd + 1) % 3);
@@ -287,8 +289,11 @@ fn whoever_is_not_with_the_majority_is_charged() {
     // Whoever is missing agrees with nobody: four of seven are needed.
     let few = panel(&[b"wrong", b"right", b"right", b"right", b"", b"", b""]);
     assert!(few.offenders().is_err());
+    assert!(few.convicted_by().is_err());
     let enough = panel(&[b"wrong", b"right", b"", b"right", b"right", b"right", b""]);
     assert_eq!(enough.offenders().unwrap().0, [key(2).id()]);
+    let four = [1, 2, 3, 4].map(|place| worker(&enough, place));
+    assert_eq!(enough.convicted_by().unwrap(), four);
 }
 
 /// Whoever is silent has somebody in its place, and nobody has two.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::activations::Peaks;
+use crate::following::doubt;
 use crate::following::tests::{largest, observation, transcript};
 
 /// A result of work whose texts are followed, and what each auditor saw, in the order of the draw.
@@ -206,4 +207,6 @@ fn nobody_is_charged_for_what_lies_between_the_limits() {
     let lazy = Observation::default();
     let evidence = panel(&[lazy.clone(), between, observation(0.0), observation(0.0)]);
     assert_eq!(evidence.offenders().unwrap().0, [auditor(&evidence, 0)]);
+    let near = [key(2).id(), auditor(&evidence, 2), auditor(&evidence, 3)];
+    assert_eq!(evidence.convicted_by().unwrap(), near);
 }
