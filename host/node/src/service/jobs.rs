@@ -4,7 +4,8 @@
 //! down. The requester's side is `submit`, `around`, `attest`, `found`, `drive`, `talk`, `awaited`, `check` and
 //! `folder`, and `guests` for jobs that a run of the owner's begins; the provider's is `provide`, `reports`,
 //! `collect`, `interrupted`, `residence`, `leisure` and `work`; `money` holds the key and the books of both,
-//! `anywhere` finds nodes that have moved, and `adapters` says what the family of an adapter gets.
+//! `believed` says which panels are believed by these books, `anywhere` finds nodes that have moved, and `adapters` says
+//! what the family of an adapter gets.
 //!
 //! # What it must never do
 //!
@@ -18,6 +19,7 @@ mod anywhere;
 mod around;
 mod attest;
 mod awaited;
+mod believed;
 mod check;
 mod collect;
 mod drive;

@@ -129,8 +129,8 @@ fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
     assert!(second.iter().all(|verdict| verdict["shard"] == 1));
     assert!(second.iter().all(|verdict| verdicts.contains(verdict)));
 
-    // A third node judges by the file alone. It believes the draw only where the stakes by which
-    // it was made are in its own ledger.
+    // A third node judges by the file alone. It believes a panel only where those who convict have at stake in its own
+    // ledger what they would take.
     let evidence = job["evidence"].as_array().unwrap();
     assert_eq!(evidence.len(), caught as usize);
     let file = setting.text("accusation");
@@ -140,10 +140,29 @@ fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
     assert_eq!(elsewhere["guilty"], true);
     assert_eq!(elsewhere["accused"], *liar.account);
     assert_eq!(elsewhere["fined_micro"], 0);
+    // That the accused has a stake there vouches for nobody of the panel.
     stake(a.home(), "5", &liar.account);
+    let strangers = judge(&a);
+    assert_eq!(strangers["guilty"], true);
+    assert_eq!(strangers["fined_micro"], 0, "{strangers}");
+    let why = strangers["spared"].as_str().unwrap();
+    for part in [
+        "the word of 2 who have 5 credits at stake here",
+        "and 0 have",
+        "skep account stake 5 --account",
+        &own(&a),
+        &own(&b),
+    ] {
+        assert!(why.contains(part), "{part:?} is not in {why}");
+    }
+    assert_eq!(line(a.home(), "stakes", &liar.account), 5 * CREDIT);
+    stake(a.home(), "5", &own(&b));
+    assert_eq!(judge(&a)["fined_micro"], 0, "one is no majority");
+    a.ask(&["account", "add", "5"]).unwrap();
+    stake(a.home(), "5", &own(&a));
     let here = judge(&a);
     assert_eq!(here["guilty"], true);
-    assert_eq!(here["fined_micro"], 5 * CREDIT);
+    assert_eq!(here["fined_micro"], 5 * CREDIT, "{here}");
     assert_eq!(judge(&a)["fined_micro"], 0, "one fraud is fined once");
     // With a byte changed it is nobody's accusation.
     let mut bytes = fs::read(&file).unwrap();

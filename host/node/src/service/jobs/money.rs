@@ -15,7 +15,7 @@ use skep_market::{
 use skep_registry::Digest;
 use zeroize::Zeroizing;
 
-use super::{Jobs, failed, random};
+use super::{Jobs, believed, failed, random};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{AccountView, Judged, PaidLine};
 use crate::service::{Service, run};
@@ -234,7 +234,12 @@ pub fn judged(service: &Service, file: &Path) -> Result<Judged, Failure> {
         Verdict::FalseAccusation { accuser, reason } => (*accuser, None, Some(reason.to_string())),
     };
     let spared = match lease.is_some() {
-        true => unknown_panel(service, &accusation, &mut keys)?,
+        true => {
+            let evidence = Evidence::decode(&accusation.evidence.0, &mut keys).map_err(failed)?;
+            with_ledger(service, |ledger| {
+                believed::doubt(&evidence, loser, TERMS.fine, ledger).map_err(failed)
+            })?
+        }
         false => None,
     };
     let at_stake =
@@ -258,39 +263,6 @@ pub fn judged(service: &Service, file: &Path) -> Result<Judged, Failure> {
         lease: lease.map(|lease| lease.to_string()),
         fined_micro: before.micro().saturating_sub(after.micro()),
         spared,
-    })
-}
-
-/// Why a panel is not believed here, if it is not: whoever made the list of candidates could have
-/// made up the candidates too. Their stakes have to be there in this node's own ledger.
-fn unknown_panel(
-    service: &Service,
-    accusation: &Accusation,
-    keys: &mut Keys,
-) -> Result<Option<String>, Failure> {
-    let evidence = Evidence::decode(&accusation.evidence.0, keys).map_err(failed)?;
-    let (Evidence::Divergence { candidates, .. } | Evidence::Unfollowed { candidates, .. }) =
-        evidence
-    else {
-        return Ok(None);
-    };
-    with_ledger(service, |ledger| {
-        let mut list = candidates.list().iter();
-        let unknown = list.find(|candidate| {
-            let least = Credits::from_micro(1);
-            let here = ledger.balance(Book::Staked(candidate.account));
-            candidate.stake > here.max(least)
-        });
-        let staked = candidates.list().iter();
-        let staked = staked.filter(|candidate| candidate.stake > Credits::from_micro(1));
-        Ok(match (unknown, staked.count()) {
-            (Some(candidate), _) => Some(format!(
-                "the panel was drawn by stakes, and {} has not so much at stake here",
-                candidate.account
-            )),
-            (None, 0) => Some("none of those who could be drawn has anything at stake".to_owned()),
-            (None, _) => None,
-        })
     })
 }
 
