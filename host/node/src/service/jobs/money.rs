@@ -217,7 +217,8 @@ pub fn staked(service: &Service, least: Credits, taking: &[Quotation]) -> Result
     })
 }
 
-/// Judges an accusation, and takes from whoever is in the wrong what is at stake here.
+/// Judges an accusation, and takes from whoever is in the wrong what is at stake here: from the accused only where its
+/// panel is believed.
 pub fn judged(service: &Service, file: &Path) -> Result<Judged, Failure> {
     let bytes = fs::read(file).map_err(|error| run::cannot_read(file, &error))?;
     let mut keys = Keys::default();
