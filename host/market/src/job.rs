@@ -31,7 +31,7 @@ use skep_registry::Digest;
 pub use audit::Outcome;
 pub use decide::{Decision, Outstanding};
 pub use event::{AttemptId, Event, Finding, GaveUp};
-pub use journal::{Journal, JournalError};
+pub use journal::{Journal, JournalError, Kept, Trail};
 pub use view::{AttemptState, AttemptView, ShardView};
 
 /// What a job is.

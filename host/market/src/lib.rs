@@ -59,7 +59,7 @@ pub use engage::{
 };
 pub use job::{
     AttemptId, AttemptState, AttemptView, Decision, Event, Finding, GaveUp, Job, JobPlan, Journal,
-    JournalError, Outcome, Outstanding, ShardView, Unfit,
+    JournalError, Kept, Outcome, Outstanding, ShardView, Trail, Unfit,
 };
 pub use ledger::{
     Book, Entry, EntryKind, Escrow, Ledger, LedgerError, Movement, Operation, Outcomes, PostError,

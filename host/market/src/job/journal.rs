@@ -4,13 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::Deserialize;
 use skep_registry::Digest;
 
-use super::event::Event;
+use super::event::{AttemptId, Event};
 
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 /// Outputs that came with the events, by digest.
 const OUTPUTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("outputs");
+/// What was signed for results that came: by shard and attempt, the lease and the commitment.
+const TRAILS: TableDefinition<'_, (u32, u32), (&[u8], &[u8])> = TableDefinition::new("trails");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const JOB: &str = "job";
 
@@ -22,6 +25,24 @@ pub struct Journal {
     next: u64,
     /// Set while a write is under way, and stays if it fails.
     broken: bool,
+}
+
+/// What is kept with events: on disk exactly if they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Outputs, each with its digest.
+    pub outputs: Vec<(Digest, Vec<u8>)>,
+    /// What was signed for results, each with the lease of which the result came.
+    pub trails: Vec<(AttemptId, Trail)>,
+}
+
+/// What a provider signed for a result that it delivered, in its encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Trail {
+    /// The lease, with both signatures.
+    pub lease: Vec<u8>,
+    /// The commitment to the result.
+    pub commitment: Vec<u8>,
 }
 
 /// Why a journal cannot be used.
@@ -80,6 +101,7 @@ impl Journal {
             transaction
                 .open_table(OUTPUTS)
                 .map_err(|e| fail(e.into()))?;
+            transaction.open_table(TRAILS).map_err(|e| fail(e.into()))?;
             let mut meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
             let found = meta.get(JOB).map_err(|e| fail(e.into()))?;
             let found = found.map(|found| found.value().to_vec());
@@ -130,19 +152,15 @@ impl Journal {
     ///
     /// When the file cannot be written. The journal has to be opened again then.
     pub fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
-        self.append_with(events, &[])
+        self.append_with(events, &Kept::default())
     }
 
-    /// Writes events with outputs that came with them, in one go.
+    /// Writes events with what came with them, in one go: however much it is, it waits for the disk once.
     ///
     /// # Errors
     ///
     /// As [`Self::append`].
-    pub fn append_with(
-        &mut self,
-        events: &[Event],
-        outputs: &[(Digest, Vec<u8>)],
-    ) -> Result<(), JournalError> {
+    pub fn append_with(&mut self, events: &[Event], kept: &Kept) -> Result<(), JournalError> {
         if self.broken {
             return Err(JournalError::Broken);
         }
@@ -150,7 +168,7 @@ impl Journal {
             return Ok(());
         }
         self.broken = true;
-        self.write(events, outputs)
+        self.write(events, kept)
             .map_err(|error| JournalError::Storage {
                 path: self.path.clone(),
                 error: Box::new(error),
@@ -177,7 +195,30 @@ impl Journal {
         })
     }
 
-    /// Takes the outputs away: the job is over, and what counts is in its result.
+    /// What was signed for a result that came, if that was kept with it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn trail(&self, id: AttemptId) -> Result<Option<Trail>, JournalError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(TRAILS)?;
+            let found = table.get((id.shard, id.attempt))?;
+            Ok(found.map(|found| {
+                let (lease, commitment) = found.value();
+                Trail {
+                    lease: lease.to_vec(),
+                    commitment: commitment.to_vec(),
+                }
+            }))
+        };
+        read().map_err(|error| JournalError::Storage {
+            path: self.path.clone(),
+            error: Box::new(error),
+        })
+    }
+
+    /// Takes the outputs away: the job is over, and what counts is in its result. What was signed stays.
     ///
     /// # Errors
     ///
@@ -202,17 +243,24 @@ impl Journal {
         Ok(())
     }
 
-    fn write(&self, events: &[Event], outputs: &[(Digest, Vec<u8>)]) -> Result<(), redb::Error> {
+    fn write(&self, events: &[Event], kept: &Kept) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
             let mut table = transaction.open_table(EVENTS)?;
             for (number, event) in (self.next..).zip(events) {
                 table.insert(number, event.encode().as_slice())?;
             }
-            if !outputs.is_empty() {
+            if !kept.outputs.is_empty() {
                 let mut table = transaction.open_table(OUTPUTS)?;
-                for (digest, output) in outputs {
+                for (digest, output) in &kept.outputs {
                     table.insert(digest.as_bytes(), output.as_slice())?;
+                }
+            }
+            if !kept.trails.is_empty() {
+                let mut table = transaction.open_table(TRAILS)?;
+                for (id, trail) in &kept.trails {
+                    let signed = (trail.lease.as_slice(), trail.commitment.as_slice());
+                    table.insert((id.shard, id.attempt), signed)?;
                 }
             }
         }

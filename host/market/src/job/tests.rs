@@ -4,6 +4,7 @@
 mod ahead;
 mod audits;
 mod followed;
+mod kept;
 mod late;
 mod money;
 mod odd;
@@ -517,38 +518,6 @@ fn what_comes_too_late_or_does_not_fit_changes_nothing() {
         attempt: 0,
     };
     assert!(job.apply(&Event::Failed { id: nowhere, at: 4 }).is_err());
-}
-
-#[test]
-fn a_journal_gives_back_what_was_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("journal");
-    let mut world = World::new(plan(4, 1), vec![Honest, Lies, Fails], BTreeSet::new());
-    world.audits = 100;
-    world.run();
-    let events: Vec<Event> = world
-        .journal
-        .iter()
-        .map(|e| Event::decode(e).unwrap())
-        .collect();
-    let (mut journal, empty) = Journal::open(&path, world.plan.job).unwrap();
-    assert!(empty.is_empty() && journal.is_empty());
-    let kept = (digest("output", 9), vec![9; 300]);
-    for pair in events.chunks(2) {
-        journal
-            .append_with(pair, std::slice::from_ref(&kept))
-            .unwrap();
-    }
-    drop(journal);
-    let (mut journal, read) = Journal::open(&path, world.plan.job).unwrap();
-    assert_eq!(read, events);
-    assert_eq!(journal.output(kept.0).unwrap(), Some(kept.1));
-    journal.forget_outputs().unwrap();
-    assert_eq!(journal.output(kept.0).unwrap(), None);
-    assert_eq!(journal.len(), events.len() as u64);
-    drop(journal);
-    let other = Journal::open(&path, digest("job", 2));
-    assert!(matches!(other, Err(JournalError::OtherJob { .. })));
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use skep_evidence::{
     AccountId, Agreed, AuditSecret, Candidates, Keys, Lease, ResultCommitment, Signed,
 };
-use skep_market::{AttemptId, Event};
+use skep_market::{AttemptId, Event, Journal};
 
-use super::setting::{events_of, folder_of};
+use super::setting::folder_of;
 use super::*;
 
 /// Of so many results none is drawn in one run of 800 million.
@@ -21,16 +21,16 @@ fn read(file: &Path) -> Value {
 }
 
 /// What was signed for a result, and who may audit it by that, in their order: nobody unless it was drawn.
-fn draw(folder: &Path, root: &[u8; 32], id: AttemptId) -> (Agreed<Lease>, Vec<AccountId>) {
-    let trail = read(
-        &folder
-            .join("trail")
-            .join(format!("{}-{}", id.shard, id.attempt)),
-    );
-    let signed = |name: &str| -> Vec<u8> { serde_json::from_value(trail[name].clone()).unwrap() };
+fn draw(
+    folder: &Path,
+    journal: &Journal,
+    root: &[u8; 32],
+    id: AttemptId,
+) -> (Agreed<Lease>, Vec<AccountId>) {
+    let trail = journal.trail(id).unwrap().unwrap();
     let keys = &mut Keys::default();
-    let lease = Agreed::<Lease>::decode(&signed("lease"), keys).unwrap();
-    let result = Signed::<ResultCommitment>::decode(&signed("commitment"), keys).unwrap();
+    let lease = Agreed::<Lease>::decode(&trail.lease, keys).unwrap();
+    let result = Signed::<ResultCommitment>::decode(&trail.commitment, keys).unwrap();
     assert_eq!((lease.shard, lease.attempt), (id.shard, id.attempt));
     assert_eq!(lease.audit.rate, RATE);
     assert_eq!(result.lease, lease.digest());
@@ -70,7 +70,9 @@ fn at_five_percent_the_results_that_are_audited_are_those_that_were_drawn() {
     let (mut over, mut delivered) = (BTreeSet::new(), 0);
     // Of each shard: whose result was drawn, under which lease, and who may audit it.
     let mut drawn: BTreeMap<u32, Vec<(u32, AccountId, Vec<AccountId>)>> = BTreeMap::new();
-    for event in events_of(&requester, job) {
+    let name = job["job"].as_str().unwrap().parse().unwrap();
+    let (journal, events) = Journal::open(&folder.join("journal.redb"), name).unwrap();
+    for event in events {
         match event {
             Event::Leased { id, audits: of, .. } => {
                 audits.insert(id, of);
@@ -81,7 +83,7 @@ fn at_five_percent_the_results_that_are_audited_are_those_that_were_drawn() {
             // What comes of a lease that was withdrawn is not looked at.
             Event::Delivered { id, auditors, .. } if !over.contains(&id) => {
                 delivered += 1;
-                let (lease, mut expected) = draw(&folder, &root, id);
+                let (lease, mut expected) = draw(&folder, &journal, &root, id);
                 if audits[&id].is_some() {
                     // Who audits is compared with another as it is.
                     expected.clear();

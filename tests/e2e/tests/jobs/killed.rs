@@ -1,10 +1,10 @@
 //! A requester that was killed at each point of an audit, with the files that are on its disk then: what was
-//! kept of a result is there before that is written down, and nothing is paid before the audit is.
+//! kept of a result is there before that is written down or with it, and nothing is paid before the audit is.
 //!
 //! Each point is made of a job that ran to its end: its journal as far as it was written then, the files that were
 //! there by then, and the books from before it. Everything else is as it was, the providers among it.
 
-use skep_market::{Event, Journal};
+use skep_market::{AttemptId, Event, Journal, Kept, Trail};
 use skep_registry::Digest;
 
 use super::*;
@@ -23,6 +23,18 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The leases of which something came.
+fn delivered(events: &[Event]) -> impl Iterator<Item = AttemptId> {
+    events.iter().filter_map(|event| match event {
+        Event::Delivered { id, .. } => Some(*id),
+        _ => None,
+    })
+}
+
+fn name_of(id: AttemptId) -> String {
+    format!("{}-{}", id.shard, id.attempt)
+}
+
 /// A job that was done once, and the home of its requester from before.
 struct Whole<'a> {
     setting: &'a Setting,
@@ -30,6 +42,8 @@ struct Whole<'a> {
     folder: PathBuf,
     name: String,
     events: Vec<Event>,
+    /// What was signed for each result.
+    trails: Vec<(AttemptId, Trail)>,
     job: Value,
 }
 
@@ -42,14 +56,17 @@ impl<'a> Whole<'a> {
         setting.assert_right();
         let name = job["job"]["job"].as_str().unwrap().to_owned();
         let folder = requester.join("jobs").join(&name);
-        let (_, events) =
+        let (journal, events) =
             Journal::open(&folder.join("journal.redb"), name.parse().unwrap()).unwrap();
+        let trails = delivered(&events).map(|id| (id, journal.trail(id).unwrap().unwrap()));
+        let trails = trails.collect();
         Self {
             setting,
             before,
             folder,
             name,
             events,
+            trails,
             job: job["job"].clone(),
         }
     }
@@ -62,9 +79,11 @@ impl<'a> Whole<'a> {
     }
 
     /// The home of a requester that was killed when so many events were written down, and what of the next
-    /// one is kept before that is.
-    fn killed_at(&self, written: usize) -> PathBuf {
-        let home = self.setting.path(&format!("killed at {written}"));
+    /// one is kept before that is. What was signed is in the journal, or in files of its own as in earlier versions.
+    fn killed_at(&self, written: usize, in_files: bool) -> PathBuf {
+        let home = self
+            .setting
+            .path(&format!("killed at {written}, {in_files}"));
         copy(&self.before, &home);
         let folder = home.join("jobs").join(&self.name);
         for empty in ["outputs", "trail", "shown"] {
@@ -76,14 +95,22 @@ impl<'a> Whole<'a> {
                 fs::copy(self.folder.join(file), folder.join(file)).unwrap();
             }
         }
-        for event in &self.events[..=written] {
-            if let Event::Delivered { id, .. } = event {
-                for kept in ["trail", "shown"] {
-                    let file = Path::new(kept).join(format!("{}-{}", id.shard, id.attempt));
-                    if self.folder.join(&file).exists() {
-                        fs::copy(self.folder.join(&file), folder.join(&file)).unwrap();
-                    }
-                }
+        for id in delivered(&self.events[..=written]) {
+            let file = Path::new("shown").join(name_of(id));
+            if self.folder.join(&file).exists() {
+                fs::copy(self.folder.join(&file), folder.join(&file)).unwrap();
+            }
+        }
+        let were_written: Vec<AttemptId> = delivered(&self.events[..written]).collect();
+        let mut trails = self.trails.clone();
+        trails.retain(|(id, _)| were_written.contains(id));
+        if in_files {
+            for (id, trail) in trails.drain(..) {
+                let signed = serde_json::json!({
+                    "lease": trail.lease,
+                    "commitment": trail.commitment,
+                });
+                fs::write(folder.join("trail").join(name_of(id)), signed.to_string()).unwrap();
             }
         }
         let job: Digest = self.name.parse().unwrap();
@@ -94,8 +121,9 @@ impl<'a> Whole<'a> {
             Digest::of(&self.setting.expected),
             self.setting.expected.clone(),
         );
+        let outputs = vec![output];
         journal
-            .append_with(&self.events[..written], &[output])
+            .append_with(&self.events[..written], &Kept { outputs, trails })
             .unwrap();
         home
     }
@@ -112,12 +140,12 @@ impl<'a> Whole<'a> {
             )
         };
         let has_auditor = self.events.iter().position(audits).unwrap();
-        let delivered = |event: &Event| matches!(event, Event::Delivered { .. });
-        let delivered = self.events.iter().filter(|event| delivered(event)).count();
-        assert_eq!(delivered, 2, "one made it, and one looked at that");
+        assert_eq!(self.trails.len(), 2, "one made it, and one looked at that");
         let spent = micro(&self.job, "spent_micro");
-        for written in 1..=self.unpaid() {
-            let home = self.killed_at(written);
+        let all = (1..=self.unpaid()).map(|written| (written, false));
+        // Once its auditor has a lease, what was signed for a result that is followed is read again.
+        for (written, in_files) in all.chain([(has_auditor + 1, true)]) {
+            let home = self.killed_at(written, in_files);
             let paused = ask(&Built::skep(), &home, &["job", "status", &self.name]).unwrap();
             let is_finished = written == self.unpaid();
             assert_eq!(

@@ -112,7 +112,7 @@ fn a_job_goes_on_from_what_was_written_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.redb");
         let (mut journal, _) = Journal::open(&path, plan.job).unwrap();
-        journal.append_with(&events, &[]).unwrap();
+        journal.append(&events).unwrap();
         drop(journal);
         let (_journal, read) = Journal::open(&path, plan.job).unwrap();
         assert_eq!(read, events);

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Receipt, Split};
 use skep_market::{
-    AttemptId, BadDelivery, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Outstanding,
-    Quotation,
+    AttemptId, BadDelivery, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Kept,
+    Outstanding, Quotation,
 };
 use skep_registry::Digest;
 use skep_swarm::{ProviderAddr, Swarm};
@@ -264,17 +264,12 @@ impl Driver {
 
     /// Writes events down, and only then lets the job know.
     fn note(&mut self, events: &[Event]) -> Result<(), Failure> {
-        self.note_with(events, &[])
+        self.note_with(events, &Kept::default())
     }
 
-    /// The same, with outputs that came with them.
-    fn note_with(
-        &mut self,
-        events: &[Event],
-        outputs: &[(Digest, Vec<u8>)],
-    ) -> Result<(), Failure> {
-        tokio::task::block_in_place(|| self.journal.append_with(events, outputs))
-            .map_err(failed)?;
+    /// The same, with what came with them.
+    fn note_with(&mut self, events: &[Event], kept: &Kept) -> Result<(), Failure> {
+        tokio::task::block_in_place(|| self.journal.append_with(events, kept)).map_err(failed)?;
         for event in events {
             self.job.apply(event).map_err(failed)?;
             if self.spec.warm > 0 {
@@ -484,18 +479,19 @@ impl Driver {
         found.map(|(id, _)| (*id, Err(TalkError::Broken)))
     }
 
-    /// Writes down what came of leases; outputs are on disk with that or before.
+    /// Writes down what came of leases; outputs, and what was signed for them, are on disk with that or before.
     fn came(&mut self, all: Vec<Came>) -> Result<(), Failure> {
         if all.is_empty() {
             return Ok(());
         }
-        let (mut events, mut outputs) = (Vec::new(), Vec::new());
+        let (mut events, mut kept) = (Vec::new(), Kept::default());
         let (mut conducts, mut shards) = (Vec::new(), BTreeSet::new());
         for (id, came) in all {
             self.sends.remove(&id);
             let provider = self.job.provider(id);
             let (event, conduct) = match came {
                 Ok(delivered) => {
+                    kept.trails.extend(self.trail_of(id, &delivered));
                     let auditors = self.auditors(id, &delivered)?;
                     let claim = self.claim(id, &delivered)?;
                     let Delivered {
@@ -503,7 +499,7 @@ impl Driver {
                     } = *delivered;
                     let (digest, bytes) = (receipt.output, output.len() as u64);
                     match output.len() <= INLINE {
-                        true => outputs.push((digest, output)),
+                        true => kept.outputs.push((digest, output)),
                         false => tokio::task::block_in_place(|| self.folder.keep(digest, &output))?,
                     }
                     let event = Event::Delivered {
@@ -528,7 +524,7 @@ impl Driver {
             shards.insert(id.shard);
             conducts.extend(provider.map(|provider| (provider, conduct)));
         }
-        self.note_with(&events, &outputs)?;
+        self.note_with(&events, &kept)?;
         for shard in shards {
             let liars = self.job.outvoted_of(shard).into_iter();
             conducts.extend(liars.map(|liar| (liar, Conduct::Lied)));

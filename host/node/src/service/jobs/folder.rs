@@ -9,7 +9,7 @@
 //!                         others delivered another
 //! jobs/<job>/result       the outputs that are, one behind the other
 //! jobs/<job>/candidates/  lists of those who may audit, by digest
-//! jobs/<job>/trail/       what was signed for each result, if results may be audited
+//! jobs/<job>/trail/       what was signed for results before journals held that, as earlier versions did
 //! jobs/<job>/shown/        what is shown of the texts of results that are followed
 //! jobs/<job>/evidence/    accusations of those whose results were found wrong
 //! jobs/<job>/hardware.json what those who worked on it were found to run on, if any showed it
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use skep_evidence::{AccountId, Candidates, Credits, Split};
-use skep_market::{AttemptId, JobPlan, ShardInput};
+use skep_market::{AttemptId, JobPlan, ShardInput, Trail};
 use skep_registry::Digest;
 
 use super::{adapters, failed};
@@ -160,15 +160,6 @@ impl Spec {
             hedges: u32::from(!self.followed),
         }
     }
-}
-
-/// What a provider signed for a result that it delivered, in its encoding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trail {
-    /// The lease, with both signatures.
-    pub lease: Vec<u8>,
-    /// The commitment to the result.
-    pub commitment: Vec<u8>,
 }
 
 /// The folder of a job.
@@ -393,18 +384,10 @@ impl Folder {
         fs::read(self.path.join("candidates").join(digest.to_string())).map_err(failed)
     }
 
-    /// Keeps what was signed for a result. It is on disk when this returns.
-    pub fn keep_trail(&self, id: AttemptId, trail: &Trail) -> Result<(), Failure> {
-        let file = self.trail_of(id);
-        let bytes = serde_json::to_vec(trail).map_err(failed)?;
-        fs::create_dir_all(self.path.join("trail"))
-            .and_then(|()| put(&file, &bytes))
-            .map_err(failed)
-    }
-
-    /// What was signed for a result.
+    /// What was signed for a result, as earlier versions kept it: the journal has it now.
     pub fn trail(&self, id: AttemptId) -> Result<Trail, Failure> {
-        let bytes = fs::read(self.trail_of(id)).map_err(failed)?;
+        let name = format!("{}-{}", id.shard, id.attempt);
+        let bytes = fs::read(self.path.join("trail").join(name)).map_err(failed)?;
         serde_json::from_slice(&bytes).map_err(failed)
     }
 
@@ -424,11 +407,6 @@ impl Folder {
     fn shown_of(&self, id: AttemptId) -> PathBuf {
         let name = format!("{}-{}", id.shard, id.attempt);
         self.path.join("shown").join(name)
-    }
-
-    fn trail_of(&self, id: AttemptId) -> PathBuf {
-        let name = format!("{}-{}", id.shard, id.attempt);
-        self.path.join("trail").join(name)
     }
 
     /// Keeps an accusation of who delivered a result.

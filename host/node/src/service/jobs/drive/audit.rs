@@ -10,10 +10,9 @@ use skep_evidence::{
     AccountId, Accusation, Agreed, Audit, Candidates, Evidence, FollowedAudit, Keys, Lease,
     ResultCommitment, Signed, Statement as _, Verdict, judge,
 };
-use skep_market::{AttemptId, Operation, Outcome, PostError};
+use skep_market::{AttemptId, Operation, Outcome, PostError, Trail};
 use skep_registry::Digest;
 
-use super::super::folder::Trail;
 use super::super::talk::Delivered;
 use super::super::{failed, money};
 use super::{Driver, SMALLEST_PANEL};
@@ -28,7 +27,22 @@ pub(super) struct Auditors {
 }
 
 impl Driver {
-    /// Who may audit a result that has come, if it is drawn or may be odd; what was signed for it is on disk then.
+    /// What is kept of what was signed for a result that has come, if somebody may be charged by it. It is on disk
+    /// with the event that it has come: whoever is killed before that is sent the same again, and nobody is charged
+    /// by what was not written down.
+    pub(super) fn trail_of(
+        &self,
+        id: AttemptId,
+        delivered: &Delivered,
+    ) -> Option<(AttemptId, Trail)> {
+        let trail = || Trail {
+            lease: delivered.lease.encode(),
+            commitment: delivered.commitment.encode(),
+        };
+        self.spec.charges().then(|| (id, trail()))
+    }
+
+    /// Who may audit a result that has come, if it is drawn or may be odd; what is shown of it is on disk then.
     pub(super) fn auditors(
         &self,
         id: AttemptId,
@@ -38,11 +52,6 @@ impl Driver {
             return Ok(Auditors::default());
         }
         let (lease, commitment) = (&delivered.lease, &delivered.commitment);
-        let trail = Trail {
-            lease: lease.encode(),
-            commitment: commitment.encode(),
-        };
-        tokio::task::block_in_place(|| self.folder.keep_trail(id, &trail))?;
         let draw = self.secret(id).draw(commitment.digest());
         // An auditor's own result is compared with another anyway.
         let audits = self.job.audits(id).is_some();
@@ -117,7 +126,10 @@ impl Driver {
 
     /// What was signed for a result that came.
     fn trail(&self, id: AttemptId) -> Result<(Agreed<Lease>, Signed<ResultCommitment>), Failure> {
-        let trail = self.folder.trail(id)?;
+        let trail = match self.journal.trail(id).map_err(failed)? {
+            Some(trail) => trail,
+            None => self.folder.trail(id)?,
+        };
         let mut keys = Keys::default();
         let lease = Agreed::decode(&trail.lease, &mut keys).map_err(failed)?;
         let commitment = Signed::decode(&trail.commitment, &mut keys).map_err(failed)?;
