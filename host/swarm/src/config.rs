@@ -11,8 +11,8 @@ use iroh::endpoint::{QuicTransportConfig, QuicTransportConfigBuilder, VarInt};
 pub struct SwarmConfig {
     /// The folder that holds the node's key, its blobs and its packages. Made if it is missing.
     pub dir: PathBuf,
-    /// The UDP address to listen on; port 0 takes a free one. On a loopback address the node
-    /// announces that address and nothing else.
+    /// The UDP address to listen on; port 0 takes a free one, which is the one that the node had before
+    /// if nobody else has it now. On a loopback address the node announces that address and nothing else.
     pub bind: SocketAddr,
     /// Whether to find other nodes on the local network, and to be found.
     pub mdns: bool,
