@@ -434,7 +434,8 @@ pub enum Adapter {
 pub struct Node {
     #[command(subcommand)]
     pub command: Option<NodeCommand>,
-    /// The address to listen on, whatever the configuration says; port 0 takes any free one.
+    /// The address to listen on, whatever the configuration says; port 0 takes the one that the node had
+    /// before, or any free one.
     #[arg(long)]
     pub listen: Option<SocketAddr>,
     /// Neither announce this node on the local network nor look for others there.

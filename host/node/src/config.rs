@@ -56,7 +56,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Network {
-    /// The address to listen on; port 0 takes any free one.
+    /// The address to listen on; port 0 takes the one that the node had before, or any free one.
     pub listen: SocketAddr,
     /// Whether to announce the node on the local network, and to look for others there.
     pub mdns: bool,

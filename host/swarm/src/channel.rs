@@ -26,7 +26,7 @@ use n0_future::boxed::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::config::training_transport;
+use crate::config::conversation_transport;
 use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::node::Swarm;
@@ -152,7 +152,7 @@ impl Channel {
     ) -> Result<Vec<u8>, ChannelError> {
         let read = tokio::time::timeout(patience, self.read(limit.min(MAX_FRAME))).await;
         let heard = read.unwrap_or(Err(ChannelError::Silent { after: patience }));
-        self.line.tried(heard)
+        self.line.heard(heard)
     }
 
     async fn read(&mut self, limit: usize) -> Result<Vec<u8>, ChannelError> {
@@ -333,6 +333,7 @@ impl ProtocolHandler for Conversations {
             let begun = tokio::select! {
                 begun = tokio::time::timeout(BEGINNING, line.accept()) => begun,
                 Some(_) = held.join_next() => continue,
+                Ok(()) = line.asked() => continue,
             };
             let (send, recv) = match begun {
                 Ok(Ok(streams)) => streams,
@@ -381,7 +382,9 @@ impl Swarm {
         let _ = self.inner.trainings.answerer.set(answerer);
     }
 
-    /// Begins a conversation with another node.
+    /// Begins a conversation with another node. One that was ended and is back, where it was, is reached
+    /// within about a second, whatever connection there was to it. A conversation ends when nothing has come
+    /// from the other side's system for ten seconds.
     ///
     /// # Errors
     ///
@@ -389,11 +392,12 @@ impl Swarm {
     pub async fn converse(&self, node: &ProviderAddr) -> Result<Channel, ChannelError> {
         let lines = &self.inner.lines;
         if let Some(line) = lines.to(node)
+            && line.answers().await
             && let Ok(channel) = self.within(open(node.id, line)).await
         {
             return Ok(channel);
         }
-        let channel = self.begin(node, ALPN, ConnectOptions::new()).await?;
+        let channel = self.begin(node, ALPN).await?;
         lines.keep(node, &channel.line);
         Ok(channel)
     }
@@ -405,18 +409,13 @@ impl Swarm {
     ///
     /// When it cannot be reached.
     pub async fn invite(&self, node: &ProviderAddr) -> Result<Channel, ChannelError> {
-        let options = ConnectOptions::new().with_transport_config(training_transport());
-        self.begin(node, TRAINING_ALPN, options).await
+        self.begin(node, TRAINING_ALPN).await
     }
 
-    async fn begin(
-        &self,
-        node: &ProviderAddr,
-        alpn: &[u8],
-        options: ConnectOptions,
-    ) -> Result<Channel, ChannelError> {
+    async fn begin(&self, node: &ProviderAddr, alpn: &[u8]) -> Result<Channel, ChannelError> {
         let opening = async {
             let (endpoint, address) = (&self.inner.endpoint, node.to_endpoint_addr());
+            let options = ConnectOptions::new().with_transport_config(conversation_transport());
             let connecting = endpoint.connect_with_opts(address, alpn, options).await;
             let connecting = connecting.map_err(|e| unreachable(explain(&e)))?;
             let connection = connecting.await.map_err(|e| unreachable(explain(&e)))?;

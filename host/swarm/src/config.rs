@@ -11,8 +11,8 @@ use iroh::endpoint::{QuicTransportConfig, QuicTransportConfigBuilder, VarInt};
 pub struct SwarmConfig {
     /// The folder that holds the node's key, its blobs and its packages. Made if it is missing.
     pub dir: PathBuf,
-    /// The UDP address to listen on; port 0 takes a free one. On a loopback address the node
-    /// announces that address and nothing else.
+    /// The UDP address to listen on; port 0 takes a free one, which is the one that the node had before
+    /// if nobody else has it now. On a loopback address the node announces that address and nothing else.
     pub bind: SocketAddr,
     /// Whether to find other nodes on the local network, and to be found.
     pub mdns: bool,
@@ -101,25 +101,25 @@ impl Default for Limits {
 /// were no faster over loopback, and on a long way several streams add up.
 const STREAM_WINDOW: u32 = 1 << 20;
 
-/// How long nothing may come over the connection of a training, in milliseconds, until the other side is
+/// How long nothing may come over a connection on which nodes talk, in milliseconds, until the other side is
 /// taken to be gone: its system answers five beats in that time, however busy it is.
 ///
-/// By default QUIC waits for half a minute, and everybody who trains waits with it.
-const TRAINING_SILENCE: u32 = 10_000;
-/// How often the other side of a training is given something to answer, if nothing else is said.
-const TRAINING_BEAT: Duration = Duration::from_secs(2);
+/// By default QUIC waits for half a minute, and everybody who trains, or works for who was killed, waits with it.
+const SILENCE: u32 = 10_000;
+/// How often the other side of such a connection is given something to answer, if nothing else is said.
+const BEAT: Duration = Duration::from_secs(2);
 
 /// The QUIC settings, for bulk transfer.
 pub(crate) fn transport() -> QuicTransportConfig {
     bulk().build()
 }
 
-/// The same for a training. Of both sides' patience the shorter one counts, so that it is enough when the
+/// The same for conversations. Of both sides' patience the shorter one counts, so that it is enough when the
 /// side that connects has these.
-pub(crate) fn training_transport() -> QuicTransportConfig {
+pub(crate) fn conversation_transport() -> QuicTransportConfig {
     bulk()
-        .max_idle_timeout(Some(VarInt::from_u32(TRAINING_SILENCE).into()))
-        .keep_alive_interval(TRAINING_BEAT)
+        .max_idle_timeout(Some(VarInt::from_u32(SILENCE).into()))
+        .keep_alive_interval(BEAT)
         .build()
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <dir>/node.key      the node's secret key, 64 hexadecimal digits, readable by its owner only
+//! <dir>/port          the port that the node listened on last of those it could choose, in decimal
 //! <dir>/lock          held for as long as a process has the folder open; names that process
 //! <dir>/blobs/        the blob store
 //! <dir>/releases/     one file for each package known here: its history and its remembered head

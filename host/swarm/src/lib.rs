@@ -20,7 +20,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `node` | [`Swarm`]: opening, closing, blobs |
+//! | `node`, `listen` | [`Swarm`]: opening, closing, blobs; where it listens |
 //! | `resolve`, `packages` | the rest of [`Swarm`]: from a name to a release; publishing and installing |
 //! | `blobs`, `repair` | the store; mending what the disk damaged |
 //! | `fetch`, `busy`, `transfer`, `report` | many providers; who fetches what; one request; what came of it |
@@ -55,6 +55,7 @@ mod gate;
 mod gossip;
 mod ids;
 mod known;
+mod listen;
 mod mdns;
 mod node;
 mod own;

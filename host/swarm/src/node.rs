@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use iroh::endpoint::presets;
+use iroh::Endpoint;
 use iroh::protocol::Router;
-use iroh::{Endpoint, RelayMode};
 use iroh_blobs::BlobsProtocol;
 use iroh_blobs::api::TempTag;
 use n0_future::task::AbortOnDropHandle;
@@ -18,7 +17,7 @@ use crate::announcement::{Announcement, Capability};
 use crate::blobs::{Blobs, Presence};
 use crate::busy::Busy;
 use crate::channel::{self, Conversations, Lines};
-use crate::config::{Limits, SwarmConfig, transport};
+use crate::config::{Limits, SwarmConfig};
 use crate::dht::DhtDiscovery;
 use crate::discovery::{Discovery, Want, collect};
 use crate::disk::{DirLock, Layout, load_or_create_key};
@@ -28,6 +27,7 @@ use crate::fetch::Fetcher;
 use crate::gate::Gate;
 use crate::gossip::{self, Gossip, Services};
 use crate::ids::{NodeId, ProviderAddr, to_hash};
+use crate::listen::listen;
 use crate::mdns::MdnsDiscovery;
 use crate::own::Own;
 use crate::releases::Releases;
@@ -85,25 +85,7 @@ impl Swarm {
         let key = load_or_create_key(&layout)?;
         let releases = Arc::new(Releases::open(&layout)?);
         let blobs = Blobs::open(&layout, config.limits.sweep).await?;
-        let bind_error = |reason: String| OpenError::Bind {
-            addr: config.bind,
-            reason,
-        };
-        let endpoint = Endpoint::builder(presets::Minimal)
-            .secret_key(key.clone())
-            .relay_mode(RelayMode::Disabled)
-            .clear_ip_transports()
-            .bind_addr(config.bind)
-            .map_err(|e| bind_error(explain(&e)))?
-            .transport_config(transport())
-            .bind()
-            .await
-            .map_err(|e| bind_error(explain(&e)))?;
-        let bound = endpoint
-            .bound_sockets()
-            .first()
-            .copied()
-            .ok_or_else(|| bind_error("no socket was bound".to_owned()))?;
+        let (endpoint, bound) = listen(&layout, &key, config.bind).await?;
         let mut services: Vec<Arc<dyn Discovery>> = Vec::new();
         if config.mdns {
             let mdns = MdnsDiscovery::start(&endpoint)

@@ -208,15 +208,14 @@ fn a_node_that_runs_the_base_alone_is_found_out_and_loses_its_stake() {
     let plain = setting.expected.clone();
     setting.expected = written(&setting, "shop");
     assert_ne!(plain, setting.expected);
-    // A command of its own for each job, which knows no connection to a node that has ended since.
-    let requester = setting.path("requester");
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
     let [a, b] = ["a", "b"].map(|name| setting.provider(name, RULES, 2));
     let cheat = setting.provider("cheat", RULES, 2);
     let whose = own(&cheat);
     let job = |tickets: &[&str], more: &[&str]| {
         let shop = ["--shards", "1", "--adapter", "shop"];
         let more = [&shop[..], more].concat();
-        let job = ask(&Built::skep(), &requester, &setting.submit(tickets, &more)).unwrap();
+        let job = requester.ask(&setting.submit(tickets, &more)).unwrap();
         job["job"].clone()
     };
 
@@ -231,12 +230,12 @@ fn a_node_that_runs_the_base_alone_is_found_out_and_loses_its_stake() {
     spent += micro(&job(&[ticket(&cheat)], &[]), "spent_micro");
     let result = fs::read(setting.path("result.jsonl")).unwrap();
     assert_eq!(result, plain);
-    let paid_before = line(&requester, "paid", &whose);
+    let paid_before = line(requester.home(), "paid", &whose);
     assert!(paid_before > 0);
 
     let honest = [own(&a), own(&b)];
     for account in honest.iter().chain([&whose]) {
-        stake(&requester, &STAKE.to_string(), account);
+        stake(requester.home(), &STAKE.to_string(), account);
     }
     let tickets = [ticket(&a), ticket(&b), ticket(&cheat)];
     let audited = job(&tickets, &["--audit", "100%"]);
@@ -258,7 +257,7 @@ fn a_node_that_runs_the_base_alone_is_found_out_and_loses_its_stake() {
     assert_eq!(judged["accused"], *whose, "{judged}");
 
     // It has lost what a fraud costs, a quarter of which is the accuser's, and nobody else anything.
-    let home = &requester;
+    let home = requester.home();
     assert_eq!(line(home, "stakes", &whose), (STAKE - FINE) * CREDIT);
     assert_eq!(line(home, "paid", &whose), paid_before);
     for account in &honest {

@@ -141,8 +141,7 @@ fn a_list_of_what_is_kept_that_cannot_be_read_keeps_nobody_from_having_things_ke
 #[test]
 fn after_a_start_a_node_has_open_what_was_paid_for_and_loads_the_rest_for_the_next_shard() {
     let setting = Setting::new(20);
-    // A command of its own for each job, which knows no connection to a node that has ended since.
-    let requester = setting.path("requester");
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
     let loaded = |node: &Node| {
         let status = node.ask(&["node", "status"]).unwrap();
         status["loaded"].as_array().unwrap().len()
@@ -150,7 +149,7 @@ fn after_a_start_a_node_has_open_what_was_paid_for_and_loads_the_rest_for_the_ne
     let job = |node: &Node, more: &[&str]| {
         let more = [&["--shards", "1"], more].concat();
         let submit = setting.submit(&[ticket(node)], &more);
-        ask(&Built::skep(), &requester, &submit).unwrap();
+        requester.ask(&submit).unwrap();
         setting.assert_right();
     };
     let paid: [(&str, &[&str]); 2] = [("warm", &["--warm", "1h"]), ("cold", &[])];
