@@ -4,8 +4,9 @@
 //! thread, and hand over texts; the engine's thread alone touches the scheduler. What it has to
 //! say goes into the call's mailbox.
 
+mod attached;
+
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use skep_kernels::Team;
 
-use crate::adapters::{self, AdapterInfo, AdapterStore, Lease, Residency};
+use crate::adapters::{AdapterStore, Lease};
 use crate::checking::{CheckRequest, FollowRequest};
 use crate::error::{EngineError, StartError};
 use crate::generation::{Checks, Embeddings, Follows, Generation, Scores};
@@ -252,58 +253,11 @@ impl Engine {
         Follows::new(self.ask(caller, tasks), count)
     }
 
-    /// Adds the adapter in a PEFT folder under a name that is free, or gives a name another
-    /// version: requests in flight finish on the version they began with. The folder must stay as
-    /// it is while the adapter is there.
-    ///
-    /// # Errors
-    /// When it cannot be read, or is not one for this model.
-    pub fn add_adapter(&self, name: &str, version: &str, folder: &Path) -> Result<(), EngineError> {
-        let shared = &self.0.shared;
-        // Read without holding the engine up.
-        let weights = adapters::read(&store_options(&shared.model, &shared.options), folder)?;
-        shared
-            .adapters()
-            .put(name, version, folder.to_owned(), weights);
-        Ok(())
-    }
-
-    /// Takes an adapter's name away; requests in flight finish on it.
-    ///
-    /// # Errors
-    /// When there is none of that name.
-    pub fn remove_adapter(&self, name: &str) -> Result<(), EngineError> {
-        Ok(self.0.shared.adapters().remove(name)?)
-    }
-
-    /// Takes hold of the version that an adapter's name stands for now, and begins to bring it
-    /// to the pool. While the lease is held the version can be used, whatever becomes of its name.
-    ///
-    /// # Errors
-    /// When there is none of that name.
-    pub fn open_adapter(&self, name: &str) -> Result<Lease, EngineError> {
-        let shared = &self.0.shared;
-        let lease = shared.adapters().acquire(name)?;
-        shared.inbox().commands.push(Command::Fetch(lease.clone()));
-        shared.wake.notify_all();
-        Ok(lease)
-    }
-
     /// Keeps no keys and values of this owner's texts any longer: it asks for nothing more.
     pub fn forget(&self, owner: u64) {
         let shared = &self.0.shared;
         shared.inbox().commands.push(Command::Forget(owner));
         shared.wake.notify_all();
-    }
-
-    /// Where an adapter is at the moment.
-    pub fn residency(&self, adapter: &Lease) -> Residency {
-        self.0.shared.adapters().residency(adapter)
-    }
-
-    /// All adapters, by name.
-    pub fn adapters(&self) -> Vec<AdapterInfo> {
-        self.0.shared.adapters().list()
     }
 
     /// What texts were written in so far, and how right guesses were.

@@ -228,6 +228,42 @@ fn folders_that_lie_are_refused_by_what_is_wrong() {
     refused(&huge, "not finite", "lora_B");
 }
 
+/// Gives each of the adapter's pairs this rank, and small elements.
+fn set_rank(rank: usize, config: &mut Value, tensors: &mut Tensors) {
+    config["r"] = json!(rank);
+    for (name, (shape, values)) in tensors.iter_mut() {
+        if name.ends_with(".lora_A.weight") {
+            shape[0] = rank;
+        } else if name.ends_with(".lora_B.weight") {
+            shape[1] = rank;
+        } else {
+            continue;
+        }
+        *values = vec![0.01; shape.iter().product()];
+    }
+}
+
+/// Reading one with magnitudes is charged to nobody, and takes longer the larger its rank is.
+#[test]
+fn beside_magnitudes_rank_256_is_the_most() {
+    let encoder = encoder();
+    let read = |rank: usize, has_magnitudes: bool| {
+        loaded(&encoder, 1, |config, tensors| {
+            set_rank(rank, config, tensors);
+            if has_magnitudes {
+                add_magnitudes(config, tensors);
+            }
+        })
+    };
+    assert_eq!(read(256, true).unwrap().rank(), 256);
+    let error = read(257, true).unwrap_err();
+    assert!(matches!(error, AdapterError::Unsupported { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("rank 257") && text.contains("256"), "{text}");
+    // Without magnitudes nothing is measured.
+    assert_eq!(read(257, false).unwrap().rank(), 257);
+}
+
 /// The tiny model with an adapter merged into its weights: each row of `W + scale · B · A`, brought to
 /// its magnitude if there is one. Biases stay as they are.
 fn merged(tensors: &Tensors, scale: f64) -> Tiny {

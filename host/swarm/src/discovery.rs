@@ -128,14 +128,39 @@ pub(crate) fn from_search(
     .boxed()
 }
 
-/// Reads every service until all have ended, `limit` nodes are found, or `wait` has passed.
-/// Addresses of one node are joined; `own` is left out.
+/// Whether a node has what is looked for, as far as is known here: the likelier come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Chance {
+    /// It says so.
+    Says,
+    /// Nothing is known of it.
+    Unknown,
+    /// It says otherwise.
+    Denies,
+}
+
+impl Chance {
+    /// By what it says, if it says anything.
+    pub(crate) fn by(says: Option<bool>) -> Self {
+        match says {
+            Some(true) => Self::Says,
+            None => Self::Unknown,
+            Some(false) => Self::Denies,
+        }
+    }
+}
+
+/// Reads every service until all have ended, `limit` nodes are found that say they have `want`, or
+/// `wait` has passed. Of more nodes than `limit` those stay that are likelier to have it: a service
+/// that suggests whoever it knows must not take the places of others. Addresses of one node are
+/// joined; `own` is left out.
 pub(crate) async fn collect(
     services: &[Arc<dyn Discovery>],
     want: &Want,
     own: NodeId,
     limit: usize,
     wait: Duration,
+    chance: impl Fn(NodeId) -> Chance,
 ) -> Vec<ProviderAddr> {
     let mut found: Vec<ProviderAddr> = Vec::new();
     let mut streams = n0_future::MergeUnbounded::new();
@@ -144,7 +169,9 @@ pub(crate) async fn collect(
     }
     let deadline = tokio::time::sleep(wait);
     tokio::pin!(deadline);
-    while !services.is_empty() && found.len() < limit {
+    while !services.is_empty()
+        && (found.len() < limit || found.iter().any(|known| chance(known.id) > Chance::Says))
+    {
         let next = tokio::select! {
             next = streams.next() => next,
             () = &mut deadline => None,
@@ -158,7 +185,19 @@ pub(crate) async fn collect(
                 let addrs: BTreeSet<_> = known.addrs.drain(..).chain(node.addrs).collect();
                 known.addrs.extend(addrs);
             }
-            None => found.push(node),
+            None => {
+                if found.len() < limit {
+                    found.push(node);
+                    continue;
+                }
+                let places = found.iter().map(|known| chance(known.id)).enumerate();
+                let worst = places.max_by_key(|(_, chance)| *chance);
+                if let Some((place, worst)) = worst
+                    && worst > chance(node.id)
+                {
+                    found[place] = node;
+                }
+            }
         }
     }
     found
@@ -206,6 +245,7 @@ mod tests {
             node(2, 20).id,
             10,
             Duration::from_millis(50),
+            |_| Chance::Says,
         )
         .await;
         assert_eq!(found.len(), 1, "its own address is left out");
@@ -219,7 +259,30 @@ mod tests {
         let services: [Arc<dyn Discovery>; 1] = [Arc::new(Endless(node(1, 1)))];
         // Without the limit this would wait for an hour.
         let wait = Duration::from_secs(3600);
-        let found = collect(&services, &Want::Anything, node(2, 2).id, 1, wait).await;
+        let says = |_: NodeId| Chance::Says;
+        let found = collect(&services, &Want::Anything, node(2, 2).id, 1, wait, says).await;
         assert_eq!(found, [node(1, 1)]);
+    }
+
+    #[tokio::test]
+    async fn those_that_say_they_have_it_get_the_places_whenever_they_are_found() {
+        let (has, unknown) = (node(1, 1), node(2, 2));
+        let chance = |id: NodeId| {
+            let says = (id != unknown.id).then_some(id == has.id);
+            Chance::by(says)
+        };
+        let idle = (3..=20).map(|seed| node(seed, 3));
+        let mut suggested: Vec<_> = idle.chain([unknown.clone(), has.clone()]).collect();
+        let want = Want::Jobs(Need::default());
+        for _ in 0..2 {
+            let services: [Arc<dyn Discovery>; 1] =
+                [Arc::new(TicketDiscovery::new(suggested.clone()))];
+            let wait = Duration::from_secs(3600);
+            let mut found = collect(&services, &want, node(21, 3).id, 3, wait, chance).await;
+            assert_eq!(found.len(), 3);
+            found.sort_by_key(|node| chance(node.id));
+            assert_eq!(found[..2], [has.clone(), unknown.clone()]);
+            suggested.reverse();
+        }
     }
 }

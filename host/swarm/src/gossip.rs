@@ -32,7 +32,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::announcement::{Announcement, MAX_BYTES, SignedAnnouncement};
 use crate::config::Limits;
-use crate::discovery::{Discovery, Want, collect, from_search};
+use crate::discovery::{Chance, Discovery, Want, collect, from_search};
 use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::known::Known;
@@ -154,7 +154,8 @@ impl Gossip {
     async fn look_for_seeds(&self) {
         let services = self.others();
         let (own, wait) = (self.shared.own.id(), self.shared.limits.discovery);
-        for node in collect(&services, &Want::Anything, own, MAX_SEEDS, wait).await {
+        let anybody = |_: NodeId| Chance::Says;
+        for node in collect(&services, &Want::Anything, own, MAX_SEEDS, wait, anybody).await {
             self.seed(node);
         }
     }
@@ -293,11 +294,12 @@ impl Gossip {
     /// Puts those first who say that they have `want`, and those last who say that they have not.
     pub(crate) fn put_in_order(&self, want: &Want, nodes: &mut [ProviderAddr]) {
         let (known, now) = (lock(&self.shared.known), seconds());
-        nodes.sort_by_key(|node| match known.says(&node.id, want, now) {
-            Some(true) => 0,
-            None => 1,
-            Some(false) => 2,
-        });
+        nodes.sort_by_key(|node| Chance::by(known.says(&node.id, want, now)));
+    }
+
+    /// Whether a node has `want`, by what it says.
+    pub(crate) fn chance(&self, want: &Want, node: NodeId) -> Chance {
+        Chance::by(lock(&self.shared.known).says(&node, want, seconds()))
     }
 
     /// What is known of other nodes.

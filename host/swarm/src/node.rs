@@ -19,7 +19,7 @@ use crate::busy::Busy;
 use crate::channel::{self, Conversations, Lines};
 use crate::config::{Limits, SwarmConfig};
 use crate::dht::DhtDiscovery;
-use crate::discovery::{Discovery, Want, collect};
+use crate::discovery::{Chance, Discovery, Want, collect};
 use crate::disk::{DirLock, Layout, load_or_create_key};
 use crate::error::{BlobError, ExportError, FetchError, ImportError, OpenError};
 use crate::fault::explain;
@@ -265,7 +265,8 @@ impl Swarm {
 
     /// Nodes that may have `want`, from every discovery service, waiting no longer than the
     /// limit for discovery. The search ends early when every service has ended. With gossip, those
-    /// come first that say so in a signed announcement, and those last that say otherwise.
+    /// come first that say so in a signed announcement, and those last that say otherwise; where more
+    /// are found than a search yields, the last are left out.
     pub async fn find(&self, want: &Want) -> Vec<ProviderAddr> {
         self.find_within(want, self.inner.limits.discovery).await
     }
@@ -273,11 +274,21 @@ impl Swarm {
     /// As [`find`](Self::find), waiting no longer than this.
     pub async fn find_within(&self, want: &Want, wait: Duration) -> Vec<ProviderAddr> {
         let wait = wait.min(self.inner.limits.discovery);
-        let mut found = collect(&self.services(), want, self.id(), MAX_FOUND, wait).await;
-        if let Some(gossip) = &self.inner.gossip {
-            gossip.put_in_order(want, &mut found);
-        }
+        let gossip = self.inner.gossip.as_ref();
+        // Without gossip one is as good as another.
+        let chance = |node: NodeId| gossip.map_or(Chance::Says, |gossip| gossip.chance(want, node));
+        let (services, own) = (self.services(), self.id());
+        let mut found = collect(&services, want, own, MAX_FOUND, wait, chance).await;
+        self.put_in_order(want, &mut found);
         found
+    }
+
+    /// Puts those first that say in a signed announcement that they have `want`, and those last that
+    /// say otherwise; of each kind they stay in their order. Without gossip all do.
+    pub fn put_in_order(&self, want: &Want, nodes: &mut [ProviderAddr]) {
+        if let Some(gossip) = &self.inner.gossip {
+            gossip.put_in_order(want, nodes);
+        }
     }
 
     /// Takes in a copy of a file; returns its digest and its size in bytes. It is kept until

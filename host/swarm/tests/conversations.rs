@@ -1,4 +1,4 @@
-//! Conversations: who may have how many.
+//! Conversations: who may have how many, and how long what is said in one may lie unread.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::node;
 use n0_future::boxed::BoxFuture;
-use skep_swarm::{Answerer, Channel};
-use tokio::sync::mpsc;
+use skep_swarm::{Answerer, Channel, ChannelError, MAX_FRAME};
+use tokio::sync::{Semaphore, mpsc};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -72,6 +72,64 @@ async fn who_leaves_one_conversation_of_several_is_gone_from_that_one_only() {
     channel.hear(16, PATIENCE).await.unwrap();
     provider.shutdown().await;
     assert!(channel.hear(16, PATIENCE).await.is_err());
+    requester.shutdown().await;
+}
+
+/// Reads nothing before it may, and then everything.
+#[derive(Debug)]
+struct ReadsLate {
+    /// Closed once it may read.
+    waits: Arc<Semaphore>,
+}
+
+impl Answerer for ReadsLate {
+    fn answer(&self, mut channel: Channel) -> BoxFuture<()> {
+        let waits = Arc::clone(&self.waits);
+        Box::pin(async move {
+            let _ = waits.acquire().await;
+            while channel.hear(MAX_FRAME, PATIENCE).await.is_ok() {}
+        })
+    }
+}
+
+/// Says twice what may be on its way while nobody reads.
+async fn say_much(channel: &mut Channel) -> Result<(), ChannelError> {
+    for _ in 0..16 {
+        channel.say(&[0; MAX_FRAME]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_is_given_time_may_leave_unread_for_so_long_what_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = node(&dir.path().join("provider")).await;
+    let waits = Arc::new(Semaphore::new(0));
+    provider.answer_with(Arc::new(ReadsLate {
+        waits: Arc::clone(&waits),
+    }));
+    let requester = node(&dir.path().join("requester")).await;
+    let mut patient = requester.converse(&provider.addr()).await.unwrap();
+    patient.give_time(Duration::from_secs(600));
+    let patient = tokio::spawn(async move {
+        let said = say_much(&mut patient).await;
+        (said, patient)
+    });
+    let mut hurried = requester.converse(&provider.addr()).await.unwrap();
+    let after = Duration::from_millis(100);
+    hurried.give_time(after);
+    let said = say_much(&mut hurried).await;
+    assert_eq!(said, Err(ChannelError::Unread { after }));
+    // The time is that of one conversation.
+    assert!(!patient.is_finished(), "nobody has read what it says");
+    waits.close();
+    let (said, channel) = tokio::time::timeout(PATIENCE, patient)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(said, Ok(()));
+    drop((channel, hurried));
+    provider.shutdown().await;
     requester.shutdown().await;
 }
 

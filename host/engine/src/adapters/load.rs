@@ -33,11 +33,15 @@ pub struct Loads {
 
 impl Loads {
     pub fn start(options: StoreOptions) -> std::io::Result<Self> {
+        Self::reading_by(move |folder| read(&options, folder))
+    }
+
+    fn reading_by(read: impl Fn(&Path) -> Loaded + Send + 'static) -> std::io::Result<Self> {
         let (asked, questions) = channel::<(u64, PathBuf)>();
         let (answer, answers) = channel();
         let serve = move || {
             for (number, folder) in questions {
-                if answer.send((number, read(&options, &folder))).is_err() {
+                if answer.send((number, read(&folder))).is_err() {
                     break;
                 }
             }
@@ -87,5 +91,54 @@ impl Drop for Loads {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Far longer than a thread takes to end what waits for it.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// An error that tells when it is let go of.
+    #[derive(Debug, thiserror::Error)]
+    #[error("not read")]
+    struct LetGo(Sender<()>);
+
+    impl Drop for LetGo {
+        fn drop(&mut self) {
+            // Nobody listens any more once the test is over.
+            let _ = self.0.send(());
+        }
+    }
+
+    #[test]
+    fn what_waits_to_be_read_when_the_store_goes_is_not_read() {
+        let (began, begun) = channel();
+        let (let_go, is_let_go) = channel();
+        let read = move |folder: &Path| -> Loaded {
+            began.send(folder.to_owned()).unwrap();
+            if folder == Path::new("1") {
+                // The first answer lies there as long as anybody may ask for it, and this one is
+                // being read when that is over.
+                let _ = is_let_go.recv_timeout(PATIENCE);
+            }
+            Err(AdapterError::Read {
+                path: folder.to_owned(),
+                source: std::io::Error::other(LetGo(let_go.clone())),
+            })
+        };
+        let mut loads = Loads::reading_by(read).unwrap();
+        for number in 0..5_u64 {
+            loads.begin(number, number.to_string().into());
+        }
+        let mut read: Vec<PathBuf> = begun.iter().take(2).collect();
+        drop(loads);
+        // The thread has ended with it, and so has its end of this channel.
+        read.extend(begun);
+        assert_eq!(read, ["0", "1"].map(PathBuf::from));
     }
 }

@@ -133,54 +133,66 @@ impl NodeAdapters {
         languages: &NodeLanguages,
         wanted: Wanted,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
-        let Wanted {
-            package,
-            digest,
-            version,
-            base,
-            files,
-        } = wanted;
-        let name = package.1.to_string();
-        // Before the lock, because it may load a model.
-        let engine = languages.engine(&base.digest)?.ok_or_else(|| {
+        // It may load a model.
+        let engine = languages.engine(&wanted.base.digest)?.ok_or_else(|| {
+            let (base, name) = (&wanted.base, &wanted.package.1);
             ModelError::NotFound(format!("{base}, which the adapter {name} changes,"))
         })?;
-        let failed =
-            |error: EngineError| ModelError::Failed(format!("the adapter {name}: {error}"));
-        let engine_name = digest.to_string();
+        let add = |wanted: &Wanted| {
+            engine.add_adapter(&wanted.digest.to_string(), &wanted.version, &wanted.files)
+        };
+        self.open_in(engine.clone(), wanted, add)
+    }
+
+    /// Opens a release in the engine of its base, to which `add` gives it if it is not there.
+    fn open_in(
+        &self,
+        engine: Engine,
+        wanted: Wanted,
+        add: impl Fn(&Wanted) -> Result<(), EngineError>,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        let digest = wanted.digest;
+        let failed = |error: EngineError| {
+            ModelError::Failed(format!("the adapter {}: {error}", wanted.package.1))
+        };
         let opened = |held: &BTreeMap<Digest, Held>| {
             let held = held.get(&digest)?;
             held.open.upgrade()
         };
-        let is_known = {
+        let mut is_known = {
             let held = self.lock();
             if let Some(open) = opened(&held) {
                 return Ok(open);
             }
             held.contains_key(&digest)
         };
-        // Without the lock, because reading one with magnitudes measures what it changes of the base. Two
-        // that read the same get the same.
-        let add = || engine.add_adapter(&engine_name, &version, &files);
-        if !is_known {
-            add().map_err(failed)?;
-        }
-        let mut held = self.lock();
-        if let Some(open) = opened(&held) {
-            return Ok(open);
-        }
-        let lease = match engine.open_adapter(&engine_name) {
-            // It was let go meanwhile.
-            Err(_) if is_known => {
-                add().map_err(failed)?;
-                engine.open_adapter(&engine_name).map_err(failed)?
+        let (mut held, lease) = loop {
+            // Without the lock, because reading one with magnitudes measures what it changes of the base. Two
+            // that read the same get the same.
+            if !is_known {
+                add(&wanted).map_err(failed)?;
             }
-            lease => lease.map_err(failed)?,
+            let held = self.lock();
+            if let Some(open) = opened(&held) {
+                return Ok(open);
+            }
+            match engine.open_adapter(&digest.to_string()) {
+                Ok(lease) => break (held, lease),
+                // It was let go meanwhile.
+                Err(_) if is_known => is_known = false,
+                Err(error) => return Err(failed(error)),
+            }
         };
+        let Wanted {
+            package,
+            base,
+            files,
+            ..
+        } = wanted;
         let open = Arc::new(Open {
             lease,
             engine: engine.clone(),
-            name: name.clone(),
+            name: package.1.to_string(),
             digest,
             base,
             files,

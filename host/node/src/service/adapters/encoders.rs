@@ -43,6 +43,15 @@ impl EncoderAdapters {
         base: &Digest,
         installed: &Installed,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        self.open_by(installed, || OfEncoder::read(encoder, base, installed))
+    }
+
+    /// Opens a release, which `read` reads.
+    pub(super) fn open_by(
+        &self,
+        installed: &Installed,
+        read: impl FnOnce() -> Result<OfEncoder, ModelError>,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError> {
         let (package, digest) = (package_of(&installed.release), installed.release.digest());
         let known = {
             let held = self.lock();
@@ -53,7 +62,7 @@ impl EncoderAdapters {
         let open = match known {
             Some(open) => open,
             // Without the lock: two who open it at the same time read it twice.
-            None => Arc::new(OfEncoder::read(encoder, base, installed)?),
+            None => Arc::new(read()?),
         };
         let mut held = self.lock();
         held.retain(|other| {
@@ -91,7 +100,7 @@ impl EncoderAdapters {
 }
 
 /// An adapter of an encoder.
-struct OfEncoder {
+pub(super) struct OfEncoder {
     name: String,
     digest: Digest,
     base: Base,
@@ -101,7 +110,8 @@ struct OfEncoder {
 }
 
 impl OfEncoder {
-    fn read(
+    /// Reads a release of this encoder, which the node knows by a digest.
+    pub(super) fn read(
         encoder: &Encoder,
         encoder_digest: &Digest,
         installed: &Installed,

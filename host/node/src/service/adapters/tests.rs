@@ -1,18 +1,22 @@
 //! Versions of an adapter come, take each other's place and go, while texts are being written.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use skep_engine::{Caller, Chunk, Priority, Request as TextRequest};
 use skep_registry::Digest;
 use skep_sandbox::{LanguageModel, ModelError, Models, Residency, TextAdapter, TextGeneration};
+use skep_swarm::Installed;
 use skep_tensor::{Account, Limits};
 use skep_tests::random::{self, Attention, Shape};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::Applied;
+use super::encoders::OfEncoder;
+use super::{Applied, Wanted, package_of};
 use crate::config::Config;
 use crate::embedded;
 use crate::home::Home;
@@ -80,7 +84,11 @@ impl World {
 
     /// Adds a random adapter as a version of `voice`.
     fn add(&self, version: &str, rank: usize, seed: u64) {
-        let folder = self.path(version);
+        self.add_as("voice", version, rank, seed);
+    }
+
+    fn add_as(&self, name: &str, version: &str, rank: usize, seed: u64) {
+        let folder = self.path(&format!("{name}-{version}"));
         let base = Attention {
             layers: Shape::TINY.layers,
             width: Shape::TINY.width,
@@ -91,10 +99,37 @@ impl World {
         self.ask(Request::AdapterAdd {
             path: folder,
             base: Some(text(&self.path("tiny.gguf"))),
-            name: "voice".to_owned(),
+            name: name.to_owned(),
             version: version.to_owned(),
             key: "default".to_owned(),
         });
+    }
+
+    /// Makes the encoder known that comes with skep.
+    fn add_encoder(&self) {
+        let base = &embedded::ENCODER;
+        let folder = base.folder(&self.models.home).unwrap();
+        let models = &self.service.models;
+        models.add(base.name, base.digest(), &folder).unwrap();
+    }
+
+    /// Adds a random adapter of that encoder.
+    fn add_for_encoder(&self, name: &str, seed: u64) {
+        let base = &embedded::ENCODER;
+        let folder = self.path(name);
+        random::encoder_adapter(&folder, (3, 192), base.name, 4, seed).unwrap();
+        self.ask(Request::AdapterAdd {
+            path: folder,
+            base: Some(base.name.to_owned()),
+            name: name.to_owned(),
+            version: "1.0.0".to_owned(),
+            key: "default".to_owned(),
+        });
+    }
+
+    fn installed(&self, adapter: &str) -> Installed {
+        let found = locate::installed(&self.service, adapter);
+        self.runtime.block_on(found).unwrap()
     }
 
     fn open(&self) -> Result<Arc<dyn TextAdapter>, ModelError> {
@@ -103,8 +138,6 @@ impl World {
 
     /// What a run may open that does everything with an installed adapter.
     fn applying(&self, adapter: &str) -> RunModels {
-        let found = locate::installed(&self.service, adapter);
-        let installed = self.runtime.block_on(found).unwrap();
         RunModels {
             node: Arc::clone(&self.service.models),
             encoder: self.models.encoder.clone(),
@@ -112,7 +145,7 @@ impl World {
             trained_encoder: None,
             adapters: None,
             voices: Vec::new(),
-            applied: Some(Applied::new(installed)),
+            applied: Some(Applied::new(self.installed(adapter))),
             home: self.models.home.clone(),
         }
     }
@@ -193,6 +226,17 @@ async fn on_a_thread(test: impl FnOnce(&World) + Send + 'static) {
         world
     });
     world.await.unwrap().service.shutdown().await;
+}
+
+/// Whether a call on another thread comes to its end within a time that is far longer than it takes.
+fn is_answered(call: impl FnOnce() + Send + 'static) -> bool {
+    let (sender, answered) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        call();
+        // Nobody listens any more if it took too long.
+        let _ = sender.send(());
+    });
+    answered.recv_timeout(Duration::from_secs(30)).is_ok()
 }
 
 /// Where an engine stops after some more batches once it is closed.
@@ -321,18 +365,8 @@ async fn a_run_with_an_adapter_has_it_by_every_name_of_its_base() {
         }
 
         let base = &embedded::ENCODER;
-        let folder = base.folder(&world.models.home).unwrap();
-        let models = &world.service.models;
-        models.add(base.name, base.digest(), &folder).unwrap();
-        let adapter = world.path("desk");
-        random::encoder_adapter(&adapter, (3, 192), base.name, 4, 1).unwrap();
-        world.ask(Request::AdapterAdd {
-            path: adapter,
-            base: Some(base.name.to_owned()),
-            name: "desk".to_owned(),
-            version: "1.0.0".to_owned(),
-            key: "default".to_owned(),
-        });
+        world.add_encoder();
+        world.add_for_encoder("desk", 1);
         let run = world.applying("desk");
         let rows_of = |models: &RunModels, name: &str| {
             let encoder = models.open(name).unwrap();
@@ -365,6 +399,73 @@ async fn an_adapter_comes_to_the_device_when_it_is_opened() {
         );
         assert_eq!(info.base, world.base.to_string());
         assert!(info.bytes > 0);
+    })
+    .await;
+}
+
+/// Reading one with magnitudes takes as long as measuring all that it changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_are_opened_while_one_is_being_read() {
+    on_a_thread(|world| {
+        for (name, seed) in [("voice", 1), ("slow", 2)] {
+            world.add_as(name, "0.1.0", 4, seed);
+        }
+        let [voice, slow] = ["voice", "slow"].map(|name| world.installed(name));
+        let node = &world.service.models;
+        let engine = node.languages.engine(&world.base).unwrap().unwrap();
+        let wanted = Wanted {
+            package: package_of(&slow.release),
+            digest: slow.release.digest(),
+            version: slow.release.version().to_string(),
+            base: slow.release.adapter().unwrap().base.clone(),
+            files: slow.files,
+        };
+        let was_read = Cell::new(false);
+        let read = |wanted: &Wanted| {
+            was_read.set(true);
+            let (node, voice) = (Arc::clone(node), voice.clone());
+            let others = move || {
+                let open = node.adapters.open(&node.languages, &voice).unwrap();
+                assert_eq!(open.info().name, "voice");
+                assert!(node.adapters.holds(&voice.release.digest()));
+            };
+            assert!(is_answered(others), "they wait for what is read");
+            engine.add_adapter(&wanted.digest.to_string(), &wanted.version, &wanted.files)
+        };
+        let opened = node.adapters.open_in(engine.clone(), wanted, read);
+        assert_eq!(opened.unwrap().info().name, "slow");
+        assert!(was_read.get(), "it was there before");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_are_opened_while_one_of_an_encoder_is_being_read() {
+    on_a_thread(|world| {
+        world.add_encoder();
+        for (name, seed) in [("counter", 1), ("desk", 2)] {
+            world.add_for_encoder(name, seed);
+        }
+        let [counter, desk] = ["counter", "desk"].map(|name| world.installed(name));
+        let node = &world.service.models;
+        let base = embedded::ENCODER.digest();
+        let encoder = world.models.open("default").unwrap().encoder().unwrap();
+        let mut was_read = false;
+        let read = || {
+            was_read = true;
+            let (node, counter, own) = (Arc::clone(node), counter.clone(), encoder.clone());
+            let others = move || {
+                let adapters = &node.adapters;
+                let open = adapters.open_for_encoder(&own, &base, &counter);
+                assert_eq!(open.unwrap().info().name, "counter");
+                assert!(adapters.holds(&counter.release.digest()));
+            };
+            assert!(is_answered(others), "they wait for what is read");
+            OfEncoder::read(&encoder, &base, &desk)
+        };
+        let opened = node.adapters.encoders.open_by(&desk, read);
+        assert_eq!(opened.unwrap().info().name, "desk");
+        assert!(was_read, "it was there before");
     })
     .await;
 }

@@ -39,6 +39,20 @@ pub fn listed(refusals: &BTreeMap<String, String>) -> String {
 
 /// What the nodes that are named or known would take, all asked at once.
 pub async fn quotes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted, bytes: u64) -> Quotes {
+    let own: NodeTicket = swarm.ticket();
+    let mut asking = JoinSet::new();
+    for node in nodes(swarm, named, wanted).await {
+        let (swarm, sources) = (swarm.clone(), vec![own.to_string()]);
+        asking.spawn(async move {
+            let quote = talk::quote(&swarm, &node, wanted, bytes, sources).await;
+            (node, quote)
+        });
+    }
+    asking.join_all().await
+}
+
+/// Who is asked: the nodes that are named, and as many of those that are found as there are places.
+async fn nodes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted) -> Vec<ProviderAddr> {
     // Those that have the package and the adapter ready come first, where so many are known that not all are asked.
     let ready = Want::Jobs(Need {
         ready: [wanted.package].into_iter().chain(wanted.adapter).collect(),
@@ -49,27 +63,21 @@ pub async fn quotes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted, byt
         true => Duration::MAX,
         false => BESIDE,
     };
-    let (ready, any) = tokio::join!(
+    let (found_ready, found) = tokio::join!(
         swarm.find_within(&ready, wait),
         swarm.find_within(&any, wait)
     );
+    let mut found: Vec<_> = found_ready.into_iter().chain(found).collect();
+    // Who takes no jobs has nothing ready either, and takes no place of one that does.
+    swarm.put_in_order(&any, &mut found);
     let mut nodes = named;
-    for node in ready.into_iter().chain(any) {
+    for node in found {
         if nodes.len() < MOST && !nodes.iter().any(|known| known.id == node.id) {
             nodes.push(node);
         }
     }
-    let own: NodeTicket = swarm.ticket();
-    nodes.retain(|node| node.id != own.node.id);
-    let mut asking = JoinSet::new();
-    for node in nodes {
-        let (swarm, sources) = (swarm.clone(), vec![own.to_string()]);
-        asking.spawn(async move {
-            let quote = talk::quote(&swarm, &node, wanted, bytes, sources).await;
-            (node, quote)
-        });
-    }
-    asking.join_all().await
+    nodes.retain(|node| node.id != swarm.id());
+    nodes
 }
 
 /// Who does not take a job, and why, in one text.
@@ -79,4 +87,60 @@ pub fn why_nobody(quotes: &[(ProviderAddr, Result<Quotation, TalkError>)]) -> St
         Some((node.id.fmt_short(), error.to_string()))
     });
     listed(&refusals.collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+
+    use skep_evidence::AccountKey;
+    use skep_swarm::{Capability, NodeId, SwarmConfig, TicketDiscovery};
+
+    use super::*;
+
+    /// On a local network there may be any number of nodes that take no jobs, and mDNS names all.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_crowd_that_says_nothing_of_jobs_keeps_nobody_out_that_takes_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let mut config = SwarmConfig::loopback(folder.path().join(name));
+            config.gossip = true;
+            // A search goes on to its end where not everybody found says that it takes jobs.
+            config.limits.discovery = Duration::from_secs(2);
+            Swarm::open(config)
+        };
+        let provider = open("provider").await.unwrap();
+        let requester = open("requester").await.unwrap();
+        provider.announce(Some(Capability {
+            device: "cpu".to_owned(),
+            memory: 1 << 30,
+            slots: 1,
+            tariff: [0; 4],
+        }));
+        // The provider tells the requester of itself when it looks around.
+        provider.add_discovery(Arc::new(TicketDiscovery::from(requester.ticket())));
+        provider.find(&Want::Anything).await;
+        let heard = requester.acquaintances();
+        assert_eq!(heard.len(), 1, "{heard:?}");
+
+        // It receives what they are asked, and answers nothing.
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let crowd = (0..100_u8).map(|seed| ProviderAddr {
+            id: NodeId::from_bytes(AccountKey::from_seed(&[seed; 32]).id().as_bytes()).unwrap(),
+            addrs: vec![socket.local_addr().unwrap()],
+        });
+        requester.add_discovery(Arc::new(TicketDiscovery::new(crowd)));
+        let wanted = Wanted {
+            package: Digest::of(b"a package that nobody has"),
+            adapter: None,
+            residency: 0,
+        };
+        let asked = nodes(&requester, Vec::new(), wanted).await;
+        assert_eq!(asked.len(), MOST);
+        assert_eq!(asked[0].id, provider.id(), "it is asked before those");
+        provider.shutdown().await;
+        requester.shutdown().await;
+    }
 }
