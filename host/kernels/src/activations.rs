@@ -12,6 +12,8 @@ mod tiles;
 use skep_weights::PackedFormat;
 
 use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::linear::avx512::many;
 use crate::team::Team;
 use crate::{ShapeError, expect_below, expect_len};
 #[cfg(target_arch = "x86_64")]
@@ -68,7 +70,7 @@ pub struct Activations {
     pub(crate) scales: Vec<f32>,
     /// `[tokens, columns / 16]`: sums of 16 integers.
     pub(crate) sums: Vec<i16>,
-    /// The same once more, as tiles take it; empty where no product uses tiles.
+    /// The same once more, sixteen tokens side by side; empty where no product takes it so.
     #[cfg(target_arch = "x86_64")]
     pub(crate) tiles: Tiles,
     /// Rows in another order, before they are rounded.
@@ -145,9 +147,13 @@ impl Activations {
         });
         #[cfg(target_arch = "x86_64")]
         {
-            let tiled = isa == Isa::Amx && tokens >= crate::linear::FEWEST_FOR_TILES;
-            let tokens = if tiled { tokens } else { 0 };
-            self.tiles.resize(tokens, columns, precision);
+            let (fewest, offset) = match isa {
+                Isa::Amx => (crate::linear::FEWEST_FOR_TILES, 0),
+                Isa::Avx512 => (many::FEWEST, many::OFFSET as u8),
+                _ => (usize::MAX, 0),
+            };
+            let tokens = if tokens < fewest { 0 } else { tokens };
+            self.tiles.resize(tokens, columns, precision, offset);
             let (quants, scales, sums) = (&self.quants, &self.scales, &self.sums);
             let mut groups: Vec<_> = self.tiles.groups().collect();
             team.share_mut(&mut groups, |group| {

@@ -16,6 +16,8 @@ pub(crate) mod avx512;
 mod neon;
 mod portable;
 
+#[cfg(target_arch = "x86_64")]
+use avx512::many;
 use skep_weights::grouped::GroupRow;
 use skep_weights::{GroupInt4, PackedFormat};
 
@@ -274,7 +276,7 @@ fn ask_ahead(team: &Team, weights: &[Weights<'_>]) {
 }
 
 /// Where a product's results go. Members write different elements.
-struct Output(*mut f32);
+pub(crate) struct Output(*mut f32);
 
 // SAFETY: members of a team write elements of different rows, and nobody reads before all have
 // finished.
@@ -299,7 +301,7 @@ fn rows_of(
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx if !input.tiles.is_empty() && amx::takes(weights) => {
+        Isa::Amx if input.tiles.are_by(0) && amx::takes(weights) => {
             let piece = amx::Piece {
                 weights,
                 rows,
@@ -309,6 +311,19 @@ fn rows_of(
             };
             // SAFETY: the process may use tiles, or the caller would have chosen other
             // instructions; the caller has checked the rest, and the input has its tiles.
+            unsafe { piece.multiply() }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if input.tiles.are_by(many::OFFSET as u8) && many::takes(weights) => {
+            let piece = many::Piece {
+                weights,
+                rows,
+                ahead,
+                input,
+                out,
+            };
+            // SAFETY: the machine has these instructions, as above; the caller has checked the
+            // rest, and the input lies so.
             unsafe { piece.multiply() }
         }
         #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,8 @@
-//! Activations in the order in which tiles take them.
+//! Activations in the order in which tiles take them, and products of many tokens without tiles.
 //!
 //! A tile of activations has a column for each of sixteen tokens, four elements of each in a row:
 //! so sixteen tokens lie together, and their groups of four elements take turns. Tokens that are
-//! not there are zeros.
+//! not there are zeros. All may lie there larger than they are, by an offset.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -33,6 +33,8 @@ pub type TilesOfGroup<'a> = (&'a [Line], &'a [[f32; TOKENS]], &'a [Sums]);
 pub struct Tiles {
     columns: usize,
     block: usize,
+    /// How much larger elements lie here than they are, as bytes that wrap around.
+    offset: u8,
     /// `[groups, columns / 4]`.
     lines: Vec<Line>,
     /// `[groups, columns / block]`.
@@ -43,6 +45,7 @@ pub struct Tiles {
 
 /// Some columns of sixteen tokens of [`Tiles`].
 pub struct Group<'a> {
+    offset: u8,
     /// The first of the tokens.
     token: usize,
     /// The first of the columns.
@@ -54,10 +57,10 @@ pub struct Group<'a> {
 
 impl Tiles {
     /// Makes room for so many rows.
-    pub fn resize(&mut self, tokens: usize, columns: usize, precision: Precision) {
+    pub fn resize(&mut self, tokens: usize, columns: usize, precision: Precision, offset: u8) {
         let groups = tokens.div_ceil(TOKENS);
         let block = precision.block_len();
-        (self.columns, self.block) = (columns, block);
+        (self.columns, self.block, self.offset) = (columns, block, offset);
         self.lines.resize(groups * (columns / 4), Line([0; 64]));
         self.scales
             .resize(groups * (columns / block), [0.0; TOKENS]);
@@ -65,14 +68,14 @@ impl Tiles {
         self.sums.resize(blocks, [[0; TOKENS]; 4]);
     }
 
-    /// Whether there is anything here.
-    pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+    /// Whether there is something here, so much larger than it is.
+    pub fn are_by(&self, offset: u8) -> bool {
+        !self.lines.is_empty() && self.offset == offset
     }
 
     /// Everything in pieces, to be filled.
     pub fn groups(&mut self) -> impl Iterator<Item = Group<'_>> {
-        let (columns, block) = (self.columns, self.block.max(1));
+        let (columns, block, offset) = (self.columns, self.block.max(1), self.offset);
         let groups = self.lines.len() / (columns / 4).max(1);
         let mut lines = &mut self.lines[..];
         let mut scales = &mut self.scales[..];
@@ -83,6 +86,7 @@ impl Tiles {
             let count = COLUMNS.min(columns - column);
             let blocks = ..count / block;
             Group {
+                offset,
                 token: group * TOKENS,
                 column,
                 lines: lines.split_off_mut(..count / 4).unwrap_or_default(),
@@ -120,6 +124,7 @@ impl Group<'_> {
     ) {
         let all = quants.len().checked_div(columns).unwrap_or(0);
         let tokens = all.saturating_sub(self.token).min(TOKENS);
+        let offset = _mm512_set1_epi8(self.offset as i8);
         for (n, lines) in self.lines.chunks_mut(16).enumerate() {
             let count = 4 * lines.len();
             let mask = u64::MAX >> (64 - count);
@@ -129,7 +134,7 @@ impl Group<'_> {
                 let row = &quants[start..start + count];
                 // SAFETY: the mask has as many elements as the slice.
                 let row = unsafe { _mm512_maskz_loadu_epi8(mask, row.as_ptr()) };
-                *to = _mm512_castsi512_ps(row);
+                *to = _mm512_castsi512_ps(_mm512_add_epi8(row, offset));
             }
             for (line, column) in lines.iter_mut().zip(transposed(rows)) {
                 // SAFETY: a line has 64 bytes.

@@ -14,6 +14,7 @@
 
 mod floats;
 pub mod k_quants;
+pub mod many;
 pub mod thirty_twos;
 
 use std::arch::x86_64::*;
