@@ -20,6 +20,9 @@ mod audit;
 mod decide;
 mod event;
 mod journal;
+mod outvoted;
+mod pace;
+mod suspects;
 mod tally;
 mod view;
 
@@ -33,6 +36,8 @@ pub use decide::{Decision, Outstanding};
 pub use event::{AttemptId, Event, Finding, GaveUp};
 pub use journal::{Journal, JournalError, Kept, Trail};
 pub use view::{AttemptState, AttemptView, ShardView};
+
+use self::pace::Pace;
 
 /// What a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +65,7 @@ pub struct JobPlan {
     /// How long a lease may take before it is withdrawn, in milliseconds.
     pub patience: u64,
     /// How long one may take before its shard may have another beside it, in milliseconds, as long as
-    /// too few results are there to tell what is usual.
+    /// too few results are there, or those of too few providers, to tell what is usual.
     pub first_patience: u64,
     /// How many leases a shard may have in all.
     pub max_attempts: u32,
@@ -72,7 +77,7 @@ pub struct JobPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// It failed or was withdrawn.
+    /// It failed or was withdrawn, or brought something else than what counted already.
     Ended,
     /// A result that counts.
     Delivered(Output),
@@ -177,10 +182,9 @@ pub struct Job {
     assembled: u32,
     /// How long the result is up to there.
     assembled_bytes: u64,
-    /// How long accepted results took, in milliseconds, to know what is late: how often each
-    /// power of two was reached.
-    durations: [u32; 64],
-    /// Open leases of each provider.
+    /// How long results took, to know what is late.
+    pace: Pace,
+    /// Open leases of each provider that was ever given one.
     load: BTreeMap<AccountId, u32>,
     /// When the last lease of each provider was over.
     freed: BTreeMap<AccountId, u64>,
@@ -206,7 +210,7 @@ impl Job {
             unpaid: BTreeSet::new(),
             assembled: 0,
             assembled_bytes: 0,
-            durations: [0; 64],
+            pace: Pace::default(),
             load: BTreeMap::new(),
             freed: BTreeMap::new(),
             watched: 0,
@@ -327,10 +331,10 @@ impl Job {
             *self.load.entry(*provider).or_default() += 1;
             return Ok(());
         }
-        let is_accepted = self.shard(id.shard)?.accepted.is_some();
+        let accepted = self.shard(id.shard)?.accepted;
         let is_exact = self.plan.exact;
         let follows = self.state_followed_by(id);
-        if is_accepted && matches!(event, Event::Audited { .. }) {
+        if accepted.is_some() && matches!(event, Event::Audited { .. }) {
             return Err(unfit("a result is audited that counts already"));
         }
         let attempt = self.attempt(id)?;
@@ -367,12 +371,15 @@ impl Job {
                     price: *price,
                 };
                 let is_drawn = !auditors.is_empty() && !only_if_odd;
-                attempt.look = is_drawn.then_some(Look::Drawn);
-                // Where another result counts already, there is nothing to wait for.
-                attempt.state = match is_drawn && !is_accepted {
-                    true => State::Audited(output),
-                    false => State::Delivered(output),
+                attempt.state = match accepted {
+                    None if is_drawn => State::Audited(output),
+                    // Its lease was to be withdrawn next: whoever is late by a moment has not lied for that.
+                    Some(accepted) if accepted.vote != output.vote => State::Ended,
+                    // Where the same counts already, there is nothing to wait for.
+                    _ => State::Delivered(output),
                 };
+                let is_looked_at = is_drawn && attempt.state != State::Ended;
+                attempt.look = is_looked_at.then_some(Look::Drawn);
                 if let Some(other) = follows {
                     attempt.state = match other {
                         State::Delivered(its) if its.claim == output.claim => {
@@ -390,8 +397,7 @@ impl Job {
                 self.unload(provider, *at);
                 // Who follows takes far less time than who writes, and says nothing of how long that takes.
                 if follows.is_none() {
-                    let power = at.saturating_sub(since).checked_ilog2().unwrap_or(0);
-                    self.durations[power as usize] += 1;
+                    self.pace.note(provider, at.saturating_sub(since));
                 }
             }
             (State::Follows(output), Event::Audited { finding, .. }) => {
@@ -549,42 +555,6 @@ impl Job {
     #[must_use]
     pub fn reserved(&self) -> Credits {
         self.reserved
-    }
-
-    /// Providers that delivered something else than what was accepted, in its bytes or in what it
-    /// took, or something that an audit found wrong, each with the shard. Who was looked at for that and found
-    /// right is not among them.
-    #[must_use]
-    pub fn outvoted(&self) -> Vec<(u32, AccountId)> {
-        let all = (0..self.plan.shards).flat_map(|shard| {
-            let odd = self.outvoted_of(shard).into_iter();
-            odd.map(move |provider| (shard, provider))
-        });
-        all.collect()
-    }
-
-    /// Those of one shard.
-    #[must_use]
-    pub fn outvoted_of(&self, shard: u32) -> Vec<AccountId> {
-        let Some(shard) = self.shards.get(shard as usize) else {
-            return Vec::new();
-        };
-        // Nor is who was with such a one when it was looked at.
-        let stood_by = |attempt: &Attempt| {
-            let audited = attempt.audits.and_then(|n| shard.attempts.get(n as usize));
-            audited.is_some_and(|audited| audited.look == Some(Look::Odd))
-        };
-        let is_odd = |attempt: &&Attempt| match attempt.state {
-            State::Wrong(_) => true,
-            State::Delivered(output) => {
-                let other = |accepted: Accepted| accepted.vote != output.vote;
-                let was_found_right = attempt.look == Some(Look::Odd) || stood_by(attempt);
-                !was_found_right && shard.accepted.is_some_and(other)
-            }
-            _ => false,
-        };
-        let odd = shard.attempts.iter().filter(is_odd);
-        odd.map(|attempt| attempt.provider).collect()
     }
 }
 

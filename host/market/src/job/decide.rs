@@ -61,9 +61,6 @@ pub enum Outstanding<'a> {
     },
 }
 
-/// So many results have to be there to tell what is usual.
-const KNOWN: u32 = 3;
-
 impl Job {
     /// What should happen now, given who could be asked. Each decision has to be written down and
     /// applied before the next are asked for.
@@ -82,6 +79,7 @@ impl Job {
             offers,
             limit: self.plan.lease_limit,
             job: self.plan.job,
+            suspects: self.suspects(),
             ranked: None,
             taken: BTreeMap::new(),
             left: difference(self.plan.budget, sum(self.spent, self.reserved)),
@@ -233,7 +231,7 @@ impl Job {
         // Who followed what another made of it has made nothing of it.
         let made = || attempts.iter().filter(|attempt| !self.follows(attempt));
         let has_had = |provider| made().any(|attempt| attempt.provider == provider);
-        // Somebody who has not had it comes first, even if that means to wait for room. Only where
+        // Somebody who has not had it comes first, even if that means to wait for room or for a look. Only where
         // everybody has, those get it once more of whom nothing came: a provider may be back.
         let provider = match choice.all(has_had) {
             false => choice.take(|provider, taken| room(provider, taken, !has_had(provider))),
@@ -300,31 +298,6 @@ impl Job {
             && had < self.plan.max_attempts
     }
 
-    /// After how many milliseconds a lease is late: twice to four times the median duration, once
-    /// enough are known. Until then it is what the plan says, so that one that never delivers does
-    /// not hold up a job of few shards.
-    pub(super) fn late(&self) -> u64 {
-        let total: u32 = self.durations.iter().sum();
-        let mut seen = 0;
-        let power = self.durations.iter().position(|count| {
-            seen += count;
-            2 * seen >= total
-        });
-        let power = power.filter(|_| total >= KNOWN);
-        let usual = power.and_then(much_longer);
-        usual.unwrap_or(self.plan.first_patience)
-    }
-
-    /// After how many milliseconds an auditor is late: twice to four times what the longest result took, and
-    /// no sooner than the plan says for the first. It is not the usual time: whoever makes results up is
-    /// quick, and would have honest auditors be late.
-    pub(super) fn late_for_audits(&self) -> u64 {
-        let longest = self.durations.iter().rposition(|count| *count > 0);
-        let longest = longest.map_or(0, |power| much_longer(power).unwrap_or(u64::MAX));
-        let patience = longest.max(self.plan.first_patience);
-        patience.min(self.plan.patience)
-    }
-
     /// Withdraws what is open for shards that are done.
     fn withdraw_done(&self, now: u64, decisions: &mut Vec<Decision>) {
         for number in self.open.difference(&self.unfinished) {
@@ -379,6 +352,8 @@ pub(super) struct Choice<'a> {
     pub(super) offers: &'a [Offer],
     limit: Credits,
     job: Digest,
+    /// Who gets nothing but audits.
+    suspects: BTreeSet<AccountId>,
     /// Put in order when the first is asked for: most often nobody is.
     ranked: Option<Vec<&'a Offer>>,
     /// The shards that each gets in this round.
@@ -435,11 +410,13 @@ impl Choice<'_> {
         asked.all(|offer| is(offer.provider))
     }
 
-    /// The best provider of which `load` tells how many shards it has, if it may have one more.
+    /// The best provider of which `load` tells how many shards it has, if it may have one more and is no suspect.
     fn take(&mut self, load: impl Fn(AccountId, &[u32]) -> Option<u32>) -> Option<AccountId> {
-        let ranked = self
-            .ranked
-            .get_or_insert_with(|| rank(self.offers, self.limit, self.job));
+        let ranked = self.ranked.get_or_insert_with(|| {
+            let mut ranked = rank(self.offers, self.limit, self.job);
+            ranked.retain(|offer| !self.suspects.contains(&offer.provider));
+            ranked
+        });
         let mut full = Vec::new();
         let mut found = None;
         for (place, offer) in ranked.iter().enumerate() {
@@ -473,11 +450,6 @@ pub(super) enum Room {
     Later,
     /// It lied, or asks for too much.
     Never,
-}
-
-/// Twice to four times what is counted under this power of two; `None` is more than there is time.
-fn much_longer(power: usize) -> Option<u64> {
-    1_u64.checked_shl(u32::try_from(power).ok()? + 2)
 }
 
 fn give_up(at: u64, why: GaveUp) -> Decision {

@@ -9,6 +9,7 @@ mod late;
 mod money;
 mod odd;
 mod replicas;
+mod suspects;
 mod turns;
 mod written;
 

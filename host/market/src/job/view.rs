@@ -12,7 +12,7 @@ use super::{Finding, Job, Look, State};
 pub enum AttemptState {
     /// The provider has it.
     Open,
-    /// It failed, or was withdrawn.
+    /// It failed, was withdrawn, or brought something else when the shard's output counted already.
     Ended,
     /// The provider delivered, at this price.
     Delivered(Credits),
@@ -57,7 +57,8 @@ impl Job {
     }
 
     /// What was delivered for a shard, and by whom, in the order of its leases. Outputs that lost against
-    /// others are among it; those of leases that followed another's texts are not.
+    /// others are among it; those that came when another counted already, and those of leases that followed another's
+    /// texts, are not.
     #[must_use]
     pub fn outputs(&self, shard: u32) -> Vec<(AccountId, Digest)> {
         let attempts = self.shards.get(shard as usize).map(|shard| &shard.attempts);

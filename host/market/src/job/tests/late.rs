@@ -1,5 +1,6 @@
-//! In the same small world: nobody waits for who does not come.
+//! In the same small world: nobody waits for who does not come, and who comes late is not called a liar for it.
 
+use super::turns::{Desk, FIRST, patient};
 use super::*;
 use crate::reputation::Conduct;
 
@@ -106,4 +107,110 @@ fn a_late_shard_goes_to_nobody_who_lied_and_last_to_who_fails() {
         assert_eq!(hedged(&[slow, lied, fails]), [account(3)]);
         assert_eq!(hedged(&[slow, lied, fails, other]), [account(4)]);
     }
+}
+
+/// Has a node make a shard, which takes so long.
+fn make(desk: &mut Desk, shard: u32, node: u8, took: u64, made: &str) {
+    let id = desk.lease(shard, account(node), None);
+    desk.now += took;
+    desk.deliver(id, made, &[]);
+}
+
+#[test]
+fn however_many_results_two_of_five_make_up_nobody_honest_is_late_for_it() {
+    const SHARDS: u32 = 100;
+    let plan = JobPlan {
+        hedges: 1,
+        ..patient(SHARDS, 1)
+    };
+    let mut desk = Desk::new(plan, 5);
+    let begun = desk.now;
+    let honest =
+        [(0, 1), (1, 2), (2, 3)].map(|(shard, node)| desk.lease(shard, account(node), None));
+    // They are the first to deliver, and for long the only ones.
+    for shard in 3..SHARDS - 1 {
+        make(&mut desk, shard, 4 + (shard % 2) as u8, 1, "lie");
+        assert_eq!(desk.job.late(), FIRST);
+    }
+    desk.now = begun + 10_000;
+    for id in honest {
+        desk.deliver(id, "right", &[]);
+        // 2^13 ms were reached by the third of five: four times that.
+        assert_eq!(desk.job.late(), 1 << 15);
+    }
+    // One of them has the last shard, and is left with it alone for so long.
+    let begun = desk.now;
+    desk.lease(SHARDS - 1, account(1), None);
+    let mut leases = |now| {
+        desk.waits(now);
+        desk.job.view()[SHARDS as usize - 1].attempts.len()
+    };
+    assert_eq!(leases(begun + (1 << 15)), 1);
+    assert_eq!(leases(begun + (1 << 15) + 1), 2, "it is hedged then");
+}
+
+#[test]
+fn however_slow_two_of_five_are_the_others_do_not_wait_longer_for_it() {
+    let mut desk = Desk::new(patient(20, 1), 5);
+    let never = desk.lease(0, account(4), None);
+    // Of two nodes one is not most of them.
+    for shard in 1..9 {
+        make(&mut desk, shard, 1, 1_000, "right");
+        assert_eq!(desk.job.late(), FIRST);
+    }
+    make(&mut desk, 9, 2, 1_000, "right");
+    // 2^9 ms were reached by two of three.
+    assert_eq!(desk.job.late(), 1 << 11);
+    // The third of four, and then of five, is the slowest of those who are not slow on purpose.
+    make(&mut desk, 10, 3, 4_000, "right");
+    assert_eq!(desk.job.late(), 1 << 13);
+    make(&mut desk, 11, 5, 19 * FIRST, "right");
+    assert_eq!(desk.job.late(), 1 << 13);
+    desk.deliver(never, "right", &[]);
+    make(&mut desk, 12, 5, 19 * FIRST, "right");
+    assert_eq!(desk.job.late(), 1 << 13);
+}
+
+#[test]
+fn who_is_late_is_not_called_a_liar_for_what_came_before() {
+    // It comes in the same moment as the hedge that lies, and before its lease was withdrawn.
+    let mut desk = Desk::new(patient(1, 1), 6);
+    let [late, hedge] = [1, 2].map(|node| desk.lease(0, account(node), None));
+    desk.deliver(hedge, "lie", &[]);
+    desk.deliver(late, "right", &[3, 4, 5, 6]);
+    assert_eq!(desk.job.accepted(0), Some(Digest::of(b"lie")));
+    assert_eq!(desk.job.outvoted(), []);
+    assert_eq!(desk.job.spent(), credits(10));
+    let its = &desk.job.view()[0].attempts[0];
+    assert_eq!((its.state, its.audit), (AttemptState::Ended, None));
+
+    // Both came before anything counted, and a friend of the hedge passes it.
+    let mut desk = Desk::new(patient(1, 1), 6);
+    let [late, hedge] = [1, 2].map(|node| desk.lease(0, account(node), None));
+    desk.deliver(hedge, "lie", &[3, 4, 5, 6]);
+    desk.deliver(late, "right", &[]);
+    let now = desk.now;
+    let friend = desk.asks(now, 3);
+    desk.deliver(friend, "lie", &[]);
+    let (_, over) = desk.decide();
+    let findings: Vec<Finding> = over.iter().map(|outcome| outcome.finding).collect();
+    assert_eq!(findings, [Finding::Passed]);
+    assert_eq!(desk.job.accepted(0), Some(Digest::of(b"lie")));
+    assert_eq!(desk.job.outvoted(), []);
+
+    // Two have to agree, and the hedge and another have.
+    let mut desk = Desk::new(patient(1, 2), 6);
+    let leases = [1, 2, 3].map(|node| desk.lease(0, account(node), None));
+    for id in &leases[1..] {
+        desk.deliver_if_odd(*id, "lie", &[1, 4, 5, 6]);
+    }
+    desk.deliver_if_odd(leases[0], "right", &[4, 5, 6]);
+    assert_eq!(desk.job.accepted(0), Some(Digest::of(b"lie")));
+    assert_eq!(desk.job.outvoted(), []);
+    // The same that comes late is paid like the others.
+    let mut desk = Desk::new(patient(1, 2), 6);
+    for id in [1, 2, 3].map(|node| desk.lease(0, account(node), None)) {
+        desk.deliver(id, "right", &[]);
+    }
+    assert_eq!(desk.job.spent(), credits(30));
 }

@@ -62,7 +62,7 @@ impl Desk {
     }
 
     /// What a node takes at once, if it answers.
-    fn set_slots(&mut self, node: u8, slots: Option<u32>) {
+    pub(super) fn set_slots(&mut self, node: u8, slots: Option<u32>) {
         let provider = account(node);
         self.offers.retain(|offer| offer.provider != provider);
         self.offers.extend(slots.map(|slots| Offer {

@@ -29,6 +29,7 @@ use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 
+use self::pay::Books;
 use self::send::Send;
 use super::around::{Quotes, quotes};
 use super::folder::{Folder, Spec};
@@ -120,7 +121,7 @@ pub fn begin(
         handing: BTreeSet::new(),
         showing: BTreeSet::new(),
         keys: Keys::default(),
-        booked: None,
+        books: Books::default(),
         patience: None,
         tasks: JoinSet::new(),
         quoting: None,
@@ -176,8 +177,8 @@ struct Driver {
     hardware: BTreeMap<String, Hardware>,
     /// The keys of those who signed something for this job.
     keys: Keys,
-    /// When something was last paid or put together, unless the next is not to wait for that.
-    booked: Option<Instant>,
+    /// When something was last paid or put together.
+    books: Books,
     patience: Option<Instant>,
     tasks: JoinSet<Happened>,
     quoting: Option<Instant>,
@@ -374,7 +375,7 @@ impl Driver {
             self.note(&events)?;
             // Leases alone do not put the books off, or those that follow each other would for ever.
             if keeps_books {
-                self.booked = Some(Instant::now());
+                self.books.keep(Instant::now());
             }
         }
     }
@@ -541,7 +542,7 @@ impl Driver {
     ) -> Result<Conduct, Failure> {
         self.trouble = Some(format!("shard {}: {error}", id.shard));
         // It may be one who is owed too much.
-        self.booked = None;
+        self.books.hurry();
         // Who cannot be reached is asked again once it answers.
         if let (TalkError::Channel(_) | TalkError::Interrupted, Some(provider)) = (error, &provider)
         {

@@ -121,8 +121,8 @@ pub struct Piece {
 
 /// No lease waits longer for its result, in milliseconds.
 const PATIENCE: u64 = 10 * 60 * 1000;
-/// As long as fewer than three results are there, a shard gets a second lease after so long, or after
-/// a quarter of the time that the job has.
+/// As long as fewer than three results are there, or none of half of the providers, a shard gets a second lease after so
+/// long, or after a quarter of the time that the job has.
 const FIRST_PATIENCE: u64 = 30 * 1000;
 
 impl Spec {

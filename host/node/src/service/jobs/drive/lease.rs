@@ -29,16 +29,15 @@ impl Driver {
     /// nothing, so that no audit waits for it to come back.
     pub(super) fn offers(&self) -> Result<Vec<Offer>, Failure> {
         let staked = self.staked()?;
-        let kind = self.one_kind();
-        let quotes = self.quotes.iter().filter(|(_, (_, quotation))| {
-            kind.is_none_or(|kind| quotation.kind == kind)
-                && (self.spec.audit == 0 || self.auditors_of(quotation).count() >= SMALLEST_PANEL)
+        let replicas = self.spec.looks_at_odd.then_some(self.spec.replicas);
+        let quotes = alike(&self.quotes, replicas).filter(|(_, quotation)| {
+            self.spec.audit == 0 || self.auditors_of(quotation).count() >= SMALLEST_PANEL
         });
         let slots = |account: &AccountId, slots| match &staked {
             Some(staked) if !staked.contains(account) => 0,
             _ => slots,
         };
-        let offers = quotes.map(|(account, (_, quotation))| Offer {
+        let offers = quotes.map(|(account, quotation)| Offer {
             provider: *account,
             price: typical(
                 &quotation.tariff(),
@@ -51,22 +50,6 @@ impl Driver {
             ahead: ahead(quotation.slots),
         });
         Ok(offers.collect())
-    }
-
-    /// The kind of machine that all replicas are made on, if of some kind there are enough to look at who is
-    /// odd: between two kinds those may differ that are both honest.
-    fn one_kind(&self) -> Option<[u8; 32]> {
-        if !self.spec.looks_at_odd {
-            return None;
-        }
-        let mut kinds: BTreeMap<[u8; 32], usize> = BTreeMap::new();
-        for (_, quotation) in self.quotes.values() {
-            *kinds.entry(quotation.kind).or_default() += 1;
-        }
-        let enough = SMALLEST_PANEL.max(self.spec.replicas as usize);
-        let able = kinds.into_iter().filter(|(_, count)| *count >= enough);
-        able.max_by_key(|(kind, count)| (*count, *kind))
-            .map(|(kind, _)| kind)
     }
 
     /// Who has at stake what the job asks for; `None` is everybody.
@@ -181,10 +164,7 @@ impl Driver {
                     true => EVERY,
                     false => self.spec.audit,
                 },
-                panel: panel(match self.spec.audit {
-                    0 => candidates.list().len().min(PANEL_OF_ODD),
-                    _ => candidates.list().len(),
-                }),
+                panel: panel(candidates.list().len(), self.spec.audit),
                 exact: self.spec.exact || self.spec.audit > 0,
                 followed: self.spec.followed,
                 follows,
@@ -246,20 +226,105 @@ pub(super) fn note_reserved(
     Ok(())
 }
 
-/// How many of so many have a say in a disputed result: as many as there can be, and an odd number.
-fn panel(candidates: usize) -> u32 {
-    let most = u32::try_from(candidates).unwrap_or(MAX_PANEL);
+/// Those of these who could make a shard. Where so many replicas of it are looked at if they are odd, they are of the
+/// kind of machine of which most are, if there are enough of it to look at who is odd: between two kinds those may
+/// differ that are both honest.
+fn alike<N>(
+    quotes: &BTreeMap<AccountId, (N, Quotation)>,
+    replicas: Option<u32>,
+) -> impl Iterator<Item = (&AccountId, &Quotation)> {
+    let kind = replicas.and_then(|replicas| one_kind(quotes, replicas));
+    let quotes = quotes
+        .iter()
+        .map(|(account, (_, quotation))| (account, quotation));
+    quotes.filter(move |(_, quotation)| kind.is_none_or(|kind| quotation.kind == kind))
+}
+
+/// The kind of machine that so many replicas of a shard are made on.
+fn one_kind<N>(quotes: &BTreeMap<AccountId, (N, Quotation)>, replicas: u32) -> Option<[u8; 32]> {
+    let mut kinds: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+    for (_, quotation) in quotes.values() {
+        *kinds.entry(quotation.kind).or_default() += 1;
+    }
+    let enough = SMALLEST_PANEL.max(replicas as usize);
+    let able = kinds.into_iter().filter(|(_, count)| *count >= enough);
+    able.max_by_key(|(kind, count)| (*count, *kind))
+        .map(|(kind, _)| kind)
+}
+
+/// How many of so many have a say in a disputed result, where at this rate results are audited: as many as there can be,
+/// but for those of a job without audits, and an odd number.
+fn panel(candidates: usize, audit: u32) -> u32 {
+    let able = match audit {
+        0 => candidates.min(PANEL_OF_ODD),
+        _ => candidates,
+    };
+    let most = u32::try_from(able).unwrap_or(MAX_PANEL);
     let odd = most.saturating_sub(1) / 2 * 2 + 1;
     odd.clamp(3, MAX_PANEL)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::panel;
+    use skep_evidence::AccountKey;
+    use skep_market::{NUMERICS, Warmth};
+
+    use super::*;
 
     #[test]
     fn a_panel_is_an_odd_number() {
-        let found = [0, 2, 3, 4, 5, 30, 31, 5_000].map(panel);
+        let found = [0, 2, 3, 4, 5, 30, 31, 5_000].map(|able| panel(able, 1));
         assert_eq!(found, [3, 3, 3, 3, 5, 29, 31, 31]);
+    }
+
+    #[test]
+    fn where_no_audits_were_asked_for_no_panel_has_more_than_seven() {
+        let found = [0, 3, 6, 7, 8, 9, 31, 5_000].map(|able| panel(able, 0));
+        assert_eq!(found, [3, 3, 5, 7, 7, 7, 7, 7]);
+    }
+
+    /// What nodes on machines of these kinds said.
+    fn quotes(kinds: &[u8]) -> BTreeMap<AccountId, ((), Quotation)> {
+        let quote = |(seed, kind): (u8, &u8)| {
+            let account = AccountKey::from_seed(&[seed; 32]).id();
+            let quotation = Quotation {
+                account: *account.as_bytes(),
+                tariff: [0; 4],
+                operator: None,
+                slots: 1,
+                warm: Warmth::default(),
+                largest_output: 1,
+                kind: [*kind; 32],
+                numerics: NUMERICS,
+            };
+            (account, ((), quotation))
+        };
+        (1..).zip(kinds).map(quote).collect()
+    }
+
+    /// The kinds of those who could make a shard, in order.
+    fn makers(kinds: &[u8], replicas: Option<u32>) -> Vec<u8> {
+        let quotes = quotes(kinds);
+        let mut makers: Vec<u8> = alike(&quotes, replicas)
+            .map(|(_, quotation)| quotation.kind[0])
+            .collect();
+        makers.sort_unstable();
+        makers
+    }
+
+    #[test]
+    fn replicas_that_are_looked_at_keep_to_the_kind_of_machine_of_which_most_are() {
+        assert_eq!(makers(&[1, 2, 1, 2, 1], Some(2)), [1, 1, 1]);
+        assert_eq!(makers(&[1, 2, 2, 1, 1, 2, 2], Some(2)), [2, 2, 2, 2]);
+        // As many of each: all of one of them.
+        let one = makers(&[1, 2, 1, 2, 1, 2], Some(2));
+        assert!(one == [1, 1, 1] || one == [2, 2, 2], "{one:?}");
+    }
+
+    #[test]
+    fn where_no_kind_has_enough_for_a_panel_or_nobody_is_looked_at_any_machine_makes_them() {
+        assert_eq!(makers(&[1, 2, 1, 2], Some(2)), [1, 1, 2, 2]);
+        assert_eq!(makers(&[1, 2, 1, 1], Some(4)), [1, 1, 1, 2]);
+        assert_eq!(makers(&[1, 2, 1, 1], None), [1, 1, 1, 2]);
     }
 }

@@ -18,18 +18,41 @@ const PROOFS: Duration = Duration::from_secs(15);
 /// How long the books rest: what is delivered meanwhile is paid and put together in one go.
 const BOOKS: Duration = Duration::from_millis(100);
 
-impl Driver {
-    /// For how long nothing is paid and put together, though something may have been delivered. Where shards
-    /// take milliseconds, the disk is waited for once for many of them and not for each; what was delivered is in
-    /// the journal all the same. At the end of a job nothing waits.
-    pub(super) fn books_rest(&self) -> Duration {
-        let is_over = self.job.finished() == self.job.plan().shards;
-        match self.booked {
-            Some(booked) if !is_over && self.job.gave_up().is_none() => {
-                BOOKS.saturating_sub(booked.elapsed())
-            }
+/// When the books of a job are kept: where shards take milliseconds, the disk is waited for once for many of them and
+/// not for each.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    /// When something was last paid or put together, unless the next is not to wait for that.
+    kept: Option<Instant>,
+}
+
+impl Books {
+    /// For how long they rest from `now` on. Those of a job that is over do not.
+    fn rest(&self, now: Instant, is_over: bool) -> Duration {
+        match self.kept {
+            Some(kept) if !is_over => BOOKS.saturating_sub(now.saturating_duration_since(kept)),
             _ => Duration::ZERO,
         }
+    }
+
+    /// Something was paid or put together.
+    pub(super) fn keep(&mut self, now: Instant) {
+        self.kept = Some(now);
+    }
+
+    /// What comes next does not wait.
+    pub(super) fn hurry(&mut self) {
+        self.kept = None;
+    }
+}
+
+impl Driver {
+    /// For how long nothing is paid and put together, though something may have been delivered; that is in the
+    /// journal all the same. At the end of a job nothing waits.
+    pub(super) fn books_rest(&self) -> Duration {
+        let is_over = self.job.finished() == self.job.plan().shards;
+        self.books
+            .rest(Instant::now(), is_over || self.job.gave_up().is_some())
     }
 
     /// Holds what the job may cost. Once is as good as twice.
@@ -124,4 +147,45 @@ pub(super) fn countersigned(
 ) -> Result<Agreed<Receipt>, Failure> {
     let receipt = Signed::<Receipt>::decode(receipt, keys).map_err(failed)?;
     receipt.accept(account).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millisecond: u64, begun: Instant) -> Instant {
+        begun + Duration::from_millis(millisecond)
+    }
+
+    #[test]
+    fn books_are_kept_ten_times_a_second_however_many_results_there_are() {
+        let begun = Instant::now();
+        let mut books = Books::default();
+        let mut kept = Vec::new();
+        // A result in each millisecond.
+        for millisecond in 0..3_000 {
+            let now = at(millisecond, begun);
+            if books.rest(now, false).is_zero() {
+                books.keep(now);
+                kept.push(millisecond);
+            }
+        }
+        let expected: Vec<u64> = (0..30).map(|time| 100 * time).collect();
+        assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn no_rest_is_longer_than_that_and_there_is_none_at_the_end_of_a_job() {
+        let begun = Instant::now();
+        let mut books = Books::default();
+        assert_eq!(books.rest(begun, false), Duration::ZERO);
+        books.keep(begun);
+        let rest =
+            |books: &Books, millisecond| books.rest(at(millisecond, begun), false).as_millis();
+        assert_eq!([0, 40, 99].map(|time| rest(&books, time)), [100, 60, 1]);
+        assert_eq!([100, 5_000].map(|time| rest(&books, time)), [0, 0]);
+        assert_eq!(books.rest(begun, true), Duration::ZERO);
+        books.hurry();
+        assert_eq!(books.rest(begun, false), Duration::ZERO);
+    }
 }
