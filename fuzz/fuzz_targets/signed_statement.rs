@@ -7,8 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use skep_evidence::activations::Commitment;
 use skep_evidence::following::{Observation, Script, Transcript};
 use skep_evidence::{
-    Accusation, Agreed, Evidence, Keys, Lease, Receipt, ResultCommitment, Signed, Statement,
-    Unverified, judge,
+    Accusation, Agreed, Evidence, Keys, Lease, Quoting, Receipt, ResultCommitment, SealingKey,
+    Signed, Statement, Unverified, judge,
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     let mut keys = Keys::default();
-    match kind % 11 {
+    match kind % 13 {
         0 => signed::<Lease>(bytes, &mut keys),
         1 => signed::<Receipt>(bytes, &mut keys),
         2 => signed::<ResultCommitment>(bytes, &mut keys),
@@ -60,6 +60,8 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(seen.encode(), bytes);
             }
         }
+        10 => signed::<Quoting>(bytes, &mut keys),
+        11 => signed::<SealingKey>(bytes, &mut keys),
         _ => {
             if let Ok(commitment) = Commitment::decode(bytes) {
                 assert_eq!(commitment.encode()[..], *bytes);

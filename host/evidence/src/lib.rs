@@ -24,7 +24,7 @@
 //! | `account`, `signature` | keys that sign and get paid; checking many signatures at once |
 //! | `wire`, `statement` | the canonical encoding; signed and agreed statements |
 //! | `credits`, `meter` | amounts, shares of them; what was used and what that costs |
-//! | `lease`, `receipt`, `result`, `handover`, `sealing` | the statements of a job |
+//! | `lease`, `receipt`, `result`, `handover`, `sealing`, `quoting` | the statements of a job |
 //! | `audit` | who audits which result: committed first, revealed later |
 //! | `fraud` | statements that contradict each other, and accusations of that |
 //! | `report` | that somebody saw an output which does not stand |
@@ -45,6 +45,7 @@ mod handover;
 mod lease;
 pub mod lineage;
 mod meter;
+mod quoting;
 mod receipt;
 mod report;
 mod result;
@@ -63,6 +64,7 @@ pub use fraud::{Accusation, Audit, Evidence, FollowedAudit, NoFraud, Verdict, ju
 pub use handover::Handover;
 pub use lease::{Lease, Work};
 pub use meter::{Meter, Tariff};
+pub use quoting::Quoting;
 pub use receipt::Receipt;
 pub use report::Report;
 pub use result::ResultCommitment;

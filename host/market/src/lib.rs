@@ -20,6 +20,7 @@
 //! | `choose`, `reputation` | whom to ask; what was seen of whom |
 //! | `dealings` | [`Dealings`]: what a requester remembers of others, on disk |
 //! | `message` | what requester and provider say to each other, as data |
+//! | `quote` | whose a quotation is |
 //! | `seal` | input and output closed so that only the other side of the lease opens them |
 //! | `engage` | one lease from its offer to its receipt, on both sides |
 //! | `policy` | what a provider's owner lets in, and for how much |
@@ -41,6 +42,7 @@ mod ledger;
 mod merkle;
 mod message;
 mod policy;
+mod quote;
 mod reputation;
 mod seal;
 mod settlement;
@@ -71,6 +73,7 @@ pub use message::{
     machine_kind, said,
 };
 pub use policy::Policy;
+pub use quote::Unproven;
 pub use reputation::{Conduct, Reputation};
 pub use seal::{CHUNK, Gathered, MAX_SEALED, Opener, SealError, SealSecret, Sealed, Sealer};
 pub use settlement::{

@@ -49,6 +49,8 @@ pub enum Ask {
         residency: u64,
         /// Tickets of nodes that have the package.
         sources: Vec<String>,
+        /// Bytes that nobody asked with before, for the account to sign.
+        question: [u8; 32],
     },
     /// To do the work of a lease.
     Offer(Undertaking),
@@ -87,7 +89,7 @@ pub struct Undertaking {
     pub input_bytes: u64,
     /// How many bytes the script has that the work has to follow; it comes behind the input.
     pub script_bytes: u64,
-    /// Tickets of nodes that have the package.
+    /// Tickets of nodes that have the package, and where the requester itself is found.
     pub sources: Vec<String>,
 }
 
@@ -95,7 +97,13 @@ pub struct Undertaking {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// To a quote: it would.
-    Quote(Quotation),
+    Quote {
+        /// For how much.
+        quotation: Quotation,
+        /// That this is the account's own, at this node and to this question, signed
+        /// ([`Quotation::signed`]).
+        signed: Vec<u8>,
+    },
     /// It takes the lease.
     Accepted {
         /// The lease with both signatures.
@@ -142,7 +150,7 @@ pub enum Answer {
 /// What a provider asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quotation {
-    /// The account that is paid.
+    /// The account that is paid, and whose it is only if it signed this.
     pub account: [u8; 32],
     /// For a million tokens, 10¹² operations, 10⁹ bytes and an hour, in micro-credits.
     pub tariff: [u64; 4],
@@ -370,6 +378,7 @@ mod tests {
             input_bytes: 77,
             residency: 3_600,
             sources: vec!["skep1…".to_owned()],
+            question: [5; 32],
         };
         let failed = Ask::Failed {
             lease: digest("lease", 1),

@@ -16,9 +16,10 @@ pub struct Reputation {
 pub enum Conduct {
     /// A result in time that nobody found wrong.
     Delivered,
-    /// No result, or too late.
+    /// No result, nothing that is one, or too late.
     Failed,
-    /// A result that an audit or a majority found wrong, or statements that contradict.
+    /// A result that an audit or a majority found wrong, or statements of which everybody can see that they
+    /// contradict each other.
     Lied,
 }
 

@@ -1,7 +1,8 @@
 //! Input and output of a shard, closed so that only the other side of its lease opens them.
 //!
 //! Each side makes an X25519 key that serves for one conversation about one lease, and signs it
-//! with its account ([`SealingKey`]). Both agree on a secret, out of which come two keys for
+//! with its account ([`SealingKey`]), for the node that it speaks from: who passes a conversation on is
+//! another node, and found out by both. Both agree on a secret, out of which come two keys for
 //! ChaCha20-Poly1305, one for each direction. Bytes go in chunks; each chunk's nonce is its number
 //! and whether it is the last, so that none can be left out, doubled, moved or cut off unseen.
 //!
@@ -14,7 +15,7 @@
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::agreement::{EphemeralPrivateKey, UnparsedPublicKey, X25519, agree_ephemeral};
 use ring::rand::SystemRandom;
-use skep_evidence::{AccountKey, Keys, SealingKey, Signed, Statement as _};
+use skep_evidence::{AccountId, AccountKey, Keys, SealingKey, Signed, Statement as _};
 use skep_registry::Digest;
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -29,7 +30,7 @@ pub enum SealError {
     /// The operating system gives no randomness.
     #[error("the operating system has no randomness to make a key of; try again later")]
     Randomness,
-    /// The other side's key is none, or not for this lease.
+    /// The other side's key is none, not for this lease, or of another node.
     #[error("the other side's key is not one to seal this lease with: {reason}")]
     Key {
         /// What is wrong with it.
@@ -85,27 +86,34 @@ impl SealSecret {
         Ok(Self { secret, public })
     }
 
-    /// The public half, signed for a lease.
+    /// The public half, signed for a lease by an account that speaks from this node.
     #[must_use]
-    pub fn signed(&self, lease: Digest, account: &AccountKey) -> Option<Signed<SealingKey>> {
+    pub fn signed(
+        &self,
+        lease: Digest,
+        node: [u8; 32],
+        account: &AccountKey,
+    ) -> Option<Signed<SealingKey>> {
         let statement = SealingKey {
             lease,
             holder: account.id(),
+            node,
             key: self.public,
         };
         statement.sign(account).ok()
     }
 
-    /// What this side sends and receives with, given what the other side signed. `provides` says
-    /// that this side is the provider.
+    /// What this side sends and receives with, given what the other side signed, which speaks from
+    /// `node`. `provides` says that this side is the provider.
     ///
     /// # Errors
     ///
-    /// When the other key is none, or not `other`'s for this lease.
+    /// When the other key is none, or not `other`'s at that node for this lease.
     pub fn agree(
         self,
         lease: Digest,
-        other: skep_evidence::AccountId,
+        other: AccountId,
+        node: [u8; 32],
         their_key: &[u8],
         provides: bool,
         keys: &mut Keys,
@@ -116,6 +124,11 @@ impl SealSecret {
         if (theirs.lease, theirs.holder) != (lease, other) {
             return Err(wrong(
                 "it is for another lease or of another account".to_owned(),
+            ));
+        }
+        if theirs.node != node {
+            return Err(wrong(
+                "it is of another node than this one, which passes on what that says".to_owned(),
             ));
         }
         let (requester, provider) = match provides {
@@ -309,14 +322,14 @@ mod tests {
             SealSecret::generate().unwrap(),
             SealSecret::generate().unwrap(),
         );
-        let our_key = ours.signed(lease, &key(1)).unwrap().encode();
-        let their_key = theirs.signed(lease, &key(2)).unwrap().encode();
+        let our_key = ours.signed(lease, [1; 32], &key(1)).unwrap().encode();
+        let their_key = theirs.signed(lease, [2; 32], &key(2)).unwrap().encode();
         let keys = &mut Keys::default();
         (
-            ours.agree(lease, account(2), &their_key, false, keys)
+            ours.agree(lease, account(2), [2; 32], &their_key, false, keys)
                 .unwrap(),
             theirs
-                .agree(lease, account(1), &our_key, true, keys)
+                .agree(lease, account(1), [1; 32], &our_key, true, keys)
                 .unwrap(),
         )
     }
@@ -408,14 +421,15 @@ mod tests {
     fn a_key_of_somebody_else_or_another_lease_is_refused() {
         let lease = digest("lease", 1);
         let stranger = SealSecret::generate().unwrap();
-        let signed = stranger.signed(lease, &key(3)).unwrap().encode();
+        let signed = stranger.signed(lease, [2; 32], &key(3)).unwrap().encode();
         let other = stranger
-            .signed(digest("lease", 2), &key(2))
+            .signed(digest("lease", 2), [2; 32], &key(2))
             .unwrap()
             .encode();
         for wrong in [signed, other, vec![0; 40]] {
             let ours = SealSecret::generate().unwrap();
-            let agreed = ours.agree(lease, account(2), &wrong, false, &mut Keys::default());
+            let keys = &mut Keys::default();
+            let agreed = ours.agree(lease, account(2), [2; 32], &wrong, false, keys);
             assert!(matches!(agreed, Err(SealError::Key { .. })));
         }
         // A third one, who reads everything, opens nothing.
@@ -423,5 +437,36 @@ mod tests {
         let (_, spy) = pair(lease);
         let chunk = requester.sealer.chunks(b"secret").next().unwrap().unwrap();
         assert!(Gathered::new(spy.opener, 6).add(chunk).is_err());
+    }
+
+    #[test]
+    fn who_passes_a_conversation_on_is_found_out_by_both_sides() {
+        let lease = digest("lease", 1);
+        let (requester, provider, between) = ([1; 32], [2; 32], [3; 32]);
+        // What each of them signs is passed on as it is, and comes from the node in between.
+        for (node, other, signer, provides) in [
+            (provider, account(2), key(2), false),
+            (requester, account(1), key(1), true),
+        ] {
+            let theirs = SealSecret::generate().unwrap();
+            let their_key = theirs.signed(lease, node, &signer).unwrap().encode();
+            let agree = |from| {
+                let ours = SealSecret::generate().unwrap();
+                let keys = &mut Keys::default();
+                ours.agree(lease, other, from, &their_key, provides, keys)
+            };
+            assert!(agree(node).is_ok());
+            let reason = match agree(between).map(|_| ()) {
+                Err(SealError::Key { reason }) => reason,
+                other => panic!("{other:?}"),
+            };
+            assert!(reason.contains("another node"), "{reason}");
+            // Nor can who passes it on put its own node in.
+            let forged = theirs.signed(lease, between, &key(3)).unwrap().encode();
+            let ours = SealSecret::generate().unwrap();
+            let keys = &mut Keys::default();
+            let agreed = ours.agree(lease, other, between, &forged, provides, keys);
+            assert!(matches!(agreed, Err(SealError::Key { .. })));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Conversations between two nodes over `skep/jobs/6` and `skep/training/4`: frames in both
+//! Conversations between two nodes over `skep/jobs/7` and `skep/training/4`: frames in both
 //! directions, whose meaning is for whoever talks.
 //!
 //! One conversation for each bidirectional QUIC stream. Those about jobs that one node begins with
@@ -35,7 +35,7 @@ use lines::Line;
 pub(crate) use lines::Lines;
 
 /// The protocols' names in the TLS handshake: of jobs, and of trainings by several nodes.
-pub(crate) const ALPN: &[u8] = b"skep/jobs/6";
+pub(crate) const ALPN: &[u8] = b"skep/jobs/7";
 pub(crate) const TRAINING_ALPN: &[u8] = b"skep/training/4";
 /// The longest frame, in bytes.
 pub const MAX_FRAME: usize = 128 << 10;

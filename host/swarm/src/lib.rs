@@ -26,7 +26,7 @@
 //! | `fetch`, `busy`, `transfer`, `report` | many providers; who fetches what; one request; what came of it |
 //! | `find`, `size` | a blob of which only the digest is known; the proof of its size |
 //! | `wire`, `serve`, `ask` | the protocol `skep/releases/1` |
-//! | `channel` | [`Channel`]: conversations of others' making, over `skep/jobs/6` |
+//! | `channel` | [`Channel`]: conversations of others' making, over `skep/jobs/7` |
 //! | `releases`, `disk` | what is remembered; how it is written |
 //! | `error`, `fault` | what goes wrong here; what other nodes do wrong |
 //! | `gate` | which blobs others may have |

@@ -27,6 +27,8 @@ mod killed;
 mod odd;
 #[path = "jobs/operator.rs"]
 mod operator;
+#[path = "jobs/passed_on.rs"]
+mod passed_on;
 mod peers;
 #[allow(dead_code, reason = "no cable is cut here, and no disk filled")]
 mod places;

@@ -262,7 +262,7 @@ fn of_replicas_that_differ_in_what_they_metered_a_third_decides() {
 }
 
 #[test]
-fn who_sends_all_of_an_old_delivery_is_paid_for_it_once_and_not_asked_again() {
+fn who_sends_all_of_an_old_delivery_is_paid_for_it_once_and_others_do_the_rest() {
     let setting = Setting::new(20);
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
     let a = setting.provider("a", "", 2);
@@ -277,9 +277,10 @@ fn who_sends_all_of_an_old_delivery_is_paid_for_it_once_and_not_asked_again() {
         leases.push((micro(shard, "leases"), shard["providers"][0].clone()));
     }
     // What it signed for its first lease is no evidence that it delivered it under another: the
-    // requester could have put the two together itself. So it costs no stake, and all its standing.
+    // requester could have put the two together itself. So it costs no stake. It has failed like one that
+    // delivers nothing, and is asked again, since it is free and says that it is ready.
     let (a, liar_account) = (own(&a), liar.account.as_str());
-    let expected = [(1, liar_account), (2, &*a), (1, &*a)];
+    let expected = [(1, liar_account), (2, &*a), (2, &*a)];
     let expected = expected.map(|(leases, who)| (leases, Value::from(who)));
     assert_eq!(leases, expected);
     assert_eq!(liar.paid.load(Ordering::SeqCst), 1);

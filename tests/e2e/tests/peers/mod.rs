@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+mod impostor;
 mod requester;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[allow(unused_imports, reason = "each test file uses some of it")]
+pub use impostor::Impostor;
 #[allow(unused_imports, reason = "each test file uses some of it")]
 pub use requester::{Requester, Task, task_of};
 use skep_evidence::{
@@ -104,6 +107,7 @@ impl Liar {
         let paid = Arc::new(AtomicUsize::new(0));
         swarm.answer_with(Arc::new(Lies {
             key: Arc::new(AccountKey::from_seed(&[seed; 32])),
+            node: *swarm.id().as_bytes(),
             numerics: match manner {
                 Manner::CountsOtherwise => NUMERICS + 1,
                 _ => NUMERICS,
@@ -132,6 +136,7 @@ pub fn key() -> AccountKey {
 #[derive(Clone, Debug)]
 struct Lies {
     key: Arc<AccountKey>,
+    node: [u8; 32],
     manner: Manner,
     tariff: [u64; 4],
     warm: bool,
@@ -163,13 +168,13 @@ impl Lies {
         let key = &*self.key;
         let frame = channel.hear(MAX_MESSAGE, PATIENCE).await.unwrap();
         let offer = match Ask::decode(&frame).unwrap() {
-            Ask::Quote { .. } => {
+            Ask::Quote { question, .. } => {
                 let version = match self.manner {
                     Manner::CountsOtherwise => "of another time",
                     _ => env!("CARGO_PKG_VERSION"),
                 };
                 let kind = machine_kind(version, &Isa::alike());
-                let quotation = Answer::Quote(Quotation {
+                let quotation = Quotation {
                     account: *key.id().as_bytes(),
                     tariff: self.tariff,
                     operator: None,
@@ -182,8 +187,11 @@ impl Lies {
                     largest_output: 1 << 20,
                     kind: *kind.as_bytes(),
                     numerics: self.numerics,
-                });
-                self.says(channel, &quotation).await;
+                };
+                let signed = quotation.signed(self.node, question, key).unwrap();
+                let signed = signed.encode();
+                let answer = Answer::Quote { quotation, signed };
+                self.says(channel, &answer).await;
                 return;
             }
             Ask::Offer(offer) => offer,
@@ -232,10 +240,14 @@ impl Lies {
         let secret = SealSecret::generate().unwrap();
         let accepted = Answer::Accepted {
             lease: lease.encode(),
-            key: secret.signed(lease.digest(), key).unwrap().encode(),
+            key: secret
+                .signed(lease.digest(), self.node, key)
+                .unwrap()
+                .encode(),
         };
+        let (name, asks) = (lease.digest(), *channel.peer().as_bytes());
         let sealed = secret
-            .agree(lease.digest(), lease.requester, &offer.key, true, keys)
+            .agree(name, lease.requester, asks, &offer.key, true, keys)
             .unwrap();
         if !self.says(channel, &accepted).await {
             return;
@@ -429,6 +441,7 @@ impl Stranger {
             input_bytes: 100,
             residency: 0,
             sources: vec![source.to_owned()],
+            question: [0; 32],
         };
         self.sends(&quote.encode().unwrap())
     }

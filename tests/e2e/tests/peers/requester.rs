@@ -14,7 +14,7 @@ use skep_market::{
     Undertaking, receive,
 };
 use skep_registry::Digest;
-use skep_swarm::{Channel, NodeTicket, Swarm, SwarmConfig};
+use skep_swarm::{Channel, NodeId, NodeTicket, Swarm, SwarmConfig};
 use tokio::runtime::Runtime;
 
 use super::{PATIENCE, milliseconds};
@@ -52,6 +52,8 @@ pub fn task_of(requester: &Path) -> Task {
 /// Somebody with work to give.
 pub struct Requester {
     key: AccountKey,
+    /// The node that it signs that it speaks from.
+    node: NodeId,
     swarm: Swarm,
     runtime: Runtime,
 }
@@ -64,9 +66,15 @@ impl Requester {
             .unwrap();
         Self {
             key: AccountKey::from_seed(&[77; 32]),
+            node: swarm.id(),
             swarm,
             runtime,
         }
+    }
+
+    /// The same, who signs that it speaks from this node: what it says is passed on by the one that it has.
+    pub fn from_elsewhere(self, node: NodeId) -> Self {
+        Self { node, ..self }
     }
 
     /// Who pays.
@@ -99,12 +107,15 @@ impl Requester {
                 input_bytes: input.len() as u64,
                 residency: 0,
                 sources: Vec::new(),
+                question: [7; 32],
             };
             let mut channel = self.swarm.converse(&node.node).await.unwrap();
             channel.say(&quote.encode().unwrap()).await.unwrap();
-            let Answer::Quote(quotation) = hear(&mut channel).await? else {
+            let Answer::Quote { quotation, signed } = hear(&mut channel).await? else {
                 panic!("no quotation");
             };
+            let (its, keys) = (*channel.peer().as_bytes(), &mut Keys::default());
+            quotation.verify(&signed, its, [7; 32], keys).unwrap();
             drop(channel);
             let issued = milliseconds(ahead);
             let lease = Lease {
@@ -159,9 +170,10 @@ impl Requester {
     ) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
         let keys = &mut Keys::default();
         let secret = SealSecret::generate().unwrap();
+        let key = secret.signed(lease.digest(), *self.node.as_bytes(), &self.key);
         let offer = Ask::Offer(Undertaking {
             lease: lease.encode(),
-            key: secret.signed(lease.digest(), &self.key).unwrap().encode(),
+            key: key.unwrap().encode(),
             input_bytes: input.len() as u64,
             script_bytes: 0,
             sources: Vec::new(),
@@ -175,8 +187,9 @@ impl Requester {
                 answer => panic!("{answer:?}"),
             }
         };
+        let (name, its) = (lease.digest(), *channel.peer().as_bytes());
         let sealed = secret
-            .agree(lease.digest(), lease.provider, &their_key, false, keys)
+            .agree(name, lease.provider, its, &their_key, false, keys)
             .unwrap();
         for chunk in sealed.sealer.chunks(input) {
             channel.say(&chunk.unwrap()).await.unwrap();

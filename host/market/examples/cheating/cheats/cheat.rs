@@ -48,7 +48,7 @@ pub enum End {
     /// It loses more than it gains.
     Loss,
     /// What it sends is no delivery, and no fraud either, since everybody could send it: it is not paid,
-    /// and not asked again.
+    /// and others do its shards.
     NoWork,
 }
 

@@ -58,7 +58,7 @@ impl Summary {
         let is_right = match self.cheat.end() {
             End::Nothing => self.attempted + self.lost + self.undecided == 0.0,
             End::Loss => self.profit() < 0.0,
-            End::NoWork => self.gained == 0.0 && self.caught == self.jobs,
+            End::NoWork => self.attempted > 0.0 && self.accepted + self.gained + self.lost == 0.0,
         };
         match is_right {
             true => Ok(()),

@@ -406,11 +406,15 @@ impl Swarm {
         let delivery = match receive(&agreed, &statements, sent.output, 0, &mut keys) {
             Ok(delivery) => delivery,
             Err(bad) => {
-                // What it signed contradicts its lease, or is another's: nobody asks it again.
-                if let BadDelivery::Fraud { evidence, .. } = &bad {
-                    self.accuse(provider, evidence)?;
-                }
-                self.seen.entry(provider).or_default().note(Conduct::Lied);
+                // Whose own statements contradict each other is asked no more. What proves nothing has failed.
+                let conduct = match &bad {
+                    BadDelivery::Fraud { evidence, .. } => {
+                        self.accuse(provider, evidence)?;
+                        Conduct::Lied
+                    }
+                    _ => Conduct::Failed,
+                };
+                self.seen.entry(provider).or_default().note(conduct);
                 return Ok(Event::Failed { id, at: self.now });
             }
         };

@@ -1,6 +1,7 @@
 //! Asking around: what the nodes that are named or known would take of a job, and why not.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use skep_market::Quotation;
@@ -28,7 +29,7 @@ pub struct Wanted {
     pub residency: u64,
 }
 
-/// What each node said.
+/// What each node said. No two of them would take a job for the same account.
 pub type Quotes = Vec<(ProviderAddr, Result<Quotation, TalkError>)>;
 
 /// Who does not take a job, and why.
@@ -48,7 +49,7 @@ pub async fn quotes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted, byt
             (node, quote)
         });
     }
-    asking.join_all().await
+    at_one_node(asking.join_all().await)
 }
 
 /// Who is asked: the nodes that are named, and as many of those that are found as there are places.
@@ -80,6 +81,27 @@ async fn nodes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted) -> Vec<P
     nodes
 }
 
+/// One account works at one node: what it signs is numbered there and kept there. Where several answer for it, each
+/// of which it signed for, that with the smallest name counts, whoever was quicker. Whoever was named twice is once
+/// among them.
+fn at_one_node(mut quotes: Quotes) -> Quotes {
+    quotes.sort_unstable_by_key(|(node, quote)| (node.id, quote.is_err()));
+    quotes.dedup_by_key(|(node, _)| node.id);
+    let mut works_at = HashMap::new();
+    for (node, quote) in &mut quotes {
+        let Some(account) = quote.as_ref().ok().map(|quotation| quotation.account) else {
+            continue;
+        };
+        match works_at.entry(account) {
+            Entry::Vacant(entry) => {
+                entry.insert(node.id);
+            }
+            Entry::Occupied(entry) => *quote = Err(TalkError::Elsewhere(*entry.get())),
+        }
+    }
+    quotes
+}
+
 /// Who does not take a job, and why, in one text.
 pub fn why_nobody(quotes: &[(ProviderAddr, Result<Quotation, TalkError>)]) -> String {
     let refusals = quotes.iter().filter_map(|(node, quote)| {
@@ -96,6 +118,7 @@ mod tests {
     use std::sync::Arc;
 
     use skep_evidence::AccountKey;
+    use skep_market::{NUMERICS, Refusal, Warmth};
     use skep_swarm::{Capability, NodeId, SwarmConfig, TicketDiscovery};
 
     use super::*;
@@ -142,5 +165,65 @@ mod tests {
         assert_eq!(asked[0].id, provider.id(), "it is asked before those");
         provider.shutdown().await;
         requester.shutdown().await;
+    }
+
+    fn node(id: NodeId, port: u16) -> ProviderAddr {
+        ProviderAddr {
+            id,
+            addrs: vec![([127, 0, 0, 1], port).into()],
+        }
+    }
+
+    /// What a node says that takes so many shards at once, for this account.
+    fn takes(account: u8, slots: u32) -> Result<Quotation, TalkError> {
+        Ok(Quotation {
+            account: [account; 32],
+            tariff: [0; 4],
+            operator: None,
+            slots,
+            warm: Warmth::default(),
+            largest_output: 1,
+            kind: [0; 32],
+            numerics: NUMERICS,
+        })
+    }
+
+    #[test]
+    fn an_account_is_taken_at_one_node_whichever_was_quicker() {
+        let ids = [1, 2, 3, 4].map(|seed| {
+            let key = AccountKey::from_seed(&[seed; 32]);
+            NodeId::from_bytes(key.id().as_bytes()).unwrap()
+        });
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        let said = || {
+            vec![
+                (node(ids[0], 1), takes(7, 10)),
+                (node(ids[1], 2), takes(7, 20)),
+                (node(ids[2], 3), takes(8, 30)),
+                (node(ids[3], 4), Err(Refusal::Busy.into())),
+                // Named a second time, by an address at which it is no more.
+                (node(ids[2], 5), Err(TalkError::OutOfTurn)),
+            ]
+        };
+        for turn in 0..5 {
+            let (mut forth, mut back) = (said(), said());
+            forth.rotate_left(turn);
+            back.rotate_left(turn);
+            back.reverse();
+            for quotes in [forth, back] {
+                let kept = at_one_node(quotes);
+                let taking = kept.iter().filter_map(|(node, quote)| {
+                    let quotation = quote.as_ref().ok()?;
+                    Some((node.id, quotation.slots))
+                });
+                let taking: Vec<(NodeId, u32)> = taking.collect();
+                assert_eq!(taking, [(ids[0], 10), (ids[2], 30)]);
+                assert_eq!(kept.len(), 4);
+                let elsewhere = kept.iter().find(|(node, _)| node.id == ids[1]);
+                let (_, elsewhere) = elsewhere.unwrap();
+                assert!(matches!(elsewhere, Err(TalkError::Elsewhere(at)) if *at == ids[0]));
+            }
+        }
     }
 }

@@ -552,16 +552,16 @@ impl Driver {
         if matches!(error, TalkError::Interrupted) {
             self.quoting = None;
         }
-        // Statements that contradict each other are no accident, and where the contradiction is in
-        // what the provider signed, everybody can see it. Charged before it is written down, as
-        // after an audit.
+        // Where the contradiction is in what the provider signed, it is no accident, and everybody
+        // can see it. Charged before it is written down, as after an audit.
         if let (TalkError::Delivery(BadDelivery::Fraud { evidence, .. }), Some(accused)) =
             (error, provider)
         {
             self.accuse(accused, id, evidence)?;
         }
         Ok(match error {
-            TalkError::Delivery(_) => Conduct::Lied,
+            TalkError::Delivery(BadDelivery::Fraud { .. }) => Conduct::Lied,
+            // What nobody can prove may be a fault of its, and does not count for ever.
             _ => Conduct::Failed,
         })
     }

@@ -2,9 +2,10 @@
 //!
 //! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
 //! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
-//! leases that are here.
+//! leases that are here, and `sources` says where others have what they are about.
 
 mod engaged;
+mod sources;
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -17,13 +18,13 @@ use skep_evidence::{
     StatementError, Unverified,
 };
 use skep_market::{
-    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES,
-    NUMERICS, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead,
-    conclude, divides, examine, hand_over,
+    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, NUMERICS, Owed,
+    Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead, conclude,
+    divides, examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
 use skep_sandbox::Shown;
-use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
+use skep_swarm::{Answerer, Capability, Channel, ProviderAddr, Swarm};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
@@ -197,14 +198,16 @@ impl Desk {
                 input_bytes,
                 residency,
                 sources,
+                question,
             } => {
                 let wanted = Wanted {
                     package,
                     adapter,
                     residency,
                 };
-                let quotation = self.quote(service, wanted, input_bytes, &sources).await?;
-                say(channel, &Answer::Quote(quotation)).await
+                let asked = (&sources[..], question);
+                let answer = self.quote(service, wanted, input_bytes, asked).await?;
+                say(channel, &answer).await
             }
             Ask::Offer(offer) => self.undertake(service, channel, &offer).await,
             Ask::Claim { lease } => {
@@ -247,15 +250,15 @@ impl Desk {
         service: &Service,
         wanted: Wanted,
         input_bytes: u64,
-        sources: &[String],
-    ) -> Result<Quotation, Stop> {
+        (sources, question): (&[String], [u8; 32]),
+    ) -> Result<Answer, Stop> {
         if !self.policy.take {
             return Err(Refusal::NoJobs.into());
         }
         self.leisure.admit()?;
         self.policy.keep(wanted.residency)?;
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
-        let release = release(swarm, wanted.package, &nodes(sources)?).await?;
+        let release = release(swarm, wanted.package, &sources::nodes(sources)?).await?;
         self.admit(&release, input_bytes)?;
         let adapters = &service.models.adapters;
         let warm = Warmth {
@@ -266,7 +269,7 @@ impl Desk {
                 .is_some_and(|adapter| adapters.holds(&adapter)),
         };
         let tariff = self.policy.tariff;
-        Ok(Quotation {
+        let quotation = Quotation {
             account: *self.account.id().as_bytes(),
             tariff: [tariff.tokens, tariff.flops, tariff.bytes, tariff.residency],
             operator: self
@@ -278,7 +281,10 @@ impl Desk {
             largest_output: self.policy.largest_output,
             kind: *work::kind(service.config.engine.device).as_bytes(),
             numerics: NUMERICS,
-        })
+        };
+        let signed = quotation.signed(*swarm.id().as_bytes(), question, &self.account);
+        let signed = signed.map_err(|error| broken(&error))?.encode();
+        Ok(Answer::Quote { quotation, signed })
     }
 
     fn admit(&self, release: &SignedRelease, input_bytes: u64) -> Result<(), Stop> {
@@ -348,15 +354,20 @@ impl Desk {
             Ok::<_, Stop>(subject)
         };
         let subject = meanwhile(channel, &records, got).await??;
-        *held = Some(self.hold(place, lease, offer, time)?);
+        let (name, peer) = (lease.digest(), channel.peer());
+        let asks = sources::ticket_of(peer, &offer.sources);
+        *held = Some(self.hold(place, lease, asks.clone(), time)?);
+        let swarm = service.swarm().await.map_err(|error| broken(&error))?;
         let secret = SealSecret::generate().map_err(|error| broken(&error))?;
         let key = secret
-            .signed(lease.digest(), &self.account)
+            .signed(name, *swarm.id().as_bytes(), &self.account)
             .ok_or(Stop::Gone)?;
+        // Who passes on what the requester says is another node than the one that it speaks from.
         let sealed = secret
             .agree(
-                lease.digest(),
+                name,
                 lease.requester,
+                *peer.as_bytes(),
                 &offer.key,
                 true,
                 &mut self.keys(),
@@ -424,10 +435,7 @@ impl Desk {
             shown: shown.as_deref().map(Digest::of),
             meter,
         };
-        let signed = tokio::task::block_in_place(|| {
-            let source = offer.sources.first().cloned().unwrap_or_default();
-            self.sign(lease, result, started, source)
-        })?;
+        let signed = tokio::task::block_in_place(|| self.sign(lease, result, started, asks))?;
         let handover = self.hand_over(lease, &signed)?;
         let done = Answer::Done {
             commitment: signed.commitment,
@@ -529,7 +537,7 @@ impl Desk {
         offer: &Undertaking,
     ) -> Result<Subject, Stop> {
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
-        let sources = nodes(&offer.sources)?;
+        let sources = sources::nodes(&offer.sources)?;
         let package = lease.work.package;
         let release = release(swarm, package, &sources).await?;
         self.admit(&release, offer.input_bytes)?;
@@ -582,17 +590,4 @@ pub(super) async fn release(
         Ok(resolved) => Ok(resolved.release),
         Err(error) => Err(unavailable(&error)),
     }
-}
-
-fn nodes(tickets: &[String]) -> Result<Vec<ProviderAddr>, Stop> {
-    if tickets.len() > MAX_SOURCES {
-        return Err(Refusal::Malformed.into());
-    }
-    let node = |ticket: &String| {
-        let parsed: Result<NodeTicket, _> = ticket.parse();
-        parsed
-            .map(|ticket| ticket.node)
-            .map_err(|_| Refusal::Malformed.into())
-    };
-    tickets.iter().map(node).collect()
 }

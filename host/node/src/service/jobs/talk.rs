@@ -9,13 +9,14 @@ use skep_evidence::{
 };
 use skep_market::{
     Answer, Ask, BadDelivery, Gathered, MAX_MESSAGE, MAX_SEALED, MessageError, Quotation, Refusal,
-    SealError, SealSecret, Sent, Undertaking, most_shown, receive,
+    SealError, SealSecret, Sent, Undertaking, Unproven, most_shown, receive,
 };
 use skep_registry::Digest;
-use skep_swarm::{Channel, ChannelError, ProviderAddr, Swarm};
+use skep_swarm::{Channel, ChannelError, NodeId, ProviderAddr, Swarm};
 use zeroize::Zeroizing;
 
 use super::around::Wanted;
+use super::random;
 
 /// How long a provider may say nothing. One that works says so every second.
 pub const SILENCE: Duration = Duration::from_secs(10);
@@ -35,6 +36,15 @@ pub enum TalkError {
     /// The provider says something else than would follow.
     #[error("it does not answer what it was asked")]
     OutOfTurn,
+    /// It quotes for an account that is not shown to be its own.
+    #[error(transparent)]
+    Unproven(#[from] Unproven),
+    /// It quotes for an account that works at another node.
+    #[error(
+        "its account works at another node, `{}`, which answers too, and one works at one node",
+        .0.fmt_short()
+    )]
+    Elsewhere(NodeId),
     /// What it sent does not open, or its key is none.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -91,7 +101,8 @@ pub(super) async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
     }
 }
 
-/// Asks a node whether it would take a shard, and for how much.
+/// Asks a node whether it would take a shard, and for how much. The account that it quotes for has signed
+/// that, for this node and this question.
 pub async fn quote(
     swarm: &Swarm,
     node: &ProviderAddr,
@@ -99,19 +110,23 @@ pub async fn quote(
     input_bytes: u64,
     sources: Vec<String>,
 ) -> Result<Quotation, TalkError> {
+    let question = random().map_err(|_| TalkError::Broken)?;
     let ask = Ask::Quote {
         package: wanted.package,
         adapter: wanted.adapter,
         input_bytes,
         residency: wanted.residency,
         sources,
+        question,
     };
     let mut channel = swarm.converse(node).await?;
     channel.say(&ask.encode()?).await?;
-    match hear(&mut channel).await? {
-        Answer::Quote(quotation) => Ok(quotation),
-        _ => Err(TalkError::OutOfTurn),
-    }
+    let Answer::Quote { quotation, signed } = hear(&mut channel).await? else {
+        return Err(TalkError::OutOfTurn);
+    };
+    let peer = *channel.peer().as_bytes();
+    quotation.verify(&signed, peer, question, &mut Keys::default())?;
+    Ok(quotation)
 }
 
 /// A lease that is to be offered.
@@ -138,7 +153,8 @@ pub async fn perform(
     failed: impl Future<Output = ()>,
 ) -> Result<Delivered, TalkError> {
     let mut channel = swarm.converse(node).await?;
-    let performing = perform_over(&mut channel, account, begun, sources, records);
+    let speaks = (swarm.id(), account);
+    let performing = perform_over(&mut channel, speaks, begun, sources, records);
     let came = tokio::select! {
         // What has come counts.
         biased;
@@ -154,7 +170,7 @@ pub async fn perform(
 
 async fn perform_over(
     channel: &mut Channel,
-    account: &AccountKey,
+    (own, account): (NodeId, &AccountKey),
     begun: Begun<'_>,
     sources: Vec<String>,
     records: &AtomicU64,
@@ -166,7 +182,7 @@ async fn perform_over(
         mut keys,
     } = begun;
     let secret = SealSecret::generate()?;
-    let signed = secret.signed(lease.digest(), account);
+    let signed = secret.signed(lease.digest(), *own.as_bytes(), account);
     let key = signed.ok_or(TalkError::OtherLease)?.encode();
     let offer = Ask::Offer(Undertaking {
         lease: lease.encode(),
@@ -187,7 +203,9 @@ async fn perform_over(
     if accepted.digest() != lease.digest() {
         return Err(TalkError::OtherLease);
     }
-    let sealed = secret.agree(lease.digest(), lease.provider, &their_key, false, &mut keys)?;
+    // Whoever is at the other end is the node that the provider speaks from, and nobody in between.
+    let (name, peer) = (lease.digest(), *channel.peer().as_bytes());
+    let sealed = secret.agree(name, lease.provider, peer, &their_key, false, &mut keys)?;
     let sent = Zeroizing::new([input, script].concat());
     for chunk in sealed.sealer.chunks(&sent) {
         channel.say(&chunk?).await?;
@@ -275,3 +293,7 @@ pub async fn settle(
         _ => Err(TalkError::OutOfTurn),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

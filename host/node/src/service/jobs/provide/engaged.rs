@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skep_evidence::{Agreed, Lease};
-use skep_market::{Earnings, Undertaking, Unfinished};
+use skep_market::{Earnings, Unfinished};
 use skep_registry::Digest;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -66,13 +66,13 @@ impl Held {
 }
 
 impl Desk {
-    /// Writes down that a lease begins which has its place. Of its input nothing is here yet, and nothing
-    /// of that is written.
+    /// Writes down that a lease begins which has its place, for the node with this ticket. Of its input
+    /// nothing is here yet, and nothing of that is written.
     pub(super) fn hold(
         &self,
         place: OwnedSemaphorePermit,
         lease: &Agreed<Lease>,
-        offer: &Undertaking,
+        node: String,
         time: Duration,
     ) -> Result<Held, Stop> {
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -80,7 +80,7 @@ impl Desk {
             lease: lease.digest(),
             requester: lease.requester,
             until: now().saturating_add(time),
-            node: offer.sources.first().cloned().unwrap_or_default(),
+            node,
         };
         let most = places(self.policy.slots);
         let begun = tokio::task::block_in_place(|| self.earnings.begin(&work, most));

@@ -1,0 +1,138 @@
+//! Whose answers are taken for quotations, over real connections.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use skep_evidence::AccountId;
+use skep_market::{NUMERICS, Warmth};
+use skep_swarm::{Answerer, SwarmConfig};
+
+use super::*;
+
+fn key(seed: u8) -> AccountKey {
+    AccountKey::from_seed(&[seed; 32])
+}
+
+fn quotation(account: AccountId) -> Quotation {
+    Quotation {
+        account: *account.as_bytes(),
+        tariff: [0, 1_000, 10_000, 0],
+        operator: None,
+        slots: 1,
+        warm: Warmth::default(),
+        largest_output: 1 << 20,
+        kind: [0; 32],
+        numerics: NUMERICS,
+    }
+}
+
+/// How a node answers who asks for a price.
+#[derive(Clone, Debug)]
+enum Answers {
+    /// It quotes for `account`, and signs with the key of `signer`: for its own node, and for this question if
+    /// there is one here instead of the one that it is asked with.
+    Signs {
+        account: u8,
+        signer: u8,
+        node: NodeId,
+        instead: Option<[u8; 32]>,
+    },
+    /// It asks this node the same, and passes on what that answers.
+    PassesOn(Swarm, ProviderAddr),
+}
+
+impl Answers {
+    async fn to(self, frame: Vec<u8>) -> Vec<u8> {
+        match self {
+            Self::Signs {
+                account,
+                signer,
+                node,
+                instead,
+            } => {
+                let Ok(Ask::Quote { question, .. }) = Ask::decode(&frame) else {
+                    panic!("something else is asked");
+                };
+                let question = instead.unwrap_or(question);
+                let signed =
+                    quotation(key(signer).id()).signed(*node.as_bytes(), question, &key(signer));
+                let answer = Answer::Quote {
+                    quotation: quotation(key(account).id()),
+                    signed: signed.unwrap().encode(),
+                };
+                answer.encode().unwrap()
+            }
+            Self::PassesOn(swarm, node) => {
+                let mut channel = swarm.converse(&node).await.unwrap();
+                channel.say(&frame).await.unwrap();
+                channel.hear(MAX_MESSAGE, SILENCE).await.unwrap()
+            }
+        }
+    }
+}
+
+impl Answerer for Answers {
+    fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let this = self.clone();
+        Box::pin(async move {
+            let frame = channel.hear(MAX_MESSAGE, SILENCE).await.unwrap();
+            let answer = this.to(frame).await;
+            channel.say(&answer).await.unwrap();
+            let _ = channel.finish(SILENCE).await;
+        })
+    }
+}
+
+/// What comes of asking a node for a price.
+async fn asked(requester: &Swarm, node: &Swarm) -> Result<Quotation, TalkError> {
+    let wanted = Wanted {
+        package: Digest::of(b"package"),
+        adapter: None,
+        residency: 0,
+    };
+    quote(requester, &node.addr(), wanted, 1, Vec::new()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_account_that_signs_at_the_node_that_is_asked_quotes() {
+    let folders = [(); 6].map(|()| tempfile::tempdir().unwrap());
+    let mut swarms = Vec::new();
+    for folder in &folders {
+        let swarm = Swarm::open(SwarmConfig::loopback(folder.path())).await;
+        swarms.push(swarm.unwrap());
+    }
+    let [requester, honest, forger, stale, between, asks] = &swarms[..] else {
+        panic!("{} nodes", swarms.len());
+    };
+    let signs = |swarm: &Swarm, account, signer, instead| {
+        let node = swarm.id();
+        swarm.answer_with(Arc::new(Answers::Signs {
+            account,
+            signer,
+            node,
+            instead,
+        }));
+    };
+    signs(honest, 1, 1, None);
+    signs(forger, 1, 2, None);
+    // It has the key, and shows what was signed when it was asked before.
+    signs(stale, 1, 1, Some([0; 32]));
+    let passes_on = Answers::PassesOn(asks.clone(), honest.addr());
+    between.answer_with(Arc::new(passes_on));
+
+    let right = asked(requester, honest).await.unwrap();
+    assert_eq!(right, quotation(key(1).id()));
+    for (node, why) in [
+        (forger, "another account signed it"),
+        (stale, "it was signed for another question"),
+        // That the account is honest's, and that it answers this question, was found right.
+        (between, "it was signed for another node"),
+    ] {
+        let refused = asked(requester, node).await.unwrap_err();
+        assert!(matches!(refused, TalkError::Unproven(_)), "{refused:?}");
+        assert!(refused.to_string().ends_with(why), "{refused}");
+    }
+    for swarm in swarms {
+        swarm.shutdown().await;
+    }
+}
