@@ -91,6 +91,7 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
             None => 0,
         },
         providers: submit.provider,
+        only: submit.only,
         max_price: micro(&submit.max_price)?,
         deadline: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         detach: submit.detach,

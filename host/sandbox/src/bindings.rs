@@ -29,6 +29,7 @@ pub(crate) mod task {
             "skep:swarm/blobs.[method]blob-writer.append": async | trappable,
             "skep:swarm/blobs.[static]blob-writer.finish": async | trappable,
             "skep:jobs/jobs.submit": async | trappable,
+            "skep:jobs/jobs.submit-with": async | trappable,
             "skep:jobs/jobs.find": async | trappable,
             "skep:jobs/jobs.[method]job.status": async | trappable,
             "skep:jobs/jobs.[method]job.wait": async | trappable,

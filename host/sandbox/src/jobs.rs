@@ -55,6 +55,14 @@ pub struct JobOrder {
     pub max_price: u64,
     /// How long it may take.
     pub deadline: Duration,
+    /// The release of the adapter that it runs with.
+    pub adapter: Option<Digest>,
+    /// The nodes that are given work, each by its ticket as the guest has it; none is whoever is found.
+    pub nodes: Vec<String>,
+    /// Whether only nodes are given work that show hardware which is believed.
+    pub attested: bool,
+    /// For how long each node keeps things ready.
+    pub warm: Option<Duration>,
 }
 
 /// Where a job stands.

@@ -168,6 +168,54 @@ fn all_jobs_of_a_run_together_cost_no_more_than_the_grant() {
 }
 
 #[test]
+fn what_a_guest_chooses_for_its_job_reaches_the_node_within_its_bounds() {
+    let office = Arc::new(Office::new());
+    let program = load(&SANDBOX, "job_chooser");
+    let spec = with(&office, tight());
+    run_with(&program, &spec, &[], &mut Vec::new()).unwrap();
+    {
+        let orders = office.orders.lock().unwrap();
+        let [order] = &orders[..] else {
+            panic!("{orders:?}");
+        };
+        assert_eq!(order.package.to_string(), KNOWN);
+        assert_eq!(order.input, b"one\ntwo\n");
+        assert_eq!((order.shards, order.replicas), (None, 1));
+        assert_eq!(order.deadline, Duration::from_secs(60));
+        assert_eq!(order.adapter, Some(KNOWN.parse().unwrap()));
+        assert_eq!(order.nodes, ["a node"]);
+        assert!(order.attested);
+        assert_eq!(order.warm, Some(Duration::from_millis(1500)));
+    }
+    // Of what is out of bounds the node does not hear.
+    for (arguments, reason) in [
+        (&["many"][..], "nodes: 65 are more than 64"),
+        (
+            &["long", "name"][..],
+            "at most 4096 bytes, and this has 4097",
+        ),
+    ] {
+        let failed = run_with(&program, &spec, arguments, &mut Vec::new()).unwrap_err();
+        assert!(
+            matches!(&failed.error, RunError::Guest(text) if text.contains(reason)),
+            "{failed}"
+        );
+    }
+    assert_eq!(office.begun(), 1);
+}
+
+#[test]
+fn a_job_without_options_has_none() {
+    let office = Arc::new(Office::new());
+    let program = load(&SANDBOX, "job_flood");
+    run(&SANDBOX, &program, &with(&office, tight())).unwrap_err();
+    let orders = office.orders.lock().unwrap();
+    let order = &orders[0];
+    assert_eq!((order.adapter, order.nodes.len()), (None, 0));
+    assert_eq!((order.attested, order.warm), (false, None));
+}
+
+#[test]
 fn a_run_that_may_spend_nothing_begins_nothing_that_costs() {
     let office = Arc::new(Office::new());
     let mut spec = with(&office, tight());

@@ -58,6 +58,23 @@ impl JobPlan {
     }
 }
 
+/// What a job may have beside its plan. By default it is whoever is found that works on it, with no
+/// adapter, and keeps nothing ready for longer than that takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobOptions {
+    /// The digest of the release of an adapter, with which all texts of the job are written or all
+    /// embeddings made: one that is installed on this node, of a model that comes with skep and that the
+    /// package uses.
+    pub adapter: Option<String>,
+    /// The tickets of the only nodes that are given work, of those that this node knows: at most 64.
+    pub nodes: Vec<String>,
+    /// Whether only nodes are given work whose processor signs what they run.
+    pub attested: bool,
+    /// For how long each node that works on the job keeps ready what it takes, and is paid for that: at
+    /// most 30 days.
+    pub warm: Option<Duration>,
+}
+
 /// A job of this package's. Dropping it does not end the job.
 pub struct Job(wit::Job);
 
@@ -69,20 +86,26 @@ impl Job {
     /// [`Error::NotFound`] for a package that is not installed here; [`Error::OverQuota`] where its
     /// input is more than the run may store; [`Error::Failed`] where nobody takes it.
     pub fn submit(plan: &JobPlan) -> Result<Self> {
-        let arguments: Vec<&str> = plan.arguments.iter().map(String::as_str).collect();
-        let plan = wit::Plan {
-            package: &plan.package,
-            input: &plan.input,
-            labels: plan.labels.as_deref(),
-            arguments: &arguments,
-            shards: plan.shards,
-            replicas: plan.replicas,
-            audit: plan.audit,
-            min_stake: plan.min_stake,
-            max_price: plan.max_price,
-            deadline: u64::try_from(plan.deadline.as_millis()).unwrap_or(u64::MAX),
+        let arguments = borrowed(&plan.arguments);
+        Ok(Job(wit::submit(wit_plan(plan, &arguments))?))
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Job::submit`]; besides, [`Error::NotFound`] for an adapter that is not installed here,
+    /// [`Error::Invalid`] for one that changes nothing of what the package does and for what is no
+    /// ticket of a node, and [`Error::Failed`] where none of the nodes takes it.
+    pub fn submit_with(plan: &JobPlan, options: &JobOptions) -> Result<Self> {
+        let arguments = borrowed(&plan.arguments);
+        let nodes = borrowed(&options.nodes);
+        let options = wit::Options {
+            adapter: options.adapter.as_deref(),
+            nodes: &nodes,
+            attested: options.attested,
+            warm: options.warm.map(milliseconds),
         };
-        Ok(Job(wit::submit(plan)?))
+        Ok(Job(wit::submit_with(wit_plan(plan, &arguments), options)?))
     }
 
     /// A job that this package began before, in this run or another, by its [`Job::name`].
@@ -142,6 +165,29 @@ impl Job {
             position: 0,
         }
     }
+}
+
+fn wit_plan<'a>(plan: &'a JobPlan, arguments: &'a [&'a str]) -> wit::Plan<'a> {
+    wit::Plan {
+        package: &plan.package,
+        input: &plan.input,
+        labels: plan.labels.as_deref(),
+        arguments,
+        shards: plan.shards,
+        replicas: plan.replicas,
+        audit: plan.audit,
+        min_stake: plan.min_stake,
+        max_price: plan.max_price,
+        deadline: milliseconds(plan.deadline),
+    }
+}
+
+fn borrowed(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The result of a job, to be read. It ends where the result does: while the job runs, at the first

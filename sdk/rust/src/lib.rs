@@ -82,7 +82,7 @@ pub use blob_stream::BlobStream;
 pub use classifier::{Classifier, Document, Label, Prediction};
 pub use encoder::{Encoder, EncoderInfo};
 pub use error::{Error, Quota, Result};
-pub use jobs::{Job, JobPlan, JobResult, JobState, JobStatus};
+pub use jobs::{Job, JobOptions, JobPlan, JobResult, JobState, JobStatus};
 pub use stream::{Input, Output, input, output};
 pub use tensor::{DType, Tensor};
 pub use text::{

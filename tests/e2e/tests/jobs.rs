@@ -7,6 +7,8 @@
 mod adapters;
 #[path = "jobs/audits.rs"]
 mod audits;
+#[path = "jobs/chosen.rs"]
+mod chosen;
 #[path = "language/coarse.rs"]
 mod coarse;
 #[path = "jobs/colluders.rs"]

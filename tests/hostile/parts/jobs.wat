@@ -6,6 +6,10 @@
       (field "arguments" (list string)) (field "shards" (option u32)) (field "replicas" u32)
       (field "audit" u32) (field "min-stake" u64) (field "max-price" u64) (field "deadline" u64)))
     (export "plan" (type $plan (eq $plan')))
+    (type $options' (record
+      (field "adapter" (option string)) (field "nodes" (list string)) (field "attested" bool)
+      (field "warm" (option u64))))
+    (export "options" (type $options (eq $options')))
     (type $state' (enum "running" "done" "failed"))
     (export "state" (type $state (eq $state')))
     (type $status' (record
@@ -14,6 +18,8 @@
     (export "status" (type $status (eq $status')))
     (export "job" (type $job (sub resource)))
     (export "submit" (func (param "plan" $plan) (result (result (own $job) (error $e)))))
+    (export "submit-with" (func
+      (param "plan" $plan) (param "options" $options) (result (result (own $job) (error $e)))))
     (export "find" (func (param "name" string) (result (result (own $job) (error $e)))))
     (export "[method]job.wait" (func
       (param "self" (borrow $job)) (param "milliseconds" u32) (result (result $status (error $e)))))
@@ -22,6 +28,8 @@
       (result (result (list u8) (error $e)))))))
   (core func $submit (canon lower (func $jobs "submit")
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core func $submit-with (canon lower (func $jobs "submit-with")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $find (canon lower (func $jobs "find")
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $wait (canon lower (func $jobs "[method]job.wait")
@@ -29,5 +37,5 @@
   (core func $read-result (canon lower (func $jobs "[method]job.read")
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core instance $from-jobs
-    (export "submit" (func $submit)) (export "find" (func $find)) (export "wait" (func $wait))
-    (export "read" (func $read-result)))
+    (export "submit" (func $submit)) (export "submit-with" (func $submit-with))
+    (export "find" (func $find)) (export "wait" (func $wait)) (export "read" (func $read-result)))

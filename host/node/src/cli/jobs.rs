@@ -85,6 +85,9 @@ pub struct Submit {
     /// nearby; may be given several times.
     #[arg(long, value_name = "TICKET")]
     pub provider: Vec<String>,
+    /// Give shards to no other nodes than those that --provider names.
+    #[arg(long, requires = "provider")]
+    pub only: bool,
     /// Write all texts with this adapter of the language model that comes with skep: an installed
     /// name, a digest, a ticket, or a PEFT folder, which is published first. Nodes fetch it from this
     /// one, and the authors of it and of those that it went on from get the shares of the price that

@@ -101,6 +101,10 @@ pub struct Submission {
     pub min_stake: u64,
     /// Tickets of providers, beside those that the node knows.
     pub providers: Vec<String>,
+    /// Whether nobody else gets a shard. A ticket without an address is then of a node that is asked
+    /// where it is known to be.
+    #[serde(default)]
+    pub only: bool,
     /// All that it may cost, in micro-credits.
     pub max_price: u64,
     /// How long it may take, in milliseconds.

@@ -10,7 +10,9 @@ use skep_registry::{Digest, JobsGrant, units};
 use wasmtime::component::Resource;
 
 use super::types::HostError;
-use crate::bindings::task::skep::jobs::jobs::{Host, HostJob, Plan, State as Stands, Status};
+use crate::bindings::task::skep::jobs::jobs::{
+    Host, HostJob, Options, Plan, State as Stands, Status,
+};
 use crate::bindings::task::skep::types::types::Error;
 use crate::error::{Quota, QuotaExcess};
 use crate::jobs::{Doing, Job, JobError, JobOrder, JobState, JobStatus, Jobs, OpenJob};
@@ -25,46 +27,34 @@ const REPLICAS: u32 = 7;
 /// The whole of what may be audited, in millionths.
 const ALL: u32 = 1_000_000;
 const DEADLINE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The most nodes that a job may be for.
+const NODES: usize = 64;
+/// Bytes of a node's ticket.
+const TICKET: usize = 4096;
+/// The longest that nodes are asked to keep things ready.
+const WARM: Duration = DEADLINE;
 /// The most bytes that one read hands over.
 const CHUNK: u32 = 4 << 20;
 
+/// What a job has beside its plan if nothing is said.
+const NO_OPTIONS: Options = Options {
+    adapter: None,
+    nodes: Vec::new(),
+    attested: false,
+    warm: None,
+};
+
 impl Host for State {
     async fn submit(&mut self, plan: Plan) -> Result<Resource<OpenJob>, HostError> {
-        self.host_calls += 1;
-        let (jobs, granted) = self.jobs()?;
-        let order = checked(plan)?;
-        let price = self.begun.price.saturating_add(order.max_price);
-        if price > granted.max_price {
-            return Err(HostError::denied(format!(
-                "grants.jobs: max-price is {} credits for all jobs of a run, and this would come to {}",
-                units::format_credits(granted.max_price),
-                units::format_credits(price)
-            )));
-        }
-        if self.begun.tried >= JOBS {
-            return Err(HostError::denied(format!(
-                "grants.jobs: a run begins at most {JOBS} jobs, those among them that could not be begun"
-            )));
-        }
-        let arguments = order.arguments.iter().map(String::len).sum::<usize>();
-        let labels = order.labels.as_ref().map_or(0, Vec::len);
-        let bytes = order.input.len().saturating_add(labels + arguments) as u64;
-        let stored = self.stored.saturating_add(bytes);
-        if stored > self.limits.storage {
-            return Err(HostError::Quota(QuotaExcess {
-                quota: Quota::Storage,
-                limit: self.limits.storage,
-                asked: stored,
-            }));
-        }
-        // First a place for it: whoever has no handle for a job cannot stop it either.
-        let place = self.table.push(OpenJob::default())?;
-        self.begun.tried += 1;
-        let (handle, job) = self.keep(place, jobs.submit(order)).await?;
-        self.begun.price = price;
-        self.begun.names.push(job.name().to_string());
-        self.stored = stored;
-        Ok(handle)
+        self.begin_job(plan, NO_OPTIONS).await
+    }
+
+    async fn submit_with(
+        &mut self,
+        plan: Plan,
+        options: Options,
+    ) -> Result<Resource<OpenJob>, HostError> {
+        self.begin_job(plan, options).await
     }
 
     async fn find(&mut self, name: String) -> Result<Resource<OpenJob>, HostError> {
@@ -143,6 +133,49 @@ impl HostJob for State {
 }
 
 impl State {
+    /// Begins a job, if the run may.
+    async fn begin_job(
+        &mut self,
+        plan: Plan,
+        options: Options,
+    ) -> Result<Resource<OpenJob>, HostError> {
+        self.host_calls += 1;
+        let (jobs, granted) = self.jobs()?;
+        let order = checked(plan, options)?;
+        let price = self.begun.price.saturating_add(order.max_price);
+        if price > granted.max_price {
+            return Err(HostError::denied(format!(
+                "grants.jobs: max-price is {} credits for all jobs of a run, and this would come to {}",
+                units::format_credits(granted.max_price),
+                units::format_credits(price)
+            )));
+        }
+        if self.begun.tried >= JOBS {
+            return Err(HostError::denied(format!(
+                "grants.jobs: a run begins at most {JOBS} jobs, those among them that could not be begun"
+            )));
+        }
+        let arguments = order.arguments.iter().map(String::len).sum::<usize>();
+        let labels = order.labels.as_ref().map_or(0, Vec::len);
+        let bytes = order.input.len().saturating_add(labels + arguments) as u64;
+        let stored = self.stored.saturating_add(bytes);
+        if stored > self.limits.storage {
+            return Err(HostError::Quota(QuotaExcess {
+                quota: Quota::Storage,
+                limit: self.limits.storage,
+                asked: stored,
+            }));
+        }
+        // First a place for it: whoever has no handle for a job cannot stop it either.
+        let place = self.table.push(OpenJob::default())?;
+        self.begun.tried += 1;
+        let (handle, job) = self.keep(place, jobs.submit(order)).await?;
+        self.begun.price = price;
+        self.begun.names.push(job.name().to_string());
+        self.stored = stored;
+        Ok(handle)
+    }
+
     /// The jobs of a run that may spend something.
     fn jobs(&self) -> Result<(Arc<dyn Jobs>, JobsGrant), HostError> {
         match (&self.spec.jobs, self.spec.grants.jobs) {
@@ -202,10 +235,11 @@ fn digest(text: &str) -> Result<Digest, HostError> {
         .map_err(|_| HostError::invalid("a digest is 64 lower-case hexadecimal digits"))
 }
 
-/// A plan within the contract's bounds.
-fn checked(plan: Plan) -> Result<JobOrder, HostError> {
+/// A plan and options within the contract's bounds.
+fn checked(plan: Plan, options: Options) -> Result<JobOrder, HostError> {
     let invalid = |reason: String| Err(HostError::invalid(reason));
     let package = digest(&plan.package)?;
+    let adapter = options.adapter.as_deref().map(digest).transpose()?;
     if let Some(shards) = plan.shards
         && !(1..=SHARDS).contains(&shards)
     {
@@ -232,6 +266,23 @@ fn checked(plan: Plan) -> Result<JobOrder, HostError> {
             plan.deadline
         ));
     }
+    if options.nodes.len() > NODES {
+        let nodes = options.nodes.len();
+        return invalid(format!("nodes: {nodes} are more than {NODES}"));
+    }
+    if let Some(long) = options.nodes.iter().find(|node| node.len() > TICKET) {
+        let bytes = long.len();
+        return invalid(format!(
+            "nodes: a ticket has at most {TICKET} bytes, and this has {bytes}"
+        ));
+    }
+    let warm = options.warm.map(Duration::from_millis);
+    if let Some(warm) = warm
+        && (warm.is_zero() || warm > WARM)
+    {
+        let (asked, longest) = (warm.as_millis(), WARM.as_millis());
+        return invalid(format!("warm: {asked} is not from 1 to {longest}"));
+    }
     // Where each line lies is kept in memory, whatever its length.
     let ends = plan.input.iter().filter(|&&byte| byte == b'\n').count();
     let records = ends + usize::from(plan.input.last().is_some_and(|&last| last != b'\n'));
@@ -251,6 +302,10 @@ fn checked(plan: Plan) -> Result<JobOrder, HostError> {
         min_stake: plan.min_stake,
         max_price: plan.max_price,
         deadline,
+        adapter,
+        nodes: options.nodes,
+        attested: options.attested,
+        warm,
     })
 }
 
@@ -285,9 +340,13 @@ mod tests {
     }
 
     fn refused(change: impl FnOnce(&mut Plan)) -> String {
-        let mut plan = plan();
-        change(&mut plan);
-        match checked(plan) {
+        refused_with(|plan, _| change(plan))
+    }
+
+    fn refused_with(change: impl FnOnce(&mut Plan, &mut Options)) -> String {
+        let (mut plan, mut options) = (plan(), NO_OPTIONS);
+        change(&mut plan, &mut options);
+        match checked(plan, options) {
             Err(HostError::Typed(Error::Invalid(reason))) => reason,
             other => panic!("{other:?}"),
         }
@@ -295,10 +354,12 @@ mod tests {
 
     #[test]
     fn a_plan_within_its_bounds_is_taken_as_it_is() {
-        let order = checked(plan()).unwrap();
+        let order = checked(plan(), NO_OPTIONS).unwrap();
         assert_eq!(order.package, Digest::of(b"a package"));
         assert_eq!((order.shards, order.replicas), (Some(2), 1));
         assert_eq!(order.deadline, Duration::from_secs(60));
+        assert_eq!((order.adapter, order.nodes.len()), (None, 0));
+        assert_eq!((order.attested, order.warm), (false, None));
         let whole = Plan {
             input: vec![b'\n'; RECORDS],
             shards: None,
@@ -309,7 +370,16 @@ mod tests {
             deadline: 30 * 24 * 60 * 60 * 1000,
             ..plan()
         };
-        assert!(checked(whole).is_ok());
+        let options = Options {
+            adapter: Some(Digest::of(b"an adapter").to_string()),
+            nodes: vec!["x".repeat(TICKET); NODES],
+            attested: true,
+            warm: Some(30 * 24 * 60 * 60 * 1000),
+        };
+        let order = checked(whole, options).unwrap();
+        assert_eq!(order.adapter, Some(Digest::of(b"an adapter")));
+        assert_eq!(order.nodes, vec!["x".repeat(TICKET); NODES]);
+        assert_eq!((order.attested, order.warm), (true, Some(WARM)));
     }
 
     #[test]
@@ -323,6 +393,14 @@ mod tests {
         assert!(refused(|plan| plan.min_stake = u64::MAX).starts_with("min-stake: "));
         assert!(refused(|plan| plan.deadline = 0).starts_with("deadline: 0"));
         assert!(refused(|plan| plan.deadline = u64::MAX).starts_with("deadline: "));
+        let options = |change: fn(&mut Options)| refused_with(|_, options| change(options));
+        assert!(options(|options| options.adapter = Some("shop".to_owned())).contains("digest"));
+        let reason = options(|options| options.nodes = vec![String::new(); NODES + 1]);
+        assert_eq!(reason, "nodes: 65 are more than 64");
+        let reason = options(|options| options.nodes = vec!["x".repeat(TICKET + 1)]);
+        assert!(reason.ends_with("this has 4097"), "{reason}");
+        assert!(options(|options| options.warm = Some(0)).starts_with("warm: 0"));
+        assert!(options(|options| options.warm = Some(u64::MAX)).starts_with("warm: 1844"));
         let reason = refused(|plan| {
             plan.input = vec![b'\n'; RECORDS];
             plan.input.push(b'x');

@@ -12,7 +12,7 @@ use super::peers::{Manner, Requester, task_of};
 use super::*;
 
 /// So dear that shares of a small job are whole micro-credits.
-const RULES: &str = "price-per-teraflop = \"0.3\"\n";
+pub(super) const RULES: &str = "price-per-teraflop = \"0.3\"\n";
 /// Settings of a training of a few seconds.
 const QUICK: [&str; 5] = [
     "rank=4",
@@ -23,7 +23,13 @@ const QUICK: [&str; 5] = [
 ];
 
 /// Trains an adapter in a home; returns its name, and its author's account.
-fn train(setting: &Setting, author: &str, name: &str, more: &[&str], steps: &str) -> String {
+pub(super) fn train(
+    setting: &Setting,
+    author: &str,
+    name: &str,
+    more: &[&str],
+    steps: &str,
+) -> String {
     let home = setting.path("requester");
     let data = setting.text("shop.jsonl");
     let key = ask(&Built::skep(), &home, &["key", "new", author]).unwrap();
@@ -34,7 +40,7 @@ fn train(setting: &Setting, author: &str, name: &str, more: &[&str], steps: &str
 }
 
 /// What one node alone writes to the lines with an adapter.
-fn written(setting: &Setting, adapter: &str) -> Vec<u8> {
+pub(super) fn written(setting: &Setting, adapter: &str) -> Vec<u8> {
     let (input, output) = (setting.text("lines.txt"), setting.text("with"));
     let component = Built::component("generate");
     let component = component.to_str().unwrap();

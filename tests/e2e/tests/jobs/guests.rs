@@ -4,7 +4,7 @@
 use super::*;
 
 /// Publishes a package of the component that begins jobs, from the requester's home.
-fn publish(setting: &Setting, name: &str, grants: &str) -> String {
+pub(super) fn publish(setting: &Setting, name: &str, grants: &str) -> String {
     let folder = setting.path(name);
     fs::create_dir(&folder).unwrap();
     fs::copy(Built::component("jobs"), folder.join("jobs.wasm")).unwrap();
@@ -25,14 +25,14 @@ fn publish(setting: &Setting, name: &str, grants: &str) -> String {
 }
 
 /// The digest of the release that does the work.
-fn digest(setting: &Setting) -> String {
+pub(super) fn digest(setting: &Setting) -> String {
     let requester = setting.path("requester");
     let inspected = ask(&Built::skep(), &requester, &["inspect", &setting.package]).unwrap();
     inspected["package"]["digest"].as_str().unwrap().to_owned()
 }
 
 /// A requester that knows these providers, with more in its configuration.
-fn requester(setting: &Setting, providers: &[&Node], more: &str) -> Node {
+pub(super) fn requester(setting: &Setting, providers: &[&Node], more: &str) -> Node {
     let tickets: Vec<&str> = providers.iter().map(|node| ticket(node)).collect();
     let home = setting.path("requester");
     configure_with(&home, "", &format!("peers = {tickets:?}\n"), more);

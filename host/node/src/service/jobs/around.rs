@@ -9,7 +9,10 @@ use skep_registry::Digest;
 use skep_swarm::{Need, NodeTicket, ProviderAddr, Swarm, Want};
 use tokio::task::JoinSet;
 
+use super::anywhere;
 use super::talk::{self, TalkError};
+use crate::failure::Failure;
+use crate::service::install;
 
 /// The most nodes that are asked, beside those that are named.
 const MOST: usize = 64;
@@ -29,6 +32,48 @@ pub struct Wanted {
     pub residency: u64,
 }
 
+/// Who is asked.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Nodes that are named, each where its ticket says; one without an address where it is known to
+    /// be.
+    pub named: Vec<ProviderAddr>,
+    /// Whether nobody else is, whoever is known.
+    pub only: bool,
+}
+
+impl Asked {
+    /// Those whom tickets name, and who else is known unless it is `only` them.
+    pub fn of(tickets: &[String], only: bool) -> Result<Self, Failure> {
+        let named = install::nodes_of(tickets)?;
+        Ok(Self { named, only })
+    }
+
+    /// For how long others are looked for.
+    fn wait(&self) -> Duration {
+        let is_placed = |node: &ProviderAddr| !node.addrs.is_empty();
+        match !self.named.is_empty() && self.named.iter().all(is_placed) {
+            true => BESIDE,
+            false => Duration::MAX,
+        }
+    }
+
+    /// These, with those of the `known` beside whom there is room for and who are not left out.
+    fn with(self, known: impl IntoIterator<Item = ProviderAddr>) -> Vec<ProviderAddr> {
+        let mut nodes = self.named;
+        for node in known {
+            if let Some(named) = nodes.iter_mut().find(|named| named.id == node.id) {
+                if named.addrs.is_empty() {
+                    named.addrs = node.addrs;
+                }
+            } else if !self.only && nodes.len() < MOST {
+                nodes.push(node);
+            }
+        }
+        nodes
+    }
+}
+
 /// What each node said. No two of them would take a job for the same account.
 pub type Quotes = Vec<(ProviderAddr, Result<Quotation, TalkError>)>;
 
@@ -39,13 +84,16 @@ pub fn listed(refusals: &BTreeMap<String, String>) -> String {
 }
 
 /// What the nodes that are named or known would take, all asked at once.
-pub async fn quotes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted, bytes: u64) -> Quotes {
+pub async fn quotes(swarm: &Swarm, asked: Asked, wanted: Wanted, bytes: u64) -> Quotes {
     let own: NodeTicket = swarm.ticket();
     let mut asking = JoinSet::new();
-    for node in nodes(swarm, named, wanted).await {
+    for node in nodes(swarm, asked, wanted).await {
         let (swarm, sources) = (swarm.clone(), vec![own.to_string()]);
         asking.spawn(async move {
-            let quote = talk::quote(&swarm, &node, wanted, bytes, sources).await;
+            let quote = match node.addrs.is_empty() {
+                true => Err(TalkError::Nowhere),
+                false => talk::quote(&swarm, &node, wanted, bytes, sources).await,
+            };
             (node, quote)
         });
     }
@@ -53,17 +101,14 @@ pub async fn quotes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted, byt
 }
 
 /// Who is asked: the nodes that are named, and as many of those that are found as there are places.
-async fn nodes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted) -> Vec<ProviderAddr> {
+async fn nodes(swarm: &Swarm, asked: Asked, wanted: Wanted) -> Vec<ProviderAddr> {
     // Those that have the package and the adapter ready come first, where so many are known that not all are asked.
     let ready = Want::Jobs(Need {
         ready: [wanted.package].into_iter().chain(wanted.adapter).collect(),
         ..Need::default()
     });
     let any = Want::Jobs(Need::default());
-    let wait = match named.is_empty() {
-        true => Duration::MAX,
-        false => BESIDE,
-    };
+    let wait = asked.wait();
     let (found_ready, found) = tokio::join!(
         swarm.find_within(&ready, wait),
         swarm.find_within(&any, wait)
@@ -71,12 +116,12 @@ async fn nodes(swarm: &Swarm, named: Vec<ProviderAddr>, wanted: Wanted) -> Vec<P
     let mut found: Vec<_> = found_ready.into_iter().chain(found).collect();
     // Who takes no jobs has nothing ready either, and takes no place of one that does.
     swarm.put_in_order(&any, &mut found);
-    let mut nodes = named;
-    for node in found {
-        if nodes.len() < MOST && !nodes.iter().any(|known| known.id == node.id) {
-            nodes.push(node);
-        }
-    }
+    // A search ends when it has found enough. Who is named may be one of the others that are known.
+    let heard_of = match asked.only {
+        true => anywhere::known(swarm),
+        false => Vec::new(),
+    };
+    let mut nodes = asked.with(found.into_iter().chain(heard_of));
     nodes.retain(|node| node.id != swarm.id());
     nodes
 }
@@ -160,7 +205,11 @@ mod tests {
             adapter: None,
             residency: 0,
         };
-        let asked = nodes(&requester, Vec::new(), wanted).await;
+        let asked = Asked {
+            named: Vec::new(),
+            only: false,
+        };
+        let asked = nodes(&requester, asked, wanted).await;
         assert_eq!(asked.len(), MOST);
         assert_eq!(asked[0].id, provider.id(), "it is asked before those");
         provider.shutdown().await;
@@ -225,5 +274,55 @@ mod tests {
                 assert!(matches!(elsewhere, Err(TalkError::Elsewhere(at)) if *at == ids[0]));
             }
         }
+    }
+
+    fn placed(seed: u8, ports: &[u16]) -> ProviderAddr {
+        let key = AccountKey::from_seed(&[seed; 32]).id();
+        ProviderAddr {
+            id: NodeId::from_bytes(key.as_bytes()).unwrap(),
+            addrs: ports
+                .iter()
+                .map(|&port| ([127, 0, 0, 1], port).into())
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn nobody_else_is_asked_where_only_those_are_who_are_named() {
+        let known = [placed(1, &[11]), placed(2, &[12]), placed(3, &[13])];
+        let asked = |only| Asked {
+            named: vec![placed(2, &[22]), placed(4, &[24])],
+            only,
+        };
+        let named = asked(true).with(known.clone());
+        assert_eq!(named, [placed(2, &[22]), placed(4, &[24])]);
+        let all = asked(false).with(known);
+        let beside = [
+            placed(2, &[22]),
+            placed(4, &[24]),
+            placed(1, &[11]),
+            placed(3, &[13]),
+        ];
+        assert_eq!(all, beside);
+        let many = (5..).map(|seed| placed(seed, &[1])).take(100);
+        assert_eq!(asked(false).with(many).len(), MOST);
+    }
+
+    #[test]
+    fn who_is_named_without_an_address_is_where_others_say_and_is_waited_for() {
+        let asked = Asked {
+            named: vec![placed(1, &[]), placed(2, &[])],
+            only: true,
+        };
+        assert_eq!(asked.wait(), Duration::MAX);
+        let nodes = asked.with([placed(3, &[13]), placed(1, &[11]), placed(1, &[21])]);
+        assert_eq!(nodes, [placed(1, &[11]), placed(2, &[])]);
+        let wait = |named: &[ProviderAddr]| {
+            let named = named.to_vec();
+            Asked { named, only: false }.wait()
+        };
+        assert_eq!(wait(&[]), Duration::MAX);
+        assert_eq!(wait(&[placed(1, &[11])]), BESIDE);
+        assert_eq!(wait(&[placed(1, &[11]), placed(2, &[])]), Duration::MAX);
     }
 }

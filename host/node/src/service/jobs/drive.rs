@@ -31,7 +31,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use self::pay::Books;
 use self::send::Send;
-use super::around::{Quotes, quotes};
+use super::around::{Asked, Quotes, quotes};
 use super::folder::{Folder, Spec};
 use super::found::Finding;
 use super::shown::Shown;
@@ -40,7 +40,7 @@ use super::{answer, attest, failed, money, now};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::hardware::Hardware;
 use crate::requests::jobs::{JobState, JobView};
-use crate::service::{Service, install};
+use crate::service::Service;
 
 /// Outputs up to this size are written with the events of their delivery, and larger ones into files.
 const INLINE: usize = 64 << 10;
@@ -578,11 +578,11 @@ impl Driver {
         }
         // Until they answer; then the time of that counts.
         self.quoting = Instant::now().checked_add(Duration::from_secs(60));
-        let named = install::nodes_of(&self.spec.providers)?;
+        let asked = Asked::of(&self.spec.providers, self.spec.only)?;
         let (swarm, wanted, largest) = (swarm.clone(), self.wanted(), self.spec.largest);
         let (service, has_to_attest) = (Arc::clone(&self.service), self.spec.attested);
         self.tasks.spawn(async move {
-            let mut quotes = quotes(&swarm, named, wanted, largest).await;
+            let mut quotes = quotes(&swarm, asked, wanted, largest).await;
             if has_to_attest {
                 quotes = attest::attested(&service, &swarm, quotes).await;
             }

@@ -86,6 +86,9 @@ pub struct Spec {
     pub began: u64,
     /// Tickets of providers that were named.
     pub providers: Vec<String>,
+    /// Whether nobody else gets a shard.
+    #[serde(default)]
+    pub only: bool,
     /// Where the result goes; none is that it stays here.
     pub output: Option<PathBuf>,
     /// The package whose run began it, if none of its owner's commands did.

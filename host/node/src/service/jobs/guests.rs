@@ -3,6 +3,7 @@
 //! Everything is done by the node's own threads. A guest hears of its own package's jobs and of no
 //! other, and of this node's faults only that there are some.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use skep_records::Labels;
 use skep_registry::Digest;
 use skep_sandbox::{Doing, Job, JobError, JobOrder, JobState, JobStatus, Jobs};
+use skep_swarm::{NodeTicket, ProviderAddr};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -103,10 +105,14 @@ async fn begin(
         ));
     }
     let swarm = service.swarm().await.map_err(explain)?;
-    // What is not here a guest does not have fetched.
-    if swarm.installed(&order.package).is_err() && !swarm.is_offered(&order.package) {
-        return Err(JobError::NotFound(order.package.to_string()));
+    // What is not here a guest does not have fetched. What is here anybody gets who asks for it by its
+    // digest, so that no more is open to a guest that knows one than to everybody else.
+    for release in [order.package].into_iter().chain(order.adapter) {
+        if swarm.installed(&release).is_err() && !swarm.is_offered(&release) {
+            return Err(JobError::NotFound(release.to_string()));
+        }
     }
+    let providers = named(&order.nodes)?;
     if let Some(labels) = &order.labels {
         let labels = Labels::parse(labels);
         labels.map_err(|error| JobError::Invalid(format!("labels: {error}")))?;
@@ -124,12 +130,16 @@ async fn begin(
         arguments: order.arguments,
         shards: order.shards,
         replicas: order.replicas,
-        adapter: None,
-        warm: 0,
-        attested: false,
+        adapter: order.adapter.map(|adapter| adapter.to_string()),
+        // A second that is begun is paid whole.
+        warm: order.warm.map_or(0, |warm| {
+            warm.as_secs() + u64::from(warm.subsec_nanos() > 0)
+        }),
+        attested: order.attested,
         audit: order.audit,
         min_stake: order.min_stake,
-        providers: Vec::new(),
+        only: !providers.is_empty(),
+        providers,
         max_price: order.max_price,
         deadline: u64::try_from(order.deadline.as_millis()).unwrap_or(u64::MAX),
         detach: true,
@@ -147,6 +157,25 @@ async fn begin(
         folder,
         runtime: Handle::current(),
     })
+}
+
+/// The nodes that a guest names, each as a ticket without an address. Which of those that are known here
+/// are to work is for a guest to say, and where this node sends anything is not: neither to whom nobody here
+/// has heard of, nor to a machine that is no node.
+fn named(tickets: &[String]) -> Result<Vec<String>, JobError> {
+    let bare = tickets.iter().enumerate().map(|(number, ticket)| {
+        let parsed: Result<NodeTicket, _> = ticket.parse();
+        let id = parsed.map(|ticket| ticket.node.id).map_err(|error| {
+            let what = format!("nodes: number {} is no ticket of a node", number + 1);
+            JobError::Invalid(format!("{what}: {error}"))
+        })?;
+        let addrs = Vec::new();
+        let node = ProviderAddr { id, addrs };
+        Ok(NodeTicket { node }.to_string())
+    });
+    // Who is named twice is one node.
+    let nodes = bare.collect::<Result<BTreeSet<_>, JobError>>()?;
+    Ok(nodes.into_iter().collect())
 }
 
 fn find(service: Arc<Service>, package: &str, name: Digest) -> Result<GuestJob, JobError> {
@@ -302,4 +331,42 @@ fn explain(failure: Failure) -> JobError {
 fn lost(error: tokio::task::JoinError) -> JobError {
     tracing::warn!(%error, "what a guest waited for broke off");
     JobError::Failed("a fault of the node; its owner can see which".to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use skep_evidence::AccountKey;
+    use skep_swarm::NodeId;
+
+    use super::*;
+
+    fn ticket(seed: u8, addrs: &[&str]) -> String {
+        let key = AccountKey::from_seed(&[seed; 32]).id();
+        let node = ProviderAddr {
+            id: NodeId::from_bytes(key.as_bytes()).unwrap(),
+            addrs: addrs.iter().map(|addr| addr.parse().unwrap()).collect(),
+        };
+        NodeTicket { node }.to_string()
+    }
+
+    #[test]
+    fn of_a_ticket_that_a_guest_has_only_the_node_counts() {
+        assert_eq!(named(&[]), Ok(Vec::new()));
+        let [one, other] = [1, 2].map(|seed| ticket(seed, &[]));
+        let mut both = vec![one.clone(), other];
+        both.sort();
+        let tickets = [
+            ticket(2, &["10.0.0.1:25"]),
+            ticket(1, &["127.0.0.1:80", "[::1]:9"]),
+            ticket(2, &["10.0.0.2:25"]),
+        ];
+        assert_eq!(named(&tickets), Ok(both));
+
+        let wrong = named(&[one, "next door".to_owned()]);
+        assert!(
+            matches!(&wrong, Err(JobError::Invalid(reason)) if reason.starts_with("nodes: number 2 is")),
+            "{wrong:?}"
+        );
+    }
 }

@@ -13,14 +13,14 @@ use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
 use skep_swarm::Installed;
 
-use super::around::{Quotes, Wanted};
+use super::around::{Asked, Quotes, Wanted};
 use super::drive::SMALLEST_PANEL;
 use super::folder::{self, Adapter, Folder, Piece, Spec};
 use super::{adapters, around, attest, failed, money, now, random, work};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::Submission;
 use crate::service::locate::{self, Located};
-use crate::service::{ProgressSender, Service, inspect, install, run};
+use crate::service::{ProgressSender, Service, inspect, run};
 
 /// The most bytes that a shard is made of, unless one line alone has more.
 const SHARD: u64 = 8 << 20;
@@ -143,6 +143,7 @@ pub async fn submit(
         deadline: began.saturating_add(submission.deadline),
         began,
         providers: submission.providers.clone(),
+        only: submission.only,
         output: submission.output.clone(),
         begun_by,
         root: random()?,
@@ -163,9 +164,9 @@ async fn willing(
     wanted: Wanted,
     bytes: u64,
 ) -> Result<(Vec<Quotation>, Quotes), Failure> {
-    let named = install::nodes_of(&submission.providers)?;
+    let asked = Asked::of(&submission.providers, submission.only)?;
     let swarm = service.swarm().await?;
-    let mut quotes = around::quotes(swarm, named, wanted, bytes).await;
+    let mut quotes = around::quotes(swarm, asked, wanted, bytes).await;
     if submission.attested {
         quotes = attest::attested(service, swarm, quotes).await;
     }

@@ -30,6 +30,12 @@ pub enum TalkError {
     /// It did not go on to its end.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// It was not begun: the node was named, and not where it is.
+    #[error(
+        "this node has not heard where it is; `network.peers` in its configuration names nodes by their \
+         tickets"
+    )]
+    Nowhere,
     /// The provider says something else than the protocol has.
     #[error(transparent)]
     Message(#[from] MessageError),
