@@ -358,15 +358,19 @@ fn shows(lease: &Lease, commitment: &ResultCommitment, shown: &[u8]) -> Result<(
     }
 }
 
+/// The most tokens that 10¹² operations read and write: of the smallest language model that comes with skep,
+/// which takes ten million for one.
+const TOKENS: u64 = 100_000;
+
 /// A price for a provider that is to be compared with others: of moving the bytes of a shard, of
-/// 10¹² operations, of which nobody knows beforehand how many it takes, and of so many seconds of
-/// residency.
+/// 10¹² operations, of which nobody knows beforehand how many it takes, of the tokens that these could be
+/// for, and of so many seconds of residency.
 pub fn typical(tariff: &Tariff, bytes: u64, residency: u64) -> Credits {
     let meter = Meter {
+        tokens: TOKENS,
         flops: 1_000_000_000_000,
         bytes,
         residency,
-        ..Meter::default()
     };
     tariff.price(&meter).unwrap_or(Credits::MAX)
 }

@@ -31,6 +31,8 @@ use crate::choose::Warmth;
 pub const MAX_MESSAGE: usize = 24 << 10;
 /// The most nodes that a requester names as having the package.
 pub const MAX_SOURCES: usize = 8;
+/// The most shards that one node is given at once, whatever it says.
+const MOST_AT_ONCE: u32 = 64;
 /// The most characters that are shown of what another node says.
 const SHOWN: usize = 300;
 
@@ -157,7 +159,7 @@ pub struct Quotation {
     /// The account that takes a part of that for operating the node or its market, and how many
     /// millionths.
     pub operator: Option<([u8; 32], u32)>,
-    /// How many shards it takes at once.
+    /// How many shards it takes at once, as it says: see [`Quotation::room`].
     pub slots: u32,
     /// What of it it has ready already.
     pub warm: Warmth,
@@ -183,6 +185,12 @@ impl Quotation {
             false => self.kind == other.kind,
             true => self.numerics == other.numerics,
         }
+    }
+
+    /// How many shards it is given at once: as many as it says, and no more than a machine works on.
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        self.slots.min(MOST_AT_ONCE)
     }
 
     /// Who takes a part of the price for operating the node.
@@ -390,6 +398,24 @@ mod tests {
             }
             assert_eq!(Ask::decode(&bytes), Ok(ask));
         }
+    }
+
+    #[test]
+    fn nobody_is_given_more_at_once_than_a_machine_works_on() {
+        let room = |slots| {
+            let quotation = Quotation {
+                account: [1; 32],
+                tariff: [0; 4],
+                operator: None,
+                slots,
+                warm: Warmth::default(),
+                largest_output: 1,
+                kind: [2; 32],
+                numerics: NUMERICS,
+            };
+            quotation.room()
+        };
+        assert_eq!([0, 1, 64, 65, u32::MAX].map(room), [0, 1, 64, 64, 64]);
     }
 
     #[test]

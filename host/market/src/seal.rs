@@ -257,10 +257,12 @@ impl Opener {
     }
 }
 
-/// What came through an [`Opener`] so far: never more than was announced.
+/// What came through an [`Opener`] so far, or since it was last taken: never more than was announced.
 pub struct Gathered {
     opener: Opener,
     announced: u64,
+    /// What was taken before counts too.
+    came: u64,
     bytes: Zeroizing<Vec<u8>>,
 }
 
@@ -271,6 +273,7 @@ impl Gathered {
         Self {
             opener,
             announced,
+            came: 0,
             bytes: Zeroizing::default(),
         }
     }
@@ -282,7 +285,7 @@ impl Gathered {
     /// When it does not open, or there is more than was announced or, after the last, less.
     pub fn add(&mut self, mut sealed: Vec<u8>) -> Result<bool, SealError> {
         let (length, last) = self.opener.open(&mut sealed)?;
-        let found = self.bytes.len() as u64 + length as u64;
+        let found = self.came + length as u64;
         if found > self.announced || (last && found < self.announced) {
             sealed.zeroize();
             return Err(SealError::Length {
@@ -290,10 +293,12 @@ impl Gathered {
                 announced: self.announced,
             });
         }
+        self.came = found;
         if self.bytes.capacity() - self.bytes.len() < length {
             // Grown by hand, so that no copy of it stays behind in memory that is given back.
-            let room = (2 * (self.bytes.len() + length))
-                .min(usize::try_from(self.announced).unwrap_or(usize::MAX));
+            let rest = usize::try_from(self.announced - found).unwrap_or(usize::MAX);
+            let filled = self.bytes.len() + length;
+            let room = (2 * filled).min(filled.saturating_add(rest));
             let mut larger = Zeroizing::new(Vec::with_capacity(room));
             larger.extend_from_slice(&self.bytes);
             self.bytes = larger;
@@ -301,6 +306,12 @@ impl Gathered {
         self.bytes.extend_from_slice(&sealed[1..=length]);
         sealed.zeroize();
         Ok(last)
+    }
+
+    /// The bytes that came since this was last asked, for whoever does not want all of them in memory at once.
+    #[must_use]
+    pub fn take(&mut self) -> Zeroizing<Vec<u8>> {
+        std::mem::take(&mut self.bytes)
     }
 
     /// The bytes, after the last chunk.
@@ -401,6 +412,27 @@ mod tests {
             gathered.add(chunk).unwrap();
         }
         assert_eq!(gathered.add(vec![1; 17]), Err(SealError::Ended));
+    }
+
+    #[test]
+    fn what_is_taken_as_it_comes_is_all_of_it_and_counts() {
+        let bytes: Vec<u8> = (0..2 * CHUNK + 5).map(|n| n as u8).collect();
+        for (announced, is_all) in [(bytes.len(), true), (bytes.len() - 1, false)] {
+            let (requester, provider) = pair(digest("lease", 1));
+            let mut gathered = Gathered::new(provider.opener, announced as u64);
+            let mut came = Vec::new();
+            let added = requester.sealer.chunks(&bytes).map(|chunk| {
+                let added = gathered.add(chunk.unwrap());
+                let taken = gathered.take();
+                assert!(taken.len() <= CHUNK);
+                came.extend_from_slice(&taken);
+                added
+            });
+            let added: Vec<_> = added.collect();
+            assert!(added[..2].iter().all(|added| *added == Ok(false)));
+            assert_eq!(added[2].is_ok(), is_all);
+            assert_eq!(came == bytes, is_all);
+        }
     }
 
     #[test]

@@ -46,6 +46,20 @@ impl<'a> ShardInput<'a> {
     ///
     /// When the arguments are too long.
     pub fn encode(&self) -> Result<Vec<u8>, ShardError> {
+        let mut bytes = self.head()?;
+        bytes.reserve_exact(self.labels.len() + self.records.len());
+        bytes.extend(self.labels);
+        bytes.extend(self.records);
+        Ok(bytes)
+    }
+
+    /// What comes before the labels and the records, for whoever has these elsewhere. The records make no
+    /// difference to it.
+    ///
+    /// # Errors
+    ///
+    /// When the arguments are too long.
+    pub fn head(&self) -> Result<Vec<u8>, ShardError> {
         let header = Header {
             first_line: self.first_line,
             labels: self.labels.len() as u64,
@@ -57,13 +71,7 @@ impl<'a> ShardInput<'a> {
             return Err(ShardError);
         }
         let length = u32::try_from(header.len()).map_err(|_| ShardError)?;
-        let all = 4 + header.len() + self.labels.len() + self.records.len();
-        let mut bytes = Vec::with_capacity(all);
-        bytes.extend(length.to_be_bytes());
-        bytes.extend(header);
-        bytes.extend(self.labels);
-        bytes.extend(self.records);
-        Ok(bytes)
+        Ok([&length.to_be_bytes()[..], &header].concat())
     }
 
     /// What the bytes stand for.

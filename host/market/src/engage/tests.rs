@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use skep_evidence::{AuditTerms, Candidates, Share, Split, Work};
 
 use super::*;
+use crate::choose::{Offer, Warmth, rank};
+use crate::reputation::Reputation;
 use crate::testing::{account, credits, digest, key};
 
 const TARIFF: Tariff = Tariff {
@@ -389,4 +391,33 @@ fn a_lease_has_to_allow_for_the_tokens_of_its_operations() {
         ..lease()
     });
     assert!(matches!(refused, Err(Refusal::Lease(_))));
+}
+
+#[test]
+fn whoever_asks_for_tokens_alone_is_no_cheaper_for_it() {
+    let offer = |seed, tariff: Tariff| Offer {
+        provider: account(seed),
+        price: typical(&tariff, 1_000_000, 0),
+        warmth: Warmth::default(),
+        reputation: Reputation::default(),
+        slots: 1,
+        ahead: 0,
+    };
+    let tokens = |tokens| Tariff {
+        tokens,
+        ..Tariff::default()
+    };
+    let order = |offers: &[Offer]| {
+        let ranked = rank(offers, credits(1_000_000), digest("job", 0));
+        let providers = ranked.into_iter().map(|offer| offer.provider);
+        providers.collect::<Vec<_>>()
+    };
+    // What the one asks for tokens is more than the other asks for everything.
+    let (dear, honest) = (offer(1, tokens(1_000_000)), offer(2, TARIFF));
+    assert_eq!(order(&[dear, honest]), [2, 1].map(account));
+    // What no lease may cost is not asked for.
+    let endless = offer(3, tokens(u64::MAX));
+    assert_eq!(order(&[endless, honest]), [account(2)]);
+    // A tariff without a price for tokens costs what it did.
+    assert_eq!(honest.price, credits(1_000 + 2_000));
 }

@@ -1,11 +1,11 @@
 //! Jobs over other nodes, and the work of others' jobs here.
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
-//! down. The requester's side is `submit`, `around`, `attest`, `found`, `drive`, `talk`, `awaited`, `check` and
-//! `folder`, and `guests` for jobs that a run of the owner's begins; the provider's is `provide`, `reports`,
-//! `collect`, `interrupted`, `residence`, `leisure` and `work`; `money` holds the key and the books of both,
-//! `believed` says which panels are believed by these books, `anywhere` finds nodes that have moved, and `adapters` says
-//! what the family of an adapter gets.
+//! down. The requester's side is `submit`, `around`, `suitable`, `attest`, `found`, `drive`, `talk`, `spool`,
+//! `bound`, `awaited`, `check` and `folder`, and `guests` for jobs that a run of the owner's begins; the
+//! provider's is `provide`, `reports`, `collect`, `interrupted`, `residence`, `leisure` and `work`; `money` holds
+//! the key and the books of both, `believed` says which panels are believed by these books, `anywhere` finds nodes
+//! that have moved, and `adapters` says what the family of an adapter gets.
 //!
 //! # What it must never do
 //!
@@ -20,6 +20,7 @@ mod around;
 mod attest;
 mod awaited;
 mod believed;
+mod bound;
 mod check;
 mod collect;
 mod drive;
@@ -33,7 +34,9 @@ mod provide;
 mod reports;
 mod residence;
 mod shown;
+mod spool;
 mod submit;
+mod suitable;
 mod talk;
 mod work;
 
@@ -70,6 +73,7 @@ pub struct Jobs {
     found: found::Found,
     reports: reports::Reports,
     awaited: Arc<awaited::Awaited>,
+    bounds: Arc<bound::Bounds>,
 }
 
 impl Jobs {

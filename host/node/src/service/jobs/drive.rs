@@ -2,9 +2,11 @@
 //!
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
-//! leases and `send` sends them, `audit` sees to it that results are looked at and liars charged, `pay` keeps
-//! the books, `label` finds out who is attested, and `told` is what others are told of it.
+//! leases and `send` sends them, `assemble` puts together what came, `audit` sees to it that results are looked
+//! at and liars charged, `pay` keeps the books, `label` finds out who is attested, and `told` is what others are
+//! told of it.
 
+mod assemble;
 mod audit;
 mod label;
 mod lease;
@@ -35,17 +37,15 @@ use super::around::{Asked, Quotes, quotes};
 use super::folder::{Folder, Spec};
 use super::found::Finding;
 use super::shown::Shown;
+use super::spool::Stored;
+use super::suitable::suitable;
 use super::talk::{Delivered, TalkError};
 use super::{answer, attest, failed, money, now};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 use crate::requests::hardware::Hardware;
 use crate::requests::jobs::{JobState, JobView};
 use crate::service::Service;
 
-/// Outputs up to this size are written with the events of their delivery, and larger ones into files.
-const INLINE: usize = 64 << 10;
-/// The most bytes of outputs that are put behind the result at once.
-const TOGETHER: u64 = 16 << 20;
 /// How often time is looked at when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
 /// How often providers are asked whether they would still take a shard.
@@ -85,6 +85,8 @@ pub fn begin(
     let spec = folder.spec()?;
     let opened = tokio::task::block_in_place(|| Journal::open(&folder.journal(), spec.job));
     let (journal, events) = opened.map_err(failed)?;
+    // Who has the journal is the only one that outputs come to.
+    tokio::task::block_in_place(|| folder.forget_coming())?;
     let mut job = Job::resume(spec.plan(), &events).map_err(failed)?;
     job.watch_from(now());
     let first = answer::view(folder, &spec, &job, JobState::Running, None, |_| 0);
@@ -380,38 +382,6 @@ impl Driver {
         }
     }
 
-    /// Puts what is ready behind the result, in the input's order.
-    fn assemble(&self) -> Result<Vec<Event>, Failure> {
-        let (mut events, mut outputs, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut shard = self.job.assembled();
-        while let Some(digest) = self.job.accepted(shard).filter(|_| bytes < TOGETHER) {
-            let output = self.output(digest)?;
-            bytes += output.len() as u64;
-            outputs.push(output);
-            events.push(Event::Assembled { shard, at: now() });
-            shard += 1;
-        }
-        if !outputs.is_empty() {
-            let length = self.job.assembled_bytes();
-            tokio::task::block_in_place(|| self.folder.append(length, &outputs))?;
-        }
-        Ok(events)
-    }
-
-    /// An output that was kept, as it was delivered.
-    fn output(&self, digest: Digest) -> Result<Vec<u8>, Failure> {
-        let inline = self.journal.output(digest).map_err(failed)?;
-        let output = match inline {
-            Some(output) => Some(output),
-            None => self.folder.kept(digest)?,
-        };
-        let output = output.filter(|output| Digest::of(output) == digest);
-        output.ok_or_else(|| {
-            let reason = "the output of a shard was lost or damaged on disk";
-            Failure::new(FailureKind::Failed, reason)
-        })
-    }
-
     /// Takes in what has happened, and whatever else has by now: what is written down together waits
     /// for the disk once.
     fn take_in_all(
@@ -437,7 +407,7 @@ impl Driver {
                 self.quoting = Some(Instant::now());
                 self.quotes.clear();
                 self.refusals.clear();
-                for (node, quote) in quotes {
+                for (node, quote) in suitable(quotes, self.account.id(), &self.split) {
                     match quote {
                         Ok(quotation) => {
                             let account = AccountId::from_bytes(quotation.account);
@@ -487,6 +457,8 @@ impl Driver {
         }
         let (mut events, mut kept) = (Vec::new(), Kept::default());
         let (mut conducts, mut shards) = (Vec::new(), BTreeSet::new());
+        // Given back once all of it is on disk.
+        let mut in_memory = Vec::new();
         for (id, came) in all {
             self.sends.remove(&id);
             let provider = self.job.provider(id);
@@ -496,13 +468,19 @@ impl Driver {
                     let auditors = self.auditors(id, &delivered)?;
                     let claim = self.claim(id, &delivered)?;
                     let Delivered {
-                        receipt, output, ..
+                        receipt,
+                        output,
+                        held,
+                        ..
                     } = *delivered;
-                    let (digest, bytes) = (receipt.output, output.len() as u64);
-                    match output.len() <= INLINE {
-                        true => kept.outputs.push((digest, output)),
-                        false => tokio::task::block_in_place(|| self.folder.keep(digest, &output))?,
+                    let (digest, bytes) = (receipt.output, output.bytes);
+                    match output.kept {
+                        Stored::Memory(output) => kept.outputs.push((digest, output)),
+                        Stored::File(file) => {
+                            tokio::task::block_in_place(|| self.folder.keep_file(digest, file))?
+                        }
                     }
+                    in_memory.extend(held);
                     let event = Event::Delivered {
                         id,
                         at: now(),
@@ -516,6 +494,7 @@ impl Driver {
                     };
                     (event, Conduct::Delivered)
                 }
+                Err(TalkError::Input(error)) => return Err(failed(error)),
                 Err(error) => (
                     Event::Failed { id, at: now() },
                     self.blame(id, provider, &error)?,
@@ -526,6 +505,7 @@ impl Driver {
             conducts.extend(provider.map(|provider| (provider, conduct)));
         }
         self.note_with(&events, &kept)?;
+        drop(in_memory);
         for shard in shards {
             let liars = self.job.outvoted_of(shard).into_iter();
             conducts.extend(liars.map(|liar| (liar, Conduct::Lied)));

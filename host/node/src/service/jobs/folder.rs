@@ -6,7 +6,7 @@
 //! jobs/<job>/labels       the labels file, if there is one
 //! jobs/<job>/journal.redb what happened
 //! jobs/<job>/outputs/     outputs of shards that are not in the result, by digest: not yet, or because
-//!                         others delivered another
+//!                         others delivered another; and those that are coming, under other names
 //! jobs/<job>/result       the outputs that are, one behind the other
 //! jobs/<job>/candidates/  lists of those who may audit, by digest
 //! jobs/<job>/trail/       what was signed for results before journals held that, as earlier versions did
@@ -16,6 +16,10 @@
 //! jobs/<job>/over         there once the job has ended and everything is paid
 //! ```
 
+mod input;
+
+pub use input::Input;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -23,8 +27,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use skep_evidence::{AccountId, Candidates, Credits, Split};
-use skep_market::{AttemptId, JobPlan, ShardInput, Trail};
+use skep_market::{AttemptId, JobPlan, Trail};
 use skep_registry::Digest;
+use tempfile::TempPath;
 
 use super::{adapters, failed};
 use crate::failure::{Failure, FailureKind};
@@ -273,18 +278,32 @@ impl Folder {
 
     /// Says that nothing is left to be done. Of the outputs only `kept` are not taken away.
     pub fn set_over(&self, kept: &BTreeSet<Digest>) -> Result<(), Failure> {
-        let clear = || -> io::Result<()> {
-            for entry in fs::read_dir(self.path.join("outputs"))? {
-                let entry = entry?;
-                let name = entry.file_name();
-                let digest = name.to_str().and_then(|name| name.parse::<Digest>().ok());
-                if digest.is_none_or(|digest| !kept.contains(&digest)) {
-                    fs::remove_file(entry.path())?;
-                }
+        let cleared = self.clear(|digest| kept.contains(&digest));
+        let over = cleared.and_then(|()| put(&self.path.join("over"), b""));
+        over.map_err(failed)
+    }
+
+    /// Takes away what is left of outputs that were coming when a process was killed.
+    pub fn forget_coming(&self) -> Result<(), Failure> {
+        self.clear(|_| true).map_err(failed)
+    }
+
+    /// Takes away the outputs that are not to stay, and all files that are none.
+    fn clear(&self, stays: impl Fn(Digest) -> bool) -> io::Result<()> {
+        for entry in fs::read_dir(self.outputs())? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|name| name.parse::<Digest>().ok());
+            if digest.is_some_and(&stays) {
+                continue;
             }
-            put(&self.path.join("over"), b"")
-        };
-        clear().map_err(failed)
+            match fs::remove_file(entry.path()) {
+                // Whoever gathered it was called off and has just taken it away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
+        Ok(())
     }
 
     /// An output that is kept beside the result, if it is.
@@ -343,28 +362,20 @@ impl Folder {
         }
     }
 
-    /// The input of a shard, as its provider gets it.
-    pub fn shard(&self, spec: &Spec, number: u32) -> Result<Vec<u8>, Failure> {
-        let records = self.records(spec, number)?;
-        let labels = self.labels()?.unwrap_or_default();
-        let input = ShardInput {
-            // The header's lines come before the first of the records, and are counted too.
-            first_line: piece(spec, number)?
-                .first_line
-                .saturating_sub(spec.header.map_or(0, |header| header.lines)),
-            arguments: spec.arguments.clone(),
-            labels: &labels,
-            is_csv: spec.header.is_some(),
-            records: &records,
-        };
-        input
-            .encode()
-            .map_err(|error| Failure::of(FailureKind::Usage, &error))
-    }
-
     /// Keeps an output. It is on disk when this returns.
     pub fn keep(&self, digest: Digest, output: &[u8]) -> Result<(), Failure> {
         put(&self.output(digest), output).map_err(failed)
+    }
+
+    /// Keeps an output that has come into a file of [`Folder::outputs`]. It is on disk when this returns.
+    pub fn keep_file(&self, digest: Digest, output: TempPath) -> Result<(), Failure> {
+        let keep = || -> io::Result<()> {
+            File::options().append(true).open(&output)?.sync_all()?;
+            let kept = output.persist(self.output(digest));
+            kept.map_err(|error| error.error)?;
+            File::open(self.outputs())?.sync_all()
+        };
+        keep().map_err(failed)
     }
 
     /// Keeps a list of those who may audit. It is on disk when this returns.
@@ -452,8 +463,13 @@ impl Folder {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
+    /// Where outputs are, and come to be.
+    pub fn outputs(&self) -> PathBuf {
+        self.path.join("outputs")
+    }
+
     fn output(&self, digest: Digest) -> PathBuf {
-        self.path.join("outputs").join(digest.to_string())
+        self.outputs().join(digest.to_string())
     }
 
     /// Puts outputs behind the first `length` bytes of the result, and cuts off what else was there.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use skep_evidence::{AccountId, Credits};
+use skep_evidence::{AccountId, Credits, Split};
 use skep_market::{Quotation, limits_for, split};
 use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
@@ -16,6 +16,7 @@ use skep_swarm::Installed;
 use super::around::{Asked, Quotes, Wanted};
 use super::drive::SMALLEST_PANEL;
 use super::folder::{self, Adapter, Folder, Piece, Spec};
+use super::suitable::suitable;
 use super::{adapters, around, attest, failed, money, now, random, work};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::Submission;
@@ -83,6 +84,13 @@ pub async fn submit(
         residency: submission.warm,
     };
     let account = money::account(service)?.id();
+    let family = adapter.as_ref().map(|adapter| adapter.split.clone());
+    let sought = Sought {
+        repeats,
+        wanted: wanted_work,
+        account,
+        family: family.unwrap_or_default(),
+    };
     let budget = Credits::from_micro(submission.max_price);
     money::can_spend(service, account, budget)?;
 
@@ -92,9 +100,8 @@ pub async fn submit(
     let wanted = match submission.shards {
         Some(shards) => shards,
         None => {
-            let (quotations, _) =
-                willing(service, submission, repeats, wanted_work, around as u64).await?;
-            let slots = quotations.iter().map(|quotation| quotation.slots.min(64));
+            let (quotations, _) = willing(service, submission, &sought, around as u64).await?;
+            let slots = quotations.iter().map(Quotation::room);
             slots.sum::<u32>() * EACH
         }
     };
@@ -108,7 +115,7 @@ pub async fn submit(
     let largest = records
         .saturating_add(header_bytes)
         .saturating_add(around as u64);
-    let (quotations, quotes) = willing(service, submission, repeats, wanted_work, largest).await?;
+    let (quotations, quotes) = willing(service, submission, &sought, largest).await?;
     let mut seed = release.digest().as_bytes().to_vec();
     seed.extend(random()?);
     let began = now();
@@ -155,18 +162,28 @@ pub async fn submit(
     Ok((created.map_err(failed)??, quotes))
 }
 
+/// What those that are asked are held against.
+struct Sought {
+    repeats: Repeats,
+    wanted: Wanted,
+    /// Who makes out the leases.
+    account: AccountId,
+    /// What the authors of the adapter get of each price.
+    family: Split,
+}
+
 /// What those nodes ask for that take a shard of so many bytes, of whom there have to be enough, and
 /// what all said.
 async fn willing(
     service: &Arc<Service>,
     submission: &Submission,
-    repeats: Repeats,
-    wanted: Wanted,
+    sought: &Sought,
     bytes: u64,
 ) -> Result<(Vec<Quotation>, Quotes), Failure> {
     let asked = Asked::of(&submission.providers, submission.only)?;
     let swarm = service.swarm().await?;
-    let mut quotes = around::quotes(swarm, asked, wanted, bytes).await;
+    let mut quotes = around::quotes(swarm, asked, sought.wanted, bytes).await;
+    quotes = suitable(quotes, sought.account, &sought.family);
     if submission.attested {
         quotes = attest::attested(service, swarm, quotes).await;
     }
@@ -188,7 +205,7 @@ async fn willing(
         ));
     }
     if taking.len() >= submission.replicas as usize {
-        let is_followed = repeats == Repeats::Followed && submission.replicas == 1;
+        let is_followed = sought.repeats == Repeats::Followed && submission.replicas == 1;
         let able = most_alike(&taking, false).max(match is_followed {
             true => most_alike(&taking, true),
             false => 0,

@@ -1,6 +1,8 @@
 //! The requester's side of the conversations about a shard: see `skep_market`'s `message` for what
 //! is said, and in which order.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,15 +10,20 @@ use skep_evidence::{
     AccountKey, Agreed, Keys, Lease, Receipt, ResultCommitment, Signed, StatementError,
 };
 use skep_market::{
-    Answer, Ask, BadDelivery, Gathered, MAX_MESSAGE, MAX_SEALED, MessageError, Quotation, Refusal,
-    SealError, SealSecret, Sent, Undertaking, Unproven, most_shown, receive,
+    Answer, Ask, BadDelivery, CHUNK, Gathered, MAX_MESSAGE, MAX_SEALED, MessageError, Opener,
+    Quotation, Refusal, SealError, SealSecret, Sealer, Sent, Undertaking, Unproven, most_shown,
+    receive,
 };
 use skep_registry::Digest;
 use skep_swarm::{Channel, ChannelError, NodeId, ProviderAddr, Swarm};
-use zeroize::Zeroizing;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::block_in_place;
 
 use super::around::Wanted;
+use super::bound::{Bound, Bounds};
+use super::folder::Input;
 use super::random;
+use super::spool::{INLINE, Output, Spool};
 
 /// How long a provider may say nothing. One that works says so every second.
 pub const SILENCE: Duration = Duration::from_secs(10);
@@ -74,6 +81,15 @@ pub enum TalkError {
     /// It does not show hardware that is believed, and why.
     #[error("{0}")]
     NotAttested(String),
+    /// No lease can be made out for what it asks, and why.
+    #[error("no lease can be made out to it: {0}")]
+    Unsuitable(String),
+    /// The input of the shard cannot be read here any more.
+    #[error("the input of the shard cannot be read here: {0}")]
+    Input(#[source] io::Error),
+    /// What it sends cannot be written down here.
+    #[error("what it sends cannot be kept here: {0}")]
+    Output(#[source] io::Error),
     /// The provider was ended in the middle of the work and is there again, as it says itself.
     #[error("its node was ended in the middle of the work, and says so now that it is back")]
     Interrupted,
@@ -94,9 +110,11 @@ pub struct Delivered {
     /// The receipt that the provider signed.
     pub receipt: Signed<Receipt>,
     /// The output.
-    pub output: Vec<u8>,
+    pub output: Output,
     /// What is shown of its texts, if the lease has them followed.
     pub shown: Vec<u8>,
+    /// The room for what of it is in memory.
+    pub held: Option<OwnedSemaphorePermit>,
 }
 
 pub(super) async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
@@ -140,11 +158,15 @@ pub struct Begun<'a> {
     /// The lease.
     pub lease: &'a Signed<Lease>,
     /// Its input.
-    pub input: &'a [u8],
+    pub input: &'a Input,
     /// The script that its work follows, if it follows one.
     pub script: &'a [u8],
     /// The keys of those who signed something before.
     pub keys: Keys,
+    /// The folder that large outputs come into.
+    pub outputs: &'a Path,
+    /// How much of all this may be in memory.
+    pub bounds: &'a Bounds,
 }
 
 /// Offers a lease, hands over its input, and waits for what comes of it, unless the provider says meanwhile
@@ -186,14 +208,17 @@ async fn perform_over(
         input,
         script,
         mut keys,
+        outputs,
+        bounds,
     } = begun;
+    let input_bytes = input.bytes();
     let secret = SealSecret::generate()?;
     let signed = secret.signed(lease.digest(), *own.as_bytes(), account);
     let key = signed.ok_or(TalkError::OtherLease)?.encode();
     let offer = Ask::Offer(Undertaking {
         lease: lease.encode(),
         key,
-        input_bytes: input.len() as u64,
+        input_bytes,
         script_bytes: script.len() as u64,
         sources,
     });
@@ -212,11 +237,7 @@ async fn perform_over(
     // Whoever is at the other end is the node that the provider speaks from, and nobody in between.
     let (name, peer) = (lease.digest(), *channel.peer().as_bytes());
     let sealed = secret.agree(name, lease.provider, peer, &their_key, false, &mut keys)?;
-    let sent = Zeroizing::new([input, script].concat());
-    for chunk in sealed.sealer.chunks(&sent) {
-        channel.say(&chunk?).await?;
-    }
-    drop(sent);
+    hand_in(channel, sealed.sealer, input, script, &bounds.inputs).await?;
     let (commitment, receipt, handover, output_bytes, shown_bytes) = loop {
         match hear(channel).await? {
             Answer::Working { done } => records.store(done, Ordering::Relaxed),
@@ -230,7 +251,7 @@ async fn perform_over(
             _ => return Err(TalkError::OutOfTurn),
         }
     };
-    let limit = lease.allowance.bytes.saturating_sub(input.len() as u64);
+    let limit = lease.allowance.bytes.saturating_sub(input_bytes);
     if output_bytes > limit {
         return Err(TalkError::TooMuch {
             bytes: output_bytes,
@@ -245,29 +266,90 @@ async fn perform_over(
             limit,
         });
     }
-    let mut gathered = Gathered::new(sealed.opener, output_bytes.saturating_add(shown_bytes));
-    while !gathered.add(channel.hear(MAX_SEALED, SILENCE).await?)? {}
-    let mut output = gathered.into_bytes().to_vec();
-    let length = usize::try_from(output_bytes).unwrap_or(usize::MAX);
-    let shown = output.split_off(length.min(output.len()));
-    let moved = (input.len() as u64).saturating_add(output_bytes);
+    let both = (output_bytes, shown_bytes);
+    let spool = take_out(channel, sealed.opener, outputs, both).await?;
+    let held = bounds.results.take(spool.in_memory(shown_bytes)).await;
+    let (output, shown) = writing(both, || spool.end())?;
+    let moved = input_bytes.saturating_add(output_bytes);
     let sent = Sent {
         commitment: &commitment,
         receipt: &receipt,
         handover: &handover,
         shown: &shown,
     };
-    // An output, and what is shown of it, may be megabytes.
-    let delivery = tokio::task::block_in_place(|| {
-        receive(&accepted, &sent, Digest::of(&output), moved, &mut keys)
-    })?;
+    // What is shown of texts may be megabytes.
+    let delivery = block_in_place(|| receive(&accepted, &sent, output.digest, moved, &mut keys))?;
     Ok(Delivered {
         lease: accepted,
         commitment: delivery.commitment,
         receipt: delivery.receipt,
         output,
         shown,
+        held,
     })
+}
+
+/// Sends the input and the script behind it. Of the input no more than a chunk is in memory, for no longer
+/// than the provider may take to read one, so that one that reads slowly keeps others waiting for nothing.
+async fn hand_in(
+    channel: &mut Channel,
+    mut sealer: Sealer,
+    input: &Input,
+    script: &[u8],
+    bound: &Bound,
+) -> Result<(), TalkError> {
+    let total = input.bytes().saturating_add(script.len() as u64);
+    let mut sent = 0;
+    loop {
+        let held = bound.take(CHUNK as u64).await;
+        let read = block_in_place(|| input.read(sent, CHUNK));
+        let mut piece = read.map_err(TalkError::Input)?;
+        let behind = (sent + piece.len() as u64).saturating_sub(input.bytes());
+        let behind = usize::try_from(behind).unwrap_or(usize::MAX);
+        let rest = script.get(behind..).unwrap_or_default();
+        let room = CHUNK - piece.len();
+        piece.extend_from_slice(&rest[..rest.len().min(room)]);
+        sent += piece.len() as u64;
+        let is_last = sent >= total;
+        channel.say(&sealer.seal(&piece, is_last)?).await?;
+        drop(held);
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes in an output and what is shown of it, of so many bytes each, chunk by chunk.
+async fn take_out(
+    channel: &mut Channel,
+    opener: Opener,
+    folder: &Path,
+    both: (u64, u64),
+) -> Result<Spool, TalkError> {
+    let (output_bytes, shown_bytes) = both;
+    let mut gathered = Gathered::new(opener, output_bytes.saturating_add(shown_bytes));
+    let mut spool = writing(both, || Spool::new(folder, output_bytes, shown_bytes))?;
+    loop {
+        let is_last = gathered.add(channel.hear(MAX_SEALED, SILENCE).await?)?;
+        let piece = gathered.take();
+        writing(both, || spool.add(&piece))?;
+        if is_last {
+            return Ok(spool);
+        }
+    }
+}
+
+/// Does what may take the disk for an output and what is shown of it, of so many bytes each. What is small
+/// enough stays in memory.
+fn writing<T>(
+    (output_bytes, shown_bytes): (u64, u64),
+    write: impl FnOnce() -> io::Result<T>,
+) -> Result<T, TalkError> {
+    let written = match output_bytes.max(shown_bytes) <= INLINE {
+        true => write(),
+        false => block_in_place(write),
+    };
+    written.map_err(TalkError::Output)
 }
 
 /// How many of these receipts one message has room for, at least one.

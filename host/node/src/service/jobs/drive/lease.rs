@@ -7,7 +7,6 @@ use skep_evidence::{
     Meter, Signed, Statement as _, Work,
 };
 use skep_market::{AttemptId, Book, Event, Offer, Quotation, ahead, division, typical};
-use skep_registry::Digest;
 
 use super::super::{failed, money, now};
 use super::Driver;
@@ -33,21 +32,21 @@ impl Driver {
         let quotes = alike(&self.quotes, replicas).filter(|(_, quotation)| {
             self.spec.audit == 0 || self.auditors_of(quotation).count() >= SMALLEST_PANEL
         });
-        let slots = |account: &AccountId, slots| match &staked {
-            Some(staked) if !staked.contains(account) => 0,
-            _ => slots,
+        let has_stake = |account: &AccountId| {
+            let staked = staked.as_ref();
+            staked.is_none_or(|staked| staked.contains(account))
         };
-        let offers = quotes.map(|(account, quotation)| Offer {
-            provider: *account,
-            price: typical(
-                &quotation.tariff(),
-                self.spec.largest,
-                self.residency(*account),
-            ),
-            warmth: quotation.warm,
-            reputation: self.dealings.seen(*account),
-            slots: slots(account, quotation.slots),
-            ahead: ahead(quotation.slots),
+        let offers = quotes.map(|(account, quotation)| {
+            let (slots, ahead) = room(quotation, has_stake(account));
+            let (tariff, residency) = (quotation.tariff(), self.residency(*account));
+            Offer {
+                provider: *account,
+                price: typical(&tariff, self.spec.largest, residency),
+                warmth: quotation.warm,
+                reputation: self.dealings.seen(*account),
+                slots,
+                ahead,
+            }
         });
         Ok(offers.collect())
     }
@@ -124,9 +123,12 @@ impl Driver {
         let gone = || Failure::new(FailureKind::Failed, "a provider was chosen that has gone");
         let (_, quotation) = self.quotes.get(&provider).ok_or_else(gone)?;
         let residency = self.residency(provider);
-        let input = self.folder.shard(&self.spec, id.shard)?;
+        let input = self.folder.input(&self.spec, id.shard)?;
         let candidates = self.candidates(quotation)?;
-        tokio::task::block_in_place(|| self.folder.keep_candidates(&candidates))?;
+        let content = tokio::task::block_in_place(|| {
+            self.folder.keep_candidates(&candidates)?;
+            input.digest().map_err(failed)
+        })?;
         let follows = match audits.filter(|_| self.spec.followed) {
             None => None,
             Some(attempt) => Some(self.script_of(AttemptId { attempt, ..id })?.digest()),
@@ -142,14 +144,16 @@ impl Driver {
                 package: self.spec.release,
                 model: self.spec.model,
                 adapter: self.spec.adapter.as_ref().map(|adapter| adapter.release),
-                input: Digest::of(&input),
+                input: content,
                 seed: 0,
             },
             tariff: quotation.tariff(),
             allowance: Meter {
                 tokens: FLOPS,
                 flops: FLOPS,
-                bytes: (input.len() as u64).saturating_add(quotation.largest_output.min(1 << 30)),
+                bytes: input
+                    .bytes()
+                    .saturating_add(quotation.largest_output.min(1 << 30)),
                 residency,
             },
             limit,
@@ -252,6 +256,13 @@ fn one_kind<N>(quotes: &BTreeMap<AccountId, (N, Quotation)>, replicas: u32) -> O
         .map(|(kind, _)| kind)
 }
 
+/// How many shards a provider gets at once, and how many more that wait there.
+fn room(quotation: &Quotation, has_stake: bool) -> (u32, u32) {
+    let slots = quotation.room();
+    let given = if has_stake { slots } else { 0 };
+    (given, ahead(slots))
+}
+
 /// How many of so many have a say in a disputed result, where at this rate results are audited: as many as there can be,
 /// but for those of a job without audits, and an odd number.
 fn panel(candidates: usize, audit: u32) -> u32 {
@@ -270,6 +281,23 @@ mod tests {
     use skep_market::{NUMERICS, Warmth};
 
     use super::*;
+
+    #[test]
+    fn whoever_says_that_it_takes_everything_gets_what_a_machine_works_on() {
+        let quotation = |slots| Quotation {
+            account: [1; 32],
+            tariff: [0; 4],
+            operator: None,
+            slots,
+            warm: Warmth::default(),
+            largest_output: 1,
+            kind: [2; 32],
+            numerics: NUMERICS,
+        };
+        assert_eq!(room(&quotation(u32::MAX), true), (64, 0));
+        assert_eq!(room(&quotation(2), true), (2, 2));
+        assert_eq!(room(&quotation(u32::MAX), false).0, 0);
+    }
 
     #[test]
     fn a_panel_is_an_odd_number() {

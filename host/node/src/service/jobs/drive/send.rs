@@ -34,7 +34,8 @@ impl Driver {
         };
         let lease = Signed::<Lease>::decode(lease, &mut self.keys).map_err(failed)?;
         let keys = self.keys.clone();
-        let input = self.folder.shard(&self.spec, id.shard)?;
+        let input = self.folder.input(&self.spec, id.shard)?;
+        let (outputs, bounds) = (self.folder.outputs(), Arc::clone(&self.service.jobs.bounds));
         let script = match lease.audit.follows {
             None => Vec::new(),
             Some(_) => self.script_for(id)?.encode(),
@@ -50,6 +51,8 @@ impl Driver {
                 input: &input,
                 script: &script,
                 keys,
+                outputs: &outputs,
+                bounds: &bounds,
             };
             let failed = waiting.failed();
             let came = talk::perform(&swarm, &node, &account, begun, sources, &done, failed).await;
