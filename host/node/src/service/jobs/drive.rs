@@ -26,7 +26,6 @@ use skep_market::{
     AttemptId, BadDelivery, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Kept,
     Outstanding, Quotation,
 };
-use skep_registry::Digest;
 use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};

@@ -14,7 +14,6 @@ use skep_market::{
     Quotation, Refusal, SealError, SealSecret, Sealer, Sent, Undertaking, Unproven, most_shown,
     receive,
 };
-use skep_registry::Digest;
 use skep_swarm::{Channel, ChannelError, NodeId, ProviderAddr, Swarm};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::block_in_place;

@@ -138,6 +138,7 @@ mod tests {
             deadline: 2,
             began: 1,
             providers: Vec::new(),
+            only: false,
             output: None,
             begun_by: None,
             root: [0; 32],

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use skep_evidence::AccountId;
 use skep_market::{NUMERICS, Warmth};
+use skep_registry::Digest;
 use skep_swarm::{Answerer, SwarmConfig};
 
 use super::*;
