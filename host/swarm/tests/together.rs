@@ -7,17 +7,16 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::hostile::{Hostile, Sends};
+use common::hostile::{Hostile, Sends, addr_of, endpoint};
 use common::{content, limits, node, node_with};
-use iroh::endpoint::{Connection, presets};
+use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
-use iroh::{Endpoint, RelayMode};
 use iroh_blobs::protocol::Request;
 use iroh_blobs::store::mem::MemStore;
 use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
-use skep_swarm::{Discovery, Limits, NodeId, ProviderAddr, TicketDiscovery, Want};
+use skep_swarm::{Discovery, Limits, ProviderAddr, TicketDiscovery, Want};
 use tokio::sync::{Barrier, Notify};
 
 /// As long as no test here ever takes.
@@ -31,18 +30,8 @@ impl Waiting {
     async fn start(blob: &[u8], barrier: Arc<Barrier>) -> (Router, ProviderAddr) {
         let store = MemStore::new();
         store.add_slice(blob).await.unwrap();
-        let endpoint = Endpoint::builder(presets::Minimal)
-            .relay_mode(RelayMode::Disabled)
-            .clear_ip_transports()
-            .bind_addr("127.0.0.1:0")
-            .unwrap()
-            .bind()
-            .await
-            .unwrap();
-        let addr = ProviderAddr {
-            id: NodeId::from_bytes(endpoint.id().as_bytes()).unwrap(),
-            addrs: endpoint.bound_sockets(),
-        };
+        let endpoint = endpoint().bind().await.unwrap();
+        let addr = addr_of(&endpoint);
         let router = Router::builder(endpoint)
             .accept(iroh_blobs::ALPN, Self(store, barrier))
             .spawn();
