@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::hostile::endpoint;
-use common::{content, limits, publish};
+use common::{content, limits, offer, publish};
 use iroh::SecretKey;
 use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
@@ -195,8 +195,7 @@ async fn who_announces_a_thing_finds_the_others_that_have_it_meanwhile() {
     let mut digests = Vec::new();
     for number in 0..BLOBS {
         let blob = content(number as u64, 100);
-        let (digest, _) = a.import_bytes(blob.clone()).await.unwrap();
-        a.share(&digest).await.unwrap();
+        let digest = offer(&a, &blob).await;
         b.import_bytes(blob).await.unwrap();
         digests.push(digest);
     }

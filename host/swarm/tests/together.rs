@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::hostile::{Hostile, Sends, addr_of, endpoint};
-use common::{content, limits, node, node_with};
+use common::{content, limits, node, node_with, offer};
 use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh_blobs::protocol::Request;
@@ -94,10 +94,8 @@ async fn several_providers_send_one_blob_at_the_same_time() {
 async fn liars_and_stallers_are_dropped_in_the_middle_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let data = content(71, 6 << 20);
-    let digest = Digest::of(&data);
     let honest = node(&dir.path().join("a")).await;
-    honest.import_bytes(data.clone()).await.unwrap();
-    honest.share(&digest).await.unwrap();
+    let digest = offer(&honest, &data).await;
     let patience = Limits {
         stall: Duration::from_secs(1),
         ..limits()
@@ -161,10 +159,8 @@ async fn who_dawdles_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     // At its pace a piece takes minutes, and it never stalls.
     let data = content(72, 8 << 20);
-    let digest = Digest::of(&data);
     let honest = node(&dir.path().join("a")).await;
-    honest.import_bytes(data.clone()).await.unwrap();
-    honest.share(&digest).await.unwrap();
+    let digest = offer(&honest, &data).await;
     let hedging = Limits {
         stall: Duration::from_secs(3600),
         hedge: Duration::from_millis(100),
