@@ -231,14 +231,22 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(home: &Path, arguments: &[S]) -> Result<En
 ///
 /// When the folder cannot be written.
 pub fn set_up(home: &Path) -> Result<()> {
-    let configuration = home.join("config.toml");
-    if !configuration.exists() {
-        std::fs::create_dir_all(home)?;
-        std::fs::write(
-            configuration,
-            "[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n",
-        )?;
+    if !home.join("config.toml").exists() {
+        configure(home, "")?;
     }
+    Ok(())
+}
+
+/// Makes a home that keeps to loopback, with `more` of a configuration behind that: lines of the
+/// table `[network]`, and other tables. A configuration that is there already is written over.
+///
+/// # Errors
+///
+/// When the folder cannot be written.
+pub fn configure(home: &Path, more: &str) -> Result<()> {
+    std::fs::create_dir_all(home)?;
+    let text = format!("[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n{more}");
+    std::fs::write(home.join("config.toml"), text)?;
     Ok(())
 }
 
