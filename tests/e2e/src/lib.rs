@@ -250,6 +250,21 @@ pub fn configure(home: &Path, more: &str) -> Result<()> {
     Ok(())
 }
 
+/// Makes a folder with the package of one of skep's own guests, as its publisher has it.
+///
+/// # Errors
+///
+/// When the folder is there already or cannot be written, or the component is not built.
+pub fn guest_package(name: &str, folder: &Path) -> Result<()> {
+    let source = Built::root().join("guests").join(name);
+    std::fs::create_dir(folder)?;
+    for name in ["skep.toml", "README.md"] {
+        std::fs::copy(source.join(name), folder.join(name))?;
+    }
+    std::fs::copy(Built::component(name), folder.join(format!("{name}.wasm")))?;
+    Ok(())
+}
+
 /// Examples that a language model can learn something from in a few steps, in JSON lines:
 /// conversations in which every answer is made in the same way.
 #[must_use]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use skep_tests::{Built, Node, ask, configure, run};
+use skep_tests::{Built, Node, ask, configure, guest_package, run};
 
 fn openssl(folder: &Path, arguments: &str) -> Vec<u8> {
     let mut command = Command::new("openssl");
@@ -119,26 +119,10 @@ impl Setting {
         let folder = tempfile::tempdir().unwrap();
         let root = authority(&folder.path().join("authority"));
         let path = |name: &str| folder.path().join(name);
-        let source = Built::root().join("guests/batch-classifier");
-        fs::create_dir(path("package")).unwrap();
-        for name in ["skep.toml", "README.md"] {
-            fs::copy(source.join(name), path("package").join(name)).unwrap();
-        }
-        let component = Built::component("batch-classifier");
-        fs::copy(&component, path("package").join("batch-classifier.wasm")).unwrap();
-        let mut input = Vec::new();
-        let tickets = skep_tickets::tickets(5, 12);
-        skep_tickets::write_tickets(
-            &mut input,
-            &tickets,
-            skep_tickets::Format::Jsonl,
-            false,
-            None,
-        )
-        .unwrap();
-        fs::write(path("tickets.jsonl"), input).unwrap();
-        let mut labels = Vec::new();
-        skep_tickets::write_labels(&mut labels, &skep_tickets::labels(5, 4)).unwrap();
+        guest_package("batch-classifier", &path("package")).unwrap();
+        let tickets = skep_tickets::to_jsonl(&skep_tickets::tickets(5, 12));
+        fs::write(path("tickets.jsonl"), tickets).unwrap();
+        let labels = skep_tickets::labels_to_json(&skep_tickets::labels(5, 4));
         fs::write(path("labels.json"), labels).unwrap();
 
         let requester = path("requester");

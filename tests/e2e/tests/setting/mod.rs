@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use skep_market::{Event, Journal};
-use skep_tests::{Built, Node, ask, written};
+use skep_tests::{Built, Node, ask, guest_package, written};
 use skep_tickets::Format;
 
 /// A folder with an input, a package that its publisher keeps in `requester`, and what one node
@@ -32,20 +32,13 @@ impl Setting {
     pub fn new(tickets: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let source = Built::root().join("guests/batch-classifier");
-        fs::create_dir(path("package")).unwrap();
-        for name in ["skep.toml", "README.md"] {
-            fs::copy(source.join(name), path("package").join(name)).unwrap();
-        }
-        let component = Built::component("batch-classifier");
-        fs::copy(&component, path("package").join("batch-classifier.wasm")).unwrap();
+        guest_package("batch-classifier", &path("package")).unwrap();
         let tickets = skep_tickets::tickets(11, tickets);
         let mut input = Vec::new();
         // Every fiftieth line is no record, and is named by its place in the whole input.
         skep_tickets::write_tickets(&mut input, &tickets, Format::Jsonl, false, Some(50)).unwrap();
         fs::write(path("tickets.jsonl"), input).unwrap();
-        let mut labels = Vec::new();
-        skep_tickets::write_labels(&mut labels, &skep_tickets::labels(11, 8)).unwrap();
+        let labels = skep_tickets::labels_to_json(&skep_tickets::labels(11, 8));
         fs::write(path("labels.json"), labels).unwrap();
         let inputs = vec![("--input", "tickets.jsonl"), ("--labels", "labels.json")];
         Self::publish(folder, "batch-classifier", inputs)
