@@ -265,6 +265,30 @@ pub fn guest_package(name: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes a folder with the package of a task of the tests' own. `grants` is that table of its
+/// manifest, with its heading, or nothing.
+///
+/// # Errors
+///
+/// When the folder is there already or cannot be written.
+pub fn task_package(
+    folder: &Path,
+    name: &str,
+    description: &str,
+    grants: &str,
+    component: &[u8],
+) -> Result<()> {
+    let manifest = format!(
+        "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\ndescription = \"{description}\"\n\
+         license = \"MIT\"\nkind = \"component\"\n\n[component]\nworld = \"task\"\n\
+         path = \"{name}.wasm\"\n\n{grants}"
+    );
+    std::fs::create_dir(folder)?;
+    std::fs::write(folder.join("skep.toml"), manifest)?;
+    std::fs::write(folder.join(format!("{name}.wasm")), component)?;
+    Ok(())
+}
+
 /// Examples that a language model can learn something from in a few steps, in JSON lines:
 /// conversations in which every answer is made in the same way.
 #[must_use]
