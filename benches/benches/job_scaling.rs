@@ -11,6 +11,7 @@
 //! after the other, less what the same component takes in the same sandbox, is what a shard costs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod options;
 mod setting;
 
 use std::io::{BufRead as _, BufReader};
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use options::{number, options};
 use serde_json::Value;
 use setting::{Setting, median};
 use skep_tests::{Node, task_package, written};
@@ -85,21 +87,11 @@ impl Setting {
 }
 
 fn main() {
-    let (mut skep, mut shards, mut wait, mut rounds) = (None, 60_usize, 200_u64, 3_usize);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let mut value = || arguments.next().expect("a value for each option");
-        match flag.as_str() {
-            "--skep" => skep = Some(PathBuf::from(value())),
-            "--shards" => shards = value().parse().unwrap(),
-            "--wait" => wait = value().parse().unwrap(),
-            "--rounds" => rounds = value().parse().unwrap(),
-            // What cargo says to every benchmark.
-            "--bench" => {}
-            other => panic!("unknown option {other}"),
-        }
-    }
-    let skep = skep.expect("--skep FILE");
+    let names = ["--skep", "--shards", "--wait", "--rounds"];
+    let [skep, shards, wait, rounds] = options(names);
+    let (shards, wait) = (number(shards, 60_usize), number(wait, 200_u64));
+    let rounds = number(rounds, 3_usize);
+    let skep = PathBuf::from(skep.expect("--skep FILE"));
     let setting = waiting(skep, Duration::from_millis(wait), shards);
     let requester = setting.requester();
     let providers = ["a", "b", "c", "d"].map(|name| setting.provider(name));

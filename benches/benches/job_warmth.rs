@@ -11,12 +11,14 @@
 //! has in its memory. A second job at the latter tells what is left without a start.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod options;
 mod setting;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use options::{number, options};
 use setting::{Setting, median};
 use skep_tests::{Node, task_package};
 
@@ -67,25 +69,13 @@ fn milliseconds(times: Vec<Duration>) -> f64 {
 }
 
 fn main() {
-    let (mut skep, mut components, mut rounds) = (None, None, 5_usize);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let mut value = || arguments.next().expect("a value for each option");
-        match flag.as_str() {
-            "--skep" => skep = Some(PathBuf::from(value())),
-            "--components" => components = Some(PathBuf::from(value())),
-            "--rounds" => rounds = value().parse().unwrap(),
-            // What cargo says to every benchmark.
-            "--bench" => {}
-            other => panic!("unknown option {other}"),
-        }
-    }
-    let skep = skep.expect("--skep FILE");
-    let components = components.expect("--components FOLDER");
+    let [skep, components, rounds] = options(["--skep", "--components", "--rounds"]);
+    let skep = PathBuf::from(skep.expect("--skep FILE"));
+    let components = PathBuf::from(components.expect("--components FOLDER"));
+    let rounds = number(rounds, 5_usize).max(1);
     let setting = generating(skep, &components);
     let requester = setting.requester();
     let (mut warm, mut cold, mut again) = (Vec::new(), Vec::new(), Vec::new());
-    let rounds = rounds.max(1);
     for round in 0..rounds {
         let name = format!("warm-{round}");
         let node = setting.started_again(&requester, &name, &["--warm", "1h"]);
