@@ -1,5 +1,8 @@
 //! What a benchmark is told on its command line.
 
+use std::fmt::Debug;
+use std::str::FromStr;
+
 /// The values of these options, in this order, and nothing for those that are not given. Ends the
 /// benchmark over any other.
 pub fn options<const COUNT: usize>(names: [&str; COUNT]) -> [Option<String>; COUNT] {
@@ -19,9 +22,10 @@ pub fn options<const COUNT: usize>(names: [&str; COUNT]) -> [Option<String>; COU
 }
 
 /// A number that is given, or the usual one.
-pub fn number<N: std::str::FromStr>(given: Option<String>, usual: N) -> N
+pub fn number<N>(given: Option<String>, usual: N) -> N
 where
-    N::Err: std::fmt::Debug,
+    N: FromStr,
+    N::Err: Debug,
 {
     given.map_or(usual, |given| given.parse().unwrap())
 }
