@@ -9,28 +9,20 @@
 //! process is new each time. A component that `--components` lacks is left out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod options;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use options::{number, options};
 use skep_tests::written;
 
 fn main() {
-    let (mut skep, mut components, mut starts) = (None, None, 30_usize);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let mut value = || arguments.next().expect("a value for each option");
-        match flag.as_str() {
-            "--skep" => skep = Some(PathBuf::from(value())),
-            "--components" => components = Some(PathBuf::from(value())),
-            "--starts" => starts = value().parse().unwrap(),
-            // What cargo says to every benchmark.
-            "--bench" => {}
-            other => panic!("unknown option {other}"),
-        }
-    }
-    let skep = skep.expect("--skep FILE");
-    let components = components.expect("--components FOLDER");
+    let [skep, components, starts] = options(["--skep", "--components", "--starts"]);
+    let skep = PathBuf::from(skep.expect("--skep FILE"));
+    let components = PathBuf::from(components.expect("--components FOLDER"));
+    let starts = number(starts, 30_usize);
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);
     std::fs::write(

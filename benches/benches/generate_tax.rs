@@ -15,10 +15,13 @@
 //! pair says little however often it is asked. What is told in the end is the middle of all pairs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod options;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use options::{number, options};
 use skep_accounts::{Account, Limits};
 use skep_engine::{Caller, Completion, Engine, Finish, LanguageModel, Options, Priority, Request};
 use skep_kernels::Team;
@@ -37,34 +40,27 @@ const RANDOM: Shape = Shape {
 };
 
 fn main() {
-    let (mut skep, mut component, mut model) = (None, None, None);
-    let (mut tokens, mut rounds, mut pairs) = (256_usize, 5_usize, 21_usize);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let mut value = || arguments.next().expect("a value for each option");
-        match flag.as_str() {
-            "--skep" => skep = Some(PathBuf::from(value())),
-            "--component" => component = Some(PathBuf::from(value())),
-            "--model" => model = Some(PathBuf::from(value())),
-            "--tokens" => tokens = value().parse().unwrap(),
-            "--rounds" => rounds = value().parse().unwrap(),
-            "--pairs" => pairs = value().parse().unwrap(),
-            // What cargo says to every benchmark.
-            "--bench" => {}
-            other => panic!("unknown option {other}"),
-        }
-    }
+    let [skep, component, model, tokens, rounds, pairs] = options([
+        "--skep",
+        "--component",
+        "--model",
+        "--tokens",
+        "--rounds",
+        "--pairs",
+    ]);
+    let (tokens, rounds) = (number(tokens, 256_usize), number(rounds, 5_usize));
+    let pairs = number(pairs, 21_usize);
     let folder = tempfile::tempdir().unwrap();
-    let model = model.unwrap_or_else(|| {
+    let model = model.map(PathBuf::from).unwrap_or_else(|| {
         let path = folder.path().join("random.gguf");
         random::gguf(&path, &RANDOM, 1).unwrap();
         path
     });
-    let skep = skep.expect("--skep FILE");
+    let skep = PathBuf::from(skep.expect("--skep FILE"));
     let sides = Sides {
         folder: folder.path(),
         skep: &skep,
-        component: component.expect("--component FILE"),
+        component: PathBuf::from(component.expect("--component FILE")),
         model,
         tokens,
         rounds,

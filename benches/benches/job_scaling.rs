@@ -11,64 +11,31 @@
 //! after the other, less what the same component takes in the same sandbox, is what a shard costs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
+mod options;
+mod setting;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use options::{number, options};
 use serde_json::Value;
-use skep_tests::{Node, ask, written};
+use setting::{Setting, median};
+use skep_tests::{Node, task_package, written};
 
-const MANIFEST: &str = r#"[package]
-name = "waiter"
-version = "0.1.0"
-description = "Waits, and does nothing else"
-kind = "component"
-
-[component]
-world = "task"
-path = "waiter.wasm"
-"#;
-
-struct Setting {
-    folder: tempfile::TempDir,
-    skep: PathBuf,
-    package: String,
+/// A setting with a component that waits for so long, and an input of so many lines.
+fn waiting(skep: PathBuf, wait: Duration, shards: usize) -> Setting {
+    let component = wat::parse_str(written::waiter(wait)).unwrap();
+    let lines: String = (0..shards).map(|line| format!("{line}\n")).collect();
+    let make = |package: &Path| {
+        let description = "Waits, and does nothing else";
+        task_package(package, "waiter", description, "", &component).unwrap();
+    };
+    Setting::new(skep, make, &lines)
 }
 
 impl Setting {
-    fn new(skep: PathBuf, wait: Duration, shards: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let package = folder.path().join("package");
-        fs::create_dir(&package).unwrap();
-        let text = written::waiter(wait);
-        fs::write(package.join("waiter.wasm"), wat::parse_str(text).unwrap()).unwrap();
-        fs::write(package.join("skep.toml"), MANIFEST).unwrap();
-        let lines: String = (0..shards).map(|line| format!("{line}\n")).collect();
-        fs::write(folder.path().join("lines"), lines).unwrap();
-        let requester = folder.path().join("requester");
-        configure(&requester, "");
-        ask(&skep, &requester, &["key", "new"]).unwrap();
-        let published = ask(&skep, &requester, &["publish", package.to_str().unwrap()]).unwrap();
-        ask(&skep, &requester, &["account", "add", "1000"]).unwrap();
-        let package = published["published"]["reference"].as_str().unwrap();
-        Self {
-            package: package.to_owned(),
-            folder,
-            skep,
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn provider(&self, name: &str) -> Node {
-        configure(&self.path(name), "[jobs]\naccept = true\n");
-        Node::start(&self.skep, &self.path(name)).unwrap()
-    }
-
     /// When each shard was done, from the job's beginning.
     fn job(&self, providers: &[Node], shards: usize) -> Vec<Duration> {
         let mut command = Command::new(&self.skep);
@@ -119,35 +86,14 @@ impl Setting {
     }
 }
 
-fn configure(home: &Path, more: &str) {
-    fs::create_dir_all(home).unwrap();
-    let text = format!("[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n{more}");
-    fs::write(home.join("config.toml"), text).unwrap();
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
 fn main() {
-    let (mut skep, mut shards, mut wait, mut rounds) = (None, 60_usize, 200_u64, 3_usize);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let mut value = || arguments.next().expect("a value for each option");
-        match flag.as_str() {
-            "--skep" => skep = Some(PathBuf::from(value())),
-            "--shards" => shards = value().parse().unwrap(),
-            "--wait" => wait = value().parse().unwrap(),
-            "--rounds" => rounds = value().parse().unwrap(),
-            // What cargo says to every benchmark.
-            "--bench" => {}
-            other => panic!("unknown option {other}"),
-        }
-    }
-    let skep = skep.expect("--skep FILE");
-    let setting = Setting::new(skep, Duration::from_millis(wait), shards);
-    let requester = Node::start(&setting.skep, &setting.path("requester")).unwrap();
+    let names = ["--skep", "--shards", "--wait", "--rounds"];
+    let [skep, shards, wait, rounds] = options(names);
+    let (shards, wait) = (number(shards, 60_usize), number(wait, 200_u64));
+    let rounds = number(rounds, 3_usize);
+    let skep = PathBuf::from(skep.expect("--skep FILE"));
+    let setting = waiting(skep, Duration::from_millis(wait), shards);
+    let requester = setting.requester();
     let providers = ["a", "b", "c", "d"].map(|name| setting.provider(name));
 
     let alone = median((0..21).map(|_| setting.alone(&requester)).collect());

@@ -11,58 +11,31 @@
 //! has in its memory. A second job at the latter tells what is left without a start.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod options;
+mod setting;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use skep_tests::{Node, ask};
+use options::{number, options};
+use setting::{Setting, median};
+use skep_tests::{Node, task_package};
 
-const MANIFEST: &str = r#"[package]
-name = "generate"
-version = "0.1.0"
-description = "Goes on with each line"
-kind = "component"
-
-[component]
-world = "task"
-path = "generate.wasm"
-
-[grants]
-models = ["default"]
-"#;
-
-struct Setting {
-    folder: tempfile::TempDir,
-    skep: PathBuf,
-    package: String,
+/// A setting with the component that has a language model go on with each line, and one line.
+fn generating(skep: PathBuf, components: &Path) -> Setting {
+    let component = fs::read(components.join("generate.wasm")).unwrap();
+    let make = |package: &Path| {
+        let (description, grants) = (
+            "Goes on with each line",
+            "[grants]\nmodels = [\"default\"]\n",
+        );
+        task_package(package, "generate", description, grants, &component).unwrap();
+    };
+    Setting::new(skep, make, "The lamp is lit.\n")
 }
 
 impl Setting {
-    fn new(skep: PathBuf, components: &Path) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let package = folder.path().join("package");
-        fs::create_dir(&package).unwrap();
-        let component = components.join("generate.wasm");
-        fs::copy(component, package.join("generate.wasm")).unwrap();
-        fs::write(package.join("skep.toml"), MANIFEST).unwrap();
-        fs::write(folder.path().join("lines"), "The lamp is lit.\n").unwrap();
-        let requester = folder.path().join("requester");
-        configure(&requester, "");
-        ask(&skep, &requester, &["key", "new"]).unwrap();
-        let published = ask(&skep, &requester, &["publish", package.to_str().unwrap()]).unwrap();
-        ask(&skep, &requester, &["account", "add", "1000"]).unwrap();
-        let package = published["published"]["reference"].as_str().unwrap();
-        Self {
-            package: package.to_owned(),
-            folder,
-            skep,
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     /// How long a job of one shard takes.
     fn job(&self, requester: &Node, provider: &Node, more: &[&str]) -> Duration {
         let (input, output) = (self.path("lines"), self.path("out"));
@@ -79,19 +52,11 @@ impl Setting {
 
     /// A node that did a job, was killed, and has been started again.
     fn started_again(&self, requester: &Node, name: &str, more: &[&str]) -> Node {
-        let home = self.path(name);
-        configure(&home, "[jobs]\naccept = true\n");
-        let node = Node::start(&self.skep, &home).unwrap();
+        let node = self.provider(name);
         self.job(requester, &node, more);
         node.kill().unwrap();
-        Node::start(&self.skep, &home).unwrap()
+        self.provider(name)
     }
-}
-
-fn configure(home: &Path, more: &str) {
-    fs::create_dir_all(home).unwrap();
-    let text = format!("[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n{more}");
-    fs::write(home.join("config.toml"), text).unwrap();
 }
 
 fn keeps_nothing(node: &Node) -> bool {
@@ -99,31 +64,18 @@ fn keeps_nothing(node: &Node) -> bool {
     status["kept"].as_array().unwrap().is_empty()
 }
 
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort();
-    1e3 * times[times.len() / 2].as_secs_f64()
+fn milliseconds(times: Vec<Duration>) -> f64 {
+    1e3 * median(times).as_secs_f64()
 }
 
 fn main() {
-    let (mut skep, mut components, mut rounds) = (None, None, 5_usize);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let mut value = || arguments.next().expect("a value for each option");
-        match flag.as_str() {
-            "--skep" => skep = Some(PathBuf::from(value())),
-            "--components" => components = Some(PathBuf::from(value())),
-            "--rounds" => rounds = value().parse().unwrap(),
-            // What cargo says to every benchmark.
-            "--bench" => {}
-            other => panic!("unknown option {other}"),
-        }
-    }
-    let skep = skep.expect("--skep FILE");
-    let components = components.expect("--components FOLDER");
-    let setting = Setting::new(skep, &components);
-    let requester = Node::start(&setting.skep, &setting.path("requester")).unwrap();
+    let [skep, components, rounds] = options(["--skep", "--components", "--rounds"]);
+    let skep = PathBuf::from(skep.expect("--skep FILE"));
+    let components = PathBuf::from(components.expect("--components FOLDER"));
+    let rounds = number(rounds, 5_usize).max(1);
+    let setting = generating(skep, &components);
+    let requester = setting.requester();
     let (mut warm, mut cold, mut again) = (Vec::new(), Vec::new(), Vec::new());
-    let rounds = rounds.max(1);
     for round in 0..rounds {
         let name = format!("warm-{round}");
         let node = setting.started_again(&requester, &name, &["--warm", "1h"]);
@@ -135,7 +87,16 @@ fn main() {
         again.push(setting.job(&requester, &node, &[]));
     }
     println!("a job of one line and one shard; medians of {rounds} rounds");
-    println!("first after a start, kept ready  {:8.1} ms", median(warm));
-    println!("first after a start, not kept    {:8.1} ms", median(cold));
-    println!("the next one there               {:8.1} ms", median(again));
+    println!(
+        "first after a start, kept ready  {:8.1} ms",
+        milliseconds(warm)
+    );
+    println!(
+        "first after a start, not kept    {:8.1} ms",
+        milliseconds(cold)
+    );
+    println!(
+        "the next one there               {:8.1} ms",
+        milliseconds(again)
+    );
 }

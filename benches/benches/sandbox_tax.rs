@@ -11,10 +11,13 @@
 //! beside it, where the system tells it: other work on the machine disturbs it less.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod options;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use options::{number, options};
 use skep_model::Encoder;
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Grants, ModelGrant};
@@ -29,23 +32,12 @@ const SEED: u64 = 7;
 const EXAMPLES: usize = 8;
 
 fn main() {
-    let (mut component, mut model) = (None, None);
-    let (mut records, mut rounds) = (20_000_usize, 7_usize);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let mut value = || arguments.next().expect("a value for each option");
-        match flag.as_str() {
-            "--component" => component = Some(PathBuf::from(value())),
-            "--model" => model = Some(PathBuf::from(value())),
-            "--records" => records = value().parse().unwrap(),
-            "--rounds" => rounds = value().parse().unwrap(),
-            // What cargo says to every benchmark.
-            "--bench" => {}
-            other => panic!("unknown option {other}"),
-        }
-    }
+    let names = ["--component", "--model", "--records", "--rounds"];
+    let [component, model, records, rounds] = options(names);
+    let (records, rounds) = (number(records, 20_000_usize), number(rounds, 7_usize));
     let component = std::fs::read(component.expect("--component FILE")).unwrap();
-    let encoder = Encoder::load(&model.expect("--model FOLDER"), &Device::cpu()).unwrap();
+    let model = PathBuf::from(model.expect("--model FOLDER"));
+    let encoder = Encoder::load(&model, &Device::cpu()).unwrap();
     let sandbox = Sandbox::new(SandboxConfig::default()).unwrap();
     // As the node does it: the encoder's threads make room for guests that compute.
     let computing = sandbox.guests_computing();

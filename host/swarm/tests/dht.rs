@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{content, limits, publish};
-use iroh::endpoint::{Connection, presets};
+use common::hostile::endpoint;
+use common::{content, limits, offer, publish};
+use iroh::SecretKey;
+use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
-use iroh::{Endpoint, RelayMode, SecretKey};
 use mainline::{Id, Testnet};
 use skep_registry::{Digest, PublisherKey};
 use skep_swarm::{
@@ -194,8 +195,7 @@ async fn who_announces_a_thing_finds_the_others_that_have_it_meanwhile() {
     let mut digests = Vec::new();
     for number in 0..BLOBS {
         let blob = content(number as u64, 100);
-        let (digest, _) = a.import_bytes(blob.clone()).await.unwrap();
-        a.share(&digest).await.unwrap();
+        let digest = offer(&a, &blob).await;
         b.import_bytes(blob).await.unwrap();
         digests.push(digest);
     }
@@ -321,15 +321,8 @@ async fn what_is_forged_or_over_is_not_taken_from_who_is_in_the_dht() {
     let net = Testnet::builder(8).build().unwrap();
     let [gossiper, late, stranger, victim] =
         [1, 2, 3, 4].map(|seed| SecretKey::from_bytes(&[seed; 32]));
-    let endpoint = Endpoint::builder(presets::Minimal)
-        .secret_key(gossiper.clone())
-        .relay_mode(RelayMode::Disabled)
-        .clear_ip_transports()
-        .bind_addr("127.0.0.1:0")
-        .unwrap()
-        .bind()
-        .await
-        .unwrap();
+    let endpoint = endpoint().secret_key(gossiper.clone());
+    let endpoint = endpoint.bind().await.unwrap();
     let at = endpoint.bound_sockets()[0];
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -8,21 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::hostile::{Hostile, Sends};
-use common::{content, limits, node, node_with};
+use common::{content, limits, node, node_with, offer};
 use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
 use skep_swarm::{
-    BlobError, Discovery, Limits, Presence, ProviderAddr, ProviderFault, Swarm, TicketDiscovery,
-    Want,
+    BlobError, Discovery, Limits, Presence, ProviderAddr, ProviderFault, TicketDiscovery, Want,
 };
-
-/// Puts a blob on a node and serves it.
-async fn offer(node: &Swarm, blob: &[u8]) -> Digest {
-    let (digest, _) = node.import_bytes(blob.to_vec()).await.unwrap();
-    node.share(&digest).await.unwrap();
-    digest
-}
 
 #[tokio::test]
 async fn a_blob_of_any_size_is_found_by_its_digest_and_fetched() {

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::hostile::{Hostile, Reply, Sends, frame, showing};
-use common::{content, draft, file_ref, limits, node, node_with, publish};
+use common::{content, draft, file_ref, limits, node, node_with, offer, publish};
 use skep_registry::{HistoryError, PublisherKey, SignedRelease};
 use skep_swarm::{FetchError, Limits, Presence, ProviderFault, ResolveError};
 
@@ -233,8 +233,7 @@ async fn a_liar_is_dropped_and_the_next_provider_goes_on() {
     let data = content(20, 2_000_000);
     let file = file_ref(&data);
     let a = node(&dir.path().join("a")).await;
-    a.import_bytes(data.clone()).await.unwrap();
-    a.share(&file.digest).await.unwrap();
+    offer(&a, &data).await;
     let patience = Limits {
         stall: Duration::from_millis(300),
         ..limits()

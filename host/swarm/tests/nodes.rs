@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{content, file_ref, limits, node, node_with, publish, visible};
+use common::{content, file_ref, limits, node, node_with, offer, publish, visible};
 use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::{Digest, PackageRef, PublisherKey};
@@ -200,8 +200,7 @@ async fn two_fetches_of_one_thing_move_it_once() {
     let data = content(3, 8_000_000);
     let file = file_ref(&data);
     let a = node(&dir.path().join("a")).await;
-    a.import_bytes(data).await.unwrap();
-    a.share(&file.digest).await.unwrap();
+    offer(&a, &data).await;
     let b = node(&dir.path().join("b")).await;
     let providers = [a.addr()];
     let files = [file.clone()];
@@ -225,8 +224,7 @@ async fn progress_rises_to_the_whole() {
     let a = node(&dir.path().join("a")).await;
     let a2 = node(&dir.path().join("a2")).await;
     for node in [&a, &a2] {
-        node.import_bytes(data.clone()).await.unwrap();
-        node.share(&file.digest).await.unwrap();
+        offer(node, &data).await;
     }
     let b = node(&dir.path().join("b")).await;
     let seen = Arc::new(Mutex::new(Vec::new()));

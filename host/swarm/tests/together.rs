@@ -7,17 +7,16 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::hostile::{Hostile, Sends};
-use common::{content, limits, node, node_with};
-use iroh::endpoint::{Connection, presets};
+use common::hostile::{Hostile, Sends, addr_of, endpoint};
+use common::{content, limits, node, node_with, offer};
+use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
-use iroh::{Endpoint, RelayMode};
 use iroh_blobs::protocol::Request;
 use iroh_blobs::store::mem::MemStore;
 use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
-use skep_swarm::{Discovery, Limits, NodeId, ProviderAddr, TicketDiscovery, Want};
+use skep_swarm::{Discovery, Limits, ProviderAddr, TicketDiscovery, Want};
 use tokio::sync::{Barrier, Notify};
 
 /// As long as no test here ever takes.
@@ -31,18 +30,8 @@ impl Waiting {
     async fn start(blob: &[u8], barrier: Arc<Barrier>) -> (Router, ProviderAddr) {
         let store = MemStore::new();
         store.add_slice(blob).await.unwrap();
-        let endpoint = Endpoint::builder(presets::Minimal)
-            .relay_mode(RelayMode::Disabled)
-            .clear_ip_transports()
-            .bind_addr("127.0.0.1:0")
-            .unwrap()
-            .bind()
-            .await
-            .unwrap();
-        let addr = ProviderAddr {
-            id: NodeId::from_bytes(endpoint.id().as_bytes()).unwrap(),
-            addrs: endpoint.bound_sockets(),
-        };
+        let endpoint = endpoint().bind().await.unwrap();
+        let addr = addr_of(&endpoint);
         let router = Router::builder(endpoint)
             .accept(iroh_blobs::ALPN, Self(store, barrier))
             .spawn();
@@ -105,10 +94,8 @@ async fn several_providers_send_one_blob_at_the_same_time() {
 async fn liars_and_stallers_are_dropped_in_the_middle_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let data = content(71, 6 << 20);
-    let digest = Digest::of(&data);
     let honest = node(&dir.path().join("a")).await;
-    honest.import_bytes(data.clone()).await.unwrap();
-    honest.share(&digest).await.unwrap();
+    let digest = offer(&honest, &data).await;
     let patience = Limits {
         stall: Duration::from_secs(1),
         ..limits()
@@ -172,10 +159,8 @@ async fn who_dawdles_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     // At its pace a piece takes minutes, and it never stalls.
     let data = content(72, 8 << 20);
-    let digest = Digest::of(&data);
     let honest = node(&dir.path().join("a")).await;
-    honest.import_bytes(data.clone()).await.unwrap();
-    honest.share(&digest).await.unwrap();
+    let digest = offer(&honest, &data).await;
     let hedging = Limits {
         stall: Duration::from_secs(3600),
         hedge: Duration::from_millis(100),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{content, limits, publish};
+use common::{content, limits, offer, publish};
 use mainline::Testnet;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -50,11 +50,7 @@ fn blobs(random: &mut StdRng) -> Vec<Held> {
 async fn put(nodes: &[Swarm], blobs: &[Held]) {
     for blob in blobs {
         for holder in &blob.holders {
-            let (digest, _) = nodes[*holder]
-                .import_bytes(blob.data.clone())
-                .await
-                .unwrap();
-            nodes[*holder].share(&digest).await.unwrap();
+            offer(&nodes[*holder], &blob.data).await;
         }
     }
 }

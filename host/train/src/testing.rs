@@ -1,6 +1,17 @@
-//! Backward passes against differences of forward passes.
+//! Backward passes against differences of forward passes, and who computes them.
 
+use skep_kernels::Team;
+
+use crate::gemm::{Simd, Workers};
 use crate::random::test_values;
+
+/// A team at work with the best instructions that this machine has.
+pub(crate) fn workers(team: &Team) -> Workers<'_> {
+    Workers {
+        simd: Simd::best(),
+        team,
+    }
+}
 
 /// Holds every gradient against the central difference of `sum(output · weights)`, for random
 /// weights. The forward pass is in 32 bits, so a difference over steps of a hundredth is exact to

@@ -8,7 +8,8 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    Reference, base, examples, gradients_agree, here, model_folder, options, relative, seed_lora,
+    Reference, base, examples, fifty_steps, gradients_agree, here, labelled, model_folder, options,
+    relative, seed_lora, step,
 };
 use safetensors::SafeTensors;
 use skep_accounts::Account;
@@ -16,8 +17,8 @@ use skep_decoder::{AdapterError, Decoder};
 use skep_model::{Encoder, EncoderOptions};
 use skep_tensor::Device;
 use skep_train::{
-    Base, Checkpointing, Divisor, Example, HyperParameters, LoraConfig, Loss, OptimizerKind,
-    Outcome, Precision, TrainError, Trainer, TrainerOptions,
+    Base, Checkpointing, Divisor, Example, LoraConfig, Loss, OptimizerKind, Outcome, Precision,
+    TrainError, Trainer, TrainerOptions,
 };
 
 fn dora() -> LoraConfig {
@@ -59,15 +60,6 @@ fn judge(trainer: &mut Trainer, texts: &[Example]) -> Outcome {
     done.unwrap()
 }
 
-fn step(trainer: &mut Trainer) {
-    let hyper = HyperParameters {
-        learning_rate: 5e-3,
-        weight_decay: 0.01,
-        ..HyperParameters::default()
-    };
-    trainer.optim_step(&hyper).unwrap();
-}
-
 /// Every magnitude that a training has, by its name.
 fn magnitudes(trainer: &Trainer) -> Vec<(String, Vec<f32>)> {
     let tensors = trainer.tensors().into_iter();
@@ -80,27 +72,11 @@ fn magnitudes(trainer: &Trainer) -> Vec<(String, Vec<f32>)> {
 }
 
 /// The gradients of a first batch and the losses of 50 steps.
-fn fifty_steps(mut trainer: Trainer, texts: &[Example], loss: Loss, name: &str) {
-    let reference = Reference::open(&format!("{name}/reference.safetensors"));
-    let mut worst = 0.0_f64;
-    let losses = reference.floats("losses");
-    assert_eq!(losses.len(), 50);
-    for (number, want) in losses.into_iter().enumerate() {
-        let pair = [2 * number % 8, (2 * number + 1) % 8].map(|n| texts[n].clone());
-        let got = learn(&mut trainer, &pair, loss);
-        let error = (got / f64::from(want) - 1.0).abs();
-        let most = if number == 0 { 1e-5 } else { 1e-3 };
-        assert!(
-            error < most,
-            "{name}, step {number}: {got} instead of {want}"
-        );
-        if number == 0 {
-            gradients_agree(&trainer, &reference, name);
-        }
-        worst = worst.max(error);
-        step(&mut trainer);
-    }
-    println!("{name}: losses of 50 steps within {worst:.1e} of PEFT's");
+fn learns_as_pefts(mut trainer: Trainer, texts: &[Example], loss: Loss, name: &str) {
+    let errors = fifty_steps(&mut trainer, texts, loss, name, |trainer, reference| {
+        gradients_agree(trainer, reference, name);
+    });
+    assert!(errors[0] < 1e-5, "{name}: {}", errors[0]);
 }
 
 #[test]
@@ -110,26 +86,18 @@ fn a_decoder_has_pefts_gradients_and_losses() {
             checkpointing,
             ..options()
         };
-        fifty_steps(
-            pefts(dora(), &options),
-            &texts(),
-            Loss::CrossEntropy,
-            "dora",
-        );
+        let trainer = pefts(dora(), &options);
+        learns_as_pefts(trainer, &texts(), Loss::CrossEntropy, "dora");
     }
 }
 
 #[test]
 fn an_encoder_has_pefts_gradients_and_losses() {
-    let reference = Reference::open("bert/steps/reference.safetensors");
-    let mut texts = examples(&reference);
-    for (text, label) in texts.iter_mut().zip(reference.integers("labels")) {
-        text.label = Some(label);
-    }
+    let texts = labelled(&Reference::open("bert/steps/reference.safetensors"));
     // What its files say is enough to go on from it.
     let trainer = Trainer::open_adapter(bert(), &here("bert/dora"), &options()).unwrap();
     assert!(trainer.lora().dora);
-    fifty_steps(trainer, &texts, Loss::Classification, "bert/dora");
+    learns_as_pefts(trainer, &texts, Loss::Classification, "bert/dora");
 }
 
 /// The base's share of what is dropped is not, as in PEFT, which was given the same inputs to drop.

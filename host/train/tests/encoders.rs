@@ -6,7 +6,9 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Reference, examples, gradients_agree, here, options, relative, seed_lora};
+use common::{
+    Reference, fifty_steps, gradients_agree, here, labelled, options, relative, seed_lora,
+};
 use skep_accounts::{Account, Limits};
 use skep_model::{Encoder, EncoderOptions, Precision};
 use skep_tensor::Device;
@@ -34,15 +36,6 @@ fn five_classes() -> TrainerOptions {
 
 fn open(lora: LoraConfig, options: &TrainerOptions) -> Trainer {
     Trainer::open(bert(), lora, options).unwrap()
-}
-
-/// The texts of a reference with their labels.
-fn labelled(reference: &Reference) -> Vec<Example> {
-    let mut texts = examples(reference);
-    for (text, label) in texts.iter_mut().zip(reference.integers("labels")) {
-        text.label = Some(label);
-    }
-    texts
 }
 
 fn learn(trainer: &mut Trainer, texts: &[Example]) -> skep_train::Outcome {
@@ -75,25 +68,11 @@ fn one_batch_has_pefts_loss_and_gradients() {
 
 #[test]
 fn fifty_steps_have_pefts_losses() {
-    let reference = Reference::open("bert/steps/reference.safetensors");
-    let texts = labelled(&reference);
+    let texts = labelled(&Reference::open("bert/steps/reference.safetensors"));
     let mut trainer = open(seed_lora(), &five_classes());
     trainer.load_adapter(&here("bert/steps")).unwrap();
-    let hyper = HyperParameters {
-        learning_rate: 5e-3,
-        weight_decay: 0.01,
-        ..HyperParameters::default()
-    };
-    let mut worst = 0.0_f64;
-    for (step, want) in reference.floats("losses").into_iter().enumerate() {
-        let pair = [2 * step % 8, (2 * step + 1) % 8].map(|n| texts[n].clone());
-        let loss = learn(&mut trainer, &pair).loss;
-        let error = (loss / f64::from(want) - 1.0).abs();
-        assert!(error < 1e-3, "step {step}: {loss} instead of {want}");
-        worst = worst.max(error);
-        trainer.optim_step(&hyper).unwrap();
-    }
-    println!("50 steps of an encoder: losses within {worst:.1e} of PEFT's");
+    let loss = Loss::Classification;
+    fifty_steps(&mut trainer, &texts, loss, "bert/steps", |_, _| {});
 }
 
 /// With half of its inputs dropped an adapter is judged as the same one without, bit for bit.

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Reference, base, examples, here, options, seed_lora};
+use common::{Reference, base, examples, here, labelled, options, seed_lora};
 use skep_accounts::Account;
 use skep_model::{Encoder, EncoderOptions};
 use skep_tensor::Device;
@@ -116,11 +116,7 @@ fn many_tokens_take_less_memory() {
 /// The same of an encoder.
 #[test]
 fn an_encoder_keeps_in_half_the_memory_too() {
-    let reference = Reference::open("bert/batch/reference.safetensors");
-    let mut texts = examples(&reference);
-    for (text, label) in texts.iter_mut().zip(reference.integers("labels")) {
-        text.label = Some(label);
-    }
+    let texts = labelled(&Reference::open("bert/batch/reference.safetensors"));
     let mut exactly = EncoderOptions::default();
     exactly.precision = Some(skep_model::Precision::F32);
     let encoder = Encoder::load_with(&here("bert/model"), &Device::cpu(), exactly).unwrap();

@@ -6,7 +6,8 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    Reference, base, examples, gradients_agree, here, model_folder, options, relative, seed_lora,
+    Reference, base, examples, fifty_steps, gradients_agree, here, labelled, model_folder, options,
+    relative, seed_lora,
 };
 use skep_accounts::{Account, Limits};
 use skep_decoder::{AdapterWeights, Decoder};
@@ -54,40 +55,17 @@ fn one_batch_of_every_architecture_has_pefts_loss_and_gradients() {
 
 #[test]
 fn fifty_steps_have_pefts_losses() {
-    let reference = Reference::open("steps/reference.safetensors");
-    let texts = examples(&reference);
+    let texts = examples(&Reference::open("steps/reference.safetensors"));
     let mut trainer = Trainer::open(base("llama"), seed_lora(), &options()).unwrap();
     trainer.load_adapter(&here("steps")).unwrap();
-    let hyper = HyperParameters {
-        learning_rate: 5e-3,
-        weight_decay: 0.01,
-        ..HyperParameters::default()
-    };
-    let mut worst = 0.0_f64;
-    for (step, want) in reference.floats("losses").into_iter().enumerate() {
-        let pair = [2 * step % 8, (2 * step + 1) % 8].map(|n| texts[n].clone());
-        let outcome = trainer
-            .forward_backward(&pair, Loss::CrossEntropy, Divisor::Own)
-            .unwrap();
-        let error = (outcome.loss / f64::from(want) - 1.0).abs();
-        assert!(
-            error < 1e-3,
-            "step {step}: {} instead of {want}",
-            outcome.loss
-        );
-        worst = worst.max(error);
-        trainer.optim_step(&hyper).unwrap();
-    }
-    println!("50 steps: losses within {worst:.1e} of PEFT's");
+    let loss = Loss::CrossEntropy;
+    fifty_steps(&mut trainer, &texts, loss, "steps", |_, _| {});
 }
 
 #[test]
 fn a_classifier_has_pefts_loss_and_gradients() {
     let reference = Reference::open("classes/reference.safetensors");
-    let mut texts = examples(&reference);
-    for (text, label) in texts.iter_mut().zip(reference.integers("labels")) {
-        text.label = Some(label);
-    }
+    let texts = labelled(&reference);
     let options = TrainerOptions {
         classes: Some(5),
         ..options()

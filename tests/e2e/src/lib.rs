@@ -231,14 +231,61 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(home: &Path, arguments: &[S]) -> Result<En
 ///
 /// When the folder cannot be written.
 pub fn set_up(home: &Path) -> Result<()> {
-    let configuration = home.join("config.toml");
-    if !configuration.exists() {
-        std::fs::create_dir_all(home)?;
-        std::fs::write(
-            configuration,
-            "[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n",
-        )?;
+    if !home.join("config.toml").exists() {
+        configure(home, "")?;
     }
+    Ok(())
+}
+
+/// Makes a home that keeps to loopback, with `more` of a configuration behind that: lines of the
+/// table `[network]`, and other tables. A configuration that is there already is written over.
+///
+/// # Errors
+///
+/// When the folder cannot be written.
+pub fn configure(home: &Path, more: &str) -> Result<()> {
+    std::fs::create_dir_all(home)?;
+    let text = format!("[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n{more}");
+    std::fs::write(home.join("config.toml"), text)?;
+    Ok(())
+}
+
+/// Makes a folder with the package of one of skep's own guests, as its publisher has it.
+///
+/// # Errors
+///
+/// When the folder is there already or cannot be written, or the component is not built.
+pub fn guest_package(name: &str, folder: &Path) -> Result<()> {
+    let source = Built::root().join("guests").join(name);
+    std::fs::create_dir(folder)?;
+    for name in ["skep.toml", "README.md"] {
+        std::fs::copy(source.join(name), folder.join(name))?;
+    }
+    std::fs::copy(Built::component(name), folder.join(format!("{name}.wasm")))?;
+    Ok(())
+}
+
+/// Makes a folder with the package of a task of the tests' own. `grants` is that table of its
+/// manifest, with its heading, or nothing.
+///
+/// # Errors
+///
+/// When the folder is there already or cannot be written.
+pub fn task_package(
+    folder: &Path,
+    name: &str,
+    description: &str,
+    grants: &str,
+    component: &[u8],
+) -> Result<()> {
+    let manifest = format!(
+        "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\ndescription = \"{description}\"\n\
+         license = \"MIT\"\nkind = \"component\"\n\n[component]\nworld = \"task\"\n\
+         path = \"{name}.wasm\"\n\n{grants}"
+    );
+    std::fs::create_dir(folder)?;
+    std::fs::write(folder.join("skep.toml"), manifest)?;
+    std::fs::write(folder.join(format!("{name}.wasm")), component)?;
     Ok(())
 }
 

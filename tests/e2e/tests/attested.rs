@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use skep_tests::{Built, Node, ask, run};
+use skep_tests::{Built, Node, ask, configure, guest_package, run};
 
 fn openssl(folder: &Path, arguments: &str) -> Vec<u8> {
     let mut command = Command::new("openssl");
@@ -71,11 +71,9 @@ fn authority(folder: &Path) -> String {
     String::from_utf8(digest).unwrap()[..64].to_owned()
 }
 
-/// A home on loopback with more of a configuration.
-fn configure(home: &Path, more: &str) {
-    fs::create_dir_all(home).unwrap();
-    let text = format!("[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n{more}");
-    fs::write(home.join("config.toml"), text).unwrap();
+/// `[attestation]` for who trusts an authority by its root.
+fn trusting(root: &str) -> String {
+    format!("[attestation]\nroots = [\"{root}\"]\n")
 }
 
 fn text(path: &Path) -> &str {
@@ -121,33 +119,14 @@ impl Setting {
         let folder = tempfile::tempdir().unwrap();
         let root = authority(&folder.path().join("authority"));
         let path = |name: &str| folder.path().join(name);
-        let source = Built::root().join("guests/batch-classifier");
-        fs::create_dir(path("package")).unwrap();
-        for name in ["skep.toml", "README.md"] {
-            fs::copy(source.join(name), path("package").join(name)).unwrap();
-        }
-        let component = Built::component("batch-classifier");
-        fs::copy(&component, path("package").join("batch-classifier.wasm")).unwrap();
-        let mut input = Vec::new();
-        let tickets = skep_tickets::tickets(5, 12);
-        skep_tickets::write_tickets(
-            &mut input,
-            &tickets,
-            skep_tickets::Format::Jsonl,
-            false,
-            None,
-        )
-        .unwrap();
-        fs::write(path("tickets.jsonl"), input).unwrap();
-        let mut labels = Vec::new();
-        skep_tickets::write_labels(&mut labels, &skep_tickets::labels(5, 4)).unwrap();
+        guest_package("batch-classifier", &path("package")).unwrap();
+        let tickets = skep_tickets::to_jsonl(&skep_tickets::tickets(5, 12));
+        fs::write(path("tickets.jsonl"), tickets).unwrap();
+        let labels = skep_tickets::labels_to_json(&skep_tickets::labels(5, 4));
         fs::write(path("labels.json"), labels).unwrap();
 
         let requester = path("requester");
-        configure(
-            &requester,
-            &format!("[attestation]\nroots = [\"{root}\"]\n"),
-        );
+        configure(&requester, &trusting(&root)).unwrap();
         let home = |arguments: &[&str]| ask(&Built::skep(), &requester, arguments).unwrap();
         home(&["key", "new"]);
         let published = home(&["publish", text(&path("package"))]);
@@ -167,11 +146,9 @@ impl Setting {
 
     /// A node that takes jobs, and shows this of its hardware.
     fn provider(&self, name: &str, attestation: &str) -> Node {
-        configure(
-            &self.path(name),
-            &format!("[jobs]\naccept = true\n{attestation}"),
-        );
-        Node::start(&Built::skep(), &self.path(name)).unwrap()
+        let home = self.path(name);
+        configure(&home, &format!("[jobs]\naccept = true\n{attestation}")).unwrap();
+        Node::start(&Built::skep(), &home).unwrap()
     }
 
     /// `[attestation]` for a node with the processor of an authority.
@@ -286,8 +263,7 @@ fn a_quote_that_does_not_hold_is_no_label_and_costs_no_job() {
     let setting = Setting::new();
     authority(&setting.path("another"));
     let requester = setting.path("requester");
-    let root = &setting.root;
-    let trusting = format!("[attestation]\nroots = [\"{root}\"]\n");
+    let trusting = trusting(&setting.root);
     let naming = format!("{trusting}measurements = [\"{}\"]\n", "00".repeat(48));
     for (name, attestation, trusted, reason) in [
         (
@@ -315,7 +291,7 @@ fn a_quote_that_does_not_hold_is_no_label_and_costs_no_job() {
             "runs software with the measurement abab",
         ),
     ] {
-        configure(&requester, trusted);
+        configure(&requester, trusted).unwrap();
         let node = setting.provider(name, &attestation);
         let submit = setting.submit(&[&node], &["--shards", "1"]);
         let job = ask(&Built::skep(), &requester, &submit).unwrap();
@@ -333,7 +309,7 @@ fn a_quote_that_does_not_hold_is_no_label_and_costs_no_job() {
         assert_eq!(told(&shown), [said], "{name}");
     }
     // A program that fails shows nothing, as most machines do.
-    configure(&requester, &trusting);
+    configure(&requester, &trusting).unwrap();
     let broken = setting.provider("broken", "[attestation]\ncommand = [\"false\"]\n");
     let submit = setting.submit(&[&broken], &["--shards", "1"]);
     let job = ask(&Built::skep(), &requester, &submit).unwrap();
@@ -410,11 +386,8 @@ fn hardware_that_is_not_believed_gets_nothing_and_is_told_why() {
         ),
         ("firmware = { microcode = 116 }".to_owned(), "is older than"),
     ] {
-        let root = &setting.root;
-        configure(
-            &requester,
-            &format!("[attestation]\nroots = [\"{root}\"]\n{more}\n"),
-        );
+        let asking = format!("{}{more}\n", trusting(&setting.root));
+        configure(&requester, &asking).unwrap();
         let submit = setting.submit(&[&has], &["--attested", "--shards", "1"]);
         let ended = run(&requester, &submit).unwrap();
         assert_eq!(ended.code, 5, "{}", ended.stderr);

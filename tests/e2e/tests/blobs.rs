@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use skep_tests::{Built, Ended, Node, run};
+use skep_tests::{Built, Ended, Node, configure, run};
 
 /// Packages of the same component with different grants, and content to move.
 struct Setting(tempfile::TempDir);
@@ -126,15 +126,7 @@ fn the_peers_of_the_configuration_are_asked() {
     let a = setting.node("a");
     let digest = setting.store(&a, &content);
     let home = setting.path("b");
-    fs::create_dir(&home).unwrap();
-    fs::write(
-        home.join("config.toml"),
-        format!(
-            "[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\npeers = [\"{}\"]\n",
-            ticket(&a)
-        ),
-    )
-    .unwrap();
+    configure(&home, &format!("peers = [\"{}\"]\n", ticket(&a))).unwrap();
     let package = setting.package("loading", &format!("swarm-read = [\"{digest}\"]"), "");
     // No node runs in this home: the command itself asks.
     let ended = setting.load(&home, &package, &digest, &[]);

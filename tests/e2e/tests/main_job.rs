@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use skep_tests::{Built, Node, ask};
+use skep_tests::{Built, Node, ask, guest_package};
 use skep_tickets::Format;
 
 /// A folder with the batch classifier as a package, and tickets with their right answers.
@@ -20,26 +20,15 @@ struct Job {
 impl Job {
     fn new(tickets: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let package = folder.path().join("package");
-        fs::create_dir(&package).unwrap();
-        let source = Built::root().join("guests/batch-classifier");
-        fs::copy(source.join("skep.toml"), package.join("skep.toml")).unwrap();
-        fs::copy(source.join("README.md"), package.join("README.md")).unwrap();
-        fs::copy(
-            Built::component("batch-classifier"),
-            package.join("batch-classifier.wasm"),
-        )
-        .unwrap();
+        guest_package("batch-classifier", &folder.path().join("package")).unwrap();
         let tickets = skep_tickets::tickets(11, tickets);
         let mut input = Vec::new();
         let bad_lines =
             skep_tickets::write_tickets(&mut input, &tickets, Format::Jsonl, false, Some(50))
                 .unwrap();
         fs::write(folder.path().join("tickets.jsonl"), input).unwrap();
-        let labels = skep_tickets::labels(11, 8);
-        let mut file = Vec::new();
-        skep_tickets::write_labels(&mut file, &labels).unwrap();
-        fs::write(folder.path().join("labels.json"), file).unwrap();
+        let labels = skep_tickets::labels_to_json(&skep_tickets::labels(11, 8));
+        fs::write(folder.path().join("labels.json"), labels).unwrap();
         Self {
             truth: tickets
                 .into_iter()

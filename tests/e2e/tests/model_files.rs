@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use language::Native;
 use serde_json::Value;
 use skep_tests::random::{self, Shape};
-use skep_tests::{Built, Node, run};
+use skep_tests::{Built, Node, configure, run};
 
 const LINE: &str = "Once upon a time";
 
@@ -115,10 +115,8 @@ fn a_gguf_file_whole_or_in_parts_is_added_fetched_and_written_with() {
 fn a_smaller_model_guesses_and_nothing_of_it_shows_but_its_weights() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().join("home");
-    fs::create_dir_all(&home).unwrap();
-    let configuration = "[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n\
-        [drafts]\nlarge = \"small\"\nodd = \"stranger\"\nlost = \"nowhere\"\n";
-    fs::write(home.join("config.toml"), configuration).unwrap();
+    let drafts = "[drafts]\nlarge = \"small\"\nodd = \"stranger\"\nlost = \"nowhere\"\n";
+    configure(&home, drafts).unwrap();
     let node = Node::start(&Built::skep(), &home).unwrap();
     node.ask(&["key", "new"]).unwrap();
     fs::write(folder.path().join("input"), LINE).unwrap();
@@ -162,7 +160,6 @@ fn a_smaller_model_guesses_and_nothing_of_it_shows_but_its_weights() {
 fn a_device_that_is_not_there_is_an_error_that_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let (home, input) = (folder.path().join("home"), folder.path().join("input"));
-    fs::create_dir_all(&home).unwrap();
     fs::write(&input, LINE).unwrap();
     let component = Built::component("generate");
     let arguments = ["run", component.to_str().unwrap(), "--input"];
@@ -171,10 +168,7 @@ fn a_device_that_is_not_there_is_an_error_that_says_what_to_do() {
         ("vulkan", 1, "-p skep-node --features wgsl"),
         ("gpu", 2, "\"gpu\" is no device"),
     ] {
-        let configuration = format!(
-            "[network]\nlisten = \"127.0.0.1:0\"\nmdns = false\n[engine]\ndevice = \"{device}\"\n"
-        );
-        fs::write(home.join("config.toml"), configuration).unwrap();
+        configure(&home, &format!("[engine]\ndevice = \"{device}\"\n")).unwrap();
         let ended = run(
             &home,
             &[&arguments[..], &[input.to_str().unwrap()]].concat(),

@@ -172,17 +172,25 @@ fn turns_are_decided_while_steps_are_made() {
     assert_eq!(nodes.iter().map(audited).sum::<u64>(), 20, "{together}");
 }
 
-#[test]
-fn who_learns_from_something_else_than_it_was_given_is_found_out() {
+/// What is told of a training of this kind with a node that does this, the first, and one that is
+/// honest.
+fn trained_beside(does: Does, how: &[&str]) -> Value {
     let setting = Setting::new();
     let honest = setting.member("honest");
-    let liar = Outsider::start(&setting.path("liar"), Does::Lie);
-    let arguments = setting.arguments(&[&liar.ticket, ticket(&honest)], "60");
+    let outsider = Outsider::start(&setting.path("outsider"), does);
+    let tickets = [outsider.ticket.as_str(), ticket(&honest)];
+    let arguments = setting.arguments_by(how, &tickets, "60");
     let trained = Leader::start(&setting.path("leader"), &arguments).result();
     assert_learned(&trained);
     let together = &trained["together"];
+    assert_eq!(together["nodes"][0]["node"], *outsider.node, "{together}");
+    together.clone()
+}
+
+#[test]
+fn who_learns_from_something_else_than_it_was_given_is_found_out() {
+    let together = trained_beside(Does::Lie, &["--every", "4"]);
     let told = &together["nodes"][0];
-    assert_eq!(told["node"], *liar.node, "{together}");
     let why = told["gone"].as_str().unwrap();
     assert!(why.contains("did not do what it said"), "{together}");
     assert!(why.contains("examples whose turn it was"), "{together}");
@@ -243,27 +251,23 @@ fn who_goes_back_to_its_best_can_show_it() {
     assert_eq!(audited, 9, "{together}");
 }
 
-#[test]
-fn who_sends_what_would_spoil_a_training_is_left_out_by_name() {
-    let setting = Setting::new();
-    let honest = setting.member("honest");
-    let spoiler = Outsider::start(&setting.path("spoiler"), Does::Spoil);
-    let arguments = setting.arguments(&[&spoiler.ticket, ticket(&honest)], "60");
-    let trained = Leader::start(&setting.path("leader"), &arguments).result();
-    assert_learned(&trained);
-    let together = &trained["together"];
+/// Of who is honest so many contributions count, and none of who would spoil a training of this kind.
+fn leaves_out_who_spoils(how: &[&str], accepted: u64) {
+    let together = trained_beside(Does::Spoil, how);
     let told = &together["nodes"][0];
-    assert_eq!(told["node"], *spoiler.node, "{together}");
     assert_eq!(told["accepted"], 0, "{together}");
     let why = |at: usize| told["left_out"][at]["why"].as_str().unwrap();
     assert!(why(0).contains("not finite"), "{together}");
     assert!(why(1).contains("times the median"), "{together}");
     assert!(why(2).contains("bytes and should have"), "{together}");
-    assert!(
-        told["gone"].as_str().unwrap().contains("3 times in a row"),
-        "{together}"
-    );
-    assert_eq!(together["nodes"][1]["accepted"], 9, "{together}");
+    let gone = told["gone"].as_str().unwrap();
+    assert!(gone.contains("3 times in a row"), "{together}");
+    assert_eq!(together["nodes"][1]["accepted"], accepted, "{together}");
+}
+
+#[test]
+fn who_sends_what_would_spoil_a_training_is_left_out_by_name() {
+    leaves_out_who_spoils(&["--every", "4"], 9);
 }
 
 #[test]

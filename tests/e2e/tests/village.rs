@@ -101,23 +101,23 @@ fn records(path: &Path) -> Vec<Value> {
     records.collect::<Result<_, _>>().unwrap()
 }
 
+/// What says that a game is of these two components, and that evidence is written down in its home.
+fn game(home: &Path, village: &str, renderer: &str) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    for (flag, path) in [
+        ("--village", Built::component(village)),
+        ("--renderer", Built::component(renderer)),
+        ("--evidence", home.join("evidence.jsonl")),
+    ] {
+        arguments.extend([flag.into(), path.into()]);
+    }
+    arguments
+}
+
 /// A game with the village and a renderer that knows no manners.
 fn hostile(home: &Path) -> Table {
-    let (village, renderer) = (
-        Built::component("village"),
-        Built::component("hostile-renderer"),
-    );
-    let evidence = home.join("evidence.jsonl");
-    let arguments: [&OsStr; 8] = [
-        "--village".as_ref(),
-        village.as_ref(),
-        "--renderer".as_ref(),
-        renderer.as_ref(),
-        "--evidence".as_ref(),
-        evidence.as_ref(),
-        "--seed".as_ref(),
-        "7".as_ref(),
-    ];
+    let mut arguments = game(home, "village", "hostile-renderer");
+    arguments.extend(["--seed", "7"].map(OsString::from));
     let mut table = Table::start(&Built::skep(), home, &arguments).unwrap();
     // Somewhere somebody is at seven in the morning.
     for _ in 0..20 {
@@ -195,24 +195,11 @@ fn only_what_a_village_reports_of_the_refused_reply_is_written_down() {
     let digest = Digest::of(output.as_bytes()).to_string();
     let other = Digest::of(b"another output").to_string();
     let path = script(home.path(), &format!("nothing\n{other}\n{digest}\n"));
-    let (village, renderer) = (
-        Built::component("hostile-village"),
-        Built::component("hostile-renderer"),
-    );
-    let arguments: [&OsStr; 12] = [
-        "--json".as_ref(),
-        "play".as_ref(),
-        "--village".as_ref(),
-        village.as_ref(),
-        "--renderer".as_ref(),
-        renderer.as_ref(),
-        "--evidence".as_ref(),
-        evidence.as_ref(),
-        "--seed".as_ref(),
-        "7".as_ref(),
-        "--script".as_ref(),
-        path.as_ref(),
-    ];
+    let path = path.to_str().unwrap();
+    let mut arguments: Vec<OsString> = ["--json", "play", "--seed", "7", "--script", path]
+        .map(OsString::from)
+        .into();
+    arguments.extend(game(home.path(), "hostile-village", "hostile-renderer"));
     let ended = run(home.path(), &arguments).unwrap();
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     // The player is told of each.
@@ -394,13 +381,7 @@ fn people_speak_with_the_adapters_of_their_voices() {
 /// this, with what is so then and who was spoken to.
 fn first_refused(home: &Path, mut arguments: Vec<OsString>) -> (Value, Facts, String) {
     let evidence = home.join("evidence.jsonl");
-    for (flag, path) in [
-        ("--village", Built::component("village")),
-        ("--renderer", Built::component("npc-renderer")),
-        ("--evidence", evidence.clone()),
-    ] {
-        arguments.extend([flag.into(), path.into()]);
-    }
+    arguments.extend(game(home, "village", "npc-renderer"));
     let mut table = Table::start(&Built::skep(), home, &arguments).unwrap();
     let mut asked = String::new();
     // A model that is hot does not keep to the facts for long.

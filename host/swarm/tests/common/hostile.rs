@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use iroh::endpoint::{Connection, presets};
+use iroh::endpoint::{Builder, Connection, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh::{Endpoint, RelayMode};
 use iroh_blobs::protocol::Request;
 use iroh_blobs::store::mem::MemStore;
 use serde::Serialize;
 use skep_registry::SignedRelease;
-use skep_swarm::ProviderAddr;
+use skep_swarm::{NodeId, ProviderAddr};
 use tokio::sync::Notify;
 
 use super::content;
@@ -138,6 +138,22 @@ impl ProtocolHandler for Sender {
     }
 }
 
+/// An endpoint on loopback, and not skep's.
+pub fn endpoint() -> Builder {
+    Endpoint::builder(presets::Minimal)
+        .relay_mode(RelayMode::Disabled)
+        .clear_ip_transports()
+        .bind_addr("127.0.0.1:0")
+        .unwrap()
+}
+
+pub fn addr_of(endpoint: &Endpoint) -> ProviderAddr {
+    ProviderAddr {
+        id: NodeId::from_bytes(endpoint.id().as_bytes()).unwrap(),
+        addrs: endpoint.bound_sockets(),
+    }
+}
+
 /// A node that is not skep's: it says and sends whatever it is told to.
 pub struct Hostile {
     router: Router,
@@ -151,18 +167,8 @@ impl Hostile {
         for blob in blobs {
             store.add_slice(blob).await.unwrap();
         }
-        let endpoint = Endpoint::builder(presets::Minimal)
-            .relay_mode(RelayMode::Disabled)
-            .clear_ip_transports()
-            .bind_addr("127.0.0.1:0")
-            .unwrap()
-            .bind()
-            .await
-            .unwrap();
-        let addr = ProviderAddr {
-            id: skep_swarm::NodeId::from_bytes(endpoint.id().as_bytes()).unwrap(),
-            addrs: endpoint.bound_sockets(),
-        };
+        let endpoint = endpoint().bind().await.unwrap();
+        let addr = addr_of(&endpoint);
         let asked = Arc::new(Notify::new());
         let router = Router::builder(endpoint)
             .accept(b"skep/releases/1", Teller(Arc::new(says)))

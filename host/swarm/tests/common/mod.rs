@@ -45,6 +45,13 @@ pub async fn node_with(dir: &Path, limits: Limits) -> Swarm {
     Swarm::open(config).await.unwrap()
 }
 
+/// Puts a blob on a node and serves it.
+pub async fn offer(node: &Swarm, blob: &[u8]) -> Digest {
+    let (digest, _) = node.import_bytes(blob.to_vec()).await.unwrap();
+    node.share(&digest).await.unwrap();
+    digest
+}
+
 /// A draft of a model package with these files.
 pub fn draft(name: &str, version: &str, files: &[(&str, &[u8])]) -> Draft {
     Draft {

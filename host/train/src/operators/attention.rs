@@ -376,7 +376,7 @@ wide! {
 mod tests {
     use super::*;
     use crate::random::test_values;
-    use crate::testing::check_gradients;
+    use crate::testing::{check_gradients, workers};
     use skep_kernels::Team;
 
     /// What a token sees.
@@ -490,10 +490,7 @@ mod tests {
             let tokens = sequences[sequences.len() - 1].end;
             let inputs = [tokens * 12, tokens * 6, tokens * 6];
             let team = Team::new(2).unwrap();
-            let workers = Workers {
-                simd: Simd::best(),
-                team: &team,
-            };
+            let workers = workers(&team);
             check_gradients(
                 inputs
                     .iter()

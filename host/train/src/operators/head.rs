@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::gemm::Simd;
     use crate::random::test_values;
-    use crate::testing::check_gradients;
+    use crate::testing::{check_gradients, workers};
     use skep_decoder::LinearWeights;
     use skep_kernels::Team;
     use skep_weights::{PackedFormat, PackedTensor};
@@ -166,10 +166,7 @@ mod tests {
         }
         // More rows than fit at a time give what each gives alone.
         let many = rows_at_a_time(vocabulary, usize::MAX) + 5;
-        let workers = Workers {
-            simd: Simd::best(),
-            team: &team,
-        };
+        let workers = workers(&team);
         let hidden = test_values(many * width, 3);
         let targets: Vec<u32> = (0..many as u32)
             .map(|n| n * 31 % vocabulary as u32)

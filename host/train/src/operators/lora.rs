@@ -172,9 +172,8 @@ impl LowRank<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gemm::Simd;
     use crate::random::test_values;
-    use crate::testing::check_gradients;
+    use crate::testing::{check_gradients, workers};
     use skep_kernels::Team;
 
     #[test]
@@ -188,10 +187,7 @@ mod tests {
                 seed: 9,
             }),
         ] {
-            let workers = Workers {
-                simd: Simd::best(),
-                team: &team,
-            };
+            let workers = workers(&team);
             let inputs_of = [tokens * inputs, rank * inputs, outputs * rank];
             let forward = |values: &[Vec<f32>]| {
                 let low = LowRank {
@@ -243,10 +239,7 @@ mod tests {
     #[test]
     fn a_share_is_dropped_and_the_rest_makes_up_for_it() {
         let team = Team::new(2).unwrap();
-        let workers = Workers {
-            simd: Simd::best(),
-            team: &team,
-        };
+        let workers = workers(&team);
         let dropout = Dropout {
             share: 0.25,
             seed: 4,

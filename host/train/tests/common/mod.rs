@@ -11,7 +11,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use skep_decoder::{AdapterTarget, AdapterWeights, Batch, Decoder, Part, Workspace};
 use skep_kernels::Team;
 use skep_kernels::kv::{KvFormat, KvPages};
-use skep_train::{Base, Example, LoraConfig, Targets, Trainer, TrainerOptions};
+use skep_train::{
+    Base, Divisor, Example, HyperParameters, LoraConfig, Loss, Targets, Trainer, TrainerOptions,
+};
 use skep_weights::WeightsFile;
 
 pub fn here(name: &str) -> PathBuf {
@@ -93,6 +95,58 @@ pub fn examples(reference: &Reference) -> Vec<Example> {
             }
         })
         .collect()
+}
+
+/// The texts of a reference with their labels.
+pub fn labelled(reference: &Reference) -> Vec<Example> {
+    let mut texts = examples(reference);
+    for (text, label) in texts.iter_mut().zip(reference.integers("labels")) {
+        text.label = Some(label);
+    }
+    texts
+}
+
+/// A step of the size of the reference's.
+pub fn step(trainer: &mut Trainer) {
+    let hyper = HyperParameters {
+        learning_rate: 5e-3,
+        weight_decay: 0.01,
+        ..HyperParameters::default()
+    };
+    trainer.optim_step(&hyper).unwrap();
+}
+
+/// Learns in 50 steps, each from a pair of eight texts, and holds each loss against the named
+/// reference's; returns by what part of it each is off. `look` sees the gradients of the first pair.
+pub fn fifty_steps(
+    trainer: &mut Trainer,
+    texts: &[Example],
+    loss: Loss,
+    name: &str,
+    look: impl Fn(&Trainer, &Reference),
+) -> Vec<f64> {
+    let reference = Reference::open(&format!("{name}/reference.safetensors"));
+    let losses = reference.floats("losses");
+    assert_eq!(losses.len(), 50);
+    let mut errors = Vec::new();
+    for (number, want) in losses.into_iter().enumerate() {
+        let pair = [2 * number % 8, (2 * number + 1) % 8].map(|n| texts[n].clone());
+        let done = trainer.forward_backward(&pair, loss, Divisor::Own);
+        let got = done.unwrap().loss;
+        let error = (got / f64::from(want) - 1.0).abs();
+        assert!(
+            error < 1e-3,
+            "{name}, step {number}: {got} instead of {want}"
+        );
+        if number == 0 {
+            look(trainer, &reference);
+        }
+        errors.push(error);
+        step(trainer);
+    }
+    let worst = errors.iter().copied().fold(0.0, f64::max);
+    println!("{name}: losses of 50 steps within {worst:.1e} of PEFT's");
+    errors
 }
 
 /// The logarithms of the probabilities of a text's tokens by the decoder with an adapter, the

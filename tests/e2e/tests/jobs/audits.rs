@@ -3,6 +3,7 @@
 
 use skep_evidence::{Accusation, Evidence, Meter, ResultCommitment, Statement as _};
 use skep_registry::Digest;
+use skep_tests::guest_package;
 
 use super::peers::{Manner, key};
 use super::*;
@@ -46,12 +47,7 @@ pub(super) fn assert_paid(requester: &Path, honest: [&Node; 2], spent: u64, rewa
 /// Publishes the verifier that comes with skep in a node's home.
 pub(super) fn publish_verifier(setting: &Setting, node: &Node) -> String {
     let folder = setting.path("verifier");
-    fs::create_dir(&folder).unwrap();
-    let source = Built::root().join("guests/verifier");
-    for name in ["skep.toml", "README.md"] {
-        fs::copy(source.join(name), folder.join(name)).unwrap();
-    }
-    fs::copy(Built::component("verifier"), folder.join("verifier.wasm")).unwrap();
+    guest_package("verifier", &folder).unwrap();
     let published = node.ask(&["publish", &setting.text("verifier")]).unwrap();
     let reference = published["published"]["reference"].as_str().unwrap();
     reference.to_owned()

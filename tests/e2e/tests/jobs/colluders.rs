@@ -21,24 +21,48 @@ fn accounts(list: &Value) -> Vec<&str> {
     list.map(|account| account.as_str().unwrap()).collect()
 }
 
+/// A requester, four honest nodes with so many credits at stake, and two that lie alike with so many.
+struct Sides {
+    requester: Node,
+    honest: [Node; 4],
+    liars: [Liar; 2],
+}
+
+impl Sides {
+    fn new(setting: &Setting, honest_stake: u64, lying_stake: u64) -> Self {
+        let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+        let honest = ["a", "b", "c", "d"].map(|name| setting.provider(name, "", 2));
+        // Free and said to be ready, so that both make each shard first.
+        let liars = [66, 67].map(|seed| {
+            let folder = setting.path(&format!("liar {seed}"));
+            Liar::with(&folder, seed, Manner::LiesAlike)
+        });
+        for node in &honest {
+            stake(requester.home(), &honest_stake.to_string(), &own(node));
+        }
+        for liar in &liars {
+            stake(requester.home(), &lying_stake.to_string(), &liar.account);
+        }
+        Self {
+            requester,
+            honest,
+            liars,
+        }
+    }
+
+    fn tickets(&self) -> Vec<&str> {
+        let honest = self.honest.iter().map(ticket);
+        let lying = self.liars.iter().map(|liar| &*liar.ticket);
+        honest.chain(lying).collect()
+    }
+}
+
 #[test]
 fn a_third_that_lies_alike_is_no_majority_and_pays_for_each_lie() {
     let setting = Setting::echoes(20);
-    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
-    let honest = ["a", "b", "c", "d"].map(|name| setting.provider(name, "", 2));
-    // Free and said to be ready, so that both make each shard first.
-    let liars = [66, 67].map(|seed| {
-        let folder = setting.path(&format!("liar {seed}"));
-        Liar::with(&folder, seed, Manner::LiesAlike)
-    });
-    for node in &honest {
-        stake(requester.home(), "10", &own(node));
-    }
-    for liar in &liars {
-        stake(requester.home(), &STAKE.to_string(), &liar.account);
-    }
-    let mut tickets: Vec<&str> = honest.iter().map(ticket).collect();
-    tickets.extend(liars.iter().map(|liar| &*liar.ticket));
+    let sides = Sides::new(&setting, 10, STAKE);
+    let (requester, honest, liars) = (&sides.requester, &sides.honest, &sides.liars);
+    let tickets = sides.tickets();
     // One more has to agree than there are who lie.
     let agree = ["--shards", "2", "--replicas", "3", "--audit", "100%"];
     let more = [&agree[..], &["--max-price", "2"]].concat();
@@ -73,7 +97,7 @@ fn a_third_that_lies_alike_is_no_majority_and_pays_for_each_lie() {
         let accused = judged["accused"].as_str().unwrap();
         assert!(lied.contains(&accused), "{judged}");
     }
-    for liar in &liars {
+    for liar in liars {
         let left = line(requester.home(), "stakes", &liar.account);
         assert_eq!(left, (STAKE - 2 * FINE) * CREDIT);
         assert_eq!(line(requester.home(), "paid", &liar.account), 0);
@@ -84,7 +108,7 @@ fn a_third_that_lies_alike_is_no_majority_and_pays_for_each_lie() {
     let spent = micro(job, "spent_micro");
     let mut earned = 0;
     let mut receipts = 0;
-    for node in &honest {
+    for node in honest {
         let (whose, books) = (own(node), account(node.home()));
         assert_eq!(line(requester.home(), "stakes", &whose), 10 * CREDIT);
         let its = micro(&books, "earned_micro");
@@ -116,27 +140,16 @@ fn a_third_that_lies_alike_is_no_majority_and_pays_for_each_lie() {
 /// stake is so little that one of the others is the first of each draw.
 fn no_friend_stands_for_whose_turn_it_is(shards: &[&str]) {
     let setting = Setting::echoes(32);
-    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
-    let honest = ["a", "b", "c", "d"].map(|name| setting.provider(name, "", 2));
-    let liars = [66, 67].map(|seed| {
-        let folder = setting.path(&format!("liar {seed}"));
-        Liar::with(&folder, seed, Manner::LiesAlike)
-    });
-    for node in &honest {
-        stake(requester.home(), &MUCH.to_string(), &own(node));
-    }
-    for liar in &liars {
-        stake(requester.home(), &LITTLE.to_string(), &liar.account);
-    }
-    let mut tickets: Vec<&str> = honest.iter().map(ticket).collect();
-    tickets.extend(liars.iter().map(|liar| &*liar.ticket));
+    let sides = Sides::new(&setting, MUCH, LITTLE);
+    let (requester, honest, liars) = (&sides.requester, &sides.honest, &sides.liars);
+    let tickets = sides.tickets();
     let more = [shards, &["--audit", "100%", "--max-price", "2"]].concat();
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
     setting.assert_right();
 
     let job = &job["job"];
     let mut lies: BTreeMap<&str, u64> = BTreeMap::new();
-    for liar in &liars {
+    for liar in liars {
         lies.insert(&liar.account, 0);
     }
     let mut results = 0;
@@ -164,7 +177,7 @@ fn no_friend_stands_for_whose_turn_it_is(shards: &[&str]) {
         let accused = judged["accused"].as_str().unwrap();
         assert!(lies.contains_key(accused), "{judged}");
     }
-    for liar in &liars {
+    for liar in liars {
         let left = line(requester.home(), "stakes", &liar.account);
         assert_eq!(left, (LITTLE - lies[&*liar.account] * FINE) * CREDIT);
         assert_eq!(line(requester.home(), "paid", &liar.account), 0);
@@ -174,7 +187,7 @@ fn no_friend_stands_for_whose_turn_it_is(shards: &[&str]) {
     // Who told the truth has all of its stake, and the price of each result.
     let spent = micro(job, "spent_micro");
     let (mut earned, mut receipts) = (0, 0);
-    for node in &honest {
+    for node in honest {
         let books = account(node.home());
         let staked = line(requester.home(), "stakes", &own(node));
         assert_eq!(staked, MUCH * CREDIT);

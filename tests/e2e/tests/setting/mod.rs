@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use skep_market::{Event, Journal};
-use skep_tests::{Built, Node, ask, written};
+use skep_tests::{Built, Node, ask, guest_package, task_package, written};
 use skep_tickets::Format;
 
 /// A folder with an input, a package that its publisher keeps in `requester`, and what one node
@@ -32,20 +32,13 @@ impl Setting {
     pub fn new(tickets: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let source = Built::root().join("guests/batch-classifier");
-        fs::create_dir(path("package")).unwrap();
-        for name in ["skep.toml", "README.md"] {
-            fs::copy(source.join(name), path("package").join(name)).unwrap();
-        }
-        let component = Built::component("batch-classifier");
-        fs::copy(&component, path("package").join("batch-classifier.wasm")).unwrap();
+        guest_package("batch-classifier", &path("package")).unwrap();
         let tickets = skep_tickets::tickets(11, tickets);
         let mut input = Vec::new();
         // Every fiftieth line is no record, and is named by its place in the whole input.
         skep_tickets::write_tickets(&mut input, &tickets, Format::Jsonl, false, Some(50)).unwrap();
         fs::write(path("tickets.jsonl"), input).unwrap();
-        let mut labels = Vec::new();
-        skep_tickets::write_labels(&mut labels, &skep_tickets::labels(11, 8)).unwrap();
+        let labels = skep_tickets::labels_to_json(&skep_tickets::labels(11, 8));
         fs::write(path("labels.json"), labels).unwrap();
         let inputs = vec![("--input", "tickets.jsonl"), ("--labels", "labels.json")];
         Self::publish(folder, "batch-classifier", inputs)
@@ -54,15 +47,10 @@ impl Setting {
     /// Lines, and a package that has the language model go on with each.
     pub fn texts(lines: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let package = folder.path().join("package");
-        fs::create_dir(&package).unwrap();
-        let manifest = "[package]\nname = \"generate\"\nversion = \"0.1.0\"\n\
-                        description = \"Goes on with each line\"\nlicense = \"MIT\"\n\
-                        kind = \"component\"\n\n[component]\nworld = \"task\"\n\
-                        path = \"generate.wasm\"\n\n[grants]\nmodels = [\"default\"]\n";
-        fs::write(package.join("skep.toml"), manifest).unwrap();
-        let component = Built::component("generate");
-        fs::copy(&component, package.join("generate.wasm")).unwrap();
+        let (package, description) = (folder.path().join("package"), "Goes on with each line");
+        let grants = "[grants]\nmodels = [\"default\"]\n";
+        let component = fs::read(Built::component("generate")).unwrap();
+        task_package(&package, "generate", description, grants, &component).unwrap();
         fs::write(folder.path().join("lines.txt"), lines.join("\n")).unwrap();
         Self::publish(folder, "generate", vec![("--input", "lines.txt")])
     }
@@ -70,15 +58,9 @@ impl Setting {
     /// So many short lines, and a package that gives back what it gets.
     pub fn echoes(lines: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let package = folder.path().join("package");
-        fs::create_dir(&package).unwrap();
-        let manifest = "[package]\nname = \"echo\"\nversion = \"0.1.0\"\n\
-                        description = \"Gives back what it gets\"\nlicense = \"MIT\"\n\
-                        kind = \"component\"\n\n[component]\nworld = \"task\"\n\
-                        path = \"echo.wasm\"\n";
-        fs::write(package.join("skep.toml"), manifest).unwrap();
+        let (package, description) = (folder.path().join("package"), "Gives back what it gets");
         let component = wat::parse_str(written::echo()).unwrap();
-        fs::write(package.join("echo.wasm"), component).unwrap();
+        task_package(&package, "echo", description, "", &component).unwrap();
         let lines: String = (0..lines).map(|line| format!("record {line}\n")).collect();
         fs::write(folder.path().join("lines.txt"), lines).unwrap();
         let setting = Self::publish(folder, "echo", vec![("--input", "lines.txt")]);

@@ -9,8 +9,9 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use skep_tests::{Built, Node, ask, run};
 
-use super::outsider::{Does, Outsider};
+use super::outsider::Does;
 use super::together::{Leader, Setting, Stopped, assert_learned, number, ticket};
+use super::{leaves_out_who_spoils, trained_beside};
 
 /// How many weights are trained, by the adapter that was saved.
 fn parameters(setting: &Setting) -> f64 {
@@ -92,50 +93,21 @@ fn two_nodes_finish_by_demo_what_three_began() {
     goes_on_without("demo");
 }
 
-fn leaves_out_who_spoils(method: &str) {
-    let setting = Setting::new();
-    let honest = setting.member("honest");
-    let spoiler = Outsider::start(&setting.path("spoiler"), Does::Spoil);
-    let tickets = [spoiler.ticket.as_str(), ticket(&honest)];
-    let arguments = setting.arguments_by(&["--method", method], &tickets, "60");
-    let trained = Leader::start(&setting.path("leader"), &arguments).result();
-    assert_learned(&trained);
-    let together = &trained["together"];
-    let told = &together["nodes"][0];
-    assert_eq!(told["node"], *spoiler.node, "{together}");
-    assert_eq!(told["accepted"], 0, "{together}");
-    let why = |at: usize| told["left_out"][at]["why"].as_str().unwrap();
-    assert!(why(0).contains("not finite"), "{together}");
-    assert!(why(1).contains("times the median"), "{together}");
-    assert!(why(2).contains("bytes and should have"), "{together}");
-    let gone = told["gone"].as_str().unwrap();
-    assert!(gone.contains("3 times in a row"), "{together}");
-    assert_eq!(together["nodes"][1]["accepted"], 33, "{together}");
-}
-
 #[test]
 fn who_sends_what_would_spoil_all_reduce_is_left_out_by_name() {
-    leaves_out_who_spoils("all-reduce");
+    leaves_out_who_spoils(&["--method", "all-reduce"], 33);
 }
 
 #[test]
 fn who_sends_what_would_spoil_demo_is_left_out_by_name() {
-    leaves_out_who_spoils("demo");
+    leaves_out_who_spoils(&["--method", "demo"], 33);
 }
 
 #[test]
 fn who_says_other_gradients_than_those_of_its_examples_is_found_out() {
     for method in ["all-reduce", "demo"] {
-        let setting = Setting::new();
-        let honest = setting.member("honest");
-        let liar = Outsider::start(&setting.path("liar"), Does::Lie);
-        let tickets = [liar.ticket.as_str(), ticket(&honest)];
-        let arguments = setting.arguments_by(&["--method", method], &tickets, "60");
-        let trained = Leader::start(&setting.path("leader"), &arguments).result();
-        assert_learned(&trained);
-        let together = &trained["together"];
+        let together = trained_beside(Does::Lie, &["--method", method]);
         let told = &together["nodes"][0];
-        assert_eq!(told["node"], *liar.node, "{together}");
         let why = told["gone"].as_str().unwrap();
         assert!(why.contains("examples whose turn it was"), "{together}");
         assert_eq!(told["returned"], 0, "{together}");

@@ -10,13 +10,14 @@
 //! - `{"lesson": "classes"}`: which of two tokens a text ends with.
 
 use bindings::exports::skep::workload::recipe::Guest;
-use bindings::skep::train::training::{
-    BaseWeights, Clip, Example, HyperParameters, LoraConfig, Loss, Metadata, Optimizer, Options,
-    Sampling, Targets, Trainer,
-};
+use bindings::skep::train::training::{Clip, Example, Loss, Metadata, Sampling, Trainer};
 use bindings::skep::types::types::Error;
 use bindings::skep::workload::io;
 use serde_json::{Value, json};
+use trainings::{hyper, lora, options, weighted};
+
+#[path = "../../trainings.rs"]
+mod trainings;
 
 mod bindings {
     //! What `wit-bindgen` makes of the world `fine-tune`.
@@ -222,34 +223,14 @@ fn log_probabilities(trainer: &Trainer, texts: &[Example]) -> Result<Vec<f32>, E
 }
 
 fn open(rank: u32, classes: Option<u32>) -> Result<Trainer, Error> {
-    let lora = LoraConfig {
-        rank,
-        alpha: 2.0 * rank as f32,
-        dropout: 0.0,
-        rank_stabilized: false,
-        targets: Targets::AllLinear,
-        seed: 1,
-    };
-    let options = Options {
-        base: BaseWeights::Stored,
-        optimizer: Optimizer::Adamw,
-        checkpoint_layers: false,
-        classes,
-    };
-    Trainer::open("default", &lora, options)
+    Trainer::open("default", &lora(rank), options(classes))
 }
 
 /// A text of which only what is written counts.
 fn text(prompt: &[u32], written: &[u32]) -> Example {
     let none = prompt.iter().map(|_| 0.0);
-    Example {
-        tokens: [prompt, written].concat(),
-        weights: none.chain(written.iter().map(|_| 1.0)).collect(),
-        label: None,
-        sampled_log_probabilities: Vec::new(),
-        advantages: Vec::new(),
-        reference_log_probability: 0.0,
-    }
+    let weights = none.chain(written.iter().map(|_| 1.0)).collect();
+    weighted([prompt, written].concat(), weights)
 }
 
 /// A number for each token, of which the prompt's are 0.
@@ -257,17 +238,6 @@ fn behind_prompt(written: &[f32]) -> Vec<f32> {
     let mut all = vec![0.0; PROMPT.len()];
     all.extend_from_slice(written);
     all
-}
-
-fn hyper(learning_rate: f32) -> HyperParameters {
-    HyperParameters {
-        learning_rate,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.0,
-        clip: None,
-    }
 }
 
 fn clip(asked: &Value) -> Result<Clip, Error> {

@@ -6,10 +6,13 @@
 
 use bindings::exports::skep::workload::recipe;
 use bindings::skep::train::training::{
-    BaseWeights, Example, HyperParameters, LoraConfig, Loss, Metadata, Optimizer, Options,
-    Sampling, Targets, Trainer,
+    Example, LoraConfig, Loss, Metadata, Options, Sampling, Targets, Trainer,
 };
 use bindings::skep::types::types::Error;
+use trainings::{hyper, lora, options, weighted};
+
+#[path = "../../trainings.rs"]
+mod trainings;
 
 mod bindings {
     //! What `wit-bindgen` makes of the world `fine-tune` with the export of a task beside.
@@ -30,62 +33,27 @@ mod bindings {
     });
 }
 
+/// The rank of an adapter that nothing is wrong with.
+const RANK: u32 = 2;
+
 struct Hostile;
 
-fn lora() -> LoraConfig {
-    LoraConfig {
-        rank: 2,
-        alpha: 4.0,
-        dropout: 0.0,
-        rank_stabilized: false,
-        targets: Targets::AllLinear,
-        seed: 1,
-    }
-}
-
-fn options() -> Options {
-    Options {
-        base: BaseWeights::Stored,
-        optimizer: Optimizer::Adamw,
-        checkpoint_layers: false,
-        classes: None,
-    }
-}
-
 fn open_with(lora: &LoraConfig) -> Result<Trainer, Error> {
-    Trainer::open("default", lora, options())
+    Trainer::open("default", lora, options(None))
 }
 
 fn open() -> Result<Trainer, Error> {
-    open_with(&lora())
+    open_with(&lora(RANK))
 }
 
 fn example(tokens: usize) -> Example {
-    Example {
-        tokens: vec![7; tokens],
-        weights: Vec::new(),
-        label: None,
-        sampled_log_probabilities: Vec::new(),
-        advantages: Vec::new(),
-        reference_log_probability: 0.0,
-    }
+    weighted(vec![7; tokens], Vec::new())
 }
 
 fn learn(trainer: &Trainer, batch: &[Example]) -> Result<(), Error> {
     trainer
         .forward_backward(batch, Loss::CrossEntropy, None)
         .map(|_| ())
-}
-
-fn hyper(learning_rate: f32) -> HyperParameters {
-    HyperParameters {
-        learning_rate,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.0,
-        clip: None,
-    }
 }
 
 fn metadata(card: String) -> Metadata {
@@ -109,40 +77,40 @@ fn act(deed: &str) -> Result<(), Error> {
     match deed {
         "rank" => open_with(&LoraConfig {
             rank: u32::MAX,
-            ..lora()
+            ..lora(RANK)
         })
         .map(|_| ()),
         "largest-rank" => open_with(&LoraConfig {
             rank: 1024,
-            ..lora()
+            ..lora(RANK)
         })
         .map(|_| ()),
         "alpha" => open_with(&LoraConfig {
             alpha: f32::NAN,
-            ..lora()
+            ..lora(RANK)
         })
         .map(|_| ()),
         "pattern" => open_with(&LoraConfig {
             targets: Targets::Pattern("(a{1000}){1000}".to_owned()),
-            ..lora()
+            ..lora(RANK)
         })
         .map(|_| ()),
         "targets" => open_with(&LoraConfig {
             targets: Targets::Named(vec!["nothing".to_owned(); 100_000]),
-            ..lora()
+            ..lora(RANK)
         })
         .map(|_| ()),
         "classes" => Trainer::open(
             "default",
-            &lora(),
+            &lora(RANK),
             Options {
                 classes: Some(u32::MAX),
-                ..options()
+                ..options(None)
             },
         )
         .map(|_| ()),
         "trainers" => for_ever(|_| open()),
-        "secret" => Trainer::open("secret", &lora(), options()).map(|_| ()),
+        "secret" => Trainer::open("secret", &lora(RANK), options(None)).map(|_| ()),
         "secret-adapter" => open()?.continue_from("secret"),
         "batch" => learn(&open()?, &vec![example(1); 70_000]),
         "tokens" => learn(&open()?, &vec![example(1100); 1000]),
@@ -192,7 +160,10 @@ fn act(deed: &str) -> Result<(), Error> {
         }
         "note" => open()?.checkpoint("last", &vec![0; 5 << 20]),
         "storage" => {
-            let trainer = open_with(&LoraConfig { rank: 8, ..lora() })?;
+            let trainer = open_with(&LoraConfig {
+                rank: 8,
+                ..lora(RANK)
+            })?;
             for_ever(|number| trainer.checkpoint(&number.to_string(), &[]))
         }
         "card" => open()?.save(&metadata("x".repeat(70_000))).map(|_| ()),

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use super::around::Quotes;
 use super::folder::{self, Folder};
 use super::{answer, drive, submit};
 use crate::failure::{Failure, FailureKind};
@@ -87,6 +88,7 @@ fn on<T: Send + 'static>(
 }
 
 /// A job of the package's.
+#[derive(Clone)]
 struct GuestJob {
     service: Arc<Service>,
     folder: Folder,
@@ -148,15 +150,9 @@ async fn begin(
     let (progress, _) = mpsc::channel(1);
     let submitted = submit::submit(&service, &submission, Some(package), &progress).await;
     let (folder, quotes) = submitted.map_err(explain)?;
-    if let Err(failure) = drive::begin(&service, &folder, Some(quotes)) {
-        // It is on disk, and gone on with at the node's next start or when it is looked for.
-        tracing::warn!(job = %folder.id, %failure, "a guest's job cannot be gone on with");
-    }
-    Ok(GuestJob {
-        service,
-        folder,
-        runtime: Handle::current(),
-    })
+    let job = GuestJob::of(service, folder);
+    job.go_on(Some(quotes));
+    Ok(job)
 }
 
 /// The nodes that a guest names, each as a ticket without an address. Which of those that are known here
@@ -185,43 +181,50 @@ fn find(service: Arc<Service>, package: &str, name: Digest) -> Result<GuestJob, 
     if spec.begun_by.as_deref() != Some(package) {
         return Err(foreign());
     }
-    if service.is_node()
-        && !folder.is_over()
-        && let Err(failure) = drive::begin(&service, &folder, None)
-    {
-        tracing::warn!(job = %folder.id, %failure, "a guest's job cannot be gone on with");
+    let job = GuestJob::of(service, folder);
+    if job.service.is_node() && !job.folder.is_over() {
+        job.go_on(None);
     }
-    Ok(GuestJob {
-        service,
-        folder,
-        runtime: Handle::current(),
-    })
+    Ok(job)
 }
 
 impl GuestJob {
-    /// What can be seen of it, if this process works on it.
-    fn watched(service: &Service, folder: &Folder) -> Option<watch::Receiver<JobView>> {
-        let running = service.jobs.running();
-        running.get(&folder.id).map(|running| running.view())
+    fn of(service: Arc<Service>, folder: Folder) -> Self {
+        Self {
+            service,
+            folder,
+            runtime: Handle::current(),
+        }
     }
 
-    fn seen(service: &Service, folder: &Folder) -> Result<(JobStatus, u64), JobError> {
-        if let Some(watched) = Self::watched(service, folder) {
+    /// Has this process work on it from here on, if it can.
+    fn go_on(&self, quotes: Option<Quotes>) {
+        if let Err(failure) = drive::begin(&self.service, &self.folder, quotes) {
+            // It is on disk, and gone on with at the node's next start or when it is looked for.
+            tracing::warn!(job = %self.folder.id, %failure, "a guest's job cannot be gone on with");
+        }
+    }
+
+    /// What can be seen of it, if this process works on it.
+    fn watched(&self) -> Option<watch::Receiver<JobView>> {
+        let running = self.service.jobs.running();
+        running.get(&self.folder.id).map(|running| running.view())
+    }
+
+    fn seen(&self) -> Result<(JobStatus, u64), JobError> {
+        if let Some(watched) = self.watched() {
             let view = watched.borrow();
             return Ok((status_of(&view), view.result_bytes));
         }
-        let view = tokio::task::block_in_place(|| answer::at_rest(folder)).map_err(explain)?;
+        let view = tokio::task::block_in_place(|| answer::at_rest(&self.folder));
+        let view = view.map_err(explain)?;
         Ok((status_of(&view), view.result_bytes))
     }
 
-    async fn wait_for_change(
-        service: Arc<Service>,
-        folder: Folder,
-        seen: JobStatus,
-    ) -> Result<JobStatus, JobError> {
+    async fn wait_for_change(self, seen: JobStatus) -> Result<JobStatus, JobError> {
         loop {
-            let Some(mut watched) = Self::watched(&service, &folder) else {
-                let (status, _) = Self::seen(&service, &folder)?;
+            let Some(mut watched) = self.watched() else {
+                let (status, _) = self.seen()?;
                 if status != seen {
                     return Ok(status);
                 }
@@ -243,21 +246,20 @@ impl Job for GuestJob {
     }
 
     fn status(&self) -> Doing<JobStatus> {
-        let (service, folder) = (Arc::clone(&self.service), self.folder.clone());
+        let job = self.clone();
         on(&self.runtime, async move {
-            Self::seen(&service, &folder).map(|(status, _)| status)
+            job.seen().map(|(status, _)| status)
         })
     }
 
     fn changed(&self, seen: JobStatus) -> Doing<JobStatus> {
-        let (service, folder) = (Arc::clone(&self.service), self.folder.clone());
-        on(&self.runtime, Self::wait_for_change(service, folder, seen))
+        on(&self.runtime, self.clone().wait_for_change(seen))
     }
 
     fn cancel(&self) -> Doing<()> {
-        let (service, folder) = (Arc::clone(&self.service), self.folder.clone());
+        let job = self.clone();
         on(&self.runtime, async move {
-            answer::cancel(&service, &folder)
+            answer::cancel(&job.service, &job.folder)
                 .await
                 .map(drop)
                 .map_err(explain)
@@ -265,12 +267,12 @@ impl Job for GuestJob {
     }
 
     fn read(&self, offset: u64, length: u32) -> Doing<Bytes> {
-        let (service, folder) = (Arc::clone(&self.service), self.folder.clone());
+        let job = self.clone();
         on(&self.runtime, async move {
             // Whole shards alone: of the next one some bytes may be in the file.
-            let (_, there) = Self::seen(&service, &folder)?;
+            let (_, there) = job.seen()?;
             let bytes = there.saturating_sub(offset).min(length.into());
-            let read = tokio::task::block_in_place(|| folder.result_from(offset, bytes));
+            let read = tokio::task::block_in_place(|| job.folder.result_from(offset, bytes));
             read.map(Bytes::from).map_err(explain)
         })
     }

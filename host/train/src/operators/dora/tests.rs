@@ -2,12 +2,11 @@
 
 use super::*;
 use crate::bf16::Precision;
-use crate::gemm::Simd;
 use crate::nf4::Nf4Matrix;
 use crate::operators::frozen::Matrix;
 use crate::operators::lora::Dropout;
 use crate::random::test_values;
-use crate::testing::check_gradients;
+use crate::testing::{check_gradients, workers};
 use skep_accounts::Account;
 use skep_decoder::LinearWeights;
 use skep_kernels::Team;
@@ -46,10 +45,7 @@ fn low<'a>(a: &'a [f32], b: &'a [f32], rank: usize, dropout: Option<Dropout>) ->
 fn gradients_are_those_of_differences_at_fixed_lengths() {
     let (tokens, inputs, outputs, rank) = (5, 12, 9, 3);
     let team = Team::new(2).unwrap();
-    let workers = Workers {
-        simd: Simd::best(),
-        team: &team,
-    };
+    let workers = workers(&team);
     let frozen = frozen(outputs, inputs);
     let inverse: Vec<f32> = test_values(outputs, 13)
         .iter()
@@ -131,10 +127,7 @@ fn gradients_are_those_of_differences_at_fixed_lengths() {
 fn outputs_are_those_of_the_scaled_matrix() {
     let (tokens, inputs, outputs, rank) = (4, 12, 9, 3);
     let team = Team::new(2).unwrap();
-    let workers = Workers {
-        simd: Simd::best(),
-        team: &team,
-    };
+    let workers = workers(&team);
     let frozen = frozen(outputs, inputs);
     let (a, b) = (
         test_values(rank * inputs, 2),
@@ -221,10 +214,7 @@ fn rows_are_as_long_as_their_dequantized_sums() {
             .collect();
         let measure = |b: &[f32], threads: usize| {
             let team = Team::new(threads).unwrap();
-            let workers = Workers {
-                simd: Simd::best(),
-                team: &team,
-            };
+            let workers = workers(&team);
             let mut lengths = vec![7.0; outputs];
             let low = low(&a, b, rank, None);
             row_lengths(workers, &pool, matrix.source(), &low, &mut lengths).unwrap();
