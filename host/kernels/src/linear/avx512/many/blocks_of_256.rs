@@ -71,7 +71,8 @@ pub fn with_minima<const BYTES: usize>(
                     _mm512_inserti64x4::<1>(c, _mm512_castsi512_si256(d)),
                     _mm512_shuffle_i64x2::<0b11_10_11_10>(c, d),
                 ];
-                sums[i][k] = put::<32>(scratch, n, row, weights, _mm512_cvtepu8_epi32(bytes));
+                let scales = _mm512_cvtepu8_epi32(bytes);
+                sums[row / 4][row % 4] = put::<32>(scratch, n, row, weights, scales);
             }
         }
         begin_with(scratch, n, sums);
