@@ -77,7 +77,8 @@ fn three_nodes_make_what_one_makes_and_keep_nothing_but_what_they_earned() {
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
     let names = ["a", "b", "c"];
     let aparts = names.map(|name| Apart::new(setting.folder.path(), name));
-    let providers = [0, 1, 2].map(|at| setting.provider_by(aparts[at].skep(), names[at], "", 2));
+    let providers =
+        [0_usize, 1, 2].map(|at| setting.provider_by(aparts[at].skep(), names[at], "", 2));
     let tickets: Vec<&str> = providers.iter().map(ticket).collect();
     // A shard for each: nobody has two, and before the last nobody is late.
     let each = requester
