@@ -293,6 +293,58 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// What kind of refusal it is, in a word that has nothing of an input, nor of what a guest says.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoJobs => "no jobs",
+            Self::Publisher => "publisher",
+            Self::World(_) => "world",
+            Self::InputTooLarge { .. } => "input too large",
+            Self::Lease(_) => "lease",
+            Self::Unavailable(_) => "unavailable",
+            Self::Busy => "busy",
+            Self::Hours(_) => "hours",
+            Self::InUse => "in use",
+            Self::NoHardware(_) => "no hardware",
+            Self::Failed(_) => "failed",
+            Self::Malformed => "malformed",
+            Self::Unpaid { .. } => "unpaid",
+            Self::NoReceipt => "no receipt",
+            Self::Residency { .. } => "residency",
+        }
+    }
+
+    /// The same with no more of its reason than is shown, so that a message has room for it.
+    #[must_use]
+    pub fn clipped(mut self) -> Self {
+        match &mut self {
+            Self::World(text)
+            | Self::Lease(text)
+            | Self::Unavailable(text)
+            | Self::Hours(text)
+            | Self::NoHardware(text)
+            | Self::Failed(text) => {
+                let end = text.char_indices().nth(SHOWN).map(|(end, _)| end);
+                if let Some(end) = end {
+                    text.truncate(end);
+                }
+            }
+            Self::NoJobs
+            | Self::Publisher
+            | Self::InputTooLarge { .. }
+            | Self::Busy
+            | Self::InUse
+            | Self::Malformed
+            | Self::Unpaid { .. }
+            | Self::NoReceipt
+            | Self::Residency { .. } => {}
+        }
+        self
+    }
+}
+
 /// What another node says, fit to be shown: short, and nothing that moves a cursor.
 #[must_use]
 pub fn said(text: &str) -> String {
@@ -423,5 +475,36 @@ mod tests {
         let refusal = Refusal::Failed(format!("a\u{1b}[2Jb\r\n{}", "c".repeat(1_000)));
         let text = refusal.to_string();
         assert!(!text.contains('\u{1b}') && !text.contains('\r') && text.len() < 400);
+    }
+
+    #[test]
+    fn the_longest_reason_fits_into_a_message_and_loses_nothing_that_is_shown() {
+        let long = format!("because {}", "é".repeat(100_000));
+        let reasons: [fn(String) -> Refusal; 6] = [
+            Refusal::World,
+            Refusal::Lease,
+            Refusal::Unavailable,
+            Refusal::Hours,
+            Refusal::NoHardware,
+            Refusal::Failed,
+        ];
+        for refusal in reasons.map(|of| of(long.clone())) {
+            assert_eq!(Answer::Refused(refusal.clone()).encode(), Err(MessageError));
+            let sent = Answer::Refused(refusal.clone().clipped()).encode().unwrap();
+            let Ok(Answer::Refused(heard)) = Answer::decode(&sent) else {
+                panic!("{} is not a refusal", refusal.kind());
+            };
+            assert_eq!(heard.to_string(), refusal.to_string());
+            assert_eq!(heard.clone().clipped(), heard);
+        }
+        let short = Refusal::Failed("é".repeat(SHOWN));
+        assert_eq!(short.clone().clipped(), short);
+    }
+
+    #[test]
+    fn what_kind_a_refusal_is_says_nothing_of_its_reason() {
+        let refusal = |reason: &str| Refusal::Failed(reason.to_owned());
+        assert_eq!(refusal("a record").kind(), refusal("another").kind());
+        assert_ne!(refusal("a record").kind(), Refusal::Busy.kind());
     }
 }

@@ -68,6 +68,11 @@ impl Home {
         self.0.join("embedded")
     }
 
+    /// What runs are writing, until it is finished and put where it belongs.
+    pub fn drafts(&self) -> PathBuf {
+        self.0.join("drafts")
+    }
+
     /// The jobs that were begun here, a folder for each.
     pub fn jobs(&self) -> PathBuf {
         self.0.join("jobs")

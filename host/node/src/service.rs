@@ -156,6 +156,10 @@ impl Service {
                 };
                 Failure::of(kind, &error)
             })?;
+        // Nobody else can have drafts now that the home is this process's, which has none yet.
+        if let Err(error) = blobs::clear_drafts(&self.home.drafts()) {
+            tracing::warn!(%error, "what runs were writing when the node was ended is still there");
+        }
         if !peers.is_empty() {
             swarm.add_discovery(Arc::new(TicketDiscovery::new(peers)));
         }

@@ -342,6 +342,13 @@ impl Swarm {
         self.inner.gate.withdraw(to_hash(digest));
     }
 
+    /// Whether a blob is served to whoever knows its digest, because it is of a release that is offered
+    /// or is [shared](Self::share).
+    #[must_use]
+    pub fn serves(&self, digest: &Digest) -> bool {
+        self.inner.gate.allows(&to_hash(digest))
+    }
+
     /// How much of a blob is here.
     ///
     /// # Errors

@@ -257,6 +257,7 @@ async fn what_is_not_offered_is_not_served() {
     let file = file_ref(&data);
     let a = node(&dir.path().join("a")).await;
     a.import_bytes(data).await.unwrap();
+    assert!(!a.serves(&file.digest));
     let b = node(&dir.path().join("b")).await;
     match b
         .fetch_files(std::slice::from_ref(&file), &[a.addr()], None)
@@ -275,10 +276,13 @@ async fn what_is_not_offered_is_not_served() {
     }
     assert_eq!(b.presence(&file.digest).await.unwrap(), Presence::Absent);
     a.share(&file.digest).await.unwrap();
+    assert!(a.serves(&file.digest));
     b.fetch_files(std::slice::from_ref(&file), &[a.addr()], None)
         .await
         .unwrap();
+    assert!(!b.serves(&file.digest), "what is fetched is not offered");
     a.unshare(&file.digest);
+    assert!(!a.serves(&file.digest));
     let c = node(&dir.path().join("c")).await;
     assert!(c.fetch_files(&[file], &[a.addr()], None).await.is_err());
     for node in [a, b, c] {

@@ -39,6 +39,13 @@ pub fn echo() -> String {
     component(ECHO)
 }
 
+/// A task that prints what it gets, and then fails with all of it for a reason. It has room for some
+/// 190,000 bytes.
+#[must_use]
+pub fn complaint() -> String {
+    component(COMPLAINT)
+}
+
 const TRIVIAL: &str = r#"  (core module $guest
     (memory (export "memory") 1)
     (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
@@ -115,6 +122,81 @@ const ECHO: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
     (with "host" (instance
       (export "read" (func $read))
       (export "write" (func $write))))))
+  (func $exported (param "arguments" (list string)) (result (result (error $error)))
+    (canon lift (core func $run "run")
+      (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (export "run" (func $exported)))
+"#;
+
+// What is read lies one behind the other, since each piece is put behind the one before it.
+const COMPLAINT: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
+    (alias outer 1 $error (type $it))
+    (export "error" (type $error' (eq $it)))
+    (export "read" (func (param "length" u32) (result (result (list u8) (error $error')))))))
+  (import "wasi:io/error@0.2.0" (instance $io-error (export "error" (type $it (sub resource)))))
+  (alias export $io-error "error" (type $io-error-type))
+  (import "wasi:io/streams@0.2.0" (instance $streams
+    (alias outer 1 $io-error-type (type $it))
+    (export "error" (type $error' (eq $it)))
+    (type $failure (variant (case "last-operation-failed" (own $error')) (case "closed")))
+    (export "stream-error" (type $stream-error (eq $failure)))
+    (export "output-stream" (type $out (sub resource)))
+    (export "[method]output-stream.blocking-write-and-flush" (func
+      (param "self" (borrow $out)) (param "contents" (list u8))
+      (result (result (error $stream-error)))))))
+  (alias export $streams "output-stream" (type $output-stream))
+  (import "wasi:cli/stdout@0.2.0" (instance $stdout
+    (alias outer 1 $output-stream (type $it))
+    (export "output-stream" (type $out (eq $it)))
+    (export "get-stdout" (func (result (own $out))))))
+  (core module $memory
+    (memory (export "memory") 4)
+    (global $next (mut i32) (i32.const 65536))
+    (func (export "realloc") (param $old i32) (param $from i32) (param $align i32) (param $to i32)
+      (result i32)
+      (local $at i32)
+      (local.set $at (global.get $next))
+      (global.set $next (i32.add (local.get $at) (local.get $to)))
+      (local.get $at)))
+  (core instance $memory (instantiate $memory))
+  (core func $read (canon lower (func $io "read")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core func $get-stdout (canon lower (func $stdout "get-stdout")))
+  (core func $print (canon lower (func $streams "[method]output-stream.blocking-write-and-flush")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core module $guest
+    (import "memory" "memory" (memory 4))
+    (import "host" "read" (func $read (param i32 i32)))
+    (import "host" "stdout" (func $stdout (result i32)))
+    (import "host" "print" (func $print (param i32 i32 i32 i32)))
+    (func (export "run") (param i32 i32) (result i32)
+      (local $out i32)
+      (local $bytes i32)
+      (local $first i32)
+      (local.set $out (call $stdout))
+      (block $end
+        (loop $more
+          (call $read (i32.const 4096) (i32.const 0))
+          (if (i32.load8_u (i32.const 0)) (then (unreachable)))
+          (br_if $end (i32.eqz (i32.load (i32.const 12))))
+          (if (i32.eqz (local.get $bytes))
+            (then (local.set $first (i32.load (i32.const 8)))))
+          (local.set $bytes (i32.add (local.get $bytes) (i32.load (i32.const 12))))
+          (call $print
+            (local.get $out) (i32.load (i32.const 8)) (i32.load (i32.const 12)) (i32.const 128))
+          (br $more)))
+      ;; An error, which is the sixth, `failed`, with its text.
+      (i32.store8 (i32.const 64) (i32.const 1))
+      (i32.store8 (i32.const 72) (i32.const 5))
+      (i32.store (i32.const 80) (local.get $first))
+      (i32.store (i32.const 84) (local.get $bytes))
+      (i32.const 64)))
+  (core instance $run (instantiate $guest
+    (with "memory" (instance $memory))
+    (with "host" (instance
+      (export "read" (func $read))
+      (export "stdout" (func $get-stdout))
+      (export "print" (func $print))))))
   (func $exported (param "arguments" (list string)) (result (result (error $error)))
     (canon lift (core func $run "run")
       (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))

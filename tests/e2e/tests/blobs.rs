@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use skep_tests::{Built, Ended, Node, configure, run};
@@ -178,4 +181,46 @@ fn a_guest_is_told_why_it_does_not_get_a_blob() {
         })
         .count();
     assert_eq!(kept, 0);
+}
+
+#[test]
+fn what_was_being_stored_when_a_node_was_killed_is_gone_once_it_is_back() {
+    let setting = Setting::new();
+    let a = setting.node("a");
+    let storing = setting.package("storing", "swarm-write = true", "");
+    let pipe = setting.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let mut command = Command::new(Built::skep())
+        .arg("--home")
+        .arg(a.home())
+        .args(["run", &storing, "--input"])
+        .arg(&pipe)
+        .args(["--output", "/dev/null", "--", "store"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It takes more than a pipe holds only once the guest reads, and the guest never sees the end.
+    let mut writer = fs::File::options().write(true).open(&pipe).unwrap();
+    writer.write_all(&content(1 << 20)).unwrap();
+    let drafts = a.home().join("drafts");
+    let drafted = || {
+        let entries = fs::read_dir(&drafts).unwrap();
+        let bytes = entries.map(|entry| entry.unwrap().metadata().unwrap().len());
+        bytes.sum::<u64>()
+    };
+    let begun = Instant::now();
+    while drafted() == 0 {
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(60), "nothing is stored");
+    }
+    a.kill().unwrap();
+    let _ = command.kill();
+    command.wait().unwrap();
+    drop(writer);
+    assert!(drafted() > 0, "whoever is killed removes nothing");
+    let _a = setting.node("a");
+    assert_eq!(fs::read_dir(&drafts).unwrap().count(), 0);
 }

@@ -21,10 +21,14 @@ mod encoders;
 mod followed;
 #[path = "jobs/found.rs"]
 mod found;
+#[path = "jobs/grants.rs"]
+mod grants;
 #[path = "jobs/guests.rs"]
 mod guests;
 #[path = "jobs/killed.rs"]
 mod killed;
+#[path = "jobs/left.rs"]
+mod left;
 #[path = "jobs/odd.rs"]
 mod odd;
 #[path = "jobs/operator.rs"]
@@ -43,6 +47,8 @@ mod served;
 mod setting;
 #[path = "language/shown.rs"]
 mod shown;
+#[path = "jobs/telling.rs"]
+mod telling;
 #[path = "jobs/terminal.rs"]
 mod terminal;
 #[path = "jobs/texts.rs"]
@@ -52,12 +58,14 @@ mod verifiers;
 #[path = "jobs/watched.rs"]
 mod watched;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use left::{Apart, Pieces};
 use peers::{Liar, Stranger};
 use serde_json::Value;
 use setting::{
@@ -71,13 +79,22 @@ use skep_tests::{Built, Node, ask, run};
 fn three_nodes_make_what_one_makes_and_keep_nothing_but_what_they_earned() {
     let setting = Setting::new(300);
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
-    let providers = ["a", "b", "c"].map(|name| setting.provider(name, "", 2));
+    let names = ["a", "b", "c"];
+    let aparts = names.map(|name| Apart::new(setting.folder.path(), name));
+    let providers =
+        [0_usize, 1, 2].map(|at| setting.provider_by(aparts[at].skep(), names[at], "", 2));
     let tickets: Vec<&str> = providers.iter().map(ticket).collect();
     // A shard for each: nobody has two, and before the last nobody is late.
     let each = requester
         .ask(&setting.submit(&tickets, &["--shards", "3"]))
         .unwrap();
     setting.assert_right();
+    let shards = each["job"]["shards"].as_array().unwrap();
+    let whose = shards
+        .iter()
+        .flat_map(|shard| shard["providers"].as_array().unwrap());
+    let whose: BTreeSet<&str> = whose.map(|account| account.as_str().unwrap()).collect();
+    assert_eq!((shards.len(), whose.len()), (3, 3), "{shards:?}");
     let job = requester
         .ask(&setting.submit(&tickets, &["--shards", "9"]))
         .unwrap();
@@ -105,17 +122,36 @@ fn three_nodes_make_what_one_makes_and_keep_nothing_but_what_they_earned() {
     let all = requester.ask(&["job", "status"]).unwrap();
     assert_eq!(all["jobs"][0]["job"], *name);
 
-    // No text of a ticket is anywhere on a provider's disk.
-    let input = fs::read_to_string(setting.path("tickets.jsonl")).unwrap();
-    let first: Value = serde_json::from_str(input.lines().next().unwrap()).unwrap();
-    let secret = first["text"].as_str().unwrap().as_bytes();
-    let found = |home: &Path| files(home).into_iter().find(|file| holds(file, secret));
-    assert!(
-        found(requester.home()).is_some(),
-        "the search finds what is there"
-    );
-    for home in homes {
-        assert_eq!(found(home), None);
+    // No piece of a ticket, of a label's text or of a result is anywhere on a provider's disk, but for what
+    // the package says itself.
+    let tickets = skep_tickets::tickets(11, 300);
+    let labels = skep_tickets::labels(11, 8);
+    let labels = labels.iter().flat_map(|label| {
+        let examples = label.examples.iter().map(String::as_str);
+        examples.chain([label.description.as_str()])
+    });
+    let results = std::str::from_utf8(&setting.expected).unwrap();
+    let package = setting.path("package");
+    for (what, pieces) in [
+        (
+            "input",
+            Pieces::of(tickets.iter().map(|ticket| ticket.text.as_str()), &package),
+        ),
+        ("labels", Pieces::of(labels, &package)),
+        ("output", Pieces::of(results.lines(), &package)),
+    ] {
+        assert!(pieces.count() > 50, "{what}: {}", pieces.count());
+        assert!(
+            pieces.found_in(requester.home()).is_some(),
+            "the search finds what is there of the {what}"
+        );
+        let places = homes
+            .iter()
+            .copied()
+            .chain(aparts.iter().map(Apart::folder));
+        for place in places {
+            assert_eq!(pieces.found_in(place), None, "{what}");
+        }
     }
 }
 

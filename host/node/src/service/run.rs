@@ -13,7 +13,7 @@ use skep_tensor::Device;
 use tokio::runtime::Handle;
 
 use super::adapters::{Applied, has_to_change};
-use super::blobs::NodeBlobs;
+use super::blobs::{Fetched, NodeBlobs, Reach};
 use super::defaults::{Defaults, bind_models};
 use super::inspect::grants_of;
 use super::jobs::GuestJobs;
@@ -121,7 +121,7 @@ pub async fn run(
         program,
         mut spec,
         bound,
-    } = prepare(service, subject, &request.models, peers).await?;
+    } = prepare(service, subject, &request.models, peers, Reach::Everything).await?;
     // Here and nowhere else: what is run for others spends nothing.
     spec.jobs = jobs;
     let sandbox = service.sandbox()?;
@@ -165,12 +165,13 @@ pub(super) struct Prepared {
     pub(super) bound: Defaults,
 }
 
-/// Loads a component, and the models that it gets.
+/// Loads a component, and the models that it gets. `reach` is how far it is let into the blob store.
 pub(super) async fn prepare(
     service: &Service,
     subject: Subject,
     models: &[String],
     peers: Vec<ProviderAddr>,
+    reach: Reach,
 ) -> Result<Prepared, Failure> {
     let program = load(service, subject.component).await?;
     let bound = bind_models(service, models, &subject.grants).await?;
@@ -201,7 +202,7 @@ pub(super) async fn prepare(
             applied: subject.adapter.map(Applied::new),
             home: service.home.clone(),
         })),
-        blobs: blobs(service, &subject.grants, peers).await?,
+        blobs: blobs(service, &subject.grants, peers, reach).await?,
         jobs: None,
         training: None,
         seed: None,
@@ -330,15 +331,18 @@ async fn blobs(
     service: &Service,
     grants: &Grants,
     peers: Vec<ProviderAddr>,
+    reach: Reach,
 ) -> Result<Option<Arc<dyn skep_sandbox::Blobs>>, Failure> {
     if !grants.swarm_write && grants.swarm_read == skep_registry::SwarmRead::default() {
         return Ok(None);
     }
-    let drafts = service.home.path().join("drafts");
+    let drafts = service.home.drafts();
     make_private(&drafts).map_err(|error| Failure::of(FailureKind::Failed, &error))?;
     let swarm = service.swarm().await?.clone();
     Ok(Some(Arc::new(NodeBlobs {
         swarm,
+        reach,
+        fetched: Fetched::default(),
         drafts,
         peers,
         runtime: Handle::current(),

@@ -5,23 +5,8 @@ use super::*;
 
 /// Publishes a package of the component that begins jobs, from the requester's home.
 pub(super) fn publish(setting: &Setting, name: &str, grants: &str) -> String {
-    let folder = setting.path(name);
-    fs::create_dir(&folder).unwrap();
-    fs::copy(Built::component("jobs"), folder.join("jobs.wasm")).unwrap();
-    let manifest = format!(
-        "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nkind = \"component\"\n\
-         [component]\nworld = \"task\"\npath = \"jobs.wasm\"\n[grants]\n{grants}\n"
-    );
-    fs::write(folder.join("skep.toml"), manifest).unwrap();
-    let requester = setting.path("requester");
-    let published = ask(
-        &Built::skep(),
-        &requester,
-        &["publish", &setting.text(name)],
-    )
-    .unwrap();
-    let reference = published["published"]["reference"].as_str().unwrap();
-    reference.split_once('@').unwrap().0.to_owned()
+    let component = fs::read(Built::component("jobs")).unwrap();
+    setting.publish_task(&setting.path("requester"), name, &component, grants)
 }
 
 /// The digest of the release that does the work.

@@ -28,6 +28,8 @@ pub struct Task {
     pub exact: bool,
     /// Who gets a part of the price.
     pub split: Split,
+    /// The arguments of a task.
+    pub arguments: Vec<String>,
     pub labels: Vec<u8>,
     pub records: Vec<u8>,
 }
@@ -44,6 +46,7 @@ pub fn task_of(requester: &Path) -> Task {
         adapter: None,
         exact: false,
         split: Split::default(),
+        arguments: Vec::new(),
         labels: fs::read(folder.join("labels")).unwrap_or_default(),
         records: fs::read(folder.join("input")).unwrap(),
     }
@@ -95,7 +98,7 @@ impl Requester {
         self.runtime.block_on(async {
             let input = ShardInput {
                 first_line: 1,
-                arguments: Vec::new(),
+                arguments: task.arguments.clone(),
                 labels: &task.labels,
                 is_csv: false,
                 records: &task.records,

@@ -27,7 +27,7 @@ fn must(program: &str, arguments: &[&str]) {
 }
 
 /// A program that stands in for `skep` and ends up as it.
-fn script(path: PathBuf, text: &str) -> PathBuf {
+pub fn script(path: PathBuf, text: &str) -> PathBuf {
     fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path

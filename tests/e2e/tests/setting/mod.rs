@@ -98,6 +98,21 @@ impl Setting {
         setting
     }
 
+    /// Publishes a task with these grants from a home that has a key, and returns what it is called there.
+    pub fn publish_task(&self, home: &Path, name: &str, component: &[u8], grants: &str) -> String {
+        let folder = self.path(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("task.wasm"), component).unwrap();
+        let manifest = format!(
+            "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nkind = \"component\"\n\
+             [component]\nworld = \"task\"\npath = \"task.wasm\"\n[grants]\n{grants}\n"
+        );
+        fs::write(folder.join("skep.toml"), manifest).unwrap();
+        let published = ask(&Built::skep(), home, &["publish", &self.text(name)]).unwrap();
+        let reference = published["published"]["reference"].as_str().unwrap();
+        reference.split_once('@').unwrap().0.to_owned()
+    }
+
     fn run_alone(&self, home: &Path, name: &str) -> Vec<u8> {
         let output = self.text("expected.jsonl");
         let mut run = vec!["run".to_owned(), name.to_owned()];

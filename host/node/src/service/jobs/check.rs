@@ -21,6 +21,7 @@ use super::{answer, failed};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{Checked, FindingName, ReportLine, VerdictLine};
 use crate::requests::{Progress, Unit};
+use crate::service::blobs::Reach;
 use crate::service::run::{self, CancelOnDrop};
 use crate::service::{ProgressSender, Service};
 
@@ -44,7 +45,7 @@ pub async fn check(
         ));
     }
     let subject = run::subject(service, verifier, &[], progress).await?;
-    let prepared = run::prepare(service, subject, &[], Vec::new()).await?;
+    let prepared = run::prepare(service, subject, &[], Vec::new(), Reach::Everything).await?;
     let (program, mut run) = (prepared.program, prepared.spec);
     if program.world() != Some("verifier") {
         return Err(Failure::new(

@@ -119,7 +119,7 @@ async fn begin(
         let labels = Labels::parse(labels);
         labels.map_err(|error| JobError::Invalid(format!("labels: {error}")))?;
     }
-    let drafts = service.home.path().join("drafts");
+    let drafts = service.home.drafts();
     let (input, labels) = (order.input, order.labels);
     let draft = tokio::task::block_in_place(|| Draft::new(&drafts, &input, labels.as_deref()));
     let draft = draft.map_err(|error| explain(super::failed(error)))?;

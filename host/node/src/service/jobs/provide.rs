@@ -121,8 +121,8 @@ impl Answerer for Desk {
                 Ok(()) => Ok(()),
                 Err(Stop::Gone) => return,
                 Err(Stop::Refused(refusal)) => {
-                    tracing::info!(peer = %channel.peer(), %refusal, "a job was refused");
-                    say(&mut channel, &Answer::Refused(refusal)).await
+                    tracing::info!(peer = %channel.peer(), why = refusal.kind(), "refused a job");
+                    say(&mut channel, &Answer::Refused(refusal.clipped())).await
                 }
             };
             if ended.is_ok() {
@@ -291,7 +291,7 @@ impl Desk {
         let component = release.component().ok_or_else(|| {
             Refusal::Unavailable("the package is not a component, and cannot be run".to_owned())
         })?;
-        work::begins_none(&component.grants).map_err(|error| unavailable(&error))?;
+        work::is_for_jobs(&component.grants).map_err(|error| unavailable(&error))?;
         let world = component.world.as_str();
         let admitted = self.policy.admit(release.publisher(), world, input_bytes);
         admitted.map_err(Stop::from)

@@ -26,6 +26,7 @@ use crate::home::Home;
 use crate::requests::KeptLine;
 use crate::service::Service;
 use crate::service::adapters::{ENCODERS, TEXT};
+use crate::service::blobs::Reach;
 use crate::service::run::{self, Prepared, Subject};
 
 /// The most that is kept at once.
@@ -236,7 +237,7 @@ pub fn set_aside(home: &Home) -> Option<String> {
 }
 
 async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Failure> {
-    let prepared = run::prepare(service, subject, &[], Vec::new()).await?;
+    let prepared = run::prepare(service, subject, &[], Vec::new(), Reach::Offered).await?;
     let imports = prepared.program.imports();
     let uses = |interface: &str| imports.iter().any(|import| import.starts_with(interface));
     let (writes, embeds) = (uses(TEXT), uses(ENCODERS));

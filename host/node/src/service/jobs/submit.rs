@@ -56,7 +56,7 @@ pub async fn submit(
         ))
     })?;
     let labels = labels(component.world.as_str(), submission)?;
-    work::begins_none(&component.grants)?;
+    work::is_for_jobs(&component.grants)?;
     let model = work::models(&component.grants)?;
     let adapter = match &submission.adapter {
         None => None,

@@ -20,6 +20,7 @@ use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::service::Service;
 use crate::service::adapters::{ENCODERS, TEXT};
+use crate::service::blobs::Reach;
 use crate::service::run::{self, CancelOnDrop, Prepared, Subject, explain};
 
 /// Line numbers beyond this are of no input that exists.
@@ -72,16 +73,23 @@ pub fn models(grants: &Grants) -> Result<Option<Digest>, Failure> {
 }
 
 /// Whether a component may do others' work. One that is granted jobs would spend credits there that
-/// are not those of whoever asked for the work, or do something else than with its requester's.
-pub fn begins_none(grants: &Grants) -> Result<(), Failure> {
-    match grants.jobs {
-        None => Ok(()),
-        Some(_) => Err(Failure::new(
-            FailureKind::Refused,
+/// are not those of whoever asked for the work, or do something else than with its requester's. One that
+/// stores blobs would leave there, and offer to everybody, what it made of somebody else's input.
+pub fn is_for_jobs(grants: &Grants) -> Result<(), Failure> {
+    let refused = |reason: &str| Err(Failure::new(FailureKind::Refused, reason));
+    if grants.jobs.is_some() {
+        return refused(
             "a package that is granted jobs (grants.jobs) is run by its owner only, whose credits it \
              spends, and not as a part of a job",
-        )),
+        );
     }
+    if grants.swarm_write {
+        return refused(
+            "a package that stores blobs (grants.swarm-write) is run by its owner only, on whose disk \
+             they stay, and not as a part of a job",
+        );
+    }
+    Ok(())
 }
 
 /// Whether the models that a component uses in a job are loaded.
@@ -144,7 +152,7 @@ pub async fn perform(
         time: Some(allowed.time),
         ..Limits::default()
     });
-    let mut prepared = run::prepare(service, subject, &[], Vec::new()).await?;
+    let mut prepared = run::prepare(service, subject, &[], Vec::new(), Reach::Offered).await?;
     if allowed.seed.is_some() && !prepared.program.is_repeatable() {
         return Err(Failure::new(
             FailureKind::Refused,
@@ -281,5 +289,36 @@ impl Write for Bounded {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use skep_registry::{JobsGrant, SwarmRead};
+
+    use super::*;
+
+    #[test]
+    fn what_would_spend_or_leave_something_is_no_part_of_a_job() {
+        let reads = Grants {
+            tensor: true,
+            swarm_read: SwarmRead::Everything,
+            ..Grants::default()
+        };
+        assert!(is_for_jobs(&reads).is_ok());
+        let stores = Grants {
+            swarm_write: true,
+            ..reads.clone()
+        };
+        let begins = Grants {
+            jobs: Some(JobsGrant { max_price: 1 }),
+            ..reads
+        };
+        for (grants, named) in [(stores, "grants.swarm-write"), (begins, "grants.jobs")] {
+            let failure = is_for_jobs(&grants).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Refused);
+            assert!(failure.message.contains(named), "{failure}");
+        }
     }
 }
