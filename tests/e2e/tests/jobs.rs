@@ -19,6 +19,8 @@ mod encoders;
 mod followed;
 #[path = "jobs/found.rs"]
 mod found;
+#[path = "jobs/greedy.rs"]
+mod greedy;
 #[path = "jobs/guests.rs"]
 mod guests;
 #[path = "jobs/killed.rs"]
