@@ -270,6 +270,18 @@ impl Earnings {
         })
     }
 
+    /// Whether the receipt for a lease has come back with both signatures.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn is_paid(&self, lease: Digest) -> Result<bool, EarningsError> {
+        self.with(|database| {
+            let receipts = database.begin_read()?.open_table(RECEIPTS)?;
+            Ok(receipts.get(lease.as_bytes())?.is_some())
+        })
+    }
+
     /// What was done since then and not paid, each with its lease.
     ///
     /// # Errors
@@ -502,7 +514,10 @@ mod tests {
             assert_eq!(unpaid(1, 11), credits(7));
             assert_eq!(unpaid(2, 0), Credits::ZERO);
             let paid = [paid];
+            assert!(!earnings.is_paid(paid[0].lease).unwrap());
             earnings.paid(&paid).unwrap();
+            assert!(earnings.is_paid(paid[0].lease).unwrap());
+            assert!(!earnings.is_paid(lease).unwrap());
             assert_eq!(earnings.owed(0).unwrap(), [(lease, owed(10))]);
             earnings.paid(&paid).unwrap();
         }

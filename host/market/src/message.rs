@@ -269,7 +269,7 @@ pub enum Refusal {
     Malformed,
     /// Whoever asks has not paid for what was done before.
     #[error(
-        "it did work for {} credits since yesterday of which it has no receipt back, and its owner lets \
+        "it did or began work for {} credits since yesterday of which it has no receipt back, and its owner lets \
          nobody owe more than {}; a node that runs in the home of the job gives it the receipts",
         Credits::from_micro(*owed),
         Credits::from_micro(*limit)

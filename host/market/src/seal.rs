@@ -48,6 +48,14 @@ pub enum SealError {
         /// How many.
         size: usize,
     },
+    /// One before the last that is not full: such chunks could go on for ever.
+    #[error("chunk {number} has {size} bytes, and all before the last have {CHUNK}")]
+    Short {
+        /// Which, from 0.
+        number: u64,
+        /// How many.
+        size: usize,
+    },
     /// Something after the last chunk.
     #[error("there is more after the last chunk")]
     Ended,
@@ -282,9 +290,18 @@ impl Gathered {
     ///
     /// # Errors
     ///
-    /// When it does not open, or there is more than was announced or, after the last, less.
+    /// When it does not open, or there is more than was announced or, after the last, less, or it is not the
+    /// last and not full.
     pub fn add(&mut self, mut sealed: Vec<u8>) -> Result<bool, SealError> {
+        let number = self.opener.0.next;
         let (length, last) = self.opener.open(&mut sealed)?;
+        if !last && length < CHUNK {
+            sealed.zeroize();
+            return Err(SealError::Short {
+                number,
+                size: length,
+            });
+        }
         let found = self.came + length as u64;
         if found > self.announced || (last && found < self.announced) {
             sealed.zeroize();
@@ -447,6 +464,19 @@ mod tests {
                 announced: 10
             })
         ));
+    }
+
+    #[test]
+    fn a_chunk_before_the_last_that_is_not_full_is_refused() {
+        for size in [0, 1, CHUNK - 1] {
+            let (mut requester, provider) = pair(digest("lease", 1));
+            let mut gathered = Gathered::new(provider.opener, 4 * CHUNK as u64);
+            let full = requester.sealer.seal(&[1; CHUNK], false).unwrap();
+            assert_eq!(gathered.add(full), Ok(false));
+            let short = requester.sealer.seal(&vec![1; size], false).unwrap();
+            let refused = SealError::Short { number: 1, size };
+            assert_eq!(gathered.add(short), Err(refused));
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub use run::records::{OutcomeSink, Progress};
 pub use run::renderer::{Rendered, Renderer};
 pub use run::report::{Reported, RunReport};
 pub use run::session::{CallError, CallLimits};
-pub use run::spec::RunSpec;
+pub use run::spec::{RunSpec, Used};
 pub use run::verify::{Content, Finding, Verdict, VerifiedWork, Verifier};
 pub use run::village::{Beginning, Village};
 /// What a village and a renderer tell each other, and what a village tells whoever plays it: the

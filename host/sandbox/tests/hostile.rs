@@ -132,6 +132,39 @@ fn flop_bomb() {
 }
 
 #[test]
+fn what_a_run_uses_is_seen_before_it_reports() {
+    let spec = spec(Limits {
+        cpu_time: Some(Duration::from_secs(60)),
+        time: Some(Duration::from_secs(60)),
+        ..tight()
+    });
+    let used = spec.used.clone();
+    assert_eq!((used.flops(), used.tokens()), (0, 0));
+    let cancel = Cancel::new();
+    let program = load(&SANDBOX, "flop_bomb");
+    let failed = std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            SANDBOX.run_task(
+                &program,
+                &spec,
+                &[],
+                std::io::empty(),
+                std::io::sink(),
+                &cancel,
+            )
+        });
+        // It is at work, and its end is far away.
+        while used.flops() == 0 && !run.is_finished() {
+            std::thread::yield_now();
+        }
+        cancel.cancel();
+        run.join().unwrap().unwrap_err()
+    });
+    assert!(failed.report.flops > 0, "{}", failed.error);
+    assert!(used.flops() >= failed.report.flops);
+}
+
+#[test]
 fn flop_bomb_against_the_clock() {
     let limits = Limits {
         device_work: Some(u64::MAX),

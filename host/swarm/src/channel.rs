@@ -11,7 +11,7 @@
 //! - Allocate what a length says: whoever reads says how long a frame may be, which is never more
 //!   than [`MAX_FRAME`].
 //! - Serve conversations while nobody here answers them, or more at once than its limit, or leave no
-//!   place for others because one peer takes them all.
+//!   place for others because one peer, or a handful of them, takes them all.
 
 mod lines;
 
@@ -23,7 +23,7 @@ use std::time::Duration;
 use iroh::endpoint::{ConnectOptions, Connection, ReadExactError, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use n0_future::boxed::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::config::conversation_transport;
@@ -40,9 +40,13 @@ pub(crate) const TRAINING_ALPN: &[u8] = b"skep/training/4";
 /// The longest frame, in bytes.
 pub const MAX_FRAME: usize = 128 << 10;
 /// Conversations that are answered at one moment.
-const CONVERSATIONS: usize = 256;
+pub const CONVERSATIONS: usize = 256;
 /// Those of them that one peer may have.
 const FOR_ONE: usize = 64;
+/// The last of them are for those that have few: a handful of peers cannot take all.
+const LAST: usize = CONVERSATIONS / 4;
+/// How many a peer may have to be given one of the last.
+const FEW: usize = 4;
 
 /// How long whoever has connected may take to begin a conversation. A connection on which none was
 /// held for so long ends.
@@ -274,20 +278,27 @@ pub(crate) struct Conversations {
 struct Place {
     peers: Arc<Mutex<HashMap<NodeId, usize>>>,
     peer: NodeId,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Conversations {
-    /// A place for this peer, if it has not got all that it may have.
+    /// A place for this peer, if there is one and it has not got all that it may have.
     fn place(&self, peer: NodeId) -> Option<Place> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+        let most = match self.slots.available_permits() < LAST {
+            true => FEW,
+            false => FOR_ONE,
+        };
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let count = peers.entry(peer).or_default();
-        if *count >= FOR_ONE {
+        if *count >= most {
             return None;
         }
         *count += 1;
         Some(Place {
             peers: Arc::clone(&self.peers),
             peer,
+            _slot: slot,
         })
     }
 }
@@ -318,16 +329,12 @@ impl ProtocolHandler for Conversations {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let peer = connection.remote_id().into();
         // A connection on which nothing is said yet takes a place too.
-        let (place, slot) = (
-            self.place(peer),
-            Arc::clone(&self.slots).try_acquire_owned(),
-        );
-        let (Some(answerer), Some(place), Ok(slot)) = (self.answerer.get(), place, slot) else {
+        let (Some(answerer), Some(place)) = (self.answerer.get(), self.place(peer)) else {
             connection.close(1_u32.into(), b"nobody answers here");
             return Ok(());
         };
         let line = Arc::new(Line::of(connection));
-        let mut room = Some((place, slot));
+        let mut room = Some(place);
         let mut held = JoinSet::new();
         loop {
             let begun = tokio::select! {
@@ -345,12 +352,8 @@ impl ProtocolHandler for Conversations {
                 }
                 Err(_) => continue,
             };
-            let another = || {
-                let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
-                Some((self.place(peer)?, slot))
-            };
             // Who has no room for one more drops both its halves, which the other side sees.
-            let Some(room) = room.take().or_else(another) else {
+            let Some(room) = room.take().or_else(|| self.place(peer)) else {
                 continue;
             };
             let channel = Channel {
@@ -448,4 +451,37 @@ async fn open(peer: NodeId, line: Arc<Line>) -> Result<Channel, ChannelError> {
 
 fn unreachable(reason: String) -> ChannelError {
     ChannelError::Unreachable { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh::SecretKey;
+
+    use super::*;
+
+    #[test]
+    fn a_handful_of_peers_leaves_room_for_those_that_have_few() {
+        let conversations = Conversations::default();
+        let peer = || NodeId::from(SecretKey::generate().public());
+        let mut held = Vec::new();
+        let mut take = |peer: NodeId| {
+            let mut taken = 0;
+            while let Some(place) = conversations.place(peer) {
+                held.push(place);
+                taken += 1;
+            }
+            taken
+        };
+        let greedy = [(); 4].map(|()| peer());
+        assert_eq!(greedy.map(&mut take), [FOR_ONE, FOR_ONE, FOR_ONE, FEW]);
+        assert_eq!(take(greedy[0]), 0, "it has many already");
+        // Each of those that come has room, until all is taken.
+        for _ in 1..LAST / FEW {
+            assert_eq!(take(peer()), FEW);
+        }
+        assert_eq!(take(peer()), 0);
+        held.clear();
+        assert!(conversations.peers.lock().unwrap().is_empty());
+        assert_eq!(conversations.slots.available_permits(), CONVERSATIONS);
+    }
 }

@@ -23,6 +23,8 @@ mod followed;
 mod found;
 #[path = "jobs/grants.rs"]
 mod grants;
+#[path = "jobs/greedy.rs"]
+mod greedy;
 #[path = "jobs/guests.rs"]
 mod guests;
 #[path = "jobs/killed.rs"]

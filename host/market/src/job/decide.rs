@@ -247,6 +247,29 @@ impl Job {
         self.lease_to(provider, number, None, choice)
     }
 
+    /// Whether a lease whose provider is busy is better withdrawn, because somebody else who has not had its shard
+    /// has room for it now. Otherwise it is waited for, as is an auditor, whose turn it is, and a shard that
+    /// has moved often already: what is left of its leases is for those that fail.
+    #[must_use]
+    pub fn may_move(&self, id: AttemptId, offers: &[Offer]) -> bool {
+        let Some(shard) = self.shards.get(id.shard as usize) else {
+            return false;
+        };
+        let lease = shard.attempts.get(id.attempt as usize);
+        let is_ordinary =
+            lease.is_some_and(|lease| lease.state == State::Open && lease.audits.is_none());
+        let has_had = |provider| {
+            let mut leases = shard.attempts.iter();
+            leases.any(|lease| lease.provider == provider)
+        };
+        let mut free = offers.iter().filter(|offer| {
+            offer.is_open(self.plan.lease_limit) && self.load(offer.provider) < offer.slots
+        });
+        is_ordinary
+            && 2 * shard.attempts.len() < self.plan.max_attempts as usize
+            && free.any(|offer| !has_had(offer.provider))
+    }
+
     /// A lease of a shard to this provider.
     pub(super) fn lease_to(
         &self,

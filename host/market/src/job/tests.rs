@@ -3,6 +3,7 @@
 
 mod ahead;
 mod audits;
+mod busy;
 mod followed;
 mod kept;
 mod late;

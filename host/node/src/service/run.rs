@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Grants, Limits, ModelGrant, Source};
-use skep_sandbox::{Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec, Texts};
+use skep_sandbox::{
+    Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec, Texts, Used,
+};
 use skep_swarm::{Installed, ProviderAddr, Ticket};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
@@ -210,6 +212,7 @@ pub(super) async fn prepare(
         grants: subject.grants,
         limits: subject.limits,
         waits_for_others: false,
+        used: Used::default(),
     };
     Ok(Prepared {
         program,

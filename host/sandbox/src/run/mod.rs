@@ -120,6 +120,7 @@ pub(crate) fn state(
         device_work: limits.device_work,
         deadline: Instant::now().checked_add(limits.wall),
     });
+    spec.used.show(&account);
     State::new(Arc::clone(spec), limits, account, Arc::clone(threads), io)
 }
 

@@ -1,9 +1,9 @@
 //! What a run is given.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use skep_registry::{Grants, Limits};
-use skep_tensor::Device;
+use skep_tensor::{Account, Device};
 
 use crate::blobs::Blobs;
 use crate::following::Texts;
@@ -37,6 +37,30 @@ pub struct RunSpec {
     pub texts: Texts,
     /// Whether its texts wait for those of other runs, because it is somebody else's.
     pub waits_for_others: bool,
+    /// Where what it uses can be seen before its end.
+    pub used: Used,
+}
+
+/// What a run has used so far, for whoever has to know it of one that was called off and never reports.
+/// Clones show the same run: the first that is given it.
+#[derive(Clone, Debug, Default)]
+pub struct Used(Arc<OnceLock<Account>>);
+
+impl Used {
+    /// Floating-point operations on the device; none before the run begins.
+    pub fn flops(&self) -> u64 {
+        self.0.get().map_or(0, |account| account.usage().flops)
+    }
+
+    /// Tokens that language models computed for it, read and written ones.
+    pub fn tokens(&self) -> u64 {
+        self.0.get().map_or(0, |account| account.usage().tokens)
+    }
+
+    pub(crate) fn show(&self, account: &Account) {
+        // Another run shows nothing here.
+        let _ = self.0.set(account.clone());
+    }
 }
 
 impl Default for RunSpec {
@@ -53,6 +77,7 @@ impl Default for RunSpec {
             seed: None,
             texts: Texts::default(),
             waits_for_others: false,
+            used: Used::default(),
         }
     }
 }

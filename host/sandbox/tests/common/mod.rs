@@ -141,6 +141,7 @@ pub fn spec(limits: Limits) -> RunSpec {
         seed: None,
         texts: skep_sandbox::Texts::Kept,
         waits_for_others: false,
+        used: skep_sandbox::Used::default(),
     }
 }
 

@@ -2,9 +2,11 @@
 //! kept of a result is there before that is written down or with it, and nothing is paid before the audit is.
 //!
 //! Each point is made of a job that ran to its end: its journal as far as it was written then, the files that were
-//! there by then, and the books from before it. Everything else is as it was, the providers among it.
+//! there by then, and the books from before it. A provider of which a lease is asked for again that was paid since
+//! has its books from before that; everything else is as it was.
 
-use skep_market::{AttemptId, Event, Journal, Kept, Trail};
+use skep_evidence::{Keys, Receipt, Signed};
+use skep_market::{AttemptId, Earnings, Event, Finished, Journal, Kept, Owed, Trail};
 use skep_registry::Digest;
 
 use super::*;
@@ -128,8 +130,60 @@ impl<'a> Whole<'a> {
         home
     }
 
+    /// The leases of which something came, and nothing when so many events were written down.
+    fn open_at(&self, written: usize) -> impl Iterator<Item = AttemptId> {
+        let (before, after) = self.events.split_at(written);
+        let is_leased = move |id: &AttemptId| {
+            let mut leased = before.iter();
+            leased.any(|event| matches!(event, Event::Leased { id: leased, .. } if leased == id))
+        };
+        delivered(after).filter(is_leased)
+    }
+
+    /// Has the provider of a lease be as it was when it had signed for it and was not paid.
+    fn takes_back(&self, id: AttemptId, providers: &mut Vec<Node>) {
+        let receipt = self.events.iter().find_map(|event| match event {
+            Event::Delivered {
+                id: of, receipt, ..
+            } if *of == id => Some(receipt.clone()),
+            _ => None,
+        });
+        let receipt = receipt.unwrap();
+        let bill = Signed::<Receipt>::decode(&receipt, &mut Keys::default()).unwrap();
+        let maker = bill.provider.to_string();
+        let is_maker = |node: &Node| account(node.home())["account"] == *maker;
+        let place = providers.iter().position(is_maker).unwrap();
+        let node = providers.remove(place);
+        let address = node.status["addresses"][0].as_str().unwrap().to_owned();
+        let home = node.home().to_path_buf();
+        node.kill().unwrap();
+        let books = home.join("earnings.redb");
+        fs::remove_file(&books).unwrap();
+        let earnings = Earnings::open(&books).unwrap();
+        // None of its receipts has the number of another.
+        for _ in 0..100 {
+            earnings.number().unwrap();
+        }
+        let mut trails = self.trails.iter();
+        let (_, trail) = trails.find(|(of, _)| *of == id).unwrap();
+        let finished = Finished {
+            commitment: trail.commitment.clone(),
+            receipt,
+        };
+        let owed = Owed {
+            requester: bill.requester,
+            price: bill.price,
+            since: bill.finished,
+            node: String::new(),
+        };
+        earnings.keep(bill.lease, finished, &owed).unwrap();
+        drop(earnings);
+        let node = Node::start_at(&Built::skep(), &home, &address).unwrap();
+        providers.insert(place, node);
+    }
+
     /// Goes on from each point, and checks what comes of it.
-    fn goes_on_from_each_point(&self) {
+    fn goes_on_from_each_point(&self, providers: &mut Vec<Node>) {
         let audits = |event: &Event| {
             matches!(
                 event,
@@ -146,6 +200,9 @@ impl<'a> Whole<'a> {
         // Once its auditor has a lease, what was signed for a result that is followed is read again.
         for (written, in_files) in all.chain([(has_auditor + 1, true)]) {
             let home = self.killed_at(written, in_files);
+            for id in self.open_at(written) {
+                self.takes_back(id, providers);
+            }
             let paused = ask(&Built::skep(), &home, &["job", "status", &self.name]).unwrap();
             let is_finished = written == self.unpaid();
             assert_eq!(
@@ -193,7 +250,8 @@ fn killed_at_each_point_of_an_audit_a_requester_loses_nothing_and_pays_once() {
     let providers = ["a", "b", "c"].map(|name| setting.provider(name, "", 2));
     let tickets = providers.each_ref().map(ticket);
     let whole = Whole::new(&setting, &tickets);
-    whole.goes_on_from_each_point();
+    let mut providers = Vec::from(providers);
+    whole.goes_on_from_each_point(&mut providers);
     whole.assert_paid_once(&providers);
 }
 
@@ -210,6 +268,7 @@ fn killed_at_each_point_of_an_audit_that_follows_a_requester_loses_nothing_and_p
     let whole = Whole::new(&setting, &tickets);
     assert_eq!(whole.job["shards"][0]["audits"][0]["followed"], true);
     assert!(whole.folder.join("shown").join("0-1").exists());
-    whole.goes_on_from_each_point();
+    let mut providers = Vec::from(providers);
+    whole.goes_on_from_each_point(&mut providers);
     whole.assert_paid_once(&providers);
 }

@@ -1,5 +1,5 @@
-//! A requester that takes what a provider made, with whatever clock it has, and pays only when it is
-//! told to.
+//! A requester that takes what a provider made, with whatever clock it has, pays only when it is told to, and
+//! goes at any moment.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,8 @@ use skep_evidence::{
     Signed, Split, Statement as _, Tariff, Work,
 };
 use skep_market::{
-    Answer, Ask, Gathered, MAX_MESSAGE, MAX_SEALED, Refusal, SealSecret, Sent, ShardInput,
-    Undertaking, receive,
+    Answer, Ask, CHUNK, Gathered, MAX_MESSAGE, MAX_SEALED, Refusal, SealSecret, Sealed, Sent,
+    ShardInput, Undertaking, receive,
 };
 use skep_registry::Digest;
 use skep_swarm::{Channel, NodeId, NodeTicket, Swarm, SwarmConfig};
@@ -63,12 +63,17 @@ pub struct Requester {
 
 impl Requester {
     pub fn start(folder: &Path) -> Self {
+        Self::with(folder, 77)
+    }
+
+    /// The same, whose account grows from `seed`.
+    pub fn with(folder: &Path, seed: u8) -> Self {
         let runtime = Runtime::new().unwrap();
         let swarm = runtime
             .block_on(Swarm::open(SwarmConfig::loopback(folder)))
             .unwrap();
         Self {
-            key: AccountKey::from_seed(&[77; 32]),
+            key: AccountKey::from_seed(&[seed; 32]),
             node: swarm.id(),
             swarm,
             runtime,
@@ -94,6 +99,19 @@ impl Requester {
         number: u32,
         ahead: i64,
     ) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
+        let offered = self.lease(provider, task, number, ahead, 0)?;
+        self.has(provider, &offered)
+    }
+
+    /// Makes out such a lease, by which things are kept ready for so many seconds.
+    pub fn lease(
+        &self,
+        provider: &str,
+        task: &Task,
+        number: u32,
+        ahead: i64,
+        residency: u64,
+    ) -> Result<Offered, Refusal> {
         let node: NodeTicket = provider.parse().unwrap();
         self.runtime.block_on(async {
             let input = ShardInput {
@@ -108,7 +126,7 @@ impl Requester {
                 package: task.package,
                 adapter: task.adapter,
                 input_bytes: input.len() as u64,
-                residency: 0,
+                residency,
                 sources: Vec::new(),
                 question: [7; 32],
             };
@@ -144,7 +162,7 @@ impl Requester {
                     tokens: 1 << 60,
                     flops: 1 << 60,
                     bytes: 1 << 24,
-                    ..Meter::default()
+                    residency,
                 },
                 limit: Credits::from_micro(1_000_000),
                 split: task.split.clone(),
@@ -160,72 +178,73 @@ impl Requester {
                     follows: None,
                 },
             };
-            self.perform(&node, &lease.sign(&self.key).unwrap(), &input)
-                .await
+            let lease = lease.sign(&self.key).unwrap();
+            Ok::<_, Refusal>(Offered { lease, input })
         })
     }
 
-    async fn perform(
+    /// Has the work of a lease done, as often as it likes.
+    pub fn has(
         &self,
-        node: &NodeTicket,
-        lease: &Signed<Lease>,
-        input: &[u8],
+        provider: &str,
+        offered: &Offered,
     ) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
-        let keys = &mut Keys::default();
-        let secret = SealSecret::generate().unwrap();
-        let key = secret.signed(lease.digest(), *self.node.as_bytes(), &self.key);
-        let offer = Ask::Offer(Undertaking {
-            lease: lease.encode(),
-            key: key.unwrap().encode(),
-            input_bytes: input.len() as u64,
-            script_bytes: 0,
-            sources: Vec::new(),
-        });
-        let mut channel = self.swarm.converse(&node.node).await.unwrap();
-        channel.say(&offer.encode().unwrap()).await.unwrap();
-        let (accepted, their_key) = loop {
-            match hear(&mut channel).await? {
-                Answer::Working { .. } => {}
-                Answer::Accepted { lease, key } => break (lease, key),
-                answer => panic!("{answer:?}"),
+        let held = self.begins(provider, offered)?;
+        self.runtime.block_on(finish(held))
+    }
+
+    /// Offers a lease until it is accepted, and sends nothing of its input yet.
+    pub fn begins(&self, provider: &str, offered: &Offered) -> Result<Held, Refusal> {
+        let node: NodeTicket = provider.parse().unwrap();
+        let Offered { lease, input } = offered;
+        self.runtime.block_on(async {
+            let keys = &mut Keys::default();
+            let secret = SealSecret::generate().unwrap();
+            let key = secret.signed(lease.digest(), *self.node.as_bytes(), &self.key);
+            let offer = Ask::Offer(Undertaking {
+                lease: lease.encode(),
+                key: key.unwrap().encode(),
+                input_bytes: input.len() as u64,
+                script_bytes: 0,
+                sources: Vec::new(),
+            });
+            let mut channel = self.swarm.converse(&node.node).await.unwrap();
+            channel.say(&offer.encode().unwrap()).await.unwrap();
+            let (accepted, their_key) = loop {
+                match hear(&mut channel).await? {
+                    Answer::Working { .. } => {}
+                    Answer::Accepted { lease, key } => break (lease, key),
+                    answer => panic!("{answer:?}"),
+                }
+            };
+            let (name, its) = (lease.digest(), *channel.peer().as_bytes());
+            let sealed = secret
+                .agree(name, lease.provider, its, &their_key, false, keys)
+                .unwrap();
+            Ok::<_, Refusal>(Held {
+                channel,
+                sealed,
+                accepted: Agreed::<Lease>::decode(&accepted, keys).unwrap(),
+                input: input.clone(),
+            })
+        })
+    }
+
+    /// Sends the input of a lease, and nothing more.
+    pub fn sends_input(&self, held: &mut Held) {
+        self.runtime.block_on(send_input(held));
+    }
+
+    /// What it is answered that sends a chunk of nothing in front of the others.
+    pub fn sends_nothing(&self, held: &mut Held) -> Refusal {
+        self.runtime.block_on(async {
+            let nothing = held.sealed.sealer.seal(&[], false).unwrap();
+            held.channel.say(&nothing).await.unwrap();
+            match hear(&mut held.channel).await {
+                Err(refusal) => refusal,
+                Ok(answer) => panic!("{answer:?}"),
             }
-        };
-        let (name, its) = (lease.digest(), *channel.peer().as_bytes());
-        let sealed = secret
-            .agree(name, lease.provider, its, &their_key, false, keys)
-            .unwrap();
-        for chunk in sealed.sealer.chunks(input) {
-            channel.say(&chunk.unwrap()).await.unwrap();
-        }
-        let accepted = Agreed::<Lease>::decode(&accepted, keys).unwrap();
-        let (commitment, receipt, handover, output_bytes) = loop {
-            match hear(&mut channel).await? {
-                Answer::Working { .. } => {}
-                Answer::Done {
-                    commitment,
-                    receipt,
-                    handover,
-                    output_bytes,
-                    ..
-                } => break (commitment, receipt, handover, output_bytes),
-                answer => panic!("{answer:?}"),
-            }
-        };
-        let mut output = Gathered::new(sealed.opener, output_bytes);
-        while !output
-            .add(channel.hear(MAX_SEALED, PATIENCE).await.unwrap())
-            .unwrap()
-        {}
-        let output = output.into_bytes().to_vec();
-        let (found, moved) = (Digest::of(&output), (input.len() + output.len()) as u64);
-        let sent = Sent {
-            commitment: &commitment,
-            receipt: &receipt,
-            handover: &handover,
-            shown: &[],
-        };
-        let delivery = receive(&accepted, &sent, found, moved, keys).unwrap();
-        Ok((output, delivery.receipt))
+        })
     }
 
     /// Countersigns a receipt and gives it to the provider, as proof that it was paid.
@@ -241,6 +260,67 @@ impl Requester {
             assert!(matches!(hear(&mut channel).await, Ok(Answer::Settled)));
         });
     }
+}
+
+/// A lease that is made out, with its input.
+pub struct Offered {
+    lease: Signed<Lease>,
+    input: Vec<u8>,
+}
+
+/// A lease that a provider has accepted. Who drops it hangs up.
+pub struct Held {
+    channel: Channel,
+    sealed: Sealed,
+    accepted: Agreed<Lease>,
+    input: Vec<u8>,
+}
+
+async fn send_input(held: &mut Held) {
+    let chunks = held.input.len().div_ceil(CHUNK);
+    for (number, chunk) in held.input.chunks(CHUNK).enumerate() {
+        let chunk = held.sealed.sealer.seal(chunk, number + 1 == chunks);
+        held.channel.say(&chunk.unwrap()).await.unwrap();
+    }
+}
+
+/// Sends the input of a lease and takes what was made of it.
+async fn finish(mut held: Held) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
+    send_input(&mut held).await;
+    let Held {
+        mut channel,
+        sealed,
+        accepted,
+        input,
+    } = held;
+    let (commitment, receipt, handover, output_bytes) = loop {
+        match hear(&mut channel).await? {
+            Answer::Working { .. } => {}
+            Answer::Done {
+                commitment,
+                receipt,
+                handover,
+                output_bytes,
+                ..
+            } => break (commitment, receipt, handover, output_bytes),
+            answer => panic!("{answer:?}"),
+        }
+    };
+    let mut output = Gathered::new(sealed.opener, output_bytes);
+    while !output
+        .add(channel.hear(MAX_SEALED, PATIENCE).await.unwrap())
+        .unwrap()
+    {}
+    let output = output.into_bytes().to_vec();
+    let (found, moved) = (Digest::of(&output), (input.len() + output.len()) as u64);
+    let sent = Sent {
+        commitment: &commitment,
+        receipt: &receipt,
+        handover: &handover,
+        shown: &[],
+    };
+    let delivery = receive(&accepted, &sent, found, moved, &mut Keys::default()).unwrap();
+    Ok((output, delivery.receipt))
 }
 
 async fn hear(channel: &mut Channel) -> Result<Answer, Refusal> {

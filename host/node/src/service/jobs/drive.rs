@@ -3,11 +3,12 @@
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
 //! leases and `send` sends them, `assemble` puts together what came, `audit` sees to it that results are looked
-//! at and liars charged, `pay` keeps the books, `label` finds out who is attested, and `told` is what others are
-//! told of it.
+//! at and liars charged, `pay` keeps the books, `label` finds out who is attested, `busy` puts off those that have no
+//! place, and `told` is what others are told of it.
 
 mod assemble;
 mod audit;
+mod busy;
 mod label;
 mod lease;
 mod pay;
@@ -494,6 +495,10 @@ impl Driver {
                     (event, Conduct::Delivered)
                 }
                 Err(TalkError::Input(error)) => return Err(failed(error)),
+                Err(error) if error.is_busy() => {
+                    events.extend(self.put_off(id, provider)?);
+                    continue;
+                }
                 Err(error) => (
                     Event::Failed { id, at: now() },
                     self.blame(id, provider, &error)?,

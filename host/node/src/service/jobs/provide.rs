@@ -2,10 +2,16 @@
 //!
 //! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
 //! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
-//! leases that are here, and `sources` says where others have what they are about.
+//! leases that are here, `sources` says where others have what they are about, `queue` has those wait that find no
+//! place, `transfer` moves inputs and outputs, `kept` has things kept ready, and `begun` says what is owed for work
+//! that nothing is signed for.
 
+mod begun;
 mod engaged;
+mod kept;
+mod queue;
 mod sources;
+mod transfer;
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -14,22 +20,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_evidence::{
-    AccountKey, Agreed, Keys, Lease, Meter, Receipt, ResultCommitment, Signed, Split,
-    StatementError, Unverified,
+    AccountKey, Agreed, Keys, Lease, Meter, ResultCommitment, Signed, Split, StatementError,
+    Unverified,
 };
 use skep_market::{
-    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, NUMERICS, Owed,
-    Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead, conclude,
-    divides, examine, hand_over,
+    Answer, Ask, Done, Earnings, Finished, MAX_MESSAGE, NUMERICS, Owed, Policy, Quotation, Refusal,
+    SealSecret, Undertaking, Warmth, affordable, ahead, conclude, divides, examine, hand_over,
 };
 use skep_registry::{Digest, PackageRef, SignedRelease};
-use skep_sandbox::Shown;
+use skep_sandbox::{Shown, Used};
 use skep_swarm::{Answerer, Capability, Channel, ProviderAddr, Swarm};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
 
+use self::begun::{Begun, receipt_of};
 use self::engaged::{Engagements, Held};
+use self::queue::Queue;
 use super::around::Wanted;
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
@@ -66,10 +73,11 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         account: money::account(service)?,
         earnings,
         slots: Arc::new(Semaphore::new(policy.slots as usize)),
-        places: Arc::new(Semaphore::new(places)),
+        queue: Queue::new(places),
         policy: Arc::new(policy),
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         engaged: Engagements::default(),
+        begun: Begun::default(),
         keys: Arc::default(),
     };
     let swarm = service.swarm().await?;
@@ -96,9 +104,9 @@ struct Desk {
     policy: Arc<Policy>,
     leisure: Arc<Leisure>,
     slots: Arc<Semaphore>,
-    /// For those at work and those that wait with their input.
-    places: Arc<Semaphore>,
+    queue: Queue,
     engaged: Engagements,
+    begun: Begun,
     /// The keys of those who signed something for this node.
     keys: Arc<Mutex<Keys>>,
 }
@@ -191,7 +199,9 @@ impl Desk {
     async fn converse(&self, service: &Arc<Service>, channel: &mut Channel) -> Result<(), Stop> {
         let frame = channel.hear(MAX_MESSAGE, SILENCE).await;
         let ask = Ask::decode(&frame.map_err(|_| Stop::Gone)?);
-        match ask.map_err(|_| Refusal::Malformed)? {
+        let ask = ask.map_err(|_| Refusal::Malformed)?;
+        let _room = self.queue.room_for(&ask)?;
+        match ask {
             Ask::Quote {
                 package,
                 adapter,
@@ -308,11 +318,8 @@ impl Desk {
         }
         self.leisure.admit()?;
         let lease = examine(offer, &self.policy, &self.account, &mut self.keys())?;
-        let yesterday = now().saturating_sub(DAY);
-        let unpaid =
-            tokio::task::block_in_place(|| self.earnings.unpaid(lease.requester, yesterday));
-        self.policy.trust(unpaid.map_err(|error| broken(&error))?)?;
         let time = Duration::from_millis(lease.deadline.saturating_sub(lease.issued)).min(LONGEST);
+        self.trust(&lease, time)?;
         // A requester that was killed comes again with the same lease, before anyone here knows
         // that it had gone: the new conversation takes the place of the old one.
         let (_engaged, superseded) = self.engaged.engage(lease.digest());
@@ -344,16 +351,14 @@ impl Desk {
         held: &mut Option<Held>,
     ) -> Result<(), Stop> {
         let records = Arc::new(AtomicU64::new(0));
-        let place = Arc::clone(&self.places).acquire_owned();
-        let place = meanwhile(channel, &records, place)
-            .await?
-            .map_err(|_| Stop::Gone)?;
+        let place = self.queue.place(lease.requester, channel.peer());
+        let place = meanwhile(channel, &records, place).await??;
         let got = async {
             let subject = self.obtain(service, lease, offer).await?;
-            self.keep(service, lease, &subject).await?;
-            Ok::<_, Stop>(subject)
+            let reserved = self.reserve(service, lease, &subject).await?;
+            Ok::<_, Stop>((subject, reserved))
         };
-        let subject = meanwhile(channel, &records, got).await??;
+        let (subject, reserved) = meanwhile(channel, &records, got).await??;
         let (name, peer) = (lease.digest(), channel.peer());
         let asks = sources::ticket_of(peer, &offer.sources);
         *held = Some(self.hold(place, lease, asks.clone(), time)?);
@@ -379,20 +384,7 @@ impl Desk {
         };
         say(channel, &accepted).await?;
         let sent = offer.input_bytes.saturating_add(offer.script_bytes);
-        let mut input = Gathered::new(sealed.opener, sent);
-        loop {
-            let chunk = channel
-                .hear(MAX_SEALED, SILENCE)
-                .await
-                .map_err(|_| Stop::Gone)?;
-            let last = input
-                .add(chunk)
-                .map_err(|error| Refusal::Lease(error.to_string()))?;
-            if last {
-                break;
-            }
-        }
-        let mut input = input.into_bytes();
+        let mut input = transfer::receive(channel, sealed.opener, sent).await?;
         let length = usize::try_from(offer.input_bytes).unwrap_or(usize::MAX);
         let length = length.min(input.len());
         let script = Zeroizing::new(input.split_off(length));
@@ -409,6 +401,8 @@ impl Desk {
             .running
             .enter(&format!("a shard of {}", lease.work.package));
         let started = now();
+        let used = Used::default();
+        let at_work = self.begun.begin(lease, offer.input_bytes, used.clone());
         let room = lease.allowance.bytes.saturating_sub(offer.input_bytes);
         let allowed = Allowed {
             flops: affordable(lease),
@@ -416,6 +410,7 @@ impl Desk {
             time,
             seed: lease.audit.exact.then_some(lease.work.seed),
             texts,
+            used,
         };
         let work = work::perform(service, subject, input, allowed, Arc::clone(&records));
         let made = meanwhile(channel, &records, work).await?;
@@ -435,7 +430,15 @@ impl Desk {
             shown: shown.as_deref().map(Digest::of),
             meter,
         };
-        let signed = tokio::task::block_in_place(|| self.sign(lease, result, started, asks))?;
+        let (signed, is_again) =
+            tokio::task::block_in_place(|| self.sign(lease, result, started, asks))?;
+        // Of what was done once more, the one receipt pays the first time.
+        if !is_again {
+            at_work.signed();
+        }
+        if let Some(reserved) = reserved {
+            kept::keep_on(service, reserved, &signed)?;
+        }
         let handover = self.hand_over(lease, &signed)?;
         let done = Answer::Done {
             commitment: signed.commitment,
@@ -446,11 +449,7 @@ impl Desk {
         };
         say(channel, &done).await?;
         let sent = Zeroizing::new([&made.output[..], &shown.unwrap_or_default()].concat());
-        for chunk in sealed.sealer.chunks(&sent) {
-            let chunk = chunk.map_err(|error| broken(&error))?;
-            channel.say(&chunk).await.map_err(|_| Stop::Gone)?;
-        }
-        Ok(())
+        transfer::send(channel, sealed.sealer, &sent).await
     }
 
     /// Says that these statements are for this lease.
@@ -459,20 +458,19 @@ impl Desk {
         // They are this node's own: whether their signatures hold is not the question.
         let commitment = Unverified::<ResultCommitment>::decode(&signed.commitment);
         let commitment = commitment.map_err(damaged)?.digest();
-        let receipt = Unverified::<Receipt>::decode(&signed.receipt);
-        let receipt = receipt.map_err(damaged)?.digest();
+        let receipt = receipt_of(signed)?.digest();
         let handover = hand_over(lease, commitment, receipt, &self.account);
         Ok(handover.map_err(damaged)?.encode())
     }
 
-    /// What is signed for a lease is signed once: whoever asks again gets the same.
+    /// What is signed for a lease is signed once: whoever asks again gets the same. Says whether this is again.
     fn sign(
         &self,
         lease: &Signed<Lease>,
         result: Outcome,
         started: u64,
         node: String,
-    ) -> Result<Finished, Stop> {
+    ) -> Result<(Finished, bool), Stop> {
         let Outcome {
             output,
             shown,
@@ -485,7 +483,7 @@ impl Desk {
             let same =
                 |said: Signed<ResultCommitment>| (said.output, said.activations) == (output, shown);
             return match commitment.is_ok_and(same) {
-                true => Ok(earlier),
+                true => Ok((earlier, true)),
                 false => {
                     let reason = "the work did not give the same bytes when it was asked for again";
                     Err(Refusal::Failed(reason.to_owned()).into())
@@ -513,19 +511,8 @@ impl Desk {
             node,
         };
         let kept = self.earnings.keep(lease.digest(), signed, &owed);
-        kept.map_err(|error| broken(&error))
-    }
-
-    /// Keeps ready what a lease has kept ready.
-    async fn keep(&self, service: &Service, lease: &Lease, subject: &Subject) -> Result<(), Stop> {
-        if lease.allowance.residency == 0 {
-            return Ok(());
-        }
-        let what = (lease.work.package, lease.work.adapter);
-        let long = Duration::from_secs(lease.allowance.residency);
-        let residences = &service.jobs.residences;
-        let kept = residences.keep(service, what, subject.clone(), long).await;
-        kept.map_err(|failure| Refusal::Failed(failure.message).into())
+        let kept = kept.map_err(|error| broken(&error))?;
+        Ok((kept, false))
     }
 
     /// The package of a lease, fetched if it is not here and admitted by the policy, its adapter, and

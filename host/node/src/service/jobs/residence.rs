@@ -5,7 +5,8 @@
 //!
 //! # What it must never do
 //!
-//! - Let go of something before its time, or keep it longer because of a lease that was refused.
+//! - Let go of something before its time, or keep it longer because of a lease that was refused, or that
+//!   nothing was signed for: what such a lease has ready goes with its conversation.
 //! - Keep more at once than its limit: whoever asks for more is told. What is still to be got ready again
 //!   after a start counts, so that nobody takes its place meanwhile.
 //! - Keep anything for longer than its owner lets anybody have it kept, whatever is written down.
@@ -42,7 +43,8 @@ pub struct Residences(Mutex<All>);
 #[derive(Default)]
 struct All {
     kept: BTreeMap<What, Kept>,
-    /// What is being got ready, or is still to be, and how often.
+    /// What is being got ready or is still to be, and what is ready for leases that are not signed for, and how
+    /// often.
     awaited: BTreeMap<What, usize>,
 }
 
@@ -61,7 +63,7 @@ struct Ready {
     _encoder: Option<Arc<dyn TextEncoder>>,
 }
 
-/// Room for something that is not ready yet, until this is dropped.
+/// Room for something that is not kept, until this is dropped.
 struct Place {
     of: Arc<Residences>,
     what: What,
@@ -79,6 +81,43 @@ impl Drop for Place {
     }
 }
 
+/// Something that is ready, and its room, until this is dropped.
+pub struct Reserved {
+    place: Place,
+    ready: Ready,
+}
+
+impl Reserved {
+    /// Keeps it ready for so long from now on; what is kept for longer already stays for longer. If that cannot
+    /// be written down, it is kept as long as this process is there.
+    pub fn keep(self, home: &Home, long: Duration) -> Result<(), Failure> {
+        let Self { place, ready } = self;
+        if long.is_zero() {
+            return Ok(());
+        }
+        let until = Instant::now() + long;
+        let at = now().saturating_add(u64::try_from(long.as_millis()).unwrap_or(u64::MAX));
+        {
+            let kept = &mut place.of.lock().kept;
+            let before = kept.get(&place.what);
+            let now_kept = Kept {
+                until: before.map_or(until, |kept| kept.until.max(until)),
+                at: before.map_or(at, |kept| kept.at.max(at)),
+                _ready: ready,
+            };
+            kept.insert(place.what, now_kept);
+        }
+        let residences = Arc::downgrade(&place.of);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until.into()).await;
+            if let Some(residences) = residences.upgrade() {
+                residences.let_go();
+            }
+        });
+        tokio::task::block_in_place(|| place.of.note(home))
+    }
+}
+
 impl Residences {
     /// Room for one more, if there is some; for what is kept or awaited already there is.
     fn place(self: &Arc<Self>, what: What) -> Option<Place> {
@@ -93,52 +132,23 @@ impl Residences {
         Some(Place { of, what })
     }
 
-    /// Gets a component and its models ready, and keeps them so for so long from now on; what is kept
-    /// for longer already stays for longer.
-    pub async fn keep(
+    /// Gets a component and its models ready. They are so until what comes back is dropped, or for longer if
+    /// it is kept.
+    pub async fn reserve(
         self: &Arc<Self>,
         service: &Service,
         what: What,
         subject: Subject,
-        long: Duration,
-    ) -> Result<(), Failure> {
+    ) -> Result<Reserved, Failure> {
         let full = || {
             Failure::new(
                 FailureKind::Busy,
                 format!("it keeps {MOST} packages ready already, which is as many as it does"),
             )
         };
-        let _place = self.place(what).ok_or_else(full)?;
+        let place = self.place(what).ok_or_else(full)?;
         let ready = made_ready(service, subject).await?;
-        let until = Instant::now() + long;
-        let at = now().saturating_add(u64::try_from(long.as_millis()).unwrap_or(u64::MAX));
-        let before = {
-            let kept = &mut self.lock().kept;
-            let before = kept.get(&what);
-            let now_kept = Kept {
-                until: before.map_or(until, |kept| kept.until.max(until)),
-                at: before.map_or(at, |kept| kept.at.max(at)),
-                _ready: ready,
-            };
-            kept.insert(what, now_kept)
-        };
-        if let Err(error) = tokio::task::block_in_place(|| self.note(&service.home)) {
-            // It is refused, and nothing is kept for it.
-            let kept = &mut self.lock().kept;
-            match before {
-                Some(before) => kept.insert(what, before),
-                None => kept.remove(&what),
-            };
-            return Err(error);
-        }
-        let this = Arc::downgrade(self);
-        tokio::spawn(async move {
-            tokio::time::sleep_until(until.into()).await;
-            if let Some(this) = this.upgrade() {
-                this.let_go();
-            }
-        });
-        Ok(())
+        Ok(Reserved { place, ready })
     }
 
     /// Writes down what is kept, and what of that was written down before and is still to be got ready.
@@ -178,7 +188,8 @@ impl Residences {
         let installed = swarm.installed(&note.package).map_err(super::failed)?;
         let gone = || Failure::new(FailureKind::NotFound, "the package lacks its component");
         let subject = Subject::of(&installed, adapter).ok_or_else(gone)?;
-        self.keep(service, note.what(), subject, long).await
+        let reserved = self.reserve(service, note.what(), subject).await?;
+        reserved.keep(&service.home, long)
     }
 
     /// Lets go of what has had its time.

@@ -100,6 +100,13 @@ pub enum TalkError {
     Refused(#[from] Refusal),
 }
 
+impl TalkError {
+    /// Whether the provider has no place for it now, and may have one later.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused(Refusal::Busy))
+    }
+}
+
 /// What came of a lease.
 pub struct Delivered {
     /// The lease, with both signatures.

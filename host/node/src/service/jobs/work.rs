@@ -13,7 +13,7 @@ use skep_kernels::Isa;
 use skep_market::{Refusal, ShardInput, machine_kind};
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Digest, Grants, Limits, ModelGrant, SignedRelease};
-use skep_sandbox::{Cancel, RunReport, Texts};
+use skep_sandbox::{Cancel, RunReport, Texts, Used};
 use zeroize::Zeroizing;
 
 use crate::embedded;
@@ -41,6 +41,8 @@ pub struct Allowed {
     pub seed: Option<u64>,
     /// How its texts are shown, if others are to follow them or they follow others'.
     pub texts: Texts,
+    /// Where what it uses can be seen meanwhile.
+    pub used: Used,
 }
 
 /// What came of it.
@@ -187,6 +189,7 @@ pub async fn perform(
     }
     prepared.spec.seed = allowed.seed;
     prepared.spec.texts = allowed.texts;
+    prepared.spec.used = allowed.used;
     prepared.spec.waits_for_others = true;
     let prepared = Arc::new(prepared);
     let sandbox = service.sandbox()?;

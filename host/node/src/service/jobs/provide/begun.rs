@@ -1,0 +1,311 @@
+//! What requesters owe for work that nothing is signed for: of what is at work, and of what came to nothing a
+//! while ago, because they called it off or it failed. It is what it used until then, at the prices of its
+//! lease, and not the lease's limit: honest requesters call shards off as well, when somebody else was faster,
+//! and most allow for far more than a shard takes.
+//!
+//! It is in memory. Nobody who asks for work can have this node's process end, and what ended with the process
+//! came to nothing by no fault of who asked for it.
+//!
+//! # What it must never do
+//!
+//! - Grow: what is over is forgotten after a while, and before that if there is too much of it.
+//! - Count what is signed, which is owed on disk.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use skep_evidence::{AccountId, Agreed, Credits, Lease, Meter, Receipt, Tariff, Unverified};
+use skep_market::{EarningsError, Finished, Refusal};
+use skep_registry::Digest;
+use skep_sandbox::Used;
+use tokio::time::Instant;
+
+use super::super::now;
+use super::{DAY, Desk, Stop, broken};
+
+/// How long what came to nothing counts.
+const WHILE: Duration = Duration::from_secs(60 * 60);
+/// How many runs are remembered.
+const MOST: usize = 4096;
+/// How often a lease may be asked for again before what it took then counts against itself: a requester that
+/// was killed does so.
+const AGAIN: usize = 3;
+
+/// The work that nothing is signed for.
+#[derive(Clone, Default)]
+pub(super) struct Begun(Arc<Mutex<Runs>>);
+
+#[derive(Default)]
+struct Runs {
+    /// How many there were ever.
+    count: u64,
+    all: Vec<Run>,
+}
+
+/// The work of a lease.
+struct Run {
+    number: u64,
+    lease: Digest,
+    requester: AccountId,
+    tariff: Tariff,
+    limit: Credits,
+    bytes: u64,
+    used: Used,
+    /// When it came to nothing, if it is not at work.
+    ended: Option<Instant>,
+}
+
+impl Run {
+    /// What it costs so far.
+    fn price(&self) -> Credits {
+        let meter = Meter {
+            tokens: self.used.tokens(),
+            flops: self.used.flops(),
+            bytes: self.bytes,
+            residency: 0,
+        };
+        let price = self.tariff.price(&meter).unwrap_or(Credits::MAX);
+        price.min(self.limit)
+    }
+}
+
+/// Work that is done, until this is dropped.
+pub(super) struct AtWork {
+    of: Begun,
+    number: u64,
+}
+
+impl AtWork {
+    /// Something is signed for it, by which it is owed from now on.
+    pub(super) fn signed(self) {
+        self.of.runs().all.retain(|run| run.number != self.number);
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut runs = self.of.runs();
+        let mut all = runs.all.iter_mut();
+        if let Some(run) = all.find(|run| run.number == self.number) {
+            run.ended = Some(Instant::now());
+        }
+    }
+}
+
+impl Begun {
+    /// What a requester owes that wants to have this lease done. What the lease itself took before is left out,
+    /// unless it was asked for again and again.
+    fn owed(&self, requester: AccountId, lease: Digest) -> Credits {
+        let mut runs = self.runs();
+        runs.forget();
+        let is_its = |run: &&Run| run.requester == requester;
+        let own = runs.all.iter().filter(|run| run.lease == lease).count();
+        let counted = runs.all.iter().filter(is_its);
+        let counted = counted.filter(|run| run.lease != lease || own > AGAIN);
+        counted.fold(Credits::ZERO, |sum, run| {
+            sum.checked_add(run.price()).unwrap_or(Credits::MAX)
+        })
+    }
+
+    /// The work of a lease begins, with an input of so many bytes; what it uses is seen in `used`.
+    pub(super) fn begin(&self, lease: &Agreed<Lease>, bytes: u64, used: Used) -> AtWork {
+        let mut runs = self.runs();
+        runs.forget();
+        let number = runs.count;
+        runs.count += 1;
+        runs.all.push(Run {
+            number,
+            lease: lease.digest(),
+            requester: lease.requester,
+            tariff: lease.tariff,
+            limit: lease.limit,
+            bytes,
+            used,
+            ended: None,
+        });
+        let of = self.clone();
+        AtWork { of, number }
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        // The list is whole after every statement, so a poisoned lock is still good.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Runs {
+    /// Forgets what has counted long enough, and the oldest where there is no room for one more. Those at
+    /// work stay: there are no more than the node works on at once.
+    fn forget(&mut self) {
+        let counts = |run: &Run| run.ended.is_none_or(|ended| ended.elapsed() < WHILE);
+        self.all.retain(counts);
+        while self.all.len() >= MOST {
+            let over = self.all.iter().position(|run| run.ended.is_some());
+            let Some(over) = over else {
+                return;
+            };
+            self.all.remove(over);
+        }
+    }
+}
+
+impl Desk {
+    /// Whether a lease may be worked on that takes so long: by what became of it before, and by what its
+    /// requester owes. One that was done is done once more for a requester that has nothing of it, as long as
+    /// that may wait for it.
+    pub(super) fn trust(&self, lease: &Agreed<Lease>, time: Duration) -> Result<(), Stop> {
+        let (digest, yesterday) = (lease.digest(), now().saturating_sub(DAY));
+        let found = tokio::task::block_in_place(|| {
+            let earnings = &self.earnings;
+            let signed = earnings.finished(digest)?;
+            let unpaid = earnings.unpaid(lease.requester, yesterday)?;
+            Ok::<_, EarningsError>((earnings.is_paid(digest)?, signed, unpaid))
+        });
+        let (is_paid, signed, mut unpaid) = found.map_err(|error| broken(&error))?;
+        if is_paid {
+            let reason = "its receipt has come back, and nothing more is done for it";
+            return Err(Refusal::Lease(reason.to_owned()).into());
+        }
+        if let Some(signed) = signed {
+            let receipt = receipt_of(&signed)?;
+            let receipt = receipt.claimed();
+            if is_over(receipt.finished, time, now()) {
+                let reason = "it was done, and so long ago that nobody waits for it any more";
+                return Err(Refusal::Lease(reason.to_owned()).into());
+            }
+            // It cannot be paid before it is delivered.
+            if receipt.finished >= yesterday {
+                unpaid = unpaid.checked_sub(receipt.price).unwrap_or(Credits::ZERO);
+            }
+        }
+        let begun = self.begun.owed(lease.requester, digest);
+        let owed = unpaid.checked_add(begun).unwrap_or(Credits::MAX);
+        Ok(self.policy.trust(owed)?)
+    }
+}
+
+/// Whether nobody waits any more for what was signed then under a lease that takes so long. Both times are in
+/// milliseconds, by this node's clock.
+fn is_over(signed: u64, time: Duration, now: u64) -> bool {
+    let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    signed.saturating_add(time) < now
+}
+
+/// The receipt that was signed, which is this node's own.
+pub(super) fn receipt_of(signed: &Finished) -> Result<Unverified<Receipt>, Stop> {
+    let receipt = Unverified::<Receipt>::decode(&signed.receipt);
+    receipt.map_err(|error| broken(&error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use skep_evidence::{AccountKey, AuditTerms, Candidates, Signed, Split, Statement as _, Work};
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn key(seed: u8) -> AccountKey {
+        AccountKey::from_seed(&[seed; 32])
+    }
+
+    /// A lease of the requester with this seed, in which a byte costs a micro-credit.
+    fn lease(requester: u8, shard: u32, limit: u64) -> Agreed<Lease> {
+        let lease = Lease {
+            job: Digest::of(b"job"),
+            shard,
+            attempt: 0,
+            requester: key(requester).id(),
+            provider: key(1).id(),
+            work: Work {
+                package: Digest::of(b"package"),
+                model: None,
+                adapter: None,
+                input: Digest::of(b"input"),
+                seed: 0,
+            },
+            tariff: Tariff {
+                bytes: 1_000_000_000,
+                ..Tariff::default()
+            },
+            allowance: Meter::default(),
+            limit: Credits::from_micro(limit),
+            split: Split::default(),
+            issued: 1,
+            deadline: 2,
+            audit: AuditTerms {
+                secret: Digest::of(b"secret"),
+                candidates: Candidates::new(Vec::new()).unwrap().digest(),
+                rate: 0,
+                panel: 3,
+                exact: false,
+                followed: false,
+                follows: None,
+            },
+        };
+        let signed: Signed<Lease> = lease.sign(&key(requester)).unwrap();
+        signed.accept(&key(1)).unwrap()
+    }
+
+    fn owed(begun: &Begun, requester: u8) -> u64 {
+        let other = Digest::of(b"another lease");
+        begun.owed(key(requester).id(), other).micro()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_begun_counts_until_it_is_signed_and_a_while_after_it_came_to_nothing() {
+        let begun = Begun::default();
+        let first = begun.begin(&lease(2, 0, 1_000), 30, Used::default());
+        let second = begun.begin(&lease(2, 1, 1_000), 4, Used::default());
+        assert_eq!((owed(&begun, 2), owed(&begun, 3)), (34, 0));
+        first.signed();
+        assert_eq!(owed(&begun, 2), 4);
+        // At work it counts as long as it is.
+        advance(2 * WHILE).await;
+        assert_eq!(owed(&begun, 2), 4);
+        drop(second);
+        advance(WHILE - Duration::from_secs(1)).await;
+        assert_eq!(owed(&begun, 2), 4);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(owed(&begun, 2), 0);
+        // No lease costs more than its limit.
+        let _dear = begun.begin(&lease(2, 2, 7), 100, Used::default());
+        assert_eq!(owed(&begun, 2), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_asked_for_again_and_again_counts_against_itself() {
+        let begun = Begun::default();
+        let lease = lease(2, 0, 1_000);
+        let own = || begun.owed(lease.requester, lease.digest()).micro();
+        for run in 0..=AGAIN {
+            assert_eq!(own(), 0, "{run}");
+            drop(begun.begin(&lease, 10, Used::default()));
+        }
+        assert_eq!(own(), 10 * (AGAIN as u64 + 1));
+        // Against others it counted from the first time on.
+        assert_eq!(owed(&begun, 2), own());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_what_came_to_nothing_no_more_is_remembered_than_there_is_room_for() {
+        let begun = Begun::default();
+        let (one, other) = (lease(2, 0, 1_000), lease(3, 0, 1_000));
+        let at_work = begun.begin(&one, 5, Used::default());
+        drop(begun.begin(&one, 30, Used::default()));
+        for _ in 0..MOST {
+            drop(begun.begin(&other, 1, Used::default()));
+        }
+        assert_eq!(begun.runs().all.len(), MOST);
+        assert_eq!(owed(&begun, 2), 5, "what is at work stays");
+        drop(at_work);
+    }
+
+    #[test]
+    fn nobody_waits_for_longer_than_a_lease_takes() {
+        let time = Duration::from_secs(60);
+        let over = [60_999, 61_000, 61_001].map(|now| is_over(1_000, time, now));
+        assert_eq!(over, [false, false, true]);
+        assert!(!is_over(u64::MAX, Duration::MAX, u64::MAX));
+    }
+}
