@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use skep_kernels::Team;
 
@@ -21,7 +21,7 @@ use crate::generation::{Checks, Embeddings, Follows, Generation, Scores};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::LanguageModel;
 use crate::request::{Caller, Priority, Request, ScoreRequest};
-use crate::rests::{Rests, Share, rest_until};
+use crate::rests::{BackgroundTime, Rests, Share, rest_until};
 use crate::runner::{Backend, Processor};
 use crate::scheduler::{Delivery, Event, Options, Prepared, Scheduler, Tally, Task, store_options};
 
@@ -49,6 +49,7 @@ struct Shared {
     cached_bytes: AtomicU64,
     adapter_bytes: AtomicU64,
     tally: Mutex<Tally>,
+    background: Mutex<BackgroundTime>,
     adapters: Arc<Mutex<AdapterStore>>,
     others: OnceLock<Others>,
 }
@@ -171,6 +172,7 @@ impl Engine {
             cached_bytes: AtomicU64::new(0),
             adapter_bytes: AtomicU64::new(0),
             tally: Mutex::default(),
+            background: Mutex::default(),
             adapters,
             others: OnceLock::new(),
         });
@@ -264,6 +266,12 @@ impl Engine {
     pub fn tally(&self) -> Tally {
         let tally = self.0.shared.tally.lock();
         *tally.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How work of the background has been kept within its part of the time so far.
+    pub fn background_time(&self) -> BackgroundTime {
+        let time = self.0.shared.background.lock();
+        *time.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the model takes at the moment.
@@ -404,7 +412,11 @@ impl Worker {
             self.rests.give_way(took, wanted, others);
             let percent = self.shared.options.background_percent;
             self.share.charge(Instant::now(), took, part, percent);
-            self.wait_for_owners();
+            self.tell_background();
+            if let Some(rested) = self.wait_for_owners() {
+                self.share.rested(rested);
+                self.tell_background();
+            }
         }
         self.end();
     }
@@ -434,13 +446,12 @@ impl Worker {
     }
 
     /// Computes nothing while there is nothing but texts of the background, which have had their part of
-    /// the time, unless somebody asks for what may not wait.
-    fn wait_for_owners(&self) {
-        let Some(until) = self.share.waits_until(Instant::now()) else {
-            return;
-        };
+    /// the time, unless somebody asks for what may not wait. Returns for how long, if it waited.
+    fn wait_for_owners(&self) -> Option<Duration> {
+        let began = Instant::now();
+        let until = self.share.waits_until(began)?;
         if self.scheduler.has_others_than_background() {
-            return;
+            return None;
         }
         let urgent = |command: &Command| match command {
             Command::Submit(submission) => submission.caller.priority > Priority::Background,
@@ -449,6 +460,13 @@ impl Worker {
         rest_until(until, &self.shared.inbox, &self.shared.wake, |inbox| {
             inbox.ended || inbox.commands.iter().any(urgent)
         });
+        Some(began.elapsed())
+    }
+
+    /// Lets others know how long the background has computed and waited.
+    fn tell_background(&self) {
+        let time = self.shared.background.lock();
+        *time.unwrap_or_else(PoisonError::into_inner) = self.share.time();
     }
 
     fn submit(&mut self, submission: Submission) {

@@ -58,6 +58,7 @@ pub use request::{
     Caller, ChoiceScore, Chunk, Completion, Finish, Priority, Request, Sampling, ScoreRequest,
     TokenLogprob,
 };
+pub use rests::BackgroundTime;
 pub use runner::{Backend, ModelRunner, OnDevice, Processor, RunnerError};
 pub use sampling::{Chosen, Distribution, Sampler, SamplingError, Scratch, TokenMask};
 pub use scheduler::{Options, Tally, page_bytes};

@@ -49,14 +49,25 @@ impl Rests {
 #[derive(Debug, Default)]
 pub struct Share {
     free: Option<Instant>,
+    time: BackgroundTime,
+}
+
+/// How work of the background was kept within its part of the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BackgroundTime {
+    /// How long batches took for it; of a batch with texts of others in it, its part by tokens.
+    pub computed: Duration,
+    /// For how long nothing was computed after these, while nobody else asked for anything.
+    pub rested: Duration,
 }
 
 impl Share {
     /// Notes at `now` that a batch took so long, a part of it (0 to 1) for the background, which may have
     /// so many percent of the time.
     pub fn charge(&mut self, now: Instant, took: Duration, part: f64, percent: u8) {
-        let percent = f64::from(percent.clamp(1, 100));
-        let idle = took.mul_f64(part.clamp(0.0, 1.0) * (100.0 - percent) / percent);
+        let (part, percent) = (part.clamp(0.0, 1.0), f64::from(percent.clamp(1, 100)));
+        self.time.computed += took.mul_f64(part);
+        let idle = took.mul_f64(part * (100.0 - percent) / percent);
         if !idle.is_zero() {
             self.free = Some(now + idle);
         }
@@ -65,6 +76,16 @@ impl Share {
     /// When there is time for the background again, if it has to wait at `now`.
     pub fn waits_until(&self, now: Instant) -> Option<Instant> {
         self.free.filter(|free| *free > now)
+    }
+
+    /// Notes that nothing was computed for so long.
+    pub fn rested(&mut self, long: Duration) {
+        self.time.rested += long;
+    }
+
+    /// How long the background computed, and nothing was computed after it.
+    pub fn time(&self) -> BackgroundTime {
+        self.time
     }
 }
 
@@ -119,6 +140,22 @@ mod tests {
         assert_eq!(rest(0.5, 50), TOOK / 2);
         assert_eq!(rest(0.25, 50), TOOK / 4);
         assert_eq!(rest(0.5, 100), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_the_background_had_and_what_was_rested_after_it_is_counted() {
+        let mut share = Share::default();
+        assert_eq!(share.time(), BackgroundTime::default());
+        for part in [1.0, 0.5, 0.0] {
+            share.charge(Instant::now(), TOOK, part, 50);
+        }
+        share.rested(TOOK);
+        share.rested(TOOK / 5);
+        let counted = BackgroundTime {
+            computed: TOOK + TOOK / 2,
+            rested: TOOK + TOOK / 5,
+        };
+        assert_eq!(share.time(), counted);
     }
 
     #[test]

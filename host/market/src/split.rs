@@ -15,7 +15,10 @@ pub struct ShardLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
     /// A record beyond what any node takes.
-    #[error("record {record} has {size} bytes, and one may have {limit}; make it shorter")]
+    #[error(
+        "record {} of the input has {size} bytes, and one may have {limit}; make it shorter",
+        .record + 1
+    )]
     RecordTooLarge {
         /// Which, from 0.
         record: u64,

@@ -383,6 +383,13 @@ fn print_status(status: &Status) {
     if !status.loaded.is_empty() {
         list("has open", &status.loaded);
     }
+    let time = status.time_for_jobs;
+    if time.computed_seconds > 0.0 {
+        println!(
+            "  for jobs  language models computed {:.1} s, and stood still for {:.1} s after that",
+            time.computed_seconds, time.rested_seconds
+        );
+    }
     let kept: Vec<String> = status
         .kept
         .iter()

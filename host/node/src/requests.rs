@@ -480,12 +480,24 @@ pub struct Status {
     /// Where the list is of what it was to keep ready, if that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_damaged: Option<String>,
+    /// What language models computed for others' jobs.
+    #[serde(default)]
+    pub time_for_jobs: TimeForJobs,
     /// Shards of others in the middle of which it was ended.
     #[serde(default)]
     pub interrupted: Interrupted,
     /// What it shows of its hardware.
     #[serde(flatten)]
     pub hardware: hardware::Hardware,
+}
+
+/// How a node's language models kept texts of others' jobs to their part of the time.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct TimeForJobs {
+    /// For how many seconds they computed such texts.
+    pub computed_seconds: f64,
+    /// For how many they stood still after these, for the sake of `device-share`.
+    pub rested_seconds: f64,
 }
 
 /// Shards of others' jobs in the middle of which a node was ended.

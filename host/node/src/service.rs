@@ -35,7 +35,7 @@ use tokio::sync::{OnceCell, mpsc};
 use crate::config::{Config, Instructions};
 use crate::failure::{Failure, FailureKind};
 use crate::home::Home;
-use crate::requests::{Listed, Progress, Request, Response, Status};
+use crate::requests::{Listed, Progress, Request, Response, Status, TimeForJobs};
 
 /// Where an answer reports how far it has come.
 pub type ProgressSender = mpsc::Sender<Progress>;
@@ -213,6 +213,7 @@ impl Service {
     async fn status(&self) -> Result<Response, Failure> {
         let swarm = self.swarm().await?;
         let packages = locate::releases(swarm)?;
+        let time = self.models.languages.background_time();
         Ok(Response::Status(Status {
             node: swarm.id().to_string(),
             addresses: swarm.addr().addrs.iter().map(ToString::to_string).collect(),
@@ -229,6 +230,10 @@ impl Service {
             loaded: self.models.loaded(),
             kept: self.jobs.kept(),
             kept_damaged: jobs::kept_damaged(&self.home),
+            time_for_jobs: TimeForJobs {
+                computed_seconds: time.computed.as_secs_f64(),
+                rested_seconds: time.rested.as_secs_f64(),
+            },
             interrupted: jobs::interruptions(self)?,
             hardware: self.jobs.hardware(self).await,
         }))

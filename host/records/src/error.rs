@@ -15,7 +15,7 @@ pub enum RecordError {
         reason: String,
     },
     /// More bytes than a record may have.
-    #[error("the line is longer than {max} bytes; shorten it, or allow longer records")]
+    #[error("the line is longer than {max} bytes; shorten it, or cut it into several")]
     TooLong {
         /// The greatest number of bytes.
         max: usize,

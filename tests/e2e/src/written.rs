@@ -39,6 +39,13 @@ pub fn echo() -> String {
     component(ECHO)
 }
 
+/// The same once it has all of it in its memory, and in one call: as much as a task holds that works on
+/// its lines one by one, of which one may be as long as its input.
+#[must_use]
+pub fn gather() -> String {
+    component(GATHER)
+}
+
 /// A task that prints what it gets, and then fails with all of it for a reason. It has room for some
 /// 190,000 bytes.
 #[must_use]
@@ -116,6 +123,66 @@ const ECHO: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
           (call $write (i32.load (i32.const 8)) (i32.load (i32.const 12)) (i32.const 128))
           (if (i32.load8_u (i32.const 128)) (then (unreachable)))
           (br $more)))
+      (i32.const 64)))
+  (core instance $run (instantiate $guest
+    (with "memory" (instance $memory))
+    (with "host" (instance
+      (export "read" (func $read))
+      (export "write" (func $write))))))
+  (func $exported (param "arguments" (list string)) (result (result (error $error)))
+    (canon lift (core func $run "run")
+      (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (export "run" (func $exported)))
+"#;
+
+const GATHER: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
+    (alias outer 1 $error (type $it))
+    (export "error" (type $error' (eq $it)))
+    (export "read" (func (param "length" u32) (result (result (list u8) (error $error')))))
+    (export "write" (func (param "data" (list u8)) (result (result (error $error')))))))
+  (core module $memory
+    (memory (export "memory") 1)
+    (global $free (mut i32) (i32.const 1024))
+    (func (export "realloc") (param $old i32) (param $size i32) (param $align i32) (param $new i32)
+      (result i32)
+      (local $place i32)
+      ;; What came is never given back: each piece lies behind the one before it.
+      (local.set $place (i32.and
+        (i32.add (global.get $free) (i32.sub (local.get $align) (i32.const 1)))
+        (i32.sub (i32.const 0) (local.get $align))))
+      (global.set $free (i32.add (local.get $place) (local.get $new)))
+      (block $fits
+        (loop $grow
+          (br_if $fits (i32.le_u (global.get $free) (i32.shl (memory.size) (i32.const 16))))
+          (br_if $grow (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
+        (unreachable))
+      (local.get $place)))
+  (core instance $memory (instantiate $memory))
+  (core func $read (canon lower (func $io "read")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core func $write (canon lower (func $io "write")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core module $guest
+    (import "memory" "memory" (memory 1))
+    (import "host" "read" (func $read (param i32 i32)))
+    (import "host" "write" (func $write (param i32 i32 i32)))
+    (func (export "run") (param i32 i32) (result i32)
+      (local $start i32)
+      (local $length i32)
+      (block $end
+        (loop $more
+          (call $read (i32.const 65536) (i32.const 0))
+          (if (i32.load8_u (i32.const 0)) (then (unreachable)))
+          (br_if $end (i32.eqz (i32.load (i32.const 12))))
+          (if (i32.eqz (local.get $length))
+            (then (local.set $start (i32.load (i32.const 8)))))
+          (if (i32.ne (i32.load (i32.const 8))
+              (i32.add (local.get $start) (local.get $length)))
+            (then (unreachable)))
+          (local.set $length (i32.add (local.get $length) (i32.load (i32.const 12))))
+          (br $more)))
+      (call $write (local.get $start) (local.get $length) (i32.const 128))
+      (if (i32.load8_u (i32.const 128)) (then (unreachable)))
       (i32.const 64)))
   (core instance $run (instantiate $guest
     (with "memory" (instance $memory))

@@ -9,6 +9,8 @@
 
 #[path = "faults/clocks.rs"]
 mod clocks;
+#[path = "faults/large.rs"]
+mod large;
 mod peers;
 #[allow(dead_code, reason = "nobody looks for others here")]
 mod places;
@@ -390,26 +392,6 @@ fn assert_conserved_alone(requester: &Path, spent: u64) {
     assert_eq!(micro(&own, "supply_micro"), 1_000_000_000_000_000);
     assert_eq!(micro(&own, "escrowed_micro"), 0);
     assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
-}
-
-#[test]
-fn one_record_of_ten_megabytes_is_a_shard_of_its_own() {
-    let setting = Setting::new(20);
-    let mut input = fs::read(setting.path("tickets.jsonl")).unwrap();
-    let text = "the parcel did not come ".repeat(10 << 20 >> 4);
-    let text = &text[..10 << 20];
-    let record = serde_json::json!({"id": "large", "text": text});
-    input.extend(format!("{record}\n").bytes());
-    input.extend(fs::read(setting.path("tickets.jsonl")).unwrap());
-    fs::write(setting.path("tickets.jsonl"), input).unwrap();
-    let requester = setting.path("requester");
-    let local = setting.local_run(&requester);
-    let a = setting.provider("a", "", 2);
-    let submit = setting.submit(&[ticket(&a)], &["--shards", "3"]);
-    let job = ask(&Built::skep(), &requester, &submit).unwrap();
-    let result = fs::read(setting.path("result.jsonl")).unwrap();
-    assert!(result == local, "the result differs from a local run");
-    assert_conserved(&requester, &[a.home()], spent(&job));
 }
 
 #[test]

@@ -31,6 +31,8 @@ mod guests;
 mod killed;
 #[path = "jobs/left.rs"]
 mod left;
+#[path = "jobs/leisure.rs"]
+mod leisure;
 #[path = "jobs/odd.rs"]
 mod odd;
 #[path = "jobs/operator.rs"]
@@ -63,7 +65,6 @@ mod watched;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -302,35 +303,6 @@ fn an_owner_s_policy_is_kept_and_its_reason_told() {
     );
     let none: [&Path; 0] = [];
     assert_conserved(&requester, &none, 0);
-}
-
-/// A program that computes until this is dropped.
-struct Busy(Child);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn a_machine_that_its_owner_uses_takes_no_new_shard() {
-    let setting = Setting::new(10);
-    let requester = setting.path("requester");
-    let a = setting.provider("a", "pause-above = \"1 %\"\n", 1);
-    let other = Command::new("sh")
-        .args(["-c", "while :; do :; done"])
-        .spawn()
-        .unwrap();
-    let _other = Busy(other);
-    let submit = setting.submit(&[ticket(&a)], &["--shards", "1", "--deadline", "1 min"]);
-    // Seen within a look or two; a job that begins before that is done as always.
-    let refused = (0..200).any(|_| {
-        let ended = run(&requester, &submit).unwrap();
-        ended.stderr.contains("its owner uses the machine")
-    });
-    assert!(refused);
 }
 
 #[test]

@@ -9,7 +9,9 @@
 //! a say.
 //!
 //! One more run is of the honest nodes by themselves: what cheats cost them is the difference to it.
+//! `tests/swarm.rs` runs a small swarm.
 
+mod figures;
 mod plot;
 mod random;
 mod world;
@@ -66,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let begin = std::time::Instant::now();
         world.run();
         eprintln!("simulated in {:.1} s", begin.elapsed().as_secs_f64());
-        println!("{}", world.row());
+        println!("{}", world.figures().row());
         runs.push(Run {
             name,
             settings,

@@ -10,6 +10,7 @@ use skep_market::{
 };
 use skep_registry::Digest;
 
+use crate::figures::Figures;
 use crate::random::Random;
 
 /// What is simulated.
@@ -524,35 +525,30 @@ impl World {
         }
     }
 
-    /// The figures of the whole run, as a row of a table.
-    pub fn row(&self) -> String {
+    /// What the whole run came to.
+    pub fn figures(&self) -> Figures {
         let sum = |of: fn(&Minute) -> u64| self.history.iter().map(of).sum::<u64>();
-        let (accepted, wrong) = (sum(|m| m.accepted), sum(|m| m.wrong));
-        let right = accepted - wrong;
-        let possible = self.honest_time / SHARD;
         let of = |is_cheat: bool| {
             self.nodes
                 .iter()
                 .filter(move |node| node.is_cheat == is_cheat)
         };
-        let convicted = of(true).filter(|node| node.is_convicted).count();
         let mean = |is_cheat: bool| {
             let earned: i64 = of(is_cheat).map(|node| node.earned).sum();
             earned / of(is_cheat).count().max(1) as i64
         };
-        format!(
-            "| {} | {} % | {} | {right} | {:.0} % | {wrong} ({:.2} %) | {convicted} of {} | {} of {} | {} | {} | {} |",
-            self.nodes.len(),
-            f64::from(self.settings.audits) / 10_000.0,
-            self.settings.panel,
-            100.0 * right as f64 / possible.max(1) as f64,
-            100.0 * wrong as f64 / accepted.max(1) as f64,
-            of(true).count(),
-            self.honest_convicted,
-            of(false).count(),
-            self.panels,
-            mean(true),
-            mean(false),
-        )
+        Figures {
+            settings: self.settings,
+            panels: self.panels,
+            accepted: sum(|m| m.accepted),
+            wrong: sum(|m| m.wrong),
+            possible: self.honest_time / SHARD,
+            cheats: of(true).count(),
+            cheats_convicted: of(true).filter(|node| node.is_convicted).count(),
+            cheat_earned: mean(true),
+            honest: of(false).count(),
+            honest_convicted: self.honest_convicted,
+            honest_earned: mean(false),
+        }
     }
 }

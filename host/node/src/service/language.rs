@@ -9,8 +9,8 @@ use std::thread::available_parallelism;
 
 use skep_decoder::Decoder;
 use skep_engine::{
-    Backend, Caller, ChoiceScore, Chunk, Completion, Engine, EngineError, FollowRequest,
-    Generation, Options, Request, ScoreRequest,
+    Backend, BackgroundTime, Caller, ChoiceScore, Chunk, Completion, Engine, EngineError,
+    FollowRequest, Generation, Options, Request, ScoreRequest,
 };
 use skep_kernels::Team;
 use skep_registry::Digest;
@@ -136,6 +136,24 @@ impl NodeLanguages {
         let slots = known.slots.values();
         let loaded = slots.filter(|slot| slot.is_loaded());
         loaded.map(|slot| slot.name.clone()).collect()
+    }
+
+    /// How texts of others' jobs were kept within their part of the time, of all models together.
+    pub fn background_time(&self) -> BackgroundTime {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all = BackgroundTime::default();
+        for slot in known.slots.values() {
+            // One that is locked is being loaded, and has computed nothing.
+            let Ok(engine) = slot.engine.try_lock() else {
+                continue;
+            };
+            if let Some(engine) = &*engine {
+                let time = engine.background_time();
+                all.computed += time.computed;
+                all.rested += time.rested;
+            }
+        }
+        all
     }
 
     fn find(&self, name: &str) -> Option<Arc<Slot>> {

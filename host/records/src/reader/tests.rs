@@ -83,7 +83,7 @@ fn a_long_line_is_skipped_without_being_kept() {
         // The fourth has one byte too many as well: its carriage return.
         assert!(
             line.ends_with(
-                "! the line is longer than 20 bytes; shorten it, or allow longer records"
+                "! the line is longer than 20 bytes; shorten it, or cut it into several"
             ),
             "{line}"
         );
@@ -163,7 +163,7 @@ fn a_stray_quote_costs_its_own_line_only() {
         [
             "2 ! a quote is opened here and never closed, or not within 1000 bytes",
             "3 3=c",
-            "4 ! the line is longer than 1000 bytes; shorten it, or allow longer records",
+            "4 ! the line is longer than 1000 bytes; shorten it, or cut it into several",
             "5 4=d",
         ]
     );

@@ -1,6 +1,8 @@
 //! Providers that nobody has named: the requester has no ticket and knows no node, and finds them by one
 //! way alone.
 
+use std::process::Command;
+
 use mainline::Testnet;
 use skep_tests::Ended;
 

@@ -57,16 +57,25 @@ impl Setting {
 
     /// So many short lines, and a package that gives back what it gets.
     pub fn echoes(lines: usize) -> Self {
+        let lines: String = (0..lines).map(|line| format!("record {line}\n")).collect();
+        Self::gives_back(&written::echo(), lines.as_bytes())
+    }
+
+    /// Any lines, and a package that gives them back once it has all of its shard in its memory.
+    pub fn gathers(lines: &[u8]) -> Self {
+        Self::gives_back(&written::gather(), lines)
+    }
+
+    /// Lines, and a package with a task, in the text format, that gives back what it gets.
+    fn gives_back(component: &str, lines: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (package, description) = (folder.path().join("package"), "Gives back what it gets");
-        let component = wat::parse_str(written::echo()).unwrap();
+        let component = wat::parse_str(component).unwrap();
         task_package(&package, "echo", description, "", &component).unwrap();
-        let lines: String = (0..lines).map(|line| format!("record {line}\n")).collect();
         fs::write(folder.path().join("lines.txt"), lines).unwrap();
         let setting = Self::publish(folder, "echo", vec![("--input", "lines.txt")]);
-        let given = fs::read(setting.path("lines.txt")).unwrap();
         assert!(
-            setting.expected == given,
+            setting.expected == lines,
             "what comes back is not what was given"
         );
         setting

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use skep_evidence::{AccountId, Credits, Split};
-use skep_market::{Quotation, limits_for, split};
+use skep_market::{Quotation, Refusal, limits_for, split};
 use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
 use skep_swarm::Installed;
@@ -17,6 +17,7 @@ use super::around::{Asked, Quotes, Wanted};
 use super::drive::SMALLEST_PANEL;
 use super::folder::{self, Adapter, Folder, Piece, Spec};
 use super::suitable::suitable;
+use super::talk::TalkError;
 use super::{adapters, around, attest, failed, money, now, random, work};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::Submission;
@@ -100,7 +101,11 @@ pub async fn submit(
     let wanted = match submission.shards {
         Some(shards) => shards,
         None => {
-            let (quotations, _) = willing(service, submission, &sought, around as u64).await?;
+            let least = Largest {
+                bytes: around as u64,
+                alone: None,
+            };
+            let (quotations, _) = willing(service, submission, &sought, least).await?;
             let slots = quotations.iter().map(Quotation::room);
             slots.sum::<u32>() * EACH
         }
@@ -110,11 +115,17 @@ pub async fn submit(
         true => csv_pieces(&submission.input, wanted)?,
         false => (None, pieces(&submission.input, wanted)?),
     };
-    let records = shards.iter().map(|piece| piece.bytes).max().unwrap_or(0);
+    let longest = shards.iter().max_by_key(|piece| piece.bytes);
     let header_bytes = header.map_or(0, |header| header.bytes);
-    let largest = records
-        .saturating_add(header_bytes)
-        .saturating_add(around as u64);
+    let largest = Largest {
+        bytes: longest
+            .map_or(0, |piece| piece.bytes)
+            .saturating_add(header_bytes)
+            .saturating_add(around as u64),
+        alone: longest
+            .filter(|piece| piece.lines == 1)
+            .map(|piece| piece.first_line),
+    };
     let (quotations, quotes) = willing(service, submission, &sought, largest).await?;
     let mut seed = release.digest().as_bytes().to_vec();
     seed.extend(random()?);
@@ -134,7 +145,7 @@ pub async fn submit(
         warm: submission.warm,
         shards,
         header,
-        largest,
+        largest: largest.bytes,
         arguments: submission.arguments.clone(),
         replicas: submission.replicas,
         exact: repeats != Repeats::No,
@@ -172,17 +183,25 @@ struct Sought {
     family: Split,
 }
 
-/// What those nodes ask for that take a shard of so many bytes, of whom there have to be enough, and
+/// The input of the largest shard.
+#[derive(Clone, Copy)]
+struct Largest {
+    bytes: u64,
+    /// The line that it is of the job's input, from 1, if it is no more than one.
+    alone: Option<u64>,
+}
+
+/// What those nodes ask for that take a shard as large as this, of whom there have to be enough, and
 /// what all said.
 async fn willing(
     service: &Arc<Service>,
     submission: &Submission,
     sought: &Sought,
-    bytes: u64,
+    largest: Largest,
 ) -> Result<(Vec<Quotation>, Quotes), Failure> {
     let asked = Asked::of(&submission.providers, submission.only)?;
     let swarm = service.swarm().await?;
-    let mut quotes = around::quotes(swarm, asked, sought.wanted, bytes).await;
+    let mut quotes = around::quotes(swarm, asked, sought.wanted, largest.bytes).await;
     quotes = suitable(quotes, sought.account, &sought.family);
     if submission.attested {
         quotes = attest::attested(service, swarm, quotes).await;
@@ -224,7 +243,7 @@ async fn willing(
             )),
         };
     }
-    let reason = match quotes.is_empty() {
+    let mut reason = match quotes.is_empty() {
         true => "no other node is known; name one by its ticket with --provider".to_owned(),
         false => format!(
             "{} of {} nodes take it, and each shard needs {}: {}",
@@ -234,7 +253,24 @@ async fn willing(
             around::why_nobody(&quotes)
         ),
     };
+    if let Some(line) = largest.alone.filter(|_| is_too_large(&quotes)) {
+        reason += &format!(
+            "; line {line} of the input is that long by itself, so that more shards do not help: \
+             shorten it, or ask nodes whose `largest-input` lets it in"
+        );
+    }
     Err(Failure::new(FailureKind::NotFound, reason))
+}
+
+/// Whether anybody would not take it because it is too large.
+fn is_too_large(quotes: &Quotes) -> bool {
+    let mut said = quotes.iter().map(|(_, quote)| quote);
+    said.any(|quote| {
+        matches!(
+            quote,
+            Err(TalkError::Refused(Refusal::InputTooLarge { .. }))
+        )
+    })
 }
 
 /// The accounts of those who take it.
