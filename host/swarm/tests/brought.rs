@@ -15,9 +15,9 @@ use skep_registry::{Digest, HistoryError, PublisherKey, SignedRelease};
 use skep_swarm::{BringError, Presence, ResolveError, Swarm};
 
 const WAIT: Duration = Duration::from_secs(10);
-/// What a package takes whose one file has this many bytes: the file twice, its release twice, and what each
-/// takes at least.
+/// How many bytes the one file of a package has.
 const FILE: usize = 1_000_000;
+/// What such a package takes: the file twice and its release twice, each in whole blocks and one more.
 const ONE: u64 = 2 * 1_007_616 + 2 * 8_192;
 
 fn nobody(_: &Digest) -> bool {
