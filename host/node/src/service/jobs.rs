@@ -70,6 +70,7 @@ pub struct Jobs {
     found: found::Found,
     reports: reports::Reports,
     awaited: Arc<awaited::Awaited>,
+    turns: collect::Turns,
 }
 
 impl Jobs {

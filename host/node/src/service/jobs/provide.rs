@@ -2,9 +2,10 @@
 //!
 //! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
 //! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
-//! leases that are here.
+//! leases that are here, and `packages` describes and brings what they run.
 
 mod engaged;
+mod packages;
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -17,18 +18,20 @@ use skep_evidence::{
     StatementError, Unverified,
 };
 use skep_market::{
-    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, MAX_SOURCES,
-    NUMERICS, Owed, Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead,
-    conclude, divides, examine, hand_over,
+    Answer, Ask, Done, Earnings, Finished, Gathered, MAX_MESSAGE, MAX_SEALED, NUMERICS, Owed,
+    Policy, Quotation, Refusal, SealSecret, Undertaking, Warmth, affordable, ahead, conclude,
+    divides, examine, hand_over,
 };
-use skep_registry::{Digest, PackageRef, SignedRelease};
+use skep_registry::Digest;
 use skep_sandbox::Shown;
-use skep_swarm::{Answerer, Capability, Channel, NodeTicket, ProviderAddr, Swarm};
+use skep_swarm::{Answerer, Capability, Channel, InUse};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
 
 use self::engaged::{Engagements, Held};
+use self::packages::{Questions, admit, in_time, nodes, obtained};
+pub(super) use self::packages::{Room, bring, release};
 use super::around::Wanted;
 use super::leisure::Leisure;
 use super::work::{self, Allowed};
@@ -69,6 +72,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         policy: Arc::new(policy),
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         engaged: Engagements::default(),
+        questions: Questions::default(),
         keys: Arc::default(),
     };
     let swarm = service.swarm().await?;
@@ -98,6 +102,7 @@ struct Desk {
     /// For those at work and those that wait with their input.
     places: Arc<Semaphore>,
     engaged: Engagements,
+    questions: Questions,
     /// The keys of those who signed something for this node.
     keys: Arc<Mutex<Keys>>,
 }
@@ -255,8 +260,9 @@ impl Desk {
         self.leisure.admit()?;
         self.policy.keep(wanted.residency)?;
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
-        let release = release(swarm, wanted.package, &nodes(sources)?).await?;
-        self.admit(&release, input_bytes)?;
+        let (package, sources) = (wanted.package, nodes(sources)?);
+        let release = self.questions.release(swarm, package, &sources).await?;
+        admit(&self.policy, &release, input_bytes)?;
         let adapters = &service.models.adapters;
         let warm = Warmth {
             package: swarm.installed(&wanted.package).is_ok(),
@@ -281,16 +287,6 @@ impl Desk {
         })
     }
 
-    fn admit(&self, release: &SignedRelease, input_bytes: u64) -> Result<(), Stop> {
-        let component = release.component().ok_or_else(|| {
-            Refusal::Unavailable("the package is not a component, and cannot be run".to_owned())
-        })?;
-        work::begins_none(&component.grants).map_err(|error| unavailable(&error))?;
-        let world = component.world.as_str();
-        let admitted = self.policy.admit(release.publisher(), world, input_bytes);
-        admitted.map_err(Stop::from)
-    }
-
     async fn undertake(
         &self,
         service: &Arc<Service>,
@@ -302,6 +298,7 @@ impl Desk {
         }
         self.leisure.admit()?;
         let lease = examine(offer, &self.policy, &self.account, &mut self.keys())?;
+        in_time(&lease, now())?;
         let yesterday = now().saturating_sub(DAY);
         let unpaid =
             tokio::task::block_in_place(|| self.earnings.unpaid(lease.requester, yesterday));
@@ -343,11 +340,11 @@ impl Desk {
             .await?
             .map_err(|_| Stop::Gone)?;
         let got = async {
-            let subject = self.obtain(service, lease, offer).await?;
+            let (subject, in_use) = self.obtain(service, lease, offer).await?;
             self.keep(service, lease, &subject).await?;
-            Ok::<_, Stop>(subject)
+            Ok::<_, Stop>((subject, in_use))
         };
-        let subject = meanwhile(channel, &records, got).await??;
+        let (subject, _in_use) = meanwhile(channel, &records, got).await??;
         *held = Some(self.hold(place, lease, offer, time)?);
         let secret = SealSecret::generate().map_err(|error| broken(&error))?;
         let key = secret
@@ -520,27 +517,20 @@ impl Desk {
         kept.map_err(|failure| Refusal::Failed(failure.message).into())
     }
 
-    /// The package of a lease, fetched if it is not here and admitted by the policy, its adapter, and
-    /// the models that it wants.
+    /// The package of a lease, brought here if it is not and the policy admits it, its adapter, and
+    /// the models that it wants; and what keeps them here.
     async fn obtain(
         &self,
         service: &Service,
         lease: &Lease,
         offer: &Undertaking,
-    ) -> Result<Subject, Stop> {
+    ) -> Result<(Subject, [Option<InUse>; 2]), Stop> {
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
         let sources = nodes(&offer.sources)?;
         let package = lease.work.package;
-        let release = release(swarm, package, &sources).await?;
-        self.admit(&release, offer.input_bytes)?;
-        let installed = match swarm.installed(&package) {
-            Ok(installed) => installed,
-            Err(_) => {
-                let installed = swarm.install(&release, &sources, None).await;
-                installed.map_err(|error| unavailable(&error))?.0
-            }
-        };
-        let component = release.component().ok_or(Stop::Gone)?;
+        let (room, input) = (Room::of(service), offer.input_bytes);
+        let package = obtained(swarm, &self.policy, package, input, &sources, &room).await?;
+        let component = package.installed.release.component().ok_or(Stop::Gone)?;
         let models = work::models(&component.grants).map_err(|error| unavailable(&error))?;
         if models != lease.work.model {
             let reason = "the models that come with this node's skep are not the requester's";
@@ -549,13 +539,15 @@ impl Desk {
         let (adapter, asked) = match lease.work.adapter {
             None => (None, Split::default()),
             Some(adapter) => {
-                let (adapter, asked) = adapters::obtained(swarm, adapter, &sources).await?;
+                let (adapter, asked) = adapters::obtained(swarm, adapter, &sources, &room).await?;
                 (Some(adapter), asked)
             }
         };
         divides(lease, &asked, self.policy.operator)?;
         let lacks = || Refusal::Unavailable("the package lacks its component".to_owned());
-        Ok(Subject::of(&installed, adapter).ok_or_else(lacks)?)
+        let with = adapter.as_ref().map(|adapter| adapter.installed.clone());
+        let subject = Subject::of(&package.installed, with).ok_or_else(lacks)?;
+        Ok((subject, [Some(package), adapter]))
     }
 }
 
@@ -564,35 +556,4 @@ struct Outcome {
     output: Digest,
     shown: Option<Digest>,
     meter: Meter,
-}
-
-/// The release of this digest: known here, or as one of these nodes shows it.
-pub(super) async fn release(
-    swarm: &Swarm,
-    package: Digest,
-    sources: &[ProviderAddr],
-) -> Result<SignedRelease, Stop> {
-    if let Some(release) = swarm.release(&package) {
-        return Ok(release);
-    }
-    let resolved = swarm
-        .resolve_ref(&PackageRef::Digest(package), sources)
-        .await;
-    match resolved {
-        Ok(resolved) => Ok(resolved.release),
-        Err(error) => Err(unavailable(&error)),
-    }
-}
-
-fn nodes(tickets: &[String]) -> Result<Vec<ProviderAddr>, Stop> {
-    if tickets.len() > MAX_SOURCES {
-        return Err(Refusal::Malformed.into());
-    }
-    let node = |ticket: &String| {
-        let parsed: Result<NodeTicket, _> = ticket.parse();
-        parsed
-            .map(|ticket| ticket.node)
-            .map_err(|_| Refusal::Malformed.into())
-    };
-    tickets.iter().map(node).collect()
 }
