@@ -1,12 +1,14 @@
 //! What a provider signed, and what it was paid for: a file of its own, beside the ledger of what
-//! it spends. `unfinished` holds what it has begun.
+//! it spends. `owing` holds what is owed, and `unfinished` what it has begun.
 //!
 //! # What it must never do
 //!
 //! - Let two receipts be signed for one lease: that is evidence against whoever signed both. What
 //!   was signed is on disk before it is sent, and sent again as it is.
 //! - Hold anything of an input or an output.
+//! - Keep for ever what strangers have it sign: only receipts that are worth something stay.
 
+mod owing;
 mod unfinished;
 
 use std::path::{Path, PathBuf};
@@ -23,10 +25,6 @@ pub use unfinished::Unfinished;
 
 const SIGNED: TableDefinition<'_, &[u8; 32], (&[u8], &[u8])> = TableDefinition::new("signed");
 const RECEIPTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("receipts");
-/// Of each lease that was done and not paid: who is to pay how much, since when, and where it was
-/// reached.
-const OWED: TableDefinition<'_, &[u8; 32], (&[u8; 32], u64, u64, &str)> =
-    TableDefinition::new("owed");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const NEXT: &str = "next";
 
@@ -91,7 +89,8 @@ pub struct Owed {
     pub price: Credits,
     /// Since when, in milliseconds since 1970.
     pub since: u64,
-    /// The ticket of the node that asked for it, by which it can be asked.
+    /// The ticket of the node that asked for it, by which it can be asked; empty if that was too long to be
+    /// kept.
     pub node: String,
 }
 
@@ -249,7 +248,8 @@ impl Earnings {
         })
     }
 
-    /// Keeps receipts that the requester has countersigned, all or none. Once is as good as twice.
+    /// Keeps receipts that the requester has countersigned, all or none, but those that are worth nothing. Once
+    /// is as good as twice.
     ///
     /// # Errors
     ///
@@ -259,10 +259,10 @@ impl Earnings {
             let transaction = database.begin_write()?;
             {
                 let mut paid = transaction.open_table(RECEIPTS)?;
-                let mut owed = transaction.open_table(OWED)?;
-                for receipt in receipts {
+                let worth = |receipt: &&Agreed<Receipt>| receipt.price > Credits::ZERO;
+                for receipt in receipts.iter().filter(worth) {
                     paid.insert(receipt.lease.as_bytes(), receipt.encode().as_slice())?;
-                    owed.remove(receipt.lease.as_bytes())?;
+                    owing::remove(&transaction, receipt.lease.as_bytes())?;
                 }
             }
             transaction.commit()?;
@@ -280,45 +280,6 @@ impl Earnings {
             let receipts = database.begin_read()?.open_table(RECEIPTS)?;
             Ok(receipts.get(lease.as_bytes())?.is_some())
         })
-    }
-
-    /// What was done since then and not paid, each with its lease.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read.
-    pub fn owed(&self, since: u64) -> Result<Vec<(Digest, Owed)>, EarningsError> {
-        self.with(|database| {
-            let table = database.begin_read()?.open_table(OWED)?;
-            let mut found = Vec::new();
-            for row in table.iter()? {
-                let (lease, owes) = row?;
-                let (requester, price, at, node) = owes.value();
-                if at >= since {
-                    let owed = Owed {
-                        requester: AccountId::from_bytes(*requester),
-                        price: Credits::from_micro(price),
-                        since: at,
-                        node: node.to_owned(),
-                    };
-                    found.push((Digest::from_bytes(*lease.value()), owed));
-                }
-            }
-            Ok(found)
-        })
-    }
-
-    /// How much an account has not paid of what was done for it since then.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read.
-    pub fn unpaid(&self, requester: AccountId, since: u64) -> Result<Credits, EarningsError> {
-        let owed = self.owed(since)?.into_iter();
-        let its = owed.filter(|(_, owed)| owed.requester == requester);
-        Ok(its.fold(Credits::ZERO, |sum, (_, owed)| {
-            sum.checked_add(owed.price).unwrap_or(Credits::MAX)
-        }))
     }
 
     /// Every receipt that was countersigned, with both signatures checked.
@@ -385,7 +346,6 @@ fn write_signed(
     owes: &Owed,
 ) -> Result<Finished, redb::Error> {
     let mut signed = transaction.open_table(SIGNED)?;
-    let mut owed = transaction.open_table(OWED)?;
     let earlier = signed
         .get(lease.as_bytes())?
         .map(|found| owned(found.value()));
@@ -394,9 +354,7 @@ fn write_signed(
     }
     let both = (finished.commitment.as_slice(), finished.receipt.as_slice());
     signed.insert(lease.as_bytes(), both)?;
-    let (requester, node) = (owes.requester.as_bytes(), owes.node.as_str());
-    let owes = (requester, owes.price.micro(), owes.since, node);
-    owed.insert(lease.as_bytes(), owes)?;
+    owing::add(transaction, lease, owes)?;
     Ok(finished.clone())
 }
 
@@ -411,8 +369,8 @@ fn create(path: &Path) -> Result<Database, redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(SIGNED)?;
     transaction.open_table(RECEIPTS)?;
-    transaction.open_table(OWED)?;
     transaction.open_table(META)?;
+    owing::create(&transaction)?;
     unfinished::create(&transaction)?;
     transaction.commit()?;
     Ok(database)

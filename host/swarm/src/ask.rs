@@ -13,7 +13,8 @@ use crate::fault::{ProviderFault, explain};
 use crate::ids::ProviderAddr;
 use crate::releases::Offer;
 use crate::wire::{
-    ALPN, MAX_ANSWER, MAX_ITEMS, MAX_REPLY, Refusal, Reply, Request, WireError, encode, read_frame,
+    ALPN, AROUND, MAX_ANSWER, MAX_ITEMS, MAX_REPLY, Refusal, Reply, Request, WireError, encode,
+    read_frame,
 };
 
 /// A release as a node showed it.
@@ -23,6 +24,24 @@ pub(crate) struct Shown {
     /// Whether that node says that it has all the files.
     pub(crate) complete: bool,
 }
+
+/// How much of an answer is read.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    /// Bytes of one frame.
+    frame: usize,
+    /// Items.
+    items: usize,
+    /// Bytes of all of them.
+    bytes: usize,
+}
+
+/// As much as the protocol lets an answer have.
+const WHOLE: Most = Most {
+    frame: MAX_REPLY,
+    items: MAX_ITEMS,
+    bytes: MAX_ANSWER,
+};
 
 /// Every release of a package that `node` knows.
 pub(crate) async fn history(
@@ -36,22 +55,29 @@ pub(crate) async fn history(
         publisher: *publisher.as_bytes(),
         name: name.to_string(),
     };
-    let (replies, cut) = ask(endpoint, limits, node, &request).await?;
+    let (replies, cut) = ask(endpoint, limits, node, &request, WHOLE).await?;
     if cut {
         return Err(protocol("its history is longer than an answer may be"));
     }
     replies.into_iter().map(shown).collect()
 }
 
-/// One release by its digest.
+/// One release by its digest, of an encoding of at most `largest` bytes.
 pub(crate) async fn release(
     endpoint: &Endpoint,
     limits: &Limits,
     node: &ProviderAddr,
     digest: &Digest,
+    largest: usize,
 ) -> Result<Shown, ProviderFault> {
     let request = Request::Release { digest: *digest };
-    let (replies, _) = ask(endpoint, limits, node, &request).await?;
+    let frame = MAX_REPLY.min(largest.saturating_add(AROUND));
+    let most = Most {
+        frame,
+        items: 1,
+        bytes: frame,
+    };
+    let (replies, _) = ask(endpoint, limits, node, &request, most).await?;
     match <[Reply; 1]>::try_from(replies) {
         Ok([reply]) => {
             let shown = shown(reply)?;
@@ -73,7 +99,7 @@ pub(crate) async fn offers(
     limit: u16,
 ) -> Result<(Vec<Offer>, bool), ProviderFault> {
     let request = Request::List { limit, after: None };
-    let (replies, cut) = ask(endpoint, limits, node, &request).await?;
+    let (replies, cut) = ask(endpoint, limits, node, &request, WHOLE).await?;
     let offers = replies
         .into_iter()
         .take(usize::from(limit))
@@ -121,6 +147,7 @@ async fn ask(
     limits: &Limits,
     node: &ProviderAddr,
     request: &Request,
+    most: Most,
 ) -> Result<(Vec<Reply>, bool), ProviderFault> {
     let frame = encode(request).map_err(|e| protocol(e.to_string()))?;
     let connecting = endpoint.connect(node.to_endpoint_addr(), ALPN);
@@ -130,7 +157,7 @@ async fn ask(
             .map_err(|e| ProviderFault::Unreachable {
                 reason: explain(&e),
             })?;
-    let answer = within(limits.request, converse(&connection, &frame)).await;
+    let answer = within(limits.request, converse(&connection, &frame, most)).await;
     connection.close(0_u32.into(), b"done");
     answer?
 }
@@ -144,6 +171,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
 async fn converse(
     connection: &iroh::endpoint::Connection,
     frame: &[u8],
+    most: Most,
 ) -> Result<(Vec<Reply>, bool), ProviderFault> {
     let closed = |reason: String| ProviderFault::Closed { reason };
     let (mut send, mut recv) = connection
@@ -159,7 +187,7 @@ async fn converse(
     let mut bytes = 0;
     loop {
         let before = bytes;
-        let reply: Reply = match read_frame(&mut recv, MAX_REPLY).await {
+        let reply: Reply = match read_frame(&mut recv, most.frame).await {
             Ok(Some((reply, length))) => {
                 bytes = before + length;
                 reply
@@ -177,7 +205,7 @@ async fn converse(
             }
             reply => replies.push(reply),
         }
-        if bytes > MAX_ANSWER || replies.len() > MAX_ITEMS {
+        if bytes > most.bytes || replies.len() > most.items {
             return Err(protocol("its answer is longer than answers may be"));
         }
     }

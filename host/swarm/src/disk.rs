@@ -7,6 +7,7 @@
 //! <dir>/blobs/        the blob store
 //! <dir>/releases/     one file for each package known here: its history and its remembered head
 //! <dir>/packages/     installed packages, one folder for each release digest
+//! <dir>/brought/      one file for each package that the work of others has brought here
 //! <dir>/damaged/      one empty file for each blob known to be damaged
 //! ```
 //!
@@ -28,6 +29,7 @@ pub(crate) struct Layout {
     pub(crate) blobs: PathBuf,
     pub(crate) releases: PathBuf,
     pub(crate) packages: PathBuf,
+    pub(crate) brought: PathBuf,
     pub(crate) damaged: PathBuf,
 }
 
@@ -49,6 +51,7 @@ impl Layout {
             blobs: root.join("blobs"),
             releases: root.join("releases"),
             packages: root.join("packages"),
+            brought: root.join("brought"),
             damaged: root.join("damaged"),
             root,
         };
@@ -56,6 +59,7 @@ impl Layout {
             &layout.blobs,
             &layout.releases,
             &layout.packages,
+            &layout.brought,
             &layout.damaged,
         ] {
             make(path)?;

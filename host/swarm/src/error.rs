@@ -395,6 +395,44 @@ pub enum InstallError {
     Publish(#[from] PublishError),
 }
 
+/// Why something could not be brought here for the work of others.
+#[derive(Debug, thiserror::Error)]
+pub enum BringError {
+    /// It takes more of the disk than all of these together may.
+    #[error(
+        "it takes {bytes} bytes of the disk, and what the work of others brings may take {room}"
+    )]
+    TooLarge {
+        /// How many bytes it takes.
+        bytes: u64,
+        /// How many there are for all.
+        room: u64,
+    },
+    /// What would have to go is in use, or the disk is not rid of it yet.
+    #[error("what the work of others has brought leaves no room for it now")]
+    NoRoom,
+    /// It could not be noted.
+    #[error("cannot use {}: {source}", .path.display())]
+    Disk {
+        /// The path.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It could not be installed.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// What has to go could not be removed.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// It could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// It could not be read.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+}
+
 /// Why the installed packages could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PackageError {

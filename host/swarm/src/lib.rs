@@ -11,6 +11,7 @@
 //! - Let anything partial be seen: a blob is there or is not, a package is installed or is not.
 //! - Store more than a publisher signed, or wait for a provider for ever.
 //! - Serve what its owner did not offer.
+//! - Keep, for the work of others, more than its owner gives room to.
 //! - Believe another node.
 //!
 //! *Architecture invariant:* this is the only crate that knows iroh, and no type of iroh's is in
@@ -22,6 +23,7 @@
 //! |---|---|
 //! | `node`, `listen` | [`Swarm`]: opening, closing, blobs; where it listens |
 //! | `resolve`, `packages` | the rest of [`Swarm`]: from a name to a release; publishing and installing |
+//! | `describe`, `brought` | for the work of others: a release that is not remembered; packages that are here within bounds |
 //! | `blobs`, `repair` | the store; mending what the disk damaged |
 //! | `fetch`, `busy`, `transfer`, `report` | many providers; who fetches what; one request; what came of it |
 //! | `find`, `size` | a blob of which only the digest is known; the proof of its size |
@@ -40,9 +42,11 @@
 mod announcement;
 mod ask;
 mod blobs;
+mod brought;
 mod busy;
 mod channel;
 mod config;
+mod describe;
 mod dht;
 mod discovery;
 mod disk;
@@ -77,12 +81,13 @@ mod wire;
 
 pub use announcement::{Announcement, AnnouncementError, Capability, Need};
 pub use blobs::Presence;
+pub use brought::InUse;
 pub use channel::{Answerer, CONVERSATIONS, Channel, ChannelError, MAX_FRAME};
 pub use config::{Dht, Limits, SwarmConfig};
 pub use discovery::{Discovery, TicketDiscovery, Want};
 pub use error::{
-    BlobError, ExportError, FetchError, FindError, ImportError, InstallError, OpenError,
-    PackageError, PublishError, ResolveError,
+    BlobError, BringError, ExportError, FetchError, FindError, ImportError, InstallError,
+    OpenError, PackageError, PublishError, ResolveError,
 };
 pub use fault::{FaultOf, ProviderFault};
 pub use find::FoundBlob;

@@ -15,6 +15,7 @@ use skep_registry::Digest;
 
 use crate::announcement::{Announcement, Capability};
 use crate::blobs::{Blobs, Presence};
+use crate::brought::Brought;
 use crate::busy::Busy;
 use crate::channel::{self, Conversations, Lines};
 use crate::config::{Limits, SwarmConfig};
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     pub(crate) blobs: Blobs,
     pub(crate) gate: Gate,
     pub(crate) releases: Arc<Releases>,
+    pub(crate) brought: Brought,
     pub(crate) conversations: Conversations,
     pub(crate) trainings: Conversations,
     pub(crate) lines: Lines,
@@ -84,6 +86,7 @@ impl Swarm {
         let lock = DirLock::take(&layout)?;
         let key = load_or_create_key(&layout)?;
         let releases = Arc::new(Releases::open(&layout)?);
+        let brought = Brought::open(&layout, config.limits.sweep)?;
         let blobs = Blobs::open(&layout, config.limits.sweep).await?;
         let (endpoint, bound) = listen(&layout, &key, config.bind).await?;
         let mut services: Vec<Arc<dyn Discovery>> = Vec::new();
@@ -137,6 +140,7 @@ impl Swarm {
                 blobs,
                 gate,
                 releases,
+                brought,
                 conversations,
                 trainings,
                 lines: Lines::default(),

@@ -161,6 +161,30 @@ impl Swarm {
         providers: &[ProviderAddr],
         progress: Option<ProgressFn>,
     ) -> Result<(Installed, FetchReport), InstallError> {
+        // It is the owner's from now on, and whatever others' work does meanwhile, it stays that.
+        self.belongs_to_owner(release)?;
+        let placed = self.fetch_and_place(release, providers, progress).await?;
+        self.belongs_to_owner(release)?;
+        Ok(placed)
+    }
+
+    fn belongs_to_owner(&self, release: &SignedRelease) -> Result<(), InstallError> {
+        let (brought, digest) = (&self.inner.brought, release.digest());
+        brought
+            .forget(&digest)
+            .map_err(|source| InstallError::Disk {
+                path: brought.path(&digest),
+                source,
+            })
+    }
+
+    /// As [`install`](Self::install), whoever it is for.
+    pub(crate) async fn fetch_and_place(
+        &self,
+        release: &SignedRelease,
+        providers: &[ProviderAddr],
+        progress: Option<ProgressFn>,
+    ) -> Result<(Installed, FetchReport), InstallError> {
         let mut report = self.fetch(release, providers, progress.clone()).await?;
         let _one_at_a_time = self.inner.installing.lock().await;
         let installed = match self.put_in_place(release).await {
@@ -346,6 +370,16 @@ impl Swarm {
     /// When it is not installed, or cannot be removed.
     pub async fn remove(&self, digest: &Digest) -> Result<(), PackageError> {
         let _one_at_a_time = self.inner.installing.lock().await;
+        self.remove_now(digest).await?;
+        let brought = &self.inner.brought;
+        brought.forget(digest).map_err(|source| PackageError::Disk {
+            path: brought.path(digest),
+            source,
+        })
+    }
+
+    /// The same, while nothing else is installed or removed.
+    pub(crate) async fn remove_now(&self, digest: &Digest) -> Result<(), PackageError> {
         let dir = self.package_dir(digest);
         if !dir.is_dir() {
             return Err(PackageError::NotInstalled { digest: *digest });
@@ -424,6 +458,11 @@ impl Swarm {
     /// When the store fails.
     pub async fn abandon(&self, release: &SignedRelease) -> Result<(), PackageError> {
         let _one_at_a_time = self.inner.installing.lock().await;
+        self.abandon_now(release).await
+    }
+
+    /// The same, while nothing else is installed or removed.
+    pub(crate) async fn abandon_now(&self, release: &SignedRelease) -> Result<(), PackageError> {
         if self.inner.releases.is_complete(&release.digest()) {
             return Ok(());
         }

@@ -253,6 +253,18 @@ impl Releases {
         })
     }
 
+    /// Whether another release is known here in the place of this one: its publisher has signed both.
+    pub(crate) fn has_another(&self, release: &SignedRelease) -> bool {
+        let known = self.lock();
+        let key = (release.publisher(), release.name().clone());
+        known.packages.get(&key).is_some_and(|package| {
+            let mut known = package.history.releases().iter();
+            known.any(|known| {
+                known.sequence() == release.sequence() && known.digest() != release.digest()
+            })
+        })
+    }
+
     /// What this node offers, in order of publisher and name, after `after`; and whether there is
     /// more than `limit`.
     pub(crate) fn offers(&self, after: Option<&Key>, limit: usize) -> (Vec<Offer>, bool) {

@@ -196,7 +196,8 @@ impl Swarm {
             }
             None => {
                 let answers = self.ask_all(providers, |node| async move {
-                    ask::release(&self.inner.endpoint, &self.inner.limits, node, digest).await
+                    let (endpoint, limits) = (&self.inner.endpoint, &self.inner.limits);
+                    ask::release(endpoint, limits, node, digest, SignedRelease::MAX_BYTES).await
                 });
                 let (answers, faults) = answers.await;
                 match answers.into_iter().next() {

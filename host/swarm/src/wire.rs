@@ -31,8 +31,10 @@ pub(crate) const ALPN: &[u8] = b"skep/releases/1";
 
 /// The longest request, in bytes.
 pub(crate) const MAX_REQUEST: usize = 1024;
+/// The surroundings of a signed release in its frame, in bytes.
+pub(crate) const AROUND: usize = 64;
 /// The longest reply frame, in bytes: one signed release with its surroundings.
-pub(crate) const MAX_REPLY: usize = skep_registry::SignedRelease::MAX_BYTES + 64;
+pub(crate) const MAX_REPLY: usize = skep_registry::SignedRelease::MAX_BYTES + AROUND;
 /// The most items in one answer.
 pub(crate) const MAX_ITEMS: usize = 4096;
 /// The most bytes in one answer.

@@ -50,6 +50,9 @@ pub struct Jobs {
     /// The longest for which one lease may have them kept ready, such as `1 h`.
     #[serde(deserialize_with = "duration")]
     pub longest_warm: Duration,
+    /// The most that packages and adapters may take of the disk which jobs have brought, such as `20 GiB`.
+    #[serde(deserialize_with = "bytes")]
+    pub keep_packages: u64,
     /// The most credits that one requester may owe for work of the last day.
     #[serde(deserialize_with = "credits")]
     pub unpaid: Credits,
@@ -72,6 +75,7 @@ impl Default for Jobs {
             price_per_hour: Credits::from_micro(10_000),
             operator: None,
             longest_warm: Duration::from_secs(60 * 60),
+            keep_packages: 20 << 30,
             unpaid: Credits::from_micro(Credits::ONE),
         }
     }
@@ -194,6 +198,14 @@ mod tests {
         assert_eq!(read("device-share = \"25 %\""), 25);
         assert_eq!(read("device-share = \"0 %\""), 1);
         assert!(toml::from_str::<Jobs>("device-share = \"101 %\"").is_err());
+    }
+
+    #[test]
+    fn what_jobs_bring_has_twenty_gibibytes_unless_the_owner_says_otherwise() {
+        let read = |text: &str| toml::from_str::<Jobs>(text).unwrap().keep_packages;
+        assert_eq!(read(""), 20 << 30);
+        assert_eq!(read("keep-packages = \"3 MiB\""), 3 << 20);
+        assert_eq!(read("keep-packages = \"30 GiB\""), 30 << 30);
     }
 
     #[test]

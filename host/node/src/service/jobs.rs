@@ -74,6 +74,7 @@ pub struct Jobs {
     reports: reports::Reports,
     awaited: Arc<awaited::Awaited>,
     bounds: Arc<bound::Bounds>,
+    turns: collect::Turns,
 }
 
 impl Jobs {

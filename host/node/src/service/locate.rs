@@ -68,6 +68,12 @@ pub async fn installed_in(swarm: &Swarm, package: &str) -> Result<Installed, Fai
             format!("{package:?} is no file or folder here, and no package's name either: {error}"),
         )
     })?;
+    // What jobs have brought is here without its history.
+    if let PackageRef::Digest(digest) = &reference
+        && let Ok(installed) = swarm.installed(digest)
+    {
+        return Ok(installed);
+    }
     let resolved = swarm
         .resolve_ref(&reference, &[])
         .await

@@ -7,7 +7,8 @@
 //! # What it must never do
 //!
 //! - Believe what is said of an adapter but by its signed release.
-//! - Take in more of an ancestor than its lineage: its weights are of no use here.
+//! - Take in more of an ancestor than its lineage: its weights are of no use here. At a provider that is read and
+//!   not kept.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,10 +17,10 @@ use skep_evidence::Split;
 use skep_evidence::lineage::{FILE, Family, Found, Lineage, MAX_BYTES, MAX_GENERATIONS};
 use skep_market::Refusal;
 use skep_registry::{Digest, SignedRelease};
-use skep_swarm::{FileRef, Installed, ProviderAddr, Swarm};
+use skep_swarm::{InUse, ProviderAddr, Swarm};
 
 use super::failed;
-use super::provide::{Stop, release, unavailable};
+use super::provide::{Room, Stop, bring, release, unavailable};
 use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::service::adapters::has_to_change;
@@ -88,35 +89,31 @@ fn fits(release: &SignedRelease) -> Result<(), String> {
     }
 }
 
-/// The adapter of a lease at its provider, fetched if it is not here, and what its family asks for.
+/// The adapter of a lease at its provider, brought here if it is not, and what its family asks for.
 pub(super) async fn obtained(
     swarm: &Swarm,
     adapter: Digest,
     sources: &[ProviderAddr],
-) -> Result<(Installed, Split), Stop> {
+    room: &Room,
+) -> Result<(InUse, Split), Stop> {
     let release = release(swarm, adapter, sources).await?;
     fits(&release).map_err(Refusal::Unavailable)?;
-    let installed = match swarm.installed(&adapter) {
-        Ok(installed) => installed,
-        Err(_) => {
-            let installed = swarm.install(&release, sources, None).await;
-            installed.map_err(|error| unavailable(&error))?.0
-        }
-    };
-    let family = family(swarm, &installed, sources).await?;
+    let brought = bring(swarm, &release, sources, room).await?;
+    let family = family(swarm, &release, sources, room).await?;
     let asked = family.split().map_err(|error| unavailable(&error))?;
-    Ok((installed, asked))
+    Ok((brought, asked))
 }
 
 /// The family of an adapter by its members' own signed releases, of which the lineages are fetched.
 async fn family(
     swarm: &Swarm,
-    adapter: &Installed,
+    adapter: &SignedRelease,
     sources: &[ProviderAddr],
+    room: &Room,
 ) -> Result<Family, Stop> {
     let mut ancestors: BTreeMap<Digest, (SignedRelease, Vec<u8>)> = BTreeMap::new();
-    let mut last = adapter.release.clone();
-    let mut bytes = lineage_of(swarm, &last, sources).await?;
+    let mut last = adapter.clone();
+    let mut bytes = lineage_of(swarm, &last, sources, room).await?;
     let own = (last.clone(), bytes.clone());
     for _ in 0..=MAX_GENERATIONS {
         let said = Lineage::of(&last, || Ok(bytes)).map_err(|error| unavailable(&error))?;
@@ -127,7 +124,7 @@ async fn family(
             break;
         }
         last = release(swarm, parent, sources).await?;
-        bytes = lineage_of(swarm, &last, sources).await?;
+        bytes = lineage_of(swarm, &last, sources, room).await?;
         ancestors.insert(parent, (last.clone(), bytes.clone()));
     }
     let found = |(release, bytes): (SignedRelease, Vec<u8>)| Found {
@@ -143,22 +140,12 @@ async fn lineage_of(
     swarm: &Swarm,
     release: &SignedRelease,
     sources: &[ProviderAddr],
+    room: &Room,
 ) -> Result<Vec<u8>, Stop> {
     let Some(entry) = release.file(FILE).filter(|entry| entry.size <= MAX_BYTES) else {
         return Ok(Vec::new());
     };
-    let file = FileRef {
-        path: FILE.to_owned(),
-        digest: entry.digest,
-        size: entry.size,
-    };
-    let fetched = swarm.fetch_files(&[file], sources, None).await;
-    fetched.map_err(|error| unavailable(&error))?;
-    let blob = swarm.open_blob(&entry.digest).await;
-    let blob = blob.map_err(|error| unavailable(&error))?;
-    let length = usize::try_from(entry.size).unwrap_or(usize::MAX);
-    let bytes = blob.read_at(0, length).await;
-    Ok(bytes.map_err(|error| unavailable(&error))?.to_vec())
+    room.glance(swarm, &entry.digest, entry.size, sources).await
 }
 
 /// A division as it is written down.

@@ -1,9 +1,15 @@
 //! Fetching receipts that were countersigned while this node was away: it asks those for whom it did
 //! the work, at the node from which they asked for it.
 //!
-//! It must never keep a receipt that this node did not sign itself.
+//! [`turns`] says whom it asks next.
+//!
+//! # What it must never do
+//!
+//! - Keep a receipt that this node did not sign itself.
+//! - Have those who pay wait for those who are not there.
 
-use std::collections::HashSet;
+mod turns;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +17,10 @@ use skep_evidence::{Keys, Receipt, Unverified, verify_agreed};
 use skep_market::{Answer, Ask, Earnings, EarningsError, Refusal};
 use skep_registry::Digest;
 use skep_swarm::{NodeTicket, ProviderAddr, Swarm};
+use tokio::task::JoinSet;
 
+use self::turns::Debtor;
+pub use self::turns::Turns;
 use super::talk::TalkError;
 use super::{anywhere, failed, money, now};
 use crate::failure::Failure;
@@ -19,8 +28,12 @@ use crate::service::Service;
 
 /// How often a node asks by itself.
 const OFTEN: Duration = Duration::from_secs(60 * 60);
-/// What is owed for longer is not asked for any more, in milliseconds.
-const OLDEST: u64 = 30 * 24 * 60 * 60 * 1000;
+/// What was signed longer ago is forgotten, and not asked for any more, in milliseconds.
+pub(super) const OLDEST: u64 = 30 * 24 * 60 * 60 * 1000;
+/// How many are asked at one moment.
+const AT_ONCE: usize = 8;
+/// How long one may take for all that it is asked for in one round.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks now and then, as long as the service is there.
 pub fn now_and_then(service: &Arc<Service>) {
@@ -39,36 +52,73 @@ pub fn now_and_then(service: &Arc<Service>) {
     });
 }
 
-/// Asks for every receipt that is owed to this node; how many it was given.
+/// Asks for receipts that are owed to this node, as many debtors as one round has; how many it was given. What
+/// is too old to be asked for is forgotten.
 pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
     let earnings = money::earnings(service)?;
     let since = now().saturating_sub(OLDEST);
-    let owed = tokio::task::block_in_place(|| earnings.owed(since)).map_err(failed)?;
+    let owed = tokio::task::block_in_place(|| {
+        earnings.forget_before(since)?;
+        earnings.owed(since)
+    });
+    let owed = owed.map_err(failed)?;
     let swarm = service.swarm().await?;
-    let (mut gone, mut given) = (HashSet::new(), 0);
-    for (lease, owed) in owed {
-        let Ok(ticket) = owed.node.parse::<NodeTicket>() else {
-            continue;
-        };
-        if gone.contains(&owed.node) {
-            continue;
+    let turns = &service.jobs.turns;
+    let mut waiting = turns.next(owed).into_iter();
+    let mut asking = JoinSet::new();
+    let mut given = 0;
+    loop {
+        while asking.len() < AT_ONCE
+            && let Some(debtor) = waiting.next()
+        {
+            let (swarm, earnings) = (swarm.clone(), Arc::clone(&earnings));
+            asking.spawn(async move {
+                let (given, is_there) = ask_for(&swarm, &earnings, &debtor).await;
+                (debtor.who, given, is_there)
+            });
         }
-        match claim(swarm, &ticket.node, lease).await {
-            Ok(receipt) => {
-                let settled = tokio::task::block_in_place(|| settle(&earnings, &[receipt]));
-                match settled {
-                    Ok(()) => given += 1,
-                    Err(refusal) => tracing::info!(%refusal, "a receipt is not one of this node's"),
-                }
+        match asking.join_next().await {
+            Some(Ok((who, more, is_there))) => {
+                turns.asked(who, is_there);
+                given += more;
             }
-            Err(TalkError::Refused(Refusal::NoReceipt)) => {}
-            Err(error) => {
-                tracing::info!(requester = %owed.requester, %error, "a receipt cannot be had");
-                gone.insert(owed.node);
-            }
+            Some(Err(error)) => tracing::warn!(%error, "one who owes receipts was not asked"),
+            None => return Ok(given),
         }
     }
-    Ok(given)
+}
+
+/// Asks one debtor for its receipts: how many it gave, and whether it was there for as long as that took.
+async fn ask_for(swarm: &Swarm, earnings: &Earnings, debtor: &Debtor) -> (u64, bool) {
+    let (requester, node) = &debtor.who;
+    let Ok(ticket) = node.parse::<NodeTicket>() else {
+        return (0, false);
+    };
+    let mut given = 0;
+    let asking = async {
+        for lease in &debtor.leases {
+            match claim(swarm, &ticket.node, *lease).await {
+                Ok(receipt) => {
+                    let settled = tokio::task::block_in_place(|| settle(earnings, &[receipt]));
+                    match settled {
+                        Ok(()) => given += 1,
+                        Err(refusal) => {
+                            tracing::info!(%refusal, "a receipt is not one of this node's");
+                        }
+                    }
+                }
+                Err(TalkError::Refused(Refusal::NoReceipt)) => {}
+                Err(error) => {
+                    tracing::info!(%requester, %error, "a receipt cannot be had");
+                    return false;
+                }
+            }
+        }
+        true
+    };
+    let is_there = tokio::time::timeout(PATIENCE, asking).await;
+    let is_there = is_there.unwrap_or(false);
+    (given, is_there)
 }
 
 /// Keeps receipts that both have signed, if all are this node's own.

@@ -2,13 +2,14 @@
 //!
 //! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
 //! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
-//! leases that are here, `sources` says where others have what they are about, `queue` has those wait that find no
-//! place, `transfer` moves inputs and outputs, `kept` has things kept ready, and `begun` says what is owed for work
-//! that nothing is signed for.
+//! leases that are here, `packages` describes and brings what they run, `sources` says where others have that, `queue`
+//! has those wait that find no place, `transfer` moves inputs and outputs, `kept` has things kept ready, and `begun`
+//! says what is owed for work that nothing is signed for.
 
 mod begun;
 mod engaged;
 mod kept;
+mod packages;
 mod queue;
 mod sources;
 mod transfer;
@@ -27,15 +28,17 @@ use skep_market::{
     Answer, Ask, Done, Earnings, Finished, MAX_MESSAGE, NUMERICS, Owed, Policy, Quotation, Refusal,
     SealSecret, Undertaking, Warmth, affordable, ahead, conclude, divides, examine, hand_over,
 };
-use skep_registry::{Digest, PackageRef, SignedRelease};
+use skep_registry::Digest;
 use skep_sandbox::{Shown, Used};
-use skep_swarm::{Answerer, Capability, Channel, ProviderAddr, Swarm};
+use skep_swarm::{Answerer, Capability, Channel, InUse};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
 
 use self::begun::{Begun, receipt_of};
 use self::engaged::{Engagements, Held};
+use self::packages::{Questions, admit, in_time, obtained};
+pub(super) use self::packages::{Room, bring, release};
 use self::queue::Queue;
 use super::around::Wanted;
 use super::leisure::Leisure;
@@ -78,6 +81,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         engaged: Engagements::default(),
         begun: Begun::default(),
+        questions: Questions::default(),
         keys: Arc::default(),
     };
     let swarm = service.swarm().await?;
@@ -107,6 +111,7 @@ struct Desk {
     queue: Queue,
     engaged: Engagements,
     begun: Begun,
+    questions: Questions,
     /// The keys of those who signed something for this node.
     keys: Arc<Mutex<Keys>>,
 }
@@ -268,8 +273,9 @@ impl Desk {
         self.leisure.admit()?;
         self.policy.keep(wanted.residency)?;
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
-        let release = release(swarm, wanted.package, &sources::nodes(sources)?).await?;
-        self.admit(&release, input_bytes)?;
+        let (package, sources) = (wanted.package, sources::nodes(sources)?);
+        let release = self.questions.release(swarm, package, &sources).await?;
+        admit(&self.policy, &release, input_bytes)?;
         let adapters = &service.models.adapters;
         let warm = Warmth {
             package: swarm.installed(&wanted.package).is_ok(),
@@ -297,16 +303,6 @@ impl Desk {
         Ok(Answer::Quote { quotation, signed })
     }
 
-    fn admit(&self, release: &SignedRelease, input_bytes: u64) -> Result<(), Stop> {
-        let component = release.component().ok_or_else(|| {
-            Refusal::Unavailable("the package is not a component, and cannot be run".to_owned())
-        })?;
-        work::is_for_jobs(&component.grants).map_err(|error| unavailable(&error))?;
-        let world = component.world.as_str();
-        let admitted = self.policy.admit(release.publisher(), world, input_bytes);
-        admitted.map_err(Stop::from)
-    }
-
     async fn undertake(
         &self,
         service: &Arc<Service>,
@@ -318,6 +314,7 @@ impl Desk {
         }
         self.leisure.admit()?;
         let lease = examine(offer, &self.policy, &self.account, &mut self.keys())?;
+        in_time(&lease, now())?;
         let time = Duration::from_millis(lease.deadline.saturating_sub(lease.issued)).min(LONGEST);
         self.trust(&lease, time)?;
         // A requester that was killed comes again with the same lease, before anyone here knows
@@ -354,11 +351,11 @@ impl Desk {
         let place = self.queue.place(lease.requester, channel.peer());
         let place = meanwhile(channel, &records, place).await??;
         let got = async {
-            let subject = self.obtain(service, lease, offer).await?;
+            let (subject, in_use) = self.obtain(service, lease, offer).await?;
             let reserved = self.reserve(service, lease, &subject).await?;
-            Ok::<_, Stop>((subject, reserved))
+            Ok::<_, Stop>((subject, in_use, reserved))
         };
-        let (subject, reserved) = meanwhile(channel, &records, got).await??;
+        let (subject, _in_use, reserved) = meanwhile(channel, &records, got).await??;
         let (name, peer) = (lease.digest(), channel.peer());
         let asks = sources::ticket_of(peer, &offer.sources);
         *held = Some(self.hold(place, lease, asks.clone(), time)?);
@@ -515,27 +512,20 @@ impl Desk {
         Ok((kept, false))
     }
 
-    /// The package of a lease, fetched if it is not here and admitted by the policy, its adapter, and
-    /// the models that it wants.
+    /// The package of a lease, brought here if it is not and the policy admits it, its adapter, and
+    /// the models that it wants; and what keeps them here.
     async fn obtain(
         &self,
         service: &Service,
         lease: &Lease,
         offer: &Undertaking,
-    ) -> Result<Subject, Stop> {
+    ) -> Result<(Subject, [Option<InUse>; 2]), Stop> {
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
         let sources = sources::nodes(&offer.sources)?;
         let package = lease.work.package;
-        let release = release(swarm, package, &sources).await?;
-        self.admit(&release, offer.input_bytes)?;
-        let installed = match swarm.installed(&package) {
-            Ok(installed) => installed,
-            Err(_) => {
-                let installed = swarm.install(&release, &sources, None).await;
-                installed.map_err(|error| unavailable(&error))?.0
-            }
-        };
-        let component = release.component().ok_or(Stop::Gone)?;
+        let (room, input) = (Room::of(service), offer.input_bytes);
+        let package = obtained(swarm, &self.policy, package, input, &sources, &room).await?;
+        let component = package.installed.release.component().ok_or(Stop::Gone)?;
         let models = work::models(&component.grants).map_err(|error| unavailable(&error))?;
         if models != lease.work.model {
             let reason = "the models that come with this node's skep are not the requester's";
@@ -544,13 +534,15 @@ impl Desk {
         let (adapter, asked) = match lease.work.adapter {
             None => (None, Split::default()),
             Some(adapter) => {
-                let (adapter, asked) = adapters::obtained(swarm, adapter, &sources).await?;
+                let (adapter, asked) = adapters::obtained(swarm, adapter, &sources, &room).await?;
                 (Some(adapter), asked)
             }
         };
         divides(lease, &asked, self.policy.operator)?;
         let lacks = || Refusal::Unavailable("the package lacks its component".to_owned());
-        Ok(Subject::of(&installed, adapter).ok_or_else(lacks)?)
+        let with = adapter.as_ref().map(|adapter| adapter.installed.clone());
+        let subject = Subject::of(&package.installed, with).ok_or_else(lacks)?;
+        Ok((subject, [Some(package), adapter]))
     }
 }
 
@@ -559,22 +551,4 @@ struct Outcome {
     output: Digest,
     shown: Option<Digest>,
     meter: Meter,
-}
-
-/// The release of this digest: known here, or as one of these nodes shows it.
-pub(super) async fn release(
-    swarm: &Swarm,
-    package: Digest,
-    sources: &[ProviderAddr],
-) -> Result<SignedRelease, Stop> {
-    if let Some(release) = swarm.release(&package) {
-        return Ok(release);
-    }
-    let resolved = swarm
-        .resolve_ref(&PackageRef::Digest(package), sources)
-        .await;
-    match resolved {
-        Ok(resolved) => Ok(resolved.release),
-        Err(error) => Err(unavailable(&error)),
-    }
 }

@@ -198,6 +198,13 @@ impl Residences {
         self.lock().kept.retain(|_, kept| kept.until > now);
     }
 
+    /// Whether a package or an adapter belongs to what is kept ready, or is being got ready.
+    pub fn keeps(&self, release: &Digest) -> bool {
+        let all = self.lock();
+        let mut whats = all.kept.keys().chain(all.awaited.keys());
+        whats.any(|(package, adapter)| package == release || adapter.as_ref() == Some(release))
+    }
+
     /// What is kept, and for how much longer.
     pub fn lines(&self) -> Vec<KeptLine> {
         let now = Instant::now();
