@@ -2,9 +2,10 @@
 //!
 //! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
 //! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
-//! leases that are here, and `sources` says where others have what they are about.
+//! leases that are here, `sources` says where others have what they are about, and `memory` how much a run has.
 
 mod engaged;
+mod memory;
 mod sources;
 
 use std::fmt;
@@ -52,7 +53,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     let policy = service.config.jobs.policy();
     let capability = policy.take.then(|| Capability {
         device: service.config.engine.device.to_string(),
-        memory: service.config.limits.memory.unwrap_or(u64::MAX),
+        memory: memory::most(&service.config.limits),
         slots: policy.slots,
         tariff: {
             let tariff = policy.tariff;
