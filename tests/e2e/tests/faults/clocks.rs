@@ -1,7 +1,9 @@
 //! Whole nodes whose wall clocks are an hour off: they are found, given work, audited and paid like any
-//! other, and what they sign says the time that they have.
+//! other, and what they sign says the time that they have. So it is with a requester whose clock is.
 
-use skep_evidence::{Keys, Receipt, Signed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use skep_evidence::{Keys, Lease, Receipt, Signed};
 use skep_market::Event;
 
 use super::places::with_clock;
@@ -63,15 +65,81 @@ fn nodes_whose_clocks_are_an_hour_off_are_found_and_audited_and_paid_like_others
     let more = [&audit[..], &["--deadline", "10 min"]].concat();
     let audited = ask(&Built::skep(), &requester, &setting.submit(&[], &more)).unwrap();
     setting.assert_right();
-    for shard in audited["job"]["shards"].as_array().unwrap() {
+    assert_audited(&audited);
+    let homes = [off[0].home(), off[1].home(), right.home()];
+    let spent = spent(&agreed) + spent(&audited);
+    let earned = assert_conserved(&requester, &homes, spent);
+    assert!(earned[..2].iter().all(|earned| *earned > 0), "{earned:?}");
+}
+
+/// Every result was looked at, and found right.
+fn assert_audited(job: &Value) {
+    for shard in job["job"]["shards"].as_array().unwrap() {
         let audits = shard["audits"].as_array().unwrap();
         assert!(!audits.is_empty(), "{shard}");
         let has_passed = |audit: &Value| audit["state"] == "passed";
         assert!(audits.iter().all(has_passed), "{shard}");
         assert_eq!(shard["outvoted"], serde_json::json!([]), "{shard}");
     }
-    let homes = [off[0].home(), off[1].home(), right.home()];
-    let spent = spent(&agreed) + spent(&audited);
-    let earned = assert_conserved(&requester, &homes, spent);
-    assert!(earned[..2].iter().all(|earned| *earned > 0), "{earned:?}");
+}
+
+/// Whether a time in milliseconds is another one by a clock that is so many seconds ahead of that one's.
+fn is_near(time: u64, other: u64, ahead: i64) -> bool {
+    let [time, other] = [time, other].map(|time| i64::try_from(time).unwrap());
+    (time - other - 1000 * ahead).abs() < NEAR
+}
+
+#[test]
+fn a_requester_whose_clock_is_an_hour_off_has_its_jobs_done_and_audited_and_pays_like_others() {
+    let setting = Setting::new(20);
+    let clocks = [HOUR, -HOUR];
+    let programs = clocks.map(|ahead| with_clock(setting.folder.path(), ahead));
+    let [Some(early), Some(late)] = programs else {
+        return;
+    };
+    let providers = ["a", "b", "c"].map(|name| setting.provider(name, "", 2));
+    let tickets = providers.each_ref().map(ticket);
+    let home = setting.path("requester");
+    let audit = ["--shards", "3", "--audit", "100%", "--min-stake", "0"];
+    let more = [&audit[..], &["--deadline", "10 min"]].concat();
+    let (mut all_spent, mut paid) = (0, 0);
+    // One after the other: the second has books that are two hours ahead of its clock.
+    for (ahead, program) in clocks.into_iter().zip([early, late]) {
+        let requester = Node::start(&program, &home).unwrap();
+        let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+        setting.assert_right();
+        fs::remove_file(setting.path("result.jsonl")).unwrap();
+        assert_eq!(job["job"]["state"], "done", "{job}");
+        assert_audited(&job);
+        all_spent += spent(&job);
+        drop(requester);
+
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = u64::try_from(now.as_millis()).unwrap();
+        let mut delivered = 0;
+        for event in events_of(&home, &job["job"]) {
+            match event {
+                // What it signs has its own time, by which for one of them the lease is over before it begins.
+                Event::Leased { encoding, .. } => {
+                    let lease = Signed::<Lease>::decode(&encoding, &mut Keys::default()).unwrap();
+                    assert!(is_near(lease.issued, now, ahead), "{} {now}", lease.issued);
+                }
+                // And what it gets has that of others.
+                Event::Delivered { at, receipt, .. } => {
+                    let receipt = Signed::<Receipt>::decode(&receipt, &mut Keys::default());
+                    let finished = receipt.unwrap().finished;
+                    assert!(is_near(at, finished, ahead), "{at} {finished}");
+                    delivered += 1;
+                }
+                Event::Paid { .. } => paid += 1,
+                _ => {}
+            }
+        }
+        // Each result, and at least one look at it.
+        assert!(delivered >= 6, "{delivered}");
+    }
+    let homes = providers.each_ref().map(Node::home);
+    assert_conserved(&home, &homes, all_spent);
+    let receipts = homes.map(|home| micro(&account(home), "receipts"));
+    assert_eq!(receipts.iter().sum::<u64>(), paid, "{receipts:?}");
 }

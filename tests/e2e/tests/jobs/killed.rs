@@ -1,15 +1,51 @@
 //! A requester that was killed at each point of an audit, with the files that are on its disk then: what was
-//! kept of a result is there before that is written down or with it, and nothing is paid before the audit is.
+//! kept of a result is there before that is written down or with it, and nothing is paid before the audit is. And
+//! one that was killed while it kept its books: what it has paid and put together is in its ledger and its result
+//! before its journal says so.
 //!
 //! Each point is made of a job that ran to its end: its journal as far as it was written then, the files that were
 //! there by then, and the books from before it. A provider of which a lease is asked for again that was paid since
 //! has its books from before that; everything else is as it was.
 
-use skep_evidence::{Keys, Receipt, Signed};
-use skep_market::{AttemptId, Earnings, Event, Finished, Journal, Kept, Owed, Trail};
+use skep_evidence::{Agreed, Credits, Keys, Receipt, Signed};
+use skep_market::{
+    AttemptId, Book, Dealings, Earnings, EntryKind, Event, Finished, Journal, Kept, Ledger,
+    Movement, Operation, Owed, Terms, Trail,
+};
 use skep_registry::Digest;
 
+use super::setting::events_of;
 use super::*;
+
+/// What a node's own ledger is made with.
+const TERMS: Terms = Terms {
+    supply: Credits::from_micro(1_000_000_000 * Credits::ONE),
+    fine: Credits::from_micro(10 * Credits::ONE),
+    reward: 250_000,
+};
+
+fn ledger(home: &Path) -> Ledger {
+    Ledger::open(&home.join("ledger.redb"), TERMS).unwrap()
+}
+
+fn dealings(home: &Path) -> Dealings {
+    Dealings::open(&home.join("dealings.redb")).unwrap()
+}
+
+/// How far a requester had come with its books when it was killed. Each is there with all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Books {
+    /// A half of the output is behind the result.
+    Torn,
+    /// All of it is, and the ledger has paid.
+    Posted,
+    /// The receipts are kept for those who come for them.
+    Kept,
+    /// The journal says that all of this is so.
+    Written,
+    /// What was left over is given back.
+    Refunded,
+}
 
 /// Copies a folder.
 fn copy(from: &Path, to: &Path) {
@@ -82,10 +118,8 @@ impl<'a> Whole<'a> {
 
     /// The home of a requester that was killed when so many events were written down, and what of the next
     /// one is kept before that is. What was signed is in the journal, or in files of its own as in earlier versions.
-    fn killed_at(&self, written: usize, in_files: bool) -> PathBuf {
-        let home = self
-            .setting
-            .path(&format!("killed at {written}, {in_files}"));
+    fn killed_at(&self, home: &str, written: usize, in_files: bool) -> PathBuf {
+        let home = self.setting.path(home);
         copy(&self.before, &home);
         let folder = home.join("jobs").join(&self.name);
         for empty in ["outputs", "trail", "shown"] {
@@ -97,7 +131,8 @@ impl<'a> Whole<'a> {
                 fs::copy(self.folder.join(file), folder.join(file)).unwrap();
             }
         }
-        for id in delivered(&self.events[..=written]) {
+        let next = self.events.len().min(written + 1);
+        for id in delivered(&self.events[..next]) {
             let file = Path::new("shown").join(name_of(id));
             if self.folder.join(&file).exists() {
                 fs::copy(self.folder.join(&file), folder.join(&file)).unwrap();
@@ -195,11 +230,11 @@ impl<'a> Whole<'a> {
         };
         let has_auditor = self.events.iter().position(audits).unwrap();
         assert_eq!(self.trails.len(), 2, "one made it, and one looked at that");
-        let spent = micro(&self.job, "spent_micro");
         let all = (1..=self.unpaid()).map(|written| (written, false));
         // Once its auditor has a lease, what was signed for a result that is followed is read again.
         for (written, in_files) in all.chain([(has_auditor + 1, true)]) {
-            let home = self.killed_at(written, in_files);
+            let home = format!("killed at {written}, {in_files}");
+            let home = self.killed_at(&home, written, in_files);
             for id in self.open_at(written) {
                 self.takes_back(id, providers);
             }
@@ -210,28 +245,143 @@ impl<'a> Whole<'a> {
                 u64::from(is_finished),
                 "{paused}"
             );
-            fs::remove_file(self.setting.path("result.jsonl")).unwrap();
-            let ended = ask(&Built::skep(), &home, &["job", "watch", &self.name]).unwrap();
-            self.setting.assert_right();
-            let (shard, before) = (&ended["job"]["shards"][0], &self.job["shards"][0]);
-            // The result that there was counts, it was looked at, and no lease was made anew.
-            assert_eq!(
-                shard["providers"], before["providers"],
-                "{written}: {ended}"
-            );
-            assert_eq!(shard["leases"], before["leases"], "{written}: {ended}");
-            assert_eq!(shard["audits"][0]["state"], "passed", "{written}: {ended}");
+            let at = written.to_string();
+            let (shard, before) = (self.goes_on(&home, &at), &self.job["shards"][0]);
             if written > has_auditor {
-                assert_eq!(shard, before, "{written}");
+                assert_eq!(shard, *before, "{written}");
             }
-            let books = account(&home);
-            assert_eq!(micro(&ended["job"], "spent_micro"), spent, "{written}");
-            assert_eq!(micro(&books, "escrowed_micro"), 0, "{written}");
-            assert_eq!(
-                micro(&books, "available_micro"),
-                2_000_000 - spent,
-                "{written}"
-            );
+        }
+    }
+
+    /// Goes on in a home, and checks what comes of it. Returns what is seen of the shard then.
+    fn goes_on(&self, home: &Path, at: &str) -> Value {
+        fs::remove_file(self.setting.path("result.jsonl")).unwrap();
+        let ended = ask(&Built::skep(), home, &["job", "watch", &self.name]).unwrap();
+        self.setting.assert_right();
+        let (shard, before) = (&ended["job"]["shards"][0], &self.job["shards"][0]);
+        // The result that there was counts, it was looked at, and no lease was made anew.
+        assert_eq!(shard["providers"], before["providers"], "{at}: {ended}");
+        assert_eq!(shard["leases"], before["leases"], "{at}: {ended}");
+        assert_eq!(shard["audits"][0]["state"], "passed", "{at}: {ended}");
+        let (books, spent) = (account(home), micro(&self.job, "spent_micro"));
+        assert_eq!(micro(&ended["job"], "spent_micro"), spent, "{at}");
+        assert_eq!(micro(&books, "escrowed_micro"), 0, "{at}");
+        assert_eq!(micro(&books, "available_micro"), 2_000_000 - spent, "{at}");
+        shard.clone()
+    }
+
+    /// What was paid, as both signed it.
+    fn receipts(&self) -> Vec<Agreed<Receipt>> {
+        let kept = dealings(&self.setting.path("requester"));
+        let leases = self.events.iter().filter_map(|event| match event {
+            Event::Leased { lease, .. } => Some(*lease),
+            _ => None,
+        });
+        let receipts = leases.filter_map(|lease| kept.receipt(lease).unwrap());
+        let receipts = receipts
+            .map(|receipt| Agreed::<Receipt>::decode(&receipt, &mut Keys::default()).unwrap());
+        receipts.collect()
+    }
+
+    /// The home of a requester that was killed while it kept its books.
+    fn killed_in_its_books(&self, books: Books, receipts: &[Agreed<Receipt>]) -> PathBuf {
+        let written = match books >= Books::Written {
+            true => self.events.len(),
+            false => self.unpaid(),
+        };
+        let home = self.killed_at(&format!("killed, {books:?}"), written, false);
+        let output = &self.setting.expected;
+        let there = match books {
+            Books::Torn => output.len() / 2,
+            _ => output.len(),
+        };
+        let result = home.join("jobs").join(&self.name).join("result");
+        fs::write(result, &output[..there]).unwrap();
+        self.post(&home, books, receipts);
+        if books >= Books::Kept {
+            dealings(&home).keep(receipts).unwrap();
+        }
+        home
+    }
+
+    /// Brings the ledger in a home as far as it was then.
+    fn post(&self, home: &Path, books: Books, receipts: &[Agreed<Receipt>]) {
+        let (mut ledger, whole) = (ledger(home), ledger(&self.setting.path("requester")));
+        let entries: Vec<_> = (ledger.len()..whole.len())
+            .map(|number| whole.entry(number).unwrap().unwrap())
+            .collect();
+        assert_eq!(
+            entries.len(),
+            receipts.len() + 2,
+            "held, paid and given back"
+        );
+        let operations = entries.iter().map(|entry| match entry.kind {
+            EntryKind::Escrow => {
+                let Movement { from, amount, .. } = entry.movements[0];
+                let Book::Available(requester) = from else {
+                    panic!("{from:?}");
+                };
+                Operation::Escrow {
+                    id: entry.id,
+                    job: entry.escrow.unwrap(),
+                    requester,
+                    amount,
+                }
+            }
+            EntryKind::Release => {
+                let its = |receipt: &&Agreed<Receipt>| receipt.digest() == entry.content;
+                Operation::Release(receipts.iter().find(its).unwrap())
+            }
+            EntryKind::Refund => Operation::Refund {
+                id: entry.id,
+                job: entry.escrow.unwrap(),
+            },
+            other => panic!("{other:?}"),
+        });
+        let posted = match books {
+            Books::Torn => 1,
+            Books::Posted | Books::Kept | Books::Written => 1 + receipts.len(),
+            Books::Refunded => entries.len(),
+        };
+        let operations: Vec<Operation<'_>> = operations.take(posted).collect();
+        for outcome in ledger.post(&operations).unwrap() {
+            outcome.unwrap();
+        }
+        // To the byte what was there.
+        for number in 0..ledger.len() {
+            let there = whole.entry(number).unwrap();
+            assert_eq!(ledger.entry(number).unwrap(), there, "{books:?}");
+        }
+    }
+
+    /// Goes on from each point within the books, and checks that none of it is there twice.
+    fn goes_on_from_within_its_books(&self) {
+        let receipts = self.receipts();
+        assert_eq!(receipts.len(), 2, "one made it, and one looked at that");
+        let head = ledger(&self.setting.path("requester")).head();
+        for books in [
+            Books::Torn,
+            Books::Posted,
+            Books::Kept,
+            Books::Written,
+            Books::Refunded,
+        ] {
+            let at = format!("{books:?}");
+            let home = self.killed_in_its_books(books, &receipts);
+            let paused = ask(&Built::skep(), &home, &["job", "status", &self.name]).unwrap();
+            assert_eq!(paused["job"]["state"], "paused", "{at}: {paused}");
+            assert_eq!(self.goes_on(&home, &at), self.job["shards"][0], "{at}");
+            // All entries are those of the one that was never killed, in that order, and no more.
+            assert_eq!(ledger(&home).head(), head, "{at}");
+            for receipt in &receipts {
+                let kept = dealings(&home).receipt(receipt.lease).unwrap();
+                assert_eq!(kept, Some(receipt.encode()), "{at}");
+            }
+            let events = events_of(&home, &self.job);
+            let is_paid = |event: &&Event| matches!(event, Event::Paid { .. });
+            assert_eq!(events.iter().filter(is_paid).count(), 2, "{at}");
+            let is_assembled = |event: &&Event| matches!(event, Event::Assembled { .. });
+            assert_eq!(events.iter().filter(is_assembled).count(), 1, "{at}");
         }
     }
 
@@ -270,5 +420,15 @@ fn killed_at_each_point_of_an_audit_that_follows_a_requester_loses_nothing_and_p
     assert!(whole.folder.join("shown").join("0-1").exists());
     let mut providers = Vec::from(providers);
     whole.goes_on_from_each_point(&mut providers);
+    whole.assert_paid_once(&providers);
+}
+
+#[test]
+fn killed_between_its_ledger_and_its_journal_a_requester_pays_once_and_has_its_result_once() {
+    let setting = Setting::new(20);
+    let providers = ["a", "b", "c"].map(|name| setting.provider(name, "", 2));
+    let tickets = providers.each_ref().map(ticket);
+    let whole = Whole::new(&setting, &tickets);
+    whole.goes_on_from_within_its_books();
     whole.assert_paid_once(&providers);
 }

@@ -3,22 +3,8 @@
 
 use skep_market::Earnings;
 
+use super::setting::{has_shard, until};
 use super::*;
-
-/// Waits until it is so. Whoever asks begins a process each time.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
-    }
-}
-
-/// Whether a node is at work on a shard.
-fn has_shard(node: &Node) -> bool {
-    let status = node.ask(&["node", "status"]).unwrap();
-    let mut running = status["running"].as_array().unwrap().iter();
-    running.any(|line| line["package"].as_str().unwrap().starts_with("a shard of"))
-}
 
 /// What a node says of the shards in the middle of which it was ended: how many, and of how many it is still
 /// to tell.

@@ -6,16 +6,25 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use skep_tests::{Built, Node, ask};
+
+/// Says that a test does not run, and what it lacks. With `SKEP_TEST_ALL=1` it fails instead: where everything is
+/// to be tested, nothing is left out unseen.
+fn not_run(lacks: &str) {
+    let all = std::env::var_os("SKEP_TEST_ALL").is_some_and(|all| all == "1");
+    assert!(!all, "SKEP_TEST_ALL is 1, and this test needs {lacks}");
+    eprintln!("NOT RUN: this test needs {lacks}");
+}
 
 /// Whether namespaces can be made. Says so if not: then the test does not run.
 pub fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     let is_root = id.stdout.trim_ascii() == b"0";
     if !is_root {
-        eprintln!("NOT RUN: this test needs namespaces of its own, which only root may make");
+        not_run("namespaces of its own, which only root may make");
     }
     is_root
 }
@@ -39,7 +48,7 @@ pub fn with_clock(folder: &Path, ahead: i64) -> Option<PathBuf> {
     let processor = std::env::consts::ARCH;
     let library = format!("/usr/lib/{processor}-linux-gnu/faketime/libfaketime.so.1");
     if !Path::new(&library).exists() {
-        eprintln!("NOT RUN: this test needs {library}; `apt-get install faketime` brings it");
+        not_run(&format!("{library}; `apt-get install faketime` brings it"));
         return None;
     }
     let text = format!(
@@ -50,6 +59,9 @@ pub fn with_clock(folder: &Path, ahead: i64) -> Option<PathBuf> {
     Some(script(folder.join(format!("clock {ahead:+}")), &text))
 }
 
+/// Cables that this process has laid, whose names are different.
+static CABLES: AtomicU32 = AtomicU32::new(0);
+
 /// Two network namespaces and a cable between them. Nothing else is connected to either.
 pub struct Cable {
     names: [String; 2],
@@ -59,7 +71,8 @@ pub struct Cable {
 impl Cable {
     /// One whose programs are kept in `folder`.
     pub fn new(folder: &Path) -> Self {
-        let names = ["near", "far"].map(|end| format!("skep-{}-{end}", std::process::id()));
+        let cable = CABLES.fetch_add(1, Ordering::SeqCst);
+        let names = ["near", "far"].map(|end| format!("skep-{}-{cable}-{end}", std::process::id()));
         let [near, far] = &names;
         must("ip", &["netns", "add", near]);
         must("ip", &["netns", "add", far]);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use skep_market::{Event, Journal};
@@ -199,6 +199,21 @@ pub fn configure_with(home: &Path, before: &str, network: &str, after: &str) {
 
 pub fn ticket(node: &Node) -> &str {
     node.status["ticket"].as_str().unwrap()
+}
+
+/// Waits until it is so. Whoever asks begins a process each time.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+    }
+}
+
+/// Whether a node is at work on a shard.
+pub fn has_shard(node: &Node) -> bool {
+    let status = node.ask(&["node", "status"]).unwrap();
+    let mut running = status["running"].as_array().unwrap().iter();
+    running.any(|line| line["package"].as_str().unwrap().starts_with("a shard of"))
 }
 
 pub fn account(home: &Path) -> Value {

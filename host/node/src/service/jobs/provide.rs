@@ -3,12 +3,13 @@
 //! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
 //! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
 //! leases that are here, `packages` describes and brings what they run, `sources` says where others have that, `queue`
-//! has those wait that find no place, `transfer` moves inputs and outputs, `kept` has things kept ready, and `begun`
-//! says what is owed for work that nothing is signed for.
+//! has those wait that find no place, `transfer` moves inputs and outputs, `kept` has things kept ready, `begun`
+//! says what is owed for work that nothing is signed for, and `memory` how much a run has.
 
 mod begun;
 mod engaged;
 mod kept;
+mod memory;
 mod packages;
 mod queue;
 mod sources;
@@ -62,7 +63,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     let policy = service.config.jobs.policy();
     let capability = policy.take.then(|| Capability {
         device: service.config.engine.device.to_string(),
-        memory: service.config.limits.memory.unwrap_or(u64::MAX),
+        memory: memory::most(&service.config.limits),
         slots: policy.slots,
         tariff: {
             let tariff = policy.tariff;
