@@ -163,6 +163,22 @@ impl Dealings {
             Ok(found.map(|found| found.value().to_vec()))
         })
     }
+
+    /// Every receipt that was kept, as both signed it, in the order of the leases.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn receipts(&self) -> Result<Vec<Vec<u8>>, DealingsError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(PAID)?;
+            let mut all = Vec::new();
+            for row in table.iter()? {
+                all.push(row?.1.value().to_vec());
+            }
+            Ok(all)
+        })
+    }
 }
 
 fn failed(path: &Path, error: redb::Error) -> DealingsError {
@@ -222,5 +238,6 @@ mod tests {
         assert_eq!(dealings.seen(account(3)), Reputation::default());
         let kept = dealings.receipt(paid.lease).unwrap();
         assert_eq!(kept, Some(paid.encode()));
+        assert_eq!(dealings.receipts().unwrap(), [paid.encode()]);
     }
 }

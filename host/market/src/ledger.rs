@@ -13,6 +13,7 @@
 //! - Change a book without an entry, or an entry once it is written.
 //! - Tell of an operation before it is on disk. Operations that are posted together get there
 //!   together or not at all.
+//! - Let a stake be taken back while a lease that its account worked under can be disputed.
 //! - Take anyone's word. Receipts and accusations carry their proof in their type; who may make
 //!   deposits and move stakes is for whoever holds the ledger to know.
 //!
@@ -39,6 +40,10 @@ pub use error::{LedgerError, PostError};
 pub use operation::Operation;
 use operation::{Planned, payment_of};
 use store::{BALANCES, BOOKS, ENTRIES, META, POSTED, storage};
+
+/// For how long after its deadline a lease can be disputed, in milliseconds: a week. For so long nobody who worked under
+/// it takes back what it has at stake. Who brings evidence later may find nothing there.
+pub const DISPUTE: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// What a ledger is made with, and keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +202,7 @@ impl Ledger {
             };
             let entry = Entry { movements, ..entry };
             recovery::note_escrow(&entry, &mut self.state.books);
+            recovery::note_bound(&entry, &mut self.state.books);
             let sequence = self.state.next;
             let bytes = entry.encode(&mut self.state.books);
             self.state.head = recovery::extend(self.state.head, &bytes);
@@ -276,6 +282,12 @@ impl Ledger {
     #[must_use]
     pub fn escrow(&self, job: Digest) -> Option<Escrow> {
         self.state.books.escrows.get(&job).copied()
+    }
+
+    /// Until when what an account has at stake stays there, in milliseconds since 1970; nothing if it never had to.
+    #[must_use]
+    pub fn bound(&self, account: AccountId) -> Option<u64> {
+        self.state.books.bound.get(&account).copied()
     }
 
     /// Every book that was ever opened, with what is in it.

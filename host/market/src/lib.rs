@@ -28,6 +28,7 @@
 //! | `job` | [`Job`]: what is where and what is next; its [`Journal`] |
 //! | `ledger` | [`Ledger`]: books, entries, recovery |
 //! | `balance` | [`recompute`]: what receipts alone say |
+//! | `receipts` | files of receipts, written and read as a stranger's |
 //! | `merkle`, `settlement` | proofs of membership; netting, and where nets are settled |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -43,6 +44,7 @@ mod merkle;
 mod message;
 mod policy;
 mod quote;
+mod receipts;
 mod reputation;
 mod seal;
 mod settlement;
@@ -51,7 +53,7 @@ mod split;
 #[cfg(test)]
 mod testing;
 
-pub use balance::recompute;
+pub use balance::{Turnover, recompute, turnover};
 pub use choose::{Offer, Warmth, ahead, rank};
 pub use dealings::{Dealings, DealingsError};
 pub use earnings::{Earnings, EarningsError, Finished, Owed, Unfinished};
@@ -64,8 +66,8 @@ pub use job::{
     JournalError, Kept, Outcome, Outstanding, ShardView, Trail, Unfit,
 };
 pub use ledger::{
-    Book, Entry, EntryKind, Escrow, Ledger, LedgerError, Movement, Operation, Outcomes, PostError,
-    Posted, Terms,
+    Book, DISPUTE, Entry, EntryKind, Escrow, Ledger, LedgerError, Movement, Operation, Outcomes,
+    PostError, Posted, Terms,
 };
 pub use merkle::{Inclusion, Tree};
 pub use message::{
@@ -74,6 +76,7 @@ pub use message::{
 };
 pub use policy::Policy;
 pub use quote::Unproven;
+pub use receipts::{MAX_RECEIPTS, ReceiptFiles, ReceiptsError, write_receipts};
 pub use reputation::{Conduct, Reputation};
 pub use seal::{CHUNK, Gathered, MAX_SEALED, Opener, SealError, SealSecret, Sealed, Sealer};
 pub use settlement::{

@@ -33,8 +33,9 @@ pub use embedded::{EmbeddedSettlement, SettleError};
 ///    are not taken out of positions.
 /// 6. **Availability.** The receipts behind a root can be had by everyone for as long as a lease
 ///    in it can be disputed; a root without its receipts settles nothing.
-/// 7. **Stakes.** What an account has at stake cannot be moved while a lease of its can still be
-///    proven fraudulent, and evidence ([`skep_evidence::judge`]) is judged by the same rules.
+/// 7. **Stakes.** What an account has at stake cannot be taken back while a lease under which it
+///    worked can be disputed, which is for [`crate::DISPUTE`] from the end of the work of what is
+///    settled, and evidence ([`skep_evidence::judge`]) is judged by the same rules.
 /// 8. **Amounts.** It counts in whole micro-credits, exactly; where its own unit is another, the
 ///    rate is fixed for a batch and rounding is the sender's.
 pub trait Settlement {

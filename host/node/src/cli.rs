@@ -3,6 +3,7 @@
 //! Nothing here acts. `main` turns what is parsed into requests, and the help, the completions
 //! and the documentation all follow from these definitions.
 
+mod account;
 mod jobs;
 
 use std::net::SocketAddr;
@@ -10,7 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-pub use jobs::{Account, AccountCommand, Job, Submit};
+pub use account::{Account, AccountCommand};
+pub use jobs::{Job, Submit};
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -3,6 +3,7 @@
 mod family;
 mod hardware;
 mod jobs;
+mod receipts;
 mod shards;
 
 use std::io::IsTerminal;
@@ -121,6 +122,9 @@ pub fn print(response: &Response) {
         Response::Account(answer) => jobs::print_account(&answer.account),
         Response::Judged(judged) => jobs::print_judged(judged),
         Response::Checked(checked) => jobs::print_checked(checked),
+        Response::WroteReceipts(answer) => receipts::print_written(&answer.wrote),
+        Response::Recomputed(recomputed) => receipts::print_recomputed(recomputed),
+        Response::Settled(answer) => receipts::print_settled(&answer.settled),
     }
 }
 

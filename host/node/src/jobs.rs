@@ -1,6 +1,6 @@
 //! From the command line of jobs and credits to requests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skep_evidence::Credits;
@@ -46,10 +46,15 @@ pub fn request_of(job: Job) -> Result<Request, Failure> {
 pub fn request_of_account(account: Account) -> Result<Request, Failure> {
     let request = match account.command {
         None => JobRequest::Account,
-        Some(AccountCommand::Add { credits }) => JobRequest::Credit {
+        Some(AccountCommand::Add { credits, account }) => JobRequest::Credit {
             micro: micro(&credits)?,
+            account,
         },
         Some(AccountCommand::Stake { credits, account }) => JobRequest::Stake {
+            micro: micro(&credits)?,
+            account,
+        },
+        Some(AccountCommand::Unstake { credits, account }) => JobRequest::Unstake {
             micro: micro(&credits)?,
             account,
         },
@@ -57,8 +62,22 @@ pub fn request_of_account(account: Account) -> Result<Request, Failure> {
         Some(AccountCommand::Judge { accusation }) => JobRequest::Judge {
             accusation: absolute(&accusation)?,
         },
+        Some(AccountCommand::Receipts { output }) => JobRequest::Receipts {
+            output: file(&output)?,
+        },
+        Some(AccountCommand::Recompute { files }) => JobRequest::Recompute {
+            files: all(&files)?,
+        },
+        Some(AccountCommand::Settle { files }) => JobRequest::Settle {
+            files: all(&files)?,
+        },
     };
     Ok(Request::Job(Box::new(request)))
+}
+
+/// The paths of files that a node reads, which may run in another folder.
+fn all(files: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    files.iter().map(|file| absolute(file)).collect()
 }
 
 fn submission_of(submit: Submit) -> Result<Submission, Failure> {
@@ -122,11 +141,12 @@ fn micro(text: &str) -> Result<u64, Failure> {
 
 /// The path of a file. A job can be gone on with by another process, which has not this one's
 /// standard streams.
-fn file(path: &Path) -> Result<std::path::PathBuf, Failure> {
+fn file(path: &Path) -> Result<PathBuf, Failure> {
     if path == Path::new("-") {
         return Err(Failure::new(
             FailureKind::Usage,
-            "a job reads and writes files, since it can outlive the command; name one instead of -",
+            "jobs and receipts are read from files and written to them, since a node does it that can outlive \
+             the command; name one instead of -",
         ));
     }
     absolute(path)

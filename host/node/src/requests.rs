@@ -4,6 +4,7 @@
 
 pub mod hardware;
 pub mod jobs;
+pub mod receipts;
 mod together;
 
 use std::path::PathBuf;
@@ -222,6 +223,12 @@ pub enum Response {
     Judged(Box<jobs::Judged>),
     /// To `Job`, about what a verifier says.
     Checked(Box<jobs::Checked>),
+    /// To `Job`, about receipts that were written.
+    WroteReceipts(receipts::WroteReceipts),
+    /// To `Job`, about what receipts come to.
+    Recomputed(receipts::Recomputed),
+    /// To `Job`, about receipts that were settled.
+    Settled(receipts::SettledAnswer),
 }
 
 /// A package as lists show it.

@@ -49,6 +49,8 @@ mod restarted;
 #[path = "language/served.rs"]
 mod served;
 mod setting;
+#[path = "jobs/settled.rs"]
+mod settled;
 #[path = "language/shown.rs"]
 mod shown;
 #[path = "jobs/telling.rs"]

@@ -84,6 +84,8 @@ pub(super) struct Books {
     pub(super) numbers: HashMap<Book, BookNumber>,
     pub(super) books: Vec<(Book, Credits)>,
     pub(super) escrows: HashMap<Digest, Escrow>,
+    /// Until when an account's stake stays where it is.
+    pub(super) bound: HashMap<AccountId, u64>,
 }
 
 impl Books {

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! entry = [kind, id: bytes, content: bytes, [[from, to, amount]…], escrow: bytes / null,
-//!          [[lease: bytes, receipt: bytes]…]]
+//!          [[lease: bytes, receipt: bytes]…], [[account: bytes, until]…]]
 //! ```
 //!
-//! Books are written by their number. Once written, an entry never changes.
+//! The last part is left out where it is empty. Books are written by their number. Once written, an entry never changes.
 
 use minicbor::{Decoder, Encoder};
-use skep_evidence::Credits;
+use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
 use super::books::{Book, BookNumber, Books, Movement};
@@ -34,9 +34,11 @@ pub enum EntryKind {
     Slash,
     /// A batch of receipts between nodes, settled at once.
     Settlement,
+    /// What keeps an account's stake where it is.
+    Binding,
 }
 
-const KINDS: [EntryKind; 9] = [
+const KINDS: [EntryKind; 10] = [
     EntryKind::Deposit,
     EntryKind::Withdrawal,
     EntryKind::Stake,
@@ -46,6 +48,7 @@ const KINDS: [EntryKind; 9] = [
     EntryKind::Refund,
     EntryKind::Slash,
     EntryKind::Settlement,
+    EntryKind::Binding,
 ];
 
 /// One operation, as it was written.
@@ -63,6 +66,8 @@ pub struct Entry {
     pub escrow: Option<Digest>,
     /// The leases that it pays beside, each with its receipt, if it settles a batch.
     pub settled: Vec<(Digest, Digest)>,
+    /// Accounts whose stake stays where it is, each with the time until which, in milliseconds since 1970.
+    pub bound: Vec<(AccountId, u64)>,
 }
 
 impl Entry {
@@ -79,7 +84,8 @@ impl Entry {
         books: &mut Books,
     ) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
         let kind = KINDS.iter().position(|kind| *kind == self.kind);
-        out.array(6)?.u64(kind.unwrap_or_default() as u64)?;
+        out.array(6 + u64::from(!self.bound.is_empty()))?;
+        out.u64(kind.unwrap_or_default() as u64)?;
         out.bytes(self.id.as_bytes())?;
         out.bytes(self.content.as_bytes())?;
         out.array(self.movements.len() as u64)?;
@@ -98,6 +104,12 @@ impl Entry {
             out.array(2)?
                 .bytes(lease.as_bytes())?
                 .bytes(receipt.as_bytes())?;
+        }
+        if !self.bound.is_empty() {
+            out.array(self.bound.len() as u64)?;
+            for (account, until) in &self.bound {
+                out.array(2)?.bytes(account.as_bytes())?.u64(*until)?;
+            }
         }
         Ok(())
     }
@@ -128,8 +140,9 @@ fn read(
             .array()?
             .ok_or_else(|| unknown("a list of unknown length"))
     };
-    if length(&mut input)? != 6 {
-        return Err(unknown("an entry has six parts"));
+    let parts = length(&mut input)?;
+    if !(6..=7).contains(&parts) {
+        return Err(unknown("an entry has six parts, or seven"));
     }
     let kind = usize::try_from(input.u64()?).unwrap_or(usize::MAX);
     let kind = KINDS
@@ -163,6 +176,16 @@ fn read(
         }
         settled.push((digest(&mut input)?, digest(&mut input)?));
     }
+    let mut bound = Vec::new();
+    if parts == 7 {
+        for _ in 0..length(&mut input)? {
+            if length(&mut input)? != 2 {
+                return Err(unknown("a bound stake has two parts"));
+            }
+            let account = AccountId::from_bytes(*digest(&mut input)?.as_bytes());
+            bound.push((account, input.u64()?));
+        }
+    }
     Ok(Entry {
         kind: *kind,
         id,
@@ -170,5 +193,6 @@ fn read(
         movements,
         escrow,
         settled,
+        bound,
     })
 }

@@ -58,6 +58,17 @@ pub enum PostError {
         /// Who is to pay.
         payer: AccountId,
     },
+    /// A stake that may still be lost.
+    #[error(
+        "what account {account} has at stake stays there until {until}, in milliseconds since 1970: it worked under \
+         leases that can be disputed until then; ask for it afterwards"
+    )]
+    Bound {
+        /// Whose.
+        account: AccountId,
+        /// Until when, in milliseconds since 1970.
+        until: u64,
+    },
     /// An amount of nothing.
     #[error("the amount is nothing; give an amount above zero")]
     Nothing,

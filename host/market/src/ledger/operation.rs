@@ -8,7 +8,7 @@ use skep_registry::Digest;
 use super::books::{Book, Books, Movement};
 use super::entry::{Entry, EntryKind};
 use super::error::PostError;
-use super::{Posted, Terms};
+use super::{DISPUTE, Posted, Terms};
 use crate::settlement::Batch;
 
 /// Something to be posted.
@@ -41,7 +41,7 @@ pub enum Operation<'a> {
         /// How much.
         amount: Credits,
     },
-    /// Takes credits out of the stake. When that may be is for whoever posts it to know.
+    /// Takes credits out of the stake, unless leases that the account worked under can still be disputed.
     Unstake {
         /// What makes it one and the same.
         id: Digest,
@@ -49,6 +49,18 @@ pub enum Operation<'a> {
         account: AccountId,
         /// How much.
         amount: Credits,
+        /// When that is, in milliseconds since 1970.
+        at: u64,
+    },
+    /// An account is given leases of a job: until they cannot be disputed any more, all that it has at stake stays
+    /// there. Posted before the first of them is; another for the same job and account says nothing new.
+    Bind {
+        /// Of which job.
+        job: Digest,
+        /// Who is given them.
+        account: AccountId,
+        /// Until when, in milliseconds since 1970: [`DISPUTE`] after the last deadline.
+        until: u64,
     },
     /// Holds credits for a job; more may be added.
     Escrow {
@@ -74,7 +86,8 @@ pub enum Operation<'a> {
     /// Judges an accusation, and fines whoever is in the wrong: the accused once for each lease,
     /// or else the accuser.
     Judge(&'a Signed<Accusation>),
-    /// Pays a batch of receipts between nodes, each side what is left when all are added up.
+    /// Pays a batch of receipts between nodes, each side what is left when all are added up. What those who did the
+    /// work have at stake stays there for [`DISPUTE`] from the end of it.
     Settle(&'a Batch),
 }
 
@@ -104,6 +117,7 @@ impl Operation<'_> {
                 movements: Vec::new(),
                 escrow,
                 settled: Vec::new(),
+                bound: Vec::new(),
             },
             verdict: None,
         };
@@ -134,7 +148,25 @@ impl Operation<'_> {
                 id,
                 account,
                 amount,
+                ..
             } => simple(EntryKind::Unstake, id, account, amount, None),
+            Self::Bind {
+                job,
+                account,
+                until,
+            } => {
+                let both = [*job.as_bytes(), *account.as_bytes()].concat();
+                let id = blake3::derive_key("skep ledger, stake bound by a job v1", &both);
+                let said = [&both[..], &until.to_be_bytes()].concat();
+                let mut planned = entry(
+                    EntryKind::Binding,
+                    Digest::from_bytes(id),
+                    Digest::of(&said),
+                    None,
+                );
+                planned.entry.bound = vec![(account, until)];
+                planned
+            }
             Self::Escrow {
                 id,
                 job,
@@ -169,6 +201,9 @@ impl Operation<'_> {
             Self::Settle(batch) => {
                 let mut planned = entry(EntryKind::Settlement, batch.root(), batch.root(), None);
                 planned.entry.settled = batch.receipts().to_vec();
+                let workers = batch.workers().iter();
+                let bound = workers.map(|(worker, ended)| (*worker, ended.saturating_add(DISPUTE)));
+                planned.entry.bound = bound.collect();
                 planned
             }
         }
@@ -236,8 +271,18 @@ impl Operation<'_> {
                 account, amount, ..
             } => movement(Book::Available(account), Book::Staked(account), amount),
             Self::Unstake {
-                account, amount, ..
-            } => movement(Book::Staked(account), Book::Available(account), amount),
+                account,
+                amount,
+                at,
+                ..
+            } => match books.bound.get(&account) {
+                Some(until) if at < *until => Err(PostError::Bound {
+                    account,
+                    until: *until,
+                }),
+                _ => movement(Book::Staked(account), Book::Available(account), amount),
+            },
+            Self::Bind { .. } => Ok(Vec::new()),
             Self::Escrow {
                 job,
                 requester,

@@ -52,6 +52,14 @@ pub(super) fn note_escrow(entry: &Entry, books: &mut Books) {
     }
 }
 
+/// What an entry means for the stakes that stay where they are: the longest time counts.
+pub(super) fn note_bound(entry: &Entry, books: &mut Books) {
+    for (account, until) in &entry.bound {
+        let known = books.bound.entry(*account).or_default();
+        *known = (*known).max(*until);
+    }
+}
+
 /// Adds up all entries, and compares with what the file says they come to.
 pub(super) fn recover(
     database: &Database,
@@ -104,6 +112,7 @@ pub(super) fn recover(
             .carry_out(&entry.movements)
             .map_err(|refusal| damaged(format!("entry {sequence}: {refusal}")))?;
         note_escrow(&entry, &mut state.books);
+        note_bound(&entry, &mut state.books);
         state.head = extend(state.head, bytes.value());
         state.next += 1;
         identifiers.push((*entry.id.as_bytes(), sequence));

@@ -1,11 +1,15 @@
 //! Random histories: nothing is made or lost, nothing is paid twice, and what is on disk is what
 //! was told.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod beside;
+mod bound;
+
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use skep_evidence::{Accusation, Agreed, Evidence, Receipt, Signed, Statement as _};
 
+use self::beside::Beside;
 use super::*;
 use crate::recompute;
 use crate::settlement::{Batch, net};
@@ -27,7 +31,8 @@ enum Step {
     Deposit(u64, u8, u64),
     Withdraw(u64, u8, u64),
     Stake(u64, u8, u64),
-    Unstake(u64, u8, u64),
+    Unstake(u64, u8, u64, u64),
+    Bind(u64, u8, u64),
     Escrow(u64, u64, u8, u64),
     Refund(u64, u64),
     Release {
@@ -47,6 +52,11 @@ enum Step {
     Reopen,
 }
 
+/// Before or after whoever was paid by a batch of these tests can take back a stake.
+fn time() -> impl Strategy<Value = u64> {
+    (0..40_u64, any::<bool>()).prop_map(|(at, late)| if late { DISPUTE + at } else { at })
+}
+
 /// Few of everything, so that histories meet themselves again.
 fn step() -> impl Strategy<Value = Step> {
     let (id, who, amount) = (0..12_u64, 1..6_u8, 0..2_000_u64);
@@ -55,7 +65,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => four.clone().prop_map(|(id, who, amount)| Step::Deposit(id, who, 10 * amount)),
         1 => four.clone().prop_map(|(id, who, amount)| Step::Withdraw(id + 100, who, amount)),
         2 => four.clone().prop_map(|(id, who, amount)| Step::Stake(id + 200, who, amount)),
-        1 => four.clone().prop_map(|(id, who, amount)| Step::Unstake(id + 300, who, amount)),
+        2 => (four.clone(), time())
+            .prop_map(|((id, who, amount), at)| Step::Unstake(id + 300, who, amount, at)),
+        1 => (0..4_u64, who.clone(), time()).prop_map(|(job, who, until)| Step::Bind(job, who, until)),
         3 => (id.clone(), 0..4_u64, who.clone(), amount.clone())
             .prop_map(|(id, job, who, amount)| Step::Escrow(id + 400, job, who, 4 * amount)),
         1 => (id.clone(), 0..4_u64).prop_map(|(id, job)| Step::Refund(id + 500, job)),
@@ -139,10 +151,16 @@ impl Step {
                 account: account(*who),
                 amount: credits(*amount),
             },
-            (Self::Unstake(n, who, amount), _) => Operation::Unstake {
+            (Self::Unstake(n, who, amount, at), _) => Operation::Unstake {
                 id: id(*n),
                 account: account(*who),
                 amount: credits(*amount),
+                at: *at,
+            },
+            (Self::Bind(job, who, until), _) => Operation::Bind {
+                job: digest("job", *job),
+                account: account(*who),
+                until: *until,
             },
             (Self::Escrow(n, job, who, amount), _) => Operation::Escrow {
                 id: id(*n),
@@ -162,26 +180,6 @@ impl Step {
     }
 }
 
-/// What each account gained or lost by everything but receipts, read off the entries.
-fn apart_from_receipts(ledger: &Ledger) -> BTreeMap<AccountId, i128> {
-    let mut sums: BTreeMap<AccountId, i128> = BTreeMap::new();
-    for sequence in 0..ledger.len() {
-        let entry = ledger.entry(sequence).unwrap().unwrap();
-        if matches!(entry.kind, EntryKind::Release | EntryKind::Settlement) {
-            continue;
-        }
-        for movement in entry.movements {
-            let amount = i128::from(movement.amount.micro());
-            for (book, change) in [(movement.from, -amount), (movement.to, amount)] {
-                if let Book::Available(who) | Book::Staked(who) | Book::Escrowed(who) = book {
-                    *sums.entry(who).or_default() += change;
-                }
-            }
-        }
-    }
-    sums
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
@@ -193,13 +191,14 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = open(&folder);
         let mut receipts: Vec<Agreed<Receipt>> = Vec::new();
+        let mut beside = Beside::default();
         for group in steps.chunks(together) {
             let held: Vec<Held> = group.iter().map(Step::hold).collect();
-            let operations: Vec<_> = group
+            let (posting, operations): (Vec<&Step>, Vec<_>) = group
                 .iter()
                 .zip(&held)
-                .filter_map(|(step, held)| step.operation(held))
-                .collect();
+                .filter_map(|(step, held)| Some((step, step.operation(held)?)))
+                .unzip();
             if group.iter().any(|step| matches!(step, Step::Reopen)) {
                 let head = ledger.head();
                 drop(ledger);
@@ -222,7 +221,8 @@ proptest! {
             }
             prop_assert_eq!(ledger.head(), head);
             prop_assert_eq!(ledger.books().collect::<BTreeMap<_, _>>(), books);
-            for (operation, outcome) in operations.iter().zip(&first) {
+            for ((step, operation), outcome) in posting.iter().zip(&operations).zip(&first) {
+                beside.note(step, outcome);
                 if !matches!(outcome, Ok(Posted::New { .. })) {
                     continue;
                 }
@@ -232,14 +232,16 @@ proptest! {
                     _ => {}
                 }
             }
-            // Everyone has what its receipts and its other entries come to.
+            // Everyone has what its receipts come to, and what it was given and lost without any, of which the ledger
+            // is not asked.
             let gained = recompute(&receipts);
-            let apart = apart_from_receipts(&ledger);
-            let everyone: BTreeSet<AccountId> = gained.keys().chain(apart.keys()).copied().collect();
-            for who in everyone {
-                let sum = |sums: &BTreeMap<AccountId, i128>| sums.get(&who).copied().unwrap_or(0);
-                prop_assert_eq!(ledger.holdings(who) as i128, sum(&gained) + sum(&apart));
+            for who in everyone(&ledger).chain(gained.keys().copied()) {
+                let by_receipts = gained.get(&who).copied().unwrap_or(0);
+                prop_assert_eq!(ledger.holdings(who) as i128, by_receipts + beside.given(who));
+                let staked = ledger.balance(Book::Staked(who)).micro();
+                prop_assert_eq!(staked, beside.staked(who));
             }
+            prop_assert_eq!(ledger.balance(Book::Burned).micro(), beside.burned);
             prop_assert_eq!(gained.values().sum::<i128>(), 0);
         }
         // What is held for jobs is what their requesters have in escrow.
@@ -255,6 +257,14 @@ proptest! {
             }
         }
     }
+}
+
+/// Whoever ever had a book.
+fn everyone(ledger: &Ledger) -> impl Iterator<Item = AccountId> {
+    ledger.books().filter_map(|(book, _)| match book {
+        Book::Available(who) | Book::Staked(who) | Book::Escrowed(who) => Some(who),
+        Book::Treasury | Book::Burned => None,
+    })
 }
 
 /// The receipts of a batch that one of the steps made.

@@ -55,6 +55,8 @@ pub struct Batch {
     receipts: Vec<(Digest, Digest)>,
     /// In the order of the accounts.
     positions: Vec<Position>,
+    /// In the order of the accounts.
+    workers: Vec<(AccountId, u64)>,
     root: Digest,
 }
 
@@ -80,6 +82,11 @@ pub fn net(receipts: &[Agreed<Receipt>]) -> Result<Batch, NetError> {
             positions.push(Position { account, amount });
         }
     }
+    let mut workers: BTreeMap<AccountId, u64> = BTreeMap::new();
+    for receipt in leases.values() {
+        let last = workers.entry(receipt.provider).or_default();
+        *last = receipt.finished.max(*last);
+    }
     let receipts = leases
         .into_iter()
         .map(|(lease, receipt)| (lease, receipt.digest()))
@@ -87,6 +94,7 @@ pub fn net(receipts: &[Agreed<Receipt>]) -> Result<Batch, NetError> {
     let mut batch = Batch {
         receipts,
         positions,
+        workers: workers.into_iter().collect(),
         root: Digest::from_bytes([0; 32]),
     };
     batch.root = batch.compute_root();
@@ -110,6 +118,13 @@ impl Batch {
     #[must_use]
     pub fn positions(&self) -> &[Position] {
         &self.positions
+    }
+
+    /// Who did the work, in the order of the accounts, each with when the last of it ended, in milliseconds since 1970,
+    /// as both sides say.
+    #[must_use]
+    pub fn workers(&self) -> &[(AccountId, u64)] {
+        &self.workers
     }
 
     /// Few transfers that bring everyone to its position: fewer than there are positions.

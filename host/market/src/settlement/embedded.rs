@@ -1,5 +1,7 @@
 //! Settlement on one node's own ledger.
 
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+
 use skep_evidence::{Agreed, Receipt};
 use skep_registry::Digest;
 
@@ -29,6 +31,47 @@ pub enum SettleError {
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+}
+
+impl EmbeddedSettlement<'_> {
+    /// Those of these receipts whose leases nothing has paid yet: who adds receipts to a file, and settles it from time to
+    /// time, pays with each batch what is new.
+    ///
+    /// # Errors
+    ///
+    /// When a lease was paid by another receipt than the one that is here, or the ledger cannot be read.
+    pub fn unpaid(
+        &self,
+        receipts: &[Agreed<Receipt>],
+    ) -> Result<Vec<Agreed<Receipt>>, SettleError> {
+        let mut entries: BTreeMap<u64, BTreeSet<Digest>> = BTreeMap::new();
+        let mut unpaid = Vec::new();
+        for receipt in receipts {
+            let Some(sequence) = self.0.paid(receipt.lease)? else {
+                unpaid.push(receipt.clone());
+                continue;
+            };
+            let paid = match entries.entry(sequence) {
+                btree_map::Entry::Occupied(known) => known.into_mut(),
+                btree_map::Entry::Vacant(new) => new.insert(self.paid_in(sequence)?),
+            };
+            if !paid.contains(&receipt.digest()) {
+                let lease = receipt.lease;
+                return Err(PostError::PaidOtherwise { lease, sequence }.into());
+            }
+        }
+        Ok(unpaid)
+    }
+
+    /// The receipts that an entry paid, one or a batch of them.
+    fn paid_in(&self, sequence: u64) -> Result<BTreeSet<Digest>, SettleError> {
+        let mut paid = BTreeSet::new();
+        if let Some(entry) = self.0.entry(sequence)? {
+            paid.insert(entry.content);
+            paid.extend(entry.settled.iter().map(|(_, receipt)| *receipt));
+        }
+        Ok(paid)
+    }
 }
 
 impl Settlement for EmbeddedSettlement<'_> {

@@ -148,3 +148,40 @@ fn what_is_not_that_of_the_receipts_is_refused() {
     let two = [receipt(9, 1, 1, 2, 50), receipt(9, 1, 1, 2, 51)];
     assert!(matches!(net(&two), Err(NetError::TwoReceipts { .. })));
 }
+
+#[test]
+fn of_receipts_that_were_settled_before_only_the_new_ones_are_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = ledger(&folder, 1_000);
+    let all = [
+        receipt(9, 1, 1, 2, 50),
+        receipt(9, 2, 3, 2, 60),
+        receipt(8, 3, 2, 1, 70),
+    ];
+    // One was paid alone, another in a batch.
+    let escrow = Operation::Escrow {
+        id: digest("escrow", 0),
+        job: digest("job", 8),
+        requester: account(1),
+        amount: credits(100),
+    };
+    let alone = [escrow, Operation::Release(&all[2])];
+    assert!(ledger.post(&alone).unwrap().iter().all(Result::is_ok));
+    let mut settlement = EmbeddedSettlement(&mut ledger);
+    assert_eq!(settlement.unpaid(&all).unwrap(), all[..2]);
+    let batch = net(&all[..1]).unwrap();
+    settlement.settle(&batch, &all[..1]).unwrap();
+    assert_eq!(settlement.unpaid(&all).unwrap(), all[1..2]);
+    let batch = net(&all[1..2]).unwrap();
+    settlement.settle(&batch, &all[1..2]).unwrap();
+    assert_eq!(settlement.unpaid(&all).unwrap(), []);
+    // Another receipt for a lease that was paid is not passed over as one that was.
+    for other in [receipt(9, 1, 1, 2, 51), receipt(8, 3, 2, 1, 71)] {
+        let lease = other.lease;
+        let found = settlement.unpaid(&[all[0].clone(), other]);
+        let Err(SettleError::Refused(PostError::PaidOtherwise { lease: paid, .. })) = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!(paid, lease);
+    }
+}

@@ -1,4 +1,4 @@
-//! The command line of jobs and credits.
+//! The command line of jobs.
 
 use std::path::PathBuf;
 
@@ -114,39 +114,4 @@ pub struct Submit {
     /// Arguments for a task.
     #[arg(last = true)]
     pub arguments: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct Account {
-    #[command(subcommand)]
-    pub command: Option<AccountCommand>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum AccountCommand {
-    /// Put credits into this node's own ledger, to spend on jobs.
-    Add {
-        /// How many, such as `2.5`.
-        credits: String,
-    },
-    /// Put credits at stake in this node's own ledger, which are lost if a fraud is proven. Those of
-    /// another account come out of the treasury, as what it was given for them elsewhere.
-    Stake {
-        /// How many, such as `2.5`.
-        credits: String,
-        /// Whose; by default this node's own.
-        #[arg(long)]
-        account: Option<String>,
-    },
-    /// Ask those for whom this node worked for receipts that it has not got: it may have been away
-    /// when they were signed. A node does so by itself every hour.
-    Collect,
-    /// Judge an accusation, such as those that a job leaves behind. Whoever is in the wrong loses of
-    /// what it has at stake here: the accused, or whoever accused it.
-    Judge {
-        /// The file with the accusation.
-        #[arg(value_hint = ValueHint::FilePath)]
-        accusation: PathBuf,
-    },
 }

@@ -49,9 +49,19 @@ pub enum JobRequest {
     Credit {
         /// How much, in micro-credits.
         micro: u64,
+        /// Whose; none is this node's.
+        #[serde(default)]
+        account: Option<String>,
     },
     /// Put credits at stake in this node's own ledger.
     Stake {
+        /// How much, in micro-credits.
+        micro: u64,
+        /// Whose; none is this node's.
+        account: Option<String>,
+    },
+    /// Take credits out of what is at stake in this node's own ledger.
+    Unstake {
         /// How much, in micro-credits.
         micro: u64,
         /// Whose; none is this node's.
@@ -63,6 +73,21 @@ pub enum JobRequest {
     Judge {
         /// The file that it is in.
         accusation: PathBuf,
+    },
+    /// Write the receipts that this node has to a file.
+    Receipts {
+        /// Where to.
+        output: PathBuf,
+    },
+    /// Add up the receipts in files.
+    Recompute {
+        /// The files.
+        files: Vec<PathBuf>,
+    },
+    /// Settle the receipts in files in this node's own ledger.
+    Settle {
+        /// The files.
+        files: Vec<PathBuf>,
     },
 }
 

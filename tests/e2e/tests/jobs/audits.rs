@@ -326,6 +326,12 @@ fn who_accuses_falsely_pays_and_the_accused_does_not() {
     let accusation = Accusation::new(key().id(), accused.parse().unwrap(), &nothing);
     let file = setting.text("accusation");
     fs::write(&file, accusation.sign(&key()).unwrap().encode()).unwrap();
+    // Where it has nothing to lose by that it is not heard.
+    let unheard = run(b.home(), &["account", "judge", &file]).unwrap();
+    assert_eq!(unheard.code, 3, "{}", unheard.stderr);
+    for part in ["It has nothing at stake here", &liar.account, &accused] {
+        assert!(unheard.stderr.contains(part), "{}", unheard.stderr);
+    }
     stake(b.home(), "4", &liar.account);
     stake(b.home(), "4", &accused);
     let judged = b.ask(&["account", "judge", &file]).unwrap();

@@ -42,17 +42,8 @@ fn of_three_the_one_that_is_odd_loses_its_stake_and_nobody_else_anything() {
     let honest = [own(&a), own(&b)];
     stakes(&requester, &[honest[0].as_str(), &honest[1], &liar.account]);
     let tickets = [ticket(&a), ticket(&b), &liar.ticket];
-    // No result is drawn.
-    let more = [
-        "--shards",
-        "1",
-        "--replicas",
-        "2",
-        "--audit",
-        "0",
-        "--min-stake",
-        "10",
-    ];
+    // No result is drawn, and nobody is asked for a stake.
+    let more = ["--shards", "1", "--replicas", "2"];
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
     setting.assert_right();
 
@@ -76,6 +67,31 @@ fn of_three_the_one_that_is_odd_loses_its_stake_and_nobody_else_anything() {
     }
     let spent = micro(job, "spent_micro");
     assert_paid(requester.home(), [&a, &b], spent, FINE * CREDIT / 4);
+}
+
+#[test]
+fn where_fewer_than_three_have_something_at_stake_nobody_is_charged_for_being_odd() {
+    let setting = Setting::new(20);
+    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
+    let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
+    let liar = Liar::start(&setting.path("liar"));
+    stakes(&requester, &[&own(&a), &liar.account]);
+    let tickets = [ticket(&a), ticket(&b), &liar.ticket];
+    let more = ["--shards", "1", "--replicas", "2"];
+    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    setting.assert_right();
+
+    let job = &job["job"];
+    let shard = &job["shards"][0];
+    assert_eq!(shard["outvoted"], serde_json::json!([liar.account]));
+    assert_eq!(shard["audits"], serde_json::json!([]), "{shard}");
+    assert_eq!(job["evidence"], serde_json::json!([]));
+    for whose in [&own(&a), &liar.account] {
+        assert_eq!(line(requester.home(), "stakes", whose), STAKE * CREDIT);
+    }
+    assert_eq!(liar.paid.load(Ordering::SeqCst), 0, "a lie was paid for");
+    let homes = [&a, &b].map(Node::home);
+    assert_conserved(requester.home(), &homes, micro(job, "spent_micro"));
 }
 
 #[test]

@@ -7,13 +7,14 @@ use skep_evidence::AccountId;
 use skep_market::{AttemptId, AttemptState, Event, Finding, GaveUp, Job, Journal, ShardView};
 
 use super::folder::{self, Folder, Spec};
-use super::{check, collect, drive, failed, money, now, submit};
+use super::{check, collect, drive, failed, money, now, receipts, submit};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::hardware::Hardware;
 use crate::requests::jobs::{
     AccountAnswer, AuditLine, AuditState, JobAnswer, JobList, JobRequest, JobState, JobView,
     ProviderLine, ShardLine, ShardStep,
 };
+use crate::requests::receipts::{SettledAnswer, WroteReceipts};
 use crate::requests::{Progress, Response, Unit};
 use crate::service::{ProgressSender, Service};
 
@@ -103,12 +104,16 @@ pub async fn answer(
             let account = money::view(service)?;
             Ok(Response::Account(Box::new(AccountAnswer { account })))
         }
-        JobRequest::Credit { micro } => {
-            let account = money::credit(service, micro)?;
+        JobRequest::Credit { micro, account } => {
+            let account = money::credit(service, micro, account.as_deref())?;
             Ok(Response::Account(Box::new(AccountAnswer { account })))
         }
         JobRequest::Stake { micro, account } => {
             let account = money::stake(service, micro, account.as_deref())?;
+            Ok(Response::Account(Box::new(AccountAnswer { account })))
+        }
+        JobRequest::Unstake { micro, account } => {
+            let account = money::unstake(service, micro, account.as_deref())?;
             Ok(Response::Account(Box::new(AccountAnswer { account })))
         }
         JobRequest::Collect => {
@@ -119,6 +124,18 @@ pub async fn answer(
         JobRequest::Judge { accusation } => {
             let judged = money::judged(service, &accusation)?;
             Ok(Response::Judged(Box::new(judged)))
+        }
+        JobRequest::Receipts { output } => {
+            let wrote = receipts::write(service, &output)?;
+            Ok(Response::WroteReceipts(WroteReceipts { wrote }))
+        }
+        JobRequest::Recompute { files } => {
+            let recomputed = receipts::recomputed(&files)?;
+            Ok(Response::Recomputed(recomputed))
+        }
+        JobRequest::Settle { files } => {
+            let settled = receipts::settled(service, &files)?;
+            Ok(Response::Settled(SettledAnswer { settled }))
         }
     }
 }

@@ -120,6 +120,7 @@ pub fn begin(
         trouble: None,
         sends: HashMap::new(),
         proofs: Vec::new(),
+        bound: BTreeSet::new(),
         handing: BTreeSet::new(),
         showing: BTreeSet::new(),
         keys: Keys::default(),
@@ -169,6 +170,8 @@ struct Driver {
     /// What last went wrong with a shard.
     trouble: Option<String>,
     sends: HashMap<AttemptId, Send>,
+    /// Whose stakes stay where they are because of this job, as far as this process has seen to it.
+    bound: BTreeSet<AccountId>,
     /// Receipts that are paid and whose providers are to have them as proof, and until when.
     proofs: Vec<Agreed<Receipt>>,
     /// Those who are being given some of them.
@@ -306,6 +309,7 @@ impl Driver {
                     }
                 }
             }
+            self.bind(&events)?;
             self.note(&events)?;
             for event in &events {
                 if let Event::Audited { id, .. } = event {

@@ -77,7 +77,7 @@ pub struct Spec {
     #[serde(default)]
     pub followed: bool,
     /// Whether of replicas one that is another than enough others is looked at: where they have to be the
-    /// same, and everybody that has a say has something to lose.
+    /// same, and enough have something to lose to have a say.
     #[serde(default)]
     pub looks_at_odd: bool,
     /// What a provider has to have at stake here, in micro-credits.

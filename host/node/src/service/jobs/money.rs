@@ -2,12 +2,14 @@
 //! earned.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError};
 
+use chrono::DateTime;
 use skep_evidence::{
-    AccountId, AccountKey, Accusation, Credits, Evidence, Keys, Signed, Verdict, judge,
+    AccountId, AccountKey, Accusation, Credits, Evidence, Keys, Signed, Statement as _, Verdict,
+    judge,
 };
 use skep_market::{
     Book, Dealings, Earnings, Ledger, Operation, PostError, Posted, Quotation, Terms, recompute,
@@ -15,7 +17,7 @@ use skep_market::{
 use skep_registry::Digest;
 use zeroize::Zeroizing;
 
-use super::{Jobs, believed, failed, random};
+use super::{Jobs, believed, failed, now, random};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::{AccountView, Judged, PaidLine};
 use crate::service::{Service, run};
@@ -26,6 +28,9 @@ const TERMS: Terms = Terms {
     fine: Credits::from_micro(10 * Credits::ONE),
     reward: 250_000,
 };
+
+/// Who has so much at stake has something to lose.
+pub const SOMETHING: Credits = Credits::from_micro(1);
 
 /// The key of this node's account, made when it is first needed.
 pub fn account(service: &Service) -> Result<Arc<AccountKey>, Failure> {
@@ -162,9 +167,19 @@ fn opened<T, E: std::error::Error>(
     Ok(Arc::clone(place.get_or_init(|| Arc::new(opened))))
 }
 
-/// Puts credits out of the treasury of this node's own ledger into its account.
-pub fn credit(service: &Service, micro: u64) -> Result<AccountView, Failure> {
-    let account = account(service)?.id();
+/// The account that somebody names; this node's own if nobody does.
+fn named(service: &Service, whose: Option<&str>) -> Result<AccountId, Failure> {
+    match whose {
+        None => Ok(account(service)?.id()),
+        Some(text) => text
+            .parse::<AccountId>()
+            .map_err(|error| Failure::of(FailureKind::Usage, &error)),
+    }
+}
+
+/// Puts credits out of the treasury of this node's own ledger into its account, or into another.
+pub fn credit(service: &Service, micro: u64, whose: Option<&str>) -> Result<AccountView, Failure> {
+    let account = named(service, whose)?;
     let id = Digest::of(&random()?);
     let amount = Credits::from_micro(micro);
     let deposit = Operation::Deposit {
@@ -181,10 +196,7 @@ pub fn credit(service: &Service, micro: u64) -> Result<AccountView, Failure> {
 pub fn stake(service: &Service, micro: u64, whose: Option<&str>) -> Result<AccountView, Failure> {
     let own = account(service)?.id();
     let usage = |error: &dyn std::error::Error| Failure::of(FailureKind::Usage, error);
-    let account = match whose {
-        None => own,
-        Some(text) => text.parse().map_err(|error| usage(&error))?,
-    };
+    let account = named(service, whose)?;
     let amount = Credits::from_micro(micro);
     if account != own {
         let deposit = Operation::Deposit {
@@ -203,6 +215,39 @@ pub fn stake(service: &Service, micro: u64, whose: Option<&str>) -> Result<Accou
     view(service)
 }
 
+/// Takes credits out of what an account has at stake in this node's own ledger, for it to spend.
+pub fn unstake(service: &Service, micro: u64, whose: Option<&str>) -> Result<AccountView, Failure> {
+    let unstake = Operation::Unstake {
+        id: Digest::of(&random()?),
+        account: named(service, whose)?,
+        amount: Credits::from_micro(micro),
+        at: now(),
+    };
+    match post(service, &unstake)? {
+        Ok(_) => view(service),
+        Err(PostError::Bound { account, until }) => Err(Failure::new(
+            FailureKind::Refused,
+            format!(
+                "what {account} has at stake stays there until {}: it was given work by a lease that can be disputed \
+                 until then, and a fraud would cost it its stake; take it back afterwards",
+                moment(until)
+            ),
+        )),
+        Err(error) => Err(Failure::of(FailureKind::Usage, &error)),
+    }
+}
+
+/// A time in milliseconds since 1970, for a person.
+fn moment(ms: u64) -> String {
+    let time = i64::try_from(ms)
+        .ok()
+        .and_then(DateTime::from_timestamp_millis);
+    time.map_or_else(
+        || "the end of time".to_owned(),
+        |time| time.format("%Y-%m-%d %H:%M UTC").to_string(),
+    )
+}
+
 /// How many of those who quoted have so much at stake in this node's own ledger.
 pub fn staked(service: &Service, least: Credits, taking: &[Quotation]) -> Result<usize, Failure> {
     if least == Credits::ZERO {
@@ -219,8 +264,16 @@ pub fn staked(service: &Service, least: Credits, taking: &[Quotation]) -> Result
 
 /// Judges an accusation, and takes from whoever is in the wrong what is at stake here: from the accused only where its
 /// panel is believed.
+///
+/// One that is true is judged whoever brings it. One that is not, by somebody with nothing to lose here, is refused: it
+/// cost its accuser nothing, and there is no end of such accounts.
 pub fn judged(service: &Service, file: &Path) -> Result<Judged, Failure> {
-    let bytes = fs::read(file).map_err(|error| run::cannot_read(file, &error))?;
+    let cannot = |error: std::io::Error| run::cannot_read(file, &error);
+    let mut bytes = Vec::new();
+    // One byte more than there may be tells that it is too long.
+    let most = Accusation::MAX_BYTES as u64 + 1;
+    let opened = fs::File::open(file).map_err(cannot)?;
+    opened.take(most).read_to_end(&mut bytes).map_err(cannot)?;
     let mut keys = Keys::default();
     let accusation = Signed::<Accusation>::decode(&bytes, &mut keys).map_err(|error| {
         let failure = Failure::of(FailureKind::Refused, &error);
@@ -251,6 +304,12 @@ pub fn judged(service: &Service, file: &Path) -> Result<Judged, Failure> {
         None => match post(service, &Operation::Judge(&accusation))? {
             Ok(Posted::New { .. }) => None,
             Ok(Posted::Already { .. }) => Some("it was fined for this before".to_owned()),
+            Err(PostError::NothingAtStake { .. }) if lease.is_none() => {
+                return Err(not_heard(
+                    &accusation,
+                    reason.as_deref().unwrap_or_default(),
+                ));
+            }
             Err(error @ PostError::NothingAtStake { .. }) => Some(error.to_string()),
             Err(error) => return Err(failed(error)),
         },
@@ -265,6 +324,20 @@ pub fn judged(service: &Service, file: &Path) -> Result<Judged, Failure> {
         fined_micro: before.micro().saturating_sub(after.micro()),
         spared,
     })
+}
+
+/// Why an accusation is not judged that is not true, by somebody who has nothing at stake here.
+fn not_heard(accusation: &Accusation, reason: &str) -> Failure {
+    let (accuser, accused) = (accusation.accuser, accusation.accused);
+    Failure::new(
+        FailureKind::Refused,
+        format!(
+            "{accuser} accuses {accused}, and shows nothing: {reason}. It has nothing at stake here, so that it had nothing \
+             to lose by that, and it is not judged: hold nothing of it against {accused}, and take no accusations of \
+             {accuser}'s before it has a stake here (`skep account stake {} --account {accuser}`)",
+            TERMS.fine
+        ),
+    )
 }
 
 /// What this node has, spent and earned.

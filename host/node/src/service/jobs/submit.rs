@@ -132,6 +132,12 @@ pub async fn submit(
     let began = now();
     // Where enough are alike, nothing is more certain than the same bytes.
     let is_followed = submission.audit > 0 && most_alike(&quotations, false) < SMALLEST_PANEL;
+    // Where enough have something to lose, who is odd is looked at whether or not all were asked for a stake.
+    let looks_at_odd = submission.replicas > 1
+        && repeats != Repeats::No
+        && !is_followed
+        && (submission.min_stake > 0
+            || money::staked(service, money::SOMETHING, &quotations)? >= SMALLEST_PANEL);
     let spec = Spec {
         job: Digest::of(&seed),
         package: inspect::reference_of(release),
@@ -152,10 +158,7 @@ pub async fn submit(
         attested: submission.attested,
         audit: submission.audit,
         followed: is_followed,
-        looks_at_odd: submission.replicas > 1
-            && repeats != Repeats::No
-            && !is_followed
-            && submission.min_stake > 0,
+        looks_at_odd,
         min_stake: submission.min_stake,
         budget: budget.micro(),
         deadline: began.saturating_add(submission.deadline),

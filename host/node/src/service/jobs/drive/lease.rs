@@ -27,7 +27,7 @@ impl Driver {
     /// which there are enough for a panel. Who has less at stake than the job asks for is there and given
     /// nothing, so that no audit waits for it to come back.
     pub(super) fn offers(&self) -> Result<Vec<Offer>, Failure> {
-        let staked = self.staked()?;
+        let staked = self.staked(Credits::from_micro(self.spec.min_stake))?;
         let replicas = self.spec.looks_at_odd.then_some(self.spec.replicas);
         let quotes = alike(&self.quotes, replicas).filter(|(_, quotation)| {
             self.spec.audit == 0 || self.auditors_of(quotation).count() >= SMALLEST_PANEL
@@ -51,9 +51,8 @@ impl Driver {
         Ok(offers.collect())
     }
 
-    /// Who has at stake what the job asks for; `None` is everybody.
-    fn staked(&self) -> Result<Option<BTreeSet<AccountId>>, Failure> {
-        let least = Credits::from_micro(self.spec.min_stake);
+    /// Who has at least so much at stake here; `None` is everybody.
+    fn staked(&self, least: Credits) -> Result<Option<BTreeSet<AccountId>>, Failure> {
         if least == Credits::ZERO {
             return Ok(None);
         }
@@ -90,7 +89,12 @@ impl Driver {
             return Candidates::new(Vec::new()).map_err(failed);
         }
         let mut able: Vec<AccountId> = self.auditors_of(quotation).collect();
-        if let Some(staked) = self.staked()? {
+        let asked = Credits::from_micro(self.spec.min_stake);
+        let least = match self.spec.audit {
+            0 => asked.max(money::SOMETHING),
+            _ => asked,
+        };
+        if let Some(staked) = self.staked(least)? {
             let has_stake = |account: &AccountId| staked.contains(account);
             let are_enough = able.iter().filter(|account| has_stake(account)).count();
             // Where no audit was asked for, nobody has a say who has nothing to lose by it.

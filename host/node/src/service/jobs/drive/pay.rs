@@ -1,11 +1,11 @@
 //! The books of a job at the requester: what is held for it, what is paid, what comes back, and
 //! who has the proof of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use skep_evidence::{AccountId, AccountKey, Agreed, Credits, Keys, Receipt, Signed};
-use skep_market::Operation;
+use skep_market::{Book, DISPUTE, Event, Operation};
 use skep_registry::Digest;
 use skep_swarm::Swarm;
 
@@ -86,6 +86,43 @@ impl Driver {
             Ok(_) | Err(skep_market::PostError::Nothing) => Ok(()),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Sees to it that what those have at stake here who get these leases stays there until nobody can dispute them any
+    /// more. Once is as good as twice. Who has nothing at stake now was given nothing for it either.
+    pub(super) fn bind(&mut self, events: &[Event]) -> Result<(), Failure> {
+        let given = events.iter().filter_map(|event| match event {
+            Event::Leased { provider, .. } => Some(*provider),
+            _ => None,
+        });
+        let new: BTreeSet<AccountId> = given
+            .filter(|provider| !self.bound.contains(provider))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let (job, until) = (self.spec.job, self.spec.deadline.saturating_add(DISPUTE));
+        let bound = money::with_ledger(&self.service, |ledger| {
+            let has_stake = |account: &AccountId| {
+                let staked = ledger.balance(Book::Staked(*account));
+                staked > Credits::ZERO
+            };
+            let staked: Vec<AccountId> = new.into_iter().filter(has_stake).collect();
+            let bind = |account: &AccountId| Operation::Bind {
+                job,
+                account: *account,
+                until,
+            };
+            let operations: Vec<Operation<'_>> = staked.iter().map(bind).collect();
+            if !operations.is_empty() {
+                for posted in ledger.post(&operations).map_err(failed)? {
+                    posted.map_err(failed)?;
+                }
+            }
+            Ok(staked)
+        })?;
+        self.bound.extend(bound);
+        Ok(())
     }
 
     fn entry(&self, what: &str) -> Digest {
