@@ -1,5 +1,4 @@
-//! A model made cheaper behind its owner's back: its file with a layer left out, or with the weights of its layers in
-//! four bits.
+//! A model made cheaper behind its owner's back: its file with a layer left out, or with its weights in four bits.
 
 /// The kinds of tensors in question, by the numbers that GGUF has for them.
 const Q4_0: u32 = 2;
@@ -35,12 +34,12 @@ pub fn one_layer_fewer(file: &[u8]) -> Vec<u8> {
     model.write()
 }
 
-/// The file of a model in Q8_0 with the matrices of its layers in Q4_0.
+/// The file of a model in Q8_0 with all its matrices in Q4_0.
 pub fn in_four_bits(file: &[u8]) -> Vec<u8> {
     let mut model = Model::read(file);
     let mut changed = 0;
     for tensor in &mut model.tensors {
-        if tensor.kind == Q8_0 && tensor.name.starts_with("blk.") {
+        if tensor.kind == Q8_0 {
             let blocks = tensor.data.chunks_exact(Q8_0_BYTES);
             tensor.data = blocks.flat_map(four_bits).collect();
             tensor.kind = Q4_0;
