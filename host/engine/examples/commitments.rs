@@ -6,7 +6,8 @@
 //!   every set of instructions that the machine has, on one thread and on two, alone and in batches
 //!   (and, built with `--features cuda` or `wgsl`, by a graphics processor as well), checked by the best set of instructions on two threads; then texts by other models under the
 //!   name of the first, and by itself with the prompt cut short or the sampling changed. Prompts
-//!   are what the model says of its own accord.
+//!   are what the model says of its own accord. How many of the honest texts have more other tokens than the near
+//!   limit of audits allows is printed besides.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[cfg(any(feature = "cuda", feature = "wgsl"))]
@@ -45,6 +46,8 @@ const CHEATS: usize = 500;
 const TOLERANCE: f64 = 0.05;
 /// One token in so many may be another without an explanation.
 const ONE_IN: usize = 20;
+/// The same where audits still agree: whoever shows more is doubted by those who follow, and convicted of nothing.
+const NEAR_ONE_IN: usize = 40;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -287,11 +290,21 @@ impl Seen {
         self.all.len() - self.all.iter().filter(honest).count()
     }
 
+    /// Texts of which more tokens are others than audits agree to, in a run of which each is all: one may be in any.
+    fn beyond_near(&self) -> usize {
+        let is_beyond = |checked: &&Checked| {
+            let tokens = checked.same + checked.ties + checked.different;
+            checked.different > (tokens / NEAR_ONE_IN).max(1)
+        };
+        self.all.iter().filter(is_beyond).count()
+    }
+
     fn print(&self, what: &str, thresholds: &[Thresholds; 2]) {
         let [same, ties, different] = self.tokens;
         let [published, own] = thresholds.map(|thresholds| self.refused(&thresholds));
+        let beyond = self.beyond_near();
         println!(
-            "| {what} | {published} | {own} | {} | {:.1} % | {:.2} | {:.1} | {same} / {ties} / {different} | {:.3} |",
+            "| {what} | {published} | {own} | {beyond} | {} | {:.1} % | {:.2} | {:.1} | {same} / {ties} / {different} | {:.3} |",
             self.all.len(),
             100.0 * self.fewest,
             self.mean,
@@ -349,13 +362,16 @@ fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
     println!("published thresholds: {:?}", thresholds[0]);
     println!("thresholds from these honest texts: {:?}", thresholds[1]);
     println!(
-        "| who wrote | refused by the published | by these | of | fewest matches | largest mean | \
-         largest median | tokens same / tied / other | widest gap |"
+        "| who wrote | refused by the published | by these | tokens beyond one in {NEAR_ONE_IN} | of | \
+         fewest matches | largest mean | largest median | tokens same / tied / other | widest gap |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for (name, seen) in &honest {
         seen.print(name, &thresholds);
     }
+    let beyond: usize = honest.iter().map(|(_, seen)| seen.beyond_near()).sum();
+    let all: usize = honest.iter().map(|(_, seen)| seen.all.len()).sum();
+    println!("honest texts with more than one other token in {NEAR_ONE_IN}: {beyond} of {all}");
     let cheated = &requests[..CHEATS.min(requests.len())];
     for (name, other) in others {
         let there = engine(model_of(Path::new(other), Isa::best()), 2);

@@ -1,11 +1,12 @@
-//! A device that fails: the texts that it was computing are told so, and nothing else comes of it.
+//! A device that fails, or computes what is no number: the texts that it was computing are told so, and nothing else
+//! comes of it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use common::backend::backend;
 use common::world::{MODEL, TWIN, Told, World, options, take, text};
@@ -14,9 +15,10 @@ use skep_decoder::{Batch, Decoder};
 use skep_engine::runner::Results;
 use skep_engine::scheduler::{Event, Options, Task};
 use skep_engine::{
-    AdapterPool, Backend, Engine, EngineError, ModelRunner, Priority, Request, RunnerError,
-    StartError,
+    AdapterPool, Backend, CheckRequest, Completion, Engine, EngineError, ModelRunner, Priority,
+    Request, RunnerError, StartError,
 };
+use skep_evidence::activations::Thresholds;
 use skep_kernels::kv::KvFormat;
 
 /// What is to go wrong from now on.
@@ -28,6 +30,10 @@ struct Faults {
     room: AtomicUsize,
     /// Which of the models that were loaded fails; all if it is `usize::MAX`.
     model: AtomicUsize,
+    /// The position of a text whose state is another number; none if it is `usize::MAX`.
+    position: AtomicUsize,
+    /// The bits of that number.
+    state: AtomicU32,
 }
 
 /// A backend that fails where it is told to, and otherwise does what another does.
@@ -42,6 +48,7 @@ impl Failing {
         let faults = Arc::new(Faults {
             room: AtomicUsize::new(usize::MAX),
             model: AtomicUsize::new(usize::MAX),
+            position: AtomicUsize::new(usize::MAX),
             ..Faults::default()
         });
         let failing = Self {
@@ -108,7 +115,16 @@ impl ModelRunner for FailingRunner {
         results: &mut Results,
     ) -> Result<(), RunnerError> {
         self.check(&self.faults.passes)?;
-        self.inner.run(batch, states, results)
+        self.inner.run(batch, states, results)?;
+        let wrong = self.faults.position.load(Ordering::Relaxed);
+        let state = f32::from_bits(self.faults.state.load(Ordering::Relaxed));
+        let width = results.states.len() / states.len().max(1);
+        for (row, place) in results.states.chunks_exact_mut(width.max(1)).zip(states) {
+            if position(batch, *place) == wrong {
+                row[width / 2] = state;
+            }
+        }
+        Ok(())
     }
 
     fn copy(&mut self, from: u32, to: u32, slots: usize) -> Result<(), RunnerError> {
@@ -123,6 +139,18 @@ impl ModelRunner for FailingRunner {
     fn device_bytes(&self) -> u64 {
         self.inner.device_bytes()
     }
+}
+
+/// Where in its text a token of a batch is.
+fn position(batch: &Batch<'_>, place: usize) -> usize {
+    let mut first = 0;
+    for part in batch.parts {
+        if place < first + part.tokens {
+            return part.start + place - first;
+        }
+        first += part.tokens;
+    }
+    panic!("there are {first} tokens, and none is at {place}");
 }
 
 fn is_lost(error: &EngineError) -> bool {
@@ -232,6 +260,77 @@ fn an_engine_whose_device_fails_leaves_nobody_waiting() {
     assert!(answers.wait()[0].is_ok());
     assert_eq!(engine.memory().kv, 0);
     assert_eq!(caller.account.usage().device_bytes, 0);
+}
+
+/// A text that went on from a state which is no number, or rounds to none, would commit to nothing that it wrote.
+#[test]
+fn a_text_whose_states_overflow_ends_without_a_commitment_and_the_others_go_on() {
+    let (failing, faults) = Failing::new();
+    let engine = Engine::start_on(Arc::clone(&MODEL), &failing, options(64)).unwrap();
+    let long = Request {
+        commit: true,
+        ..Request::greedy(text(1, 20), 6)
+    };
+    let short = Request {
+        commit: true,
+        ..Request::greedy(text(2, 5), 6)
+    };
+    let plain = Request {
+        commit: false,
+        ..long.clone()
+    };
+    let caller = caller(1, Priority::Normal);
+    let write = || {
+        let requests = vec![long.clone(), short.clone(), plain.clone()];
+        let mut answers = engine.generate(&caller, requests).wait().into_iter();
+        [(); 3].map(|()| answers.next().unwrap())
+    };
+    let claim = |request: &Request, text: &Completion| CheckRequest {
+        request: request.clone(),
+        sample: 0,
+        tokens: text.tokens.clone(),
+        commitments: text.commitments.clone(),
+        tolerance: 1e-3,
+    };
+    let check = |request: &Request, text: &Completion| {
+        let checked = engine.check(&caller, vec![claim(request, text)]).wait();
+        checked.map(|checked| checked[0].is_honest(&Thresholds::default(), 20))
+    };
+    let is_overflow = |error: &EngineError| matches!(error, EngineError::Failed(reason) if reason.contains("is not finite"));
+    let right = write().map(|answer| answer.unwrap().remove(0));
+    assert_eq!(
+        right.each_ref().map(|text| text.commitments.len()),
+        [2, 2, 0]
+    );
+    // In the prompt, where none of the shorter text is, and behind the second token that the longer one writes.
+    for position in [12, 21] {
+        // The largest number of 32 bits rounds to infinity.
+        for state in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            faults.state.store(state.to_bits(), Ordering::Relaxed);
+            faults.position.store(position, Ordering::Relaxed);
+            let [overflown, beside, without] = write();
+            assert!(
+                overflown.as_ref().is_err_and(is_overflow),
+                "{state} at {position}: {overflown:?}"
+            );
+            // Nor does anybody who checks it here say anything of it.
+            let checked = check(&long, &right[0]);
+            assert!(checked.as_ref().is_err_and(is_overflow), "{checked:?}");
+            let beside = beside.unwrap().remove(0);
+            assert_eq!(beside.commitments.len(), 2);
+            assert_eq!(check(&short, &beside), Ok(true));
+            // Nobody asked for the states of the one that commits to nothing.
+            let without = without.unwrap().remove(0);
+            assert_eq!(without.tokens.len(), right[2].tokens.len());
+            assert_eq!(engine.memory().kv, 0);
+            assert_eq!(caller.account.usage().device_bytes, 0);
+        }
+    }
+    // Once states are numbers again, so are those of that text.
+    faults.position.store(usize::MAX, Ordering::Relaxed);
+    assert_eq!(check(&long, &right[0]), Ok(true));
+    let [long_again, ..] = write();
+    assert_eq!(long_again.unwrap()[0].commitments.len(), 2);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! the same output and the same meter, and what is not honest does not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "language/cheaper.rs"]
+mod cheaper;
 #[path = "language/coarse.rs"]
 mod coarse;
 #[path = "language/served.rs"]
@@ -13,11 +15,10 @@ use std::fs;
 use std::sync::Arc;
 
 use served::Served;
-use shown::{Asked, GENERATE, claiming, honest, machine};
+use shown::{Asked, GENERATE, claiming, cuts_prompts, honest, machine};
 use skep_evidence::Meter;
 use skep_evidence::following::{Disagreement, Observation, Script, Transcript};
 use skep_kernels::Isa;
-use skep_sandbox::{Shown, Texts};
 use skep_tests::Built;
 
 const LINES: &str = "I was charged twice for March.\nGood morning! What do you sell?\n\
@@ -39,14 +40,7 @@ fn written(on: &Arc<Served>, arguments: &[&str], seed: u64) -> (Transcript, Vec<
 }
 
 fn followed(on: &Arc<Served>, arguments: &[&str], script: Script) -> (Observation, Vec<u8>, Meter) {
-    let (output, report) = shown::run(on, asked(arguments, 7), Texts::Followed(Arc::new(script)));
-    let meter = shown::meter(&report);
-    let Some(Shown::Seen(observation)) = report.shown else {
-        panic!("it shows no observation");
-    };
-    let carried = Observation::decode(&observation.encode()).unwrap();
-    assert_eq!(carried, observation);
-    (carried, output, meter)
+    shown::followed(on, asked(arguments, 7), script)
 }
 
 #[test]
@@ -92,14 +86,35 @@ fn what_was_not_done_as_asked_is_seen_on_another_kind_of_machine() {
     // A coarser model.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("coarse.gguf");
-    fs::write(
-        &path,
-        coarse::weights(&fs::read(Built::language_model()).unwrap()),
-    )
-    .unwrap();
+    let model = fs::read(Built::language_model()).unwrap();
+    fs::write(&path, coarse::weights(&model)).unwrap();
     let (coarser, ..) = written(&machine(&path, Isa::Portable), &DRAWN, 7);
     let found = told(&coarser, &DRAWN);
     assert!(matches!(found, Disagreement::States { .. }), "{found}");
+
+    // Three quarters of the prompt, a layer fewer, four bits instead of eight. What was asked for is no other.
+    let machine_of = |name: &str, file: Vec<u8>| {
+        let path = folder.path().join(name);
+        fs::write(&path, file).unwrap();
+        machine(&path, Isa::Portable)
+    };
+    let shallow = machine_of("shallow.gguf", cheaper::one_layer_fewer(&model));
+    for cheat in [cuts_prompts(Isa::Portable), shallow] {
+        let (other, ..) = written(&cheat, &DRAWN, 7);
+        let found = told(&other, &DRAWN);
+        assert!(matches!(found, Disagreement::States { .. }), "{found}");
+    }
+    let narrow = machine_of("narrow.gguf", cheaper::in_four_bits(&model));
+    let (other, ..) = written(&narrow, &DRAWN, 7);
+    let found = told(&other, &DRAWN);
+    // Some token may fall far short before any states do.
+    assert!(
+        matches!(
+            found,
+            Disagreement::States { .. } | Disagreement::Fit { .. }
+        ),
+        "{found}"
+    );
 
     // Other sampling: another temperature, another seed, the likeliest always.
     for arguments in [

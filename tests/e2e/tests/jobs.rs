@@ -7,6 +7,10 @@
 mod adapters;
 #[path = "jobs/audits.rs"]
 mod audits;
+#[path = "language/cheaper.rs"]
+mod cheaper;
+#[path = "jobs/cheats.rs"]
+mod cheats;
 #[path = "jobs/chosen.rs"]
 mod chosen;
 #[path = "language/coarse.rs"]

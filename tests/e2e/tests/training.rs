@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use language::{Native, mini_lm};
 use serde_json::json;
-use served::{DIGEST, Served, Shelf};
+use served::{DIGEST, Served, Shelf, as_asked};
 use skep_registry::{Grants, Limits};
 use skep_sandbox::{
     Cancel, Program, Quota, RunError, RunReport, RunSpec, Sandbox, SandboxConfig, SavedAdapter,
@@ -33,7 +33,7 @@ use skep_train_device::{Compute, Place, TrainingPlace};
 static SANDBOX: LazyLock<Sandbox> =
     LazyLock::new(|| Sandbox::new(SandboxConfig::default()).unwrap());
 static MODEL: LazyLock<Arc<Served>> =
-    LazyLock::new(|| Arc::new(Served(Native::load(&mini_lm()).engine)));
+    LazyLock::new(|| Arc::new(Served(Native::load(&mini_lm()).engine, as_asked)));
 
 /// A room that is asked to stop after some step.
 struct Room {

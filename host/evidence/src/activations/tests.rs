@@ -134,6 +134,25 @@ fn places_apart_by_the_prime_get_a_smaller_modulus() {
     assert_eq!((same.matches, same.mantissa_sum), (128, 0));
 }
 
+/// The places of one chunk are too few to meet at every modulus if no two are the same, so that two are here.
+#[test]
+fn where_no_modulus_keeps_places_apart_nothing_is_committed_to() {
+    let entry = |place, bits| Entry { place, bits };
+    let (one, two) = (entry(70_000, 0x3f80), entry(3, 0x4000));
+    let refused = ActivationError::NoModulus;
+    assert_eq!(modulus_of(&[one, two]), Some(65_497));
+    assert_eq!(modulus_of(&[one, two, one]), None);
+    assert_eq!(Commitment::of_largest(&[one, two, one]), Err(refused));
+    // Nothing that would pass for a commitment takes the place of the one that a text lacks.
+    let mut committer = Committer::new(48);
+    let prompt = states(6, 2 * 48);
+    committer.push_prompt(States::F32(&prompt)).unwrap();
+    committer.end_prompt().unwrap();
+    assert_eq!(committer.commit(&[one, one]), Err(refused));
+    let of_prompt = Commitment::of(States::F32(&prompt)).unwrap();
+    assert_eq!(committer.finish(), Ok(vec![of_prompt]));
+}
+
 #[test]
 fn states_that_come_in_parts_give_the_same_commitments() {
     let width = 48;

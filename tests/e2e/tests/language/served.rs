@@ -14,8 +14,14 @@ use skep_sandbox::{
 };
 use skep_text::{ChatMessage, MarksInText};
 
-/// One model under every name, with a digest that was made up.
-pub struct Served(pub Engine);
+/// One model under every name, with a digest that was made up, and what becomes of a request before the model has it.
+pub struct Served(pub Engine, pub Change);
+
+/// What becomes of a request.
+pub type Change = fn(&mut Request);
+
+/// Nothing becomes of it.
+pub fn as_asked(_: &mut Request) {}
 
 /// The digest of a served model.
 pub const DIGEST: &str = "5e53e5e53e5e53e5e53e5e53e5e53e5e53e5e53e5e53e5e53e5e53e5e53e5e53";
@@ -70,7 +76,8 @@ impl LanguageModel for Served {
         tokenizer.end_tokens().to_vec()
     }
 
-    fn generate(&self, caller: &Caller, requests: Vec<Request>) -> Box<dyn TextGeneration> {
+    fn generate(&self, caller: &Caller, mut requests: Vec<Request>) -> Box<dyn TextGeneration> {
+        requests.iter_mut().for_each(self.1);
         Box::new(Texts(self.0.generate(caller, requests)))
     }
 

@@ -4,15 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use skep_engine::{Engine, LanguageModel, Options};
+use skep_engine::{Engine, LanguageModel, Options, Request};
 use skep_evidence::Meter;
-use skep_evidence::following::Transcript;
+use skep_evidence::following::{Observation, Script, Transcript};
 use skep_kernels::{Isa, Team};
 use skep_registry::Grants;
 use skep_sandbox::{Cancel, Program, RunReport, RunSpec, Sandbox, SandboxConfig, Shown, Texts};
 use skep_tests::Built;
 
-use super::served::{Served, Shelf};
+use super::served::{Change, Served, Shelf, as_asked};
 
 static SANDBOX: LazyLock<Sandbox> =
     LazyLock::new(|| Sandbox::new(SandboxConfig::default()).unwrap());
@@ -24,12 +24,33 @@ pub static GENERATE: LazyLock<Arc<Program>> = LazyLock::new(|| {
 
 /// A machine that computes a model with these instructions.
 pub fn machine(path: &Path, isa: Isa) -> Arc<Served> {
+    machine_with(path, isa, 2, Options::default(), as_asked)
+}
+
+/// The same with so many threads and these options, and with what becomes of its requests.
+pub fn machine_with(
+    path: &Path,
+    isa: Isa,
+    threads: usize,
+    options: Options,
+    change: Change,
+) -> Arc<Served> {
     let mut model = LanguageModel::load("served", path).unwrap();
     let decoder = Arc::try_unwrap(model.decoder).expect("nobody else has it");
     model.decoder = Arc::new(decoder.with_isa(isa));
-    let team = Arc::new(Team::new(2).unwrap());
-    let engine = Engine::start(Arc::new(model), team, Options::default()).unwrap();
-    Arc::new(Served(engine))
+    let team = Arc::new(Team::new(threads).unwrap());
+    let engine = Engine::start(Arc::new(model), team, options).unwrap();
+    Arc::new(Served(engine, change))
+}
+
+/// One that leaves out the first quarter of every prompt, but for the token that begins it.
+pub fn cuts_prompts(isa: Isa) -> Arc<Served> {
+    let cut = |request: &mut Request| {
+        let quarter = request.prompt.len() / 4;
+        drop(request.prompt.drain(1..=quarter));
+    };
+    let options = Options::default();
+    machine_with(&Built::language_model(), isa, 2, options, cut)
 }
 
 /// One that computes the model that comes with skep.
@@ -84,6 +105,22 @@ pub fn written(on: &Arc<Served>, asked: Asked<'_>) -> (Transcript, Vec<u8>, Mete
     };
     let carried = Transcript::decode(&transcript.encode()).unwrap();
     assert_eq!(carried, transcript);
+    (carried, output, meter)
+}
+
+/// What is seen by who follows a script, with the output that it comes to and the meter.
+pub fn followed(
+    on: &Arc<Served>,
+    asked: Asked<'_>,
+    script: Script,
+) -> (Observation, Vec<u8>, Meter) {
+    let (output, report) = run(on, asked, Texts::Followed(Arc::new(script)));
+    let meter = meter(&report);
+    let Some(Shown::Seen(observation)) = report.shown else {
+        panic!("it shows no observation");
+    };
+    let carried = Observation::decode(&observation.encode()).unwrap();
+    assert_eq!(carried, observation);
     (carried, output, meter)
 }
 

@@ -53,16 +53,21 @@ pub enum Manner {
     ReplaysAll(Vec<u8>),
     /// It makes this of a shard's input, and shows texts with it. It audits nobody.
     Shows(fn(&[u8]) -> Made),
+    /// It makes this of a shard's input, and that of the input and the script of what it is to follow.
+    TwoFaced {
+        makes: fn(&[u8]) -> Made,
+        follows: fn(&[u8], &[u8]) -> Made,
+    },
     /// It is of another version of skep, which counts work otherwise.
     CountsOtherwise,
     /// It gives this output, and signs with a clock that is so many seconds ahead.
     Clock(Vec<u8>, i64),
 }
 
-/// What a provider made whose texts are followed.
+/// What a provider made whose texts are followed, or who follows.
 pub struct Made {
     pub output: Vec<u8>,
-    /// What it shows of its texts.
+    /// What it shows of its texts, or saw of another's.
     pub shown: Vec<u8>,
     /// What it took, but for the bytes.
     pub meter: Meter,
@@ -252,7 +257,8 @@ impl Lies {
         if !self.says(channel, &accepted).await {
             return;
         }
-        let mut input = Gathered::new(sealed.opener, offer.input_bytes);
+        let sent = offer.input_bytes + offer.script_bytes;
+        let mut input = Gathered::new(sealed.opener, sent);
         loop {
             // It may be outvoted, or too late, before it has heard all.
             match channel.hear(MAX_SEALED, PATIENCE).await {
@@ -270,6 +276,17 @@ impl Lies {
             Manner::Shows(make) => {
                 let input = input.into_bytes();
                 let made = tokio::task::block_in_place(|| make(&input));
+                (shown, meter) = (made.shown, made.meter);
+                (made.output, 0)
+            }
+            Manner::TwoFaced { makes, follows } => {
+                let input = input.into_bytes();
+                let length = usize::try_from(offer.input_bytes).unwrap();
+                let (input, script) = input.split_at(length);
+                let made = tokio::task::block_in_place(|| match lease.audit.follows {
+                    Some(_) => follows(input, script),
+                    None => makes(input),
+                });
                 (shown, meter) = (made.shown, made.meter);
                 (made.output, 0)
             }

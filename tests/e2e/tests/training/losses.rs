@@ -9,7 +9,7 @@ use skep_registry::Limits;
 use skep_sandbox::{Cancel, Program, Quota, RunError, RunReport, RunSpec};
 use skep_tests::random::{self, Shape};
 
-use super::{Burn, Native, Room, SANDBOX, Served, Shelf, load, roomy, spec};
+use super::{Burn, Native, Room, SANDBOX, Served, Shelf, as_asked, load, roomy, spec};
 
 /// The recipe, and a base of half a megabyte with the folder that it lies in.
 struct School {
@@ -25,7 +25,7 @@ impl School {
         random::gguf(&file, &Shape::TINY, 1).unwrap();
         Self {
             recipe: load("honest-trainer"),
-            base: Arc::new(Served(Native::load(&file).engine)),
+            base: Arc::new(Served(Native::load(&file).engine, as_asked)),
             _folder: folder,
         }
     }
