@@ -178,7 +178,9 @@ impl Lies {
                     Manner::CountsOtherwise => "of another time",
                     _ => env!("CARGO_PKG_VERSION"),
                 };
-                let kind = machine_kind(version, &Isa::alike());
+                let encoders = skep_model::Isa::best().name();
+                let alike = format!("{}, encoders with {encoders}", Isa::alike());
+                let kind = machine_kind(version, &alike);
                 let quotation = Quotation {
                     account: *key.id().as_bytes(),
                     tariff: self.tariff,

@@ -113,7 +113,9 @@ pub fn has_models(service: &Service, release: &SignedRelease) -> bool {
 /// What kind of machine this is: on all of one kind, work that can be repeated gives the same bytes.
 /// `device` is where it computes language models.
 pub fn kind(device: DeviceName) -> Digest {
-    let alike = Isa::alike();
+    // Encoders have sets of instructions of their own, which a node cannot choose.
+    let encoders = skep_model::Isa::best().name();
+    let alike = format!("{}, encoders with {encoders}", Isa::alike());
     let alike = match device {
         DeviceName::Processor => alike,
         // By the name alone nobody knows which card it is. None of its kind is asked about texts:
