@@ -176,6 +176,12 @@ impl Disk {
         ask(&self.inside(node), &self.home, &["account"]).unwrap()["account"].clone()
     }
 
+    /// The same once it has asked for the receipts that it lacks.
+    pub fn collects(&self, node: &Node) -> Value {
+        let asked = ask(&self.inside(node), &self.home, &["account", "collect"]);
+        asked.unwrap()["account"].clone()
+    }
+
     fn sh(&self, node: &Node, command: &str) {
         let command = format!("cd '{}' && {command}", self.home.display());
         let pid = node.pid().to_string();
