@@ -171,12 +171,7 @@ impl Disk {
         script(self.home.with_extension("inside"), &text)
     }
 
-    /// The account of the node, as it says itself.
-    pub fn account(&self, node: &Node) -> Value {
-        ask(&self.inside(node), &self.home, &["account"]).unwrap()["account"].clone()
-    }
-
-    /// The same once it has asked for the receipts that it lacks.
+    /// The account of the node on it, once it has asked for the receipts that it lacks.
     pub fn collects(&self, node: &Node) -> Value {
         let asked = ask(&self.inside(node), &self.home, &["account", "collect"]);
         asked.unwrap()["account"].clone()
