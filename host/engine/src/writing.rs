@@ -237,10 +237,11 @@ impl Writing {
     }
 
     /// Takes `claimed` for the next token, and says how it compares with the one that these logits
-    /// `[vocabulary]` lead to.
+    /// `[vocabulary]` lead to. Where the constraint cannot be followed any further the text ends before it:
+    /// who writes has no text then, and whoever claims one must not have those fail who follow it.
     ///
     /// # Errors
-    /// When no token is left that may be written.
+    /// When the logits leave no token of those that the constraint admits.
     pub fn follow(
         &mut self,
         logits: &[f32],
@@ -258,8 +259,12 @@ impl Writing {
         let mask = self.script.mask();
         let agreement = self
             .sampler
-            .check(logits, mask, claimed, tolerance, scratch)
-            .map_err(|error| EngineError::Failed(error.to_string()))?;
+            .check(logits, mask, claimed, tolerance, scratch);
+        if self.script.broken.take().is_some() {
+            self.script.end(Finish::End);
+            return Ok(beyond);
+        }
+        let agreement = agreement.map_err(|error| EngineError::Failed(error.to_string()))?;
         self.sampler.accept(claimed);
         self.script.take(claimed, None);
         Ok(match self.script.broken.take() {
@@ -329,6 +334,14 @@ impl Script {
         }
         (self.left == 0).then_some(Finish::Length)
     }
+
+    /// Ends the text, and gives out what was held back of it.
+    fn end(&mut self, finish: Finish) {
+        self.finish = Some(finish);
+        if let Some(letters) = &mut self.letters {
+            self.new.text.push_str(&letters.stream.finish());
+        }
+    }
 }
 
 impl Follow for Script {
@@ -351,10 +364,8 @@ impl Follow for Script {
         self.new.tokens.push(token);
         self.new.logprobs.extend(logprob);
         self.finish = self.ends_with(token);
-        if self.finish.is_some()
-            && let Some(letters) = &mut self.letters
-        {
-            self.new.text.push_str(&letters.stream.finish());
+        if let Some(finish) = self.finish {
+            self.end(finish);
         }
         self.finish.is_none()
     }

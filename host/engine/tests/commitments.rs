@@ -4,17 +4,20 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use common::backend::{IS_DEVICE, processor, start};
 use common::{adapter, caller, drafted, model, tiny};
 use skep_engine::{
-    CheckRequest, Checked, Completion, Constraint, Engine, EngineError, FollowRequest, Followed,
-    LanguageModel, Options, Priority, Request, Sampling, ScoreRequest,
+    CheckRequest, Checked, Completion, Constraint, Engine, EngineError, Finish, FollowRequest,
+    Followed, LanguageModel, Options, Priority, Request, Sampling, ScoreRequest,
 };
 use skep_evidence::activations::{Thresholds, compare_all};
 use skep_kernels::Isa;
 use skep_kernels::kv::KvFormat;
+use skep_text::TextTokenizer;
+use skep_weights::Gguf;
 
 /// As far as sums in another order move a logit of the tiny models, with room.
 const TOLERANCE: f64 = 1e-3;
@@ -438,4 +441,76 @@ fn a_grammar_is_followed_by_whoever_checks() {
         checked.widest.is_infinite() && checked.different > 0,
         "{checked:?}"
     );
+}
+
+/// A model that has no token for a tilde but one that ends a message.
+fn without_tilde() -> LanguageModel {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/skep-mini-lm");
+    let file = Gguf::open(&folder.join("skep-mini-lm.gguf")).unwrap();
+    let mut description = file.tokenizer().unwrap().unwrap();
+    let tilde = description.tokens.iter().position(|token| token == "~");
+    description.special.eom = tilde.map(|token| token as u32);
+    LanguageModel {
+        tokenizer: Some(Arc::new(TextTokenizer::new(&description).unwrap())),
+        ..common::mini_lm()
+    }
+}
+
+/// Nobody can write such a text, and whoever shows one must not have all those fail who look at it.
+#[test]
+fn a_text_that_leads_its_constraint_to_a_dead_end_is_followed_up_to_there() {
+    let model = Arc::new(without_tilde());
+    let here = engine_of(Arc::clone(&model), 512, 0);
+    let tokenizer = model.tokenizer().unwrap();
+    let token = |letter: u8| {
+        let mut all = 0..tokenizer.vocabulary() as u32;
+        let is_letter = |token: &u32| tokenizer.bytes(*token) == Some([letter].as_slice());
+        all.find(is_letter).unwrap()
+    };
+    let beginning_with = |letter: u8| Request {
+        constraint: Some(Constraint::Regex("red|blue~".to_owned())),
+        sampling: Sampling {
+            logit_bias: vec![(token(letter), 1e6)],
+            ..Sampling::GREEDY
+        },
+        ..Request::greedy(model.encode_text("The colours are").unwrap(), 20)
+    };
+    let (open, closed) = (beginning_with(b'r'), beginning_with(b'b'));
+    let writer = caller(1, Priority::Normal);
+    let written = here.generate(&writer, vec![open.clone(), closed.clone()]);
+    let written = written.wait();
+    let red = &written[0].as_ref().unwrap()[0];
+    assert_eq!(red.text, "red");
+    assert!(
+        matches!(written[1], Err(EngineError::Grammar(_))),
+        "{written:?}"
+    );
+
+    let claimed: Vec<u32> = b"bluebb".iter().map(|letter| token(*letter)).collect();
+    let text_of = |request: &Request, tokens: &[u32]| FollowRequest {
+        request: request.clone(),
+        sample: 0,
+        tokens: tokens.to_vec(),
+    };
+    let texts = vec![text_of(&closed, &claimed), text_of(&open, &red.tokens)];
+    let (found, _) = follow(&here, texts);
+    let forbidden = |found: &Followed| -> Vec<u32> {
+        let endless = found.shortfalls.iter().filter(|it| it.gap.is_infinite());
+        endless.map(|it| it.place).collect()
+    };
+    let stuck = found[0].as_ref().unwrap();
+    assert_eq!(forbidden(stuck), [4, 5], "{stuck:?}");
+    assert_eq!(stuck.completion.tokens, claimed[..4]);
+    assert_eq!(stuck.completion.text, "blue");
+    assert_eq!(stuck.completion.finish, Finish::End);
+    // Beside it an honest one is what it was.
+    let honest = found[1].as_ref().unwrap();
+    assert!(honest.is_whole, "{honest:?}");
+    assert_eq!(honest.completion.text, "red");
+    assert!(forbidden(honest).is_empty(), "{honest:?}");
+    // One that ends there is not whole: a constraint that is not kept ends no text.
+    let (found, _) = follow(&here, vec![text_of(&closed, &claimed[..4])]);
+    let short = found[0].as_ref().unwrap();
+    assert!(!short.is_whole, "{short:?}");
+    assert!(forbidden(short).is_empty(), "{short:?}");
 }

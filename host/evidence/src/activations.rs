@@ -490,8 +490,9 @@ pub struct Comparison {
     /// How many activations were compared: 128, or all if the chunk has fewer; and no fewer than were
     /// committed to.
     pub compared: u32,
-    /// How many have the same sign and exponent. (The publication leaves signs out; honest
-    /// activations of that size never change theirs.)
+    /// How many have the same sign and exponent; of places that are the same modulo that of the
+    /// commitment one at most. (The publication leaves signs out; honest activations of that size
+    /// never change theirs.)
     pub matches: u32,
     /// The sum of the differences between mantissas, of 7 bits each, over the matches.
     pub mantissa_sum: u32,
@@ -548,12 +549,19 @@ pub fn compare(commitment: &Commitment, states: States<'_>) -> Result<Comparison
 
 fn compare_largest(commitment: &Commitment, largest: &[Entry]) -> Comparison {
     let mut differences = Vec::with_capacity(LARGEST);
+    // Each point of the polynomial counts once. Otherwise whoever knows a single one could name it
+    // 128 times, at places that are apart by the modulus.
+    let mut matched = Vec::with_capacity(LARGEST);
     for entry in largest {
         let place = residue(entry.place, commitment.modulus);
+        if matched.contains(&place) {
+            continue;
+        }
         let claimed = evaluate(&commitment.coefficients, place);
         // Sign and exponent are the upper 9 bits.
         if claimed >> 7 == entry.bits >> 7 && exponent(claimed) != 0xff {
             differences.push(u32::from((claimed & 0x7f).abs_diff(entry.bits & 0x7f)));
+            matched.push(place);
         }
     }
     differences.sort_unstable();

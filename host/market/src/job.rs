@@ -28,6 +28,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use skep_evidence::following::doubt;
 use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
@@ -385,7 +386,12 @@ impl Job {
                         State::Delivered(its) if its.claim == output.claim => {
                             State::Followed(output)
                         }
-                        State::Wrong(its) if its.claim != output.claim => State::Followed(output),
+                        // Who cannot tell has found nothing out.
+                        State::Wrong(its)
+                            if its.claim != output.claim && output.claim != doubt() =>
+                        {
+                            State::Followed(output)
+                        }
                         // The audit is over without it, and nothing is proven of it.
                         State::Delivered(_) | State::Wrong(_) | State::Ended => State::Ended,
                         _ => State::Follows(output),

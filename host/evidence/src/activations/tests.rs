@@ -153,6 +153,72 @@ fn where_no_modulus_keeps_places_apart_nothing_is_committed_to() {
     assert_eq!(committer.finish(), Ok(vec![of_prompt]));
 }
 
+/// Peaks as a stranger sends them: places with the bits there.
+fn peaks(entries: impl IntoIterator<Item = (u32, u16)>) -> Peaks {
+    let bytes = entries.into_iter().flat_map(|(place, bits)| {
+        let (place, bits) = (place.to_be_bytes(), bits.to_be_bytes());
+        place.into_iter().chain(bits)
+    });
+    Peaks::decode(&bytes.collect::<Vec<u8>>()).unwrap()
+}
+
+/// Otherwise it would be enough to know one activation, of a prompt's beginning for one.
+#[test]
+fn who_names_one_activation_many_times_has_found_one() {
+    let states = states(1, 32 * 1024);
+    let commitment = Commitment::of(States::F32(&states)).unwrap();
+    let modulus = u32::from(commitment.modulus);
+    let mut largest = Largest::default();
+    largest.push(States::F32(&states)).unwrap();
+    let known = largest.finish().unwrap();
+    let named = |known: &[Entry], times: u32| {
+        let again = (0..times).flat_map(|n| {
+            let places = known.iter();
+            places.map(move |entry| (entry.place + n * modulus, entry.bits))
+        });
+        peaks(again).compare(&commitment)
+    };
+    // One alone, two, and half of them.
+    for (count, times) in [(1, 128), (2, 64), (64, 2)] {
+        let found = named(&known[..count], times);
+        assert_eq!((found.compared, found.matches), (128, count as u32));
+        assert!(!found.is_within(&Thresholds::default()), "{found:?}");
+    }
+    let place = known[0].place;
+    let guesses = (0..128).map(|n| (place + n * modulus, known[0].bits ^ (n as u16)));
+    let found = peaks(guesses).compare(&commitment);
+    assert_eq!((found.compared, found.matches), (128, 1));
+    // Somebody honest has all of them, each once.
+    let found = named(&known[..], 1);
+    assert_eq!((found.compared, found.matches), (128, 128));
+    assert!(found.is_within(&Thresholds::default()), "{found:?}");
+}
+
+/// On another machine another place may be among the largest, that comes to the same as one of them.
+#[test]
+fn an_honest_place_that_coincides_with_another_costs_one_match() {
+    const PRIME: usize = field::PRIME as usize;
+    let mut states = vec![0.0_f32; 2 * PRIME];
+    for place in 200..328 {
+        states[PRIME + place] = place as f32;
+    }
+    let commitment = Commitment::of(States::F32(&states)).unwrap();
+    assert_eq!(usize::from(commitment.modulus), PRIME);
+    // The last one is small there, and one is large that comes to the place of another, or of none.
+    for (place, state) in [(201, 201.0), (201, -201.0), (100, 300.0)] {
+        let mut there = states.clone();
+        (there[PRIME + 327], there[place]) = (0.5, state);
+        let found = compare(&commitment, States::F32(&there)).unwrap();
+        let expected = Comparison {
+            compared: 128,
+            matches: 127,
+            mantissa_sum: 0,
+            mantissa_median_doubled: 0,
+        };
+        assert_eq!(found, expected, "{place} {state}");
+    }
+}
+
 #[test]
 fn states_that_come_in_parts_give_the_same_commitments() {
     let width = 48;

@@ -219,6 +219,32 @@ fn what_lies_between_near_and_far_is_doubt_and_beyond_it_no_agreement() {
     }
 }
 
+/// Where many prompts begin alike, one of their states may be known to somebody who has not run the model on the rest.
+#[test]
+fn who_knows_one_state_of_each_chunk_and_names_it_again_and_again_does_not_agree() {
+    let Observation(mut answers) = observation(0.0);
+    for text in answers.iter_mut().flat_map(|answer| &mut answer.texts) {
+        text.shortfalls.clear();
+        for peaks in &mut text.peaks {
+            let known = peaks.encode();
+            let place = u32::from_be_bytes([known[0], known[1], known[2], known[3]]);
+            let named = (0..LARGEST as u32).flat_map(|n| {
+                // All commitments to chunks as short as these have the largest modulus.
+                let place = (place + n * 65_497).to_be_bytes();
+                place.into_iter().chain([known[4], known[5]])
+            });
+            *peaks = Peaks::decode(&named.collect::<Vec<u8>>()).unwrap();
+        }
+    }
+    let idle = Observation(answers);
+    assert_eq!(
+        transcript().compare(&idle),
+        Err(Disagreement::States { request: 0 })
+    );
+    assert_eq!(vote(&idle), vote(&Observation::default()));
+    assert_ne!(vote(&idle), result().claim());
+}
+
 /// However short a run is, machines may differ in a token, and in two without anybody being charged.
 #[test]
 fn a_token_of_a_short_run_is_forgiven() {

@@ -105,7 +105,9 @@ pub(super) fn found(
     if !draw.is_audited(terms.rate) {
         return Err(NoContradiction("this result was not drawn to be audited"));
     }
-    if audits.len() > terms.auditors() {
+    // Who cannot tell has no say, and another has its seat.
+    let has_say = |audit: &&Vote<'_>| audit.claim != doubt();
+    if audits.iter().filter(has_say).count() > terms.auditors() {
         return Err(NoContradiction("more audit it than have a say"));
     }
     // In the order of the draw, so that nobody has two votes.

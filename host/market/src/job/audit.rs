@@ -10,7 +10,8 @@
 //! the panel is wrong. One more was drawn than has a say: it is asked, and heard, in place of one that is late or of
 //! whom nothing comes. What is compared is the output and what was metered. Where the texts of
 //! results are followed, an auditor's claim is that of the result that it followed, if it agrees with
-//! that, and stands for nothing else: each audit has leases of its own then.
+//! that, and stands for nothing else: each audit has leases of its own then. Who follows and cannot tell has called
+//! the panel and has no say in it: it is neither charged nor paid, and one more is heard in its place.
 //!
 //! Of replicas a result that is odd is audited as well ([`super::accept`]). Others have got something else by then,
 //! so that the panel decides, and no more of it are asked than it takes for a majority. Most often what the shard's
@@ -24,7 +25,6 @@ mod say;
 use std::collections::BTreeMap;
 
 use skep_evidence::AccountId;
-use skep_evidence::following::doubt;
 use skep_registry::Digest;
 
 use self::say::{Said, Say, Standing};
@@ -207,7 +207,7 @@ impl Job {
         };
         let heard = audit.says.iter().take(asked);
         let said: Vec<Said> = heard
-            .filter_map(|(_, say)| say.said())
+            .filter_map(|(_, say)| say.vote())
             .take(seats)
             .collect();
         let standings = || standings.iter().take(asked);
@@ -287,7 +287,7 @@ impl Audit {
 
     /// What was said so far by as many as have a say.
     fn heard(&self) -> Vec<Said> {
-        let said = self.says.iter().filter_map(|(_, say)| say.said());
+        let said = self.says.iter().filter_map(|(_, say)| say.vote());
         said.take(seats(self.says.len())).collect()
     }
 
@@ -327,11 +327,10 @@ fn tally(audit: &Audit, said: &[Said]) -> Outcome {
     let panel = seats(audit.says.len()) + 1;
     let majority = votes(audit, said)
         .into_iter()
-        .find(|(claim, votes)| *claim != doubt() && 2 * votes > panel);
+        .find(|(_, votes)| 2 * votes > panel);
     let finding = |claim| match majority {
         None => Finding::Undecided,
-        // Who cannot tell contradicts nobody.
-        Some((right, _)) if right == claim || claim == doubt() => Finding::Passed,
+        Some((right, _)) if right == claim => Finding::Passed,
         Some(_) => Finding::Wrong,
     };
     let audits = said

@@ -4,6 +4,7 @@
 mod ahead;
 mod audits;
 mod busy;
+mod doubts;
 mod followed;
 mod kept;
 mod late;
@@ -32,6 +33,8 @@ enum Nature {
     Lies,
     /// The right output, and more metered than it took.
     Inflates,
+    /// The right output; of another's that it follows it cannot tell.
+    Doubts,
 }
 
 /// What is on its way to the requester; lost if the requester is killed.
@@ -180,7 +183,7 @@ impl World {
         };
         let now = self.now;
         let (delay, event) = match self.natures[n - 1] {
-            Nature::Honest => (40 + n as u64, deliver(now + 40 + n as u64, right)),
+            Nature::Honest | Nature::Doubts => (40 + n as u64, deliver(now + 40 + n as u64, right)),
             Nature::Slow => (700, deliver(now + 700, right)),
             Nature::Fails => (5, Event::Failed { id, at: now + 5 }),
             Nature::Silent => return,
@@ -365,7 +368,7 @@ fn plan(shards: u32, replicas: u32) -> JobPlan {
     }
 }
 
-use Nature::{Fails, Honest, Inflates, Lies, Silent, Slow};
+use Nature::{Doubts, Fails, Honest, Inflates, Lies, Silent, Slow};
 
 #[test]
 fn killed_at_every_point_it_goes_on_where_it_was() {
@@ -413,7 +416,7 @@ proptest! {
                 prop_assert!(!job.is_complete());
                 // What there is of the result is right.
                 prop_assert!(world.expected().starts_with(&world.result));
-                let good = natures.iter().filter(|n| matches!(n, Honest | Slow)).count();
+                let good = natures.iter().filter(|n| matches!(n, Honest | Slow | Doubts)).count();
                 let enough = budget >= u64::from(shards * leases).max(1);
                 // Of an even number one is not in the panel.
                 let panel = (natures.len() - 1) / 2 * 2 + 1;

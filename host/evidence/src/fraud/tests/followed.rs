@@ -11,8 +11,19 @@ fn panel(seen: &[Observation]) -> Evidence {
 }
 
 fn panel_of(candidates: Candidates, transcript: Transcript, seen: &[Observation]) -> Evidence {
+    let size = u32::try_from(seen.len() + 1).unwrap();
+    panel_of_size(size, candidates, transcript, seen)
+}
+
+/// The same if so many have a say, the provider among them.
+fn panel_of_size(
+    size: u32,
+    candidates: Candidates,
+    transcript: Transcript,
+    seen: &[Observation],
+) -> Evidence {
     let mut body = lease(&secret(), &candidates).body().clone();
-    body.audit.panel = u32::try_from(seen.len() + 1).unwrap();
+    body.audit.panel = size;
     body.audit.followed = true;
     let lease = body.sign(&key(1)).unwrap().accept(&key(2)).unwrap();
     let mut provided = *result(&lease, 2, b"output").body();
@@ -209,4 +220,50 @@ fn nobody_is_charged_for_what_lies_between_the_limits() {
     assert_eq!(evidence.offenders().unwrap().0, [auditor(&evidence, 0)]);
     let near = [key(2).id(), auditor(&evidence, 2), auditor(&evidence, 3)];
     assert_eq!(evidence.convicted_by().unwrap(), near);
+}
+
+/// A friend that follows a liar risks nothing by saying that it cannot tell. The one that was drawn beside those that
+/// have a say has its seat, whether what the friend saw is shown or not.
+#[test]
+fn a_friend_that_cannot_tell_saves_no_liar_its_stake() {
+    let (between, near) = (observation(0.04), observation(0.0));
+    let far = [observation(1.5), observation(1.6)];
+    let of_three = |seen: &[Observation]| panel_of_size(3, candidates(), transcript(), seen);
+    for friend in 0..3 {
+        let mut seen = far.to_vec();
+        seen.insert(friend, between.clone());
+        let mut evidence = of_three(&seen);
+        let cannot_tell = auditor(&evidence, friend);
+        let others = (0..3).filter(|place| *place != friend);
+        let others: Vec<AccountId> = others.map(|place| auditor(&evidence, place)).collect();
+        for is_shown in [true, false] {
+            if let (false, Evidence::Unfollowed { audits, .. }) = (is_shown, &mut evidence) {
+                audits.remove(friend);
+            }
+            assert_eq!(evidence.offenders().unwrap().0, [key(2).id()]);
+            assert_eq!(evidence.convicted_by().unwrap(), others);
+            assert!(matches!(accuse(2, &evidence), Verdict::Guilty { .. }));
+            assert!(is_false(&accuse(seed_of(cannot_tell), &evidence)));
+        }
+    }
+
+    // Beside an honest provider the one that does not agree is charged, and who cannot tell is not.
+    let evidence = of_three(&[between.clone(), far[0].clone(), near.clone()]);
+    let odd = auditor(&evidence, 1);
+    assert_eq!(evidence.offenders().unwrap().0, [odd]);
+    assert!(is_false(&accuse(seed_of(auditor(&evidence, 0)), &evidence)));
+    // Nothing is proven of anybody if nobody can tell, or too few can, or those who can agree.
+    for seen in [
+        vec![between.clone(); 3],
+        vec![between.clone(), between.clone(), far[0].clone()],
+        vec![between, near.clone(), near.clone()],
+    ] {
+        assert!(of_three(&seen).offenders().is_err());
+    }
+    // Nobody has the seat of one that can.
+    assert!(
+        of_three(&[near, far[0].clone(), far[1].clone()])
+            .offenders()
+            .is_err()
+    );
 }

@@ -7,6 +7,7 @@
 //! when that time is over.
 
 use skep_evidence::AccountId;
+use skep_evidence::following::doubt;
 use skep_registry::Digest;
 
 use super::super::decide::{Choice, Room};
@@ -37,6 +38,11 @@ impl Say {
             _ => None,
         }
     }
+
+    /// The same, unless it is that it cannot tell, which is no vote.
+    pub(super) fn vote(&self) -> Option<Said> {
+        self.said().filter(|said| !said.is_doubt())
+    }
 }
 
 /// What came of a lease.
@@ -47,6 +53,13 @@ pub(super) struct Said {
     pub(super) claim: Digest,
     /// When it came.
     pub(super) at: u64,
+}
+
+impl Said {
+    /// Whether it followed a result and cannot tell.
+    fn is_doubt(&self) -> bool {
+        self.claim == doubt()
+    }
 }
 
 /// The leases for one audit of which nothing came.
@@ -70,7 +83,7 @@ pub(super) enum Standing {
     Free,
     /// It was to have answered by then, and may still come.
     Late(u64),
-    /// Nothing comes of it, since then.
+    /// Nothing comes of it, since then, or it cannot tell.
     Spent(u64),
 }
 
@@ -119,6 +132,8 @@ impl Job {
     ) -> Standing {
         let late = self.late_for_audits();
         let tries = match say {
+            // It costs nothing to say so: a friend that did, and kept its seat, would save a liar its stake.
+            Say::Said(said) if said.is_doubt() => return Standing::Spent(since.max(said.at)),
             Say::Said(_) => return Standing::Said,
             Say::Wrong => return Standing::Spent(since),
             Say::Working(begun) => return late_after(since.max(begun), late, now),

@@ -40,6 +40,7 @@ pub(super) fn nature() -> impl Strategy<Value = Nature> {
         1 => Just(Fails),
         1 => Just(Silent),
         2 => Just(Lies),
+        1 => Just(Doubts),
     ]
 }
 
