@@ -71,6 +71,7 @@ pub struct Jobs {
     running: Mutex<BTreeMap<Digest, Arc<drive::Running>>>,
     dealings: OnceLock<Arc<Dealings>>,
     residences: Arc<residence::Residences>,
+    families: Arc<adapters::Families>,
     found: found::Found,
     reports: reports::Reports,
     awaited: Arc<awaited::Awaited>,

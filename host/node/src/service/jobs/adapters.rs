@@ -8,10 +8,11 @@
 //!
 //! - Believe what is said of an adapter but by its signed release.
 //! - Take in more of an ancestor than its lineage: its weights are of no use here. At a provider that is read and
-//!   not kept.
+//!   not kept, but for what the family asks for.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use skep_evidence::Split;
 use skep_evidence::lineage::{FILE, Family, Found, Lineage, MAX_BYTES, MAX_GENERATIONS};
@@ -89,6 +90,34 @@ fn fits(release: &SignedRelease) -> Result<(), String> {
     }
 }
 
+/// What the families of adapters ask for that were asked about lately. A release never changes, and so
+/// neither does this: its ancestors need not be found anew for every lease.
+#[derive(Default)]
+pub struct Families(Mutex<BTreeMap<Digest, Split>>);
+
+impl Families {
+    /// Of so many adapters it is known.
+    const MOST: usize = 256;
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Digest, Split>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the family of this adapter asks for, if that is known.
+    fn split(&self, adapter: &Digest) -> Option<Split> {
+        self.known().get(adapter).cloned()
+    }
+
+    /// Notes what it asks for. Where there is no room for one more, one of the others is forgotten.
+    fn note(&self, adapter: Digest, split: Split) {
+        let mut known = self.known();
+        if known.len() >= Self::MOST && !known.contains_key(&adapter) {
+            known.pop_first();
+        }
+        known.insert(adapter, split);
+    }
+}
+
 /// The adapter of a lease at its provider, brought here if it is not, and what its family asks for.
 pub(super) async fn obtained(
     swarm: &Swarm,
@@ -99,8 +128,12 @@ pub(super) async fn obtained(
     let release = release(swarm, adapter, sources).await?;
     fits(&release).map_err(Refusal::Unavailable)?;
     let brought = bring(swarm, &release, sources, room).await?;
+    if let Some(asked) = room.families.split(&adapter) {
+        return Ok((brought, asked));
+    }
     let family = family(swarm, &release, sources, room).await?;
     let asked = family.split().map_err(|error| unavailable(&error))?;
+    room.families.note(adapter, asked.clone());
     Ok((brought, asked))
 }
 

@@ -18,6 +18,7 @@ use skep_registry::{Digest, SignedRelease};
 use skep_swarm::{BringError, InUse, ProviderAddr, Swarm};
 use tokio::sync::Semaphore;
 
+use super::super::adapters::Families;
 use super::super::collect::OLDEST;
 use super::super::residence::Residences;
 use super::super::work;
@@ -82,6 +83,7 @@ impl Questions {
 pub(in super::super) struct Room {
     bytes: u64,
     residences: Arc<Residences>,
+    pub(in super::super) families: Arc<Families>,
 }
 
 impl Room {
@@ -89,6 +91,7 @@ impl Room {
         Self {
             bytes: service.config.jobs.keep_packages,
             residences: Arc::clone(&service.jobs.residences),
+            families: Arc::clone(&service.jobs.families),
         }
     }
 
@@ -237,6 +240,7 @@ mod tests {
         Room {
             bytes,
             residences: Arc::default(),
+            families: Arc::default(),
         }
     }
 
