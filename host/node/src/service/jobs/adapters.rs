@@ -200,3 +200,20 @@ pub fn read(shares: &[(String, u32)]) -> Result<Split, Failure> {
     });
     Split::new(shares.collect::<Result<_, Failure>>()?).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_families_ask_for_is_known_of_the_last_and_of_so_many_others() {
+        let families = Families::default();
+        let adapter = |number: u32| Digest::of(&number.to_be_bytes());
+        for number in 0..1000 {
+            assert_eq!(families.split(&adapter(number)), None);
+            families.note(adapter(number), Split::default());
+            assert_eq!(families.split(&adapter(number)), Some(Split::default()));
+        }
+        assert_eq!(families.known().len(), Families::MOST);
+    }
+}
