@@ -44,7 +44,7 @@ pub const MAX_FRAME: usize = 128 << 10;
 /// Conversations that are answered at one moment.
 pub const CONVERSATIONS: usize = 256;
 /// Those of them that one peer may have.
-const FOR_ONE: usize = 64;
+pub const FOR_ONE: usize = 64;
 /// The last of them are for those that have few: a handful of peers cannot take all.
 const LAST: usize = CONVERSATIONS / 4;
 /// How many a peer may have to be given one of the last.
