@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use skep_evidence::AccountId;
 use skep_market::{AttemptId, BadDelivery, Conduct, Event, Kept};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinError;
 
 use super::super::spool::Stored;
@@ -14,6 +15,19 @@ use crate::failure::Failure;
 
 /// What came of a lease.
 type Came = (AttemptId, Result<Box<Delivered>, TalkError>);
+
+/// What is written down together of leases that ended.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Event>,
+    kept: Kept,
+    /// What is thought of whom for it.
+    conducts: Vec<(AccountId, Conduct)>,
+    /// Shards of which something came.
+    shards: BTreeSet<u32>,
+    /// Given back once all of it is on disk.
+    in_memory: Vec<OwnedSemaphorePermit>,
+}
 
 impl Driver {
     /// Takes in what has happened, and whatever else has by now: what is written down together waits
@@ -47,71 +61,103 @@ impl Driver {
         found.map(|(id, _)| (*id, Err(TalkError::Broken)))
     }
 
-    /// Writes down what came of leases; outputs, and what was signed for them, are on disk with that or before.
-    fn came(&mut self, all: Vec<Came>) -> Result<(), Failure> {
+    /// Writes down what came of leases; outputs, and what was signed for them, are on disk with that or before. What
+    /// fails here of one of them takes nothing away from the others, and is told when these are written down.
+    pub(super) fn came(&mut self, all: Vec<Came>) -> Result<(), Failure> {
         if all.is_empty() {
             return Ok(());
         }
-        let (mut events, mut kept) = (Vec::new(), Kept::default());
-        let (mut conducts, mut shards) = (Vec::new(), BTreeSet::new());
-        // Given back once all of it is on disk.
-        let mut in_memory = Vec::new();
+        let (mut batch, mut taken) = (Batch::default(), Ok(()));
         for (id, came) in all {
             self.sends.remove(&id);
-            let provider = self.job.provider(id);
-            let (event, conduct) = match came {
-                Ok(delivered) => {
-                    kept.trails.extend(self.trail_of(id, &delivered));
-                    let auditors = self.auditors(id, &delivered)?;
-                    let claim = self.claim(id, &delivered)?;
-                    let Delivered {
-                        receipt,
-                        output,
-                        held,
-                        ..
-                    } = *delivered;
-                    let (digest, bytes) = (receipt.output, output.bytes);
-                    match output.kept {
-                        Stored::Memory(output) => kept.outputs.push((digest, output)),
-                        Stored::File(file) => {
-                            tokio::task::block_in_place(|| self.folder.keep_file(digest, file))?
-                        }
-                    }
-                    in_memory.extend(held);
-                    let event = Event::Delivered {
-                        id,
-                        at: now(),
-                        output: digest,
-                        claim,
-                        bytes,
-                        price: receipt.price,
-                        auditors: auditors.list,
-                        only_if_odd: auditors.only_if_odd,
-                        receipt: receipt.encode(),
-                    };
-                    (event, Conduct::Delivered)
-                }
-                Err(TalkError::Input(error)) => return Err(failed(error)),
-                Err(error) if error.is_busy() => {
-                    events.extend(self.put_off(id, provider)?);
-                    continue;
-                }
-                Err(error) => (
-                    Event::Failed { id, at: now() },
-                    self.blame(id, provider, &error)?,
-                ),
-            };
-            events.push(event);
-            shards.insert(id.shard);
-            conducts.extend(provider.map(|provider| (provider, conduct)));
+            taken = taken.and(self.came_of(id, came, &mut batch));
         }
+        let Batch {
+            events,
+            kept,
+            mut conducts,
+            shards,
+            in_memory,
+        } = batch;
         self.note_with(&events, &kept)?;
         drop(in_memory);
         for shard in shards {
             let liars = self.job.outvoted_of(shard).into_iter();
             conducts.extend(liars.map(|liar| (liar, Conduct::Lied)));
         }
-        self.remember(&conducts)
+        self.remember(&conducts)?;
+        taken
+    }
+
+    /// Takes in what came of one lease.
+    fn came_of(
+        &mut self,
+        id: AttemptId,
+        came: Result<Box<Delivered>, TalkError>,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let provider = self.job.provider(id);
+        let (event, conduct) = match came {
+            Ok(delivered) => (self.delivered(id, *delivered, batch)?, Conduct::Delivered),
+            // The lease stays as it is, unless somebody else has its shard by now and nothing depends on it.
+            Err(error @ TalkError::Input(_)) => {
+                return match self.job.has_ended(id) {
+                    true => Ok(()),
+                    false => Err(failed(error)),
+                };
+            }
+            Err(error) if error.is_busy() => {
+                batch.events.extend(self.put_off(id, provider)?);
+                return Ok(());
+            }
+            Err(error) => (
+                Event::Failed { id, at: now() },
+                self.blame(id, provider, &error)?,
+            ),
+        };
+        batch.events.push(event);
+        batch.shards.insert(id.shard);
+        let conduct = provider.map(|provider| (provider, conduct));
+        batch.conducts.extend(conduct);
+        Ok(())
+    }
+
+    /// Keeps what was delivered under a lease.
+    fn delivered(
+        &self,
+        id: AttemptId,
+        delivered: Delivered,
+        batch: &mut Batch,
+    ) -> Result<Event, Failure> {
+        let trail = self.trail_of(id, &delivered);
+        let auditors = self.auditors(id, &delivered)?;
+        let claim = self.claim(id, &delivered)?;
+        let Delivered {
+            receipt,
+            output,
+            held,
+            ..
+        } = delivered;
+        let (digest, bytes) = (receipt.output, output.bytes);
+        match output.kept {
+            Stored::Memory(output) => batch.kept.outputs.push((digest, output)),
+            Stored::File(file) => {
+                tokio::task::block_in_place(|| self.folder.keep_file(digest, file))?
+            }
+        }
+        batch.kept.trails.extend(trail);
+        batch.in_memory.extend(held);
+        Ok(Event::Delivered {
+            id,
+            at: now(),
+            output: digest,
+            claim,
+            bytes,
+            price: receipt.price,
+            auditors: auditors.list,
+            only_if_odd: auditors.only_if_odd,
+            receipt: receipt.encode(),
+        })
     }
 
     /// What to think of a provider of whose lease nothing came.

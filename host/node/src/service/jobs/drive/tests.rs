@@ -1,0 +1,205 @@
+//! What a requester makes of what comes of its leases, with a journal and books of its own, and nobody at the
+//! other end.
+
+use std::{fs, io};
+
+use skep_evidence::{Lease, Meter, Signed};
+use skep_market::{Done, NUMERICS, Reputation, Warmth, conclude};
+use skep_registry::Digest;
+use skep_swarm::NodeId;
+
+use super::super::folder::{self, Piece};
+use super::super::spool::{Output, Stored};
+use super::*;
+use crate::config::Config;
+use crate::home::Home;
+
+fn key(seed: u8) -> AccountKey {
+    AccountKey::from_seed(&[seed; 32])
+}
+
+/// What a job is of so many shards, of one line of two bytes each. It costs nothing.
+fn spec(shards: u32) -> Spec {
+    let piece = |number: u32| Piece {
+        start: 2 * u64::from(number),
+        bytes: 2,
+        first_line: u64::from(number) + 1,
+        lines: 1,
+    };
+    Spec {
+        job: Digest::of(b"job"),
+        package: "someone/something@1.0.0".to_owned(),
+        release: Digest::of(b"release"),
+        model: None,
+        adapter: None,
+        warm: 0,
+        shards: (0..shards).map(piece).collect(),
+        header: None,
+        largest: 100,
+        arguments: Vec::new(),
+        replicas: 1,
+        exact: false,
+        attested: false,
+        audit: 0,
+        followed: false,
+        looks_at_odd: false,
+        min_stake: 0,
+        budget: 0,
+        deadline: now() + 3_600_000,
+        began: now(),
+        providers: Vec::new(),
+        only: false,
+        output: None,
+        begun_by: None,
+        root: [0; 32],
+    }
+}
+
+/// A requester that works on a job.
+struct Desk {
+    driver: Driver,
+    _place: tempfile::TempDir,
+}
+
+impl Desk {
+    /// One with a job of so many shards, and providers 1, 2 and so on that take so many of them at once. Its leases
+    /// are made out.
+    fn new(shards: u32, slots: &[u32]) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(place.path().join("home"))).unwrap();
+        let service = Service::new(home.clone(), Config::load(&home).unwrap());
+        let input = place.path().join("input");
+        fs::write(&input, "a\n".repeat(shards as usize)).unwrap();
+        let folder = folder::create(&home, &spec(shards), &input, None).unwrap();
+        let mut driver = Driver::open(&Arc::new(service.unwrap()), &folder).unwrap();
+        driver.quotes = (1..)
+            .zip(slots)
+            .map(|(seed, slots)| quote(seed, *slots))
+            .collect();
+        driver.decide().unwrap();
+        Self {
+            driver,
+            _place: place,
+        }
+    }
+
+    /// Leases that are out, and who has them.
+    fn open(&self) -> Vec<(AttemptId, AccountId)> {
+        let outstanding = self.driver.job.outstanding().into_iter();
+        let open = outstanding.filter_map(|outstanding| match outstanding {
+            Outstanding::Send { id, provider, .. } => Some((id, provider)),
+            _ => None,
+        });
+        open.collect()
+    }
+
+    /// What comes of a lease whose provider has made this.
+    fn made(&self, id: AttemptId, made: &[u8]) -> Result<Box<Delivered>, TalkError> {
+        let mut outstanding = self.driver.job.outstanding().into_iter();
+        let lease = outstanding.find_map(|outstanding| match outstanding {
+            Outstanding::Send { id: its, lease, .. } if its == id => Some(lease),
+            _ => None,
+        });
+        let lease = Signed::<Lease>::decode(lease.unwrap(), &mut Keys::default()).unwrap();
+        let key = (1..=9).map(key).find(|key| key.id() == lease.provider);
+        let key = key.unwrap();
+        let lease = lease.accept(&key).unwrap();
+        let digest = Digest::of(made);
+        let done = Done {
+            output: digest,
+            meter: Meter::default(),
+            shown: None,
+            sequence: 0,
+            nonce: [1; 32],
+            started: now(),
+            finished: now(),
+        };
+        let (commitment, receipt) = conclude(&lease, &done, &key).unwrap();
+        Ok(Box::new(Delivered {
+            lease,
+            commitment,
+            receipt,
+            output: Output {
+                digest,
+                bytes: made.len() as u64,
+                kept: Stored::Memory(made.to_vec()),
+            },
+            shown: Vec::new(),
+            held: None,
+        }))
+    }
+
+    fn accepted(&self, shard: u32) -> Option<Digest> {
+        self.driver.job.accepted(shard)
+    }
+
+    /// What was seen of a provider.
+    fn seen(&self, provider: AccountId) -> Reputation {
+        self.driver.dealings.seen(provider)
+    }
+}
+
+/// What a provider says that takes so many shards at once, for nothing.
+fn quote(seed: u8, slots: u32) -> (AccountId, (ProviderAddr, Quotation)) {
+    let account = key(seed).id();
+    let node = ProviderAddr {
+        id: NodeId::from_bytes(account.as_bytes()).unwrap(),
+        addrs: Vec::new(),
+    };
+    let quotation = Quotation {
+        account: *account.as_bytes(),
+        tariff: [0; 4],
+        operator: None,
+        slots,
+        warm: Warmth::default(),
+        largest_output: 1 << 20,
+        kind: [2; 32],
+        numerics: NUMERICS,
+    };
+    (account, (node, quotation))
+}
+
+fn reputation(conducts: &[Conduct]) -> Reputation {
+    let mut reputation = Reputation::default();
+    conducts.iter().for_each(|seen| reputation.note(*seen));
+    reputation
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_cannot_be_read_takes_nothing_away_from_what_came_with_it() {
+    let mut desk = Desk::new(3, &[3]);
+    let open = desk.open();
+    let [(first, provider), (second, _), (third, _)] = open[..] else {
+        unreachable!("{open:?}");
+    };
+    let unread = TalkError::Input(io::ErrorKind::NotFound.into());
+    let said = unread.to_string();
+    let came = vec![
+        (first, desk.made(first, b"one")),
+        (second, Err(unread)),
+        (third, desk.made(third, b"three")),
+    ];
+    let failure = desk.driver.came(came).unwrap_err();
+    assert_eq!(failure.message, said);
+    let made = [Some(Digest::of(b"one")), None, Some(Digest::of(b"three"))];
+    assert_eq!([0, 1, 2].map(|shard| desk.accepted(shard)), made);
+    for output in [&b"one"[..], b"three"] {
+        let kept = desk.driver.journal.output(Digest::of(output)).unwrap();
+        assert_eq!(kept.as_deref(), Some(output));
+    }
+    // Nobody else is given it, and nothing is held against who has it.
+    assert_eq!(desk.open(), [(second, provider)]);
+    let twice = reputation(&[Conduct::Delivered; 2]);
+    assert_eq!(desk.seen(provider), twice);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_nobody_needs_any_more_stops_no_job() {
+    let mut desk = Desk::new(1, &[1]);
+    let (id, provider) = desk.open()[0];
+    let withdrawn = Event::Withdrawn { id, at: now() };
+    desk.driver.note(&[withdrawn]).unwrap();
+    let unread = TalkError::Input(io::ErrorKind::NotFound.into());
+    desk.driver.came(vec![(id, Err(unread))]).unwrap();
+    assert_eq!(desk.seen(provider), Reputation::default());
+}
