@@ -101,6 +101,11 @@ pub enum TalkError {
 }
 
 impl TalkError {
+    /// Whether the disk of this side is at fault, and the provider is not.
+    pub fn is_of_this_disk(&self) -> bool {
+        matches!(self, Self::Input(_) | Self::Output(_))
+    }
+
     /// Whether the provider has no place for it now, and may have one later.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Refused(Refusal::Busy))

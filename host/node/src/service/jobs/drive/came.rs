@@ -100,7 +100,7 @@ impl Driver {
         let (event, conduct) = match came {
             Ok(delivered) => (self.delivered(id, *delivered, batch)?, Conduct::Delivered),
             // The lease stays as it is, unless somebody else has its shard by now and nothing depends on it.
-            Err(error @ TalkError::Input(_)) => {
+            Err(error) if error.is_of_this_disk() => {
                 return match self.job.has_ended(id) {
                     true => Ok(()),
                     false => Err(failed(error)),

@@ -203,3 +203,23 @@ async fn an_input_that_nobody_needs_any_more_stops_no_job() {
     desk.driver.came(vec![(id, Err(unread))]).unwrap();
     assert_eq!(desk.seen(provider), Reputation::default());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_down_here_is_held_against_nobody() {
+    let mut desk = Desk::new(1, &[1, 1]);
+    let open = desk.open();
+    let (id, provider) = open[0];
+    let full = TalkError::Output(io::ErrorKind::StorageFull.into());
+    let said = full.to_string();
+    let failure = desk.driver.came(vec![(id, Err(full))]).unwrap_err();
+    assert_eq!(failure.message, said);
+    assert_eq!(desk.open(), open);
+    assert_eq!(desk.seen(provider), Reputation::default());
+    // Whatever else goes wrong is its failure, and the shard goes to the other one.
+    let silent = TalkError::OutOfTurn;
+    desk.driver.came(vec![(id, Err(silent))]).unwrap();
+    desk.driver.decide().unwrap();
+    assert_eq!(desk.seen(provider), reputation(&[Conduct::Failed]));
+    let open = desk.open();
+    assert!(open.len() == 1 && open[0].1 != provider, "{open:?}");
+}
