@@ -21,8 +21,8 @@ type Came = (AttemptId, Result<Box<Delivered>, TalkError>);
 struct Batch {
     events: Vec<Event>,
     kept: Kept,
-    /// What is thought of whom for it.
-    conducts: Vec<(AccountId, Conduct)>,
+    /// What is thought of whom for it, and the lease of which it came.
+    conducts: Vec<(AttemptId, AccountId, Conduct)>,
     /// Shards of which something came.
     shards: BTreeSet<u32>,
     /// Given back once all of it is on disk.
@@ -75,12 +75,17 @@ impl Driver {
         let Batch {
             events,
             kept,
-            mut conducts,
+            conducts,
             shards,
             in_memory,
         } = batch;
         self.note_with(&events, &kept)?;
         drop(in_memory);
+        // Of a result that is none, since another counted already, nobody knows whether it is right.
+        let seen = conducts
+            .into_iter()
+            .filter(|(id, _, conduct)| *conduct != Conduct::Delivered || !self.job.has_ended(*id));
+        let mut conducts: Vec<_> = seen.map(|(_, who, conduct)| (who, conduct)).collect();
         for shard in shards {
             let liars = self.job.outvoted_of(shard).into_iter();
             conducts.extend(liars.map(|liar| (liar, Conduct::Lied)));
@@ -117,7 +122,7 @@ impl Driver {
         };
         batch.events.push(event);
         batch.shards.insert(id.shard);
-        let conduct = provider.map(|provider| (provider, conduct));
+        let conduct = provider.map(|provider| (id, provider, conduct));
         batch.conducts.extend(conduct);
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::{fs, io};
 
-use skep_evidence::{Lease, Meter, Signed};
+use skep_evidence::{Credits, Lease, Meter, Signed};
 use skep_market::{Done, NUMERICS, Reputation, Warmth, conclude};
 use skep_registry::Digest;
 use skep_swarm::NodeId;
@@ -222,4 +222,27 @@ async fn what_cannot_be_written_down_here_is_held_against_nobody() {
     assert_eq!(desk.seen(provider), reputation(&[Conduct::Failed]));
     let open = desk.open();
     assert!(open.len() == 1 && open[0].1 != provider, "{open:?}");
+}
+
+/// What is seen of the first and of a second that has the same shard, if they made these.
+fn seen_of_two(first: &[u8], second: &[u8]) -> [Reputation; 2] {
+    let mut desk = Desk::new(1, &[1, 1]);
+    let (id, provider) = desk.open()[0];
+    let mut others = [1, 2].map(|seed| key(seed).id()).into_iter();
+    let other = others.find(|other| *other != provider).unwrap();
+    let rival = AttemptId { attempt: 1, ..id };
+    let leased = desk.driver.lease(rival, other, Credits::ZERO, None);
+    desk.driver.note(&[leased.unwrap()]).unwrap();
+    let came = [(id, first), (rival, second)].map(|(id, made)| (id, desk.made(id, made)));
+    desk.driver.came(came.into()).unwrap();
+    assert_eq!(desk.accepted(0), Some(Digest::of(first)));
+    [provider, other].map(|provider| desk.seen(provider))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_makes_something_else_than_what_counts_already_has_not_delivered() {
+    let delivered = reputation(&[Conduct::Delivered]);
+    let nothing = Reputation::default();
+    assert_eq!(seen_of_two(b"right", b"other"), [delivered, nothing]);
+    assert_eq!(seen_of_two(b"right", b"right"), [delivered; 2]);
 }
