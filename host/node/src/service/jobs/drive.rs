@@ -124,6 +124,8 @@ struct Driver {
     /// What last went wrong with a shard.
     trouble: Option<String>,
     sends: HashMap<AttemptId, Send>,
+    /// Leases whose providers had no place for them, and have not been given them again.
+    put_off: BTreeSet<AttemptId>,
     /// Whose stakes stay where they are because of this job, as far as this process has seen to it.
     bound: BTreeSet<AccountId>,
     /// Receipts that are paid and whose providers are to have them as proof, and until when.
@@ -181,6 +183,7 @@ impl Driver {
             refusals: BTreeMap::new(),
             trouble: None,
             sends: HashMap::new(),
+            put_off: BTreeSet::new(),
             proofs: Vec::new(),
             bound: BTreeSet::new(),
             handing: BTreeSet::new(),
@@ -290,9 +293,14 @@ impl Driver {
 
     fn decide(&mut self) -> Result<(), Failure> {
         loop {
-            let decisions = self.job.decide(now(), &self.offers()?);
+            let offers = self.offers()?;
+            let decisions = self.job.decide(now(), &offers);
             if decisions.is_empty() {
-                return Ok(());
+                let Some(moved) = self.moved(&offers) else {
+                    return Ok(());
+                };
+                self.note(&[moved])?;
+                continue;
             }
             let mut events = Vec::new();
             for decision in decisions {

@@ -112,7 +112,7 @@ impl Driver {
                 };
             }
             Err(error) if error.is_busy() => {
-                batch.events.extend(self.put_off(id, provider)?);
+                self.put_off(id, provider);
                 return Ok(());
             }
             Err(error) => (

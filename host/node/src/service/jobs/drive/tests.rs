@@ -4,7 +4,7 @@
 use std::{fs, io};
 
 use skep_evidence::{Credits, Lease, Meter, Signed};
-use skep_market::{Done, NUMERICS, Reputation, Warmth, conclude};
+use skep_market::{Done, NUMERICS, Refusal, Reputation, Warmth, conclude};
 use skep_registry::Digest;
 use skep_swarm::NodeId;
 
@@ -245,4 +245,57 @@ async fn who_makes_something_else_than_what_counts_already_has_not_delivered() {
     let nothing = Reputation::default();
     assert_eq!(seen_of_two(b"right", b"other"), [delivered, nothing]);
     assert_eq!(seen_of_two(b"right", b"right"), [delivered; 2]);
+}
+
+/// What comes of a lease whose provider has no place for it.
+fn busy() -> Result<Box<Delivered>, TalkError> {
+    Err(Refusal::Busy.into())
+}
+
+/// A requester with three shards, of which the first provider has these two, and no place for either. The second has
+/// delivered the third one since.
+fn with_two_put_off() -> (Desk, [AttemptId; 2]) {
+    let mut desk = Desk::new(3, &[2, 1]);
+    let (first, second) = (key(1).id(), key(2).id());
+    let open = desk.open().into_iter();
+    let (has, others): (Vec<_>, Vec<_>) = open.partition(|(_, provider)| *provider == first);
+    let [(one, _), (two, _)] = has[..] else {
+        unreachable!("{has:?}");
+    };
+    desk.driver
+        .came(vec![(one, busy()), (two, busy())])
+        .unwrap();
+    desk.driver.decide().unwrap();
+    assert_eq!(desk.open().len(), 3, "the other one has no room");
+    let (id, provider) = others[0];
+    assert_eq!(provider, second);
+    let made = desk.made(id, b"made");
+    desk.driver.came(vec![(id, made)]).unwrap();
+    (desk, [one, two])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_was_put_off_moves_to_who_is_free_later() {
+    let (first, second) = (key(1).id(), key(2).id());
+    let (mut desk, [one, two]) = with_two_put_off();
+    desk.driver.decide().unwrap();
+    // The second has room for one of them, and the other one waits.
+    let moved = AttemptId { attempt: 1, ..one };
+    assert_eq!(desk.open(), [(moved, second), (two, first)]);
+    let made = desk.made(moved, b"made");
+    desk.driver.came(vec![(moved, made)]).unwrap();
+    desk.driver.decide().unwrap();
+    let moved = AttemptId { attempt: 1, ..two };
+    assert_eq!(desk.open(), [(moved, second)]);
+    // To be busy is no failure.
+    assert_eq!(desk.seen(first), Reputation::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_was_put_off_is_offered_again_to_who_takes_shards_again() {
+    let first = key(1).id();
+    let (mut desk, leases) = with_two_put_off();
+    desk.driver.quotes.extend([quote(1, 2)]);
+    desk.driver.decide().unwrap();
+    assert_eq!(desk.open(), leases.map(|id| (id, first)));
 }
