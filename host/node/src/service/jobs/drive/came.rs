@@ -141,6 +141,7 @@ impl Driver {
             receipt,
             output,
             held,
+            room,
             ..
         } = delivered;
         let (digest, bytes) = (receipt.output, output.bytes);
@@ -150,6 +151,8 @@ impl Driver {
                 tokio::task::block_in_place(|| self.folder.keep_file(digest, file))?
             }
         }
+        // It is none of those any more that are coming.
+        drop(room);
         batch.kept.trails.extend(trail);
         batch.in_memory.extend(held);
         Ok(Event::Delivered {

@@ -8,6 +8,7 @@ use skep_market::{Done, NUMERICS, Refusal, Reputation, Warmth, conclude};
 use skep_registry::Digest;
 use skep_swarm::NodeId;
 
+use super::super::coming::Coming;
 use super::super::folder::{self, Piece};
 use super::super::spool::{Output, Stored};
 use super::*;
@@ -16,6 +17,11 @@ use crate::home::Home;
 
 fn key(seed: u8) -> AccountKey {
     AccountKey::from_seed(&[seed; 32])
+}
+
+/// The node of an account.
+fn node(account: AccountId) -> NodeId {
+    NodeId::from_bytes(account.as_bytes()).unwrap()
 }
 
 /// What a job is of so many shards, of one line of two bytes each. It costs nothing.
@@ -126,6 +132,7 @@ impl Desk {
             },
             shown: Vec::new(),
             held: None,
+            room: Coming::default().room_for(node(key.id())),
         }))
     }
 
@@ -143,7 +150,7 @@ impl Desk {
 fn quote(seed: u8, slots: u32) -> (AccountId, (ProviderAddr, Quotation)) {
     let account = key(seed).id();
     let node = ProviderAddr {
-        id: NodeId::from_bytes(account.as_bytes()).unwrap(),
+        id: node(account),
         addrs: Vec::new(),
     };
     let quotation = Quotation {
