@@ -31,8 +31,9 @@ use crate::choose::Warmth;
 pub const MAX_MESSAGE: usize = 24 << 10;
 /// The most nodes that a requester names as having the package.
 pub const MAX_SOURCES: usize = 8;
-/// The most shards that one node is given at once, whatever it says.
-const MOST_AT_ONCE: u32 = 64;
+/// The most shards that one node is given at once, whatever it says. Each has a conversation, of which a node holds
+/// 64 with one other (`skep_swarm`'s `FOR_ONE`): the rest is for prices, receipts and what is asked beside the work.
+const MOST_AT_ONCE: u32 = 56;
 /// The most characters that are shown of what another node says.
 const SHOWN: usize = 300;
 
@@ -467,7 +468,7 @@ mod tests {
             };
             quotation.room()
         };
-        assert_eq!([0, 1, 64, 65, u32::MAX].map(room), [0, 1, 64, 64, 64]);
+        assert_eq!([0, 1, 56, 57, u32::MAX].map(room), [0, 1, 56, 56, 56]);
     }
 
     #[test]

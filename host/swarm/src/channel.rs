@@ -12,6 +12,7 @@
 //!   than [`MAX_FRAME`].
 //! - Serve conversations while nobody here answers them, or more at once than its limit, or leave no
 //!   place for others because one peer, or a handful of them, takes them all.
+//! - Have a connection on which no conversation goes on keep its place for anything else that is sent on it.
 
 mod lines;
 
@@ -25,6 +26,7 @@ use iroh::protocol::{AcceptError, ProtocolHandler};
 use n0_future::boxed::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::config::conversation_transport;
 use crate::fault::explain;
@@ -42,7 +44,7 @@ pub const MAX_FRAME: usize = 128 << 10;
 /// Conversations that are answered at one moment.
 pub const CONVERSATIONS: usize = 256;
 /// Those of them that one peer may have.
-const FOR_ONE: usize = 64;
+pub const FOR_ONE: usize = 64;
 /// The last of them are for those that have few: a handful of peers cannot take all.
 const LAST: usize = CONVERSATIONS / 4;
 /// How many a peer may have to be given one of the last.
@@ -272,6 +274,8 @@ pub(crate) struct Conversations {
     answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
     slots: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<NodeId, usize>>>,
+    /// [`BEGINNING`], but in tests.
+    beginning: Duration,
 }
 
 /// One peer's place for a conversation, until this is dropped.
@@ -321,6 +325,7 @@ impl Default for Conversations {
             answerer: Arc::default(),
             slots: Arc::new(Semaphore::new(CONVERSATIONS)),
             peers: Arc::default(),
+            beginning: BEGINNING,
         }
     }
 }
@@ -336,10 +341,15 @@ impl ProtocolHandler for Conversations {
         let line = Arc::new(Line::of(connection));
         let mut room = Some(place);
         let mut held = JoinSet::new();
+        // Who asks whether this side is there begins nothing by that, and has no more time for it.
+        let mut until = Instant::now() + self.beginning;
         loop {
             let begun = tokio::select! {
-                begun = tokio::time::timeout(BEGINNING, line.accept()) => begun,
-                Some(_) = held.join_next() => continue,
+                begun = tokio::time::timeout_at(until, line.accept()) => begun,
+                Some(_) = held.join_next() => {
+                    until = Instant::now() + self.beginning;
+                    continue;
+                }
                 Ok(()) = line.asked() => continue,
             };
             let (send, recv) = match begun {
@@ -350,7 +360,10 @@ impl ProtocolHandler for Conversations {
                     line.close(b"nothing was said");
                     break;
                 }
-                Err(_) => continue,
+                Err(_) => {
+                    until = Instant::now() + self.beginning;
+                    continue;
+                }
             };
             // Who has no room for one more drops both its halves, which the other side sees.
             let Some(room) = room.take().or_else(|| self.place(peer)) else {
@@ -363,6 +376,7 @@ impl ProtocolHandler for Conversations {
                 recv,
                 taking: TAKING,
             };
+            until = Instant::now() + self.beginning;
             let answerer = Arc::clone(answerer);
             held.spawn(async move {
                 answerer.answer(channel).await;
@@ -455,9 +469,13 @@ fn unreachable(reason: String) -> ChannelError {
 
 #[cfg(test)]
 mod tests {
-    use iroh::SecretKey;
+    use bytes::Bytes;
+    use iroh::endpoint::presets;
+    use iroh::{Endpoint, RelayMode, SecretKey};
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_handful_of_peers_leaves_room_for_those_that_have_few() {
@@ -483,5 +501,67 @@ mod tests {
         held.clear();
         assert!(conversations.peers.lock().unwrap().is_empty());
         assert_eq!(conversations.slots.available_permits(), CONVERSATIONS);
+    }
+    /// Hears what is said to it until the other side has gone.
+    #[derive(Debug)]
+    struct Hears;
+
+    impl Answerer for Hears {
+        fn answer(&self, mut channel: Channel) -> BoxFuture<()> {
+            Box::pin(async move { while channel.hear(16, PATIENCE).await.is_ok() {} })
+        }
+    }
+
+    /// An endpoint on loopback.
+    async fn endpoint() -> Endpoint {
+        let builder = Endpoint::builder(presets::Minimal)
+            .relay_mode(RelayMode::Disabled)
+            .alpns(vec![ALPN.to_vec()])
+            .clear_ip_transports();
+        let builder = builder.bind_addr("127.0.0.1:0").unwrap();
+        builder.bind().await.unwrap()
+    }
+
+    /// Asks again and again whether the other side is there, until it ends the connection.
+    async fn only_asks(connection: &Connection) {
+        let mut often = tokio::time::interval(Duration::from_millis(50));
+        while connection.send_datagram(Bytes::from_static(b"?")).is_ok() {
+            often.tick().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_only_asks_whether_anybody_is_there_keeps_no_place() {
+        let (near, far) = (endpoint().await, endpoint().await);
+        let beginning = Duration::from_millis(500);
+        let conversations = Conversations {
+            beginning,
+            ..Conversations::default()
+        };
+        conversations.answerer.set(Arc::new(Hears)).unwrap();
+        let at = ProviderAddr {
+            id: far.id().into(),
+            addrs: far.bound_sockets(),
+        };
+        let (connection, accepted) =
+            tokio::join!(near.connect(at.to_endpoint_addr(), ALPN), async {
+                far.accept().await.unwrap().await
+            });
+        let (connection, accepted) = (connection.unwrap(), accepted.unwrap());
+        let serving = conversations.clone();
+        let served = tokio::spawn(async move { serving.accept(accepted).await });
+        // While a conversation goes on it may ask as long as it likes.
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        send.write_all(&[0, 0, 0, 1, b'a']).await.unwrap();
+        let asking = tokio::time::timeout(3 * beginning, only_asks(&connection)).await;
+        assert!(asking.is_err(), "it was let go in the middle");
+        // And then as long as anybody who begins none.
+        drop((send, recv));
+        let asking = tokio::time::timeout(PATIENCE, only_asks(&connection)).await;
+        assert!(asking.is_ok(), "it keeps its connection");
+        served.await.unwrap().unwrap();
+        assert!(conversations.peers.lock().unwrap().is_empty());
+        near.close().await;
+        far.close().await;
     }
 }

@@ -164,20 +164,21 @@ fn a_provider_with_a_full_disk_says_so_and_works_again_once_there_is_room() {
     assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
 }
 
-#[test]
-fn a_requester_with_a_full_disk_says_so_and_goes_on_once_there_is_room() {
-    if !is_root() {
-        return;
-    }
-    let setting = Setting::new(60);
+/// A job of so many shards whose requester has no more room on its disk than so many mebibytes when the last one comes,
+/// which is more.
+fn requester_has_no_room(setting: &Setting, shards: usize, mebibytes: u32) {
     let disk = Disk::new(&setting.path("requester"), "128m");
     let requester = Node::start(disk.skep(), &setting.path("requester")).unwrap();
     let (a, c) = (setting.provider("a", "", 2), setting.provider("c", "", 1));
-    let occupied = Occupied::new(&setting, &c);
-    let submit = setting.submit(&[ticket(&a), ticket(&c)], &["--shards", "3"]);
+    let occupied = Occupied::new(setting, &c);
+    let count = shards.to_string();
+    let submit = setting.submit(&[ticket(&a), ticket(&c)], &["--shards", &count]);
     let mut following = Following::start_by(&disk.inside(&requester), requester.home(), &submit);
-    let name = following.until_done(2);
+    let name = following.until_done(shards - 1);
     disk.fill(&requester);
+    if mebibytes > 0 {
+        disk.leave(&requester, mebibytes);
+    }
     drop(occupied);
     let said = following.fails();
     assert!(said.contains("No space left on device"), "{said}");
@@ -206,6 +207,25 @@ fn a_requester_with_a_full_disk_says_so_and_goes_on_once_there_is_room() {
     assert_eq!(micro(own, "available_micro"), 2_000_000 - spent);
     let earned = [&a, &c].map(|node| micro(&account(node.home()), "earned_micro"));
     assert_eq!(earned.iter().sum::<u64>(), spent);
+}
+
+#[test]
+fn a_requester_with_a_full_disk_says_so_and_goes_on_once_there_is_room() {
+    if !is_root() {
+        return;
+    }
+    requester_has_no_room(&Setting::new(60), 3, 0);
+}
+
+#[test]
+fn a_requester_without_room_for_a_large_output_says_so_and_goes_on_once_there_is_some() {
+    if !is_root() {
+        return;
+    }
+    // There is room for the journal, and for what is written down of others' failures.
+    let line = format!("{}\n", "a line ".repeat(150_000));
+    let setting = Setting::gathers(line.repeat(8).as_bytes());
+    requester_has_no_room(&setting, 2, 2);
 }
 
 #[test]

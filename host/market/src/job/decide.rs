@@ -248,7 +248,7 @@ impl Job {
     }
 
     /// Whether a lease whose provider is busy is better withdrawn, because somebody else who has not had its shard
-    /// has room for it now. Otherwise it is waited for, as is an auditor, whose turn it is, and a shard that
+    /// has room for it now, and is nobody to whom no further shard is given meanwhile. Otherwise it is waited for, as is an auditor, whose turn it is, and a shard that
     /// has moved often already: what is left of its leases is for those that fail.
     #[must_use]
     pub fn may_move(&self, id: AttemptId, offers: &[Offer]) -> bool {
@@ -262,8 +262,11 @@ impl Job {
             let mut leases = shard.attempts.iter();
             leases.any(|lease| lease.provider == provider)
         };
+        let suspects = self.suspects();
         let mut free = offers.iter().filter(|offer| {
-            offer.is_open(self.plan.lease_limit) && self.load(offer.provider) < offer.slots
+            offer.is_open(self.plan.lease_limit)
+                && self.load(offer.provider) < offer.slots
+                && !suspects.contains(&offer.provider)
         });
         is_ordinary
             && 2 * shard.attempts.len() < self.plan.max_attempts as usize

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
-use super::{Finding, Job, Look, State};
+use super::{AttemptId, Finding, Job, Look, State};
 
 /// What became of one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,15 @@ impl Job {
         let attempts = self.shards.iter().flat_map(|shard| &shard.attempts);
         let paid = attempts.filter(|attempt| attempt.paid);
         paid.map(|attempt| attempt.encoding.as_slice())
+    }
+
+    /// Whether nothing comes of a lease any more: it failed, was withdrawn, or brought something else when the shard's
+    /// output counted already.
+    #[must_use]
+    pub fn has_ended(&self, id: AttemptId) -> bool {
+        let shard = self.shards.get(id.shard as usize);
+        let lease = shard.and_then(|shard| shard.attempts.get(id.attempt as usize));
+        lease.is_some_and(|lease| lease.state == State::Ended)
     }
 
     /// What was delivered for a shard, and by whom, in the order of its leases. Outputs that lost against

@@ -2,7 +2,7 @@
 //!
 //! What a job is and what is next is `skep_market`'s to say; this sends it, runs it and writes it
 //! down. The requester's side is `submit`, `around`, `suitable`, `attest`, `found`, `drive`, `talk`, `spool`,
-//! `bound`, `awaited`, `check` and `folder`, and `guests` for jobs that a run of the owner's begins; the
+//! `bound`, `coming`, `awaited`, `check` and `folder`, and `guests` for jobs that a run of the owner's begins; the
 //! provider's is `provide`, `reports`, `collect`, `interrupted`, `residence`, `leisure` and `work`; `money` holds
 //! the key and the books of both, `receipts` writes, adds up and settles files of them, `believed` says which panels are believed by these books, `anywhere` finds nodes
 //! that have moved, and `adapters` says what the family of an adapter gets.
@@ -23,6 +23,7 @@ mod believed;
 mod bound;
 mod check;
 mod collect;
+mod coming;
 mod drive;
 mod folder;
 mod found;

@@ -188,6 +188,11 @@ impl Disk {
         self.sh(node, "! head -c 1G /dev/zero > filler 2> /dev/null");
     }
 
+    /// Leaves so many mebibytes of what was filled.
+    pub fn leave(&self, node: &Node, mebibytes: u32) {
+        self.sh(node, &format!("truncate -s -{mebibytes}M filler"));
+    }
+
     /// Takes away what filled it.
     pub fn empty(&self, node: &Node) {
         self.sh(node, "rm filler");

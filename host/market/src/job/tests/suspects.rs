@@ -134,3 +134,26 @@ fn who_is_looked_at_audits_others_meanwhile() {
     };
     assert_eq!(asked, [(account(4), at(3)), (account(1), audit)]);
 }
+
+#[test]
+fn a_lease_whose_provider_is_busy_does_not_move_to_who_is_looked_at() {
+    let mut desk = Desk::new(patient(2, 2), 6);
+    let busy = desk.lease(1, account(2), None);
+    let free = |node| Offer {
+        provider: account(node),
+        price: credits(10),
+        warmth: Warmth::default(),
+        reputation: Reputation::default(),
+        slots: 4,
+        ahead: 0,
+    };
+    assert!(desk.job.may_move(busy, &[free(1)]));
+    let leases = [1, 2, 3].map(|node| desk.lease(0, account(node), None));
+    for (id, made) in leases.into_iter().zip(LIE) {
+        desk.deliver_if_odd(id, made, &[2, 4, 3, 5, 6]);
+    }
+    // It would be taken from one and given to nobody.
+    assert_eq!(desk.job.suspects(), BTreeSet::from([account(1)]));
+    assert!(!desk.job.may_move(busy, &[free(1)]));
+    assert!(desk.job.may_move(busy, &[free(1), free(4)]));
+}

@@ -21,8 +21,9 @@ const NOTHING: Credits = Credits::from_micro(1);
 /// - of its majority those who have as much at stake here as the accused would lose are alone more than half of the
 ///   panel. The accused is not of the majority, so that its own stake never counts against it;
 /// - everybody else who could be drawn has as much at stake here as the list says: with stakes that are made up, whoever
-///   made them up says who is drawn. That the accused has less by now, for an earlier fraud, makes no difference, since
-///   nobody gains by being drawn.
+///   made them up says who is drawn. That those have less by now whom this evidence shows to be odd, the accused among
+///   them, makes no difference: they may have lost it by an earlier fraud, or by this one. None of them is of the
+///   majority, so that to have them drawn takes votes from whoever listed them.
 ///
 /// Evidence of what the accused signed itself needs nobody's word, and is always believed.
 ///
@@ -54,11 +55,12 @@ pub fn doubt(
     else {
         return Ok(None);
     };
+    let (odd, _) = evidence.offenders()?;
     let staked = |account: AccountId| ledger.balance(Book::Staked(account));
     let mut others = candidates.list().iter();
     let unknown = others.find(|candidate| {
         let here = staked(candidate.account).max(NOTHING);
-        candidate.account != accused && candidate.stake > here
+        !odd.contains(&candidate.account) && candidate.stake > here
     });
     if let Some(unknown) = unknown {
         let (account, stake, here) = (unknown.account, unknown.stake, staked(unknown.account));
@@ -119,8 +121,13 @@ mod tests {
         Candidates::new(list.collect()).unwrap()
     }
 
-    /// A lease of key 1's to another, of the same work as all others.
-    fn lease(provider: u8, secret: AuditSecret, candidates: &Candidates) -> Agreed<Lease> {
+    /// A lease of key 1's to another, of the same work as all others, with a panel of so many.
+    fn lease(
+        provider: u8,
+        secret: AuditSecret,
+        candidates: &Candidates,
+        panel: u32,
+    ) -> Agreed<Lease> {
         let lease = Lease {
             job: Digest::of(b"job"),
             shard: 0,
@@ -144,7 +151,7 @@ mod tests {
                 secret: secret.commitment(),
                 candidates: candidates.digest(),
                 rate: 1_000_000,
-                panel: 3,
+                panel,
                 exact: true,
                 followed: false,
                 follows: None,
@@ -167,18 +174,29 @@ mod tests {
         result.sign(&key(worker)).unwrap()
     }
 
-    /// What a panel says of a result of key 2's, of whom one says something else than the others. Of the candidates two
-    /// are neither key 1 nor key 2, so that both are drawn.
+    /// What a panel of three says of a result of key 2's, of whom one says something else than the others. Of the
+    /// candidates two are neither key 1 nor key 2, so that both are drawn.
     fn panel(candidates: &Candidates, odd: u8) -> Evidence {
-        let output = |seed: u8| -> &[u8] { if seed == odd { b"odd" } else { b"same" } };
+        panel_of(3, candidates, &[odd])
+    }
+
+    /// The same with a panel of so many, all of whom are drawn, and of whom these say something else.
+    fn panel_of(size: u32, candidates: &Candidates, odd: &[u8]) -> Evidence {
+        let output = |seed: u8| -> &[u8] {
+            match odd.contains(&seed) {
+                true => b"odd",
+                false => b"same",
+            }
+        };
         let secret = AuditSecret::from_bytes([5; 32]);
-        let provided = lease(2, secret, candidates);
+        let provided = lease(2, secret, candidates, size);
         let said = result(&provided, 2, output(2));
         let draw = secret.draw(said.digest());
-        let drawn = draw.auditors(candidates, 2, &[key(1).id(), key(2).id()]);
+        let others = size as usize - 1;
+        let drawn = draw.auditors(candidates, others, &[key(1).id(), key(2).id()]);
         let audits = drawn.into_iter().map(|auditor| {
             let seed = (3..=9).find(|seed| key(*seed).id() == auditor).unwrap();
-            let own = lease(seed, AuditSecret::from_bytes([seed; 32]), candidates);
+            let own = lease(seed, AuditSecret::from_bytes([seed; 32]), candidates, size);
             Audit {
                 result: result(&own, seed, output(seed)),
                 lease: own,
@@ -232,7 +250,8 @@ mod tests {
 
         fn doubt(&self, evidence: &Evidence, accused: u8) -> Option<String> {
             let (offenders, _) = evidence.offenders().unwrap();
-            assert_eq!(offenders, [key(accused).id()], "the evidence itself holds");
+            let is_shown = offenders.contains(&key(accused).id());
+            assert!(is_shown, "the evidence itself holds");
             doubt(evidence, key(accused).id(), TERMS.fine, &self.ledger).unwrap()
         }
     }
@@ -308,10 +327,32 @@ mod tests {
         assert_eq!(books.doubt(&evidence, 2), None);
     }
 
+    /// One that lost a part by this evidence already is in the ledger with less than it was listed with.
+    #[test]
+    fn of_two_that_lied_to_one_panel_the_second_is_not_spared_for_the_first() {
+        let (ten, twenty) = (10 * Credits::ONE, 20 * Credits::ONE);
+        let all = [2, 3, 4, 5, 6].map(|seed| (seed, twenty));
+        let evidence = panel_of(5, &candidates(&all), &[2, 3]);
+        let mut less = all;
+        less[0] = (2, ten);
+        for stakes in [all, less] {
+            let books = Books::with(&stakes);
+            assert_eq!([2, 3].map(|odd| books.doubt(&evidence, odd)), [None, None]);
+        }
+        // Whose word it takes is known as listed.
+        less[2] = (4, ten);
+        let books = Books::with(&less);
+        for odd in [2, 3] {
+            let why = books.doubt(&evidence, odd).unwrap();
+            let unknown = key(4).id().to_string();
+            assert!(why.contains(&unknown), "{why}");
+        }
+    }
+
     #[test]
     fn who_contradicts_itself_needs_no_panel() {
         let list = candidates(&[]);
-        let lease = lease(2, AuditSecret::from_bytes([5; 32]), &list);
+        let lease = lease(2, AuditSecret::from_bytes([5; 32]), &list, 3);
         let results = [b"one", b"two"].map(|output| result(&lease, 2, output));
         let [one, two] = results;
         let evidence = Evidence::TwoResults(one, two);

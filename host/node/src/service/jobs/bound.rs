@@ -1,5 +1,5 @@
 //! How many bytes of shards this process has in memory at one moment, whatever others say and however slow
-//! they are.
+//! they are. What is on its way to the disk is for `coming`.
 //!
 //! # What it must never do
 //!
@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::coming::Coming;
+
 /// The most bytes that one bound lets in.
 const MOST: u32 = 256 << 20;
 
@@ -21,6 +23,8 @@ pub struct Bounds {
     pub inputs: Bound,
     /// What came back and is not on disk yet.
     pub results: Bound,
+    /// What is coming back into files.
+    pub coming: Coming,
 }
 
 /// So many bytes, of which whoever takes some gives them back by dropping what it got.

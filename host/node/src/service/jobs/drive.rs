@@ -2,13 +2,14 @@
 //!
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
-//! leases and `send` sends them, `assemble` puts together what came, `audit` sees to it that results are looked
-//! at and liars charged, `pay` keeps the books, `label` finds out who is attested, `busy` puts off those that have no
+//! leases and `send` sends them, `came` takes in what comes of them, `assemble` puts that together, `audit` sees to it
+//! that results are looked at and liars charged, `pay` keeps the books, `label` finds out who is attested, `busy` puts off those that have no
 //! place, and `told` is what others are told of it.
 
 mod assemble;
 mod audit;
 mod busy;
+mod came;
 mod label;
 mod lease;
 mod pay;
@@ -24,12 +25,12 @@ use std::time::{Duration, Instant};
 
 use skep_evidence::{AccountId, AccountKey, Agreed, Keys, Receipt, Split};
 use skep_market::{
-    AttemptId, BadDelivery, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Kept,
-    Outstanding, Quotation,
+    AttemptId, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Kept, Outstanding,
+    Quotation,
 };
 use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 use self::pay::Books;
 use self::send::Send;
@@ -37,7 +38,6 @@ use super::around::{Asked, Quotes, quotes};
 use super::folder::{Folder, Spec};
 use super::found::Finding;
 use super::shown::Shown;
-use super::spool::Stored;
 use super::suitable::suitable;
 use super::talk::{Delivered, TalkError};
 use super::{answer, attest, failed, money, now};
@@ -82,53 +82,10 @@ pub fn begin(
     if let Some(running) = all.get(&folder.id) {
         return Ok(Arc::clone(running));
     }
-    let spec = folder.spec()?;
-    let opened = tokio::task::block_in_place(|| Journal::open(&folder.journal(), spec.job));
-    let (journal, events) = opened.map_err(failed)?;
-    // Who has the journal is the only one that outputs come to.
-    tokio::task::block_in_place(|| folder.forget_coming())?;
-    let mut job = Job::resume(spec.plan(), &events).map_err(failed)?;
-    job.watch_from(now());
-    let first = answer::view(folder, &spec, &job, JobState::Running, None, |_| 0);
-    let (publish, view) = watch::channel(first);
-    let shown = Shown::new(publish, spec.shards.len());
-    let running = Arc::new(Running {
-        view,
-        cancelled: AtomicBool::new(false),
-        wake: Notify::new(),
-    });
+    let mut driver = Driver::open(service, folder)?;
+    let running = Arc::clone(&driver.running);
     all.insert(folder.id, Arc::clone(&running));
     drop(all);
-    let mut driver = Driver {
-        split: spec.split()?,
-        reserved: match spec.warm {
-            0 => BTreeMap::new(),
-            _ => lease::reserved(&events)?,
-        },
-        account: money::account(service)?,
-        dealings: money::dealings(service)?,
-        hardware: folder.hardware(),
-        folder: folder.clone(),
-        spec,
-        job,
-        journal,
-        shown,
-        running: Arc::clone(&running),
-        service: Arc::clone(service),
-        quotes: BTreeMap::new(),
-        refusals: BTreeMap::new(),
-        trouble: None,
-        sends: HashMap::new(),
-        proofs: Vec::new(),
-        bound: BTreeSet::new(),
-        handing: BTreeSet::new(),
-        showing: BTreeSet::new(),
-        keys: Keys::default(),
-        books: Books::default(),
-        patience: None,
-        tasks: JoinSet::new(),
-        quoting: None,
-    };
     if let Some(quotes) = quotes {
         driver.take_in(Happened::Quotes(quotes));
     }
@@ -147,9 +104,6 @@ enum Happened {
     /// A provider was asked what it runs on.
     Showed(AccountId, Finding),
 }
-
-/// What came of a lease.
-type Came = (AttemptId, Result<Box<Delivered>, TalkError>);
 
 struct Driver {
     service: Arc<Service>,
@@ -170,6 +124,8 @@ struct Driver {
     /// What last went wrong with a shard.
     trouble: Option<String>,
     sends: HashMap<AttemptId, Send>,
+    /// Leases whose providers had no place for them, and have not been given them again.
+    put_off: BTreeSet<AttemptId>,
     /// Whose stakes stay where they are because of this job, as far as this process has seen to it.
     bound: BTreeSet<AccountId>,
     /// Receipts that are paid and whose providers are to have them as proof, and until when.
@@ -190,6 +146,56 @@ struct Driver {
 }
 
 impl Driver {
+    /// A job as its journal says that it stands.
+    fn open(service: &Arc<Service>, folder: &Folder) -> Result<Self, Failure> {
+        let spec = folder.spec()?;
+        let opened = tokio::task::block_in_place(|| Journal::open(&folder.journal(), spec.job));
+        let (journal, events) = opened.map_err(failed)?;
+        // Who has the journal is the only one that outputs come to.
+        tokio::task::block_in_place(|| folder.forget_coming())?;
+        let mut job = Job::resume(spec.plan(), &events).map_err(failed)?;
+        job.watch_from(now());
+        let first = answer::view(folder, &spec, &job, JobState::Running, None, |_| 0);
+        let (publish, view) = watch::channel(first);
+        let shown = Shown::new(publish, spec.shards.len());
+        let running = Running {
+            view,
+            cancelled: AtomicBool::new(false),
+            wake: Notify::new(),
+        };
+        Ok(Self {
+            split: spec.split()?,
+            reserved: match spec.warm {
+                0 => BTreeMap::new(),
+                _ => lease::reserved(&events)?,
+            },
+            account: money::account(service)?,
+            dealings: money::dealings(service)?,
+            hardware: folder.hardware(),
+            folder: folder.clone(),
+            spec,
+            job,
+            journal,
+            shown,
+            running: Arc::new(running),
+            service: Arc::clone(service),
+            quotes: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            trouble: None,
+            sends: HashMap::new(),
+            put_off: BTreeSet::new(),
+            proofs: Vec::new(),
+            bound: BTreeSet::new(),
+            handing: BTreeSet::new(),
+            showing: BTreeSet::new(),
+            keys: Keys::default(),
+            books: Books::default(),
+            patience: None,
+            tasks: JoinSet::new(),
+            quoting: None,
+        })
+    }
+
     async fn run(mut self) {
         let ended = self.see_through().await;
         let (state, reason) = match &ended {
@@ -287,9 +293,14 @@ impl Driver {
 
     fn decide(&mut self) -> Result<(), Failure> {
         loop {
-            let decisions = self.job.decide(now(), &self.offers()?);
+            let offers = self.offers()?;
+            let decisions = self.job.decide(now(), &offers);
             if decisions.is_empty() {
-                return Ok(());
+                let Some(moved) = self.moved(&offers) else {
+                    return Ok(());
+                };
+                self.note(&[moved])?;
+                continue;
             }
             let mut events = Vec::new();
             for decision in decisions {
@@ -386,25 +397,6 @@ impl Driver {
         }
     }
 
-    /// Takes in what has happened, and whatever else has by now: what is written down together waits
-    /// for the disk once.
-    fn take_in_all(
-        &mut self,
-        first: Result<(tokio::task::Id, Happened), JoinError>,
-    ) -> Result<(), Failure> {
-        let mut came = Vec::new();
-        let mut next = Some(first);
-        while let Some(happened) = next {
-            match happened {
-                Ok((_, Happened::Sent(id, result))) => came.push((id, result)),
-                Ok((_, happened)) => self.take_in(happened),
-                Err(error) => came.extend(self.lost(&error)),
-            }
-            next = self.tasks.try_join_next_with_id();
-        }
-        self.came(came)
-    }
-
     fn take_in(&mut self, happened: Happened) {
         match happened {
             Happened::Quotes(quotes) => {
@@ -442,118 +434,6 @@ impl Driver {
         }
     }
 
-    /// A task ended without saying what came of it: it was called off, or it failed in a way that
-    /// nobody thought of, and then its shard must not wait for it.
-    fn lost(&self, error: &JoinError) -> Option<Came> {
-        if error.is_cancelled() {
-            return None;
-        }
-        tracing::warn!(%error, "a conversation of a job broke off");
-        let mut sends = self.sends.iter();
-        let found = sends.find(|(_, send)| send.handle.id() == error.id());
-        found.map(|(id, _)| (*id, Err(TalkError::Broken)))
-    }
-
-    /// Writes down what came of leases; outputs, and what was signed for them, are on disk with that or before.
-    fn came(&mut self, all: Vec<Came>) -> Result<(), Failure> {
-        if all.is_empty() {
-            return Ok(());
-        }
-        let (mut events, mut kept) = (Vec::new(), Kept::default());
-        let (mut conducts, mut shards) = (Vec::new(), BTreeSet::new());
-        // Given back once all of it is on disk.
-        let mut in_memory = Vec::new();
-        for (id, came) in all {
-            self.sends.remove(&id);
-            let provider = self.job.provider(id);
-            let (event, conduct) = match came {
-                Ok(delivered) => {
-                    kept.trails.extend(self.trail_of(id, &delivered));
-                    let auditors = self.auditors(id, &delivered)?;
-                    let claim = self.claim(id, &delivered)?;
-                    let Delivered {
-                        receipt,
-                        output,
-                        held,
-                        ..
-                    } = *delivered;
-                    let (digest, bytes) = (receipt.output, output.bytes);
-                    match output.kept {
-                        Stored::Memory(output) => kept.outputs.push((digest, output)),
-                        Stored::File(file) => {
-                            tokio::task::block_in_place(|| self.folder.keep_file(digest, file))?
-                        }
-                    }
-                    in_memory.extend(held);
-                    let event = Event::Delivered {
-                        id,
-                        at: now(),
-                        output: digest,
-                        claim,
-                        bytes,
-                        price: receipt.price,
-                        auditors: auditors.list,
-                        only_if_odd: auditors.only_if_odd,
-                        receipt: receipt.encode(),
-                    };
-                    (event, Conduct::Delivered)
-                }
-                Err(TalkError::Input(error)) => return Err(failed(error)),
-                Err(error) if error.is_busy() => {
-                    events.extend(self.put_off(id, provider)?);
-                    continue;
-                }
-                Err(error) => (
-                    Event::Failed { id, at: now() },
-                    self.blame(id, provider, &error)?,
-                ),
-            };
-            events.push(event);
-            shards.insert(id.shard);
-            conducts.extend(provider.map(|provider| (provider, conduct)));
-        }
-        self.note_with(&events, &kept)?;
-        drop(in_memory);
-        for shard in shards {
-            let liars = self.job.outvoted_of(shard).into_iter();
-            conducts.extend(liars.map(|liar| (liar, Conduct::Lied)));
-        }
-        self.remember(&conducts)
-    }
-
-    /// What to think of a provider of whose lease nothing came.
-    fn blame(
-        &mut self,
-        id: AttemptId,
-        provider: Option<AccountId>,
-        error: &TalkError,
-    ) -> Result<Conduct, Failure> {
-        self.trouble = Some(format!("shard {}: {error}", id.shard));
-        // It may be one who is owed too much.
-        self.books.hurry();
-        // Who cannot be reached is asked again once it answers.
-        if let (TalkError::Channel(_) | TalkError::Interrupted, Some(provider)) = (error, &provider)
-        {
-            self.quotes.remove(provider);
-        }
-        // Who was away and says so is there, perhaps somewhere else.
-        if matches!(error, TalkError::Interrupted) {
-            self.quoting = None;
-        }
-        // Where the contradiction is in what the provider signed, it is no accident, and everybody
-        // can see it. Charged before it is written down, as after an audit.
-        if let (TalkError::Delivery(BadDelivery::Fraud { evidence, .. }), Some(accused)) =
-            (error, provider)
-        {
-            self.accuse(accused, id, evidence)?;
-        }
-        Ok(match error {
-            TalkError::Delivery(BadDelivery::Fraud { .. }) => Conduct::Lied,
-            // What nobody can prove may be a fault of its, and does not count for ever.
-            _ => Conduct::Failed,
-        })
-    }
-
     /// Asks every node that is known what it would take, now and then.
     fn ask_around(&mut self, swarm: &Swarm) -> Result<(), Failure> {
         let is_due = match self.quoting {
@@ -579,3 +459,7 @@ impl Driver {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

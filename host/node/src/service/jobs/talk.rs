@@ -20,6 +20,7 @@ use tokio::task::block_in_place;
 
 use super::around::Wanted;
 use super::bound::{Bound, Bounds};
+use super::coming::{Coming, Room};
 use super::folder::Input;
 use super::random;
 use super::spool::{INLINE, Output, Spool};
@@ -89,6 +90,9 @@ pub enum TalkError {
     /// What it sends cannot be written down here.
     #[error("what it sends cannot be kept here: {0}")]
     Output(#[source] io::Error),
+    /// Too much of it, or of all, is coming at once.
+    #[error("more of what is sent was coming at once than the disk of this node has room for")]
+    NoRoom,
     /// The provider was ended in the middle of the work and is there again, as it says itself.
     #[error("its node was ended in the middle of the work, and says so now that it is back")]
     Interrupted,
@@ -101,6 +105,11 @@ pub enum TalkError {
 }
 
 impl TalkError {
+    /// Whether the disk of this side is at fault, and the provider is not.
+    pub fn is_of_this_disk(&self) -> bool {
+        matches!(self, Self::Input(_) | Self::Output(_))
+    }
+
     /// Whether the provider has no place for it now, and may have one later.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Refused(Refusal::Busy))
@@ -121,6 +130,8 @@ pub struct Delivered {
     pub shown: Vec<u8>,
     /// The room for what of it is in memory.
     pub held: Option<OwnedSemaphorePermit>,
+    /// The room for what of it has come into files.
+    pub room: Room,
 }
 
 pub(super) async fn hear(channel: &mut Channel) -> Result<Answer, TalkError> {
@@ -171,7 +182,7 @@ pub struct Begun<'a> {
     pub keys: Keys,
     /// The folder that large outputs come into.
     pub outputs: &'a Path,
-    /// How much of all this may be in memory.
+    /// How much of all this may be in memory, and on its way to the disk.
     pub bounds: &'a Bounds,
 }
 
@@ -273,7 +284,7 @@ async fn perform_over(
         });
     }
     let both = (output_bytes, shown_bytes);
-    let spool = take_out(channel, sealed.opener, outputs, both).await?;
+    let (spool, room) = take_out(channel, sealed.opener, outputs, &bounds.coming, both).await?;
     let held = bounds.results.take(spool.in_memory(shown_bytes)).await;
     let (output, shown) = writing(both, || spool.end())?;
     let moved = input_bytes.saturating_add(output_bytes);
@@ -292,6 +303,7 @@ async fn perform_over(
         output,
         shown,
         held,
+        room,
     })
 }
 
@@ -325,22 +337,29 @@ async fn hand_in(
     }
 }
 
-/// Takes in an output and what is shown of it, of so many bytes each, chunk by chunk.
+/// Takes in an output and what is shown of it, of so many bytes each, chunk by chunk, and room on the disk for
+/// as much as has come.
 async fn take_out(
     channel: &mut Channel,
     opener: Opener,
     folder: &Path,
+    coming: &Coming,
     both: (u64, u64),
-) -> Result<Spool, TalkError> {
+) -> Result<(Spool, Room), TalkError> {
     let (output_bytes, shown_bytes) = both;
+    let is_in_files = output_bytes.max(shown_bytes) > INLINE;
+    let mut room = coming.room_for(channel.peer());
     let mut gathered = Gathered::new(opener, output_bytes.saturating_add(shown_bytes));
     let mut spool = writing(both, || Spool::new(folder, output_bytes, shown_bytes))?;
     loop {
         let is_last = gathered.add(channel.hear(MAX_SEALED, SILENCE).await?)?;
         let piece = gathered.take();
+        if is_in_files && !room.take(piece.len() as u64) {
+            return Err(TalkError::NoRoom);
+        }
         writing(both, || spool.add(&piece))?;
         if is_last {
-            return Ok(spool);
+            return Ok((spool, room));
         }
     }
 }

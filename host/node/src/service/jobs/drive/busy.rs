@@ -2,25 +2,34 @@
 //! theirs, and nothing that a shard is given up for.
 
 use skep_evidence::AccountId;
-use skep_market::{AttemptId, Event};
+use skep_market::{AttemptId, Event, Offer};
 
 use super::super::now;
 use super::Driver;
-use crate::failure::Failure;
 
 impl Driver {
     /// Gives nothing to a provider that is busy before it is asked again whether it takes a shard. Its lease
     /// goes to somebody else if there is one; if not, it stays, and is offered again then.
-    pub(super) fn put_off(
-        &mut self,
-        id: AttemptId,
-        provider: Option<AccountId>,
-    ) -> Result<Option<Event>, Failure> {
+    pub(super) fn put_off(&mut self, id: AttemptId, provider: Option<AccountId>) {
         self.trouble = Some(format!("shard {}: its provider is busy", id.shard));
         if let Some(provider) = provider {
             self.quotes.remove(&provider);
         }
-        let moves = self.job.may_move(id, &self.offers()?);
-        Ok(moves.then(|| Event::Withdrawn { id, at: now() }))
+        self.put_off.insert(id);
+    }
+
+    /// A lease that was put off and goes to one of these, who has room for it: its provider has not said since that it
+    /// takes a shard, and may never say so again. It is one at a time, since room for one is not room for all.
+    pub(super) fn moved(&mut self, offers: &[Offer]) -> Option<Event> {
+        let (sends, job, quotes) = (&self.sends, &self.job, &self.quotes);
+        self.put_off
+            .retain(|id| !sends.contains_key(id) && !job.has_ended(*id));
+        let is_back = |id: AttemptId| {
+            let provider = job.provider(id);
+            provider.is_some_and(|provider| quotes.contains_key(&provider))
+        };
+        let mut put_off = self.put_off.iter().copied();
+        let id = put_off.find(|id| !is_back(*id) && job.may_move(*id, offers))?;
+        Some(Event::Withdrawn { id, at: now() })
     }
 }

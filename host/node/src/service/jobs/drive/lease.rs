@@ -298,9 +298,14 @@ mod tests {
             kind: [2; 32],
             numerics: NUMERICS,
         };
-        assert_eq!(room(&quotation(u32::MAX), true), (64, 0));
+        assert_eq!(room(&quotation(u32::MAX), true), (56, 0));
         assert_eq!(room(&quotation(2), true), (2, 2));
         assert_eq!(room(&quotation(u32::MAX), false).0, 0);
+        // A price, receipts, a report and what it says of a lease have room beside them.
+        let (slots, ahead) = room(&quotation(u32::MAX), true);
+        assert!((slots + ahead) as usize + 4 <= skep_swarm::FOR_ONE);
+        let mut many = (0..=64).map(|slots| room(&quotation(slots), true));
+        assert!(many.all(|(slots, ahead)| slots + ahead <= 56));
     }
 
     #[test]

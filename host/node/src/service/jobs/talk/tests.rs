@@ -1,4 +1,4 @@
-//! Whose answers are taken for quotations, over real connections.
+//! Whose answers are taken for quotations, and how much comes at once, over real connections.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -135,5 +135,84 @@ async fn only_an_account_that_signs_at_the_node_that_is_asked_quotes() {
     }
     for swarm in swarms {
         swarm.shutdown().await;
+    }
+}
+
+/// A node that says these frames to whoever says something to it.
+#[derive(Clone, Debug)]
+struct Says(Vec<Vec<u8>>);
+
+impl Answerer for Says {
+    fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let Self(frames) = self.clone();
+        Box::pin(async move {
+            channel.hear(MAX_MESSAGE, SILENCE).await.unwrap();
+            for frame in frames {
+                // Who has no room for it does not hear all of it.
+                if channel.say(&frame).await.is_err() {
+                    return;
+                }
+            }
+            let _ = channel.finish(SILENCE).await;
+        })
+    }
+}
+
+/// What closes an output on its way between these nodes, and what opens it.
+fn sealed(requester: &Swarm, provider: &Swarm) -> (Sealer, Opener) {
+    let (name, keys) = (Digest::of(b"lease"), &mut Keys::default());
+    let [asks, provides] = [(requester, 1), (provider, 2)].map(|(swarm, seed)| {
+        let secret = SealSecret::generate().unwrap();
+        let node = *swarm.id().as_bytes();
+        let signed = secret.signed(name, node, &key(seed)).unwrap().encode();
+        (secret, node, signed)
+    });
+    let opener = asks
+        .0
+        .agree(name, key(2).id(), provides.1, &provides.2, false, keys);
+    let sealer = provides
+        .0
+        .agree(name, key(1).id(), asks.1, &asks.2, true, keys);
+    (sealer.unwrap().sealer, opener.unwrap().opener)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_sends_takes_no_more_of_the_disk_than_there_is_room_for() {
+    const BYTES: u64 = 4 * INLINE;
+    let output: Vec<u8> = (0..BYTES).map(|n| n as u8).collect();
+    // A quarter is what one node may have: it is enough, or a byte too little.
+    for (most, has_room) in [(4 * BYTES, true), (4 * BYTES - 4, false)] {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("outputs");
+        std::fs::create_dir(&folder).unwrap();
+        let open = |name: &str| Swarm::open(SwarmConfig::loopback(place.path().join(name)));
+        let requester = open("requester").await.unwrap();
+        let provider = open("provider").await.unwrap();
+        let (sealer, opener) = sealed(&requester, &provider);
+        let frames = sealer.chunks(&output).map(|chunk| chunk.unwrap());
+        provider.answer_with(Arc::new(Says(frames.collect())));
+        let mut channel = requester.converse(&provider.addr()).await.unwrap();
+        channel.say(b"what was made").await.unwrap();
+        let coming = Coming::of(most);
+        let came = take_out(&mut channel, opener, &folder, &coming, (BYTES, 0)).await;
+        match has_room {
+            true => {
+                let (spool, room) = came.unwrap();
+                let (came, _) = spool.end().unwrap();
+                assert_eq!(came.digest, Digest::of(&output));
+                let mut more = coming.room_for(provider.id());
+                assert!(!more.take(1), "what came is in its room");
+                drop(room);
+                assert!(more.take(1));
+            }
+            false => {
+                assert!(matches!(came, Err(TalkError::NoRoom)));
+                assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+                assert!(coming.room_for(provider.id()).take(BYTES - 1));
+            }
+        }
+        drop(channel);
+        requester.shutdown().await;
+        provider.shutdown().await;
     }
 }
