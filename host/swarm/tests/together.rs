@@ -17,8 +17,7 @@ use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
 use skep_swarm::{
-    Discovery, FaultOf, FetchError, Limits, NodeId, ProviderAddr, ProviderFault, TicketDiscovery,
-    Want,
+    Discovery, FaultOf, FetchError, Limits, ProviderAddr, ProviderFault, TicketDiscovery, Want,
 };
 use tokio::sync::{Barrier, Notify};
 
