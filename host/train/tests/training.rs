@@ -523,7 +523,7 @@ fn memory_is_charged_and_the_optimizer_moves_out_of_the_way() {
 }
 
 #[test]
-fn gradients_that_come_from_elsewhere_make_the_same_step() {
+fn gradients_that_come_posing_as_make_the_same_step() {
     let texts = examples(&Reference::open("steps/reference.safetensors"));
     let open = || Trainer::open(base("llama"), seed_lora(), &options()).unwrap();
     let hyper = HyperParameters::default();

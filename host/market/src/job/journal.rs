@@ -13,7 +13,10 @@ const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 /// Outputs that came with the events, by digest.
 const OUTPUTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("outputs");
 /// What was signed for results that came: by shard and attempt, the lease and the commitment.
-const TRAILS: TableDefinition<'_, (u32, u32), (&[u8], &[u8])> = TableDefinition::new("trails");
+const TRAILS: TableDefinition<'_, (u32, u32), TwoTexts<'_>> = TableDefinition::new("trails");
+
+/// Two encoded statements.
+type TwoTexts<'a> = (&'a [u8], &'a [u8]);
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const JOB: &str = "job";
 

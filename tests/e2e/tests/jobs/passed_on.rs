@@ -49,7 +49,7 @@ fn a_lease_that_comes_from_another_node_than_its_requester_speaks_from_is_not_ta
     let stranger = Requester::start(&setting.path("stranger"));
     stranger.has_done(ticket(&a), &task, 0, 0).unwrap();
     let other: NodeTicket = ticket(&requester).parse().unwrap();
-    let passed_on = stranger.from_elsewhere(other.node.id);
+    let passed_on = stranger.posing_as(other.node.id);
     let refused = passed_on.has_done(ticket(&a), &task, 1, 0).unwrap_err();
     assert!(
         refused.to_string().contains("it is of another node"),

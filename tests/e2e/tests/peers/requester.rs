@@ -81,7 +81,7 @@ impl Requester {
     }
 
     /// The same, who signs that it speaks from this node: what it says is passed on by the one that it has.
-    pub fn from_elsewhere(self, node: NodeId) -> Self {
+    pub fn posing_as(self, node: NodeId) -> Self {
         Self { node, ..self }
     }
 
