@@ -63,9 +63,9 @@ pub struct Limits {
     pub discovery: Duration,
     /// How often a few nodes are told and asked who is there.
     pub gossip: Duration,
-    /// Questions about releases that are answered at one moment.
+    /// Questions about releases that are answered at one moment, a quarter of them of one peer.
     pub answers: usize,
-    /// Connections to which blobs are served at one moment.
+    /// Connections to which blobs are served at one moment, a quarter of them to one peer.
     pub connections: usize,
     /// The most bytes that one release may make this node store.
     pub release_bytes: u64,

@@ -28,7 +28,7 @@ use n0_future::boxed::BoxStream;
 use n0_future::task::AbortOnDropHandle;
 use n0_future::{FuturesUnorderedBounded, MergeUnbounded, StreamExt, stream};
 use rand::seq::{IndexedRandom, IteratorRandom};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::announcement::{Announcement, MAX_BYTES, SignedAnnouncement};
 use crate::config::Limits;
@@ -37,6 +37,7 @@ use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::known::Known;
 use crate::own::{Own, seconds};
+use crate::places::Places;
 use crate::wire::{WireError, read_frame, write_frame};
 
 /// The protocol's name in the TLS handshake.
@@ -75,7 +76,7 @@ struct Shared {
     asked: Mutex<BTreeMap<NodeId, Instant>>,
     /// Which hold this one too.
     services: Weak<Mutex<Vec<Arc<dyn Discovery>>>>,
-    slots: Semaphore,
+    places: Places,
 }
 
 impl fmt::Debug for Gossip {
@@ -114,7 +115,7 @@ impl Gossip {
                 seeds: Mutex::default(),
                 asked: Mutex::default(),
                 services: Arc::downgrade(services),
-                slots: Semaphore::new(ANSWERS),
+                places: Places::new(ANSWERS),
             }),
         }
     }
@@ -393,11 +394,11 @@ impl Discovery for Gossip {
 
 impl ProtocolHandler for Gossip {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let Ok(_slot) = self.shared.slots.try_acquire() else {
+        let from = connection.remote_id().into();
+        let Some(_place) = self.shared.places.take(from) else {
             connection.close(1_u32.into(), b"busy");
             return Ok(());
         };
-        let from = connection.remote_id().into();
         let swap = async {
             let Ok((mut send, mut recv)) = connection.accept_bi().await else {
                 return;
