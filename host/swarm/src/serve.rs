@@ -24,6 +24,7 @@ const PER_CONNECTION: usize = 8;
 pub(crate) struct Answers {
     releases: Arc<Releases>,
     places: Places,
+    connections: Places,
     deadline: Duration,
 }
 
@@ -32,6 +33,7 @@ impl Answers {
         Self {
             releases,
             places: Places::new(limits.answers),
+            connections: Places::new(limits.connections),
             deadline: limits.request,
         }
     }
@@ -151,16 +153,28 @@ fn bounded(replies: Vec<Reply>) -> Result<Vec<Vec<u8>>, WireError> {
 impl ProtocolHandler for Answers {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let peer = connection.remote_id().into();
+        let Some(_place) = self.connections.take(peer) else {
+            connection.close(1_u32.into(), b"busy");
+            return Ok(());
+        };
         let mut answering = JoinSet::new();
         loop {
+            // An answer may still be on its way when nothing is left to do for it here. After so long
+            // nobody waits for it any more.
+            let asked = tokio::time::timeout(self.deadline, connection.accept_bi());
             tokio::select! {
-                stream = connection.accept_bi(), if answering.len() < PER_CONNECTION => match stream {
-                    Ok((send, recv)) => {
+                asked = asked, if answering.len() < PER_CONNECTION => match asked {
+                    Ok(Ok((send, recv))) => {
                         let place = self.places.take(peer);
                         answering.spawn(self.clone().answer(place, send, recv));
                     }
                     // The other side has all its answers, or is gone.
-                    Err(_) => return Ok(()),
+                    Ok(Err(_)) => return Ok(()),
+                    Err(_) if answering.is_empty() => {
+                        connection.close(1_u32.into(), b"nothing was asked");
+                        return Ok(());
+                    }
+                    Err(_) => {}
                 },
                 Some(_) = answering.join_next(), if !answering.is_empty() => {}
             }

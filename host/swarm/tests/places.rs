@@ -103,6 +103,52 @@ async fn one_peer_cannot_have_all_exchanges_of_announcements() {
 }
 
 #[tokio::test]
+async fn one_peer_cannot_have_all_connections_on_which_releases_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(&dir.path().join("a")).await;
+    let greedy = endpoint().bind().await.unwrap();
+    let held = without_one(&greedy, &node, b"skep/releases/1", 3).await;
+    assert_eq!(held.len(), 2);
+    let other = endpoint().bind().await.unwrap();
+    let connection = connect(&other, &node, b"skep/releases/1").await;
+    assert_eq!(answer(&connection).await, MALFORMED);
+    node.shutdown().await;
+    greedy.close().await;
+    other.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_asked_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let hurried = Limits {
+        request: Duration::from_millis(300),
+        ..limits()
+    };
+    let node = common::node_with(&dir.path().join("a"), hurried).await;
+    let silent = endpoint().bind().await.unwrap();
+    let connection = connect(&silent, &node, b"skep/releases/1").await;
+    // It is kept alive, so that nothing but the node ends it.
+    let ended = tokio::time::timeout(DEADLINE, connection.closed()).await;
+    ended.expect("it is kept for ever");
+    node.shutdown().await;
+    silent.close().await;
+}
+
+#[tokio::test]
+async fn nobody_may_send_what_nobody_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(&dir.path().join("a")).await;
+    let other = endpoint().bind().await.unwrap();
+    let connection = connect(&other, &node, b"skep/releases/1").await;
+    // What the node allows is known once it has answered.
+    assert_eq!(answer(&connection).await, MALFORMED);
+    let opened = n0_future::future::poll_once(connection.open_uni()).await;
+    assert!(opened.is_none(), "a stream of one direction was opened");
+    node.shutdown().await;
+    other.close().await;
+}
+
+#[tokio::test]
 async fn one_peer_cannot_have_all_answers() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(&dir.path().join("a")).await;
