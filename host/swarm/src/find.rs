@@ -79,7 +79,7 @@ impl Swarm {
                 Some((node, answer)) = asking.next(), if !asking.is_empty() => match answer {
                     Err(fault) => {
                         if is_gone(&fault) {
-                            self.is_gone(node.id);
+                            self.is_gone(&node);
                         }
                         faults.push(of(&node, fault));
                     }

@@ -199,7 +199,7 @@ impl Gossip {
         lock(&self.shared.asked).insert(node.id, Instant::now());
         let swapped = self.swap_with(node).await;
         if matches!(swapped, Err(Unheard::Gone)) {
-            self.forget(node.id);
+            self.forget(node);
         }
         swapped
     }
@@ -286,10 +286,17 @@ impl Gossip {
         }
     }
 
-    /// Forgets a node that did not answer.
-    pub(crate) fn forget(&self, node: NodeId) {
-        lock(&self.shared.seeds).remove(&node);
-        lock(&self.shared.known).forget(node);
+    /// Forgets a node that did not answer at any of these addresses, where these are all that it is known at.
+    pub(crate) fn forget(&self, tried: &ProviderAddr) {
+        let mut seeds = lock(&self.shared.seeds);
+        if seeds
+            .get(&tried.id)
+            .is_some_and(|seed| seed.is_within(tried))
+        {
+            seeds.remove(&tried.id);
+        }
+        drop(seeds);
+        lock(&self.shared.known).forget(tried);
     }
 
     /// Puts those first who say that they have `want`, and those last who say that they have not.

@@ -104,17 +104,23 @@ impl Known {
         }
     }
 
-    /// Forgets a node that did not answer, until it announces itself anew.
-    pub(crate) fn forget(&mut self, node: NodeId) {
-        let Some(entry) = self.entries.remove(&node) else {
+    /// Forgets a node that did not answer, until it announces itself anew. Only if it was tried wherever
+    /// it says that it is: others may say that it is somewhere else.
+    pub(crate) fn forget(&mut self, tried: &ProviderAddr) {
+        let node = tried.id;
+        let Some(entry) = self.entries.get(&node) else {
             return;
         };
+        let issued = entry.signed.announcement.issued();
+        if !entry.signed.announcement.addr().is_within(tried) {
+            return;
+        }
+        self.entries.remove(&node);
         self.gone.retain(|(id, _)| *id != node);
         if self.gone.len() == MAX_GONE {
             self.gone.pop_front();
         }
-        self.gone
-            .push_back((node, entry.signed.announcement.issued()));
+        self.gone.push_back((node, issued));
     }
 
     /// Whether these very bytes are known.
@@ -157,6 +163,11 @@ mod tests {
         key(seed).public().into()
     }
 
+    /// Where it says that it is.
+    fn at(seed: u16) -> ProviderAddr {
+        signed(seed, &[], NOW).announcement.addr()
+    }
+
     #[test]
     fn an_older_announcement_changes_nothing_and_an_expired_one_is_gone() {
         let mut known = Known::default();
@@ -189,14 +200,39 @@ mod tests {
     fn a_node_that_has_gone_comes_back_by_its_own_word_only() {
         let mut known = Known::default();
         known.learn(signed(1, &[], NOW), id(9), NOW);
-        known.forget(id(1));
+        known.forget(&at(1));
         assert!(!known.learn(signed(1, &[], NOW), id(9), NOW));
         assert!(known.learn(signed(1, &[], NOW + 1), id(9), NOW));
-        known.forget(id(1));
+        known.forget(&at(1));
         assert!(
             known.learn(signed(1, &[], NOW + 1), id(1), NOW),
             "from itself"
         );
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_where_others_say_it_is_is_remembered() {
+        let mut known = Known::default();
+        known.learn(signed(1, &[], NOW), id(9), NOW);
+        let elsewhere = ProviderAddr {
+            id: id(1),
+            addrs: at(2).addrs,
+        };
+        let nowhere = ProviderAddr {
+            id: id(1),
+            addrs: Vec::new(),
+        };
+        for tried in [&elsewhere, &nowhere] {
+            known.forget(tried);
+            assert_eq!(known.having(&Want::Anything, NOW), [at(1)]);
+        }
+        assert!(known.gone.is_empty(), "others may go on telling of it");
+        let both = ProviderAddr {
+            id: id(1),
+            addrs: [at(2).addrs, at(1).addrs].concat(),
+        };
+        known.forget(&both);
+        assert_eq!(known.having(&Want::Anything, NOW), []);
     }
 
     #[test]
@@ -222,7 +258,7 @@ mod tests {
             for (seed, from, later) in steps {
                 known.learn(signed(seed, &[], NOW + later), id(from + 4000), NOW);
                 if later == 8 {
-                    known.forget(id(seed));
+                    known.forget(&at(seed));
                 }
                 prop_assert!(known.entries.len() <= MAX_KNOWN);
                 prop_assert!(known.gone.len() <= MAX_GONE);
