@@ -66,7 +66,7 @@ pub(crate) struct Inner {
     router: Router,
     own: Arc<Own>,
     services: Services,
-    gossip: Option<Gossip>,
+    pub(crate) gossip: Option<Gossip>,
     rounds: Mutex<Option<AbortOnDropHandle<()>>>,
     /// One installation or removal at a time.
     pub(crate) installing: tokio::sync::Mutex<()>,
