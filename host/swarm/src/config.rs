@@ -58,7 +58,7 @@ pub struct Limits {
     /// A provider from which no verified group of 16 KiB arrives for this long is dropped.
     pub stall: Duration,
     /// A piece that one provider has had for so long is fetched from another too, when that has
-    /// nothing else to do.
+    /// nothing else to do, and after as long from one more; from four at most.
     pub hedge: Duration,
     /// How long to wait for providers that a discovery service may still find.
     pub discovery: Duration,
