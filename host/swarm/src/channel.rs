@@ -16,15 +16,13 @@
 
 mod lines;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use iroh::endpoint::{ConnectOptions, Connection, ReadExactError, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use n0_future::boxed::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -32,6 +30,7 @@ use crate::config::conversation_transport;
 use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::node::Swarm;
+use crate::places::{Place, Places};
 
 use lines::Line;
 pub(crate) use lines::Lines;
@@ -44,11 +43,7 @@ pub const MAX_FRAME: usize = 128 << 10;
 /// Conversations that are answered at one moment.
 pub const CONVERSATIONS: usize = 256;
 /// Those of them that one peer may have.
-pub const FOR_ONE: usize = 64;
-/// The last of them are for those that have few: a handful of peers cannot take all.
-const LAST: usize = CONVERSATIONS / 4;
-/// How many a peer may have to be given one of the last.
-const FEW: usize = 4;
+pub const FOR_ONE: usize = CONVERSATIONS / 4;
 
 /// How long whoever has connected may take to begin a conversation. A connection on which none was
 /// held for so long ends.
@@ -272,50 +267,14 @@ pub trait Answerer: Send + Sync + fmt::Debug {
 #[derive(Clone, Debug)]
 pub(crate) struct Conversations {
     answerer: Arc<OnceLock<Arc<dyn Answerer>>>,
-    slots: Arc<Semaphore>,
-    peers: Arc<Mutex<HashMap<NodeId, usize>>>,
+    places: Places,
     /// [`BEGINNING`], but in tests.
     beginning: Duration,
 }
 
-/// One peer's place for a conversation, until this is dropped.
-struct Place {
-    peers: Arc<Mutex<HashMap<NodeId, usize>>>,
-    peer: NodeId,
-    _slot: OwnedSemaphorePermit,
-}
-
 impl Conversations {
-    /// A place for this peer, if there is one and it has not got all that it may have.
     fn place(&self, peer: NodeId) -> Option<Place> {
-        let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
-        let most = match self.slots.available_permits() < LAST {
-            true => FEW,
-            false => FOR_ONE,
-        };
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = peers.entry(peer).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            peers: Arc::clone(&self.peers),
-            peer,
-            _slot: slot,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = peers.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                peers.remove(&self.peer);
-            }
-        }
+        self.places.take(peer)
     }
 }
 
@@ -323,8 +282,7 @@ impl Default for Conversations {
     fn default() -> Self {
         Self {
             answerer: Arc::default(),
-            slots: Arc::new(Semaphore::new(CONVERSATIONS)),
-            peers: Arc::default(),
+            places: Places::new(CONVERSATIONS),
             beginning: BEGINNING,
         }
     }
@@ -471,37 +429,12 @@ fn unreachable(reason: String) -> ChannelError {
 mod tests {
     use bytes::Bytes;
     use iroh::endpoint::presets;
-    use iroh::{Endpoint, RelayMode, SecretKey};
+    use iroh::{Endpoint, RelayMode};
 
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    #[test]
-    fn a_handful_of_peers_leaves_room_for_those_that_have_few() {
-        let conversations = Conversations::default();
-        let peer = || NodeId::from(SecretKey::generate().public());
-        let mut held = Vec::new();
-        let mut take = |peer: NodeId| {
-            let mut taken = 0;
-            while let Some(place) = conversations.place(peer) {
-                held.push(place);
-                taken += 1;
-            }
-            taken
-        };
-        let greedy = [(); 4].map(|()| peer());
-        assert_eq!(greedy.map(&mut take), [FOR_ONE, FOR_ONE, FOR_ONE, FEW]);
-        assert_eq!(take(greedy[0]), 0, "it has many already");
-        // Each of those that come has room, until all is taken.
-        for _ in 1..LAST / FEW {
-            assert_eq!(take(peer()), FEW);
-        }
-        assert_eq!(take(peer()), 0);
-        held.clear();
-        assert!(conversations.peers.lock().unwrap().is_empty());
-        assert_eq!(conversations.slots.available_permits(), CONVERSATIONS);
-    }
     /// Hears what is said to it until the other side has gone.
     #[derive(Debug)]
     struct Hears;
@@ -560,7 +493,7 @@ mod tests {
         let asking = tokio::time::timeout(PATIENCE, only_asks(&connection)).await;
         assert!(asking.is_ok(), "it keeps its connection");
         served.await.unwrap().unwrap();
-        assert!(conversations.peers.lock().unwrap().is_empty());
+        assert!(conversations.places.are_free());
         near.close().await;
         far.close().await;
     }

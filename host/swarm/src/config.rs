@@ -52,20 +52,22 @@ pub struct Limits {
     /// How long to wait for a connection. What begins one is sent again after about one,
     /// three and seven seconds; for whoever is not there everything longer is lost.
     pub connect: Duration,
-    /// How long one question about releases may take, answer included.
+    /// How long one question about releases may take, answer included. A connection on which none is
+    /// asked for so long ends.
     pub request: Duration,
     /// A provider from which no verified group of 16 KiB arrives for this long is dropped.
     pub stall: Duration,
     /// A piece that one provider has had for so long is fetched from another too, when that has
-    /// nothing else to do.
+    /// nothing else to do, and after as long from one more; from four at most.
     pub hedge: Duration,
     /// How long to wait for providers that a discovery service may still find.
     pub discovery: Duration,
     /// How often a few nodes are told and asked who is there.
     pub gossip: Duration,
-    /// Questions about releases that are answered at one moment.
+    /// Questions about releases that are answered at one moment, a quarter of them of one peer.
     pub answers: usize,
-    /// Connections to which blobs are served at one moment.
+    /// Connections to which blobs are served at one moment, and as many on which releases may be
+    /// asked for; a quarter of them to one peer.
     pub connections: usize,
     /// The most bytes that one release may make this node store.
     pub release_bytes: u64,
@@ -128,4 +130,6 @@ fn bulk() -> QuicTransportConfigBuilder {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(8 * STREAM_WINDOW))
         .send_window(u64::from(8 * STREAM_WINDOW))
+        // Nobody here reads any: what came on them would be kept as long as the connection.
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
 }

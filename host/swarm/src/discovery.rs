@@ -150,10 +150,26 @@ impl Chance {
     }
 }
 
+/// How many of so many places one of these services may fill, or take up: not all where there are others, so that who can
+/// have one suggest whatever it wants keeps nobody from being found by another.
+pub(crate) fn share_of_one(places: usize, services: usize) -> usize {
+    match services {
+        0 | 1 => places,
+        _ => places - places / 4,
+    }
+}
+
+/// A node that was found, and which service suggested it, if only one did.
+struct Found {
+    node: ProviderAddr,
+    by: Option<usize>,
+}
+
 /// Reads every service until all have ended, `limit` nodes are found that say they have `want`, or
 /// `wait` has passed. Of more nodes than `limit` those stay that are likelier to have it: a service
-/// that suggests whoever it knows must not take the places of others. Addresses of one node are
-/// joined; `own` is left out.
+/// that suggests whoever it knows must not take the places of others. Nor may one whose nodes all say
+/// that they have it: each has its share of the places, and more of them only where others have left some.
+/// Addresses of one node are joined; `own` is left out.
 pub(crate) async fn collect(
     services: &[Arc<dyn Discovery>],
     want: &Want,
@@ -162,44 +178,62 @@ pub(crate) async fn collect(
     wait: Duration,
     chance: impl Fn(NodeId) -> Chance,
 ) -> Vec<ProviderAddr> {
-    let mut found: Vec<ProviderAddr> = Vec::new();
+    let mut found: Vec<Found> = Vec::new();
+    let mut spare: Vec<ProviderAddr> = Vec::new();
     let mut streams = n0_future::MergeUnbounded::new();
-    for service in services {
-        streams.push(service.providers(want));
+    for (by, service) in services.iter().enumerate() {
+        streams.push(service.providers(want).map(move |node| (by, node)).boxed());
     }
+    let share = share_of_one(limit, services.len());
     let deadline = tokio::time::sleep(wait);
     tokio::pin!(deadline);
     while !services.is_empty()
-        && (found.len() < limit || found.iter().any(|known| chance(known.id) > Chance::Says))
+        && (found.len() < limit
+            || found
+                .iter()
+                .any(|known| chance(known.node.id) > Chance::Says))
     {
         let next = tokio::select! {
             next = streams.next() => next,
             () = &mut deadline => None,
         };
-        let Some(node) = next else { break };
+        let Some((by, node)) = next else { break };
         if node.id == own {
             continue;
         }
-        match found.iter_mut().find(|known| known.id == node.id) {
-            Some(known) => {
-                let addrs: BTreeSet<_> = known.addrs.drain(..).chain(node.addrs).collect();
-                known.addrs.extend(addrs);
+        if let Some(known) = found.iter_mut().find(|known| known.node.id == node.id) {
+            let addrs: BTreeSet<_> = known.node.addrs.drain(..).chain(node.addrs).collect();
+            known.node.addrs.extend(addrs);
+            known.by = known.by.filter(|first| *first == by);
+            continue;
+        }
+        let has_share = found.iter().filter(|known| known.by == Some(by)).count() >= share;
+        let (new, by) = (chance(node.id), Some(by));
+        if found.len() < limit && !has_share {
+            found.push(Found { node, by });
+            continue;
+        }
+        // Who has its share gives up one of its own.
+        let worst = found
+            .iter_mut()
+            .filter(|known| !has_share || known.by == by)
+            .max_by_key(|known| chance(known.node.id));
+        let new = match worst {
+            Some(worst) if chance(worst.node.id) > new => {
+                std::mem::replace(worst, Found { node, by }).node
             }
-            None => {
-                if found.len() < limit {
-                    found.push(node);
-                    continue;
-                }
-                let places = found.iter().map(|known| chance(known.id)).enumerate();
-                let worst = places.max_by_key(|(_, chance)| *chance);
-                if let Some((place, worst)) = worst
-                    && worst > chance(node.id)
-                {
-                    found[place] = node;
-                }
-            }
+            _ => node,
+        };
+        if spare.len() < limit && spare.iter().all(|node| node.id != new.id) {
+            spare.push(new);
         }
     }
+    // Places that no other service has filled.
+    let mut found: Vec<ProviderAddr> = found.into_iter().map(|found| found.node).collect();
+    spare.retain(|spare| found.iter().all(|node| node.id != spare.id));
+    spare.sort_by_key(|node| chance(node.id));
+    let left = limit.saturating_sub(found.len());
+    found.extend(spare.into_iter().take(left));
     found
 }
 
@@ -262,6 +296,35 @@ mod tests {
         let says = |_: NodeId| Chance::Says;
         let found = collect(&services, &Want::Anything, node(2, 2).id, 1, wait, says).await;
         assert_eq!(found, [node(1, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_service_whose_nodes_all_say_they_have_it_leaves_places_to_others() {
+        let suggested = |seeds: std::ops::Range<u8>| -> Arc<dyn Discovery> {
+            Arc::new(TicketDiscovery::new(seeds.map(|seed| node(seed, 3))))
+        };
+        let loud: Vec<NodeId> = (100..120).map(|seed| node(seed, 3).id).collect();
+        let says = |id: NodeId| Chance::by(loud.contains(&id).then_some(true));
+        let (loudly, quietly) = (suggested(100..120), suggested(1..20));
+        let (want, own) = (Want::Jobs(Need::default()), node(21, 3).id);
+        for services in [[loudly.clone(), quietly.clone()], [quietly, loudly.clone()]] {
+            // It ends when the services do.
+            let wait = Duration::from_secs(3600);
+            let found = collect(&services, &want, own, 8, wait, says).await;
+            assert_eq!(found.len(), 8);
+            let loud = found.iter().filter(|node| loud.contains(&node.id));
+            assert_eq!(loud.count(), 6);
+        }
+        // Where there is no other, or no other finds as many, it has all of them.
+        let one_more = suggested(1..2);
+        for services in [vec![loudly.clone()], vec![loudly, one_more]] {
+            let wait = Duration::from_secs(3600);
+            let found = collect(&services, &want, own, 8, wait, says).await;
+            let distinct: BTreeSet<NodeId> = found.iter().map(|node| node.id).collect();
+            assert_eq!((found.len(), distinct.len()), (8, 8));
+            let one_more = found.iter().filter(|found| found.id == node(1, 3).id);
+            assert_eq!(one_more.count(), services.len() - 1);
+        }
     }
 
     #[tokio::test]

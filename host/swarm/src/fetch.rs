@@ -4,12 +4,11 @@
 //! that take a piece, fetch it and take the next, so a fast provider does more of the work. A
 //! provider that fails, lies or stalls loses its workers, and the rest of its piece goes back to
 //! the queue. One that is slow keeps its piece, and at the end, when others have nothing to do, one
-//! of these fetches the rest of it too. The fetch ends when the queue is empty, or when no worker is
-//! left and nobody else is found.
+//! of these fetches the rest of it too, and after a while one more, if that one is slow as well. The
+//! fetch ends when the queue is empty, or when no worker is left and nobody else is found.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -35,6 +34,9 @@ use crate::transfer::{GROUP, Piece, PieceError, get_piece};
 
 /// Pieces for each request that can be in flight, if they are not too small.
 const PIECES_EACH: u64 = 2;
+
+/// How many providers fetch one piece at a time, at most.
+const HOLDERS: usize = 4;
 
 /// How often a connection to one provider is made in one fetch.
 const CONNECTIONS: usize = 4;
@@ -73,7 +75,7 @@ struct State {
     /// Damaged blobs to mend, with their sizes.
     damaged: VecDeque<(Digest, u64)>,
     /// Pieces that somebody is fetching.
-    held: Vec<Arc<Held>>,
+    held: Vec<Holding>,
     /// Workers that are busy with something, which may come back to the queue.
     active: usize,
     done: u64,
@@ -94,27 +96,41 @@ enum Work {
     Mend(Digest, u64),
 }
 
-/// A piece that one worker is fetching, or two.
+/// A piece that one worker is fetching, or several.
 struct Held {
     piece: Piece,
     /// Whether a worker had it, and left it, before.
     is_tried: bool,
     /// The provider that had it first.
     first: NodeId,
-    since: Instant,
-    /// Whether another one fetches it too.
-    is_doubled: AtomicBool,
     /// Whether one of them has all of it.
     done: watch::Sender<bool>,
 }
 
+/// Who is fetching a piece.
+struct Holding {
+    held: Arc<Held>,
+    /// The providers, each once.
+    by: Vec<NodeId>,
+    /// When the last of them began.
+    since: Instant,
+}
+
 impl State {
-    /// One worker leaves a piece undone: it goes back to the queue, unless another has it too.
-    fn give_up(&mut self, held: &Arc<Held>) {
-        if held.is_doubled.swap(false, Ordering::Relaxed) || *held.done.borrow() {
+    /// The worker of a provider leaves a piece undone: it goes back to the queue, unless another has it too.
+    fn give_up(&mut self, held: &Arc<Held>, provider: NodeId) {
+        if *held.done.borrow() {
             return;
         }
-        self.held.retain(|other| !Arc::ptr_eq(other, held));
+        let mut holding = self.held.iter_mut();
+        if let Some(holding) = holding.find(|holding| Arc::ptr_eq(&holding.held, held)) {
+            holding.by.retain(|by| *by != provider);
+            if !holding.by.is_empty() {
+                return;
+            }
+        }
+        self.held
+            .retain(|holding| !Arc::ptr_eq(&holding.held, held));
         self.queue.push_front(Queued {
             piece: held.piece.clone(),
             is_tried: true,
@@ -449,12 +465,13 @@ impl Job {
 /// Work that a worker has taken. If it is dropped undone, it goes back to the queue.
 struct Task {
     job: Arc<Job>,
+    provider: NodeId,
     work: Option<Work>,
 }
 
 impl Task {
-    /// What is next in the queue; or, when nothing is, the piece that somebody else has had for
-    /// longest.
+    /// What is next in the queue; or, when nothing is, the piece that others have had for longest
+    /// since the last of them began.
     fn take(job: &Arc<Job>, provider: NodeId) -> Option<Self> {
         let mut state = job.lock();
         if state.fatal.is_some() {
@@ -467,26 +484,30 @@ impl Task {
                 piece,
                 is_tried,
                 first: provider,
-                since: Instant::now(),
-                is_doubled: AtomicBool::new(false),
                 done: watch::Sender::new(false),
             });
-            state.held.push(held.clone());
+            state.held.push(Holding {
+                held: held.clone(),
+                by: vec![provider],
+                since: Instant::now(),
+            });
             Work::Piece(held)
         } else {
-            let slow = state.held.iter().filter(|held| {
-                held.first != provider
-                    && !held.is_doubled.load(Ordering::Relaxed)
-                    && held.since.elapsed() >= job.fetcher.limits.hedge
+            let slow = state.held.iter_mut().filter(|holding| {
+                holding.by.len() < HOLDERS
+                    && !holding.by.contains(&provider)
+                    && holding.since.elapsed() >= job.fetcher.limits.hedge
             });
-            let slowest = slow.min_by_key(|held| held.since)?;
-            slowest.is_doubled.store(true, Ordering::Relaxed);
-            Work::Piece(slowest.clone())
+            let slowest = slow.min_by_key(|holding| holding.since)?;
+            slowest.by.push(provider);
+            slowest.since = Instant::now();
+            Work::Piece(slowest.held.clone())
         };
         state.active += 1;
         drop(state);
         Some(Self {
             job: job.clone(),
+            provider,
             work: Some(work),
         })
     }
@@ -520,7 +541,7 @@ impl Task {
                     let mut done = held.done.subscribe();
                     tokio::select! {
                         got = get_piece(connection, &blobs.store, &piece, stall, arrived) => got?,
-                        // The other one was quicker.
+                        // Another one was quicker.
                         _ = done.wait_for(|done| *done) => {}
                     }
                 }
@@ -553,9 +574,9 @@ impl Drop for Task {
         let mut state = self.job.lock();
         state.active -= 1;
         match self.work.take() {
-            Some(Work::Piece(held)) => state.give_up(&held),
+            Some(Work::Piece(held)) => state.give_up(&held, self.provider),
             Some(Work::Mend(digest, size)) => state.damaged.push_front((digest, size)),
-            None => state.held.retain(|held| !*held.done.borrow()),
+            None => state.held.retain(|holding| !*holding.held.done.borrow()),
         }
         drop(state);
         self.job.changed.notify_waiters();

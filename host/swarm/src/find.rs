@@ -4,12 +4,14 @@
 //! Nothing of the blob has been stored by then, so whoever wanted it can still decide that it is
 //! too large.
 
+use std::collections::VecDeque;
+use std::iter;
 use std::sync::Arc;
 
 use n0_future::{FuturesUnorderedBounded, MergeUnbounded, StreamExt, stream};
 use skep_registry::Digest;
 
-use crate::discovery::Want;
+use crate::discovery::{Want, share_of_one};
 use crate::error::{FetchError, FindError};
 use crate::fault::{FaultOf, ProviderFault, explain, of};
 use crate::ids::ProviderAddr;
@@ -48,9 +50,13 @@ impl Swarm {
         let limits = &self.inner.limits;
         let want = Want::Blob(*digest);
         let mut suggested = MergeUnbounded::new();
-        suggested.push(stream::iter(known.to_vec()).boxed());
-        for service in self.services() {
-            suggested.push(service.providers(&want));
+        let known = stream::iter(known.to_vec()).boxed();
+        let found = self.services().into_iter();
+        let found = found.map(|service| service.providers(&want));
+        let mut turns = Turns::default();
+        for (by, nodes) in iter::once(known).chain(found).enumerate() {
+            suggested.push(nodes.map(move |node| (by, node)).boxed());
+            turns.of.push(Turn::default());
         }
         let deadline = tokio::time::sleep(limits.discovery);
         tokio::pin!(deadline);
@@ -60,26 +66,34 @@ impl Swarm {
         let mut faults: Vec<FaultOf> = Vec::new();
         let mut asked = 0;
         loop {
-            let room = asking.len() < AT_ONCE && asked < MAX_FOUND;
-            tokio::select! {
-                node = suggested.next(), if searching && room => {
-                    match node {
-                        None => searching = false,
-                        Some(node) if node.id == self.id() => {}
-                        Some(node) => if let Some(node) = join(&mut nodes, node) {
-                            asked += 1;
-                            asking.push(async move {
-                                let size = self.ask_size(digest, &node).await;
-                                (node, size)
-                            });
-                        },
-                    }
+            while asking.len() < AT_ONCE
+                && asked < MAX_FOUND
+                && let Some((by, node)) = turns.take()
+            {
+                if let Some(node) = join(&mut nodes, node) {
+                    asked += 1;
+                    turns.begin(by);
+                    asking.push(async move {
+                        let size = self.ask_size(digest, &node).await;
+                        (by, node, size)
+                    });
                 }
-                () = &mut deadline, if searching => searching = false,
-                Some((node, answer)) = asking.next(), if !asking.is_empty() => match answer {
+            }
+            tokio::select! {
+                next = suggested.next(), if searching && asked < MAX_FOUND => match next {
+                    None => searching = false,
+                    Some((_, node)) if node.id == self.id() => {}
+                    Some((by, node)) => turns.wait(by, node),
+                },
+                () = &mut deadline, if searching => {
+                    searching = false;
+                    turns.end();
+                }
+                Some((by, node, answer)) = asking.next(), if !asking.is_empty() => match answer {
                     Err(fault) => {
+                        turns.answered(by);
                         if is_gone(&fault) {
-                            self.is_gone(node.id);
+                            self.is_gone(&node);
                         }
                         faults.push(of(&node, fault));
                     }
@@ -148,6 +162,76 @@ impl Swarm {
             .fetch(std::slice::from_ref(&file), providers, more, progress)
             .await?;
         Ok((self.blob(*digest, size, Arc::new(held)), report))
+    }
+}
+
+/// What one service has suggested.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Nodes that are still to be asked.
+    waiting: VecDeque<ProviderAddr>,
+    /// How many it has suggested in all.
+    suggested: usize,
+    /// How many of these are being asked.
+    asking: usize,
+}
+
+/// What the services have suggested, by their numbers. None takes up all that can be asked at once: nodes that
+/// do not answer hold their places for as long as a connection may take, and the search may be over by then.
+#[derive(Debug, Default)]
+struct Turns {
+    of: Vec<Turn>,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+impl Turns {
+    /// Notes a node, unless the service has suggested as many as it may.
+    fn wait(&mut self, by: usize, node: ProviderAddr) {
+        let most = share_of_one(MAX_FOUND, self.of.len());
+        if let Some(turn) = self.of.get_mut(by)
+            && turn.suggested < most
+        {
+            turn.suggested += 1;
+            turn.waiting.push_back(node);
+        }
+    }
+
+    /// The next node to be asked, of the services in turn.
+    fn take(&mut self) -> Option<(usize, ProviderAddr)> {
+        let most = share_of_one(AT_ONCE, self.of.len());
+        for _ in 0..self.of.len() {
+            let by = self.turn % self.of.len();
+            self.turn = by + 1;
+            if let Some(turn) = self.of.get_mut(by)
+                && turn.asking < most
+                && let Some(node) = turn.waiting.pop_front()
+            {
+                return Some((by, node));
+            }
+        }
+        None
+    }
+
+    /// A node that this service has suggested is asked.
+    fn begin(&mut self, by: usize) {
+        if let Some(turn) = self.of.get_mut(by) {
+            turn.asking += 1;
+        }
+    }
+
+    /// And has answered.
+    fn answered(&mut self, by: usize) {
+        if let Some(turn) = self.of.get_mut(by) {
+            turn.asking -= 1;
+        }
+    }
+
+    /// No more are asked.
+    fn end(&mut self) {
+        for turn in &mut self.of {
+            turn.waiting.clear();
+        }
     }
 }
 

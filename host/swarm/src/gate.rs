@@ -16,6 +16,9 @@ use iroh_blobs::provider::events::{
 };
 use tokio::sync::{mpsc, watch};
 
+use crate::ids::NodeId;
+use crate::places::{Place, Places};
+
 /// The blobs that may be served, counted by how many releases offer them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
@@ -70,7 +73,7 @@ impl Gate {
     }
 
     /// Starts the doorkeeper: what it returns goes to the blob protocol's handler. At most
-    /// `connections` are served at one moment.
+    /// `connections` are served at one moment, and a quarter of them to one peer.
     pub(crate) fn guard(&self, connections: usize) -> EventSender {
         let mask = EventMask {
             connected: ConnectMode::Intercept,
@@ -86,20 +89,25 @@ impl Gate {
     }
 
     async fn run(self, mut receiver: mpsc::Receiver<ProviderMessage>, connections: usize) {
-        let mut connected = 0_usize;
+        let places = Places::new(connections);
+        let mut connected: HashMap<u64, Place> = HashMap::new();
         while let Some(message) = receiver.recv().await {
             match message {
                 ProviderMessage::ClientConnected(msg) => {
-                    let verdict = if connected < connections {
-                        connected += 1;
-                        Ok(())
-                    } else {
-                        Err(AbortReason::RateLimited)
+                    let peer = msg.inner.endpoint_id.map(NodeId::from);
+                    let verdict = match peer.and_then(|peer| places.take(peer)) {
+                        Some(place) => {
+                            connected.insert(msg.inner.connection_id, place);
+                            Ok(())
+                        }
+                        None => Err(AbortReason::RateLimited),
                     };
                     let _ = msg.tx.send(verdict).await;
                 }
                 // Sent only for connections that were let in.
-                ProviderMessage::ConnectionClosed(_) => connected = connected.saturating_sub(1),
+                ProviderMessage::ConnectionClosed(msg) => {
+                    connected.remove(&msg.inner.connection_id);
+                }
                 ProviderMessage::GetRequestReceived(msg) => {
                     let request = &msg.inner.request;
                     let verdict = self.blob(&request.hash, &request.ranges);

@@ -1,8 +1,9 @@
 //! Finding nodes by what others tell: the protocol `skep/gossip/1`.
 //!
 //! Every node remembers announcements of others (`known`), and now and then swaps some with a few
-//! nodes that it knows: its own first, then a random choice. Within a few rounds everybody has heard
-//! of everybody, without anyone who has to be there.
+//! nodes that it knows: its own first, then a random choice of those that it had from the nodes themselves.
+//! Whoever hears of a node by another asks it sooner or later, and so hears from it. Within a few rounds
+//! everybody has heard of everybody, without anyone who has to be there.
 //!
 //! # On the wire
 //!
@@ -15,8 +16,10 @@
 //!
 //! - Take what is not signed by the node that it is about, or whose time is not now.
 //! - Remember more than `known` has room for, or read longer than a question may take.
+//! - Pass on what a node says that has not announced itself here.
+//! - Let one peer that tells of many fill a search with them, or keep others from being asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -27,8 +30,8 @@ use iroh::protocol::{AcceptError, ProtocolHandler};
 use n0_future::boxed::BoxStream;
 use n0_future::task::AbortOnDropHandle;
 use n0_future::{FuturesUnorderedBounded, MergeUnbounded, StreamExt, stream};
-use rand::seq::{IndexedRandom, IteratorRandom};
-use tokio::sync::{Semaphore, mpsc};
+use rand::seq::IteratorRandom;
+use tokio::sync::mpsc;
 
 use crate::announcement::{Announcement, MAX_BYTES, SignedAnnouncement};
 use crate::config::Limits;
@@ -37,6 +40,8 @@ use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::known::Known;
 use crate::own::{Own, seconds};
+use crate::places::Places;
+use crate::turns::in_turns;
 use crate::wire::{WireError, read_frame, write_frame};
 
 /// The protocol's name in the TLS handshake.
@@ -53,7 +58,10 @@ const FANOUT: usize = 3;
 const ASKED: usize = 8;
 /// Nodes that another way of finding suggested, to begin with.
 const MAX_SEEDS: usize = 32;
-/// With fewer nodes than these, others are looked for by every way there is.
+/// Nodes that a search tells because one peer brought them, and not because they were there themselves.
+const BROUGHT: usize = 8;
+/// With fewer nodes than these that have announced themselves here, others are looked for by every way
+/// there is.
 const FEW: usize = 8;
 
 /// The ways to find nodes that a node has, which can be added to.
@@ -75,7 +83,7 @@ struct Shared {
     asked: Mutex<BTreeMap<NodeId, Instant>>,
     /// Which hold this one too.
     services: Weak<Mutex<Vec<Arc<dyn Discovery>>>>,
-    slots: Semaphore,
+    places: Places,
 }
 
 impl fmt::Debug for Gossip {
@@ -114,7 +122,7 @@ impl Gossip {
                 seeds: Mutex::default(),
                 asked: Mutex::default(),
                 services: Arc::downgrade(services),
-                slots: Semaphore::new(ANSWERS),
+                places: Places::new(ANSWERS),
             }),
         }
     }
@@ -142,7 +150,7 @@ impl Gossip {
 
     /// Asks a few nodes.
     async fn round(&self) {
-        let few = lock(&self.shared.known).alive(seconds()).count() < FEW;
+        let few = lock(&self.shared.known).passed_on(seconds()).count() < FEW;
         if few {
             self.look_for_seeds().await;
         }
@@ -185,12 +193,16 @@ impl Gossip {
             asked.retain(|_, at| at.elapsed() < every.max(rest));
             move |id: &NodeId| asked.get(id).is_none_or(|at| at.elapsed() >= rest)
         };
-        let mut all: BTreeMap<NodeId, ProviderAddr> = lock(&self.shared.seeds).clone();
-        for signed in lock(&self.shared.known).alive(seconds()) {
-            all.insert(signed.announcement.node(), signed.announcement.addr());
+        // Each with who told of it; a seed counts as told by itself.
+        let seeds = lock(&self.shared.seeds).clone();
+        let seeds = seeds.into_iter().map(|(id, node)| (id, (node, id)));
+        let mut all: BTreeMap<NodeId, (ProviderAddr, NodeId)> = seeds.collect();
+        for (node, from) in lock(&self.shared.known).having(&Want::Anything, seconds()) {
+            all.insert(node.id, (node, from));
         }
-        let rested = all.into_values().filter(|node| rested(&node.id));
-        rested.choose_multiple(&mut rand::rng(), count)
+        let rested = all.into_values().filter(|(node, _)| rested(&node.id));
+        let some = in_turns(rested.collect()).into_iter().take(count);
+        some.map(|(node, _)| node).collect()
     }
 
     /// Swaps announcements with a node. One that cannot be reached is forgotten.
@@ -198,7 +210,7 @@ impl Gossip {
         lock(&self.shared.asked).insert(node.id, Instant::now());
         let swapped = self.swap_with(node).await;
         if matches!(swapped, Err(Unheard::Gone)) {
-            self.forget(node.id);
+            self.forget(node);
         }
         swapped
     }
@@ -247,8 +259,8 @@ impl Gossip {
         let own = self.shared.own.announcement();
         let mut shown: Vec<Vec<u8>> = own.iter().map(|own| own.bytes.clone()).collect();
         let known = lock(&self.shared.known);
-        let alive = known.alive(seconds()).map(|signed| &signed.bytes);
-        let some = alive.choose_multiple(&mut rand::rng(), MAX_SHOWN - shown.len());
+        let others = known.passed_on(seconds()).map(|signed| &signed.bytes);
+        let some = others.choose_multiple(&mut rand::rng(), MAX_SHOWN - shown.len());
         shown.extend(some.into_iter().cloned());
         shown
     }
@@ -268,7 +280,7 @@ impl Gossip {
         let now = seconds();
         // What is known already costs no signature.
         let is_known = claimed_node(&bytes)
-            .is_some_and(|node| lock(&self.shared.known).has_bytes(&node, &bytes));
+            .is_some_and(|node| lock(&self.shared.known).hears_again(node, &bytes, from));
         if is_known {
             return;
         }
@@ -285,10 +297,17 @@ impl Gossip {
         }
     }
 
-    /// Forgets a node that did not answer.
-    pub(crate) fn forget(&self, node: NodeId) {
-        lock(&self.shared.seeds).remove(&node);
-        lock(&self.shared.known).forget(node);
+    /// Forgets a node that did not answer at any of these addresses, where these are all that it is known at.
+    pub(crate) fn forget(&self, tried: &ProviderAddr) {
+        let mut seeds = lock(&self.shared.seeds);
+        if seeds
+            .get(&tried.id)
+            .is_some_and(|seed| seed.is_within(tried))
+        {
+            seeds.remove(&tried.id);
+        }
+        drop(seeds);
+        lock(&self.shared.known).forget(tried);
     }
 
     /// Puts those first who say that they have `want`, and those last who say that they have not.
@@ -311,10 +330,10 @@ impl Gossip {
 
     /// Tells those who have `want`, as they become known, while it asks others who that is.
     async fn search(self, want: Want, found: mpsc::Sender<ProviderAddr>) {
-        let mut told = BTreeSet::new();
-        if self.report(&want, &mut told, &found).await.is_err() {
+        let mut told = Told::default();
+        let Ok(mut waiting) = self.report(&want, &mut told, &found).await else {
             return;
-        }
+        };
         let mut suggested: MergeUnbounded<BoxStream<ProviderAddr>> = MergeUnbounded::new();
         let peers = self.peers(ASKED, self.shared.limits.gossip);
         suggested.push(stream::iter(peers).boxed());
@@ -325,24 +344,37 @@ impl Gossip {
             }
             suggested.push(service.providers(&Want::Anything));
         }
+        let gossip = &self;
+        let ask = |node: ProviderAddr| async move { gossip.ask(&node).await };
         let mut asking = FuturesUnorderedBounded::new(ASKED);
         let mut searching = true;
         let mut asked = BTreeSet::new();
         loop {
+            // Those who wait leave room for those whom somebody else suggests.
+            while asking.len() < ASKED / 2
+                && asked.len() < ASKED + MAX_SEEDS
+                && let Some(node) = waiting.pop_front()
+            {
+                if asked.insert(node.id) {
+                    asking.push(ask(node));
+                }
+            }
             let room = asking.len() < ASKED && asked.len() < ASKED + MAX_SEEDS;
             tokio::select! {
                 node = suggested.next(), if searching && room => match node {
                     Some(node) if node.id == self.shared.own.id() => {}
                     Some(node) => if asked.insert(node.id) {
                         self.seed(node.clone());
-                        let gossip = &self;
-                        asking.push(async move { gossip.ask(&node).await });
+                        asking.push(ask(node));
                     },
                     None => searching = false,
                 },
                 Some(heard) = asking.next(), if !asking.is_empty() => {
-                    if heard.is_ok() && self.report(&want, &mut told, &found).await.is_err() {
-                        return;
+                    if heard.is_ok() {
+                        match self.report(&want, &mut told, &found).await {
+                            Ok(more) => waiting = more,
+                            Err(_) => return,
+                        }
                     }
                 }
                 () = found.closed() => return,
@@ -351,25 +383,40 @@ impl Gossip {
         }
     }
 
-    /// Tells who has `want` and was not told before. Fails when nobody listens.
+    /// Tells who has `want` and was not told before. Returns those whose turn has not come: who brought them
+    /// has brought enough, and they are told once they have answered themselves. Fails when nobody listens.
     async fn report(
         &self,
         want: &Want,
-        told: &mut BTreeSet<NodeId>,
+        told: &mut Told,
         found: &mpsc::Sender<ProviderAddr>,
-    ) -> Result<(), mpsc::error::SendError<ProviderAddr>> {
-        let having = lock(&self.shared.known).having(want, seconds());
+    ) -> Result<VecDeque<ProviderAddr>, mpsc::error::SendError<ProviderAddr>> {
         // Not always the same first, so that not all who look ask the same node.
-        let having: Vec<_> = having
-            .choose_multiple(&mut rand::rng(), having.len())
-            .collect();
-        for node in having {
-            if told.insert(node.id) {
-                found.send(node.clone()).await?;
+        let having = in_turns(lock(&self.shared.known).having(want, seconds()));
+        let mut waiting = VecDeque::new();
+        for (node, from) in having {
+            if told.nodes.contains(&node.id) {
+                continue;
             }
+            let brought = told.brought.entry(from).or_default();
+            if *brought == BROUGHT {
+                waiting.push_back(node);
+                continue;
+            }
+            *brought += 1;
+            told.nodes.insert(node.id);
+            found.send(node).await?;
         }
-        Ok(())
+        Ok(waiting)
     }
+}
+
+/// Who was told in a search.
+#[derive(Default)]
+struct Told {
+    nodes: BTreeSet<NodeId>,
+    /// How many of them each peer has brought.
+    brought: BTreeMap<NodeId, usize>,
 }
 
 /// Whose an announcement says it is: the first that is signed. Nothing is checked.
@@ -393,11 +440,11 @@ impl Discovery for Gossip {
 
 impl ProtocolHandler for Gossip {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let Ok(_slot) = self.shared.slots.try_acquire() else {
+        let from = connection.remote_id().into();
+        let Some(_place) = self.shared.places.take(from) else {
             connection.close(1_u32.into(), b"busy");
             return Ok(());
         };
-        let from = connection.remote_id().into();
         let swap = async {
             let Ok((mut send, mut recv)) = connection.accept_bi().await else {
                 return;
@@ -416,3 +463,6 @@ impl ProtocolHandler for Gossip {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,6 +141,11 @@ impl ProviderAddr {
         )
     }
 
+    /// Whether all of these addresses are among those of the other, which is the same node.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        self.id == other.id && self.addrs.iter().all(|addr| other.addrs.contains(addr))
+    }
+
     pub(crate) fn from_endpoint_addr(addr: &EndpointAddr) -> Self {
         Self {
             id: addr.id.into(),

@@ -104,23 +104,35 @@ impl Known {
         }
     }
 
-    /// Forgets a node that did not answer, until it announces itself anew.
-    pub(crate) fn forget(&mut self, node: NodeId) {
-        let Some(entry) = self.entries.remove(&node) else {
+    /// Forgets a node that did not answer, until it announces itself anew. Only if it was tried wherever
+    /// it says that it is: others may say that it is somewhere else.
+    pub(crate) fn forget(&mut self, tried: &ProviderAddr) {
+        let node = tried.id;
+        let Some(entry) = self.entries.get(&node) else {
             return;
         };
+        let issued = entry.signed.announcement.issued();
+        if !entry.signed.announcement.addr().is_within(tried) {
+            return;
+        }
+        self.entries.remove(&node);
         self.gone.retain(|(id, _)| *id != node);
         if self.gone.len() == MAX_GONE {
             self.gone.pop_front();
         }
-        self.gone
-            .push_back((node, entry.signed.announcement.issued()));
+        self.gone.push_back((node, issued));
     }
 
-    /// Whether these very bytes are known.
-    pub(crate) fn has_bytes(&self, node: &NodeId, bytes: &[u8]) -> bool {
-        let entry = self.entries.get(node);
-        entry.is_some_and(|entry| entry.signed.bytes == bytes)
+    /// Whether these very bytes are known of this node. If it is the node that says them, that is noted.
+    pub(crate) fn hears_again(&mut self, node: NodeId, bytes: &[u8], from: NodeId) -> bool {
+        let entry = self.entries.get_mut(&node);
+        let Some(entry) = entry.filter(|entry| entry.signed.bytes == bytes) else {
+            return false;
+        };
+        if node == from {
+            entry.from = from;
+        }
+        true
     }
 
     /// Whether a node says that it has this; `None` if nothing that is still good is known of it.
@@ -129,11 +141,28 @@ impl Known {
         (announcement.expires() > now).then(|| announcement.has(want))
     }
 
-    /// Nodes that say they have this.
-    pub(crate) fn having(&self, want: &Want, now: u64) -> Vec<ProviderAddr> {
-        let alive = self.alive(now);
-        let having = alive.filter(|signed| signed.announcement.has(want));
-        having.map(|signed| signed.announcement.addr()).collect()
+    /// Nodes that say they have this, each with who told of it: the node itself, if it ever did.
+    pub(crate) fn having(&self, want: &Want, now: u64) -> Vec<(ProviderAddr, NodeId)> {
+        let entries = self.entries.values();
+        let having = entries.filter(|entry| {
+            let announcement = &entry.signed.announcement;
+            announcement.expires() > now && announcement.has(want)
+        });
+        having
+            .map(|entry| (entry.signed.announcement.addr(), entry.from))
+            .collect()
+    }
+
+    /// What others may be told: of nodes that have announced themselves here, which so are there. Whoever
+    /// makes keys and signs for them would otherwise fill with them what everybody remembers, and each of
+    /// those who passed them on would seem to have brought them.
+    pub(crate) fn passed_on(&self, now: u64) -> impl Iterator<Item = &SignedAnnouncement> {
+        let own = self
+            .entries
+            .iter()
+            .filter(|(node, entry)| entry.from == **node);
+        let signed = own.map(|(_, entry)| &entry.signed);
+        signed.filter(move |signed| signed.announcement.expires() > now)
     }
 
     /// All whose time is not over.
@@ -157,6 +186,11 @@ mod tests {
         key(seed).public().into()
     }
 
+    /// Where it says that it is.
+    fn at(seed: u16) -> ProviderAddr {
+        signed(seed, &[], NOW).announcement.addr()
+    }
+
     #[test]
     fn an_older_announcement_changes_nothing_and_an_expired_one_is_gone() {
         let mut known = Known::default();
@@ -165,7 +199,7 @@ mod tests {
         assert!(!known.learn(signed(1, &[], NOW - 60), id(9), NOW), "older");
         assert!(known.learn(signed(1, &[], NOW + 60), id(9), NOW));
         assert_eq!(known.having(&Want::Anything, NOW + LIFE).len(), 1);
-        assert_eq!(known.having(&Want::Anything, NOW + LIFE + 60), []);
+        assert!(known.having(&Want::Anything, NOW + LIFE + 60).is_empty());
         assert!(!known.learn(signed(2, &[], NOW), id(9), NOW + LIFE));
     }
 
@@ -189,14 +223,65 @@ mod tests {
     fn a_node_that_has_gone_comes_back_by_its_own_word_only() {
         let mut known = Known::default();
         known.learn(signed(1, &[], NOW), id(9), NOW);
-        known.forget(id(1));
+        known.forget(&at(1));
         assert!(!known.learn(signed(1, &[], NOW), id(9), NOW));
         assert!(known.learn(signed(1, &[], NOW + 1), id(9), NOW));
-        known.forget(id(1));
+        known.forget(&at(1));
         assert!(
             known.learn(signed(1, &[], NOW + 1), id(1), NOW),
             "from itself"
         );
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_where_others_say_it_is_is_remembered() {
+        let mut known = Known::default();
+        known.learn(signed(1, &[], NOW), id(9), NOW);
+        let elsewhere = ProviderAddr {
+            id: id(1),
+            addrs: at(2).addrs,
+        };
+        let nowhere = ProviderAddr {
+            id: id(1),
+            addrs: Vec::new(),
+        };
+        for tried in [&elsewhere, &nowhere] {
+            known.forget(tried);
+            assert_eq!(known.having(&Want::Anything, NOW), [(at(1), id(9))]);
+        }
+        assert!(known.gone.is_empty(), "others may go on telling of it");
+        let both = ProviderAddr {
+            id: id(1),
+            addrs: [at(2).addrs, at(1).addrs].concat(),
+        };
+        known.forget(&both);
+        assert!(known.having(&Want::Anything, NOW).is_empty());
+    }
+
+    #[test]
+    fn only_who_has_announced_itself_here_is_passed_on() {
+        let mut known = Known::default();
+        let passed_on = |known: &Known| {
+            let passed_on = known
+                .passed_on(NOW)
+                .map(|signed| signed.announcement.node());
+            passed_on.collect::<Vec<_>>()
+        };
+        known.learn(signed(1, &[], NOW), id(9), NOW);
+        assert_eq!(passed_on(&known), []);
+        let bytes = signed(1, &[], NOW).bytes;
+        // Somebody else says the same, or the node itself something else.
+        assert!(known.hears_again(id(1), &bytes, id(8)));
+        assert!(!known.hears_again(id(1), &bytes[1..], id(1)));
+        assert_eq!(passed_on(&known), []);
+        assert!(known.hears_again(id(1), &bytes, id(1)));
+        assert_eq!(passed_on(&known), [id(1)]);
+        // It was there, whoever brings what it says later.
+        assert!(known.learn(signed(1, &[], NOW + 1), id(9), NOW));
+        assert_eq!(passed_on(&known), [id(1)]);
+        assert!(known.learn(signed(2, &[], NOW), id(2), NOW));
+        assert_eq!(known.passed_on(NOW).count(), 2);
+        assert_eq!(known.passed_on(NOW + 1 + LIFE).count(), 0);
     }
 
     #[test]
@@ -222,7 +307,7 @@ mod tests {
             for (seed, from, later) in steps {
                 known.learn(signed(seed, &[], NOW + later), id(from + 4000), NOW);
                 if later == 8 {
-                    known.forget(id(seed));
+                    known.forget(&at(seed));
                 }
                 prop_assert!(known.entries.len() <= MAX_KNOWN);
                 prop_assert!(known.gone.len() <= MAX_GONE);

@@ -32,9 +32,10 @@
 //! | `releases`, `disk` | what is remembered; how it is written |
 //! | `error`, `fault` | what goes wrong here; what other nodes do wrong |
 //! | `gate` | which blobs others may have |
+//! | `places` | how much one peer may have of what others may ask |
 //! | `discovery`, `mdns`, `ticket` | finding nodes |
 //! | `topic`, `filter`, `announcement`, `own` | what a node says of itself |
-//! | `gossip`, `known` | the protocol `skep/gossip/1`: passing that on; remembering it |
+//! | `gossip`, `known`, `turns` | the protocol `skep/gossip/1`: passing that on; remembering it; whose word comes first |
 //! | `dht`, `who` | the mainline DHT; who is at an address |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -65,6 +66,7 @@ mod node;
 mod own;
 mod packages;
 mod pieces;
+mod places;
 mod releases;
 mod repair;
 mod report;
@@ -76,6 +78,7 @@ mod testing;
 mod ticket;
 mod topic;
 mod transfer;
+mod turns;
 mod who;
 mod wire;
 

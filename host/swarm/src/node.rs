@@ -66,7 +66,7 @@ pub(crate) struct Inner {
     router: Router,
     own: Arc<Own>,
     services: Services,
-    gossip: Option<Gossip>,
+    pub(crate) gossip: Option<Gossip>,
     rounds: Mutex<Option<AbortOnDropHandle<()>>>,
     /// One installation or removal at a time.
     pub(crate) installing: tokio::sync::Mutex<()>,
@@ -260,10 +260,10 @@ impl Swarm {
         gossip.map(Gossip::known).unwrap_or_default()
     }
 
-    /// Forgets that a node was said to be there: it did not answer.
-    pub(crate) fn is_gone(&self, node: NodeId) {
+    /// Forgets that a node was said to be at these addresses: it did not answer at any.
+    pub(crate) fn is_gone(&self, tried: &ProviderAddr) {
         if let Some(gossip) = &self.inner.gossip {
-            gossip.forget(node);
+            gossip.forget(tried);
         }
     }
 

@@ -6,13 +6,15 @@
 //! releases only from somebody who asks nobody else and has never seen them, and a publisher who
 //! signs two contradicting histories is found out by whoever is shown both.
 
+use std::sync::{Mutex, PoisonError};
+
 use n0_future::StreamExt;
 use semver::VersionReq;
 use skep_registry::{
-    Digest, History, HistoryError, PackageName, PackageRef, PublisherId, SignedRelease,
+    Digest, History, HistoryError, KnownHead, PackageName, PackageRef, PublisherId, SignedRelease,
 };
 
-use crate::ask;
+use crate::ask::{self, Shown};
 use crate::error::{ResolveError, package};
 use crate::fault::{FaultOf, ProviderFault, of};
 use crate::ids::{NodeId, ProviderAddr};
@@ -35,11 +37,50 @@ pub struct Resolved {
     pub faults: Vec<FaultOf>,
 }
 
-/// A history that one node showed and that verifies.
+/// The longest history of those that were shown, and who showed it. However many show one, so that many
+/// bytes are kept at a time, and not those of all.
+type Longest = (History, NodeId);
+
+/// The head of a history that one node showed and the releases that it says it has wholly, or why the history is
+/// refused.
+type Heard = Result<(KnownHead, Vec<Digest>), HistoryError>;
+
+/// One node's history, which verifies, as far as it is remembered.
 struct Candidate {
     node: ProviderAddr,
-    history: History,
+    head: KnownHead,
     complete: Vec<Digest>,
+}
+
+/// The history of this package that a node has shown, and the releases that it says it has wholly.
+fn checked(
+    shown: Vec<Shown>,
+    publisher: &PublisherId,
+    name: &PackageName,
+) -> Result<(History, Vec<Digest>), ProviderFault> {
+    let complete = shown
+        .iter()
+        .filter(|shown| shown.complete)
+        .map(|shown| shown.release.digest())
+        .collect();
+    let shown = shown.into_iter().map(|shown| shown.release).collect();
+    match History::verify(shown) {
+        Ok(history) if history.publisher() == *publisher && history.name() == name => {
+            Ok((history, complete))
+        }
+        Ok(_) => Err(ProviderFault::FalseHistory {
+            reason: "it is the history of another package".to_owned(),
+        }),
+        Err(e) => Err(ProviderFault::FalseHistory {
+            reason: e.to_string(),
+        }),
+    }
+}
+
+/// Whose packages of this name are offered.
+fn publishers_of(name: &PackageName, offers: Vec<Offer>) -> Vec<PublisherId> {
+    let offers = offers.into_iter().filter(|offer| offer.name == *name);
+    offers.map(|offer| offer.publisher).collect()
 }
 
 impl Swarm {
@@ -116,15 +157,13 @@ impl Swarm {
         providers: &[ProviderAddr],
     ) -> Result<PublisherId, ResolveError> {
         let answers = self.ask_all(providers, |node| async move {
-            ask::offers(&self.inner.endpoint, &self.inner.limits, node, u16::MAX).await
+            let (endpoint, limits) = (&self.inner.endpoint, &self.inner.limits);
+            let offers = ask::offers(endpoint, limits, node, u16::MAX).await;
+            offers.map(|(offers, _)| publishers_of(name, offers))
         });
         let (answers, faults) = answers.await;
-        let shown = answers.into_iter().flat_map(|(_, (offers, _))| offers);
-        let mut publishers: Vec<_> = shown
-            .chain(self.offers())
-            .filter(|offer| offer.name == *name)
-            .map(|offer| offer.publisher)
-            .collect();
+        let shown = answers.into_iter().flat_map(|(_, publishers)| publishers);
+        let mut publishers: Vec<_> = shown.chain(publishers_of(name, self.offers())).collect();
         publishers.sort_unstable();
         publishers.dedup();
         match publishers[..] {
@@ -255,73 +294,69 @@ impl Swarm {
         }
     }
 
+    /// Asks one node for the history of a package, and keeps it if it is the longest so far. Returns what
+    /// there is to know of it otherwise; or why it does not go on from what was seen before.
+    async fn hear_history(
+        &self,
+        publisher: &PublisherId,
+        name: &PackageName,
+        node: &ProviderAddr,
+        longest: &Mutex<Option<Longest>>,
+    ) -> Result<Heard, ProviderFault> {
+        let (endpoint, limits) = (&self.inner.endpoint, &self.inner.limits);
+        let shown = ask::history(endpoint, limits, node, publisher, name).await?;
+        let (history, complete) = checked(shown, publisher, name)?;
+        let known = self.inner.releases.known_head(publisher, name);
+        if let Some(Err(source)) = known.map(|known| history.check_against(&known)) {
+            return Ok(Err(source));
+        }
+        let head = history.known_head();
+        let mut longest = longest.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of two that are as long the one that was shown first.
+        if longest
+            .as_ref()
+            .is_none_or(|(longest, _)| longest.releases().len() < history.releases().len())
+        {
+            *longest = Some((history, node.id));
+        }
+        Ok(Ok((head, complete)))
+    }
+
     async fn find_history(
         &self,
         publisher: &PublisherId,
         name: &PackageName,
         providers: &[ProviderAddr],
     ) -> Result<Found, ResolveError> {
-        let answers = self.ask_all(providers, |node| async move {
-            ask::history(
-                &self.inner.endpoint,
-                &self.inner.limits,
-                node,
-                publisher,
-                name,
-            )
-            .await
+        let releases = &self.inner.releases;
+        let longest = Mutex::default();
+        let answers = self.ask_all(providers, |node| {
+            self.hear_history(publisher, name, node, &longest)
         });
         let (answers, mut faults) = answers.await;
-        let releases = &self.inner.releases;
-        let known = releases.known_head(publisher, name);
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut refused: Option<(NodeId, HistoryError)> = None;
-        for (node, shown) in answers {
-            let complete = shown
-                .iter()
-                .filter(|s| s.complete)
-                .map(|s| s.release.digest())
-                .collect();
-            let shown = shown.into_iter().map(|s| s.release).collect();
-            let history = match History::verify(shown) {
-                Ok(h) if h.publisher() == *publisher && h.name() == name => h,
-                Ok(_) => {
-                    let reason = "it is the history of another package".to_owned();
+        for (node, answer) in answers {
+            match answer {
+                Ok((head, complete)) => candidates.push(Candidate {
+                    node: node.clone(),
+                    head,
+                    complete,
+                }),
+                Err(source) => {
+                    let reason = source.to_string();
                     faults.push(of(node, ProviderFault::FalseHistory { reason }));
-                    continue;
+                    // A fork says more than an old history does.
+                    if !matches!(refused, Some((_, HistoryError::Forked { .. }))) {
+                        refused = Some((node.id, source));
+                    }
                 }
-                Err(e) => {
-                    faults.push(of(
-                        node,
-                        ProviderFault::FalseHistory {
-                            reason: e.to_string(),
-                        },
-                    ));
-                    continue;
-                }
-            };
-            if let Some(Err(source)) = known.as_ref().map(|known| history.check_against(known)) {
-                faults.push(of(
-                    node,
-                    ProviderFault::FalseHistory {
-                        reason: source.to_string(),
-                    },
-                ));
-                // A fork says more than an old history does.
-                if !matches!(refused, Some((_, HistoryError::Forked { .. }))) {
-                    refused = Some((node.id, source));
-                }
-                continue;
             }
-            candidates.push(Candidate {
-                node: node.clone(),
-                history,
-                complete,
-            });
         }
         let full_name = || package(publisher, name);
-        candidates.sort_by_key(|c| std::cmp::Reverse(c.history.releases().len()));
-        let Some((longest, others)) = candidates.split_first() else {
+        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.head.sequence));
+        let longest = longest.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Some((history, shown_by)) = longest else {
             if let Some((shown_by, source)) = refused {
                 return Err(ResolveError::Refused {
                     name: full_name(),
@@ -353,17 +388,16 @@ impl Swarm {
                 }),
             };
         };
-        for other in others {
-            if let Err(e) = longest.history.check_against(&other.history.known_head()) {
+        for other in &candidates {
+            if let Err(e) = history.check_against(&other.head) {
                 return Err(ResolveError::Fork {
                     name: full_name(),
-                    first: longest.node.id,
+                    first: shown_by,
                     second: other.node.id,
                     reason: e.to_string(),
                 });
             }
         }
-        let (history, shown_by) = (longest.history.clone(), longest.node.id);
         match releases.adopt(&history) {
             Ok(()) => Ok(Found {
                 history,

@@ -6,10 +6,10 @@ use std::time::Duration;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use skep_registry::PublisherId;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::config::Limits;
+use crate::places::{Place, Places};
 use crate::releases::Releases;
 use crate::wire::{
     MAX_ANSWER, MAX_ITEMS, MAX_REQUEST, Refusal, Reply, Request, WireError, encode, read_frame,
@@ -23,7 +23,8 @@ const PER_CONNECTION: usize = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
     releases: Arc<Releases>,
-    slots: Arc<Semaphore>,
+    places: Places,
+    connections: Places,
     deadline: Duration,
 }
 
@@ -31,14 +32,15 @@ impl Answers {
     pub(crate) fn new(releases: Arc<Releases>, limits: &Limits) -> Self {
         Self {
             releases,
-            slots: Arc::new(Semaphore::new(limits.answers)),
+            places: Places::new(limits.answers),
+            connections: Places::new(limits.connections),
             deadline: limits.request,
         }
     }
 
-    /// Answers one question, all of it before the deadline.
-    async fn answer(self, mut send: SendStream, mut recv: RecvStream) {
-        let Ok(_slot) = self.slots.clone().try_acquire_owned() else {
+    /// Answers one question, all of it before the deadline, if there is a place for it.
+    async fn answer(self, place: Option<Place>, mut send: SendStream, mut recv: RecvStream) {
+        let Some(_place) = place else {
             let busy = write_frame(&mut send, &Reply::Refused(Refusal::Busy));
             let _ = tokio::time::timeout(self.deadline, busy).await;
             let _ = send.finish();
@@ -150,15 +152,29 @@ fn bounded(replies: Vec<Reply>) -> Result<Vec<Vec<u8>>, WireError> {
 
 impl ProtocolHandler for Answers {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let peer = connection.remote_id().into();
+        let Some(_place) = self.connections.take(peer) else {
+            connection.close(1_u32.into(), b"busy");
+            return Ok(());
+        };
         let mut answering = JoinSet::new();
         loop {
+            // An answer may still be on its way when nothing is left to do for it here. After so long
+            // nobody waits for it any more.
+            let asked = tokio::time::timeout(self.deadline, connection.accept_bi());
             tokio::select! {
-                stream = connection.accept_bi(), if answering.len() < PER_CONNECTION => match stream {
-                    Ok((send, recv)) => {
-                        answering.spawn(self.clone().answer(send, recv));
+                asked = asked, if answering.len() < PER_CONNECTION => match asked {
+                    Ok(Ok((send, recv))) => {
+                        let place = self.places.take(peer);
+                        answering.spawn(self.clone().answer(place, send, recv));
                     }
                     // The other side has all its answers, or is gone.
-                    Err(_) => return Ok(()),
+                    Ok(Err(_)) => return Ok(()),
+                    Err(_) if answering.is_empty() => {
+                        connection.close(1_u32.into(), b"nothing was asked");
+                        return Ok(());
+                    }
+                    Err(_) => {}
                 },
                 Some(_) = answering.join_next(), if !answering.is_empty() => {}
             }

@@ -37,8 +37,8 @@ pub(crate) const AROUND: usize = 64;
 pub(crate) const MAX_REPLY: usize = skep_registry::SignedRelease::MAX_BYTES + AROUND;
 /// The most items in one answer.
 pub(crate) const MAX_ITEMS: usize = 4096;
-/// The most bytes in one answer.
-pub(crate) const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// The most bytes in one answer. Sixteen may be read at once.
+pub(crate) const MAX_ANSWER: usize = 8 << 20;
 
 /// What one node asks another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

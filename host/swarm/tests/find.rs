@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
 use skep_swarm::{
-    BlobError, Discovery, Limits, Presence, ProviderAddr, ProviderFault, TicketDiscovery, Want,
+    BlobError, Discovery, Limits, NodeId, Presence, ProviderAddr, ProviderFault, TicketDiscovery,
+    Want,
 };
+use tokio::sync::Notify;
 
 #[tokio::test]
 async fn a_blob_of_any_size_is_found_by_its_digest_and_fetched() {
@@ -227,6 +230,79 @@ async fn the_first_proof_ends_the_search() {
     b.add_discovery(Arc::new(Endless(a.addr())));
     let found = b.find_blob(&digest, &[]).await.unwrap();
     assert_eq!((found.size, found.providers), (10, vec![a.addr()]));
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+/// Suggests these, and says when it has suggested as many as are asked at one moment.
+#[derive(Debug)]
+struct Loud(Vec<ProviderAddr>, Arc<Notify>);
+
+impl Discovery for Loud {
+    fn name(&self) -> &'static str {
+        "loud"
+    }
+
+    fn providers(&self, _want: &Want) -> BoxStream<ProviderAddr> {
+        let (nodes, suggested) = (self.0.clone(), self.1.clone());
+        let nodes = stream::iter(nodes.into_iter().enumerate());
+        let nodes = nodes.map(move |(number, node)| {
+            if number == 15 {
+                suggested.notify_one();
+            }
+            node
+        });
+        nodes.boxed()
+    }
+}
+
+/// Suggests one node, once the other has suggested enough.
+#[derive(Debug)]
+struct Quiet(ProviderAddr, Arc<Notify>);
+
+impl Discovery for Quiet {
+    fn name(&self) -> &'static str {
+        "quiet"
+    }
+
+    fn providers(&self, _want: &Want) -> BoxStream<ProviderAddr> {
+        let (node, suggested) = (self.0.clone(), self.1.clone());
+        let later = async move {
+            suggested.notified().await;
+            node
+        };
+        stream::once_future(later).boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_suggests_many_that_do_not_answer_leaves_others_to_be_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = node(&dir.path().join("a")).await;
+    let digest = offer(&a, b"here it is").await;
+    // Patience for an hour: a place that one of them has is not free again in time.
+    let patient = Limits {
+        connect: Duration::from_secs(3600),
+        discovery: Duration::from_secs(3600),
+        ..limits()
+    };
+    let b = node_with(&dir.path().join("b"), patient).await;
+    // Nobody reads what comes there.
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let nobody = |seed: u8| {
+        let key = iroh::SecretKey::from_bytes(&[seed; 32]).public();
+        ProviderAddr {
+            id: NodeId::from_bytes(key.as_bytes()).unwrap(),
+            addrs: vec![silent.local_addr().unwrap()],
+        }
+    };
+    let suggested = Arc::new(Notify::new());
+    let loud = Loud((1..=20).map(nobody).collect(), suggested.clone());
+    b.add_discovery(Arc::new(loud));
+    b.add_discovery(Arc::new(Quiet(a.addr(), suggested)));
+    let found = tokio::time::timeout(Duration::from_secs(30), b.find_blob(&digest, &[])).await;
+    let found = found.expect("all places are taken").unwrap();
+    assert_eq!((found.size, &found.providers[0]), (10, &a.addr()));
     a.shutdown().await;
     b.shutdown().await;
 }

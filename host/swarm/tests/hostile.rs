@@ -228,6 +228,53 @@ async fn answers_that_break_the_protocol_end_in_an_error_that_says_so() {
 }
 
 #[tokio::test]
+async fn an_answer_is_read_to_a_few_mebibytes_and_no_further() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let b = node(&dir.path().join("b")).await;
+    // Nothing that would be looked at before the answer has come to its end.
+    let release = frame(&Reply::Release {
+        signed: vec![0; SignedRelease::MAX_BYTES],
+        complete: true,
+    });
+    let says = [release.repeat(9), frame(&Reply::End { cut: false })].concat();
+    let liar = Hostile::telling(says).await;
+    let name = "tool".parse().unwrap();
+    let from = std::slice::from_ref(&liar.addr);
+    let error = b.resolve(&key.id(), &name, None, from).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("longer than answers may be"), "{text}");
+    liar.stop().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_longest_history_counts_in_whatever_order_they_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let all = chain(&key, &["1.0.0", "1.1.0", "2.0.0"]);
+    let mut shown = Vec::new();
+    for length in [1, 3, 2] {
+        shown.push(Hostile::telling(showing(&all[..length])).await);
+    }
+    let b = node(&dir.path().join("b")).await;
+    let providers: Vec<_> = shown.iter().map(|node| node.addr.clone()).collect();
+    let (id, name, wanted) = (key.id(), all[0].name(), "=1.0.0".parse().unwrap());
+    let found = b.resolve(&id, name, Some(&wanted), &providers).await;
+    let found = found.unwrap();
+    assert_eq!(found.release, all[0]);
+    assert_eq!(found.history.releases(), all);
+    assert!(found.faults.is_empty(), "{:?}", found.faults);
+    // Who shows less of it has that release all the same, and comes after those who show more.
+    let order = [1, 2, 0].map(|number: usize| providers[number].clone());
+    assert_eq!(found.providers, order);
+    for node in shown {
+        node.stop().await;
+    }
+    b.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_liar_is_dropped_and_the_next_provider_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let data = content(20, 2_000_000);

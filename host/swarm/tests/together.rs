@@ -235,6 +235,44 @@ async fn liars_that_are_asked_first_are_named_and_two_that_are_honest_share_what
 }
 
 #[tokio::test]
+async fn two_that_dawdle_over_one_piece_keep_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    // One piece.
+    let data = content(74, 500 << 10);
+    let honest = node(&dir.path().join("a")).await;
+    let digest = offer(&honest, &data).await;
+    let hedging = Limits {
+        stall: Duration::from_secs(3600),
+        hedge: Duration::from_millis(100),
+        streams: 1,
+        ..limits()
+    };
+    let b = node_with(&dir.path().join("b"), hedging).await;
+    let slow = Hostile::sending(Sends::Trickle, &data).await;
+    let other = Hostile::sending(Sends::Trickle, &data).await;
+    // Both have it before anybody else is there.
+    b.add_discovery(Arc::new(Later(
+        vec![other.addr.clone()],
+        vec![slow.asked()],
+    )));
+    b.add_discovery(Arc::new(Later(vec![honest.addr()], vec![other.asked()])));
+    let from = [slow.addr.clone()];
+    let fetch = b.fetch_blob(&digest, data.len() as u64, &from, None);
+    let (blob, report) = tokio::time::timeout(DEADLINE, fetch)
+        .await
+        .expect("a third fetches the piece too")
+        .unwrap();
+    assert_eq!(blob.read_at(0, data.len()).await.unwrap(), data);
+    // Without its help it would have come all the same, a little at a time.
+    assert!(report.providers.contains_key(&honest.id()), "{report:?}");
+    b.shutdown().await;
+    for node in [slow, other] {
+        node.stop().await;
+    }
+    honest.shutdown().await;
+}
+
+#[tokio::test]
 async fn who_dawdles_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     // At its pace a piece takes minutes, and it never stalls.

@@ -1,0 +1,171 @@
+//! How much of what a node does for others one peer may take, that says nothing and goes on saying nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::hostile::endpoint;
+use common::{limits, offer};
+use iroh::endpoint::Connection;
+use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
+use skep_swarm::{Limits, Swarm, SwarmConfig};
+use tokio::task::JoinSet;
+
+/// As long as nothing here ever takes.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The frame of a question that is none.
+const NO_QUESTION: [u8; 4] = [0; 4];
+/// What is answered to it, and by a node that is busy: the bytes on the wire, written down a second time.
+const MALFORMED: [u8; 6] = [0, 0, 0, 2, 3, 2];
+const BUSY: [u8; 6] = [0, 0, 0, 2, 3, 1];
+
+/// A node with eight places for each kind of thing, and patience for an hour.
+async fn node(dir: &Path) -> Swarm {
+    let config = SwarmConfig {
+        gossip: true,
+        limits: Limits {
+            request: Duration::from_secs(3600),
+            answers: 8,
+            connections: 8,
+            ..limits()
+        },
+        ..SwarmConfig::loopback(dir)
+    };
+    Swarm::open(config).await.unwrap()
+}
+
+async fn connect(from: &Endpoint, node: &Swarm, alpn: &[u8]) -> Connection {
+    let id = EndpointId::from_bytes(node.id().as_bytes()).unwrap();
+    let at = node.addr().addrs.into_iter().map(TransportAddr::Ip);
+    let to = EndpointAddr::from_parts(id, at);
+    from.connect(to, alpn).await.unwrap()
+}
+
+/// Connects so many times under one name, and waits until one of these connections is ended. Returns those that
+/// are not.
+async fn without_one(from: &Endpoint, node: &Swarm, alpn: &[u8], count: usize) -> Vec<Connection> {
+    let mut held = Vec::new();
+    let mut ending = JoinSet::new();
+    for _ in 0..count {
+        let connection = connect(from, node, alpn).await;
+        held.push(connection.clone());
+        ending.spawn(async move { connection.closed().await });
+    }
+    let ended = tokio::time::timeout(DEADLINE, ending.join_next()).await;
+    ended.expect("it may have all of them").unwrap().unwrap();
+    held.retain(|connection| connection.close_reason().is_none());
+    held
+}
+
+/// What is answered to a question that is none.
+async fn answer(connection: &Connection) -> Vec<u8> {
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(&NO_QUESTION).await.unwrap();
+    send.finish().unwrap();
+    let answer = tokio::time::timeout(DEADLINE, recv.read_to_end(64)).await;
+    answer.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn one_peer_cannot_have_all_connections_to_which_blobs_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(&dir.path().join("a")).await;
+    let digest = offer(&node, b"for everybody").await;
+    let greedy = endpoint().bind().await.unwrap();
+    let held = without_one(&greedy, &node, iroh_blobs::ALPN, 3).await;
+    assert_eq!(held.len(), 2);
+    let other = common::node(&dir.path().join("b")).await;
+    other.find_blob(&digest, &[node.addr()]).await.unwrap();
+    other.shutdown().await;
+    node.shutdown().await;
+    greedy.close().await;
+}
+
+#[tokio::test]
+async fn one_peer_cannot_have_all_exchanges_of_announcements() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(&dir.path().join("a")).await;
+    let greedy = endpoint().bind().await.unwrap();
+    let held = without_one(&greedy, &node, b"skep/gossip/1", 5).await;
+    assert_eq!(held.len(), 4);
+    let other = endpoint().bind().await.unwrap();
+    let connection = connect(&other, &node, b"skep/gossip/1").await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.finish().unwrap();
+    let told = tokio::time::timeout(DEADLINE, recv.read_to_end(1 << 20)).await;
+    assert!(!told.unwrap().unwrap().is_empty(), "it tells of itself");
+    node.shutdown().await;
+    greedy.close().await;
+    other.close().await;
+}
+
+#[tokio::test]
+async fn one_peer_cannot_have_all_connections_on_which_releases_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(&dir.path().join("a")).await;
+    let greedy = endpoint().bind().await.unwrap();
+    let held = without_one(&greedy, &node, b"skep/releases/1", 3).await;
+    assert_eq!(held.len(), 2);
+    let other = endpoint().bind().await.unwrap();
+    let connection = connect(&other, &node, b"skep/releases/1").await;
+    assert_eq!(answer(&connection).await, MALFORMED);
+    node.shutdown().await;
+    greedy.close().await;
+    other.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_asked_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let hurried = Limits {
+        request: Duration::from_millis(300),
+        ..limits()
+    };
+    let node = common::node_with(&dir.path().join("a"), hurried).await;
+    let silent = endpoint().bind().await.unwrap();
+    let connection = connect(&silent, &node, b"skep/releases/1").await;
+    // It is kept alive, so that nothing but the node ends it.
+    let ended = tokio::time::timeout(DEADLINE, connection.closed()).await;
+    ended.expect("it is kept for ever");
+    node.shutdown().await;
+    silent.close().await;
+}
+
+#[tokio::test]
+async fn nobody_may_send_what_nobody_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(&dir.path().join("a")).await;
+    let other = endpoint().bind().await.unwrap();
+    let connection = connect(&other, &node, b"skep/releases/1").await;
+    // What the node allows is known once it has answered.
+    assert_eq!(answer(&connection).await, MALFORMED);
+    let opened = n0_future::future::poll_once(connection.open_uni()).await;
+    assert!(opened.is_none(), "a stream of one direction was opened");
+    node.shutdown().await;
+    other.close().await;
+}
+
+#[tokio::test]
+async fn one_peer_cannot_have_all_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(&dir.path().join("a")).await;
+    let greedy = endpoint().bind().await.unwrap();
+    let connection = connect(&greedy, &node, b"skep/releases/1").await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        // A part of a question, the rest of which never comes.
+        send.write_all(&[0]).await.unwrap();
+        held.push((send, recv));
+    }
+    assert_eq!(answer(&connection).await, BUSY);
+    let other = endpoint().bind().await.unwrap();
+    let connection = connect(&other, &node, b"skep/releases/1").await;
+    assert_eq!(answer(&connection).await, MALFORMED);
+    node.shutdown().await;
+    greedy.close().await;
+    other.close().await;
+}
