@@ -38,7 +38,7 @@ async fn of_whom_others_tell_nobody_is_told_before_it_has_said_so_itself() {
     }
     assert_eq!(gossip.known().len(), 18);
     let own = gossip.shared.own.announcement().unwrap();
-    assert_eq!(gossip.shown(), [own.bytes.clone()]);
+    assert_eq!(gossip.shown(), std::slice::from_ref(&own.bytes));
     // The very bytes that somebody else has shown.
     let bytes = signed(7, &[], now).bytes;
     gossip.take_in(bytes.clone(), id(7));
