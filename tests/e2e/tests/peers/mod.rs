@@ -241,7 +241,7 @@ impl Lies {
         let keys = &mut Keys::default();
         let lease = examine(&offer, &policy, key, keys).unwrap();
         if let (Manner::Shows(_), Some(_)) = (&self.manner, lease.audit.follows) {
-            self.says(channel, &Answer::Refused(Refusal::InUse)).await;
+            self.says(channel, &Answer::Refused(Refusal::NoJobs)).await;
             return;
         }
         let secret = SealSecret::generate().unwrap();

@@ -124,7 +124,7 @@ struct Driver {
     /// What last went wrong with a shard.
     trouble: Option<String>,
     sends: HashMap<AttemptId, Send>,
-    /// Leases whose providers had no place for them, and have not been given them again.
+    /// Leases whose providers did not take them then, and have not been given them again.
     put_off: BTreeSet<AttemptId>,
     /// Whose stakes stay where they are because of this job, as far as this process has seen to it.
     bound: BTreeSet<AccountId>,

@@ -110,9 +110,14 @@ impl TalkError {
         matches!(self, Self::Input(_) | Self::Output(_))
     }
 
-    /// Whether the provider has no place for it now, and may have one later.
-    pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Refused(Refusal::Busy))
+    /// Whether the provider does not take it now, and may take it later: that is no failure of its.
+    pub fn is_for_later(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(
+                Refusal::Busy | Refusal::InUse | Refusal::Hours(_) | Refusal::Unpaid { .. }
+            )
+        )
     }
 }
 

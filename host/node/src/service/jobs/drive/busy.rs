@@ -1,17 +1,19 @@
-//! Providers that have no place for a lease, as they say: somebody else has them all. That is no failure of
-//! theirs, and nothing that a shard is given up for.
+//! Providers that do not take a lease now, as they say: somebody else has all places, it is not the time for jobs
+//! there, their owner uses the machine, or they are owed too much. That is no failure of theirs, and nothing that a
+//! shard is given up for.
 
 use skep_evidence::AccountId;
 use skep_market::{AttemptId, Event, Offer};
 
 use super::super::now;
+use super::super::talk::TalkError;
 use super::Driver;
 
 impl Driver {
-    /// Gives nothing to a provider that is busy before it is asked again whether it takes a shard. Its lease
-    /// goes to somebody else if there is one; if not, it stays, and is offered again then.
-    pub(super) fn put_off(&mut self, id: AttemptId, provider: Option<AccountId>) {
-        self.trouble = Some(format!("shard {}: its provider is busy", id.shard));
+    /// Gives nothing to a provider that does not take a shard now, and says why, before it is asked again whether
+    /// it does. Its lease goes to somebody else if there is one; if not, it stays, and is offered again then.
+    pub(super) fn put_off(&mut self, id: AttemptId, provider: Option<AccountId>, why: &TalkError) {
+        self.trouble = Some(format!("shard {} waits for its provider: {why}", id.shard));
         if let Some(provider) = provider {
             self.quotes.remove(&provider);
         }

@@ -111,8 +111,8 @@ impl Driver {
                     false => Err(failed(error)),
                 };
             }
-            Err(error) if error.is_busy() => {
-                self.put_off(id, provider);
+            Err(error) if error.is_for_later() => {
+                self.put_off(id, provider, &error);
                 return Ok(());
             }
             Err(error) => (

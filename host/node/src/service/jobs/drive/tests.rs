@@ -254,6 +254,41 @@ async fn who_makes_something_else_than_what_counts_already_has_not_delivered() {
     assert_eq!(seen_of_two(b"right", b"right"), [delivered; 2]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_no_shard_now_has_not_failed_and_is_waited_for() {
+    let later = [
+        Refusal::Busy,
+        Refusal::InUse,
+        Refusal::Hours("22:00-07:30".to_owned()),
+        Refusal::Unpaid { owed: 2, limit: 1 },
+    ];
+    let mut desk = Desk::new(1, &[1]);
+    let provider = key(1).id();
+    let open = desk.open();
+    let [(id, _)] = open[..] else {
+        unreachable!("{open:?}");
+    };
+    // More often than a shard may fail.
+    for refusal in later.iter().cycle().take(20) {
+        let said = refusal.to_string();
+        desk.driver
+            .came(vec![(id, Err(refusal.clone().into()))])
+            .unwrap();
+        desk.driver.decide().unwrap();
+        assert_eq!(desk.open(), open, "{said}");
+        let reason = desk.driver.reason().unwrap();
+        assert!(reason.contains(&said), "{reason}");
+        // It is not given the shard before it was asked again.
+        assert!(desk.driver.quotes.is_empty(), "{said}");
+        desk.driver.quotes.extend([quote(1, 1)]);
+    }
+    assert_eq!(desk.seen(provider), Reputation::default());
+    // What it refuses for good is a failure.
+    let never = Refusal::Publisher;
+    desk.driver.came(vec![(id, Err(never.into()))]).unwrap();
+    assert_eq!(desk.seen(provider), reputation(&[Conduct::Failed]));
+}
+
 /// What comes of a lease whose provider has no place for it.
 fn busy() -> Result<Box<Delivered>, TalkError> {
     Err(Refusal::Busy.into())

@@ -9,6 +9,7 @@ use super::super::now;
 use super::super::residence::Reserved;
 use super::begun::receipt_of;
 use super::{Desk, Stop};
+use crate::failure::{Failure, FailureKind};
 use crate::service::Service;
 use crate::service::run::Subject;
 
@@ -27,8 +28,15 @@ impl Desk {
         let what = (lease.work.package, lease.work.adapter);
         let residences = &service.jobs.residences;
         let reserved = residences.reserve(service, what, subject.clone()).await;
-        let reserved = reserved.map_err(|failure| Refusal::Failed(failure.message))?;
-        Ok(Some(reserved))
+        Ok(Some(reserved.map_err(not_ready)?))
+    }
+}
+
+/// Why nothing is kept ready: where as much is as may be, that is over at some time.
+fn not_ready(failure: Failure) -> Refusal {
+    match failure.kind {
+        FailureKind::Busy => Refusal::Busy,
+        _ => Refusal::Failed(failure.message),
     }
 }
 
@@ -47,4 +55,16 @@ pub(super) fn keep_on(
         tracing::warn!(%failure, "what is kept ready would not be after a start of this node");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_as_much_is_kept_as_may_be_the_node_is_busy_and_nothing_has_failed() {
+        let of = |kind| not_ready(Failure::new(kind, "why"));
+        assert_eq!(of(FailureKind::Busy), Refusal::Busy);
+        assert_eq!(of(FailureKind::Limit), Refusal::Failed("why".to_owned()));
+    }
 }
