@@ -270,8 +270,9 @@ pub enum Refusal {
     Malformed,
     /// Whoever asks has not paid for what was done before.
     #[error(
-        "it did or began work for {} credits since yesterday of which it has no receipt back, and its owner lets \
-         nobody owe more than {}; a node that runs in the home of the job gives it the receipts",
+        "it has no receipt back of work for {} credits, and its owner lets nobody owe more than {}; of what it did \
+         since yesterday a node that runs in the home of the job gives it the receipts, and what was called off or \
+         failed counts for an hour",
         Credits::from_micro(*owed),
         Credits::from_micro(*limit)
     )]

@@ -345,6 +345,14 @@ impl Driver {
     fn act(&mut self, swarm: &Swarm) -> Result<(), Failure> {
         let keeps_books = self.books_rest().is_zero();
         loop {
+            let unsettled = match self.put_off.is_empty() {
+                true => BTreeSet::new(),
+                false => self.unsettled(),
+            };
+            // It may have been put off for want of these receipts.
+            let waits = |id: &AttemptId, provider: &AccountId| {
+                self.put_off.contains(id) && unsettled.contains(provider)
+            };
             let mut events = Vec::new();
             let mut open = BTreeSet::new();
             let (mut begin, mut paid) = (Vec::new(), Vec::new());
@@ -356,7 +364,10 @@ impl Driver {
                         lease,
                     } => {
                         open.insert(id);
-                        if !self.sends.contains_key(&id) && self.quotes.contains_key(&provider) {
+                        if !self.sends.contains_key(&id)
+                            && self.quotes.contains_key(&provider)
+                            && !waits(&id, &provider)
+                        {
                             begin.push((id, provider, lease.to_vec()));
                         }
                     }

@@ -400,7 +400,10 @@ impl Desk {
             .enter(&format!("a shard of {}", lease.work.package));
         let started = now();
         let used = Used::default();
-        let at_work = self.begun.begin(lease, offer.input_bytes, used.clone());
+        let is_again = tokio::task::block_in_place(|| self.earnings.finished(name));
+        let is_again = is_again.map_err(|error| broken(&error))?.is_some();
+        let begun = &self.begun;
+        let at_work = begun.begin(lease, offer.input_bytes, used.clone(), is_again);
         let room = lease.allowance.bytes.saturating_sub(offer.input_bytes);
         let allowed = Allowed {
             flops: affordable(lease),
@@ -414,7 +417,15 @@ impl Desk {
         let made = meanwhile(channel, &records, work).await?;
         // What was made is signed and sent while another is worked on.
         drop((slot, listed));
-        let made = made.map_err(|failure| Refusal::Failed(failure.message))?;
+        let made = match made {
+            Ok(made) => made,
+            Err(unmade) => {
+                if unmade.is_of_node {
+                    at_work.failed_here();
+                }
+                return Err(Refusal::Failed(unmade.failure.message).into());
+            }
+        };
         let meter = Meter {
             tokens: made.report.tokens,
             flops: made.report.flops,
@@ -428,12 +439,8 @@ impl Desk {
             shown: shown.as_deref().map(Digest::of),
             meter,
         };
-        let (signed, is_again) =
-            tokio::task::block_in_place(|| self.sign(lease, result, started, asks))?;
-        // Of what was done once more, the one receipt pays the first time.
-        if !is_again {
-            at_work.signed();
-        }
+        let signed = tokio::task::block_in_place(|| self.sign(lease, result, started, asks))?;
+        at_work.signed();
         if let Some(reserved) = reserved {
             kept::keep_on(service, reserved, &signed)?;
         }
@@ -461,14 +468,14 @@ impl Desk {
         Ok(handover.map_err(damaged)?.encode())
     }
 
-    /// What is signed for a lease is signed once: whoever asks again gets the same. Says whether this is again.
+    /// What is signed for a lease is signed once: whoever asks again gets the same.
     fn sign(
         &self,
         lease: &Signed<Lease>,
         result: Outcome,
         started: u64,
         node: String,
-    ) -> Result<(Finished, bool), Stop> {
+    ) -> Result<Finished, Stop> {
         let Outcome {
             output,
             shown,
@@ -481,7 +488,7 @@ impl Desk {
             let same =
                 |said: Signed<ResultCommitment>| (said.output, said.activations) == (output, shown);
             return match commitment.is_ok_and(same) {
-                true => Ok((earlier, true)),
+                true => Ok(earlier),
                 false => {
                     let reason = "the work did not give the same bytes when it was asked for again";
                     Err(Refusal::Failed(reason.to_owned()).into())
@@ -509,8 +516,7 @@ impl Desk {
             node,
         };
         let kept = self.earnings.keep(lease.digest(), signed, &owed);
-        let kept = kept.map_err(|error| broken(&error))?;
-        Ok((kept, false))
+        kept.map_err(|error| broken(&error))
     }
 
     /// The package of a lease, brought here if it is not and the policy admits it, its adapter, and

@@ -13,7 +13,8 @@ use skep_kernels::Isa;
 use skep_market::{Refusal, ShardInput, machine_kind};
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Digest, Grants, Limits, ModelGrant, SignedRelease};
-use skep_sandbox::{Cancel, RunReport, Texts, Used};
+use skep_sandbox::{Cancel, FailedRun, RunError, RunReport, Texts, Used};
+use tokio::task::JoinError;
 use zeroize::Zeroizing;
 
 use crate::embedded;
@@ -51,6 +52,42 @@ pub struct Made {
     pub output: Zeroizing<Vec<u8>>,
     /// What the sandbox measured.
     pub report: RunReport,
+}
+
+/// Why nothing came of it.
+#[derive(Debug)]
+pub struct Unmade {
+    /// What is told.
+    pub failure: Failure,
+    /// Whether it is this node's fault, and not that of the package or of whoever asked for the work.
+    pub is_of_node: bool,
+}
+
+impl From<Failure> for Unmade {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            is_of_node: false,
+        }
+    }
+}
+
+impl Unmade {
+    fn of_node(failure: Failure) -> Self {
+        Self {
+            failure,
+            is_of_node: true,
+        }
+    }
+
+    fn of_run(failed: FailedRun) -> Self {
+        let is_of_node = matches!(failed.error, RunError::PoolEmpty | RunError::HostBug(_));
+        let failure = explain(failed);
+        Self {
+            failure,
+            is_of_node,
+        }
+    }
 }
 
 /// The models that a component gets in a job: those that come with skep, which the two sides have
@@ -149,7 +186,7 @@ pub async fn perform(
     input: Zeroizing<Vec<u8>>,
     allowed: Allowed,
     records: Arc<AtomicU64>,
-) -> Result<Made, Failure> {
+) -> Result<Made, Unmade> {
     subject.limits = subject.limits.capped_by(&Limits {
         device_work: Some(allowed.flops),
         output: Some(allowed.output),
@@ -158,19 +195,15 @@ pub async fn perform(
     });
     let mut prepared = run::prepare(service, subject, &[], Vec::new(), Reach::Offered).await?;
     if allowed.seed.is_some() && !prepared.program.is_repeatable() {
-        return Err(Failure::new(
-            FailureKind::Refused,
-            "the lease says that the work gives the same bytes everywhere, and that of this \
-             package may not",
-        ));
+        let reason = "the lease says that the work gives the same bytes everywhere, and that of this \
+                      package may not";
+        return Err(Failure::new(FailureKind::Refused, reason).into());
     }
     let are_shown = allowed.texts != Texts::Kept;
     if are_shown && !prepared.program.can_be_followed() {
-        return Err(Failure::new(
-            FailureKind::Refused,
-            "the lease says that machines of other kinds can follow the texts of this package, and \
-             it writes none, or they are not all that differs there",
-        ));
+        let reason = "the lease says that machines of other kinds can follow the texts of this package, \
+                      and it writes none, or they are not all that differs there";
+        return Err(Failure::new(FailureKind::Refused, reason).into());
     }
     // A device's last bits depend on what else is in a batch, and with them now and then a token.
     // Whoever follows sees that these are the last bits.
@@ -180,21 +213,19 @@ pub async fn perform(
         && device != DeviceName::Processor
         && writes_texts(prepared.program.imports())
     {
-        return Err(Failure::new(
-            FailureKind::Refused,
-            format!(
-                "the lease says that the work gives the same bytes everywhere, and this node \
-                 computes language models on {device}, where a text may come out otherwise beside \
-                 others; ask for commitments, or another node"
-            ),
-        ));
+        let reason = format!(
+            "the lease says that the work gives the same bytes everywhere, and this node \
+             computes language models on {device}, where a text may come out otherwise beside \
+             others; ask for commitments, or another node"
+        );
+        return Err(Failure::new(FailureKind::Refused, reason).into());
     }
     prepared.spec.seed = allowed.seed;
     prepared.spec.texts = allowed.texts;
     prepared.spec.used = allowed.used;
     prepared.spec.waits_for_others = true;
     let prepared = Arc::new(prepared);
-    let sandbox = service.sandbox()?;
+    let sandbox = service.sandbox().map_err(Unmade::of_node)?;
     let input = Arc::new(input);
     loop {
         let cancel = Cancel::new();
@@ -211,11 +242,11 @@ pub async fn perform(
                 &cancel,
             )
         });
-        match made
-            .await
-            .map_err(|error| Failure::of(FailureKind::Failed, &error))?
-        {
-            Err(failure) if failure.kind == FailureKind::Busy => tokio::time::sleep(PAUSE).await,
+        let broke = |error: JoinError| Unmade::of_node(Failure::of(FailureKind::Failed, &error));
+        match made.await.map_err(broke)? {
+            Err(unmade) if unmade.failure.kind == FailureKind::Busy => {
+                tokio::time::sleep(PAUSE).await;
+            }
             made => return made,
         }
     }
@@ -233,11 +264,11 @@ fn run_once(
     largest: u64,
     done: &AtomicU64,
     cancel: &Cancel,
-) -> Result<Made, Failure> {
+) -> Result<Made, Unmade> {
     let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
     let shard = ShardInput::decode(input).map_err(|error| usage(error.to_string()))?;
     if !(1..LAST_LINE).contains(&shard.first_line) {
-        return Err(usage("the lines of the shard have no numbers".to_owned()));
+        return Err(usage("the lines of the shard have no numbers".to_owned()).into());
     }
     let mut sink = Bounded {
         bytes: Zeroizing::default(),
@@ -270,7 +301,7 @@ fn run_once(
         }
     };
     Ok(Made {
-        report: report.map_err(explain)?,
+        report: report.map_err(Unmade::of_run)?,
         output: sink.bytes,
     })
 }
@@ -303,6 +334,18 @@ mod tests {
     use skep_registry::{JobsGrant, SwarmRead};
 
     use super::*;
+
+    #[test]
+    fn only_what_the_node_itself_fails_at_is_its_fault() {
+        let is_of_node = |error: RunError| Unmade::of_run(error.into()).is_of_node;
+        assert!(is_of_node(RunError::HostBug("a fault".to_owned())));
+        assert!(is_of_node(RunError::PoolEmpty));
+        // Whoever asks for the work chooses the guest and the time.
+        let limit = Duration::from_secs(1);
+        assert!(!is_of_node(RunError::WallTime { limit }));
+        assert!(!is_of_node(RunError::Guest("no".to_owned())));
+        assert!(!Unmade::from(Failure::new(FailureKind::Failed, "no")).is_of_node);
+    }
 
     #[test]
     fn what_would_spend_or_leave_something_is_no_part_of_a_job() {

@@ -2,8 +2,10 @@
 //! there, their owner uses the machine, or they are owed too much. That is no failure of theirs, and nothing that a
 //! shard is given up for.
 
+use std::collections::BTreeSet;
+
 use skep_evidence::AccountId;
-use skep_market::{AttemptId, Event, Offer};
+use skep_market::{AttemptId, Event, Offer, Outstanding, Refusal};
 
 use super::super::now;
 use super::super::talk::TalkError;
@@ -14,10 +16,30 @@ impl Driver {
     /// it does. Its lease goes to somebody else if there is one; if not, it stays, and is offered again then.
     pub(super) fn put_off(&mut self, id: AttemptId, provider: Option<AccountId>, why: &TalkError) {
         self.trouble = Some(format!("shard {} waits for its provider: {why}", id.shard));
-        if let Some(provider) = provider {
+        self.put_off.insert(id);
+        let is_unpaid = matches!(why, TalkError::Refused(Refusal::Unpaid { .. }));
+        if is_unpaid {
+            self.books.hurry();
+        }
+        let Some(provider) = provider else {
+            return;
+        };
+        // Who is about to be paid is offered it again as soon as it is.
+        if !is_unpaid || !self.unsettled().contains(&provider) {
             self.quotes.remove(&provider);
         }
-        self.put_off.insert(id);
+    }
+
+    /// Those who are to be given receipts as proof of what they are paid, or are being given them.
+    pub(super) fn unsettled(&self) -> BTreeSet<AccountId> {
+        let due = self.job.outstanding().into_iter();
+        let due = due.filter_map(|outstanding| match outstanding {
+            Outstanding::Pay { id, .. } => self.job.provider(id),
+            _ => None,
+        });
+        let paid = self.proofs.iter().map(|receipt| receipt.provider);
+        let handing = self.handing.iter().copied();
+        due.chain(paid).chain(handing).collect()
     }
 
     /// A lease that was put off and goes to one of these, who has room for it: its provider has not said since that it

@@ -289,6 +289,38 @@ async fn who_takes_no_shard_now_has_not_failed_and_is_waited_for() {
     assert_eq!(desk.seen(provider), reputation(&[Conduct::Failed]));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_owed_too_much_is_offered_the_next_shard_once_it_was_paid() {
+    let unpaid = || -> Result<Box<Delivered>, TalkError> {
+        Err(Refusal::Unpaid { owed: 2, limit: 1 }.into())
+    };
+    let mut desk = Desk::new(2, &[2]);
+    let provider = key(1).id();
+    let open = desk.open();
+    let [(first, _), (second, _)] = open[..] else {
+        unreachable!("{open:?}");
+    };
+    let made = desk.made(first, b"made");
+    desk.driver.came(vec![(first, made)]).unwrap();
+    desk.driver.books.keep(Instant::now());
+    desk.driver.came(vec![(second, unpaid())]).unwrap();
+    // Its receipt is given to it now, and it is not asked first whether it takes a shard.
+    assert!(desk.driver.books_rest().is_zero());
+    assert!(desk.driver.unsettled().contains(&provider));
+    assert!(desk.driver.quotes.contains_key(&provider));
+    let paid = Event::Paid {
+        id: first,
+        at: now(),
+    };
+    desk.driver.note(&[paid]).unwrap();
+    assert!(desk.driver.unsettled().is_empty());
+    // Where there is nothing to pay, it is not asked again and again.
+    desk.driver.came(vec![(second, unpaid())]).unwrap();
+    assert!(desk.driver.quotes.is_empty());
+    assert_eq!(desk.open(), [(second, provider)]);
+    assert_eq!(desk.seen(provider), reputation(&[Conduct::Delivered]));
+}
+
 /// What comes of a lease whose provider has no place for it.
 fn busy() -> Result<Box<Delivered>, TalkError> {
     Err(Refusal::Busy.into())

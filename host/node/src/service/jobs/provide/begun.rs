@@ -1,7 +1,8 @@
-//! What requesters owe for work that nothing is signed for: of what is at work, and of what came to nothing a
-//! while ago, because they called it off or it failed. It is what it used until then, at the prices of its
-//! lease, and not the lease's limit: honest requesters call shards off as well, when somebody else was faster,
-//! and most allow for far more than a shard takes.
+//! What requesters owe for work that nothing is signed for: of what came to nothing a while ago, because they
+//! called it off or it failed. It is what it used until then, at the prices of its lease, and not the lease's
+//! limit: honest requesters call shards off as well, when somebody else was faster, and most allow for far more
+//! than a shard takes. What is at work counts once it has come to something or to nothing: nobody can pay it before,
+//! and there is no more of it than this node works on at once.
 //!
 //! It is in memory. Nobody who asks for work can have this node's process end, and what ended with the process
 //! came to nothing by no fault of who asked for it.
@@ -9,7 +10,9 @@
 //! # What it must never do
 //!
 //! - Grow: what is over is forgotten after a while, and before that if there is too much of it.
-//! - Count what is signed, which is owed on disk.
+//! - Count what is signed, which is owed on disk, nor against other leases what was done of the same lease before
+//!   or after, which that one receipt pays.
+//! - Count what came to nothing by a fault of this node.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -51,6 +54,8 @@ struct Run {
     limit: Credits,
     bytes: u64,
     used: Used,
+    /// Whether a receipt is signed for its lease, so that it counts against nothing but this lease.
+    is_signed: bool,
     /// When it came to nothing, if it is not at work.
     ended: Option<Instant>,
 }
@@ -76,8 +81,23 @@ pub(super) struct AtWork {
 }
 
 impl AtWork {
-    /// Something is signed for it, by which it is owed from now on.
+    /// Its lease is done, and signed for: that is what is owed from now on, however often it was begun.
     pub(super) fn signed(self) {
+        let mut runs = self.of.runs();
+        let place = runs.all.iter().position(|run| run.number == self.number);
+        // Of one that is done once more it is kept how often that was.
+        let Some(place) = place.filter(|place| !runs.all[*place].is_signed) else {
+            return;
+        };
+        let lease = runs.all.remove(place).lease;
+        let its = |run: &&mut Run| run.lease == lease;
+        for run in runs.all.iter_mut().filter(its) {
+            run.is_signed = true;
+        }
+    }
+
+    /// It came to nothing by a fault of this node, and is owed by nobody.
+    pub(super) fn failed_here(self) {
         self.of.runs().all.retain(|run| run.number != self.number);
     }
 }
@@ -93,22 +113,32 @@ impl Drop for AtWork {
 }
 
 impl Begun {
-    /// What a requester owes that wants to have this lease done. What the lease itself took before is left out,
-    /// unless it was asked for again and again.
+    /// What a requester owes that wants to have this lease done, of what is not at work. What the lease itself
+    /// took before is left out, unless it was asked for again and again.
     fn owed(&self, requester: AccountId, lease: Digest) -> Credits {
         let mut runs = self.runs();
         runs.forget();
-        let is_its = |run: &&Run| run.requester == requester;
+        let is_its = |run: &&Run| run.requester == requester && run.ended.is_some();
         let own = runs.all.iter().filter(|run| run.lease == lease).count();
-        let counted = runs.all.iter().filter(is_its);
-        let counted = counted.filter(|run| run.lease != lease || own > AGAIN);
+        let counts = |run: &&Run| match run.lease == lease {
+            true => own > AGAIN,
+            false => !run.is_signed,
+        };
+        let counted = runs.all.iter().filter(is_its).filter(counts);
         counted.fold(Credits::ZERO, |sum, run| {
             sum.checked_add(run.price()).unwrap_or(Credits::MAX)
         })
     }
 
-    /// The work of a lease begins, with an input of so many bytes; what it uses is seen in `used`.
-    pub(super) fn begin(&self, lease: &Agreed<Lease>, bytes: u64, used: Used) -> AtWork {
+    /// The work of a lease begins, with an input of so many bytes; what it uses is seen in `used`. Of one that
+    /// `is_signed` it is done once more.
+    pub(super) fn begin(
+        &self,
+        lease: &Agreed<Lease>,
+        bytes: u64,
+        used: Used,
+        is_signed: bool,
+    ) -> AtWork {
         let mut runs = self.runs();
         runs.forget();
         let number = runs.count;
@@ -121,6 +151,7 @@ impl Begun {
             limit: lease.limit,
             bytes,
             used,
+            is_signed,
             ended: None,
         });
         let of = self.clone();
@@ -252,24 +283,31 @@ mod tests {
         begun.owed(key(requester).id(), other).micro()
     }
 
+    impl Begun {
+        /// The work of a lease begins that nothing is signed for.
+        fn first(&self, lease: &Agreed<Lease>, bytes: u64) -> AtWork {
+            self.begin(lease, bytes, Used::default(), false)
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn what_is_begun_counts_until_it_is_signed_and_a_while_after_it_came_to_nothing() {
+    async fn what_is_begun_counts_for_a_while_once_it_came_to_nothing() {
         let begun = Begun::default();
-        let first = begun.begin(&lease(2, 0, 1_000), 30, Used::default());
-        let second = begun.begin(&lease(2, 1, 1_000), 4, Used::default());
-        assert_eq!((owed(&begun, 2), owed(&begun, 3)), (34, 0));
-        first.signed();
-        assert_eq!(owed(&begun, 2), 4);
-        // At work it counts as long as it is.
+        let first = begun.first(&lease(2, 0, 1_000), 30);
+        let second = begun.first(&lease(2, 1, 1_000), 4);
+        // Nobody can pay for what is at work, however long it is.
+        assert_eq!((owed(&begun, 2), owed(&begun, 3)), (0, 0));
         advance(2 * WHILE).await;
-        assert_eq!(owed(&begun, 2), 4);
+        first.signed();
+        assert_eq!(owed(&begun, 2), 0);
         drop(second);
+        assert_eq!((owed(&begun, 2), owed(&begun, 3)), (4, 0));
         advance(WHILE - Duration::from_secs(1)).await;
         assert_eq!(owed(&begun, 2), 4);
         advance(Duration::from_secs(1)).await;
         assert_eq!(owed(&begun, 2), 0);
         // No lease costs more than its limit.
-        let _dear = begun.begin(&lease(2, 2, 7), 100, Used::default());
+        drop(begun.first(&lease(2, 2, 7), 100));
         assert_eq!(owed(&begun, 2), 7);
     }
 
@@ -280,7 +318,7 @@ mod tests {
         let own = || begun.owed(lease.requester, lease.digest()).micro();
         for run in 0..=AGAIN {
             assert_eq!(own(), 0, "{run}");
-            drop(begun.begin(&lease, 10, Used::default()));
+            drop(begun.first(&lease, 10));
         }
         assert_eq!(own(), 10 * (AGAIN as u64 + 1));
         // Against others it counted from the first time on.
@@ -288,17 +326,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_a_lease_that_is_signed_nothing_counts_against_another() {
+        let begun = Begun::default();
+        let lease = lease(2, 0, 1_000);
+        // Its requester was gone in the middle, came back, and was killed before it had the result.
+        drop(begun.first(&lease, 10));
+        assert_eq!(owed(&begun, 2), 10);
+        begun.first(&lease, 10).signed();
+        assert_eq!(owed(&begun, 2), 0);
+        begun.begin(&lease, 10, Used::default(), true).signed();
+        let own = || begun.owed(lease.requester, lease.digest()).micro();
+        for _ in 0..2 {
+            assert_eq!(own(), 0);
+            drop(begun.begin(&lease, 10, Used::default(), true));
+        }
+        assert_eq!(owed(&begun, 2), 0);
+        // It is not done for ever for one receipt.
+        assert_eq!(own(), 10 * (AGAIN as u64 + 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_by_a_fault_of_the_node_is_owed_by_nobody() {
+        let begun = Begun::default();
+        let [one, other] = [0, 1].map(|shard| lease(2, shard, 1_000));
+        drop(begun.first(&one, 10));
+        begun.first(&other, 10).failed_here();
+        assert_eq!(owed(&begun, 2), 10);
+        assert_eq!(begun.runs().all.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn of_what_came_to_nothing_no_more_is_remembered_than_there_is_room_for() {
         let begun = Begun::default();
         let (one, other) = (lease(2, 0, 1_000), lease(3, 0, 1_000));
-        let at_work = begun.begin(&one, 5, Used::default());
-        drop(begun.begin(&one, 30, Used::default()));
+        let at_work = begun.first(&one, 5);
+        drop(begun.first(&one, 30));
         for _ in 0..MOST {
-            drop(begun.begin(&other, 1, Used::default()));
+            drop(begun.first(&other, 1));
         }
         assert_eq!(begun.runs().all.len(), MOST);
-        assert_eq!(owed(&begun, 2), 5, "what is at work stays");
+        assert_eq!(owed(&begun, 2), 0, "the oldest is forgotten");
         drop(at_work);
+        assert_eq!(owed(&begun, 2), 5, "what was at work stayed");
     }
 
     #[test]
