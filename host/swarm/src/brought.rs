@@ -117,8 +117,8 @@ fn who_goes(
     Some(going)
 }
 
-/// What a package takes on the disk at most: each file in the store and in its folder.
-fn taken_by(release: &SignedRelease) -> u64 {
+/// What a package takes on the disk at most, in bytes: each file in the store and in its folder.
+pub fn taken_by(release: &SignedRelease) -> u64 {
     let blocks = |bytes: u64| bytes.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
     let twice = |bytes: u64| blocks(bytes.saturating_add(BLOCK)).saturating_mul(2);
     let files = release.files().iter().map(|entry| twice(entry.size));

@@ -84,7 +84,7 @@ mod wire;
 
 pub use announcement::{Announcement, AnnouncementError, Capability, Need};
 pub use blobs::Presence;
-pub use brought::InUse;
+pub use brought::{InUse, taken_by};
 pub use channel::{Answerer, CONVERSATIONS, Channel, ChannelError, FOR_ONE, MAX_FRAME};
 pub use config::{Dht, Limits, SwarmConfig};
 pub use discovery::{Discovery, TicketDiscovery, Want};

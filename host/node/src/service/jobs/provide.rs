@@ -38,7 +38,7 @@ use zeroize::Zeroizing;
 
 use self::begun::{Begun, receipt_of};
 use self::engaged::{Engagements, Held};
-use self::packages::{Questions, admit, in_time, obtained};
+use self::packages::{Questions, admit, in_time, may_be_had, obtained};
 pub(super) use self::packages::{Room, bring, release};
 use self::queue::Queue;
 use super::around::Wanted;
@@ -277,6 +277,7 @@ impl Desk {
         let (package, sources) = (wanted.package, sources::nodes(sources)?);
         let release = self.questions.release(swarm, package, &sources).await?;
         admit(&self.policy, &release, input_bytes)?;
+        may_be_had(swarm, &release, service.config.jobs.keep_packages)?;
         let adapters = &service.models.adapters;
         let warm = Warmth {
             package: swarm.installed(&wanted.package).is_ok(),

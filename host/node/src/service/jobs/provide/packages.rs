@@ -15,7 +15,7 @@ use std::time::Duration;
 use skep_evidence::Lease;
 use skep_market::{Policy, Refusal};
 use skep_registry::{Digest, SignedRelease};
-use skep_swarm::{BringError, InUse, ProviderAddr, Swarm};
+use skep_swarm::{BringError, InUse, ProviderAddr, Swarm, taken_by};
 use tokio::sync::Semaphore;
 
 use super::super::adapters::Families;
@@ -145,6 +145,19 @@ pub(super) fn admit(
     let world = component.world.as_str();
     let admitted = policy.admit(release.publisher(), world, input_bytes);
     admitted.map_err(Stop::from)
+}
+
+/// Whether a package is here, or could be brought here if nothing else were within this room, in bytes: where it
+/// cannot, no lease is worth its while.
+pub(super) fn may_be_had(swarm: &Swarm, release: &SignedRelease, room: u64) -> Result<(), Refusal> {
+    let bytes = taken_by(release);
+    match bytes > room && swarm.installed(&release.digest()).is_err() {
+        true => Err(Refusal::Unavailable(format!(
+            "the package takes {bytes} bytes of the disk, where each of its files lies twice, and what jobs bring may \
+             take {room} (`keep-packages` in the configuration of that node)"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// The package of a lease: brought here, if it is not, once the policy has admitted it.
@@ -298,6 +311,14 @@ mod tests {
             refused,
             Err(Stop::Refused(Refusal::Unavailable(reason))) if reason.contains("1000")
         ));
+        // Who asks for a price is told so before it makes out a lease.
+        let taken = taken_by(&release);
+        let priced = may_be_had(&provider, &release, taken - 1);
+        assert!(matches!(
+            priced,
+            Err(Refusal::Unavailable(reason)) if reason.contains("keep-packages")
+        ));
+        assert_eq!(may_be_had(&provider, &release, taken), Ok(()));
         assert_eq!(kept(&provider), [0; 3]);
         assert!(provider.release(&digest).is_none());
         let file = provider.presence(&Digest::of(CONTENT)).await;
@@ -308,6 +329,7 @@ mod tests {
             panic!("it is let in, and cannot be had");
         };
         assert_eq!(brought.installed.release, release);
+        assert_eq!(may_be_had(&provider, &release, 0), Ok(()), "it is here");
         // Its history was asked of nobody.
         assert_eq!(kept(&provider), [0, 1, 1]);
 
