@@ -56,6 +56,11 @@ impl Coming {
         }
     }
 
+    /// The most bytes that there ever is room for of one node.
+    pub fn most_of_one(&self) -> u64 {
+        self.most / 4
+    }
+
     /// Room for what a node brings, of which nothing has come yet.
     pub fn room_for(&self, node: NodeId) -> Room {
         Room {
@@ -76,7 +81,7 @@ impl Room {
         let all = taken.all.saturating_add(bytes);
         let most = match all > self.coming.most / 2 {
             true => self.coming.most / 128,
-            false => self.coming.most / 4,
+            false => self.coming.most_of_one(),
         };
         if all > self.coming.most || of_node > most {
             return false;

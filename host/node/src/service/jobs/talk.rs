@@ -67,7 +67,7 @@ pub enum TalkError {
     /// The lease that it accepted is another.
     #[error("it accepted another lease than it was offered")]
     OtherLease,
-    /// More than the lease allows.
+    /// More than the lease allows, or than there ever is room for of one node.
     #[error("its output, or what it shows of it, has {bytes} bytes, and {limit} are the most")]
     TooMuch {
         /// How many it says.
@@ -90,7 +90,7 @@ pub enum TalkError {
     /// What it sends cannot be written down here.
     #[error("what it sends cannot be kept here: {0}")]
     Output(#[source] io::Error),
-    /// Too much of it, or of all, is coming at once.
+    /// Too much of it, or of all, is coming at once, which is over at some time.
     #[error("more of what is sent was coming at once than the disk of this node has room for")]
     NoRoom,
     /// The provider was ended in the middle of the work and is there again, as it says itself.
@@ -110,13 +110,15 @@ impl TalkError {
         matches!(self, Self::Input(_) | Self::Output(_))
     }
 
-    /// Whether the provider does not take it now, and may take it later: that is no failure of its.
+    /// Whether the provider does not take it now, or there is no room here now for what it made of it, and both may be
+    /// otherwise later: that is no failure of its.
     pub fn is_for_later(&self) -> bool {
         matches!(
             self,
-            Self::Refused(
-                Refusal::Busy | Refusal::InUse | Refusal::Hours(_) | Refusal::Unpaid { .. }
-            )
+            Self::NoRoom
+                | Self::Refused(
+                    Refusal::Busy | Refusal::InUse | Refusal::Hours(_) | Refusal::Unpaid { .. }
+                )
         )
     }
 }
@@ -353,8 +355,14 @@ async fn take_out(
 ) -> Result<(Spool, Room), TalkError> {
     let (output_bytes, shown_bytes) = both;
     let is_in_files = output_bytes.max(shown_bytes) > INLINE;
+    let bytes = output_bytes.saturating_add(shown_bytes);
+    let limit = coming.most_of_one();
+    // For so much there is never room.
+    if is_in_files && bytes > limit {
+        return Err(TalkError::TooMuch { bytes, limit });
+    }
     let mut room = coming.room_for(channel.peer());
-    let mut gathered = Gathered::new(opener, output_bytes.saturating_add(shown_bytes));
+    let mut gathered = Gathered::new(opener, bytes);
     let mut spool = writing(both, || Spool::new(folder, output_bytes, shown_bytes))?;
     loop {
         let is_last = gathered.add(channel.hear(MAX_SEALED, SILENCE).await?)?;

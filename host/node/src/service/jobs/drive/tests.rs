@@ -282,6 +282,11 @@ async fn who_takes_no_shard_now_has_not_failed_and_is_waited_for() {
         assert!(desk.driver.quotes.is_empty(), "{said}");
         desk.driver.quotes.extend([quote(1, 1)]);
     }
+    // Nor is it one that there is no room here for what it sends.
+    desk.driver
+        .came(vec![(id, Err(TalkError::NoRoom))])
+        .unwrap();
+    assert_eq!(desk.open(), open);
     assert_eq!(desk.seen(provider), Reputation::default());
     // What it refuses for good is a failure.
     let never = Refusal::Publisher;

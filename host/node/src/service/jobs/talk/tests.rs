@@ -180,8 +180,8 @@ fn sealed(requester: &Swarm, provider: &Swarm) -> (Sealer, Opener) {
 async fn what_one_node_sends_takes_no_more_of_the_disk_than_there_is_room_for() {
     const BYTES: u64 = 4 * INLINE;
     let output: Vec<u8> = (0..BYTES).map(|n| n as u8).collect();
-    // A quarter is what one node may have: it is enough, or a byte too little.
-    for (most, has_room) in [(4 * BYTES, true), (4 * BYTES - 4, false)] {
+    // A quarter is what one node may have: it is enough; a byte of it is taken; or it is a byte too little.
+    for (most, taken) in [(4 * BYTES, 0), (4 * BYTES, 1), (4 * BYTES - 4, 0)] {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("outputs");
         std::fs::create_dir(&folder).unwrap();
@@ -194,22 +194,32 @@ async fn what_one_node_sends_takes_no_more_of_the_disk_than_there_is_room_for() 
         let mut channel = requester.converse(&provider.addr()).await.unwrap();
         channel.say(b"what was made").await.unwrap();
         let coming = Coming::of(most);
+        let mut other = coming.room_for(provider.id());
+        assert!(other.take(taken));
         let came = take_out(&mut channel, opener, &folder, &coming, (BYTES, 0)).await;
-        match has_room {
-            true => {
-                let (spool, room) = came.unwrap();
-                let (came, _) = spool.end().unwrap();
-                assert_eq!(came.digest, Digest::of(&output));
-                let mut more = coming.room_for(provider.id());
-                assert!(!more.take(1), "what came is in its room");
-                drop(room);
-                assert!(more.take(1));
-            }
-            false => {
-                assert!(matches!(came, Err(TalkError::NoRoom)));
-                assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
-                assert!(coming.room_for(provider.id()).take(BYTES - 1));
-            }
+        if most == 4 * BYTES && taken == 0 {
+            let (spool, room) = came.unwrap();
+            let (came, _) = spool.end().unwrap();
+            assert_eq!(came.digest, Digest::of(&output));
+            let mut more = coming.room_for(provider.id());
+            assert!(!more.take(1), "what came is in its room");
+            drop(room);
+            assert!(more.take(1));
+        } else {
+            let Err(refused) = came else {
+                panic!("there is no room for it");
+            };
+            // Once the rest has come there is room for it; for more than the quarter there never is.
+            let is_too_much = match refused {
+                TalkError::NoRoom => false,
+                TalkError::TooMuch { bytes, limit } => (bytes, limit) == (BYTES, BYTES - 1),
+                ref other => panic!("{other}"),
+            };
+            assert_eq!(is_too_much, taken == 0);
+            assert_eq!(refused.is_for_later(), taken == 1);
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+            drop(other);
+            assert!(coming.room_for(provider.id()).take(BYTES - 1));
         }
         drop(channel);
         requester.shutdown().await;
