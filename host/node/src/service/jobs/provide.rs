@@ -31,7 +31,7 @@ use skep_market::{
 };
 use skep_registry::Digest;
 use skep_sandbox::{Shown, Used};
-use skep_swarm::{Answerer, Capability, Channel, InUse};
+use skep_swarm::{Answerer, Capability, Channel, InUse, NodeId};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
@@ -221,7 +221,7 @@ impl Desk {
                     adapter,
                     residency,
                 };
-                let asked = (&sources[..], question);
+                let asked = (channel.peer(), &sources[..], question);
                 let answer = self.quote(service, wanted, input_bytes, asked).await?;
                 say(channel, &answer).await
             }
@@ -266,7 +266,7 @@ impl Desk {
         service: &Service,
         wanted: Wanted,
         input_bytes: u64,
-        (sources, question): (&[String], [u8; 32]),
+        (peer, sources, question): (NodeId, &[String], [u8; 32]),
     ) -> Result<Answer, Stop> {
         if !self.policy.take {
             return Err(Refusal::NoJobs.into());
@@ -275,7 +275,10 @@ impl Desk {
         self.policy.keep(wanted.residency)?;
         let swarm = service.swarm().await.map_err(|error| broken(&error))?;
         let (package, sources) = (wanted.package, sources::nodes(sources)?);
-        let release = self.questions.release(swarm, package, &sources).await?;
+        let release = self
+            .questions
+            .release(swarm, peer, package, &sources)
+            .await?;
         admit(&self.policy, &release, input_bytes)?;
         may_be_had(swarm, &release, service.config.jobs.keep_packages)?;
         let adapters = &service.models.adapters;

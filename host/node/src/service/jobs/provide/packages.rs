@@ -9,14 +9,15 @@
 //! - Ask for a file of a package before the policy has admitted it.
 //! - Have a question leave anything on the disk.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_evidence::Lease;
 use skep_market::{Policy, Refusal};
 use skep_registry::{Digest, SignedRelease};
-use skep_swarm::{BringError, InUse, ProviderAddr, Swarm, taken_by};
-use tokio::sync::Semaphore;
+use skep_swarm::{BringError, InUse, NodeId, ProviderAddr, Swarm, taken_by};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::super::adapters::Families;
 use super::super::collect::OLDEST;
@@ -43,10 +44,12 @@ const AWAY: u64 = 14 * DAY;
 // What is signed for a lease is remembered for longer than the same lease can be offered, and worked on.
 const _: () = assert!(2 * AWAY + DAY < OLDEST);
 
-/// Turns to ask nodes that strangers name.
+/// Turns to ask nodes that strangers name: one at a time for whoever asks, so that nobody has all of them.
 #[derive(Clone)]
 pub(super) struct Questions {
     turns: Arc<Semaphore>,
+    /// The turn of each node that asks at present.
+    of_each: Arc<Mutex<HashMap<NodeId, Weak<Semaphore>>>>,
     patience: Duration,
 }
 
@@ -54,28 +57,63 @@ impl Default for Questions {
     fn default() -> Self {
         Self {
             turns: Arc::new(Semaphore::new(QUESTIONS)),
+            of_each: Arc::default(),
             patience: TURN,
         }
     }
 }
 
+/// The turn of a question, until this is dropped.
+struct Turn<'a> {
+    _of_all: SemaphorePermit<'a>,
+    _of_one: OwnedSemaphorePermit,
+}
+
 impl Questions {
-    /// The release of this digest for a question: known here, or as one of these nodes shows it when it is
-    /// this question's turn.
+    /// The release of this digest for a question of this node: known here, or as one of these nodes shows it when
+    /// it is this question's turn.
     pub(super) async fn release(
         &self,
         swarm: &Swarm,
+        asks: NodeId,
         package: Digest,
         sources: &[ProviderAddr],
     ) -> Result<SignedRelease, Stop> {
         if let Some(known) = swarm.release(&package) {
             return Ok(known);
         }
-        let turn = tokio::time::timeout(self.patience, self.turns.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
-            return Err(Refusal::Busy.into());
-        };
+        let _turn = self.turn(asks).await?;
         described(swarm, package, sources, ASKING).await
+    }
+
+    /// The turn of a question of this node, which waits for no longer than there is patience.
+    async fn turn(&self, asks: NodeId) -> Result<Turn<'_>, Refusal> {
+        let of_one = self.of(asks);
+        let turn = async {
+            // Those that a node asks besides wait behind its own, and take no turn of others.
+            let of_one = of_one.acquire_owned().await.ok()?;
+            let of_all = self.turns.acquire().await.ok()?;
+            Some(Turn {
+                _of_all: of_all,
+                _of_one: of_one,
+            })
+        };
+        let turn = tokio::time::timeout(self.patience, turn).await;
+        turn.ok().flatten().ok_or(Refusal::Busy)
+    }
+
+    /// The one turn of a node.
+    fn of(&self, asks: NodeId) -> Arc<Semaphore> {
+        // A turn is there whole or not at all, so a poisoned lock is still good.
+        let mut of_each = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(its) = of_each.get(&asks).and_then(Weak::upgrade) {
+            return its;
+        }
+        // There are no more than conversations.
+        of_each.retain(|_, its| its.strong_count() > 0);
+        let its = Arc::new(Semaphore::new(1));
+        of_each.insert(asks, Arc::downgrade(&its));
+        its
     }
 }
 
@@ -299,7 +337,8 @@ mod tests {
         let (digest, sources) = (release.digest(), [author.addr()]);
 
         let questions = Questions::default();
-        let shown = questions.release(&provider, digest, &sources).await;
+        let asks = author.id();
+        let shown = questions.release(&provider, asks, digest, &sources).await;
         assert!(shown.is_ok_and(|shown| shown == release));
         let choosy = policy([other.id()].into());
         let large = room(1 << 30);
@@ -336,14 +375,45 @@ mod tests {
         // While others ask, what is here is shown as ever.
         let busy = Questions {
             turns: Arc::new(Semaphore::new(0)),
+            of_each: Arc::default(),
             patience: Duration::ZERO,
         };
-        let known = busy.release(&provider, digest, &[]).await;
+        let known = busy.release(&provider, asks, digest, &[]).await;
         assert!(known.is_ok_and(|known| known == release));
-        let unknown = busy.release(&provider, Digest::of(b"other"), &sources);
+        let unknown = busy.release(&provider, asks, Digest::of(b"other"), &sources);
         assert!(matches!(unknown.await, Err(Stop::Refused(Refusal::Busy))));
         author.shutdown().await;
         provider.shutdown().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_has_one_turn_however_much_it_asks() {
+        let node = |seed: u8| {
+            let account = AccountKey::from_seed(&[seed; 32]).id();
+            NodeId::from_bytes(account.as_bytes()).unwrap()
+        };
+        let questions = Questions::default();
+        let one = questions.turn(node(1)).await;
+        assert!(one.is_ok());
+        for _ in 0..2 * QUESTIONS {
+            assert_eq!(questions.turn(node(1)).await.err(), Some(Refusal::Busy));
+        }
+        // Others have theirs, as many as there are.
+        let mut others = Vec::new();
+        for seed in 2..=4 {
+            others.push(questions.turn(node(seed)).await);
+        }
+        assert!(others.iter().all(Result::is_ok));
+        assert_eq!(others.len() + 1, QUESTIONS);
+        assert_eq!(questions.turn(node(5)).await.err(), Some(Refusal::Busy));
+        drop(one);
+        assert!(questions.turn(node(5)).await.is_ok());
+        assert!(questions.turn(node(1)).await.is_ok());
+        drop(others);
+        // Nothing is remembered of those that ask no more.
+        drop(questions.turn(node(6)).await);
+        let of_each = questions.of_each.lock().unwrap();
+        assert_eq!(of_each.len(), 1);
     }
 
     #[test]
