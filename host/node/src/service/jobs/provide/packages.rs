@@ -38,6 +38,9 @@ const SHOWING: Duration = Duration::from_secs(15);
 const ARRIVING: Duration = Duration::from_secs(60);
 /// How many bytes of it have to arrive in a second.
 const SLOWEST: u64 = 64 << 10;
+/// No lease waits longer for it, and keeps its room for it, however large it is. What has come by then is there for
+/// the next one that asks for it.
+const LATEST: Duration = Duration::from_secs(30 * 60);
 /// How far the time at which a lease was made out may be from this node's, in milliseconds.
 const AWAY: u64 = 14 * DAY;
 
@@ -229,7 +232,8 @@ pub(in super::super) async fn bring(
 
 /// How long so many bytes may take.
 fn patience(bytes: u64) -> Duration {
-    ARRIVING + Duration::from_secs(bytes / SLOWEST)
+    let all = ARRIVING.saturating_add(Duration::from_secs(bytes / SLOWEST));
+    all.min(LATEST)
 }
 
 fn late() -> Stop {
@@ -384,6 +388,12 @@ mod tests {
         assert!(matches!(unknown.await, Err(Stop::Refused(Refusal::Busy))));
         author.shutdown().await;
         provider.shutdown().await;
+    }
+
+    #[test]
+    fn nothing_keeps_its_room_for_longer_than_half_an_hour_before_it_is_here() {
+        let seconds = [0, 10 * SLOWEST, 1 << 30, u64::MAX].map(|bytes| patience(bytes).as_secs());
+        assert_eq!(seconds, [60, 70, 1_800, 1_800]);
     }
 
     #[tokio::test(start_paused = true)]
