@@ -12,6 +12,8 @@
 //! - Take away what the owner installed, or what is in use.
 //! - Let strangers fill the disk beyond that room, whatever breaks off in the middle.
 
+mod going;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use skep_registry::{Digest, SignedRelease};
 
+use self::going::{Candidate, Going, Wanted, who_goes};
 use crate::blobs::Presence;
 use crate::disk::{Layout, sync_dir, write_atomic};
 use crate::error::{BringError, OpenError, PackageError};
@@ -29,8 +32,6 @@ use crate::ids::ProviderAddr;
 use crate::node::Swarm;
 use crate::packages::Installed;
 
-/// The most packages that are kept for others' work: their releases are in memory.
-const MOST: usize = 256;
 /// What a file takes on a disk at least, in bytes.
 const BLOCK: u64 = 4096;
 /// A use is noted on disk if the one that is noted there is so many milliseconds older.
@@ -81,40 +82,6 @@ struct Entry {
 struct Leaving {
     bytes: u64,
     until: Instant,
-}
-
-/// One of those of which some may have to go.
-#[derive(Clone, Debug)]
-struct Candidate {
-    digest: Digest,
-    bytes: u64,
-    used: u64,
-    stays: bool,
-}
-
-/// Which have to go, that `bytes` more and `places` more packages fit: those that were not used for longest.
-/// `leaving` is what the disk is not rid of yet. `None` if they would not fit even then.
-fn who_goes(
-    mut here: Vec<Candidate>,
-    leaving: u64,
-    bytes: u64,
-    places: usize,
-    room: u64,
-) -> Option<Vec<Digest>> {
-    here.sort_by_key(|candidate| candidate.used);
-    let wide = u128::from;
-    let all = here.iter().map(|candidate| wide(candidate.bytes));
-    let mut taken = all.sum::<u128>() + wide(leaving) + wide(bytes);
-    let mut count = here.len() + places;
-    let mut going = Vec::new();
-    let mut candidates = here.iter().filter(|candidate| !candidate.stays);
-    while taken > wide(room) || count > MOST {
-        let candidate = candidates.next()?;
-        taken -= wide(candidate.bytes - candidate.bytes / 2);
-        count -= 1;
-        going.push(candidate.digest);
-    }
-    Some(going)
 }
 
 /// What a package takes on the disk at most: each file in the store and in its folder.
@@ -245,7 +212,7 @@ impl Brought {
         is_package: bool,
         room: u64,
         is_spared: &(dyn Fn(&Digest) -> bool + Sync),
-    ) -> Result<Vec<Digest>, BringError> {
+    ) -> Result<Going, BringError> {
         if bytes > room {
             return Err(BringError::TooLarge { bytes, room });
         }
@@ -264,7 +231,12 @@ impl Brought {
         });
         let here = here.collect();
         drop(state);
-        who_goes(here, leaving, bytes, usize::from(is_package), room).ok_or(BringError::NoRoom)
+        let wanted = Wanted {
+            bytes,
+            places: usize::from(is_package),
+            room,
+        };
+        who_goes(here, leaving, wanted).ok_or(BringError::NoRoom)
     }
 
     /// Counts what the store may hold until its next sweep.
@@ -272,6 +244,10 @@ impl Brought {
         let until = Instant::now() + self.sweep;
         let leaving = Leaving { bytes, until };
         self.lock().leaving.insert(what, leaving);
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.lock().here.contains_key(digest)
     }
 
     fn bytes_of(&self, digest: &Digest) -> u64 {
@@ -346,7 +322,7 @@ impl Swarm {
             return Ok(Arc::default());
         }
         let going = brought.must_go(&digest, taken_by(release), true, room, is_spared)?;
-        self.send_away(going).await?;
+        self.make_room(going).await?;
         brought.note(release).map_err(disk)
     }
 
@@ -369,12 +345,32 @@ impl Swarm {
             let brought = &self.inner.brought;
             let taken = size.saturating_add(BLOCK);
             let going = brought.must_go(digest, taken, false, room, is_spared)?;
-            self.send_away(going).await?;
+            self.make_room(going).await?;
             brought.leaves(*digest, taken);
         }
         let (blob, _) = self.fetch_blob(digest, size, providers, None).await?;
         let length = usize::try_from(size).unwrap_or(usize::MAX);
         Ok(blob.read_at(0, length).await?)
+    }
+
+    /// Sends those away, and fails if the store has to be swept before there is room.
+    async fn make_room(&self, going: Going) -> Result<(), BringError> {
+        self.send_away(going.who).await?;
+        match going.is_enough {
+            true => Ok(()),
+            false => Err(BringError::NoRoom),
+        }
+    }
+
+    /// What a release takes, or would take, of the room for others' work, in bytes: none if the owner installed
+    /// it.
+    #[must_use]
+    pub fn takes_of_room(&self, release: &SignedRelease) -> u64 {
+        let digest = release.digest();
+        match !self.inner.brought.has(&digest) && self.installed(&digest).is_ok() {
+            true => 0,
+            false => taken_by(release),
+        }
     }
 
     /// Takes packages away that others' work has brought. Nothing else is installed or removed meanwhile.
@@ -405,53 +401,37 @@ mod tests {
     use super::*;
     use crate::testing::{draft, key};
 
-    fn candidate(number: u8, bytes: u64, used: u64) -> Candidate {
-        Candidate {
-            digest: Digest::of(&[number]),
-            bytes,
-            used,
-            stays: false,
+    fn going_of(who: &[Digest], is_enough: bool) -> Option<Going> {
+        let who = who.to_vec();
+        Some(Going { who, is_enough })
+    }
+
+    #[test]
+    fn room_that_was_lowered_is_there_once_the_store_has_been_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let brought = Brought::open(&layout, Duration::from_secs(1)).unwrap();
+        let releases = ["1.0.0", "1.1.0", "1.2.0"].map(|version| {
+            let files: &[(&str, &[u8])] = &[("a", version.as_bytes())];
+            draft("tool", version, files).sign(key(1), None).unwrap()
+        });
+        let [first, second, third] = releases.each_ref().map(SignedRelease::digest);
+        for release in &releases[..2] {
+            brought.note(release).unwrap();
         }
-    }
-
-    fn digests(numbers: &[u8]) -> Vec<Digest> {
-        numbers
-            .iter()
-            .map(|number| Digest::of(&[*number]))
-            .collect()
-    }
-
-    #[test]
-    fn those_go_that_were_not_used_for_longest_and_no_more_than_have_to() {
-        let here = vec![
-            candidate(1, 40, 30),
-            candidate(2, 40, 10),
-            candidate(3, 20, 20),
-        ];
-        let goes =
-            |here: &[Candidate], leaving, bytes| who_goes(here.to_vec(), leaving, bytes, 1, 100);
-        assert_eq!(goes(&here[..2], 0, 20), Some(Vec::new()), "it fits");
-        // Half of what goes is on the disk until the next sweep.
-        assert_eq!(goes(&here, 0, 20), Some(digests(&[2])));
-        assert_eq!(goes(&here, 0, 21), Some(digests(&[2, 3])));
-        assert_eq!(goes(&here, 0, 50), Some(digests(&[2, 3, 1])));
-        assert_eq!(goes(&here, 0, 51), None);
-        // And so is what went before.
-        assert_eq!(goes(&here, 10, 20), Some(digests(&[2, 3])));
-        assert_eq!(goes(&here, 60, 20), None);
-        let mut held = here.clone();
-        held[1].stays = true;
-        assert_eq!(goes(&held, 0, 10), Some(digests(&[3])));
-        assert_eq!(goes(&held, 0, 31), None, "what is in use stays");
-    }
-
-    #[test]
-    fn there_are_no_more_packages_than_the_most_however_small() {
-        let here: Vec<Candidate> = (0..=255).map(|n| candidate(n, 1, u64::from(n))).collect();
-        assert_eq!(here.len(), MOST);
-        let goes = |places| who_goes(here.clone(), 0, 1, places, u64::MAX);
-        assert_eq!(goes(1), Some(digests(&[0])));
-        assert_eq!(goes(0), Some(Vec::new()), "a blob takes no place");
+        let bytes = taken_by(&releases[2]);
+        let go = || {
+            let nobody = |_: &Digest| false;
+            brought.must_go(&third, bytes, true, bytes, &nobody)
+        };
+        assert_eq!(go().ok(), going_of(&[first, second], false));
+        for digest in [first, second] {
+            brought.leaves(digest, bytes / 2);
+            brought.forget(&digest).unwrap();
+        }
+        assert_eq!(go().ok(), going_of(&[], false), "the sweep is to come");
+        brought.lock().leaving.clear();
+        assert_eq!(go().ok(), going_of(&[], true));
     }
 
     #[test]
@@ -474,7 +454,8 @@ mod tests {
         let nobody = |_: &Digest| false;
         let go = |brought: &Brought, more| {
             let room = bytes + taken_by(&releases[1]);
-            brought.must_go(&Digest::of(b"new"), more, true, room, &nobody)
+            let going = brought.must_go(&Digest::of(b"new"), more, true, room, &nobody);
+            going.map(|going| going.who)
         };
         assert_eq!(go(&brought, 1).unwrap(), [first]);
         let in_use = brought.use_again(&first).unwrap();
@@ -493,7 +474,7 @@ mod tests {
         let again = open();
         let room = bytes;
         let goes = again.must_go(&Digest::of(b"new"), 1, true, room, &nobody);
-        assert_eq!(goes.unwrap(), [second, first]);
+        assert_eq!(goes.unwrap().who, [second, first]);
         again.forget(&second).unwrap();
         assert_eq!(open().lock().here.len(), 1);
     }

@@ -188,6 +188,35 @@ async fn what_others_work_brings_stays_within_its_room_and_takes_nothing_from_th
 }
 
 #[tokio::test]
+async fn where_the_room_was_lowered_what_is_too_much_goes_though_that_is_not_enough_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let a = node(&dir.path().join("a")).await;
+    let releases = three(&a, &key).await;
+    let from = [a.addr()];
+    let mut b = node(&dir.path().join("b")).await;
+    for release in &releases[..2] {
+        b.bring(release, &from, 2 * ONE, &nobody).await.unwrap();
+    }
+    let third = &releases[2];
+    for _ in 0..2 {
+        let brought = b.bring(third, &from, ONE, &nobody).await;
+        assert!(matches!(brought, Err(BringError::NoRoom)), "{brought:?}");
+        assert_eq!(["brought", "packages"].map(|f| count(&b, f)), [0; 2]);
+    }
+    // The store is swept, as it is now and then.
+    b.shutdown().await;
+    drop(b);
+    b = node(&dir.path().join("b")).await;
+    b.bring(third, &from, ONE, &nobody).await.unwrap();
+    assert_eq!(b.takes_of_room(third), ONE);
+    b.install(third, &from, None).await.unwrap();
+    assert_eq!(b.takes_of_room(third), 0);
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_could_not_be_fetched_counts_and_what_is_looked_at_too() {
     let dir = tempfile::tempdir().unwrap();
     let key = PublisherKey::generate().unwrap();
