@@ -295,7 +295,10 @@ impl Swarm {
         let in_use = self.take_place(release, room, is_spared).await?;
         let installed = match self.installed(&release.digest()) {
             Ok(installed) => installed,
-            Err(_) => self.fetch_and_place(release, providers, None).await?.0,
+            Err(_) => {
+                let placed = self.fetch_and_place(release, providers, None, false);
+                placed.await?.0
+            }
         };
         Ok(InUse {
             installed,
@@ -398,8 +401,39 @@ impl Swarm {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use super::*;
+    use crate::config::SwarmConfig;
     use crate::testing::{draft, key};
+
+    #[tokio::test]
+    async fn what_is_chosen_to_go_is_not_made_the_owners_before_it_has_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SwarmConfig::loopback(folder.path());
+        let node = Swarm::open(config).await.unwrap();
+        node.import_bytes(&b"here"[..]).await.unwrap();
+        let draft = draft("tool", "1.0.0", &[("a", b"here")]);
+        let release = draft.sign(key(1), None).unwrap();
+        let digest = release.digest();
+        let nobody = |_: &Digest| false;
+        let in_use = node.bring(&release, &[], u64::MAX, &nobody).await.unwrap();
+        drop(in_use);
+        // Another is brought: it has been seen that this one has to go.
+        let one_at_a_time = node.inner.installing.lock().await;
+        let mut install = Box::pin(node.install(&release, &[], None));
+        let waits = poll_fn(|context| Poll::Ready(install.as_mut().poll(context).is_pending()));
+        assert!(waits.await);
+        assert!(node.inner.brought.has(&digest));
+        node.send_away(vec![digest]).await.unwrap();
+        assert!(node.installed(&digest).is_err());
+        drop(one_at_a_time);
+        install.await.unwrap();
+        assert!(node.installed(&digest).is_ok() && node.is_offered(&digest));
+        assert!(!node.inner.brought.has(&digest));
+        node.shutdown().await;
+    }
 
     fn going_of(who: &[Digest], is_enough: bool) -> Option<Going> {
         let who = who.to_vec();
