@@ -95,7 +95,7 @@ fn taken_by(release: &SignedRelease) -> u64 {
 
 impl Brought {
     /// Reads the notes; the store is swept once in every `sweep`. A package whose note is damaged goes
-    /// first.
+    /// first, and takes nothing until [`is_whole`](Self::is_whole) says what it is.
     pub(crate) fn open(layout: &Layout, sweep: Duration) -> Result<Self, OpenError> {
         let dir = layout.brought.clone();
         let folder = |source| OpenError::Folder {
@@ -133,6 +133,13 @@ impl Brought {
     /// Where a package is noted.
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.to_string())
+    }
+
+    /// Says that a package is here in whole: what it takes is known then, whatever its note says.
+    pub(crate) fn is_whole(&self, release: &SignedRelease) {
+        if let Some(entry) = self.lock().here.get_mut(&release.digest()) {
+            entry.bytes = taken_by(release);
+        }
     }
 
     /// No longer says that others' work has brought a package: it is the owner's, or gone.
@@ -507,9 +514,16 @@ mod tests {
         fs::write(again.path(&second), b"damaged").unwrap();
         let again = open();
         let room = bytes;
-        let goes = again.must_go(&Digest::of(b"new"), 1, true, room, &nobody);
-        assert_eq!(goes.unwrap().who, [second, first]);
+        let go = |more| {
+            let going = again.must_go(&Digest::of(b"new"), more, true, room, &nobody);
+            going.map(|going| going.who)
+        };
+        assert_eq!(go(1).unwrap(), [second, first]);
+        again.forget(&first).unwrap();
+        assert!(go(bytes).unwrap().is_empty());
+        again.is_whole(&releases[1]);
+        assert_eq!(go(bytes).unwrap(), [second]);
         again.forget(&second).unwrap();
-        assert_eq!(open().lock().here.len(), 1);
+        assert!(open().lock().here.is_empty());
     }
 }

@@ -509,6 +509,7 @@ impl Swarm {
             source: io::Error::other(e.to_string()),
         })?;
         let installed = installed.into_iter().map(|i| i.release);
+        let installed = installed.inspect(|release| self.inner.brought.is_whole(release));
         for release in installed.chain(self.inner.releases.published()) {
             if self.has_all(&release).await {
                 self.offer(&release);

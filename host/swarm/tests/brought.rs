@@ -217,6 +217,28 @@ async fn where_the_room_was_lowered_what_is_too_much_goes_though_that_is_not_eno
 }
 
 #[tokio::test]
+async fn a_package_whose_note_is_damaged_takes_what_it_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let a = node(&dir.path().join("a")).await;
+    let releases = three(&a, &key).await;
+    let (first, second) = (&releases[0], &releases[1]);
+    let from = [a.addr()];
+    let mut b = node(&dir.path().join("b")).await;
+    let room = ONE + ONE / 2;
+    b.bring(first, &from, room, &nobody).await.unwrap();
+    b.shutdown().await;
+    let note = b.dir().join("brought").join(first.digest().to_string());
+    drop(b);
+    fs::write(note, b"damaged").unwrap();
+    b = node(&dir.path().join("b")).await;
+    b.bring(second, &from, room, &nobody).await.unwrap();
+    assert_eq!(visible(&b), [second.digest().to_string()]);
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_could_not_be_fetched_counts_and_what_is_looked_at_too() {
     let dir = tempfile::tempdir().unwrap();
     let key = PublisherKey::generate().unwrap();
