@@ -41,7 +41,7 @@ const SWEEPING: Duration = Duration::from_secs(60);
 /// What stands in front of the release in a note: the bytes and the last use.
 const HEAD: usize = 16;
 
-/// A package for the work of others. While this, or a clone of it, is there, it is not taken away to make
+/// A package for the work of others, or one of theirs for the owner's. While this, or a clone of it, is there, it is not taken away to make
 /// room.
 #[derive(Clone, Debug)]
 pub struct InUse {
@@ -370,6 +370,26 @@ impl Swarm {
             true => Ok(()),
             false => Err(BringError::NoRoom),
         }
+    }
+
+    /// An installed package, for work of the owner's: if others' work has brought it, it is not taken away as long as
+    /// what comes back is there.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or its use cannot be noted.
+    pub async fn hold(&self, digest: &Digest) -> Result<InUse, PackageError> {
+        let _one_at_a_time = self.inner.installing.lock().await;
+        let (brought, installed) = (&self.inner.brought, self.installed(digest)?);
+        let in_use = brought.use_again(digest);
+        let in_use = in_use.map_err(|source| PackageError::Disk {
+            path: brought.path(digest),
+            source,
+        })?;
+        Ok(InUse {
+            installed,
+            _use: in_use.unwrap_or_default(),
+        })
     }
 
     /// What a release takes, or would take, of the room for others' work, in bytes: none if the owner installed

@@ -217,6 +217,30 @@ async fn where_the_room_was_lowered_what_is_too_much_goes_though_that_is_not_eno
 }
 
 #[tokio::test]
+async fn what_the_owner_works_with_stays_whoever_had_it_brought() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let a = node(&dir.path().join("a")).await;
+    let releases = three(&a, &key).await;
+    let (first, second) = (&releases[0], &releases[1]);
+    let from = [a.addr()];
+    let b = node(&dir.path().join("b")).await;
+    let room = ONE + ONE / 2;
+    assert!(b.hold(&first.digest()).await.is_err());
+    b.bring(first, &from, room, &nobody).await.unwrap();
+    let held = b.hold(&first.digest()).await.unwrap();
+    assert_eq!(held.installed.release, *first);
+    let brought = b.bring(second, &from, room, &nobody).await;
+    assert!(matches!(brought, Err(BringError::NoRoom)), "{brought:?}");
+    assert_eq!(visible(&b), [first.digest().to_string()]);
+    drop(held);
+    b.bring(second, &from, room, &nobody).await.unwrap();
+    assert_eq!(visible(&b), [second.digest().to_string()]);
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_package_whose_note_is_damaged_takes_what_it_takes() {
     let dir = tempfile::tempdir().unwrap();
     let key = PublisherKey::generate().unwrap();

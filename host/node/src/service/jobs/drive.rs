@@ -28,6 +28,7 @@ use skep_market::{
     AttemptId, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Kept, Outstanding,
     Quotation,
 };
+use skep_registry::Digest;
 use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -44,7 +45,7 @@ use super::{answer, attest, failed, money, now};
 use crate::failure::Failure;
 use crate::requests::hardware::Hardware;
 use crate::requests::jobs::{JobState, JobView};
-use crate::service::Service;
+use crate::service::{Service, locate};
 
 /// How often time is looked at when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
@@ -224,6 +225,13 @@ impl Driver {
     async fn see_through(&mut self) -> Result<(), Failure> {
         let service = Arc::clone(&self.service);
         let swarm = service.swarm().await?;
+        // Those who take shards have what these run from here.
+        let adapter = self.spec.adapter.as_ref().map(|adapter| adapter.release);
+        let used: Vec<Digest> = [Some(self.spec.release), adapter]
+            .into_iter()
+            .flatten()
+            .collect();
+        let _held = locate::hold(swarm, &used).await;
         self.fund()?;
         // Whoever was killed may have paid and not told: once more does no harm.
         let paid: Vec<Vec<u8>> = self.job.paid().map(<[u8]>::to_vec).collect();
