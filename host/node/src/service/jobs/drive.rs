@@ -3,8 +3,8 @@
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
 //! leases and `send` sends them, `came` takes in what comes of them, `assemble` puts that together, `audit` sees to it
-//! that results are looked at and liars charged, `pay` keeps the books, `label` finds out who is attested, `busy` puts off those that have no
-//! place, and `told` is what others are told of it.
+//! that results are looked at and liars charged, `pay` keeps the books, `label` finds out who is attested, `busy` puts
+//! off those that have no place, and `told` is what others are told of it.
 
 mod assemble;
 mod audit;
@@ -233,6 +233,7 @@ impl Driver {
             .collect();
         let _held = locate::hold(swarm, &used).await;
         self.fund()?;
+        self.bind_earlier()?;
         // Whoever was killed may have paid and not told: once more does no harm.
         let paid: Vec<Vec<u8>> = self.job.paid().map(<[u8]>::to_vec).collect();
         for receipt in paid {
