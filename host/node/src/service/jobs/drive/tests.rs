@@ -225,6 +225,8 @@ async fn the_stakes_of_those_who_were_given_leases_before_are_bound_when_a_job_g
     for _ in 0..2 {
         desk.driver.bind_earlier().unwrap();
         assert_eq!(bound(), Some(until));
+        let stakes = money::view(&service).unwrap().stakes;
+        assert_eq!(stakes[0].until, Some(until));
         desk.driver.bound.clear();
     }
 }
