@@ -95,10 +95,11 @@ async fn who_shows_more_than_one_release_or_a_long_one_is_not_read_to_the_end() 
         .sign(&key, None)
         .unwrap();
     let twice = [short.clone(), short.clone()];
-    for (asked, says) in [
-        (&long, showing(from_ref(&long))),
-        (&short, showing(&twice)),
-        (&short, frame(&Reply::End { cut: false })),
+    let broken = "broke the protocol";
+    for (asked, says, why) in [
+        (&long, showing(from_ref(&long)), "larger than 256 KiB"),
+        (&short, showing(&twice), broken),
+        (&short, frame(&Reply::End { cut: false }), broken),
     ] {
         let liar = Hostile::telling(says).await;
         let shown = b
@@ -108,6 +109,8 @@ async fn who_shows_more_than_one_release_or_a_long_one_is_not_read_to_the_end() 
             matches!(shown, Err(ResolveError::NotFound { .. })),
             "{shown:?}"
         );
+        let refused = shown.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
         liar.stop().await;
     }
     b.shutdown().await;
