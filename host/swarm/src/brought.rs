@@ -5,7 +5,8 @@
 //! of others takes it away. When one more does not fit, those go that were not used for longest.
 //!
 //! What a package takes is counted from before its first byte is fetched. Of one that has gone the store keeps
-//! the blobs until its next sweep, and as long they are counted too.
+//! the blobs until its next sweep, and as long they are counted too: one for which there is room only after that has
+//! others go, and comes when it is asked for again. `going` says which.
 //!
 //! # What it must never do
 //!
@@ -41,8 +42,8 @@ const SWEEPING: Duration = Duration::from_secs(60);
 /// What stands in front of the release in a note: the bytes and the last use.
 const HEAD: usize = 16;
 
-/// A package for the work of others, or one of theirs for the owner's. While this, or a clone of it, is there, it is not taken away to make
-/// room.
+/// A package for the work of others, or one that they have brought and the owner works with. While this, or a clone
+/// of it, is there, it is not taken away to make room.
 #[derive(Clone, Debug)]
 pub struct InUse {
     /// The package.
