@@ -1,5 +1,6 @@
 //! What a provider signed, and what it was paid for: a file of its own, beside the ledger of what
-//! it spends. `owing` holds what is owed, and `unfinished` what it has begun.
+//! it spends. `owing` holds what is owed, `unfinished` what it has begun, and `clock` says
+//! by which clock anything of that is forgotten.
 //!
 //! # What it must never do
 //!
@@ -8,6 +9,7 @@
 //! - Hold anything of an input or an output.
 //! - Keep for ever what strangers have it sign: only receipts that are worth something stay.
 
+mod clock;
 mod owing;
 mod unfinished;
 

@@ -12,6 +12,7 @@ mod finetune;
 mod home;
 mod jobs;
 mod keys;
+mod moment;
 mod play;
 mod requests;
 mod service;

@@ -77,7 +77,11 @@ pub(crate) async fn release(
         items: 1,
         bytes: frame,
     };
-    let (replies, _) = ask(endpoint, limits, node, &request, most).await?;
+    let answer = ask(endpoint, limits, node, &request, most).await;
+    let (replies, _) = answer.map_err(|fault| match fault {
+        ProviderFault::TooLong { .. } => ProviderFault::TooLong { most: largest },
+        fault => fault,
+    })?;
     match <[Reply; 1]>::try_from(replies) {
         Ok([reply]) => {
             let shown = shown(reply)?;
@@ -194,6 +198,10 @@ async fn converse(
             }
             Ok(None) => return Err(protocol("its answer has no end")),
             Err(WireError::Connection(reason)) => return Err(closed(reason)),
+            // The protocol lets it be so long, and this question does not.
+            Err(WireError::TooLong { length, limit }) if length <= MAX_REPLY => {
+                return Err(ProviderFault::TooLong { most: limit });
+            }
             Err(e) => return Err(protocol(e.to_string())),
         };
         match reply {

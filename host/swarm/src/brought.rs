@@ -5,12 +5,15 @@
 //! of others takes it away. When one more does not fit, those go that were not used for longest.
 //!
 //! What a package takes is counted from before its first byte is fetched. Of one that has gone the store keeps
-//! the blobs until its next sweep, and as long they are counted too.
+//! the blobs until its next sweep, and as long they are counted too: one for which there is room only after that has
+//! others go, and comes when it is asked for again. `going` says which.
 //!
 //! # What it must never do
 //!
 //! - Take away what the owner installed, or what is in use.
 //! - Let strangers fill the disk beyond that room, whatever breaks off in the middle.
+
+mod going;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use skep_registry::{Digest, SignedRelease};
 
+use self::going::{Candidate, Going, Wanted, who_goes};
 use crate::blobs::Presence;
 use crate::disk::{Layout, sync_dir, write_atomic};
 use crate::error::{BringError, OpenError, PackageError};
@@ -29,8 +33,6 @@ use crate::ids::ProviderAddr;
 use crate::node::Swarm;
 use crate::packages::Installed;
 
-/// The most packages that are kept for others' work: their releases are in memory.
-const MOST: usize = 256;
 /// What a file takes on a disk at least, in bytes.
 const BLOCK: u64 = 4096;
 /// A use is noted on disk if the one that is noted there is so many milliseconds older.
@@ -40,8 +42,8 @@ const SWEEPING: Duration = Duration::from_secs(60);
 /// What stands in front of the release in a note: the bytes and the last use.
 const HEAD: usize = 16;
 
-/// A package for the work of others. While this, or a clone of it, is there, it is not taken away to make
-/// room.
+/// A package for the work of others, or one that they have brought and the owner works with. While this, or a clone
+/// of it, is there, it is not taken away to make room.
 #[derive(Clone, Debug)]
 pub struct InUse {
     /// The package.
@@ -83,40 +85,6 @@ struct Leaving {
     until: Instant,
 }
 
-/// One of those of which some may have to go.
-#[derive(Clone, Debug)]
-struct Candidate {
-    digest: Digest,
-    bytes: u64,
-    used: u64,
-    stays: bool,
-}
-
-/// Which have to go, that `bytes` more and `places` more packages fit: those that were not used for longest.
-/// `leaving` is what the disk is not rid of yet. `None` if they would not fit even then.
-fn who_goes(
-    mut here: Vec<Candidate>,
-    leaving: u64,
-    bytes: u64,
-    places: usize,
-    room: u64,
-) -> Option<Vec<Digest>> {
-    here.sort_by_key(|candidate| candidate.used);
-    let wide = u128::from;
-    let all = here.iter().map(|candidate| wide(candidate.bytes));
-    let mut taken = all.sum::<u128>() + wide(leaving) + wide(bytes);
-    let mut count = here.len() + places;
-    let mut going = Vec::new();
-    let mut candidates = here.iter().filter(|candidate| !candidate.stays);
-    while taken > wide(room) || count > MOST {
-        let candidate = candidates.next()?;
-        taken -= wide(candidate.bytes - candidate.bytes / 2);
-        count -= 1;
-        going.push(candidate.digest);
-    }
-    Some(going)
-}
-
 /// What a package takes on the disk at most, in bytes: each file in the store and in its folder.
 pub fn taken_by(release: &SignedRelease) -> u64 {
     let blocks = |bytes: u64| bytes.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
@@ -128,7 +96,7 @@ pub fn taken_by(release: &SignedRelease) -> u64 {
 
 impl Brought {
     /// Reads the notes; the store is swept once in every `sweep`. A package whose note is damaged goes
-    /// first.
+    /// first, and takes nothing until [`is_whole`](Self::is_whole) says what it is.
     pub(crate) fn open(layout: &Layout, sweep: Duration) -> Result<Self, OpenError> {
         let dir = layout.brought.clone();
         let folder = |source| OpenError::Folder {
@@ -166,6 +134,13 @@ impl Brought {
     /// Where a package is noted.
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.to_string())
+    }
+
+    /// Says that a package is here in whole: what it takes is known then, whatever its note says.
+    pub(crate) fn is_whole(&self, release: &SignedRelease) {
+        if let Some(entry) = self.lock().here.get_mut(&release.digest()) {
+            entry.bytes = taken_by(release);
+        }
     }
 
     /// No longer says that others' work has brought a package: it is the owner's, or gone.
@@ -245,7 +220,7 @@ impl Brought {
         is_package: bool,
         room: u64,
         is_spared: &(dyn Fn(&Digest) -> bool + Sync),
-    ) -> Result<Vec<Digest>, BringError> {
+    ) -> Result<Going, BringError> {
         if bytes > room {
             return Err(BringError::TooLarge { bytes, room });
         }
@@ -264,7 +239,12 @@ impl Brought {
         });
         let here = here.collect();
         drop(state);
-        who_goes(here, leaving, bytes, usize::from(is_package), room).ok_or(BringError::NoRoom)
+        let wanted = Wanted {
+            bytes,
+            places: usize::from(is_package),
+            room,
+        };
+        who_goes(here, leaving, wanted).ok_or(BringError::NoRoom)
     }
 
     /// Counts what the store may hold until its next sweep.
@@ -272,6 +252,10 @@ impl Brought {
         let until = Instant::now() + self.sweep;
         let leaving = Leaving { bytes, until };
         self.lock().leaving.insert(what, leaving);
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.lock().here.contains_key(digest)
     }
 
     fn bytes_of(&self, digest: &Digest) -> u64 {
@@ -319,7 +303,10 @@ impl Swarm {
         let in_use = self.take_place(release, room, is_spared).await?;
         let installed = match self.installed(&release.digest()) {
             Ok(installed) => installed,
-            Err(_) => self.fetch_and_place(release, providers, None).await?.0,
+            Err(_) => {
+                let placed = self.fetch_and_place(release, providers, None, false);
+                placed.await?.0
+            }
         };
         Ok(InUse {
             installed,
@@ -346,7 +333,7 @@ impl Swarm {
             return Ok(Arc::default());
         }
         let going = brought.must_go(&digest, taken_by(release), true, room, is_spared)?;
-        self.send_away(going).await?;
+        self.make_room(going).await?;
         brought.note(release).map_err(disk)
     }
 
@@ -369,12 +356,52 @@ impl Swarm {
             let brought = &self.inner.brought;
             let taken = size.saturating_add(BLOCK);
             let going = brought.must_go(digest, taken, false, room, is_spared)?;
-            self.send_away(going).await?;
+            self.make_room(going).await?;
             brought.leaves(*digest, taken);
         }
         let (blob, _) = self.fetch_blob(digest, size, providers, None).await?;
         let length = usize::try_from(size).unwrap_or(usize::MAX);
         Ok(blob.read_at(0, length).await?)
+    }
+
+    /// Sends those away, and fails if the store has to be swept before there is room.
+    async fn make_room(&self, going: Going) -> Result<(), BringError> {
+        self.send_away(going.who).await?;
+        match going.is_enough {
+            true => Ok(()),
+            false => Err(BringError::NoRoom),
+        }
+    }
+
+    /// An installed package, for work of the owner's: if others' work has brought it, it is not taken away as long as
+    /// what comes back is there.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or its use cannot be noted.
+    pub async fn hold(&self, digest: &Digest) -> Result<InUse, PackageError> {
+        let _one_at_a_time = self.inner.installing.lock().await;
+        let (brought, installed) = (&self.inner.brought, self.installed(digest)?);
+        let in_use = brought.use_again(digest);
+        let in_use = in_use.map_err(|source| PackageError::Disk {
+            path: brought.path(digest),
+            source,
+        })?;
+        Ok(InUse {
+            installed,
+            _use: in_use.unwrap_or_default(),
+        })
+    }
+
+    /// What a release takes, or would take, of the room for others' work, in bytes: none if the owner installed
+    /// it.
+    #[must_use]
+    pub fn takes_of_room(&self, release: &SignedRelease) -> u64 {
+        let digest = release.digest();
+        match !self.inner.brought.has(&digest) && self.installed(&digest).is_ok() {
+            true => 0,
+            false => taken_by(release),
+        }
     }
 
     /// Takes packages away that others' work has brought. Nothing else is installed or removed meanwhile.
@@ -402,56 +429,71 @@ impl Swarm {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use super::*;
+    use crate::config::SwarmConfig;
     use crate::testing::{draft, key};
 
-    fn candidate(number: u8, bytes: u64, used: u64) -> Candidate {
-        Candidate {
-            digest: Digest::of(&[number]),
-            bytes,
-            used,
-            stays: false,
+    #[tokio::test]
+    async fn what_is_chosen_to_go_is_not_made_the_owners_before_it_has_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SwarmConfig::loopback(folder.path());
+        let node = Swarm::open(config).await.unwrap();
+        node.import_bytes(&b"here"[..]).await.unwrap();
+        let draft = draft("tool", "1.0.0", &[("a", b"here")]);
+        let release = draft.sign(key(1), None).unwrap();
+        let digest = release.digest();
+        let nobody = |_: &Digest| false;
+        let in_use = node.bring(&release, &[], u64::MAX, &nobody).await.unwrap();
+        drop(in_use);
+        // Another is brought: it has been seen that this one has to go.
+        let one_at_a_time = node.inner.installing.lock().await;
+        let mut install = Box::pin(node.install(&release, &[], None));
+        let waits = poll_fn(|context| Poll::Ready(install.as_mut().poll(context).is_pending()));
+        assert!(waits.await);
+        assert!(node.inner.brought.has(&digest));
+        node.send_away(vec![digest]).await.unwrap();
+        assert!(node.installed(&digest).is_err());
+        drop(one_at_a_time);
+        install.await.unwrap();
+        assert!(node.installed(&digest).is_ok() && node.is_offered(&digest));
+        assert!(!node.inner.brought.has(&digest));
+        node.shutdown().await;
+    }
+
+    fn going_of(who: &[Digest], is_enough: bool) -> Option<Going> {
+        let who = who.to_vec();
+        Some(Going { who, is_enough })
+    }
+
+    #[test]
+    fn room_that_was_lowered_is_there_once_the_store_has_been_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let brought = Brought::open(&layout, Duration::from_secs(1)).unwrap();
+        let releases = ["1.0.0", "1.1.0", "1.2.0"].map(|version| {
+            let files: &[(&str, &[u8])] = &[("a", version.as_bytes())];
+            draft("tool", version, files).sign(key(1), None).unwrap()
+        });
+        let [first, second, third] = releases.each_ref().map(SignedRelease::digest);
+        for release in &releases[..2] {
+            brought.note(release).unwrap();
         }
-    }
-
-    fn digests(numbers: &[u8]) -> Vec<Digest> {
-        numbers
-            .iter()
-            .map(|number| Digest::of(&[*number]))
-            .collect()
-    }
-
-    #[test]
-    fn those_go_that_were_not_used_for_longest_and_no_more_than_have_to() {
-        let here = vec![
-            candidate(1, 40, 30),
-            candidate(2, 40, 10),
-            candidate(3, 20, 20),
-        ];
-        let goes =
-            |here: &[Candidate], leaving, bytes| who_goes(here.to_vec(), leaving, bytes, 1, 100);
-        assert_eq!(goes(&here[..2], 0, 20), Some(Vec::new()), "it fits");
-        // Half of what goes is on the disk until the next sweep.
-        assert_eq!(goes(&here, 0, 20), Some(digests(&[2])));
-        assert_eq!(goes(&here, 0, 21), Some(digests(&[2, 3])));
-        assert_eq!(goes(&here, 0, 50), Some(digests(&[2, 3, 1])));
-        assert_eq!(goes(&here, 0, 51), None);
-        // And so is what went before.
-        assert_eq!(goes(&here, 10, 20), Some(digests(&[2, 3])));
-        assert_eq!(goes(&here, 60, 20), None);
-        let mut held = here.clone();
-        held[1].stays = true;
-        assert_eq!(goes(&held, 0, 10), Some(digests(&[3])));
-        assert_eq!(goes(&held, 0, 31), None, "what is in use stays");
-    }
-
-    #[test]
-    fn there_are_no_more_packages_than_the_most_however_small() {
-        let here: Vec<Candidate> = (0..=255).map(|n| candidate(n, 1, u64::from(n))).collect();
-        assert_eq!(here.len(), MOST);
-        let goes = |places| who_goes(here.clone(), 0, 1, places, u64::MAX);
-        assert_eq!(goes(1), Some(digests(&[0])));
-        assert_eq!(goes(0), Some(Vec::new()), "a blob takes no place");
+        let bytes = taken_by(&releases[2]);
+        let go = || {
+            let nobody = |_: &Digest| false;
+            brought.must_go(&third, bytes, true, bytes, &nobody)
+        };
+        assert_eq!(go().ok(), going_of(&[first, second], false));
+        for digest in [first, second] {
+            brought.leaves(digest, bytes / 2);
+            brought.forget(&digest).unwrap();
+        }
+        assert_eq!(go().ok(), going_of(&[], false), "the sweep is to come");
+        brought.lock().leaving.clear();
+        assert_eq!(go().ok(), going_of(&[], true));
     }
 
     #[test]
@@ -474,7 +516,8 @@ mod tests {
         let nobody = |_: &Digest| false;
         let go = |brought: &Brought, more| {
             let room = bytes + taken_by(&releases[1]);
-            brought.must_go(&Digest::of(b"new"), more, true, room, &nobody)
+            let going = brought.must_go(&Digest::of(b"new"), more, true, room, &nobody);
+            going.map(|going| going.who)
         };
         assert_eq!(go(&brought, 1).unwrap(), [first]);
         let in_use = brought.use_again(&first).unwrap();
@@ -492,9 +535,16 @@ mod tests {
         fs::write(again.path(&second), b"damaged").unwrap();
         let again = open();
         let room = bytes;
-        let goes = again.must_go(&Digest::of(b"new"), 1, true, room, &nobody);
-        assert_eq!(goes.unwrap(), [second, first]);
+        let go = |more| {
+            let going = again.must_go(&Digest::of(b"new"), more, true, room, &nobody);
+            going.map(|going| going.who)
+        };
+        assert_eq!(go(1).unwrap(), [second, first]);
+        again.forget(&first).unwrap();
+        assert!(go(bytes).unwrap().is_empty());
+        again.is_whole(&releases[1]);
+        assert_eq!(go(bytes).unwrap(), [second]);
         again.forget(&second).unwrap();
-        assert_eq!(open().lock().here.len(), 1);
+        assert!(open().lock().here.is_empty());
     }
 }

@@ -88,6 +88,12 @@ pub enum ProviderFault {
         /// What it did.
         reason: String,
     },
+    /// It shows a release that is longer than is read of one.
+    #[error("the package's description is larger than {} KiB", .most >> 10)]
+    TooLong {
+        /// How many bytes are read.
+        most: usize,
+    },
     /// It showed a release with a bad signature, or a history that does not hold together.
     #[error("it shows a false history: {reason}")]
     FalseHistory {

@@ -162,28 +162,36 @@ impl Swarm {
         progress: Option<ProgressFn>,
     ) -> Result<(Installed, FetchReport), InstallError> {
         // It is the owner's from now on, and whatever others' work does meanwhile, it stays that.
-        self.belongs_to_owner(release)?;
-        let placed = self.fetch_and_place(release, providers, progress).await?;
-        self.belongs_to_owner(release)?;
-        Ok(placed)
+        {
+            let _one_at_a_time = self.inner.installing.lock().await;
+            self.belongs_to_owner(release).await?;
+        }
+        self.fetch_and_place(release, providers, progress, true)
+            .await
     }
 
-    fn belongs_to_owner(&self, release: &SignedRelease) -> Result<(), InstallError> {
+    /// Says that a release is the owner's, and keeps its files. Nothing is installed or removed meanwhile: what is about
+    /// to go to make room has gone before, or does not go.
+    async fn belongs_to_owner(&self, release: &SignedRelease) -> Result<(), InstallError> {
         let (brought, digest) = (&self.inner.brought, release.digest());
         brought
             .forget(&digest)
             .map_err(|source| InstallError::Disk {
                 path: brought.path(&digest),
                 source,
-            })
+            })?;
+        let kept = self.keep_release(release).await;
+        kept.map_err(|reason| FetchError::Store { reason })?;
+        Ok(())
     }
 
-    /// As [`install`](Self::install), whoever it is for.
+    /// As [`install`](Self::install), for the owner or others' work.
     pub(crate) async fn fetch_and_place(
         &self,
         release: &SignedRelease,
         providers: &[ProviderAddr],
         progress: Option<ProgressFn>,
+        is_owners: bool,
     ) -> Result<(Installed, FetchReport), InstallError> {
         let mut report = self.fetch(release, providers, progress.clone()).await?;
         let _one_at_a_time = self.inner.installing.lock().await;
@@ -199,6 +207,10 @@ impl Swarm {
             }
             result => result?,
         };
+        if is_owners {
+            // Others' work may have brought it meanwhile, and let go of it again.
+            self.belongs_to_owner(release).await?;
+        }
         self.offer(release);
         Ok((installed, report))
     }
@@ -497,6 +509,7 @@ impl Swarm {
             source: io::Error::other(e.to_string()),
         })?;
         let installed = installed.into_iter().map(|i| i.release);
+        let installed = installed.inspect(|release| self.inner.brought.is_whole(release));
         for release in installed.chain(self.inner.releases.published()) {
             if self.has_all(&release).await {
                 self.offer(&release);

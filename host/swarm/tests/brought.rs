@@ -95,10 +95,11 @@ async fn who_shows_more_than_one_release_or_a_long_one_is_not_read_to_the_end() 
         .sign(&key, None)
         .unwrap();
     let twice = [short.clone(), short.clone()];
-    for (asked, says) in [
-        (&long, showing(from_ref(&long))),
-        (&short, showing(&twice)),
-        (&short, frame(&Reply::End { cut: false })),
+    let broken = "broke the protocol";
+    for (asked, says, why) in [
+        (&long, showing(from_ref(&long)), "larger than 256 KiB"),
+        (&short, showing(&twice), broken),
+        (&short, frame(&Reply::End { cut: false }), broken),
     ] {
         let liar = Hostile::telling(says).await;
         let shown = b
@@ -108,6 +109,8 @@ async fn who_shows_more_than_one_release_or_a_long_one_is_not_read_to_the_end() 
             matches!(shown, Err(ResolveError::NotFound { .. })),
             "{shown:?}"
         );
+        let refused = shown.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
         liar.stop().await;
     }
     b.shutdown().await;
@@ -183,6 +186,81 @@ async fn what_others_work_brings_stays_within_its_room_and_takes_nothing_from_th
     // And what the owner removes is gone.
     b.remove(&second.digest()).await.unwrap();
     assert_eq!(count(&b, "brought"), 0);
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn where_the_room_was_lowered_what_is_too_much_goes_though_that_is_not_enough_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let a = node(&dir.path().join("a")).await;
+    let releases = three(&a, &key).await;
+    let from = [a.addr()];
+    let mut b = node(&dir.path().join("b")).await;
+    for release in &releases[..2] {
+        b.bring(release, &from, 2 * ONE, &nobody).await.unwrap();
+    }
+    let third = &releases[2];
+    for _ in 0..2 {
+        let brought = b.bring(third, &from, ONE, &nobody).await;
+        assert!(matches!(brought, Err(BringError::NoRoom)), "{brought:?}");
+        assert_eq!(["brought", "packages"].map(|f| count(&b, f)), [0; 2]);
+    }
+    // The store is swept, as it is now and then.
+    b.shutdown().await;
+    drop(b);
+    b = node(&dir.path().join("b")).await;
+    b.bring(third, &from, ONE, &nobody).await.unwrap();
+    assert_eq!(b.takes_of_room(third), ONE);
+    b.install(third, &from, None).await.unwrap();
+    assert_eq!(b.takes_of_room(third), 0);
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_the_owner_works_with_stays_whoever_had_it_brought() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let a = node(&dir.path().join("a")).await;
+    let releases = three(&a, &key).await;
+    let (first, second) = (&releases[0], &releases[1]);
+    let from = [a.addr()];
+    let b = node(&dir.path().join("b")).await;
+    let room = ONE + ONE / 2;
+    assert!(b.hold(&first.digest()).await.is_err());
+    b.bring(first, &from, room, &nobody).await.unwrap();
+    let held = b.hold(&first.digest()).await.unwrap();
+    assert_eq!(held.installed.release, *first);
+    let brought = b.bring(second, &from, room, &nobody).await;
+    assert!(matches!(brought, Err(BringError::NoRoom)), "{brought:?}");
+    assert_eq!(visible(&b), [first.digest().to_string()]);
+    drop(held);
+    b.bring(second, &from, room, &nobody).await.unwrap();
+    assert_eq!(visible(&b), [second.digest().to_string()]);
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_package_whose_note_is_damaged_takes_what_it_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let a = node(&dir.path().join("a")).await;
+    let releases = three(&a, &key).await;
+    let (first, second) = (&releases[0], &releases[1]);
+    let from = [a.addr()];
+    let mut b = node(&dir.path().join("b")).await;
+    let room = ONE + ONE / 2;
+    b.bring(first, &from, room, &nobody).await.unwrap();
+    b.shutdown().await;
+    let note = b.dir().join("brought").join(first.digest().to_string());
+    drop(b);
+    fs::write(note, b"damaged").unwrap();
+    b = node(&dir.path().join("b")).await;
+    b.bring(second, &from, room, &nobody).await.unwrap();
+    assert_eq!(visible(&b), [second.digest().to_string()]);
     a.shutdown().await;
     b.shutdown().await;
 }

@@ -106,7 +106,8 @@ impl Earnings {
     /// Forgets what was signed before then, and that it is owed, but no receipt that was paid. How many
     /// leases these were.
     ///
-    /// For none of them may anything be signed again, which is for the caller to see to.
+    /// For none of them may anything be signed again, which is for the caller to see to, as that the clock is
+    /// right ([`Earnings::trusts`]).
     ///
     /// # Errors
     ///
@@ -176,6 +177,17 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), redb::Error> 
         }
     }
     Ok(())
+}
+
+/// When the last was done of all that is signed.
+pub(super) fn newest(transaction: &WriteTransaction) -> Result<Option<u64>, redb::Error> {
+    let by_time = transaction.open_table(SIGNED_BY_TIME)?;
+    let last = by_time.last()?;
+    Ok(last.map(|(key, _)| {
+        let mut time = [0; 8];
+        time.copy_from_slice(&key.value()[..8]);
+        u64::from_be_bytes(time)
+    }))
 }
 
 /// Notes that something was signed for a lease, and what is owed for it. What costs nothing is not.

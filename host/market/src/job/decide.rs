@@ -248,8 +248,9 @@ impl Job {
     }
 
     /// Whether a lease whose provider is busy is better withdrawn, because somebody else who has not had its shard
-    /// has room for it now, and is nobody to whom no further shard is given meanwhile. Otherwise it is waited for, as is an auditor, whose turn it is, and a shard that
-    /// has moved often already: what is left of its leases is for those that fail.
+    /// has room for it now, and is nobody to whom no further shard is given meanwhile. Otherwise it is waited for, as
+    /// is an auditor, whose turn it is, and a shard that has moved often already: what is left of its leases is for
+    /// those that fail.
     #[must_use]
     pub fn may_move(&self, id: AttemptId, offers: &[Offer]) -> bool {
         let Some(shard) = self.shards.get(id.shard as usize) else {

@@ -60,8 +60,8 @@ pub enum PostError {
     },
     /// A stake that may still be lost.
     #[error(
-        "what account {account} has at stake stays there until {until}, in milliseconds since 1970: it worked under \
-         leases that can be disputed until then; ask for it afterwards"
+        "what account {account} has at stake stays there for now: it worked under leases that can be disputed still; \
+         ask for it when none of them can"
     )]
     Bound {
         /// Whose.

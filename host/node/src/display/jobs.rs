@@ -3,6 +3,7 @@
 use skep_evidence::Credits;
 
 use super::hardware;
+use crate::moment::moment;
 use crate::requests::jobs::{
     AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobView, Judged, ShardLine,
 };
@@ -144,7 +145,14 @@ pub fn print_account(account: &AccountView) {
     println!("account {}", account.account);
     println!("  to spend  {}", credits(account.available_micro));
     println!("  in escrow {}", credits(account.escrowed_micro));
-    println!("  at stake  {}", credits(account.staked_micro));
+    let stays = |until: Option<u64>| {
+        until.map_or_else(String::new, |until| format!(", until {}", moment(until)))
+    };
+    println!(
+        "  at stake  {}{}",
+        credits(account.staked_micro),
+        stays(account.staked_until)
+    );
     println!(
         "  earned    {} ({} receipts)",
         credits(account.earned_micro),
@@ -159,9 +167,10 @@ pub fn print_account(account: &AccountView) {
     }
     for line in &account.stakes {
         println!(
-            "  at stake  {} of {}",
+            "  at stake  {} of {}{}",
             credits(line.micro),
-            short(&line.account)
+            short(&line.account),
+            stays(line.until)
         );
     }
 }

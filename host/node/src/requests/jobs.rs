@@ -287,6 +287,9 @@ pub struct AccountView {
     pub escrowed_micro: u64,
     /// Held against cheating.
     pub staked_micro: u64,
+    /// Until when that stays there, in milliseconds since 1970, if it cannot be taken back yet.
+    #[serde(default)]
+    pub staked_until: Option<u64>,
     /// Earned with work for others, by receipts that both sides signed.
     pub earned_micro: u64,
     /// How many receipts these are.
@@ -294,7 +297,7 @@ pub struct AccountView {
     /// What this node's ledger paid to whom, by account.
     pub paid: Vec<PaidLine>,
     /// What others have at stake in this node's ledger, by account.
-    pub stakes: Vec<PaidLine>,
+    pub stakes: Vec<StakeLine>,
     /// All credits of the ledger, which never changes.
     pub supply_micro: u64,
 }
@@ -306,6 +309,18 @@ pub struct PaidLine {
     pub account: String,
     /// How much, in micro-credits.
     pub micro: u64,
+}
+
+/// What another account has at stake in this node's ledger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StakeLine {
+    /// The account.
+    pub account: String,
+    /// How much, in micro-credits.
+    pub micro: u64,
+    /// Until when it stays there, in milliseconds since 1970, if it cannot be taken back yet.
+    #[serde(default)]
+    pub until: Option<u64>,
 }
 
 /// What a verifier says of a job.

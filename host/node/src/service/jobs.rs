@@ -4,8 +4,9 @@
 //! down. The requester's side is `submit`, `around`, `suitable`, `attest`, `found`, `drive`, `talk`, `spool`,
 //! `bound`, `coming`, `awaited`, `check` and `folder`, and `guests` for jobs that a run of the owner's begins; the
 //! provider's is `provide`, `reports`, `collect`, `interrupted`, `residence`, `leisure` and `work`; `money` holds
-//! the key and the books of both, `receipts` writes, adds up and settles files of them, `believed` says which panels are believed by these books, `anywhere` finds nodes
-//! that have moved, and `adapters` says what the family of an adapter gets.
+//! the key and the books of both, `receipts` writes, adds up and settles files of them, `believed` says which panels are
+//! believed by these books, `anywhere` finds nodes that have moved, and `adapters` says what the family of an adapter
+//! gets.
 //!
 //! # What it must never do
 //!

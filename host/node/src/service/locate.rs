@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use skep_registry::{Manifest, PackageRef, SignedRelease};
-use skep_swarm::{Installed, ResolveError, Swarm, Ticket};
+use skep_registry::{Digest, Manifest, PackageRef, SignedRelease};
+use skep_swarm::{InUse, Installed, ResolveError, Swarm, Ticket};
 
 use super::{ProgressSender, Service, install};
 use crate::building;
@@ -99,6 +99,19 @@ pub async fn installed_in(swarm: &Swarm, package: &str) -> Result<Installed, Fai
         Ok((installed, _)) => Ok(installed),
         Err(error) => Err(not_installed(format!(" ({error})"))),
     }
+}
+
+/// Keeps those of these packages here that jobs have brought, for as long as what comes back is there: they are in use,
+/// and make no room for others. What is not installed is left out.
+pub async fn hold(swarm: &Swarm, releases: &[Digest]) -> Vec<InUse> {
+    let mut held = Vec::new();
+    for release in releases {
+        match swarm.hold(release).await {
+            Ok(in_use) => held.push(in_use),
+            Err(error) => tracing::debug!(%error, "a package that is in use is not kept here"),
+        }
+    }
+    held
 }
 
 fn not_here(package: &str, error: &ResolveError) -> Failure {

@@ -10,7 +10,7 @@ use skep_registry::{Grants, Limits, ModelGrant, Source};
 use skep_sandbox::{
     Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec, Texts, Used,
 };
-use skep_swarm::{Installed, ProviderAddr, Ticket};
+use skep_swarm::{InUse, Installed, ProviderAddr, Ticket};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
 
@@ -38,6 +38,8 @@ pub(super) struct Subject {
     /// By what its jobs are known to be its own, whatever its version: its publisher and its name, or
     /// the folder that it was found in. A component without a manifest has none.
     pub(super) known_as: Option<String>,
+    /// What stays here for the owner's run of it, though jobs have brought it. What runs for others is kept by them.
+    pub(super) held: Vec<InUse>,
 }
 
 impl Subject {
@@ -50,6 +52,7 @@ impl Subject {
             grants: component.grants.clone(),
             limits: component.limits.clone(),
             known_as: Some(known_as(installed)),
+            held: Vec::new(),
         })
     }
 }
@@ -119,6 +122,7 @@ pub async fn run(
     subject.limits = subject.limits.capped_by(&asked);
     subject.grants = service.config.grants.cap(subject.grants);
     let jobs = GuestJobs::of(service, &subject);
+    let _held = subject.held.clone();
     let Prepared {
         program,
         mut spec,
@@ -237,7 +241,15 @@ pub(super) async fn subject(
 ) -> Result<Subject, Failure> {
     let located = locate::locate(service, package, progress).await?;
     let has_manifest = !matches!(located, Located::File(_));
+    let held = match &located {
+        Located::Installed(installed) => {
+            let digest = installed.release.digest();
+            locate::hold(service.swarm().await?, &[digest]).await
+        }
+        Located::Folder { .. } | Located::File(_) => Vec::new(),
+    };
     let mut subject = located_subject(package, located)?;
+    subject.held = held;
     if adapters.is_empty() {
         return Ok(subject);
     }
@@ -251,7 +263,11 @@ pub(super) async fn subject(
                 "a batch classifier does everything with one adapter, and --adapter names {given}"
             ));
         };
-        subject.adapter = Some(locate::installed(service, adapter).await?);
+        let adapter = locate::installed(service, adapter).await?;
+        let digest = adapter.release.digest();
+        let held = locate::hold(service.swarm().await?, &[digest]).await;
+        subject.held.extend(held);
+        subject.adapter = Some(adapter);
         return Ok(subject);
     }
     if has_manifest {
@@ -282,6 +298,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
                 limits,
                 adapter: None,
                 known_as: whole_path(&folder),
+                held: Vec::new(),
             }),
             Source::Model { .. } => Err(not_a_component(package, "model")),
             Source::Adapter { .. } => Err(not_a_component(package, "adapter")),
@@ -298,6 +315,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
             limits: Limits::default(),
             adapter: None,
             known_as: None,
+            held: Vec::new(),
         }),
         Located::Installed(installed) => {
             let kind = inspect::kind_of(installed.release.content());
@@ -314,6 +332,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
                 limits: component.limits.clone(),
                 adapter: None,
                 known_as: Some(known_as(&installed)),
+                held: Vec::new(),
             })
         }
     }

@@ -118,15 +118,21 @@ impl Families {
     }
 }
 
-/// The adapter of a lease at its provider, brought here if it is not, and what its family asks for.
+/// The adapter of a lease at its provider, brought here beside its package if it is not, and what its family
+/// asks for.
 pub(super) async fn obtained(
     swarm: &Swarm,
+    package: &SignedRelease,
     adapter: Digest,
     sources: &[ProviderAddr],
     room: &Room,
 ) -> Result<(InUse, Split), Stop> {
     let release = release(swarm, adapter, sources).await?;
     fits(&release).map_err(Refusal::Unavailable)?;
+    if swarm.installed(&adapter).is_err() {
+        // The package is in use for as long as the adapter is wanted, and makes no room for it.
+        room.holds(swarm, [package, &release])?;
+    }
     let brought = bring(swarm, &release, sources, room).await?;
     if let Some(asked) = room.families.split(&adapter) {
         return Ok((brought, asked));

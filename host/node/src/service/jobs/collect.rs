@@ -56,9 +56,8 @@ pub fn now_and_then(service: &Arc<Service>) {
 /// is too old to be asked for is forgotten.
 pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
     let earnings = money::earnings(service)?;
-    let since = now().saturating_sub(OLDEST);
     let owed = tokio::task::block_in_place(|| {
-        earnings.forget_before(since)?;
+        let since = forget_old(&earnings, now())?;
         earnings.owed(since)
     });
     let owed = owed.map_err(failed)?;
@@ -86,6 +85,19 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
             None => return Ok(given),
         }
     }
+}
+
+/// Forgets what is too old to be asked for, if the clock can be trusted; since when it is asked for.
+fn forget_old(earnings: &Earnings, now: u64) -> Result<u64, EarningsError> {
+    if !earnings.trusts(now)? {
+        tracing::warn!(
+            "the clock is more than a day ahead of what it was last: nothing is forgotten before it stays so"
+        );
+        return Ok(0);
+    }
+    let since = now.saturating_sub(OLDEST);
+    earnings.forget_before(since)?;
+    Ok(since)
 }
 
 /// Asks one debtor for its receipts: how many it gave, and whether it was there for as long as that took.
@@ -202,6 +214,37 @@ mod tests {
 
     fn agreed(bill: Signed<Receipt>) -> Vec<u8> {
         bill.accept(&key(2)).unwrap().encode()
+    }
+
+    #[test]
+    fn a_clock_that_is_a_month_ahead_for_once_has_nothing_forgotten() {
+        const DAY: u64 = 24 * 60 * 60 * 1000;
+        const THEN: u64 = 100 * DAY;
+        let folder = tempfile::tempdir().unwrap();
+        let earnings = Earnings::open(&folder.path().join("earnings")).unwrap();
+        let bill = bill(1, 10);
+        let finished = Finished {
+            commitment: Vec::new(),
+            receipt: bill.encode(),
+        };
+        let owed = Owed {
+            requester: bill.requester,
+            price: bill.price,
+            since: THEN,
+            node: String::new(),
+        };
+        earnings.keep(bill.lease, finished, &owed).unwrap();
+        // How much is still asked for, and whether it is known that it was signed.
+        let left = |now| {
+            let since = forget_old(&earnings, now).unwrap();
+            let owed = earnings.owed(since).unwrap().len();
+            (owed, earnings.finished(bill.lease).unwrap().is_some())
+        };
+        assert_eq!(left(THEN), (1, true));
+        assert_eq!(left(THEN + 31 * DAY), (1, true));
+        assert_eq!(left(THEN + 1), (1, true));
+        assert_eq!(left(THEN + 31 * DAY), (1, true));
+        assert_eq!(left(THEN + 31 * DAY + DAY / 24), (0, false));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Nothing is remembered here that is not in the journal, but for who could be asked and what is
 //! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
 //! leases and `send` sends them, `came` takes in what comes of them, `assemble` puts that together, `audit` sees to it
-//! that results are looked at and liars charged, `pay` keeps the books, `label` finds out who is attested, `busy` puts off those that have no
-//! place, and `told` is what others are told of it.
+//! that results are looked at and liars charged, `pay` keeps the books, `label` finds out who is attested, `busy` puts
+//! off those that have no place, and `told` is what others are told of it.
 
 mod assemble;
 mod audit;
@@ -28,6 +28,7 @@ use skep_market::{
     AttemptId, Conduct, Dealings, Decision, Event, GaveUp, Job, Journal, Kept, Outstanding,
     Quotation,
 };
+use skep_registry::Digest;
 use skep_swarm::{ProviderAddr, Swarm};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -44,7 +45,7 @@ use super::{answer, attest, failed, money, now};
 use crate::failure::Failure;
 use crate::requests::hardware::Hardware;
 use crate::requests::jobs::{JobState, JobView};
-use crate::service::Service;
+use crate::service::{Service, locate};
 
 /// How often time is looked at when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
@@ -224,7 +225,15 @@ impl Driver {
     async fn see_through(&mut self) -> Result<(), Failure> {
         let service = Arc::clone(&self.service);
         let swarm = service.swarm().await?;
+        // Those who take shards have what these run from here.
+        let adapter = self.spec.adapter.as_ref().map(|adapter| adapter.release);
+        let used: Vec<Digest> = [Some(self.spec.release), adapter]
+            .into_iter()
+            .flatten()
+            .collect();
+        let _held = locate::hold(swarm, &used).await;
         self.fund()?;
+        self.bind_earlier()?;
         // Whoever was killed may have paid and not told: once more does no harm.
         let paid: Vec<Vec<u8>> = self.job.paid().map(<[u8]>::to_vec).collect();
         for receipt in paid {

@@ -6,7 +6,6 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError};
 
-use chrono::DateTime;
 use skep_evidence::{
     AccountId, AccountKey, Accusation, Credits, Evidence, Keys, Signed, Statement as _, Verdict,
     judge,
@@ -19,7 +18,8 @@ use zeroize::Zeroizing;
 
 use super::{Jobs, believed, failed, now, random};
 use crate::failure::{Failure, FailureKind};
-use crate::requests::jobs::{AccountView, Judged, PaidLine};
+use crate::moment::moment;
+use crate::requests::jobs::{AccountView, Judged, PaidLine, StakeLine};
 use crate::service::{Service, run};
 
 /// What a node's own ledger is made with. All of it is in its treasury until its owner takes some.
@@ -237,17 +237,6 @@ pub fn unstake(service: &Service, micro: u64, whose: Option<&str>) -> Result<Acc
     }
 }
 
-/// A time in milliseconds since 1970, for a person.
-fn moment(ms: u64) -> String {
-    let time = i64::try_from(ms)
-        .ok()
-        .and_then(DateTime::from_timestamp_millis);
-    time.map_or_else(
-        || "the end of time".to_owned(),
-        |time| time.format("%Y-%m-%d %H:%M UTC").to_string(),
-    )
-}
-
 /// How many of those who quoted have so much at stake in this node's own ledger.
 pub fn staked(service: &Service, least: Credits, taking: &[Quotation]) -> Result<usize, Failure> {
     if least == Credits::ZERO {
@@ -347,18 +336,23 @@ pub fn view(service: &Service) -> Result<AccountView, Failure> {
     let earned = recompute(&receipts).get(&account).copied().unwrap_or(0);
     with_ledger(service, |ledger| {
         let balance = |book| ledger.balance(book).micro();
-        let line = |other: AccountId, credits: Credits| {
-            (other != account && credits > Credits::ZERO).then(|| PaidLine {
+        let is_line =
+            |other: AccountId, credits: Credits| other != account && credits > Credits::ZERO;
+        let now = now();
+        let bound = |account| ledger.bound(account).filter(|until| now < *until);
+        let paid = ledger.books().filter_map(|(book, credits)| match book {
+            Book::Available(other) if is_line(other, credits) => Some(PaidLine {
                 account: other.to_string(),
                 micro: credits.micro(),
-            })
-        };
-        let paid = ledger.books().filter_map(|(book, credits)| match book {
-            Book::Available(other) => line(other, credits),
+            }),
             _ => None,
         });
         let stakes = ledger.books().filter_map(|(book, credits)| match book {
-            Book::Staked(other) => line(other, credits),
+            Book::Staked(other) if is_line(other, credits) => Some(StakeLine {
+                account: other.to_string(),
+                micro: credits.micro(),
+                until: bound(other),
+            }),
             _ => None,
         });
         Ok(AccountView {
@@ -366,6 +360,7 @@ pub fn view(service: &Service) -> Result<AccountView, Failure> {
             available_micro: balance(Book::Available(account)),
             escrowed_micro: balance(Book::Escrowed(account)),
             staked_micro: balance(Book::Staked(account)),
+            staked_until: bound(account),
             earned_micro: u64::try_from(earned.max(0)).unwrap_or(u64::MAX),
             receipts: receipts.len() as u64,
             paid: paid.collect(),

@@ -545,7 +545,9 @@ impl Desk {
         let (adapter, asked) = match lease.work.adapter {
             None => (None, Split::default()),
             Some(adapter) => {
-                let (adapter, asked) = adapters::obtained(swarm, adapter, &sources, &room).await?;
+                let package = &package.installed.release;
+                let obtained = adapters::obtained(swarm, package, adapter, &sources, &room);
+                let (adapter, asked) = obtained.await?;
                 (Some(adapter), asked)
             }
         };

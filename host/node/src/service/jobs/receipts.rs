@@ -221,7 +221,7 @@ fn short(ledger: &Ledger, batch: &Batch) -> String {
     let lacking: Vec<String> = lacking.collect();
     format!(
         "nothing is settled, since not everybody can pay in this ledger: {}. Put in what is missing for whoever gave you \
-         that much for it elsewhere, and settle again",
+         that much for it elsewhere, or leave out the files with the receipts of whoever did not, and settle again",
         lacking.join(", ")
     )
 }

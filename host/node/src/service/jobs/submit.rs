@@ -84,6 +84,11 @@ pub async fn submit(
         adapter: adapter.as_ref().map(|adapter| adapter.release),
         residency: submission.warm,
     };
+    let used: Vec<Digest> = [Some(wanted_work.package), wanted_work.adapter]
+        .into_iter()
+        .flatten()
+        .collect();
+    let _held = locate::hold(service.swarm().await?, &used).await;
     let account = money::account(service)?.id();
     let family = adapter.as_ref().map(|adapter| adapter.split.clone());
     let sought = Sought {

@@ -95,7 +95,19 @@ impl Driver {
             Event::Leased { provider, .. } => Some(*provider),
             _ => None,
         });
+        self.bind_all(given.collect())
+    }
+
+    /// The same for all leases of the job so far: who worked on it before may have bound nobody.
+    pub(super) fn bind_earlier(&mut self) -> Result<(), Failure> {
+        let shards = self.job.view().into_iter();
+        let leases = shards.flat_map(|shard| shard.attempts);
+        self.bind_all(leases.map(|lease| lease.provider).collect())
+    }
+
+    fn bind_all(&mut self, given: BTreeSet<AccountId>) -> Result<(), Failure> {
         let new: BTreeSet<AccountId> = given
+            .into_iter()
             .filter(|provider| !self.bound.contains(provider))
             .collect();
         if new.is_empty() {

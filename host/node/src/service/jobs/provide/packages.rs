@@ -136,6 +136,20 @@ impl Room {
         }
     }
 
+    /// Refuses a package and its adapter that cannot be here together, whatever else goes.
+    pub(in super::super) fn holds(
+        &self,
+        swarm: &Swarm,
+        both: [&SignedRelease; 2],
+    ) -> Result<(), Stop> {
+        let [package, adapter] = both.map(|release| swarm.takes_of_room(release));
+        let (bytes, room) = (package.saturating_add(adapter), self.bytes);
+        match bytes <= room {
+            true => Ok(()),
+            false => Err(unavailable(&BringError::TooLarge { bytes, room })),
+        }
+    }
+
     /// The bytes of a small file, which is kept for nobody.
     pub(in super::super) async fn glance(
         &self,
@@ -242,7 +256,7 @@ fn late() -> Stop {
 
 fn not_here(error: &BringError) -> Stop {
     match error {
-        // What is in use now is not later.
+        // What is in use now is not later, and what has gone is off the disk after the next sweep.
         BringError::NoRoom => Refusal::Busy.into(),
         error => unavailable(error),
     }
@@ -388,6 +402,28 @@ mod tests {
         assert!(matches!(unknown.await, Err(Stop::Refused(Refusal::Busy))));
         author.shutdown().await;
         provider.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_package_and_its_adapter_are_not_waited_for_if_they_never_fit_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Swarm::open(SwarmConfig::loopback(folder.path()));
+        let node = node.await.unwrap();
+        let key = PublisherKey::generate().unwrap();
+        let release = published(&node, &key).await;
+        let both = [&release, &release];
+        let takes = node.takes_of_room(&release);
+        assert!(takes > 0);
+        assert!(room(2 * takes).holds(&node, both).is_ok());
+        assert!(matches!(
+            room(2 * takes - 1).holds(&node, both),
+            Err(Stop::Refused(Refusal::Unavailable(reason)))
+                if reason.contains(&(2 * takes).to_string())
+        ));
+        // What the owner installed takes none of it.
+        node.install(&release, &[], None).await.unwrap();
+        assert!(room(0).holds(&node, both).is_ok());
+        node.shutdown().await;
     }
 
     #[test]
