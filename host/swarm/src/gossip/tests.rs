@@ -1,3 +1,5 @@
+//! Who is passed on, heard of and told of, without a network.
+
 use std::path::Path;
 
 use super::*;
