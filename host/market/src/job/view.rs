@@ -65,6 +65,14 @@ impl Job {
         lease.is_some_and(|lease| lease.state == State::Ended)
     }
 
+    /// Whether a lease was made out to audit another's result.
+    #[must_use]
+    pub fn is_audit(&self, id: AttemptId) -> bool {
+        let shard = self.shards.get(id.shard as usize);
+        let lease = shard.and_then(|shard| shard.attempts.get(id.attempt as usize));
+        lease.is_some_and(|lease| lease.audits.is_some())
+    }
+
     /// What was delivered for a shard, and by whom, in the order of its leases. Outputs that lost against
     /// others are among it; those that came when another counted already, and those of leases that followed another's
     /// texts, are not.

@@ -30,6 +30,25 @@ impl Driver {
         }
     }
 
+    /// Whether a lease is offered again to a provider that does not take it now. An audit never moves, and what it is
+    /// of is not paid before it has ended: so it waits for a place, and for a payment that is due, but not for the
+    /// end of an owner's hours, nor for what may be owed because of that very audit.
+    pub(super) fn is_waited_for(
+        &self,
+        id: AttemptId,
+        provider: Option<AccountId>,
+        why: &TalkError,
+    ) -> bool {
+        !self.job.is_audit(id)
+            || match why {
+                TalkError::Refused(Refusal::InUse | Refusal::Hours(_)) => false,
+                TalkError::Refused(Refusal::Unpaid { .. }) => {
+                    provider.is_some_and(|provider| self.unsettled().contains(&provider))
+                }
+                _ => true,
+            }
+    }
+
     /// Those who are to be given receipts as proof of what they are paid, or are being given them.
     pub(super) fn unsettled(&self) -> BTreeSet<AccountId> {
         let due = self.job.outstanding().into_iter();

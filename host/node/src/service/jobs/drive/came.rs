@@ -111,8 +111,15 @@ impl Driver {
                     false => Err(failed(error)),
                 };
             }
-            Err(error) if error.is_for_later() => {
+            Err(error) if error.is_for_later() && self.is_waited_for(id, provider, &error) => {
                 self.put_off(id, provider, &error);
+                return Ok(());
+            }
+            Err(error) if error.is_for_later() => {
+                // It is held against nobody.
+                self.trouble = Some(format!("shard {}: {error}", id.shard));
+                batch.events.push(Event::Failed { id, at: now() });
+                batch.shards.insert(id.shard);
                 return Ok(());
             }
             Err(error) => (

@@ -315,6 +315,38 @@ async fn who_takes_no_shard_now_has_not_failed_and_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_audit_waits_for_a_place_and_for_nothing_that_may_last() {
+    for (refusal, waits) in [
+        (Refusal::Busy, true),
+        (Refusal::InUse, false),
+        (Refusal::Hours("22:00-07:30".to_owned()), false),
+        // Nothing is due to it, and what it is owed may be for the result that waits for this audit.
+        (Refusal::Unpaid { owed: 2, limit: 1 }, false),
+    ] {
+        let mut desk = Desk::new(1, &[1]);
+        let (said, auditor) = (refusal.to_string(), key(2).id());
+        let id = AttemptId {
+            shard: 0,
+            attempt: 1,
+        };
+        let audit = Event::Leased {
+            id,
+            at: now(),
+            provider: auditor,
+            limit: Credits::from_micro(1),
+            lease: Digest::of(b"an audit"),
+            audits: Some(0),
+            encoding: Vec::new(),
+        };
+        desk.driver.note(&[audit]).unwrap();
+        desk.driver.came(vec![(id, Err(refusal.into()))]).unwrap();
+        assert_eq!(desk.driver.job.has_ended(id), !waits, "{said}");
+        assert_eq!(desk.seen(auditor), Reputation::default());
+        assert!(desk.driver.reason().unwrap().contains(&said));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_owed_too_much_is_offered_the_next_shard_once_it_was_paid() {
     let unpaid = || -> Result<Box<Delivered>, TalkError> {
         Err(Refusal::Unpaid { owed: 2, limit: 1 }.into())
