@@ -21,7 +21,7 @@ use served::{Served, as_asked};
 use shown::{Asked, followed, machine, machine_with, written};
 use skep_accounts::Account;
 use skep_engine::Options;
-use skep_evidence::following::{Observation, Transcript};
+use skep_evidence::following::{Disagreement, Observation, Transcript};
 use skep_evidence::{Evidence, Meter, NoFraud, Verdict};
 use skep_kernels::Isa;
 use skep_model::{Encoder, EncoderOptions, Workers};
@@ -95,8 +95,8 @@ fn looked_at(
     (provider, transcript, seen.into_iter().collect())
 }
 
-/// How many of a panel that followed do not agree with what they followed.
-fn others(evidence: &Evidence) -> usize {
+/// In what those of a panel that followed do not agree with what they followed.
+fn others(evidence: &Evidence) -> Vec<Disagreement> {
     let Evidence::Unfollowed {
         result,
         transcript,
@@ -106,10 +106,13 @@ fn others(evidence: &Evidence) -> usize {
     else {
         panic!("nobody followed");
     };
-    let votes = audits
-        .iter()
-        .map(|audit| transcript.vote(result, &audit.result, &audit.seen));
-    votes.filter(|vote| *vote != result.claim()).count()
+    let others = audits.iter().filter_map(|audit| {
+        let agrees = transcript.agrees(result, &audit.result, &audit.seen);
+        let vote = transcript.vote(result, &audit.result, &audit.seen);
+        assert_eq!(agrees.is_ok(), vote == result.claim());
+        agrees.err()
+    });
+    others.collect()
 }
 
 /// Whoever of them is accused, the accusation is false, and for no other reason than that all say the same.
@@ -163,7 +166,7 @@ fn no_kind_of_machine_doubts_or_accuses_another_that_is_honest() {
         }
         let seeds: Vec<u8> = seen.iter().map(|(auditor, _)| auditor.seed).collect();
         let evidence = panel::followed((&written, transcript), &seen);
-        assert_eq!(others(&evidence), 0, "{kind} {manner}: {run}");
+        assert_eq!(others(&evidence), [], "{kind} {manner}: {run}");
         assert_nobody_cheated(&evidence, seeds.into_iter().chain([written.seed]));
     }
     assert_eq!(texts, TEXTS * prompts.len());
@@ -186,7 +189,7 @@ fn no_kind_of_machine_doubts_or_accuses_another_that_is_honest() {
     let auditors = [first, last].map(|number| (number, &machines[number]));
     let (written, transcript, seen) = looked_at((machines.len(), &cheat), auditors, asked);
     let evidence = panel::followed((&written, transcript), &seen);
-    assert_eq!(others(&evidence), AUDITORS);
+    assert_eq!(others(&evidence).len(), AUDITORS);
     let verdict = accuse(&evidence, written.seed);
     assert!(matches!(verdict, Verdict::Guilty { .. }), "{verdict:?}");
     let verdict = accuse(&evidence, seen[0].0.seed);
