@@ -88,9 +88,9 @@ struct Scratch {
     weights: [Line; 2 * ROWS * COLUMNS / 64],
     /// For each block and row, its scale.
     scales: [[f32; ROWS]; COLUMNS / 32],
-    /// For each block and row, what its minima are multiplied with.
-    minimum: [[f32; ROWS]; COLUMNS / 256],
-    /// For each block and row, its minima, two 16-bit integers to a word.
+    /// For each block and row, its minimum or, of 256, what its minima are multiplied with.
+    minimum: [[f32; ROWS]; COLUMNS / 32],
+    /// For each block of 256 and row, its minima, two 16-bit integers to a word.
     minima: [[[u32; 4]; ROWS]; COLUMNS / 256],
     /// What comes out of the tiles, of two planes.
     integers: [[Square<i32>; 2]; 2],
@@ -103,7 +103,7 @@ impl Scratch {
         Box::new(Self {
             weights: [Line([0; 64]); 2 * ROWS * COLUMNS / 64],
             scales: [[0.0; ROWS]; COLUMNS / 32],
-            minimum: [[0.0; ROWS]; COLUMNS / 256],
+            minimum: [[0.0; ROWS]; COLUMNS / 32],
             minima: [[[0; 4]; ROWS]; COLUMNS / 256],
             integers: [[[[0; TOKENS]; ROWS]; 2]; 2],
             sums: [[[0.0; TOKENS]; ROWS]; GROUPS],
@@ -228,10 +228,14 @@ unsafe fn multiply_some(
         unsafe {
             match kind {
                 Kind::InPlace(rows) => {
-                    blocks_of_32::multiply::<true>(scratch, Some(rows), parts, ahead, begin, end);
+                    let rows = Some(rows);
+                    blocks_of_32::multiply::<true, false>(scratch, rows, parts, ahead, begin, end);
                 }
                 Kind::Half => {
-                    blocks_of_32::multiply::<false>(scratch, None, parts, ahead, begin, end);
+                    blocks_of_32::multiply::<false, false>(scratch, None, parts, ahead, begin, end);
+                }
+                Kind::HalfWithMinimum => {
+                    blocks_of_32::multiply::<false, true>(scratch, None, parts, ahead, begin, end);
                 }
                 Kind::WithMinima => {
                     blocks_of_256::multiply::<true>(scratch, parts, ahead, begin, end);
@@ -278,6 +282,8 @@ fn unpack(
 #[derive(Clone, Copy)]
 enum Kind {
     Half,
+    /// As [`Kind::Half`], with one minimum for each block.
+    HalfWithMinimum,
     /// As [`Kind::Half`], but the weights are still where they were.
     InPlace(InPlace),
     /// In parts with scales of six bits, taken apart in three and three, and minima.

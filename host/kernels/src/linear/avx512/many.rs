@@ -47,8 +47,8 @@ struct Scratch {
     starts: [[i32; ROWS]; COLUMNS / 32],
     /// For each block of 256 and row, the integer scales of its parts, which are eight or sixteen.
     parts: [[[i32; 16]; ROWS]; COLUMNS / 256],
-    /// For each block of 256 and row, what its minima are multiplied with.
-    minimum: [[f32; ROWS]; COLUMNS / 256],
+    /// For each block and row, its minimum or, of 256, what its minima are multiplied with.
+    minimum: [[f32; ROWS]; COLUMNS / 32],
     /// For each block of 256 and row, its minima, two 16-bit integers to a word.
     minima: [[[i32; 4]; ROWS]; COLUMNS / 256],
     /// The sums of each group of tokens from the columns before.
@@ -62,7 +62,7 @@ impl Scratch {
             scales: [[0.0; ROWS]; COLUMNS / 32],
             starts: [[0; ROWS]; COLUMNS / 32],
             parts: [[[0; 16]; ROWS]; COLUMNS / 256],
-            minimum: [[0.0; ROWS]; COLUMNS / 256],
+            minimum: [[0.0; ROWS]; COLUMNS / 32],
             minima: [[[0; 4]; ROWS]; COLUMNS / 256],
             sums: [[[0.0; TOKENS]; ROWS]; GROUPS],
         })
@@ -84,6 +84,8 @@ thread_local! {
 enum Kind {
     /// Blocks of 32 with one scale.
     ThirtyTwo,
+    /// The same with one minimum each.
+    ThirtyTwoWithMinimum,
     /// Blocks of 256 in parts of 32 with a scale and a minimum each.
     WithMinima,
     /// Blocks of 256 in parts of 16 with a scale each.
@@ -147,6 +149,14 @@ fn unpack(piece: &Piece<'_>, scratch: &mut Scratch, columns: &Range<usize>) -> K
         PackedFormat::Q8_0 => blocks_of_32::unpack::<34>(scratch, &panel, columns),
         PackedFormat::Q4_0 => blocks_of_32::unpack::<18>(scratch, &panel, columns),
         PackedFormat::Q5_0 => blocks_of_32::unpack::<22>(scratch, &panel, columns),
+        PackedFormat::Q4_1 => {
+            blocks_of_32::unpack::<20>(scratch, &panel, columns);
+            return Kind::ThirtyTwoWithMinimum;
+        }
+        PackedFormat::Q5_1 => {
+            blocks_of_32::unpack::<24>(scratch, &panel, columns);
+            return Kind::ThirtyTwoWithMinimum;
+        }
         PackedFormat::Q4_K => {
             blocks_of_256::with_minima::<144>(scratch, &panel, columns);
             return Kind::WithMinima;
@@ -181,7 +191,12 @@ fn go_on<const G: usize>(
             }
         }
         match kind {
-            Kind::ThirtyTwo => blocks_of_32::multiply(scratch, row, &parts, &mut sums),
+            Kind::ThirtyTwo => {
+                blocks_of_32::multiply::<G, false>(scratch, row, &parts, &mut sums);
+            }
+            Kind::ThirtyTwoWithMinimum => {
+                blocks_of_32::multiply::<G, true>(scratch, row, &parts, &mut sums);
+            }
             Kind::WithMinima => {
                 blocks_of_256::multiply::<G, 32>(scratch, row, &parts, &mut sums);
             }
