@@ -14,6 +14,8 @@ mod avx2;
 pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod pieces;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
@@ -301,8 +303,8 @@ fn rows_of(
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx if input.tiles.are_by(0) && amx::takes(weights) => {
-            let piece = amx::Piece {
+        Isa::Amx if input.tiles.are_by(0) && pieces::takes(weights) => {
+            let piece = pieces::Piece {
                 weights,
                 rows,
                 ahead,
@@ -311,11 +313,11 @@ fn rows_of(
             };
             // SAFETY: the process may use tiles, or the caller would have chosen other
             // instructions; the caller has checked the rest, and the input has its tiles.
-            unsafe { piece.multiply() }
+            unsafe { amx::multiply(&piece) }
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 if input.tiles.are_by(many::OFFSET as u8) && many::takes(weights) => {
-            let piece = many::Piece {
+        Isa::Avx512 if input.tiles.are_by(many::OFFSET as u8) && pieces::takes(weights) => {
+            let piece = pieces::Piece {
                 weights,
                 rows,
                 ahead,
@@ -324,7 +326,7 @@ fn rows_of(
             };
             // SAFETY: the machine has these instructions, as above; the caller has checked the
             // rest, and the input lies so.
-            unsafe { piece.multiply() }
+            unsafe { many::multiply(&piece) }
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Amx => {

@@ -25,8 +25,18 @@ pub struct Line(pub [u8; 64]);
 /// a word.
 pub type Sums = [[u32; TOKENS]; 4];
 
-/// Some columns of a group: their lines, and for each block its scales and, of 256, its sums.
-pub type TilesOfGroup<'a> = (&'a [Line], &'a [[f32; TOKENS]], &'a [Sums]);
+/// Some columns of a group of sixteen tokens.
+#[derive(Clone, Copy, Default)]
+pub struct TilesOfGroup<'a> {
+    /// `[columns / 4]`.
+    pub lines: &'a [Line],
+    /// For each block, the scales of the tokens.
+    pub scales: &'a [[f32; TOKENS]],
+    /// For each block of 256, the sums of its parts; empty for other blocks.
+    pub sums: &'a [Sums],
+    /// For each block of 32, the sums of all of it; empty for other blocks.
+    pub totals: &'a [[f32; TOKENS]],
+}
 
 /// Rows of activations, by groups of sixteen.
 #[derive(Debug, Default)]
@@ -41,6 +51,8 @@ pub struct Tiles {
     scales: Vec<[f32; TOKENS]>,
     /// `[groups, columns / 256]`, in [`Precision::Int8By256`].
     sums: Vec<Sums>,
+    /// `[groups, columns / 32]`, in [`Precision::Int8By32`]: sums of a block's integers.
+    totals: Vec<[f32; TOKENS]>,
 }
 
 /// Some columns of sixteen tokens of [`Tiles`].
@@ -53,6 +65,7 @@ pub struct Group<'a> {
     lines: &'a mut [Line],
     scales: &'a mut [[f32; TOKENS]],
     sums: &'a mut [Sums],
+    totals: &'a mut [[f32; TOKENS]],
 }
 
 impl Tiles {
@@ -64,8 +77,13 @@ impl Tiles {
         self.lines.resize(groups * (columns / 4), Line([0; 64]));
         self.scales
             .resize(groups * (columns / block), [0.0; TOKENS]);
-        let blocks = if block == 256 { self.scales.len() } else { 0 };
-        self.sums.resize(blocks, [[0; TOKENS]; 4]);
+        let (of_256, of_32) = match block {
+            256 => (self.scales.len(), 0),
+            32 => (0, self.scales.len()),
+            _ => (0, 0),
+        };
+        self.sums.resize(of_256, [[0; TOKENS]; 4]);
+        self.totals.resize(of_32, [0.0; TOKENS]);
     }
 
     /// Whether there is something here, so much larger than it is.
@@ -80,6 +98,7 @@ impl Tiles {
         let mut lines = &mut self.lines[..];
         let mut scales = &mut self.scales[..];
         let mut sums = &mut self.sums[..];
+        let mut totals = &mut self.totals[..];
         let pieces = (0..groups)
             .flat_map(move |group| (0..columns).step_by(COLUMNS).map(move |c| (group, c)));
         pieces.map(move |(group, column)| {
@@ -92,6 +111,7 @@ impl Tiles {
                 lines: lines.split_off_mut(..count / 4).unwrap_or_default(),
                 scales: scales.split_off_mut(blocks).unwrap_or_default(),
                 sums: sums.split_off_mut(blocks).unwrap_or_default(),
+                totals: totals.split_off_mut(blocks).unwrap_or_default(),
             }
         })
     }
@@ -103,11 +123,17 @@ impl Tiles {
             group * all + columns.start / each..group * all + columns.end / each
         };
         let blocks = part(self.block.max(1));
-        let sums = match self.block {
-            256 => &self.sums[blocks.clone()],
-            _ => &[],
+        let mut some = TilesOfGroup {
+            lines: &self.lines[part(4)],
+            scales: &self.scales[blocks.clone()],
+            ..TilesOfGroup::default()
         };
-        (&self.lines[part(4)], &self.scales[blocks], sums)
+        match self.block {
+            256 => some.sums = &self.sums[blocks],
+            32 => some.totals = &self.totals[blocks],
+            _ => {}
+        }
+        some
     }
 }
 
@@ -140,6 +166,18 @@ impl Group<'_> {
                 // SAFETY: a line has 64 bytes.
                 unsafe { _mm512_storeu_ps(line.0.as_mut_ptr().cast(), column) };
             }
+        }
+        // Each lane of a line is a token: nothing has to be added across.
+        let one = _mm512_set1_epi8(1);
+        for (to, lines) in self.totals.iter_mut().zip(self.lines.as_chunks::<8>().0) {
+            let mut total = _mm512_setzero_si512();
+            for line in lines {
+                // SAFETY: a line has 64 bytes, and is aligned to as many.
+                let line = unsafe { _mm512_load_si512(line.0.as_ptr().cast()) };
+                total = _mm512_dpbusd_epi32(total, one, _mm512_sub_epi8(line, offset));
+            }
+            // SAFETY: sixteen floats may be written.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtepi32_ps(total)) };
         }
         let (blocks, first) = (columns / block, self.column / block);
         for token in 0..TOKENS {

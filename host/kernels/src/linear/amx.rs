@@ -20,22 +20,13 @@ use std::ops::Range;
 
 use skep_weights::PackedFormat;
 
-use super::avx512::{Panel, ROWS, transposed};
-use super::{Output, Weights};
-use crate::activations::{Activations, Line, TilesOfGroup};
-
-/// Tokens that a tile takes.
-pub const TOKENS: usize = 16;
+use super::Weights;
+use super::avx512::{Panel, ROWS};
+use super::pieces::{COLUMNS, GROUPS, Piece, Square, TOKENS, loaded, store};
+use crate::activations::{Line, TilesOfGroup};
 
 /// The fewest tokens for which tiles are faster than [`super::avx512`].
 pub const FEWEST: usize = 3;
-
-/// Columns whose weights are taken apart at a time: two planes of them fill half of the first
-/// cache.
-const COLUMNS: usize = 1024;
-
-/// Groups of tokens that pass by before weights are taken apart anew.
-const GROUPS: usize = 32;
 
 /// What is to be multiplied next, and is asked for meanwhile, line by line. Memory brings only so
 /// many lines at a time, and who asks for more stands still: so it is asked for while weights are
@@ -90,9 +81,6 @@ macro_rules! each_row {
 mod blocks_of_256;
 mod blocks_of_32;
 
-/// Sixteen sums of each of sixteen rows: what a tile holds.
-type Square<T> = [[T; TOKENS]; ROWS];
-
 /// What a thread works with, beside its input and output.
 #[repr(align(64))]
 struct Scratch {
@@ -100,9 +88,9 @@ struct Scratch {
     weights: [Line; 2 * ROWS * COLUMNS / 64],
     /// For each block and row, its scale.
     scales: [[f32; ROWS]; COLUMNS / 32],
-    /// For each block and row, what its minima are multiplied with.
-    minimum: [[f32; ROWS]; COLUMNS / 256],
-    /// For each block and row, its minima, two 16-bit integers to a word.
+    /// For each block and row, its minimum or, of 256, what its minima are multiplied with.
+    minimum: [[f32; ROWS]; COLUMNS / 32],
+    /// For each block of 256 and row, its minima, two 16-bit integers to a word.
     minima: [[[u32; 4]; ROWS]; COLUMNS / 256],
     /// What comes out of the tiles, of two planes.
     integers: [[Square<i32>; 2]; 2],
@@ -115,7 +103,7 @@ impl Scratch {
         Box::new(Self {
             weights: [Line([0; 64]); 2 * ROWS * COLUMNS / 64],
             scales: [[0.0; ROWS]; COLUMNS / 32],
-            minimum: [[0.0; ROWS]; COLUMNS / 256],
+            minimum: [[0.0; ROWS]; COLUMNS / 32],
             minima: [[[0; 4]; ROWS]; COLUMNS / 256],
             integers: [[[[0; TOKENS]; ROWS]; 2]; 2],
             sums: [[[0.0; TOKENS]; ROWS]; GROUPS],
@@ -175,169 +163,117 @@ impl Drop for Tiles {
     }
 }
 
-/// Whether weights are multiplied here.
-pub fn takes(weights: &Weights<'_>) -> bool {
-    match weights {
-        Weights::Packed(matrix) => matches!(
-            matrix.format(),
-            PackedFormat::Q8_0
-                | PackedFormat::Q4_0
-                | PackedFormat::Q5_0
-                | PackedFormat::Q4_K
-                | PackedFormat::Q5_K
-                | PackedFormat::Q6_K
-        ),
-        Weights::Grouped(_) => true,
-    }
-}
-
-/// A piece of a product.
-pub struct Piece<'a> {
-    /// What is multiplied.
-    pub weights: &'a Weights<'a>,
-    /// Its rows that are meant, sixteen at most.
-    pub rows: Range<usize>,
-    /// Where memory is asked for, as in [`super::avx512::products`].
-    pub ahead: *const u8,
-    /// All tokens.
-    pub input: &'a Activations,
-    /// Where results go, in rows of as many elements as the weights have rows.
-    pub out: &'a Output,
-}
-
-impl Piece<'_> {
-    /// Multiplies the rows with all tokens.
-    ///
-    /// # Safety
-    /// The process may use tiles. The rows are the weights', the input has as many columns and is
-    /// laid out for tiles, and the output has a row for each token.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    pub unsafe fn multiply(&self) {
-        let shape = match self.weights {
-            Weights::Packed(matrix) if matrix.format().block_len() == 256 => Shape::Whole,
-            _ => Shape::Half,
+/// Multiplies the rows of a piece with all tokens.
+///
+/// # Safety
+/// The process may use tiles. The rows are the weights', the input has as many columns and is
+/// laid out for tiles, and the output has a row for each token.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub unsafe fn multiply(piece: &Piece<'_>) {
+    let shape = match piece.weights {
+        Weights::Packed(matrix) if matrix.format().block_len() == 256 => Shape::Whole,
+        _ => Shape::Half,
+    };
+    SCRATCH.with_borrow_mut(|scratch| {
+        // SAFETY: the caller's promise.
+        let tiles = unsafe { Tiles::configure(shape) };
+        let mut ahead = Ahead {
+            at: piece.ahead,
+            lines: match piece.weights {
+                Weights::Packed(matrix) => (piece.rows.len() * matrix.row_bytes()).div_ceil(64),
+                Weights::Grouped(_) => 0,
+            },
         };
-        SCRATCH.with_borrow_mut(|scratch| {
-            // SAFETY: the caller's promise.
-            let tiles = unsafe { Tiles::configure(shape) };
-            let groups = self.input.tokens.div_ceil(TOKENS);
-            let mut ahead = Ahead {
-                at: self.ahead,
-                lines: match self.weights {
-                    Weights::Packed(matrix) => (self.rows.len() * matrix.row_bytes()).div_ceil(64),
-                    Weights::Grouped(_) => 0,
-                },
-            };
-            for first in (0..groups).step_by(GROUPS) {
-                let groups = first..groups.min(first + GROUPS);
-                // SAFETY: the caller's promise, and the tiles have this shape.
-                unsafe { self.multiply_some(scratch, groups, &mut ahead) };
-            }
-            while ahead.lines > 0 {
-                ahead.ask();
-            }
-            drop(tiles);
-        });
-    }
+        for groups in piece.groups() {
+            // SAFETY: the caller's promise, and the tiles have this shape.
+            unsafe { multiply_some(piece, scratch, groups, &mut ahead) };
+        }
+        while ahead.lines > 0 {
+            ahead.ask();
+        }
+        drop(tiles);
+    });
+}
 
-    /// Multiplies the rows with some groups of tokens.
-    ///
-    /// # Safety
-    /// As [`Piece::multiply`]; tiles are configured in the shape for the weights.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    unsafe fn multiply_some(&self, scratch: &mut Scratch, groups: Range<usize>, ahead: &mut Ahead) {
-        let columns = self.input.columns;
-        let in_place = groups.len() == 1 && self.rows.len() == ROWS;
-        for first in (0..columns).step_by(COLUMNS) {
-            let some = first..columns.min(first + COLUMNS);
-            let kind = self.unpack(scratch, &some, in_place, ahead);
-            let mut parts = [TilesOfGroup::default(); GROUPS];
-            for (part, group) in parts.iter_mut().zip(groups.clone()) {
-                *part = self.input.tiles.group(group, &some);
-            }
-            let parts = &parts[..groups.len()];
-            let begin = |scratch: &Scratch, number: usize| match first {
-                0 => [_mm512_setzero_ps(); ROWS],
-                _ => loaded(&scratch.sums[number]),
-            };
-            let end = |scratch: &mut Scratch, number: usize, sums| match some.end < columns {
-                true => store(sums, &mut scratch.sums[number]),
-                // SAFETY: the group is one of the input's.
-                false => unsafe { self.put(groups.start + number, sums) },
-            };
-            // SAFETY: the scratch has these columns' weights, and tiles the shape for them.
-            unsafe {
-                match kind {
-                    Kind::InPlace(rows) => {
-                        blocks_of_32::multiply::<true>(
-                            scratch,
-                            Some(rows),
-                            parts,
-                            ahead,
-                            begin,
-                            end,
-                        );
-                    }
-                    Kind::Half => {
-                        blocks_of_32::multiply::<false>(scratch, None, parts, ahead, begin, end);
-                    }
-                    Kind::WithMinima => {
-                        blocks_of_256::multiply::<true>(scratch, parts, ahead, begin, end);
-                    }
-                    Kind::Q6 => {
-                        blocks_of_256::multiply::<false>(scratch, parts, ahead, begin, end);
-                    }
+/// Multiplies the rows of a piece with some groups of tokens.
+///
+/// # Safety
+/// As [`multiply`]; tiles are configured in the shape for the weights.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn multiply_some(
+    piece: &Piece<'_>,
+    scratch: &mut Scratch,
+    groups: Range<usize>,
+    ahead: &mut Ahead,
+) {
+    let columns = piece.input.columns;
+    let in_place = groups.len() == 1 && piece.rows.len() == ROWS;
+    for some in piece.columns() {
+        let kind = unpack(piece, scratch, &some, in_place, ahead);
+        let mut parts = [TilesOfGroup::default(); GROUPS];
+        for (part, group) in parts.iter_mut().zip(groups.clone()) {
+            *part = piece.input.tiles.group(group, &some);
+        }
+        let parts = &parts[..groups.len()];
+        let begin = |scratch: &Scratch, number: usize| match some.start {
+            0 => [_mm512_setzero_ps(); ROWS],
+            _ => loaded(&scratch.sums[number]),
+        };
+        let end = |scratch: &mut Scratch, number: usize, sums| match some.end < columns {
+            true => store(sums, &mut scratch.sums[number]),
+            // SAFETY: the group is one of the input's.
+            false => unsafe { piece.put(groups.start + number, sums) },
+        };
+        // SAFETY: the scratch has these columns' weights, and tiles the shape for them.
+        unsafe {
+            match kind {
+                Kind::InPlace(rows) => {
+                    let rows = Some(rows);
+                    blocks_of_32::multiply::<true, false>(scratch, rows, parts, ahead, begin, end);
+                }
+                Kind::Half => {
+                    blocks_of_32::multiply::<false, false>(scratch, None, parts, ahead, begin, end);
+                }
+                Kind::HalfWithMinimum => {
+                    blocks_of_32::multiply::<false, true>(scratch, None, parts, ahead, begin, end);
+                }
+                Kind::WithMinima => {
+                    blocks_of_256::multiply::<true>(scratch, parts, ahead, begin, end);
+                }
+                Kind::Q6 => {
+                    blocks_of_256::multiply::<false>(scratch, parts, ahead, begin, end);
                 }
             }
         }
     }
+}
 
-    /// Puts the sums of a group of tokens where they go.
-    ///
-    /// # Safety
-    /// As [`Piece::multiply`], and the group is one of the input's.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    unsafe fn put(&self, group: usize, sums: [__m512; ROWS]) {
-        let mask = u16::MAX >> (ROWS - self.rows.len());
-        let tokens = group * TOKENS..self.input.tokens.min((group + 1) * TOKENS);
-        for (token, sums) in tokens.zip(transposed(sums)) {
-            // SAFETY: the token is one of the input's, and the mask has as many elements as there
-            // are rows.
-            unsafe {
-                let at = token * self.weights.rows() + self.rows.start;
-                _mm512_mask_storeu_ps(self.out.0.add(at), mask, sums);
+/// Takes some columns of the rows apart, unless they can be used where they lie and `in_place`
+/// says so.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn unpack(
+    piece: &Piece<'_>,
+    scratch: &mut Scratch,
+    columns: &Range<usize>,
+    in_place: bool,
+    ahead: &mut Ahead,
+) -> Kind {
+    match piece.weights {
+        Weights::Packed(matrix) => {
+            let panel = Panel::new(matrix, piece.rows.clone(), piece.ahead);
+            match matrix.format() {
+                PackedFormat::Q8_0 if in_place => {
+                    blocks_of_32::bytes_in_place(scratch, &panel, columns)
+                }
+                format if format.block_len() == 256 => {
+                    blocks_of_256::unpack(scratch, &panel, format, columns, ahead)
+                }
+                format => blocks_of_32::unpack(scratch, &panel, format, columns, ahead),
             }
         }
-    }
-
-    /// Takes some columns of the rows apart, unless they can be used where they lie and `in_place`
-    /// says so.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    fn unpack(
-        &self,
-        scratch: &mut Scratch,
-        columns: &Range<usize>,
-        in_place: bool,
-        ahead: &mut Ahead,
-    ) -> Kind {
-        match self.weights {
-            Weights::Packed(matrix) => {
-                let panel = Panel::new(matrix, self.rows.clone(), self.ahead);
-                match matrix.format() {
-                    PackedFormat::Q8_0 if in_place => {
-                        blocks_of_32::bytes_in_place(scratch, &panel, columns)
-                    }
-                    format if format.block_len() == 256 => {
-                        blocks_of_256::unpack(scratch, &panel, format, columns, ahead)
-                    }
-                    format => blocks_of_32::unpack(scratch, &panel, format, columns, ahead),
-                }
-            }
-            Weights::Grouped(matrix) => {
-                blocks_of_32::unpack_groups(scratch, matrix, self.rows.clone(), columns)
-            }
+        Weights::Grouped(matrix) => {
+            blocks_of_32::unpack_groups(scratch, matrix, piece.rows.clone(), columns)
         }
     }
 }
@@ -346,6 +282,8 @@ impl Piece<'_> {
 #[derive(Clone, Copy)]
 enum Kind {
     Half,
+    /// As [`Kind::Half`], with one minimum for each block.
+    HalfWithMinimum,
     /// As [`Kind::Half`], but the weights are still where they were.
     InPlace(InPlace),
     /// In parts with scales of six bits, taken apart in three and three, and minima.
@@ -363,24 +301,4 @@ struct InPlace {
     block: usize,
     /// Bytes from one row to the next.
     row: usize,
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn loaded(square: &Square<f32>) -> [__m512; ROWS] {
-    let mut sums = [_mm512_setzero_ps(); ROWS];
-    for (sums, row) in sums.iter_mut().zip(square) {
-        // SAFETY: every row has sixteen floats.
-        *sums = unsafe { _mm512_loadu_ps(row.as_ptr()) };
-    }
-    sums
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn store(sums: [__m512; ROWS], square: &mut Square<f32>) {
-    for (row, sums) in square.iter_mut().zip(sums) {
-        // SAFETY: every row has sixteen floats.
-        unsafe { _mm512_storeu_ps(row.as_mut_ptr(), sums) };
-    }
 }

@@ -296,7 +296,7 @@ impl Place<'_> {
 
     /// Where its lines of weights and of activations begin; none after the last.
     fn lines(self, scratch: &Scratch) -> Option<[*const Line; 2]> {
-        let (lines, _, _) = self.parts.get(self.group)?;
+        let lines = self.parts.get(self.group)?.lines;
         let from = scratch.weights[64 * self.block..][..PLANE + 64].as_ptr();
         Some([from, lines[64 * self.block..][..64].as_ptr()])
     }
@@ -325,7 +325,7 @@ pub unsafe fn multiply<const MINIMA: bool>(
         group: 0,
         block: 0,
         parts,
-        blocks: parts.first().map_or(0, |(_, steps, _)| steps.len()),
+        blocks: parts.first().map_or(0, |part| part.scales.len()),
     };
     if at.blocks == 0 {
         return;
@@ -390,7 +390,7 @@ unsafe fn block<const SET: usize, const MORE: bool, const MINIMA: bool>(
     mut sums: [__m512; ROWS],
     ahead: &mut Ahead,
 ) -> [__m512; ROWS] {
-    let (_, steps, parts) = at.parts[at.group];
+    let part = at.parts[at.group];
     // SAFETY: the tiles are as the caller says.
     unsafe {
         match SET {
@@ -403,10 +403,10 @@ unsafe fn block<const SET: usize, const MORE: bool, const MINIMA: bool>(
     let minimum = scratch.minimum[at.block].as_ptr();
     let minima = scratch.minima[at.block].as_ptr().cast();
     // SAFETY: sixteen elements may be read at each place.
-    let factor = unsafe { _mm512_loadu_ps(steps[at.block].as_ptr()) };
+    let factor = unsafe { _mm512_loadu_ps(part.scales[at.block].as_ptr()) };
     let mut pairs = [_mm512_setzero_si512(); 4];
     if MINIMA {
-        for (pair, from) in pairs.iter_mut().zip(&parts[at.block]) {
+        for (pair, from) in pairs.iter_mut().zip(&part.sums[at.block]) {
             // SAFETY: as above.
             *pair = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
         }

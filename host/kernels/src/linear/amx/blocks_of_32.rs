@@ -1,4 +1,5 @@
-//! Weights whose blocks have 32 elements and one scale: each block is one product of tiles.
+//! Weights whose blocks have 32 elements and one scale, and some of them one minimum: each block is
+//! one product of tiles.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -9,7 +10,9 @@ use skep_weights::{GroupInt4, PackedFormat};
 use super::{Ahead, InPlace, Kind, ROWS, Scratch, Square};
 use crate::activations::{Line, TilesOfGroup};
 use crate::linear::avx512::Panel;
-use crate::linear::avx512::thirty_twos::{offset, places, scales, two_blocks, two_nibbles};
+use crate::linear::avx512::thirty_twos::{
+    has_minimum, offset, places, scales, two_blocks, two_nibbles,
+};
 
 /// Puts 32 bytes of each of two blocks where they belong.
 #[inline]
@@ -44,6 +47,14 @@ pub fn unpack(
     match format {
         PackedFormat::Q8_0 => unpack_some::<34>(scratch, panel, columns, ahead),
         PackedFormat::Q4_0 => unpack_some::<18>(scratch, panel, columns, ahead),
+        PackedFormat::Q4_1 => {
+            unpack_some::<20>(scratch, panel, columns, ahead);
+            return Kind::HalfWithMinimum;
+        }
+        PackedFormat::Q5_1 => {
+            unpack_some::<24>(scratch, panel, columns, ahead);
+            return Kind::HalfWithMinimum;
+        }
         _ => unpack_some::<22>(scratch, panel, columns, ahead),
     }
     Kind::Half
@@ -96,14 +107,19 @@ pub fn bytes_in_place(scratch: &mut Scratch, panel: &Panel<'_>, columns: &Range<
     })
 }
 
-/// Takes the scales of some blocks of sixteen rows.
+/// Takes the scales of some blocks of sixteen rows, and their minima if they have any.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn take_scales<const BYTES: usize>(scratch: &mut Scratch, panel: &Panel<'_>, blocks: Range<usize>) {
     let places = places(panel);
     for (n, block) in blocks.enumerate() {
+        if has_minimum(BYTES) {
+            let minima = scales(panel, places, block * BYTES + 2);
+            // SAFETY: sixteen floats may be written.
+            unsafe { _mm512_storeu_ps(scratch.minimum[n].as_mut_ptr(), minima) };
+        }
         let scales = scales(panel, places, block * BYTES);
-        // SAFETY: sixteen floats may be written.
+        // SAFETY: as above.
         unsafe { _mm512_storeu_ps(scratch.scales[n].as_mut_ptr(), scales) };
     }
 }
@@ -178,14 +194,14 @@ unsafe fn product(
 
 /// Multiplies sixteen rows with groups of tokens. `begin` says which sums a group goes on with, and
 /// `end` takes them. With `ASKS`, what is ahead is asked for here, and not when weights are taken
-/// apart.
+/// apart. Blocks have a `MINIMUM` or none.
 ///
 /// # Safety
-/// Tiles are configured for half lines of weights, and the scratch has these columns' scales, and
-/// their weights where they are not in place.
+/// Tiles are configured for half lines of weights, and the scratch has these columns' scales and
+/// minima, and their weights where they are not in place.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub unsafe fn multiply<const ASKS: bool>(
+pub unsafe fn multiply<const ASKS: bool, const MINIMUM: bool>(
     scratch: &mut Scratch,
     in_place: Option<InPlace>,
     parts: &[TilesOfGroup<'_>],
@@ -196,35 +212,35 @@ pub unsafe fn multiply<const ASKS: bool>(
     for (number, part) in parts.iter().enumerate() {
         let sums = begin(scratch, number);
         // SAFETY: the caller's promise.
-        let sums = unsafe { some::<ASKS>(scratch, in_place, *part, sums, ahead) };
+        let sums = unsafe { some::<ASKS, MINIMUM>(scratch, in_place, *part, sums, ahead) };
         end(scratch, number, sums);
     }
 }
 
 /// Goes on with the sums of sixteen rows for a group of tokens. With `ASKS`, what is ahead is asked
-/// for here, and not when weights are taken apart.
+/// for here, and not when weights are taken apart. Blocks have a `MINIMUM` or none.
 ///
 /// # Safety
-/// Tiles are configured for half lines of weights, and the scratch has these columns' scales, and
-/// their weights where they are not in place.
+/// Tiles are configured for half lines of weights, and the scratch has these columns' scales and
+/// minima, and their weights where they are not in place.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-unsafe fn some<const ASKS: bool>(
+unsafe fn some<const ASKS: bool, const MINIMUM: bool>(
     scratch: &mut Scratch,
     in_place: Option<InPlace>,
-    (lines, steps, _): TilesOfGroup<'_>,
+    part: TilesOfGroup<'_>,
     mut sums: [__m512; ROWS],
     ahead: &mut Ahead,
 ) -> [__m512; ROWS] {
     /// Blocks that tiles are ahead of the sums.
     const AHEAD: usize = 3;
-    let blocks = steps.len();
+    let blocks = part.scales.len();
     let begin = |scratch: &mut Scratch, n: usize| {
         let from = match in_place {
             Some(rows) => (rows.first.wrapping_add(n * rows.block), rows.row),
             None => (scratch.weights[8 * n..8 * n + 8].as_ptr().cast(), 32),
         };
-        let with = lines[8 * n..8 * n + 8].as_ptr();
+        let with = part.lines[8 * n..8 * n + 8].as_ptr();
         // SAFETY: eight lines of both, or the rows' block in place; the tiles are as the caller
         // says.
         unsafe { product(n, from, with, &raw mut scratch.integers[n / 2 % 2][n % 2]) };
@@ -232,7 +248,7 @@ unsafe fn some<const ASKS: bool>(
     for n in 0..blocks.min(AHEAD) {
         begin(scratch, n);
     }
-    for (n, step) in steps.iter().enumerate() {
+    for (n, step) in part.scales.iter().enumerate() {
         if n + AHEAD < blocks {
             begin(scratch, n + AHEAD);
         }
@@ -242,13 +258,24 @@ unsafe fn some<const ASKS: bool>(
             scratch.integers[n / 2 % 2][n % 2].as_ptr().cast(),
             scratch.scales[n].as_ptr(),
         );
+        let minimum = scratch.minimum[n].as_ptr();
+        let mut total = _mm512_setzero_ps();
+        if MINIMUM {
+            // SAFETY: sixteen floats may be read.
+            total = unsafe { _mm512_loadu_ps(part.totals[n].as_ptr()) };
+        }
         each_row!(ROW, {
             // Sixteen rows of a block have nine lines at most.
             if ASKS && (ROW.is_multiple_of(2) || ROW == 1) {
                 ahead.ask();
             }
-            // SAFETY: sixteen integers may be read, and the row's scale.
-            unsafe { row::<ROW>(&mut sums[ROW], step, integers, scales) };
+            // SAFETY: sixteen integers may be read, and the row's scale and minimum.
+            unsafe {
+                row::<ROW>(&mut sums[ROW], step, integers, scales);
+                if MINIMUM {
+                    more_by_minimum::<ROW>(&mut sums[ROW], step, total, minimum);
+                }
+            }
         });
     }
     sums
@@ -281,6 +308,35 @@ unsafe fn row<const ROW: usize>(
             integers = in(reg) integers,
             scales = in(reg) scales,
             line = const 64 * ROW,
+            of_row = const 4 * ROW,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+}
+
+/// Adds a row's minimum times its activations to its sums. It is written out as [`row`] is.
+///
+/// # Safety
+/// The row's minimum may be read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn more_by_minimum<const ROW: usize>(
+    sums: &mut __m512,
+    step: __m512,
+    total: __m512,
+    minimum: *const f32,
+) {
+    let _minimum: __m512;
+    // SAFETY: it reads a minimum of the row.
+    unsafe {
+        asm!(
+            "vmulps {minimum_times}, {step}, dword ptr [{minimum} + {of_row}]{{1to16}}",
+            "vfmadd231ps {sums}, {minimum_times}, {total}",
+            sums = inout(zmm_reg) *sums,
+            step = in(zmm_reg) step,
+            total = in(zmm_reg) total,
+            minimum_times = out(zmm_reg) _minimum,
+            minimum = in(reg) minimum,
             of_row = const 4 * ROW,
             options(nostack, preserves_flags, readonly),
         );

@@ -16,15 +16,13 @@ use std::ops::Range;
 
 use skep_weights::PackedFormat;
 
-use super::{Panel, ROWS, transposed};
-use crate::activations::{Activations, Line, TilesOfGroup};
-use crate::linear::{Output, Weights};
+use super::{Panel, ROWS};
+use crate::activations::{Line, TilesOfGroup};
+use crate::linear::Weights;
+use crate::linear::pieces::{COLUMNS, GROUPS, Piece, Square, TOKENS, loaded};
 
 mod blocks_of_256;
 mod blocks_of_32;
-
-/// Tokens that lie side by side.
-const TOKENS: usize = 16;
 
 /// The fewest tokens for which this is faster than [`super::products`].
 pub const FEWEST: usize = 12;
@@ -32,17 +30,8 @@ pub const FEWEST: usize = 12;
 /// Rows whose sums are kept in registers together.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Columns whose weights are taken apart at a time: they fill half of the first cache.
-const COLUMNS: usize = 1024;
-
-/// Groups of tokens that pass by before weights are taken apart anew.
-const GROUPS: usize = 32;
-
 /// How much larger than they are activations lie here.
 pub const OFFSET: i32 = 128;
-
-/// A number of each of sixteen rows for sixteen tokens.
-type Square<T> = [[T; TOKENS]; ROWS];
 
 /// The sums of some rows for sixteen tokens each.
 type Sums = [__m512; SIDE_BY_SIDE];
@@ -58,8 +47,8 @@ struct Scratch {
     starts: [[i32; ROWS]; COLUMNS / 32],
     /// For each block of 256 and row, the integer scales of its parts, which are eight or sixteen.
     parts: [[[i32; 16]; ROWS]; COLUMNS / 256],
-    /// For each block of 256 and row, what its minima are multiplied with.
-    minimum: [[f32; ROWS]; COLUMNS / 256],
+    /// For each block and row, its minimum or, of 256, what its minima are multiplied with.
+    minimum: [[f32; ROWS]; COLUMNS / 32],
     /// For each block of 256 and row, its minima, two 16-bit integers to a word.
     minima: [[[i32; 4]; ROWS]; COLUMNS / 256],
     /// The sums of each group of tokens from the columns before.
@@ -73,7 +62,7 @@ impl Scratch {
             scales: [[0.0; ROWS]; COLUMNS / 32],
             starts: [[0; ROWS]; COLUMNS / 32],
             parts: [[[0; 16]; ROWS]; COLUMNS / 256],
-            minimum: [[0.0; ROWS]; COLUMNS / 256],
+            minimum: [[0.0; ROWS]; COLUMNS / 32],
             minima: [[[0; 4]; ROWS]; COLUMNS / 256],
             sums: [[[0.0; TOKENS]; ROWS]; GROUPS],
         })
@@ -95,148 +84,99 @@ thread_local! {
 enum Kind {
     /// Blocks of 32 with one scale.
     ThirtyTwo,
+    /// The same with one minimum each.
+    ThirtyTwoWithMinimum,
     /// Blocks of 256 in parts of 32 with a scale and a minimum each.
     WithMinima,
     /// Blocks of 256 in parts of 16 with a scale each.
     Sixteens,
 }
 
-/// Whether weights are multiplied here.
-pub fn takes(weights: &Weights<'_>) -> bool {
-    match weights {
-        Weights::Packed(matrix) => matches!(
-            matrix.format(),
-            PackedFormat::Q8_0
-                | PackedFormat::Q4_0
-                | PackedFormat::Q5_0
-                | PackedFormat::Q4_K
-                | PackedFormat::Q5_K
-                | PackedFormat::Q6_K
-        ),
-        Weights::Grouped(_) => true,
+/// Multiplies the rows of a piece with all tokens.
+///
+/// # Safety
+/// The rows are the weights', the input has as many columns and lies in groups of sixteen
+/// tokens, [`OFFSET`] larger than it is, and the output has a row for each token.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub unsafe fn multiply(piece: &Piece<'_>) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        for groups in piece.groups() {
+            // SAFETY: the caller's promise.
+            unsafe { multiply_some(piece, scratch, groups) };
+        }
+    });
+}
+
+/// Multiplies the rows of a piece with some groups of tokens.
+///
+/// # Safety
+/// As [`multiply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn multiply_some(piece: &Piece<'_>, scratch: &mut Scratch, groups: Range<usize>) {
+    for some in piece.columns() {
+        let kind = unpack(piece, scratch, &some);
+        if some.start == 0 {
+            scratch.sums[..groups.len()].fill([[0.0; TOKENS]; ROWS]);
+        }
+        for number in (0..groups.len()).step_by(2) {
+            let part = |number: usize| piece.input.tiles.group(groups.start + number, &some);
+            if number + 1 < groups.len() {
+                go_on(scratch, kind, number, [part(number), part(number + 1)]);
+            } else {
+                go_on(scratch, kind, number, [part(number)]);
+            }
+        }
+    }
+    for (number, group) in groups.enumerate() {
+        // SAFETY: the caller's promise, and the group is one of the input's.
+        unsafe { piece.put(group, loaded(&scratch.sums[number])) };
     }
 }
 
-/// A piece of a product.
-pub struct Piece<'a> {
-    /// What is multiplied.
-    pub weights: &'a Weights<'a>,
-    /// Its rows that are meant, sixteen at most.
-    pub rows: Range<usize>,
-    /// Where memory is asked for, as in [`super::products`].
-    pub ahead: *const u8,
-    /// All tokens.
-    pub input: &'a Activations,
-    /// Where results go, in rows of as many elements as the weights have rows.
-    pub out: &'a Output,
-}
-
-impl Piece<'_> {
-    /// Multiplies the rows with all tokens.
-    ///
-    /// # Safety
-    /// The rows are the weights', the input has as many columns and lies in groups of sixteen
-    /// tokens, [`OFFSET`] larger than it is, and the output has a row for each token.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    pub unsafe fn multiply(&self) {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let groups = self.input.tokens.div_ceil(TOKENS);
-            for first in (0..groups).step_by(GROUPS) {
-                // SAFETY: the caller's promise.
-                unsafe { self.multiply_some(scratch, first..groups.min(first + GROUPS)) };
-            }
-        });
-    }
-
-    /// Multiplies the rows with some groups of tokens.
-    ///
-    /// # Safety
-    /// As [`Piece::multiply`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    unsafe fn multiply_some(&self, scratch: &mut Scratch, groups: Range<usize>) {
-        let columns = self.input.columns;
-        for first in (0..columns).step_by(COLUMNS) {
-            let some = first..columns.min(first + COLUMNS);
-            let kind = self.unpack(scratch, &some);
-            if first == 0 {
-                scratch.sums[..groups.len()].fill([[0.0; TOKENS]; ROWS]);
-            }
-            for number in (0..groups.len()).step_by(2) {
-                let part = |number: usize| self.input.tiles.group(groups.start + number, &some);
-                if number + 1 < groups.len() {
-                    multiply(scratch, kind, number, [part(number), part(number + 1)]);
-                } else {
-                    multiply(scratch, kind, number, [part(number)]);
-                }
-            }
+/// Takes some columns of the rows apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn unpack(piece: &Piece<'_>, scratch: &mut Scratch, columns: &Range<usize>) -> Kind {
+    let matrix = match piece.weights {
+        Weights::Packed(matrix) => matrix,
+        Weights::Grouped(matrix) => {
+            blocks_of_32::unpack_groups(scratch, matrix, piece.rows.clone(), columns);
+            return Kind::ThirtyTwo;
         }
-        for (number, group) in groups.enumerate() {
-            // SAFETY: the group is one of the input's.
-            unsafe { self.put(group, &scratch.sums[number]) };
+    };
+    let panel = Panel::new(matrix, piece.rows.clone(), piece.ahead);
+    match matrix.format() {
+        PackedFormat::Q8_0 => blocks_of_32::unpack::<34>(scratch, &panel, columns),
+        PackedFormat::Q4_0 => blocks_of_32::unpack::<18>(scratch, &panel, columns),
+        PackedFormat::Q5_0 => blocks_of_32::unpack::<22>(scratch, &panel, columns),
+        PackedFormat::Q4_1 => {
+            blocks_of_32::unpack::<20>(scratch, &panel, columns);
+            return Kind::ThirtyTwoWithMinimum;
+        }
+        PackedFormat::Q5_1 => {
+            blocks_of_32::unpack::<24>(scratch, &panel, columns);
+            return Kind::ThirtyTwoWithMinimum;
+        }
+        PackedFormat::Q4_K => {
+            blocks_of_256::with_minima::<144>(scratch, &panel, columns);
+            return Kind::WithMinima;
+        }
+        PackedFormat::Q5_K => {
+            blocks_of_256::with_minima::<176>(scratch, &panel, columns);
+            return Kind::WithMinima;
+        }
+        _ => {
+            blocks_of_256::q6_k(scratch, &panel, columns);
+            return Kind::Sixteens;
         }
     }
-
-    /// Takes some columns of the rows apart.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    fn unpack(&self, scratch: &mut Scratch, columns: &Range<usize>) -> Kind {
-        let matrix = match self.weights {
-            Weights::Packed(matrix) => matrix,
-            Weights::Grouped(matrix) => {
-                blocks_of_32::unpack_groups(scratch, matrix, self.rows.clone(), columns);
-                return Kind::ThirtyTwo;
-            }
-        };
-        let panel = Panel::new(matrix, self.rows.clone(), self.ahead);
-        match matrix.format() {
-            PackedFormat::Q8_0 => blocks_of_32::unpack::<34>(scratch, &panel, columns),
-            PackedFormat::Q4_0 => blocks_of_32::unpack::<18>(scratch, &panel, columns),
-            PackedFormat::Q5_0 => blocks_of_32::unpack::<22>(scratch, &panel, columns),
-            PackedFormat::Q4_K => {
-                blocks_of_256::with_minima::<144>(scratch, &panel, columns);
-                return Kind::WithMinima;
-            }
-            PackedFormat::Q5_K => {
-                blocks_of_256::with_minima::<176>(scratch, &panel, columns);
-                return Kind::WithMinima;
-            }
-            _ => {
-                blocks_of_256::q6_k(scratch, &panel, columns);
-                return Kind::Sixteens;
-            }
-        }
-        Kind::ThirtyTwo
-    }
-
-    /// Puts the sums of a group of tokens where they go.
-    ///
-    /// # Safety
-    /// As [`Piece::multiply`], and the group is one of the input's.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    unsafe fn put(&self, group: usize, square: &Square<f32>) {
-        let mut sums = [_mm512_setzero_ps(); ROWS];
-        for (sums, row) in sums.iter_mut().zip(square) {
-            // SAFETY: every row has sixteen floats.
-            *sums = unsafe { _mm512_loadu_ps(row.as_ptr()) };
-        }
-        let mask = u16::MAX >> (ROWS - self.rows.len());
-        let tokens = group * TOKENS..self.input.tokens.min((group + 1) * TOKENS);
-        for (token, sums) in tokens.zip(transposed(sums)) {
-            // SAFETY: the token is one of the input's, and the mask has as many elements as there
-            // are rows.
-            unsafe {
-                let at = token * self.weights.rows() + self.rows.start;
-                _mm512_mask_storeu_ps(self.out.0.add(at), mask, sums);
-            }
-        }
-    }
+    Kind::ThirtyTwo
 }
 
 /// Goes on with the sums of some groups of tokens from this number on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn multiply<const G: usize>(
+fn go_on<const G: usize>(
     scratch: &mut Scratch,
     kind: Kind,
     number: usize,
@@ -251,7 +191,12 @@ fn multiply<const G: usize>(
             }
         }
         match kind {
-            Kind::ThirtyTwo => blocks_of_32::multiply(scratch, row, &parts, &mut sums),
+            Kind::ThirtyTwo => {
+                blocks_of_32::multiply::<G, false>(scratch, row, &parts, &mut sums);
+            }
+            Kind::ThirtyTwoWithMinimum => {
+                blocks_of_32::multiply::<G, true>(scratch, row, &parts, &mut sums);
+            }
             Kind::WithMinima => {
                 blocks_of_256::multiply::<G, 32>(scratch, row, &parts, &mut sums);
             }

@@ -53,7 +53,7 @@ pub const fn offset(bytes: usize) -> i32 {
 }
 
 /// Whether blocks have a minimum after their scale, which is added to each weight.
-const fn has_minimum(bytes: usize) -> bool {
+pub const fn has_minimum(bytes: usize) -> bool {
     matches!(bytes, 20 | 24)
 }
 

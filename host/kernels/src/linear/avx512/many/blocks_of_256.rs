@@ -167,15 +167,15 @@ pub fn multiply<const G: usize, const PART: usize>(
     parts: &[TilesOfGroup<'_>; G],
     sums: &mut [Sums; G],
 ) {
-    let blocks = parts.iter().map(|(_, steps, _)| steps.len()).min();
+    let blocks = parts.iter().map(|part| part.scales.len()).min();
     for n in 0..blocks.unwrap_or(0) {
         if PART == 32 {
             less_minima(scratch, row, n, parts, sums);
         }
         let integers = integers::<G, PART>(scratch, row, n, parts);
-        for ((sums, integers), (_, steps, _)) in sums.iter_mut().zip(integers).zip(parts) {
+        for ((sums, integers), part) in sums.iter_mut().zip(integers).zip(parts) {
             // SAFETY: sixteen floats may be read.
-            let step = unsafe { _mm512_loadu_ps(steps[n].as_ptr()) };
+            let step = unsafe { _mm512_loadu_ps(part.scales[n].as_ptr()) };
             for (r, (sum, integers)) in sums.iter_mut().zip(integers).enumerate() {
                 let scale = _mm512_mul_ps(_mm512_set1_ps(scratch.scales[n][row + r]), step);
                 *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), scale, *sum);
@@ -194,12 +194,12 @@ fn less_minima<const G: usize>(
     parts: &[TilesOfGroup<'_>; G],
     sums: &mut [Sums; G],
 ) {
-    for (sums, (_, steps, pairs)) in sums.iter_mut().zip(parts) {
+    for (sums, part) in sums.iter_mut().zip(parts) {
         // SAFETY: sixteen floats may be read.
-        let step = unsafe { _mm512_loadu_ps(steps[n].as_ptr()) };
+        let step = unsafe { _mm512_loadu_ps(part.scales[n].as_ptr()) };
         for (r, sum) in sums.iter_mut().enumerate() {
             let mut less = _mm512_setzero_si512();
-            for (pair, minima) in pairs[n].iter().zip(scratch.minima[n][row + r]) {
+            for (pair, minima) in part.sums[n].iter().zip(scratch.minima[n][row + r]) {
                 // SAFETY: sixteen integers may be read.
                 let pair = unsafe { _mm512_loadu_si512(pair.as_ptr().cast()) };
                 less = _mm512_dpwssd_epi32(less, pair, _mm512_set1_epi32(minima));
@@ -226,7 +226,7 @@ fn integers<const G: usize, const PART: usize>(
             integers[r] = start;
         }
     }
-    let lines = parts.map(|(lines, ..)| &lines.as_chunks::<64>().0[n]);
+    let lines = parts.map(|part| &part.lines.as_chunks::<64>().0[n]);
     for part in 0..256 / PART {
         let mut products = [[_mm512_setzero_si512(); SIDE_BY_SIDE]; G];
         // SAFETY: the scratch has as many blocks as the input has of these columns.

@@ -1,4 +1,4 @@
-//! Weights whose blocks have 32 elements and one scale.
+//! Weights whose blocks have 32 elements and one scale, and some of them one minimum.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -7,7 +7,9 @@ use skep_weights::GroupInt4;
 
 use super::{OFFSET, SIDE_BY_SIDE, Scratch, Sums, four_bytes, line};
 use crate::activations::TilesOfGroup;
-use crate::linear::avx512::thirty_twos::{offset, places, scales, two_blocks, two_nibbles};
+use crate::linear::avx512::thirty_twos::{
+    has_minimum, offset, places, scales, two_blocks, two_nibbles,
+};
 use crate::linear::avx512::{Panel, ROWS, halves, quads};
 
 /// Bytes of sixteen rows of a block.
@@ -25,8 +27,13 @@ pub fn unpack<const BYTES: usize>(
     let less = _mm512_set1_epi8(offset(BYTES) as i8);
     let places = places(panel);
     for (n, block) in blocks.clone().enumerate() {
+        if has_minimum(BYTES) {
+            let minima = scales(panel, places, block * BYTES + 2);
+            // SAFETY: sixteen floats may be written.
+            unsafe { _mm512_storeu_ps(scratch.minimum[n].as_mut_ptr(), minima) };
+        }
         let scales = scales(panel, places, block * BYTES);
-        // SAFETY: sixteen floats may be written.
+        // SAFETY: as above.
         unsafe { _mm512_storeu_ps(scratch.scales[n].as_mut_ptr(), scales) };
     }
     for (n, block) in blocks.clone().enumerate().step_by(2) {
@@ -113,17 +120,18 @@ fn put(scratch: &mut Scratch, n: usize, rows: &[[__m512i; 4]; ROWS / 4], is_seco
     }
 }
 
-/// Goes on with the sums of four rows from `row` on, of groups of tokens.
+/// Goes on with the sums of four rows from `row` on, of groups of tokens. Blocks have a minimum or
+/// none.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub fn multiply<const G: usize>(
+pub fn multiply<const G: usize, const MINIMUM: bool>(
     scratch: &Scratch,
     row: usize,
     parts: &[TilesOfGroup<'_>; G],
     sums: &mut [Sums; G],
 ) {
-    let lines = parts.map(|(lines, ..)| lines.as_chunks::<8>().0);
-    let blocks = parts.iter().map(|(_, steps, _)| steps.len()).min();
+    let lines = parts.map(|part| part.lines.as_chunks::<8>().0);
+    let blocks = parts.iter().map(|part| part.scales.len()).min();
     let mut kept = *sums;
     for n in 0..blocks.unwrap_or(0) {
         let lines = lines.map(|lines| &lines[n]);
@@ -149,12 +157,21 @@ pub fn multiply<const G: usize>(
                 }
             }
         }
-        for ((sums, integers), (_, steps, _)) in kept.iter_mut().zip(integers).zip(parts) {
+        for ((sums, integers), part) in kept.iter_mut().zip(integers).zip(parts) {
             // SAFETY: sixteen floats may be read.
-            let step = unsafe { _mm512_loadu_ps(steps[n].as_ptr()) };
+            let step = unsafe { _mm512_loadu_ps(part.scales[n].as_ptr()) };
+            let mut total = _mm512_setzero_ps();
+            if MINIMUM {
+                // SAFETY: as above.
+                total = unsafe { _mm512_loadu_ps(part.totals[n].as_ptr()) };
+            }
             for (r, (sum, integers)) in sums.iter_mut().zip(integers).enumerate() {
                 let scale = _mm512_mul_ps(_mm512_set1_ps(scratch.scales[n][row + r]), step);
                 *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), scale, *sum);
+                if MINIMUM {
+                    let minimum = _mm512_set1_ps(scratch.minimum[n][row + r]);
+                    *sum = _mm512_fmadd_ps(_mm512_mul_ps(minimum, step), total, *sum);
+                }
             }
         }
     }
