@@ -5,6 +5,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use skep_evidence::{AccountId, Agreed, Receipt};
+use skep_registry::Digest;
+
+/// What one account owes another for a lease: one receipt says how much. It is told apart by the two as well as by the
+/// lease, since anybody can sign a receipt that names a lease of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Debt {
+    /// The lease.
+    pub lease: Digest,
+    /// Who did the work.
+    pub provider: AccountId,
+    /// Who pays.
+    pub requester: AccountId,
+}
+
+impl Debt {
+    /// What a receipt is for.
+    #[must_use]
+    pub fn of(receipt: &Receipt) -> Self {
+        Self {
+            lease: receipt.lease,
+            provider: receipt.provider,
+            requester: receipt.requester,
+        }
+    }
+}
 
 /// What an account got and what it is to pay, in micro-credits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +48,7 @@ impl Turnover {
     }
 }
 
-/// What each account earned and spent by these receipts. A lease counts once, with the first receipt for it.
+/// What each account earned and spent by these receipts. A [`Debt`] counts once, with the first receipt for it.
 /// All that is earned is spent by others.
 pub fn turnover<'a>(
     receipts: impl IntoIterator<Item = &'a Agreed<Receipt>>,
@@ -31,7 +56,7 @@ pub fn turnover<'a>(
     let mut paid = BTreeSet::new();
     let mut all: BTreeMap<AccountId, Turnover> = BTreeMap::new();
     for receipt in receipts {
-        if !paid.insert(receipt.lease) {
+        if !paid.insert(Debt::of(receipt)) {
             continue;
         }
         all.entry(receipt.requester).or_default().spent += i128::from(receipt.price.micro());
@@ -43,7 +68,7 @@ pub fn turnover<'a>(
 }
 
 /// What each account gained by these receipts, in micro-credits; less than zero is what it spent.
-/// A lease counts once, with the first receipt for it. The sum over all accounts is zero.
+/// A [`Debt`] counts once, with the first receipt for it. The sum over all accounts is zero.
 ///
 /// Anyone who holds the receipts can compute this, and needs nobody's ledger for it.
 pub fn recompute<'a>(

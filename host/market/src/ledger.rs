@@ -6,7 +6,8 @@
 //! up again and compares.
 //!
 //! Every operation has an identifier, and is carried out once however often it is posted. That of
-//! a payment comes from its lease: a lease is paid once, whatever receipts turn up.
+//! a payment comes from its lease and from the two whose it is ([`Debt`]): a lease is paid once between them, whatever
+//! receipts turn up, and whatever lease others name in theirs.
 //!
 //! # What it must never do
 //!
@@ -35,11 +36,13 @@ use skep_registry::Digest;
 
 use books::Books;
 pub use books::{Book, Escrow, Movement};
-pub use entry::{Entry, EntryKind};
+pub use entry::{Entry, EntryKind, PaidLease};
 pub use error::{LedgerError, PostError};
 pub use operation::Operation;
-use operation::{Planned, payment_of};
+use operation::{Planned, earlier_payment_of, payment_of};
 use store::{BALANCES, BOOKS, ENTRIES, META, POSTED, storage};
+
+use crate::balance::Debt;
 
 /// For how long after its deadline a lease can be disputed, in milliseconds: a week. For so long nobody who worked under
 /// it takes back what it has at stake. Who brings evidence later may find nothing there.
@@ -168,9 +171,8 @@ impl Ledger {
         let mut changed = BTreeSet::new();
         for operation in operations {
             let Planned { entry, verdict } = operation.plan(&mut self.keys);
-            let payments = entry.settled.iter().map(|(lease, _)| payment_of(*lease));
             let mut before = None;
-            for id in std::iter::once(entry.id).chain(payments) {
+            for id in operation.identifiers(&entry) {
                 let found = posted.get(id.as_bytes()).map_err(|e| fail(e.into()))?;
                 if let Some(found) = found {
                     before = Some((id, found.value()));
@@ -204,6 +206,7 @@ impl Ledger {
             recovery::note_escrow(&entry, &mut self.state.books);
             recovery::note_bound(&entry, &mut self.state.books);
             let sequence = self.state.next;
+            recovery::note_staked(&entry, sequence, &mut self.state.books);
             let bytes = entry.encode(&mut self.state.books);
             self.state.head = recovery::extend(self.state.head, &bytes);
             self.state.next += 1;
@@ -213,9 +216,9 @@ impl Ledger {
             posted
                 .insert(entry.id.as_bytes(), sequence)
                 .map_err(|e| fail(e.into()))?;
-            for (lease, _) in &entry.settled {
+            for paid in &entry.settled {
                 posted
-                    .insert(payment_of(*lease).as_bytes(), sequence)
+                    .insert(paid.payment.as_bytes(), sequence)
                     .map_err(|e| fail(e.into()))?;
             }
             for movement in &entry.movements {
@@ -290,6 +293,13 @@ impl Ledger {
         self.state.books.bound.get(&account).copied()
     }
 
+    /// The number of the entry since which an account has always had something at stake; nothing if it has nothing
+    /// there. Whatever is known to have happened after that entry, it had something to lose then.
+    #[must_use]
+    pub fn staked_since(&self, account: AccountId) -> Option<u64> {
+        self.state.books.staked_since.get(&account).copied()
+    }
+
     /// Every book that was ever opened, with what is in it.
     pub fn books(&self) -> impl Iterator<Item = (Book, Credits)> {
         self.state.books.books.iter().copied()
@@ -319,12 +329,12 @@ impl Ledger {
         self.state.head
     }
 
-    /// The entry that paid a lease, if it was paid.
+    /// The entry that paid what is owed for a lease, if it was paid.
     ///
     /// # Errors
     ///
     /// When the file cannot be read.
-    pub fn paid(&self, lease: Digest) -> Result<Option<u64>, LedgerError> {
+    pub fn paid(&self, debt: Debt) -> Result<Option<u64>, LedgerError> {
         let fail = storage(&self.path);
         let transaction = self
             .database
@@ -333,11 +343,15 @@ impl Ledger {
         let posted = transaction
             .open_table(POSTED)
             .map_err(|e| fail(redb::Error::from(e)))?;
-        let id = payment_of(lease);
-        let found = posted
-            .get(id.as_bytes())
-            .map_err(|e| fail(redb::Error::from(e)))?;
-        Ok(found.map(|sequence| sequence.value()))
+        for id in [payment_of(debt), earlier_payment_of(debt.lease)] {
+            let found = posted
+                .get(id.as_bytes())
+                .map_err(|e| fail(redb::Error::from(e)))?;
+            if let Some(sequence) = found {
+                return Ok(Some(sequence.value()));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads one entry.

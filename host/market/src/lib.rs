@@ -53,7 +53,7 @@ mod split;
 #[cfg(test)]
 mod testing;
 
-pub use balance::{Turnover, recompute, turnover};
+pub use balance::{Debt, Turnover, recompute, turnover};
 pub use choose::{Offer, Warmth, ahead, rank};
 pub use dealings::{Dealings, DealingsError};
 pub use earnings::{Earnings, EarningsError, Finished, Owed, Unfinished};
@@ -67,7 +67,7 @@ pub use job::{
 };
 pub use ledger::{
     Book, DISPUTE, Entry, EntryKind, Escrow, Ledger, LedgerError, Movement, Operation, Outcomes,
-    PostError, Posted, Terms,
+    PaidLease, PostError, Posted, Terms,
 };
 pub use merkle::{Inclusion, Tree};
 pub use message::{

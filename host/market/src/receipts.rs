@@ -7,7 +7,7 @@
 //!
 //! # What it must never do
 //!
-//! - Count a receipt of which not both signatures hold, or one lease twice.
+//! - Count a receipt of which not both signatures hold, or one lease twice between the same two.
 //! - Take memory for more than the receipts that hold, whatever a file says.
 
 use std::collections::BTreeMap;
@@ -19,10 +19,12 @@ use skep_evidence::{
 };
 use skep_registry::Digest;
 
+use crate::balance::Debt;
+
 const HEAD: [u8; 16] = *b"skep receipts 1\n";
 /// Of so many the signatures are checked together.
 const TOGETHER: usize = 1024;
-/// The most receipts that are added up at once; they take about 600 bytes each.
+/// The most receipts that are added up at once; they take about 700 bytes each.
 pub const MAX_RECEIPTS: usize = 1_000_000;
 
 /// Why a file of receipts is not counted.
@@ -114,8 +116,8 @@ pub fn write_receipts<'a>(
 #[derive(Debug, Default)]
 pub struct ReceiptFiles {
     files: Vec<PathBuf>,
-    /// Of each lease its receipt, and where that was.
-    leases: BTreeMap<Digest, (Digest, Place)>,
+    /// Of all that is owed its receipt, and where that was.
+    debts: BTreeMap<Debt, (Digest, Place)>,
     receipts: Vec<Agreed<Receipt>>,
     repeated: u64,
     keys: Keys,
@@ -185,7 +187,7 @@ impl ReceiptFiles {
         let agreed = verify_agreed(read, &mut self.keys)
             .map_err(|(at, error)| fault(file, before + 1 + at as u64, Fault::Wrong(error)))?;
         for (number, receipt) in (before + 1..).zip(agreed) {
-            match self.leases.get(&receipt.lease).copied() {
+            match self.debts.get(&Debt::of(&receipt)).copied() {
                 Some((known, _)) if known == receipt.digest() => self.repeated += 1,
                 Some((_, first)) => {
                     return Err(ReceiptsError::TwoReceipts {
@@ -208,7 +210,7 @@ impl ReceiptFiles {
                             number,
                         },
                     );
-                    self.leases.insert(receipt.lease, found);
+                    self.debts.insert(Debt::of(&receipt), found);
                     self.receipts.push(receipt);
                 }
             }
@@ -339,6 +341,21 @@ mod tests {
     }
 
     #[test]
+    fn who_names_the_lease_of_others_keeps_nobody_from_counting_theirs() {
+        let honest = [receipt(1, 1, 2, 1, 1_000)];
+        let planted = [receipt(9, 1, 4, 3, 10)];
+        assert_eq!(honest[0].lease, planted[0].lease);
+        // Whichever comes first.
+        let (one, two) = (written(&honest), written(&planted));
+        for files in [[&one[..], &two[..]], [&two[..], &one[..]]] {
+            let files = read(&files).unwrap();
+            let balances = recompute(files.receipts());
+            let of = |seed| balances[&account(seed)];
+            assert_eq!([1, 2, 3, 4].map(of), [-1_000, 850, -10, 9]);
+        }
+    }
+
+    #[test]
     fn more_than_are_checked_together_are_read_and_the_first_that_is_forged_is_named() {
         let count = TOGETHER + 70;
         let all: Vec<_> = (0..count as u64)
@@ -409,7 +426,7 @@ mod tests {
             matches!(error, ReceiptsError::Wrong { number: 2, .. }),
             "{error}"
         );
-        // Another receipt for a lease, though both signed it as well.
+        // Another receipt of the same two for a lease, though both signed it as well.
         let twice = written(&[receipt(1, 9, 2, 1, 5), receipt(1, 2, 2, 1, 21)]);
         match read(&[&good, &twice]).unwrap_err() {
             ReceiptsError::TwoReceipts {

@@ -11,6 +11,7 @@ mod embedded;
 use skep_evidence::{Agreed, Receipt};
 use skep_registry::Digest;
 
+use crate::balance::Debt;
 pub use batch::{Batch, BatchProof, NetError, Position, Transfer, net};
 pub use embedded::{EmbeddedSettlement, SettleError};
 
@@ -23,9 +24,10 @@ pub use embedded::{EmbeddedSettlement, SettleError};
 ///    still reorganise waits until it cannot.
 /// 2. **All or nothing.** Every transfer of a batch takes place, or none; a batch that one side
 ///    cannot pay changes nothing.
-/// 3. **Once.** No lease is paid twice, whether by the same batch, another one, or outside of
+/// 3. **Once.** No [`Debt`] is paid twice, whether by the same batch, another one, or outside of
 ///    batches, however often and by whomever it is sent, after any crash of either side. Sending
-///    the same batch again is answered as the first time.
+///    the same batch again is answered as the first time. A receipt of others that names the lease
+///    pays nothing of it.
 /// 4. **By signatures alone.** It pays nothing that the payer did not sign. It checks both
 ///    signatures of every receipt itself (or a proof that someone did), that positions follow from
 ///    the receipts, and that the root is theirs: whoever sends a batch is nobody in particular.
@@ -46,7 +48,7 @@ pub trait Settlement {
     ///
     /// # Errors
     ///
-    /// When the batch is not that of the receipts, one of the leases was paid, or a side cannot
+    /// When the batch is not that of the receipts, one of them was paid, or a side cannot
     /// pay. Nothing is changed then.
     fn settle(
         &mut self,
@@ -54,12 +56,12 @@ pub trait Settlement {
         receipts: &[Agreed<Receipt>],
     ) -> Result<Settled, Self::Error>;
 
-    /// Whether a lease was paid, in whatever way.
+    /// Whether what is owed for a lease was paid, in whatever way.
     ///
     /// # Errors
     ///
     /// When the ledger cannot be reached.
-    fn is_paid(&self, lease: Digest) -> Result<bool, Self::Error>;
+    fn is_paid(&self, debt: Debt) -> Result<bool, Self::Error>;
 }
 
 /// A batch that is settled.

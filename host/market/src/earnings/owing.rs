@@ -107,7 +107,7 @@ impl Earnings {
     /// leases these were.
     ///
     /// For none of them may anything be signed again, which is for the caller to see to, as that the clock is
-    /// right ([`Earnings::trusts`]).
+    /// right ([`Earnings::trusted`]).
     ///
     /// # Errors
     ///

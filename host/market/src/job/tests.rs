@@ -4,6 +4,7 @@
 mod ahead;
 mod audits;
 mod busy;
+mod disputable;
 mod doubts;
 mod followed;
 mod kept;

@@ -73,6 +73,17 @@ impl Job {
         lease.is_some_and(|lease| lease.audits.is_some())
     }
 
+    /// Whose leases can still be disputed: those that are out, and those under which something was signed, whatever
+    /// became of it. Of a lease that failed or was withdrawn there is nothing that anybody could show; where what came
+    /// of it was a fraud, that was charged before it was written down as failed.
+    #[must_use]
+    pub fn disputable(&self) -> BTreeSet<AccountId> {
+        let attempts = self.shards.iter().flat_map(|shard| &shard.attempts);
+        let can_be =
+            attempts.filter(|lease| lease.state != State::Ended || !lease.encoding.is_empty());
+        can_be.map(|lease| lease.provider).collect()
+    }
+
     /// What was delivered for a shard, and by whom, in the order of its leases. Outputs that lost against
     /// others are among it; those that came when another counted already, and those of leases that followed another's
     /// texts, are not.

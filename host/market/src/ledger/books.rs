@@ -86,6 +86,8 @@ pub(super) struct Books {
     pub(super) escrows: HashMap<Digest, Escrow>,
     /// Until when an account's stake stays where it is.
     pub(super) bound: HashMap<AccountId, u64>,
+    /// Of each account that has something at stake, the entry since which it always had.
+    pub(super) staked_since: HashMap<AccountId, u64>,
 }
 
 impl Books {

@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! entry = [kind, id: bytes, content: bytes, [[from, to, amount]…], escrow: bytes / null,
-//!          [[lease: bytes, receipt: bytes]…], [[account: bytes, until]…]]
+//!          [[lease: bytes, receipt: bytes, payment: bytes]…], [[account: bytes, until]…]]
 //! ```
 //!
-//! The last part is left out where it is empty. Books are written by their number. Once written, an entry never changes.
+//! The last part is left out where it is empty, and a payment where it is as in earlier versions, of the lease alone.
+//! Books are written by their number. Once written, an entry never changes.
 
 use minicbor::{Decoder, Encoder};
 use skep_evidence::{AccountId, Credits};
 use skep_registry::Digest;
 
 use super::books::{Book, BookNumber, Books, Movement};
+use super::operation::earlier_payment_of;
 
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,17 @@ const KINDS: [EntryKind; 10] = [
     EntryKind::Binding,
 ];
 
+/// A lease that an entry pays together with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PaidLease {
+    /// The lease.
+    pub lease: Digest,
+    /// The receipt that was paid.
+    pub receipt: Digest,
+    /// The identifier of the payment, under which nothing is paid again.
+    pub payment: Digest,
+}
+
 /// One operation, as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -64,8 +77,8 @@ pub struct Entry {
     pub movements: Vec<Movement>,
     /// The job whose escrow it is about.
     pub escrow: Option<Digest>,
-    /// The leases that it pays beside, each with its receipt, if it settles a batch.
-    pub settled: Vec<(Digest, Digest)>,
+    /// The leases that it pays beside, if it settles a batch.
+    pub settled: Vec<PaidLease>,
     /// Accounts whose stake stays where it is, each with the time until which, in milliseconds since 1970.
     pub bound: Vec<(AccountId, u64)>,
 }
@@ -100,10 +113,14 @@ impl Entry {
             None => out.null()?.ok()?,
         }
         out.array(self.settled.len() as u64)?;
-        for (lease, receipt) in &self.settled {
-            out.array(2)?
-                .bytes(lease.as_bytes())?
-                .bytes(receipt.as_bytes())?;
+        for paid in &self.settled {
+            let is_earlier = paid.payment == earlier_payment_of(paid.lease);
+            out.array(3 - u64::from(is_earlier))?
+                .bytes(paid.lease.as_bytes())?
+                .bytes(paid.receipt.as_bytes())?;
+            if !is_earlier {
+                out.bytes(paid.payment.as_bytes())?;
+            }
         }
         if !self.bound.is_empty() {
             out.array(self.bound.len() as u64)?;
@@ -171,10 +188,20 @@ fn read(
     };
     let mut settled = Vec::new();
     for _ in 0..length(&mut input)? {
-        if length(&mut input)? != 2 {
-            return Err(unknown("a settled lease has two parts"));
+        let parts = length(&mut input)?;
+        if !(2..=3).contains(&parts) {
+            return Err(unknown("a settled lease has two parts, or three"));
         }
-        settled.push((digest(&mut input)?, digest(&mut input)?));
+        let (lease, receipt) = (digest(&mut input)?, digest(&mut input)?);
+        let payment = match parts {
+            2 => earlier_payment_of(lease),
+            _ => digest(&mut input)?,
+        };
+        settled.push(PaidLease {
+            lease,
+            receipt,
+            payment,
+        });
     }
     let mut bound = Vec::new();
     if parts == 7 {

@@ -6,9 +6,10 @@ use skep_evidence::{
 use skep_registry::Digest;
 
 use super::books::{Book, Books, Movement};
-use super::entry::{Entry, EntryKind};
+use super::entry::{Entry, EntryKind, PaidLease};
 use super::error::PostError;
 use super::{DISPUTE, Posted, Terms};
+use crate::balance::Debt;
 use crate::settlement::Batch;
 
 /// Something to be posted.
@@ -98,8 +99,20 @@ pub(super) struct Planned {
     pub(super) verdict: Option<Verdict>,
 }
 
-/// The identifier of paying a lease, however it is paid.
-pub(super) fn payment_of(lease: Digest) -> Digest {
+/// The identifier of paying what is owed for a lease, however it is paid. Whoever signs a receipt that names the lease
+/// of others pays under another one, and takes nothing from them.
+pub(super) fn payment_of(debt: Debt) -> Digest {
+    let parties = [*debt.provider.as_bytes(), *debt.requester.as_bytes()];
+    let all = [*debt.lease.as_bytes(), parties[0], parties[1]].concat();
+    Digest::from_bytes(blake3::derive_key(
+        "skep ledger, payment of a lease between two v2",
+        &all,
+    ))
+}
+
+/// The same as earlier versions wrote it, for a lease whoever pays it. Nothing is written under it any more, and what
+/// was is not paid again.
+pub(super) fn earlier_payment_of(lease: Digest) -> Digest {
     Digest::from_bytes(blake3::derive_key(
         "skep ledger, payment of a lease v1",
         lease.as_bytes(),
@@ -176,7 +189,7 @@ impl Operation<'_> {
             Self::Refund { id, job } => entry(EntryKind::Refund, id, job, Some(job)),
             Self::Release(receipt) => entry(
                 EntryKind::Release,
-                payment_of(receipt.lease),
+                payment_of(Debt::of(receipt)),
                 receipt.digest(),
                 Some(receipt.job),
             ),
@@ -200,13 +213,32 @@ impl Operation<'_> {
             }
             Self::Settle(batch) => {
                 let mut planned = entry(EntryKind::Settlement, batch.root(), batch.root(), None);
-                planned.entry.settled = batch.receipts().to_vec();
+                let paid = batch.receipts().iter().map(|(debt, receipt)| PaidLease {
+                    lease: debt.lease,
+                    receipt: *receipt,
+                    payment: payment_of(*debt),
+                });
+                planned.entry.settled = paid.collect();
                 let workers = batch.workers().iter();
                 let bound = workers.map(|(worker, ended)| (*worker, ended.saturating_add(DISPUTE)));
                 planned.entry.bound = bound.collect();
                 planned
             }
         }
+    }
+
+    /// All identifiers under which what its entry does may have been done before.
+    pub(super) fn identifiers(&self, mine: &Entry) -> Vec<Digest> {
+        let lease = match self {
+            Self::Release(receipt) => Some(receipt.lease),
+            _ => None,
+        };
+        let mut all = vec![mine.id];
+        all.extend(lease.map(earlier_payment_of));
+        for paid in &mine.settled {
+            all.extend([paid.payment, earlier_payment_of(paid.lease)]);
+        }
+        all
     }
 
     /// What to answer if an identifier of its entry is that of an earlier one.
@@ -225,7 +257,7 @@ impl Operation<'_> {
             Self::Release(receipt) => earlier.is_some_and(|earlier| {
                 let receipt = receipt.digest();
                 let mut settled = earlier.settled.iter();
-                earlier.content == receipt || settled.any(|(_, settled)| *settled == receipt)
+                earlier.content == receipt || settled.any(|paid| paid.receipt == receipt)
             }),
             _ => earlier.is_some_and(|earlier| {
                 (earlier.kind, earlier.content) == (mine.kind, mine.content)
@@ -236,10 +268,10 @@ impl Operation<'_> {
         }
         let lease = match self {
             Self::Release(receipt) => Some(receipt.lease),
-            _ => mine
-                .settled
-                .iter()
-                .find_map(|(lease, _)| (payment_of(*lease) == id).then_some(*lease)),
+            _ => mine.settled.iter().find_map(|paid| {
+                let is_its = paid.payment == id || earlier_payment_of(paid.lease) == id;
+                is_its.then_some(paid.lease)
+            }),
         };
         Err(match lease {
             Some(lease) => PostError::PaidOtherwise { lease, sequence },

@@ -10,7 +10,6 @@ use super::State;
 use super::books::{Book, Books, Escrow};
 use super::entry::{Entry, EntryKind};
 use super::error::LedgerError;
-use super::operation::payment_of;
 use super::store::{BALANCES, BOOKS, ENTRIES, HEAD, META, POSTED, storage};
 
 /// The hash over all entries up to one more.
@@ -57,6 +56,21 @@ pub(super) fn note_bound(entry: &Entry, books: &mut Books) {
     for (account, until) in &entry.bound {
         let known = books.bound.entry(*account).or_default();
         *known = (*known).max(*until);
+    }
+}
+
+/// What an entry, whose movements were carried out, means for since when accounts have something at stake.
+pub(super) fn note_staked(entry: &Entry, sequence: u64, books: &mut Books) {
+    let moved = entry.movements.iter();
+    for book in moved.flat_map(|movement| [movement.from, movement.to]) {
+        let Book::Staked(account) = book else {
+            continue;
+        };
+        if books.balance(book) == Credits::ZERO {
+            books.staked_since.remove(&account);
+        } else {
+            books.staked_since.entry(account).or_insert(sequence);
+        }
     }
 }
 
@@ -113,11 +127,12 @@ pub(super) fn recover(
             .map_err(|refusal| damaged(format!("entry {sequence}: {refusal}")))?;
         note_escrow(&entry, &mut state.books);
         note_bound(&entry, &mut state.books);
+        note_staked(&entry, sequence, &mut state.books);
         state.head = extend(state.head, bytes.value());
         state.next += 1;
         identifiers.push((*entry.id.as_bytes(), sequence));
-        for (lease, _) in &entry.settled {
-            identifiers.push((*payment_of(*lease).as_bytes(), sequence));
+        for paid in &entry.settled {
+            identifiers.push((*paid.payment.as_bytes(), sequence));
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod beside;
 mod bound;
+mod debts;
 
 use std::collections::BTreeMap;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use skep_evidence::{AccountId, Agreed, Credits, Receipt};
 use skep_registry::Digest;
 
-use crate::balance::recompute;
+use crate::balance::{Debt, recompute};
 use crate::merkle::{Inclusion, Tree};
 
 /// What an account gets out of a batch, or owes to it.
@@ -31,7 +31,7 @@ pub struct Transfer {
 /// Why receipts cannot be netted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
-    /// Two receipts for one lease.
+    /// Two receipts for one lease between the same two.
     #[error(
         "there are two different receipts for lease {lease}; they are evidence against whoever \
          signed both, and neither can be settled until that is judged"
@@ -51,8 +51,8 @@ pub enum NetError {
 /// Receipts that are settled together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Lease and receipt, in the order of the leases.
-    receipts: Vec<(Digest, Digest)>,
+    /// What is owed and the receipt for it, in the order of the leases.
+    receipts: Vec<(Debt, Digest)>,
     /// In the order of the accounts.
     positions: Vec<Position>,
     /// In the order of the accounts.
@@ -64,11 +64,11 @@ pub struct Batch {
 ///
 /// # Errors
 ///
-/// When two receipts are for one lease, or a sum is too large.
+/// When two receipts are for one lease between the same two, or a sum is too large.
 pub fn net(receipts: &[Agreed<Receipt>]) -> Result<Batch, NetError> {
-    let mut leases: BTreeMap<Digest, &Agreed<Receipt>> = BTreeMap::new();
+    let mut debts: BTreeMap<Debt, &Agreed<Receipt>> = BTreeMap::new();
     for receipt in receipts {
-        let known = leases.entry(receipt.lease).or_insert(receipt);
+        let known = debts.entry(Debt::of(receipt)).or_insert(receipt);
         if known.digest() != receipt.digest() {
             return Err(NetError::TwoReceipts {
                 lease: receipt.lease,
@@ -76,20 +76,20 @@ pub fn net(receipts: &[Agreed<Receipt>]) -> Result<Batch, NetError> {
         }
     }
     let mut positions = Vec::new();
-    for (account, amount) in recompute(leases.values().copied()) {
+    for (account, amount) in recompute(debts.values().copied()) {
         let amount = i64::try_from(amount).map_err(|_| NetError::TooMuch { account })?;
         if amount != 0 {
             positions.push(Position { account, amount });
         }
     }
     let mut workers: BTreeMap<AccountId, u64> = BTreeMap::new();
-    for receipt in leases.values() {
+    for receipt in debts.values() {
         let last = workers.entry(receipt.provider).or_default();
         *last = receipt.finished.max(*last);
     }
-    let receipts = leases
+    let receipts = debts
         .into_iter()
-        .map(|(lease, receipt)| (lease, receipt.digest()))
+        .map(|(debt, receipt)| (debt, receipt.digest()))
         .collect();
     let mut batch = Batch {
         receipts,
@@ -108,9 +108,9 @@ impl Batch {
         self.root
     }
 
-    /// Lease and receipt of all that is settled, in the order of the leases.
+    /// All that is settled, each with its receipt, in the order of the leases.
     #[must_use]
-    pub fn receipts(&self) -> &[(Digest, Digest)] {
+    pub fn receipts(&self) -> &[(Debt, Digest)] {
         &self.receipts
     }
 
@@ -160,13 +160,13 @@ impl Batch {
         transfers
     }
 
-    /// The proof that a lease was settled with a receipt, and what it proves. See
+    /// The proof that what is owed for a lease was settled with a receipt. See
     /// [`BatchProof::holds_receipt`].
     #[must_use]
-    pub fn prove_receipt(&self, lease: Digest) -> Option<BatchProof> {
+    pub fn prove_receipt(&self, debt: Debt) -> Option<BatchProof> {
         let place = self
             .receipts
-            .binary_search_by_key(&lease, |(lease, _)| *lease)
+            .binary_search_by_key(&debt, |(debt, _)| *debt)
             .ok()?;
         Some(BatchProof {
             inclusion: self.receipt_tree().prove(place as u64)?,
@@ -191,7 +191,7 @@ impl Batch {
         Tree::new(
             self.receipts
                 .iter()
-                .map(|(lease, receipt)| receipt_leaf(*lease, *receipt)),
+                .map(|(debt, receipt)| receipt_leaf(debt.lease, *receipt)),
         )
     }
 

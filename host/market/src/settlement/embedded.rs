@@ -7,6 +7,7 @@ use skep_registry::Digest;
 
 use super::batch::{Batch, NetError, net};
 use super::{Settled, Settlement};
+use crate::balance::Debt;
 use crate::ledger::{Ledger, LedgerError, Operation, PostError, Posted};
 
 /// Settles on a ledger of this machine.
@@ -34,12 +35,12 @@ pub enum SettleError {
 }
 
 impl EmbeddedSettlement<'_> {
-    /// Those of these receipts whose leases nothing has paid yet: who adds receipts to a file, and settles it from time to
+    /// Those of these receipts that nothing has paid yet: who adds receipts to a file, and settles it from time to
     /// time, pays with each batch what is new.
     ///
     /// # Errors
     ///
-    /// When a lease was paid by another receipt than the one that is here, or the ledger cannot be read.
+    /// When one was paid by another receipt of the same two for the same lease, or the ledger cannot be read.
     pub fn unpaid(
         &self,
         receipts: &[Agreed<Receipt>],
@@ -47,7 +48,7 @@ impl EmbeddedSettlement<'_> {
         let mut entries: BTreeMap<u64, BTreeSet<Digest>> = BTreeMap::new();
         let mut unpaid = Vec::new();
         for receipt in receipts {
-            let Some(sequence) = self.0.paid(receipt.lease)? else {
+            let Some(sequence) = self.0.paid(Debt::of(receipt))? else {
                 unpaid.push(receipt.clone());
                 continue;
             };
@@ -68,7 +69,7 @@ impl EmbeddedSettlement<'_> {
         let mut paid = BTreeSet::new();
         if let Some(entry) = self.0.entry(sequence)? {
             paid.insert(entry.content);
-            paid.extend(entry.settled.iter().map(|(_, receipt)| *receipt));
+            paid.extend(entry.settled.iter().map(|paid| paid.receipt));
         }
         Ok(paid)
     }
@@ -97,7 +98,7 @@ impl Settlement for EmbeddedSettlement<'_> {
         })
     }
 
-    fn is_paid(&self, lease: Digest) -> Result<bool, SettleError> {
-        Ok(self.0.paid(lease)?.is_some())
+    fn is_paid(&self, debt: Debt) -> Result<bool, SettleError> {
+        Ok(self.0.paid(debt)?.is_some())
     }
 }

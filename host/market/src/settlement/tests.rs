@@ -32,6 +32,11 @@ fn some_receipts() -> impl Strategy<Value = Vec<Agreed<Receipt>>> {
     })
 }
 
+/// What no receipt of these is for.
+fn other_debt() -> Debt {
+    Debt::of(&receipt(9, 999, 1, 2, 5))
+}
+
 /// A ledger in which the keys 1 to 5 have so much.
 fn ledger(folder: &tempfile::TempDir, each: u64) -> Ledger {
     let mut ledger = Ledger::open(&folder.path().join("ledger"), TERMS).unwrap();
@@ -73,11 +78,11 @@ proptest! {
     fn everything_in_a_batch_is_proven_by_its_root(receipts in some_receipts()) {
         let batch = net(&receipts).unwrap();
         let root = batch.root();
-        for (lease, receipt) in batch.receipts() {
-            let proof = batch.prove_receipt(*lease).unwrap();
-            prop_assert!(proof.holds_receipt(root, *lease, *receipt));
-            prop_assert!(!proof.holds_receipt(root, *lease, *lease));
-            prop_assert!(!proof.holds_receipt(digest("root", 0), *lease, *receipt));
+        for (debt, receipt) in batch.receipts() {
+            let (proof, lease) = (batch.prove_receipt(*debt).unwrap(), debt.lease);
+            prop_assert!(proof.holds_receipt(root, lease, *receipt));
+            prop_assert!(!proof.holds_receipt(root, lease, lease));
+            prop_assert!(!proof.holds_receipt(digest("root", 0), lease, *receipt));
         }
         for position in batch.positions() {
             let proof = batch.prove_position(position.account).unwrap();
@@ -85,7 +90,7 @@ proptest! {
             let more = Position { amount: position.amount + 1, ..*position };
             prop_assert!(!proof.holds_position(root, &more));
         }
-        prop_assert_eq!(batch.prove_receipt(digest("lease", 999)), None);
+        prop_assert_eq!(batch.prove_receipt(other_debt()), None);
     }
 
     #[test]
@@ -97,9 +102,9 @@ proptest! {
         let settled = settlement.settle(&batch, &receipts).unwrap();
         prop_assert_eq!(settlement.settle(&batch, &receipts).unwrap(), settled);
         for receipt in &receipts {
-            prop_assert!(settlement.is_paid(receipt.lease).unwrap());
+            prop_assert!(settlement.is_paid(Debt::of(receipt)).unwrap());
         }
-        prop_assert!(!settlement.is_paid(digest("lease", 999)).unwrap());
+        prop_assert!(!settlement.is_paid(other_debt()).unwrap());
         // Any other batch with one of these leases is refused as a whole.
         let mut more = receipts[split % receipts.len()..].to_vec();
         more.push(receipt(9, 999, 1, 2, 5));
@@ -107,7 +112,7 @@ proptest! {
         let refused = settlement.settle(&overlapping, &more);
         let is_paid = matches!(refused, Err(SettleError::Refused(PostError::PaidOtherwise { .. })));
         prop_assert!(is_paid, "{:?}", refused);
-        prop_assert!(!settlement.is_paid(digest("lease", 999)).unwrap());
+        prop_assert!(!settlement.is_paid(other_debt()).unwrap());
         let gained = recompute(&receipts);
         for who in 1..6 {
             let gain = gained.get(&account(who)).copied().unwrap_or(0);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use skep_evidence::AccountKey;
+use skep_evidence::{AccountKey, Credits};
 use skep_market::{ReceiptFiles, net, recompute};
 
 use super::audits::{CREDIT, line, own, stake};
@@ -186,13 +186,14 @@ fn what_nodes_owe_each_other_is_settled_once_in_the_ledger_of_a_third() {
     // In that ledger nobody has anything yet.
     let said = worked.is_refused("settle", &files);
     let debtors = expected.iter().filter(|(_, amount)| **amount < 0);
-    for (debtor, _) in debtors.clone() {
-        assert!(said.contains(&format!("{debtor} owes ")), "{said}");
+    for (debtor, amount) in debtors.clone() {
+        let owes = Credits::from_micro(u64::try_from(-amount).unwrap());
+        let line = format!(
+            "{debtor} owes {owes} credits and has 0 (`skep account add {owes} --account {debtor}`)"
+        );
+        assert!(said.contains(&line), "{line}: {said}");
     }
-    assert!(
-        debtors.count() > 0 && said.contains("skep account add"),
-        "{said}"
-    );
+    assert!(debtors.count() > 0);
     assert_eq!(account(&worked.third)["paid"], serde_json::json!([]));
     let accounts = worked.nodes.each_ref().map(own);
     for whose in &accounts {

@@ -10,8 +10,8 @@ use skep_evidence::{
     Lease, Meter, Receipt, ResultCommitment, Signed, Split, Statement as _, Tariff, Work,
 };
 use skep_market::{
-    AttemptId, BadDelivery, Book, Conduct, Decision, Event, Finding, Job, JobPlan, Ledger, Offer,
-    Operation, Outstanding, Reputation, Sent as Statements, Terms, Warmth, receive, typical,
+    AttemptId, BadDelivery, Book, Conduct, Debt, Decision, Event, Finding, Job, JobPlan, Ledger,
+    Offer, Operation, Outstanding, Reputation, Sent as Statements, Terms, Warmth, receive, typical,
 };
 use skep_registry::Digest;
 
@@ -93,11 +93,8 @@ impl Run {
         };
         let paid = swarm.paid_wrong()?;
         for id in &swarm.undecided {
-            if swarm
-                .ledger
-                .paid(swarm.trail(*id)?.lease.digest())?
-                .is_some()
-            {
+            let debt = owed_under(&swarm.trail(*id)?.lease);
+            if swarm.ledger.paid(debt)?.is_some() {
                 return Err(
                     "a result was paid of which nobody could tell whether it is right".into(),
                 );
@@ -462,7 +459,7 @@ impl Swarm {
             let Some(trail) = self.trails.get(id) else {
                 continue;
             };
-            let Some(sequence) = self.ledger.paid(trail.lease.digest())? else {
+            let Some(sequence) = self.ledger.paid(owed_under(&trail.lease))? else {
                 continue;
             };
             let entry = self.ledger.entry(sequence)?.ok_or("an entry is missing")?;
@@ -486,5 +483,14 @@ fn tariff() -> Tariff {
     Tariff {
         flops: PRICE.micro(),
         ..Tariff::default()
+    }
+}
+
+/// What is owed for the work of a lease.
+fn owed_under(lease: &Signed<Lease>) -> Debt {
+    Debt {
+        lease: lease.digest(),
+        provider: lease.provider,
+        requester: lease.requester,
     }
 }

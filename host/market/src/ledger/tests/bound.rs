@@ -119,3 +119,45 @@ fn who_is_paid_by_a_batch_takes_nothing_back_for_as_long() {
     assert_eq!(ledger.bound(account(4)), None);
     unstake(&mut ledger, 1, 1, 900, 0).unwrap();
 }
+
+#[test]
+fn the_ledger_knows_since_which_entry_somebody_always_had_something_at_stake() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder);
+    assert_eq!(ledger.staked_since(account(2)), None);
+    deposit(&mut ledger, 1, 100);
+    let first = ledger.len() + 1;
+    stake(&mut ledger, 2, 900);
+    assert_eq!(ledger.staked_since(account(2)), Some(first));
+    // As long as something is left of it, and whatever comes on top, it is since then.
+    unstake(&mut ledger, 0, 2, 899, 0).unwrap();
+    let more = Operation::Stake {
+        id: digest("stake", 100),
+        account: account(2),
+        amount: credits(499),
+    };
+    ledger.post(&[more]).unwrap().remove(0).unwrap();
+    assert_eq!(ledger.staked_since(account(2)), Some(first));
+    drop(ledger);
+    let mut ledger = open(&folder);
+    assert_eq!(ledger.staked_since(account(2)), Some(first));
+    // A fine takes all of it. What is put there later is since later.
+    let [one, two] = two_results(1, 2);
+    let accusation = Accusation::new(account(4), account(2), &Evidence::TwoResults(one, two));
+    let accusation = accusation.sign(&key(4)).unwrap();
+    ledger.post(&[Operation::Judge(&accusation)]).unwrap()[0]
+        .clone()
+        .unwrap();
+    assert_eq!(ledger.staked_since(account(2)), None);
+    let last = ledger.len();
+    let again = Operation::Stake {
+        id: digest("stake", 101),
+        account: account(2),
+        amount: credits(1),
+    };
+    ledger.post(&[again]).unwrap().remove(0).unwrap();
+    assert_eq!(ledger.staked_since(account(2)), Some(last));
+    assert_eq!(ledger.staked_since(account(1)), None, "it has only credits");
+    drop(ledger);
+    assert_eq!(open(&folder).staked_since(account(2)), Some(last));
+}

@@ -87,15 +87,17 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
     }
 }
 
-/// Forgets what is too old to be asked for, if the clock can be trusted; since when it is asked for.
+/// Forgets what is too old to be asked for, by a time that the clock can be trusted to have reached; since when it is
+/// asked for. It is called at every start, so that a node forgets however short it is up.
 fn forget_old(earnings: &Earnings, now: u64) -> Result<u64, EarningsError> {
-    if !earnings.trusts(now)? {
+    let Some(trusted) = earnings.trusted(now)? else {
         tracing::warn!(
-            "the clock is more than a day ahead of what it was last: nothing is forgotten before it stays so"
+            "the clock is more than a day ahead of what it was last: nothing is forgotten before it stays so, or the \
+             next start says the same"
         );
         return Ok(0);
-    }
-    let since = now.saturating_sub(OLDEST);
+    };
+    let since = trusted.saturating_sub(OLDEST);
     earnings.forget_before(since)?;
     Ok(since)
 }
@@ -245,6 +247,48 @@ mod tests {
         assert_eq!(left(THEN + 1), (1, true));
         assert_eq!(left(THEN + 31 * DAY), (1, true));
         assert_eq!(left(THEN + 31 * DAY + DAY / 24), (0, false));
+    }
+
+    #[test]
+    fn a_node_that_is_up_for_minutes_every_few_days_forgets_what_is_old() {
+        const MINUTE: u64 = 60 * 1000;
+        const DAY: u64 = 24 * 60 * MINUTE;
+        const THEN: u64 = 100 * DAY;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("earnings");
+        let (old, new) = (bill(1, 10), bill(2, 20));
+        let keep = |bill: &Signed<Receipt>, since| {
+            let finished = Finished {
+                commitment: Vec::new(),
+                receipt: bill.encode(),
+            };
+            let owed = Owed {
+                requester: bill.requester,
+                price: bill.price,
+                since,
+                node: String::new(),
+            };
+            let earnings = Earnings::open(&path).unwrap();
+            earnings.keep(bill.lease, finished, &owed).unwrap();
+        };
+        keep(&old, THEN);
+        // What it knows to have been signed after a start, and some minutes of being up.
+        let started = |now| {
+            let earnings = Earnings::open(&path).unwrap();
+            for now in [now, now + 10 * MINUTE] {
+                forget_old(&earnings, now).unwrap();
+            }
+            [&old, &new].map(|bill| earnings.finished(bill.lease).unwrap().is_some())
+        };
+        for day in [4, 8, 12] {
+            assert_eq!(started(THEN + day * DAY), [true, false]);
+        }
+        keep(&new, THEN + 12 * DAY);
+        // For one start the clock is far ahead, then behind, and then as it should be.
+        for day in [90, 1, 16, 20, 24, 28, 32] {
+            assert_eq!(started(THEN + day * DAY), [true, true], "{day}");
+        }
+        assert_eq!(started(THEN + 36 * DAY), [false, true]);
     }
 
     #[test]

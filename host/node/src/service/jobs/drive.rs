@@ -232,8 +232,8 @@ impl Driver {
             .flatten()
             .collect();
         let _held = locate::hold(swarm, &used).await;
-        self.fund()?;
-        self.bind_earlier()?;
+        let funded = self.fund()?;
+        self.bind_earlier(funded)?;
         // Whoever was killed may have paid and not told: once more does no harm.
         let paid: Vec<Vec<u8>> = self.job.paid().map(<[u8]>::to_vec).collect();
         for receipt in paid {

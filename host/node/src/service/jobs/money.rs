@@ -16,7 +16,7 @@ use skep_market::{
 use skep_registry::Digest;
 use zeroize::Zeroizing;
 
-use super::{Jobs, believed, failed, now, random};
+use super::{Jobs, believed, failed, now, random, receipts};
 use crate::failure::{Failure, FailureKind};
 use crate::moment::moment;
 use crate::requests::jobs::{AccountView, Judged, PaidLine, StakeLine};
@@ -261,7 +261,8 @@ pub fn judged(service: &Service, file: &Path) -> Result<Judged, Failure> {
     let mut bytes = Vec::new();
     // One byte more than there may be tells that it is too long.
     let most = Accusation::MAX_BYTES as u64 + 1;
-    let opened = fs::File::open(file).map_err(cannot)?;
+    let hint = "name a file with an accusation, as `skep job status` does";
+    let opened = receipts::opened(file, hint)?;
     opened.take(most).read_to_end(&mut bytes).map_err(cannot)?;
     let mut keys = Keys::default();
     let accusation = Signed::<Accusation>::decode(&bytes, &mut keys).map_err(|error| {

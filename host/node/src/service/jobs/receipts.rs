@@ -74,20 +74,21 @@ fn written<'a>(
     Ok(())
 }
 
+/// Opens a file that somebody handed over; `hint` says what else to name. What is no file may never end, or never begin.
+pub(super) fn opened(file: &Path, hint: &str) -> Result<File, Failure> {
+    let cannot = |error: io::Error| run::cannot_read(file, &error);
+    if !fs::metadata(file).map_err(cannot)?.is_file() {
+        let reason = format!("{} is no file; {hint}", file.display());
+        return Err(Failure::new(FailureKind::Usage, reason));
+    }
+    File::open(file).map_err(cannot)
+}
+
 /// The receipts of files, all of them or none.
 fn read(files: &[PathBuf]) -> Result<ReceiptFiles, Failure> {
     let mut receipts = ReceiptFiles::default();
     for file in files {
-        let about = fs::metadata(file).map_err(|error| run::cannot_read(file, &error))?;
-        // What is no file may never end, or never begin.
-        if !about.is_file() {
-            let reason = format!(
-                "{} is no file; name files that `skep account receipts` wrote",
-                file.display()
-            );
-            return Err(Failure::new(FailureKind::Usage, reason));
-        }
-        let opened = File::open(file).map_err(|error| run::cannot_read(file, &error))?;
+        let opened = opened(file, "name files that `skep account receipts` wrote")?;
         receipts
             .add(file, BufReader::new(opened))
             .map_err(|error| Failure::of(kind_of(&error), &error))?;
@@ -224,4 +225,156 @@ fn short(ledger: &Ledger, batch: &Batch) -> String {
          that much for it elsewhere, or leave out the files with the receipts of whoever did not, and settle again",
         lacking.join(", ")
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use skep_evidence::{AccountId, AccountKey, Meter, Split, Statement as _, Work};
+    use skep_market::{Operation, Terms};
+    use skep_registry::Digest;
+
+    use super::*;
+
+    fn key(seed: u8) -> AccountKey {
+        AccountKey::from_seed(&[seed; 32])
+    }
+
+    /// A receipt of a provider for a requester, of so many micro-credits.
+    fn receipt(lease: u8, provider: u8, requester: u8, price: u64) -> Agreed<Receipt> {
+        let receipt = Receipt {
+            lease: Digest::of(&[lease]),
+            job: Digest::of(b"job"),
+            shard: 0,
+            sequence: 0,
+            provider: key(provider).id(),
+            requester: key(requester).id(),
+            work: Work {
+                package: Digest::of(b"package"),
+                model: None,
+                adapter: None,
+                input: Digest::of(b"input"),
+                seed: 0,
+            },
+            commitment: Digest::of(b"commitment"),
+            output: Digest::of(b"output"),
+            meter: Meter::default(),
+            price: Credits::from_micro(price),
+            split: Split::default(),
+            started: 1,
+            finished: 2,
+        };
+        let signed = receipt.sign(&key(provider)).unwrap();
+        signed.accept(&key(requester)).unwrap()
+    }
+
+    /// A ledger, and what puts credits in it.
+    fn ledger(folder: &tempfile::TempDir) -> Ledger {
+        let terms = Terms {
+            supply: Credits::from_micro(1_000_000_000),
+            fine: Credits::from_micro(1),
+            reward: 0,
+        };
+        Ledger::open(&folder.path().join("ledger"), terms).unwrap()
+    }
+
+    fn add(ledger: &mut Ledger, account: AccountId, credits: &str) {
+        let id = Digest::of(&ledger.len().to_be_bytes());
+        let amount = credits.parse().unwrap();
+        let deposit = Operation::Deposit {
+            id,
+            account,
+            amount,
+        };
+        ledger.post(&[deposit]).unwrap().remove(0).unwrap();
+    }
+
+    /// What somebody is told whose receipts are not settled.
+    fn told(ledger: &mut Ledger, receipts: &[Agreed<Receipt>]) -> String {
+        let error = settle(ledger, receipts).unwrap_err();
+        let failure = refused(ledger, receipts, error);
+        assert_eq!(failure.kind, FailureKind::Refused);
+        failure.message
+    }
+
+    #[test]
+    fn who_cannot_pay_is_named_with_what_it_owes_and_has_and_with_what_puts_in_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = ledger(&folder);
+        let receipts = [
+            receipt(1, 1, 2, 5_000_000),
+            receipt(2, 1, 3, 250_000),
+            receipt(3, 1, 4, 1_000_000),
+            // What the third earned of the second is taken off.
+            receipt(4, 3, 2, 50_000),
+        ];
+        add(&mut ledger, key(2).id(), "1.5");
+        add(&mut ledger, key(4).id(), "1");
+        // The fourth has all that it owes, and is not named.
+        let mut short = [
+            (key(2).id(), "5.05", "1.5", "3.55"),
+            (key(3).id(), "0.2", "0", "0.2"),
+        ];
+        short.sort_by_key(|(account, ..)| *account);
+        let [one, two] = short.map(|(account, owes, has, lacks)| {
+            format!(
+                "{account} owes {owes} credits and has {has} (`skep account add {lacks} --account {account}`)"
+            )
+        });
+        let expected = format!(
+            "nothing is settled, since not everybody can pay in this ledger: {one}, {two}. Put in what is missing for \
+             whoever gave you that much for it elsewhere, or leave out the files with the receipts of whoever did not, \
+             and settle again"
+        );
+        assert_eq!(told(&mut ledger, &receipts), expected);
+        // Who does what it says of one is told of the other alone, and then it is settled.
+        let (account, _, _, lacks) = short[0];
+        add(&mut ledger, account, lacks);
+        let next = told(&mut ledger, &receipts);
+        assert!(next.contains(&two) && !next.contains(&one), "{next}");
+        let (account, _, _, lacks) = short[1];
+        add(&mut ledger, account, lacks);
+        settle(&mut ledger, &receipts).unwrap();
+        for (account, ..) in short {
+            assert_eq!(ledger.balance(Book::Available(account)), Credits::ZERO);
+        }
+    }
+
+    #[test]
+    fn where_there_is_nothing_to_settle_it_is_said_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = ledger(&folder);
+        let none = told(&mut ledger, &[]);
+        assert!(none.contains("no file has a receipt in it"), "{none}");
+        add(&mut ledger, key(2).id(), "1");
+        let receipts = [receipt(1, 1, 2, 300), receipt(2, 1, 2, 400)];
+        for one in receipts.chunks(1) {
+            settle(&mut ledger, one).unwrap();
+        }
+        let all = told(&mut ledger, &receipts);
+        assert!(
+            all.contains("all 2 receipts were settled or paid in this ledger before"),
+            "{all}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        let missing = opened(&file, "name another").unwrap_err();
+        assert_eq!(missing.kind, FailureKind::NotFound);
+        fs::write(&file, b"here").unwrap();
+        assert!(opened(&file, "name another").is_ok());
+        let mut others = vec![folder.path().to_owned()];
+        if cfg!(unix) {
+            // It has no end.
+            others.push("/dev/zero".into());
+        }
+        for other in others {
+            let refused = opened(&other, "name another").unwrap_err();
+            assert_eq!(refused.kind, FailureKind::Usage);
+            assert!(refused.message.contains("is no file; name another"));
+        }
+    }
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use skep_evidence::{AccountId, AccountKey, Agreed, Credits, Keys, Receipt, Signed};
-use skep_market::{Book, DISPUTE, Event, Operation};
+use skep_market::{DISPUTE, Event, Operation, Posted};
 use skep_registry::Digest;
 use skep_swarm::Swarm;
 
-use super::super::{failed, money, talk};
+use super::super::{failed, money, now, talk};
 use super::{Driver, Happened};
 use crate::failure::{Failure, FailureKind};
 
@@ -55,11 +55,12 @@ impl Driver {
             .rest(Instant::now(), is_over || self.job.gave_up().is_some())
     }
 
-    /// Holds what the job may cost. Once is as good as twice.
-    pub(super) fn fund(&self) -> Result<(), Failure> {
+    /// Holds what the job may cost. Once is as good as twice. The number of the entry that does, before which no lease
+    /// of the job was made out; none if the job costs nothing.
+    pub(super) fn fund(&self) -> Result<Option<u64>, Failure> {
         let amount = Credits::from_micro(self.spec.budget);
         if amount == Credits::ZERO {
-            return Ok(());
+            return Ok(None);
         }
         let escrow = Operation::Escrow {
             id: self.entry("escrow"),
@@ -67,9 +68,10 @@ impl Driver {
             requester: self.account.id(),
             amount,
         };
-        money::post(&self.service, &escrow)?
-            .map(drop)
-            .map_err(|error| Failure::of(FailureKind::Refused, &error))
+        let posted = money::post(&self.service, &escrow)?
+            .map_err(|error| Failure::of(FailureKind::Refused, &error))?;
+        let (Posted::New { sequence } | Posted::Already { sequence }) = posted;
+        Ok(Some(sequence))
     }
 
     /// Gives back what is left.
@@ -95,17 +97,23 @@ impl Driver {
             Event::Leased { provider, .. } => Some(*provider),
             _ => None,
         });
-        self.bind_all(given.collect())
+        self.bind_all(given.collect(), None)
     }
 
-    /// The same for all leases of the job so far: who worked on it before may have bound nobody.
-    pub(super) fn bind_earlier(&mut self) -> Result<(), Failure> {
-        let shards = self.job.view().into_iter();
-        let leases = shards.flat_map(|shard| shard.attempts);
-        self.bind_all(leases.map(|lease| lease.provider).collect())
+    /// The same for leases that were given before, by a version of skep that bound nobody, and can still be disputed.
+    /// It binds those of whom the ledger shows that they had something at stake at that time: since before the credits
+    /// of the job were put aside, which is entry `funded`, and ever since. Where there is no such entry nothing is
+    /// shown.
+    pub(super) fn bind_earlier(&mut self, funded: Option<u64>) -> Result<(), Failure> {
+        let is_over = now() >= self.spec.deadline.saturating_add(DISPUTE);
+        match funded {
+            Some(funded) if !is_over => self.bind_all(self.job.disputable(), Some(funded)),
+            _ => Ok(()),
+        }
     }
 
-    fn bind_all(&mut self, given: BTreeSet<AccountId>) -> Result<(), Failure> {
+    /// Binds those of these accounts that have something at stake, and had before that entry, if one is given.
+    fn bind_all(&mut self, given: BTreeSet<AccountId>, before: Option<u64>) -> Result<(), Failure> {
         let new: BTreeSet<AccountId> = given
             .into_iter()
             .filter(|provider| !self.bound.contains(provider))
@@ -116,8 +124,8 @@ impl Driver {
         let (job, until) = (self.spec.job, self.spec.deadline.saturating_add(DISPUTE));
         let bound = money::with_ledger(&self.service, |ledger| {
             let has_stake = |account: &AccountId| {
-                let staked = ledger.balance(Book::Staked(*account));
-                staked > Credits::ZERO
+                let since = ledger.staked_since(*account);
+                since.is_some_and(|since| before.is_none_or(|before| since < before))
             };
             let staked: Vec<AccountId> = new.into_iter().filter(has_stake).collect();
             let bind = |account: &AccountId| Operation::Bind {

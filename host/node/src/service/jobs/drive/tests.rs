@@ -1,10 +1,12 @@
 //! What a requester makes of what comes of its leases, with a journal and books of its own, and nobody at the
 //! other end.
 
+mod goes_on;
+
 use std::{fs, io};
 
 use skep_evidence::{Credits, Lease, Meter, Signed};
-use skep_market::{DISPUTE, Done, NUMERICS, Refusal, Reputation, Warmth, conclude};
+use skep_market::{Done, NUMERICS, Refusal, Reputation, Warmth, conclude};
 use skep_registry::Digest;
 use skep_swarm::NodeId;
 
@@ -72,7 +74,9 @@ impl Desk {
     /// are made out.
     fn new(shards: u32, slots: &[u32]) -> Self {
         let place = tempfile::tempdir().unwrap();
-        let home = Home::open(Some(place.path().join("home"))).unwrap();
+        let home = place.path().join("home");
+        skep_tests::set_up(&home).unwrap();
+        let home = Home::open(Some(home)).unwrap();
         let service = Service::new(home.clone(), Config::load(&home).unwrap());
         let input = place.path().join("input");
         fs::write(&input, "a\n".repeat(shards as usize)).unwrap();
@@ -209,26 +213,6 @@ async fn an_input_that_nobody_needs_any_more_stops_no_job() {
     let unread = TalkError::Input(io::ErrorKind::NotFound.into());
     desk.driver.came(vec![(id, Err(unread))]).unwrap();
     assert_eq!(desk.seen(provider), Reputation::default());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_stakes_of_those_who_were_given_leases_before_are_bound_when_a_job_goes_on() {
-    let mut desk = Desk::new(1, &[1]);
-    let (_, provider) = desk.open()[0];
-    let service = Arc::clone(&desk.driver.service);
-    let bound = || money::with_ledger(&service, |ledger| Ok(ledger.bound(provider))).unwrap();
-    // When it was given the lease nothing was bound.
-    money::stake(&service, 100, Some(&provider.to_string())).unwrap();
-    assert_eq!(bound(), None);
-    let until = desk.driver.spec.deadline + DISPUTE;
-    // Once is as good as twice.
-    for _ in 0..2 {
-        desk.driver.bind_earlier().unwrap();
-        assert_eq!(bound(), Some(until));
-        let stakes = money::view(&service).unwrap().stakes;
-        assert_eq!(stakes[0].until, Some(until));
-        desk.driver.bound.clear();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
