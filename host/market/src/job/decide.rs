@@ -409,8 +409,8 @@ impl Choice<'_> {
         taken.is_some_and(|shards| shards.contains(&number))
     }
 
-    /// Of those who may be given a shard that waits, the one at which the fewest do, if there is
-    /// something left to promise it.
+    /// Of those who may be given a shard that waits, the one at which the fewest do, and nobody who is doubted while
+    /// others may, if there is something left to promise it.
     fn least_ahead(&self, load: impl Fn(AccountId) -> u32) -> Option<AccountId> {
         if self.left < self.limit {
             return None;
@@ -420,10 +420,11 @@ impl Choice<'_> {
             let taken = self.taken.get(&offer.provider).map_or(0, Vec::len) as u64;
             let has = u64::from(load(offer.provider)) + taken;
             let waiting = has.saturating_sub(u64::from(offer.slots));
-            (waiting < u64::from(offer.ahead)).then_some((waiting, offer.provider))
+            let doubt = offer.reputation.is_doubted();
+            (waiting < u64::from(offer.ahead)).then_some((doubt, waiting, offer.provider))
         });
-        let least = waiting.min_by_key(|(waiting, _)| *waiting);
-        least.map(|(_, provider)| provider)
+        let least = waiting.min_by_key(|(doubt, waiting, _)| (*doubt, *waiting));
+        least.map(|(_, _, provider)| provider)
     }
 
     /// Whether nobody has room for one more shard.
