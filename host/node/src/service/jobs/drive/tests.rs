@@ -1,6 +1,8 @@
 //! What a requester makes of what comes of its leases, with a journal and books of its own, and nobody at the
 //! other end.
 
+mod rules;
+
 use std::{fs, io};
 
 use skep_evidence::{Credits, Lease, Meter, Signed};
