@@ -71,17 +71,18 @@ impl Offer {
     }
 }
 
-/// The providers that may be asked, best first: those that hold more ready, then those whose
-/// results are expected to be cheaper. Among equals the order depends on the job, so that not all
+/// The providers that may be asked, best first: those that nobody doubts, then those that hold more ready, then those
+/// whose results are expected to be cheaper. Among equals the order depends on the job, so that not all
 /// jobs go to the same one. Whoever lied, asks for more than `limit` or takes nothing is left out.
 #[must_use]
 pub fn rank(offers: &[Offer], limit: Credits, job: Digest) -> Vec<&Offer> {
-    let mut order: Vec<(u8, u128, [u8; 32], &Offer)> = offers
+    let mut order: Vec<(bool, u8, u128, [u8; 32], &Offer)> = offers
         .iter()
         .filter(|offer| offer.is_open(limit))
         .map(|offer| {
             let tie = blake3::keyed_hash(job.as_bytes(), offer.provider.as_bytes());
             (
+                offer.reputation.is_doubted(),
                 u8::MAX - offer.warmth.rank(),
                 offer.expected_price(),
                 *tie.as_bytes(),
@@ -89,8 +90,8 @@ pub fn rank(offers: &[Offer], limit: Credits, job: Digest) -> Vec<&Offer> {
             )
         })
         .collect();
-    order.sort_unstable_by_key(|(warmth, price, tie, _)| (*warmth, *price, *tie));
-    order.into_iter().map(|(_, _, _, offer)| offer).collect()
+    order.sort_unstable_by_key(|(doubt, warmth, price, tie, _)| (*doubt, *warmth, *price, *tie));
+    order.into_iter().map(|(_, _, _, _, offer)| offer).collect()
 }
 
 #[cfg(test)]
@@ -151,6 +152,22 @@ mod tests {
             let ranked: Vec<AccountId> = ranked.into_iter().map(|offer| offer.provider).collect();
             assert_eq!(ranked, [2, 3, 1].map(account));
         }
+    }
+
+    #[test]
+    fn who_is_doubted_is_asked_after_all_others_whatever_it_says() {
+        let mut doubted = Offer {
+            warmth: Warmth {
+                package: true,
+                model: true,
+                adapter: true,
+            },
+            ..offer(1, 0)
+        };
+        doubted.reputation.note(Conduct::Outvoted);
+        assert_eq!(order(&[doubted, offer(2, 900)]), [2, 1].map(account));
+        doubted.reputation.note(Conduct::Agreed);
+        assert_eq!(order(&[doubted, offer(2, 900)]), [1, 2].map(account));
     }
 
     #[test]

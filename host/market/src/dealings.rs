@@ -3,7 +3,7 @@
 //!
 //! # What it must never do
 //!
-//! - Forget a lie once it is on disk.
+//! - Forget a lie, or a doubt that nobody has lifted, once it is on disk.
 //! - Count anybody's word but this node's own.
 
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ use skep_registry::Digest;
 use crate::reputation::{Conduct, Reputation};
 
 const SEEN: TableDefinition<'_, &[u8; 32], (u32, u32, bool)> = TableDefinition::new("seen");
+/// Those who are doubted.
+const DOUBTED: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("doubted");
 const PAID: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("paid");
 
 /// A requester's memory on disk. One process has it open at a time.
@@ -89,38 +91,44 @@ impl Dealings {
         kept.seen.get(&account).copied().unwrap_or_default()
     }
 
-    /// Adds what was seen. A lie is on disk when this returns; whatever else was seen is with what is
-    /// written next, and lost if the machine stops before that.
+    /// Adds what was seen. A lie, and that somebody is doubted or is so no more, are on disk when this returns;
+    /// whatever else was seen is with what is written next, and lost if the machine stops before that.
     ///
     /// # Errors
     ///
     /// When the file cannot be written. Until the process ends it counts all the same.
     pub fn note(&self, conduct: &[(AccountId, Conduct)]) -> Result<(), DealingsError> {
-        let mut changed = BTreeMap::new();
+        let (mut changed, mut is_grave) = (BTreeMap::new(), false);
         {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             for (account, conduct) in conduct {
                 let seen = kept.seen.entry(*account).or_default();
                 let before = *seen;
                 seen.note(*conduct);
+                is_grave |= before.is_trusted() != seen.is_trusted()
+                    || before.is_doubted() != seen.is_doubted();
                 if *seen != before {
-                    changed.insert(*account, seen.parts());
+                    changed.insert(*account, *seen);
                 }
             }
         }
         if changed.is_empty() {
             return Ok(());
         }
-        let has_lied = conduct.iter().any(|(_, conduct)| *conduct == Conduct::Lied);
         self.with(|database| {
             let mut transaction = database.begin_write()?;
-            if !has_lied {
+            if !is_grave {
                 transaction.set_durability(Durability::None)?;
             }
             {
                 let mut table = transaction.open_table(SEEN)?;
-                for (account, parts) in &changed {
-                    table.insert(account.as_bytes(), *parts)?;
+                let mut doubted = transaction.open_table(DOUBTED)?;
+                for (account, seen) in &changed {
+                    table.insert(account.as_bytes(), seen.parts())?;
+                    match seen.is_doubted() {
+                        true => doubted.insert(account.as_bytes(), ())?,
+                        false => doubted.remove(account.as_bytes())?,
+                    };
                 }
             }
             transaction.commit()?;
@@ -193,18 +201,25 @@ fn create(path: &Path) -> Result<Database, redb::Error> {
     let database = Database::create(path)?;
     let transaction = database.begin_write()?;
     transaction.open_table(SEEN)?;
+    transaction.open_table(DOUBTED)?;
     transaction.open_table(PAID)?;
     transaction.commit()?;
     Ok(database)
 }
 
 fn read(database: &Database) -> Result<BTreeMap<AccountId, Reputation>, redb::Error> {
-    let table = database.begin_read()?.open_table(SEEN)?;
+    let transaction = database.begin_read()?;
+    let (table, doubted) = (
+        transaction.open_table(SEEN)?,
+        transaction.open_table(DOUBTED)?,
+    );
     let mut seen = BTreeMap::new();
     for row in table.iter()? {
         let (account, parts) = row?;
+        let is_doubted = doubted.get(account.value())?.is_some();
         let account = AccountId::from_bytes(*account.value());
-        seen.insert(account, Reputation::from_parts(parts.value()));
+        let reputation = Reputation::from_parts(parts.value(), is_doubted);
+        seen.insert(account, reputation);
     }
     Ok(seen)
 }
@@ -239,5 +254,22 @@ mod tests {
         let kept = dealings.receipt(paid.lease).unwrap();
         assert_eq!(kept, Some(paid.encode()));
         assert_eq!(dealings.receipts().unwrap(), [paid.encode()]);
+    }
+
+    #[test]
+    fn a_doubt_outlives_the_process_until_it_is_lifted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dealings");
+        let noted = |conduct: &[(AccountId, Conduct)]| {
+            Dealings::open(&path).unwrap().note(conduct).unwrap();
+            let dealings = Dealings::open(&path).unwrap();
+            [1, 2].map(|node| dealings.seen(account(node)).is_doubted())
+        };
+        let both = [1, 2].map(|node| (account(node), Conduct::Outvoted));
+        assert_eq!(noted(&both), [true; 2]);
+        assert_eq!(noted(&[(account(1), Conduct::Agreed)]), [false, true]);
+        // Whatever else was seen changes nothing of it.
+        let delivered = [1, 2].map(|node| (account(node), Conduct::Delivered));
+        assert_eq!(noted(&delivered), [false, true]);
     }
 }

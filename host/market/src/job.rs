@@ -68,9 +68,10 @@ pub struct JobPlan {
     /// How long one may take before its shard may have another beside it, in milliseconds, as long as
     /// too few results are there, or those of too few providers, to tell what is usual.
     pub first_patience: u64,
-    /// How many leases a shard may have in all.
+    /// How many leases a shard may have in all, beside those for audits and those that moved since a provider was busy.
     pub max_attempts: u32,
-    /// How many leases more than needed a shard may have at once, when it lags behind the others.
+    /// How many leases more than needed a shard may have at once, when it lags behind the others. Where there are none,
+    /// one whose provider is busy moves to another that is not instead.
     pub hedges: u32,
 }
 
@@ -123,6 +124,8 @@ struct Attempt {
     /// Since when it is open or over: when it was made out, or what came of it did.
     since: u64,
     state: State,
+    /// Whether it was withdrawn before its time was over, since its provider was busy.
+    moved: bool,
     paid: bool,
     lease: Digest,
     /// Which lease's result it audits, if it is made out for that.
@@ -321,6 +324,7 @@ impl Job {
                 begun: *at,
                 since: *at,
                 state: State::Open,
+                moved: false,
                 paid: false,
                 lease: *lease,
                 audits: *audits,
@@ -333,7 +337,7 @@ impl Job {
             return Ok(());
         }
         let accepted = self.shard(id.shard)?.accepted;
-        let is_exact = self.plan.exact;
+        let (is_exact, patience) = (self.plan.exact, self.plan.patience);
         let follows = self.state_followed_by(id);
         if accepted.is_some() && matches!(event, Event::Audited { .. }) {
             return Err(unfit("a result is audited that counts already"));
@@ -342,6 +346,8 @@ impl Job {
         let (provider, since) = (attempt.provider, attempt.since);
         match (attempt.state, event) {
             (State::Open, Event::Failed { .. } | Event::Withdrawn { .. }) => {
+                let is_early = event.at().saturating_sub(since) < patience;
+                attempt.moved = is_early && matches!(event, Event::Withdrawn { .. });
                 attempt.state = State::Ended;
                 attempt.encoding = Vec::new();
                 attempt.since = event.at();

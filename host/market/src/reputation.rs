@@ -1,7 +1,11 @@
-//! What a node has seen of another: how often it delivered, failed, or lied.
+//! What a node has seen of another: how often it delivered or failed, whether it lied, and whether it is doubted.
 //!
 //! It is one node's own memory. Nobody's word counts in it, so that nobody can be praised or
 //! slandered by friends and enemies; what others can prove is a matter of stake, not of this.
+//!
+//! A lie is what a panel or the liar's own signatures show. That others made something else than a node did shows that
+//! somebody lied, and not who: accounts cost nothing, and two that lie alike have whoever is honest be outvoted. So it
+//! is a *doubt*. Who is doubted is asked after all who are not, and once others get what it got it is doubted no more.
 
 /// What was seen of one provider.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,6 +13,7 @@ pub struct Reputation {
     delivered: u32,
     failed: u32,
     lied: bool,
+    doubted: bool,
 }
 
 /// One thing that was seen.
@@ -18,9 +23,12 @@ pub enum Conduct {
     Delivered,
     /// No result, nothing that is one, or too late.
     Failed,
-    /// A result that an audit or a majority found wrong, or statements of which everybody can see that they
-    /// contradict each other.
+    /// A result that an audit found wrong, or statements of which everybody can see that they contradict each other.
     Lied,
+    /// A result that is another than what enough others got, of which no audit found anything.
+    Outvoted,
+    /// A result that others got as well, which were to make the same or to look at it.
+    Agreed,
 }
 
 /// Beyond so many, earlier ones count half: what a node did long ago matters less and less.
@@ -33,6 +41,8 @@ impl Reputation {
             Conduct::Delivered => self.delivered += 1,
             Conduct::Failed => self.failed += 1,
             Conduct::Lied => self.lied = true,
+            Conduct::Outvoted => self.doubted = true,
+            Conduct::Agreed => self.doubted = false,
         }
         if self.delivered + self.failed > MEMORY {
             self.delivered /= 2;
@@ -45,12 +55,13 @@ impl Reputation {
         (self.delivered, self.failed, self.lied)
     }
 
-    pub(crate) fn from_parts((delivered, failed, lied): (u32, u32, bool)) -> Self {
+    pub(crate) fn from_parts((delivered, failed, lied): (u32, u32, bool), doubted: bool) -> Self {
         // What a file says may be anything, and is not to overflow later.
         Self {
             delivered: delivered.min(MEMORY),
             failed: failed.min(MEMORY),
             lied,
+            doubted,
         }
     }
 
@@ -58,6 +69,12 @@ impl Reputation {
     #[must_use]
     pub fn is_trusted(&self) -> bool {
         !self.lied
+    }
+
+    /// Whether others got something else than it did, and nobody has agreed with it since: it is asked last.
+    #[must_use]
+    pub fn is_doubted(&self) -> bool {
+        self.doubted
     }
 
     /// How likely it delivers, in millionths, by Laplace's rule: one half of whom nothing is
@@ -93,5 +110,23 @@ mod tests {
         reputation.note(Conduct::Lied);
         (0..1_000).for_each(|_| reputation.note(Conduct::Delivered));
         assert!(!reputation.is_trusted());
+    }
+
+    #[test]
+    fn a_doubt_is_no_lie_and_ends_when_others_agree() {
+        let mut reputation = Reputation::default();
+        reputation.note(Conduct::Outvoted);
+        assert!(reputation.is_doubted() && reputation.is_trusted());
+        // Nobody has looked at what it delivers alone.
+        reputation.note(Conduct::Delivered);
+        assert!(reputation.is_doubted());
+        reputation.note(Conduct::Agreed);
+        assert!(!reputation.is_doubted());
+        let mut delivered = Reputation::default();
+        delivered.note(Conduct::Delivered);
+        assert_eq!(reputation, delivered, "nothing is left of it");
+        reputation.note(Conduct::Lied);
+        reputation.note(Conduct::Agreed);
+        assert!(!reputation.is_trusted(), "of a lie there is");
     }
 }

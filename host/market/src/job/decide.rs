@@ -192,9 +192,9 @@ impl Job {
             .replicas
             .max(1)
             .saturating_sub(most + open + audited);
-        let ordinary = shard.attempts.iter();
-        let ordinary = ordinary.filter(|attempt| attempt.audits.is_none()).count();
-        let had = u32::try_from(ordinary).unwrap_or(u32::MAX);
+        // To be busy is nothing that a shard is given up for.
+        let spent = shard.ordinary().filter(|attempt| !attempt.moved).count();
+        let had = u32::try_from(spent).unwrap_or(u32::MAX);
         for further in 0..missing {
             if had.saturating_add(further) >= self.plan.max_attempts {
                 // What is under way may still do.
@@ -247,21 +247,27 @@ impl Job {
         self.lease_to(provider, number, None, choice)
     }
 
-    /// Whether a lease whose provider is busy is better withdrawn, because somebody else who has not had its shard
+    /// Whether a lease whose provider is busy is better withdrawn, because somebody else who has not made its shard
     /// has room for it now, and is nobody to whom no further shard is given meanwhile. Otherwise it is waited for, as
-    /// is an auditor, whose turn it is, and a shard that has moved often already: what is left of its leases is for
-    /// those that fail.
+    /// is an auditor, whose turn it is, and a shard that has moved often already: whoever quotes and then takes nothing
+    /// would have it go round. Such a one that is late has a second lease beside it; where it may have none, it moves
+    /// when it would have had that.
     #[must_use]
-    pub fn may_move(&self, id: AttemptId, offers: &[Offer]) -> bool {
+    pub fn may_move(&self, id: AttemptId, now: u64, offers: &[Offer]) -> bool {
         let Some(shard) = self.shards.get(id.shard as usize) else {
             return false;
         };
         let lease = shard.attempts.get(id.attempt as usize);
-        let is_ordinary =
-            lease.is_some_and(|lease| lease.state == State::Open && lease.audits.is_none());
+        let ordinary = lease.filter(|lease| lease.state == State::Open && lease.audits.is_none());
+        let Some(lease) = ordinary else {
+            return false;
+        };
+        // Leases for audits were not moved, and who followed what another made of it has made nothing of it.
+        let has_moved_often = 2 * shard.ordinary().count() >= self.plan.max_attempts as usize;
+        let is_late = now.saturating_sub(lease.since) > self.late();
         let has_had = |provider| {
-            let mut leases = shard.attempts.iter();
-            leases.any(|lease| lease.provider == provider)
+            let mut made = shard.attempts.iter().filter(|its| !self.follows(its));
+            made.any(|its| its.provider == provider)
         };
         let suspects = self.suspects();
         let mut free = offers.iter().filter(|offer| {
@@ -269,8 +275,7 @@ impl Job {
                 && self.load(offer.provider) < offer.slots
                 && !suspects.contains(&offer.provider)
         });
-        is_ordinary
-            && 2 * shard.attempts.len() < self.plan.max_attempts as usize
+        (!has_moved_often || (self.plan.hedges == 0 && is_late))
             && free.any(|offer| !has_had(offer.provider))
     }
 
@@ -409,8 +414,8 @@ impl Choice<'_> {
         taken.is_some_and(|shards| shards.contains(&number))
     }
 
-    /// Of those who may be given a shard that waits, the one at which the fewest do, if there is
-    /// something left to promise it.
+    /// Of those who may be given a shard that waits, the one at which the fewest do, and nobody who is doubted while
+    /// others may, if there is something left to promise it.
     fn least_ahead(&self, load: impl Fn(AccountId) -> u32) -> Option<AccountId> {
         if self.left < self.limit {
             return None;
@@ -420,10 +425,11 @@ impl Choice<'_> {
             let taken = self.taken.get(&offer.provider).map_or(0, Vec::len) as u64;
             let has = u64::from(load(offer.provider)) + taken;
             let waiting = has.saturating_sub(u64::from(offer.slots));
-            (waiting < u64::from(offer.ahead)).then_some((waiting, offer.provider))
+            let doubt = offer.reputation.is_doubted();
+            (waiting < u64::from(offer.ahead)).then_some((doubt, waiting, offer.provider))
         });
-        let least = waiting.min_by_key(|(waiting, _)| *waiting);
-        least.map(|(_, provider)| provider)
+        let least = waiting.min_by_key(|(doubt, waiting, _)| (*doubt, *waiting));
+        least.map(|(_, _, provider)| provider)
     }
 
     /// Whether nobody has room for one more shard.

@@ -1,4 +1,10 @@
-//! Who is not asked again for what it delivered: others were to agree with it, and did not.
+//! What is remembered of those who delivered something: who lied, with whom others were to agree and did not, and with
+//! whom they did.
+//!
+//! A lie is what an audit found, by a panel that no side could choose; it is remembered for good. Whoever is outvoted
+//! and not more has not been shown to lie: the others may be two that lie alike, and be one and the same, at no cost.
+//! If one such vote ended all dealings with a node, they could take everybody honest away from a requester, one after
+//! the other. So it is a doubt, which ends when others agree with that node ([`Conduct`]).
 //!
 //! It must never name anybody for having been late. Where one result is enough, a shard has two only because one was
 //! late or an audit called for another. Of two that differ nobody can tell which is right, and whoever makes results
@@ -7,7 +13,8 @@
 
 use skep_evidence::AccountId;
 
-use super::{Accepted, Attempt, Job, Look, State};
+use super::{Attempt, Job, Look, State};
+use crate::reputation::Conduct;
 
 impl Job {
     /// Providers that delivered something else than what was accepted, where several have to agree on that, in its
@@ -25,25 +32,41 @@ impl Job {
     /// Those of one shard.
     #[must_use]
     pub fn outvoted_of(&self, shard: u32) -> Vec<AccountId> {
+        let conducts = self.conducts_of(shard).into_iter();
+        let odd = conducts.filter(|(_, conduct)| *conduct != Conduct::Agreed);
+        odd.map(|(provider, _)| provider).collect()
+    }
+
+    /// What is to be remembered of those who delivered something for a shard: that an audit found it wrong, and once an
+    /// output counts who got that and who did not, of whom others were to get the same. It is to be taken in when it
+    /// comes to count, and not again: later dealings may have lifted a doubt.
+    #[must_use]
+    pub fn conducts_of(&self, shard: u32) -> Vec<(AccountId, Conduct)> {
         let Some(shard) = self.shards.get(shard as usize) else {
             return Vec::new();
         };
         let have_to_agree = self.plan.replicas > 1;
-        // Nor is who was with such a one when it was looked at.
+        // Who was looked at and found right is not doubted, nor who was with such a one then.
         let stood_by = |attempt: &Attempt| {
             let audited = attempt.audits.and_then(|n| shard.attempts.get(n as usize));
             audited.is_some_and(|audited| audited.look == Some(Look::Odd))
         };
-        let is_odd = |attempt: &&Attempt| match attempt.state {
-            State::Wrong(_) => true,
+        let conduct = |attempt: &Attempt| match attempt.state {
+            State::Wrong(_) => Some(Conduct::Lied),
             State::Delivered(output) => {
-                let other = |accepted: Accepted| accepted.vote != output.vote;
+                let counts = shard.accepted?.vote == output.vote;
+                let was_compared =
+                    have_to_agree || attempt.look.is_some() || attempt.audits.is_some();
                 let was_found_right = attempt.look == Some(Look::Odd) || stood_by(attempt);
-                have_to_agree && !was_found_right && shard.accepted.is_some_and(other)
+                match (counts && was_compared) || was_found_right {
+                    true => Some(Conduct::Agreed),
+                    false => (have_to_agree && !counts).then_some(Conduct::Outvoted),
+                }
             }
-            _ => false,
+            _ => None,
         };
-        let odd = shard.attempts.iter().filter(is_odd);
-        odd.map(|attempt| attempt.provider).collect()
+        let attempts = shard.attempts.iter();
+        let conducts = attempts.filter_map(|its| conduct(its).map(|seen| (its.provider, seen)));
+        conducts.collect()
     }
 }

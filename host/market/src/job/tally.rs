@@ -10,6 +10,12 @@ use skep_registry::Digest;
 use super::{Attempt, Shard, State, sum};
 
 impl Shard {
+    /// Its leases that are not for audits.
+    pub(super) fn ordinary(&self) -> impl Iterator<Item = &Attempt> {
+        let attempts = self.attempts.iter();
+        attempts.filter(|attempt| attempt.audits.is_none())
+    }
+
     /// What is to be paid, and what may come to be paid beside that. What does not count yet when a job
     /// is given up never will.
     pub(super) fn costs(&self, is_given_up: bool) -> (Credits, Credits) {

@@ -3,6 +3,7 @@
 
 use super::turns::{Desk, FIRST, at, patient};
 use super::*;
+use crate::reputation::Conduct;
 
 /// A job of one shard in which two have to agree, with so many nodes of which the first three have made it: these, in
 /// their order, each of whom is looked at by others only if it is odd.
@@ -52,6 +53,9 @@ fn who_is_odd_is_looked_at_and_no_more_work_is_done_than_tells_who_lies() {
     assert_eq!(found(&mut desk), (Finding::Wrong, wrong));
     assert_eq!(desk.job.accepted(0), Some(right()));
     assert_eq!(desk.job.outvoted_of(0), [account(1)]);
+    let agreed = [2, 3, 4].map(|node| (account(node), Conduct::Agreed));
+    let conducts = [&[(account(1), Conduct::Lied)][..], &agreed].concat();
+    assert_eq!(desk.job.conducts_of(0), conducts);
     let shard = &desk.job.view()[0];
     assert_eq!(shard.attempts.len(), 4);
     let audits = shard.attempts.iter().map(|lease| lease.audit);
@@ -142,6 +146,8 @@ fn where_nothing_can_be_found_the_one_that_is_odd_is_not_paid_and_nobody_is_char
     let ends = |desk: &Desk, audit: Option<Option<Finding>>| {
         assert_eq!(desk.job.accepted(0), Some(right()));
         assert_eq!(desk.job.outvoted_of(0), [account(1)]);
+        let doubted = (account(1), Conduct::Outvoted);
+        assert_eq!(desk.job.conducts_of(0)[0], doubted, "it is no lie");
         assert_eq!(desk.job.view()[0].attempts[0].audit, audit);
         assert_eq!(desk.job.spent(), credits(20));
         assert_eq!(desk.job.gave_up(), None);

@@ -147,13 +147,13 @@ fn a_lease_whose_provider_is_busy_does_not_move_to_who_is_looked_at() {
         slots: 4,
         ahead: 0,
     };
-    assert!(desk.job.may_move(busy, &[free(1)]));
+    assert!(desk.job.may_move(busy, desk.now, &[free(1)]));
     let leases = [1, 2, 3].map(|node| desk.lease(0, account(node), None));
     for (id, made) in leases.into_iter().zip(LIE) {
         desk.deliver_if_odd(id, made, &[2, 4, 3, 5, 6]);
     }
     // It would be taken from one and given to nobody.
     assert_eq!(desk.job.suspects(), BTreeSet::from([account(1)]));
-    assert!(!desk.job.may_move(busy, &[free(1)]));
-    assert!(desk.job.may_move(busy, &[free(1), free(4)]));
+    assert!(!desk.job.may_move(busy, desk.now, &[free(1)]));
+    assert!(desk.job.may_move(busy, desk.now, &[free(1), free(4)]));
 }

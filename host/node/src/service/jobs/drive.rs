@@ -329,21 +329,30 @@ impl Driver {
                     }
                 }
             }
+            let audited = events.iter().filter_map(|event| match event {
+                Event::Audited { id, .. } => Some(id.shard),
+                _ => None,
+            });
+            let undecided = self.undecided(audited.collect());
             self.bind(&events)?;
             self.note(&events)?;
-            for event in &events {
-                if let Event::Audited { id, .. } = event {
-                    self.remember_liars(id.shard)?;
-                }
-            }
+            self.remember(&self.compared(undecided))?;
         }
     }
 
-    /// Whoever lied about a shard is not asked again.
-    fn remember_liars(&self, shard: u32) -> Result<(), Failure> {
-        let liars = self.job.outvoted_of(shard).into_iter();
-        let lied: Vec<_> = liars.map(|liar| (liar, Conduct::Lied)).collect();
-        self.remember(&lied)
+    /// Those of these shards of which no output counts yet.
+    fn undecided(&self, mut shards: BTreeSet<u32>) -> BTreeSet<u32> {
+        shards.retain(|shard| self.job.accepted(*shard).is_none());
+        shards
+    }
+
+    /// What is to be remembered of those who made these shards, of which no output counted before: who lied is not
+    /// asked again, who was outvoted is asked last.
+    fn compared(&self, undecided: BTreeSet<u32>) -> Vec<(AccountId, Conduct)> {
+        let shards = undecided.into_iter();
+        shards
+            .flat_map(|shard| self.job.conducts_of(shard))
+            .collect()
     }
 
     fn remember(&self, conduct: &[(AccountId, Conduct)]) -> Result<(), Failure> {

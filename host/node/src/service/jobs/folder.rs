@@ -17,6 +17,8 @@
 //! ```
 
 mod input;
+#[cfg(test)]
+pub(super) mod testing;
 
 pub use input::Input;
 

@@ -72,7 +72,8 @@ impl Driver {
             provider.is_some_and(|provider| quotes.contains_key(&provider))
         };
         let mut put_off = self.put_off.iter().copied();
-        let id = put_off.find(|id| !is_back(*id) && job.may_move(*id, offers))?;
-        Some(Event::Withdrawn { id, at: now() })
+        let at = now();
+        let id = put_off.find(|id| !is_back(*id) && job.may_move(*id, at, offers))?;
+        Some(Event::Withdrawn { id, at })
     }
 }

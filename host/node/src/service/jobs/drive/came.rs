@@ -1,4 +1,4 @@
-//! What came of leases: it is written down together, and then who delivered, failed or lied is remembered.
+//! What came of leases: it is written down together, and then who delivered, failed or was outvoted is remembered.
 
 use std::collections::BTreeSet;
 
@@ -79,6 +79,7 @@ impl Driver {
             shards,
             in_memory,
         } = batch;
+        let undecided = self.undecided(shards);
         self.note_with(&events, &kept)?;
         drop(in_memory);
         // Of a result that is none, since another counted already, nobody knows whether it is right.
@@ -86,10 +87,7 @@ impl Driver {
             .into_iter()
             .filter(|(id, _, conduct)| *conduct != Conduct::Delivered || !self.job.has_ended(*id));
         let mut conducts: Vec<_> = seen.map(|(_, who, conduct)| (who, conduct)).collect();
-        for shard in shards {
-            let liars = self.job.outvoted_of(shard).into_iter();
-            conducts.extend(liars.map(|liar| (liar, Conduct::Lied)));
-        }
+        conducts.extend(self.compared(undecided));
         self.remember(&conducts)?;
         taken
     }

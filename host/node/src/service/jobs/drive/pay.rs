@@ -20,7 +20,7 @@ const BOOKS: Duration = Duration::from_millis(100);
 
 /// When the books of a job are kept: where shards take milliseconds, the disk is waited for once for many of them and
 /// not for each.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Books {
     /// When something was last paid or put together, unless the next is not to wait for that.
     kept: Option<Instant>,

@@ -2,6 +2,7 @@
 //! other end.
 
 mod goes_on;
+mod rules;
 
 use std::{fs, io};
 
@@ -11,7 +12,7 @@ use skep_registry::Digest;
 use skep_swarm::NodeId;
 
 use super::super::coming::Coming;
-use super::super::folder::{self, Piece};
+use super::super::folder::{self, Piece, testing};
 use super::super::spool::{Output, Stored};
 use super::*;
 use crate::config::Config;
@@ -26,7 +27,7 @@ fn node(account: AccountId) -> NodeId {
     NodeId::from_bytes(account.as_bytes()).unwrap()
 }
 
-/// What a job is of so many shards, of one line of two bytes each. It costs nothing.
+/// What a job is of so many shards, of one line of two bytes each. It costs nothing, and there is an hour for it.
 fn spec(shards: u32) -> Spec {
     let piece = |number: u32| Piece {
         start: 2 * u64::from(number),
@@ -35,33 +36,14 @@ fn spec(shards: u32) -> Spec {
         lines: 1,
     };
     Spec {
-        job: Digest::of(b"job"),
-        package: "someone/something@1.0.0".to_owned(),
-        release: Digest::of(b"release"),
-        model: None,
-        adapter: None,
-        warm: 0,
-        shards: (0..shards).map(piece).collect(),
-        header: None,
-        largest: 100,
-        arguments: Vec::new(),
-        replicas: 1,
-        exact: false,
-        attested: false,
-        audit: 0,
-        followed: false,
-        looks_at_odd: false,
-        min_stake: 0,
-        budget: 0,
         deadline: now() + 3_600_000,
         began: now(),
-        providers: Vec::new(),
-        only: false,
-        output: None,
-        begun_by: None,
-        root: [0; 32],
+        ..testing::spec((0..shards).map(piece).collect())
     }
 }
+
+/// What providers said, and where they are.
+type Said = BTreeMap<AccountId, (ProviderAddr, Quotation)>;
 
 /// A requester that works on a job.
 struct Desk {
@@ -73,19 +55,26 @@ impl Desk {
     /// One with a job of so many shards, and providers 1, 2 and so on that take so many of them at once. Its leases
     /// are made out.
     fn new(shards: u32, slots: &[u32]) -> Self {
+        let quotes = (1..).zip(slots).map(|(seed, slots)| quote(seed, *slots));
+        Self::with(&spec(shards), quotes.collect(), &[])
+    }
+
+    /// One with this job and providers that say this, of which these have something at stake. Its leases are made out.
+    fn with(spec: &Spec, quotes: Said, staked: &[AccountId]) -> Self {
         let place = tempfile::tempdir().unwrap();
         let home = place.path().join("home");
         skep_tests::set_up(&home).unwrap();
         let home = Home::open(Some(home)).unwrap();
         let service = Service::new(home.clone(), Config::load(&home).unwrap());
+        let service = Arc::new(service.unwrap());
+        for account in staked {
+            money::stake(&service, 100, Some(&account.to_string())).unwrap();
+        }
         let input = place.path().join("input");
-        fs::write(&input, "a\n".repeat(shards as usize)).unwrap();
-        let folder = folder::create(&home, &spec(shards), &input, None).unwrap();
-        let mut driver = Driver::open(&Arc::new(service.unwrap()), &folder).unwrap();
-        driver.quotes = (1..)
-            .zip(slots)
-            .map(|(seed, slots)| quote(seed, *slots))
-            .collect();
+        fs::write(&input, "a\n".repeat(spec.shards.len())).unwrap();
+        let folder = folder::create(&home, spec, &input, None).unwrap();
+        let mut driver = Driver::open(&service, &folder).unwrap();
+        driver.quotes = quotes;
         driver.decide().unwrap();
         Self {
             driver,
@@ -103,14 +92,19 @@ impl Desk {
         open.collect()
     }
 
-    /// What comes of a lease whose provider has made this.
-    fn made(&self, id: AttemptId, made: &[u8]) -> Result<Box<Delivered>, TalkError> {
+    /// A lease that is out.
+    fn lease(&self, id: AttemptId) -> Signed<Lease> {
         let mut outstanding = self.driver.job.outstanding().into_iter();
         let lease = outstanding.find_map(|outstanding| match outstanding {
             Outstanding::Send { id: its, lease, .. } if its == id => Some(lease),
             _ => None,
         });
-        let lease = Signed::<Lease>::decode(lease.unwrap(), &mut Keys::default()).unwrap();
+        Signed::<Lease>::decode(lease.unwrap(), &mut Keys::default()).unwrap()
+    }
+
+    /// What comes of a lease whose provider has made this.
+    fn made(&self, id: AttemptId, made: &[u8]) -> Result<Box<Delivered>, TalkError> {
+        let lease = self.lease(id);
         let key = (1..=9).map(key).find(|key| key.id() == lease.provider);
         let key = key.unwrap();
         let lease = lease.accept(&key).unwrap();

@@ -112,36 +112,14 @@ impl Input {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::Piece;
+    use super::super::{Piece, testing};
     use super::*;
 
     fn spec(header: Option<Piece>, shards: Vec<Piece>) -> Spec {
         Spec {
-            job: Digest::of(b"job"),
-            package: "someone/something@1.0.0".to_owned(),
-            release: Digest::of(b"release"),
-            model: None,
-            adapter: None,
-            warm: 0,
-            shards,
             header,
-            largest: 100,
             arguments: vec!["--quick".to_owned()],
-            replicas: 1,
-            exact: false,
-            attested: false,
-            audit: 0,
-            followed: false,
-            looks_at_odd: false,
-            min_stake: 0,
-            budget: 0,
-            deadline: 2,
-            began: 1,
-            providers: Vec::new(),
-            only: false,
-            output: None,
-            begun_by: None,
-            root: [0; 32],
+            ..testing::spec(shards)
         }
     }
 

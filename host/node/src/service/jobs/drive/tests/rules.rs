@@ -1,0 +1,248 @@
+//! Rules that are functions of their own, as a requester that works on a job calls them: how many have a say in an
+//! odd result, on which machines replicas are made, how often the books are kept, where a shard goes whose provider is
+//! busy, and what is remembered of who is outvoted.
+
+use skep_swarm::SwarmConfig;
+
+use super::*;
+
+/// What nodes 1, 2 and so on say that are on machines of these kinds, and take a shard at once each.
+fn of_kinds(kinds: &[u8]) -> Said {
+    let quotes = (1..).zip(kinds).map(|(seed, kind)| {
+        let (account, (node, quotation)) = quote(seed, 1);
+        let kind = [*kind; 32];
+        (account, (node, Quotation { kind, ..quotation }))
+    });
+    quotes.collect()
+}
+
+/// Of so many shards two replicas are made, and whoever is odd is looked at.
+fn looked_at(shards: u32) -> Spec {
+    Spec {
+        replicas: 2,
+        exact: true,
+        looks_at_odd: true,
+        ..spec(shards)
+    }
+}
+
+fn accounts<const N: usize>(seeds: [u8; N]) -> [AccountId; N] {
+    seeds.map(|seed| key(seed).id())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_without_audits_names_a_panel_of_seven_at_most() {
+    let staked = accounts([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let panel = |audit| {
+        let spec = Spec {
+            audit,
+            ..looked_at(1)
+        };
+        // Two more are there, which cannot tell.
+        let quotes = of_kinds(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2]);
+        let desk = Desk::with(&spec, quotes, &staked);
+        desk.lease(desk.open()[0].0).audit.panel
+    };
+    assert_eq!([0, 1, 1_000_000].map(panel), [7, 9, 9]);
+}
+
+/// Who has leases of a job with more to be made than nodes on machines of these kinds take at once.
+fn makers(spec: &Spec, kinds: &[u8]) -> BTreeSet<AccountId> {
+    let desk = Desk::with(spec, of_kinds(kinds), &[]);
+    desk.open()
+        .into_iter()
+        .map(|(_, provider)| provider)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_are_looked_at_are_made_on_one_kind_of_machine() {
+    let kinds = [1, 2, 1, 2, 1];
+    let one_kind = BTreeSet::from(accounts([1, 3, 5]));
+    assert_eq!(makers(&looked_at(3), &kinds), one_kind);
+    let unseen = Spec {
+        looks_at_odd: false,
+        ..looked_at(3)
+    };
+    let all = BTreeSet::from(accounts([1, 2, 3, 4, 5]));
+    assert_eq!(makers(&unseen, &kinds), all);
+    // As many replicas as a shard has take as many machines.
+    let kinds = [1, 1, 1, 2];
+    for (replicas, expected) in [
+        (3, &accounts([1, 2, 3])[..]),
+        (4, &accounts([1, 2, 3, 4])[..]),
+    ] {
+        let spec = Spec {
+            replicas,
+            ..looked_at(3)
+        };
+        let expected: BTreeSet<AccountId> = expected.iter().copied().collect();
+        assert_eq!(makers(&spec, &kinds), expected, "{replicas}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_is_paid_and_put_together_when_the_books_are_kept_and_not_before() {
+    let place = tempfile::tempdir().unwrap();
+    let swarm = Swarm::open(SwarmConfig::loopback(place.path())).await;
+    let swarm = swarm.unwrap();
+    let mut desk = Desk::new(3, &[3]);
+    // What is due to be paid, and what is put together.
+    let stands = |desk: &Desk| {
+        let outstanding = desk.driver.job.outstanding().into_iter();
+        let due = outstanding.filter(|its| matches!(its, Outstanding::Pay { .. }));
+        (due.count(), desk.driver.job.assembled())
+    };
+    let leases: Vec<AttemptId> = desk.open().into_iter().map(|(id, _)| id).collect();
+    // Nobody is there to be sent anything.
+    desk.driver.quotes.clear();
+    desk.driver.act(&swarm).unwrap();
+    assert_eq!(desk.driver.books, Books::default(), "nothing was written");
+
+    let come = |desk: &mut Desk, id| {
+        let made = desk.made(id, b"made");
+        desk.driver.came(vec![(id, made)]).unwrap();
+    };
+    come(&mut desk, leases[0]);
+    // They rest for as long as this test takes.
+    let later = Instant::now() + Duration::from_secs(3_600);
+    desk.driver.books.keep(later);
+    desk.driver.act(&swarm).unwrap();
+    assert_eq!(stands(&desk), (1, 0));
+    come(&mut desk, leases[1]);
+    desk.driver.act(&swarm).unwrap();
+    assert_eq!(stands(&desk), (2, 0));
+    // What came together is written together, and they rest from then on.
+    desk.driver.books.hurry();
+    desk.driver.act(&swarm).unwrap();
+    assert_eq!(stands(&desk), (0, 2));
+    assert_ne!(desk.driver.books, Books::default());
+    // At the end nothing waits.
+    desk.driver.books.keep(later);
+    come(&mut desk, leases[2]);
+    desk.driver.act(&swarm).unwrap();
+    assert_eq!(stands(&desk), (0, 3));
+    swarm.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_shard_goes_on_to_who_is_free_however_many_were_busy() {
+    // A lease of a job without any time is late at once.
+    let deadline = now() + 3_600_000;
+    let spec = Spec {
+        exact: true,
+        followed: true,
+        deadline,
+        began: deadline,
+        ..spec(1)
+    };
+    let mut desk = Desk::with(&spec, of_kinds(&[1; 6]), &[]);
+    let mut had = BTreeSet::new();
+    // More often than a shard moves at once.
+    for _ in 0..5 {
+        let open = desk.open();
+        let [(id, provider)] = open[..] else {
+            unreachable!("{open:?}");
+        };
+        assert!(had.insert(provider));
+        desk.driver.came(vec![(id, busy())]).unwrap();
+        let since = now();
+        while now() <= since {
+            std::hint::spin_loop();
+        }
+        desk.driver.decide().unwrap();
+    }
+    let open = desk.open();
+    assert_eq!(open.len(), 1, "nobody makes it twice");
+    assert!(!had.contains(&open[0].1), "the sixth has it");
+}
+
+/// A requester with a shard that the first of two nodes has made otherwise than the second, and then a third like that
+/// one; and these three.
+fn outvoted(spec: &Spec, staked: &[AccountId]) -> (Desk, [AccountId; 3]) {
+    let mut desk = Desk::with(spec, of_kinds(&[1; 4]), staked);
+    let open = desk.open();
+    let [(one, odd), (other, second)] = open[..] else {
+        unreachable!("{open:?}");
+    };
+    let came =
+        [(one, &b"one"[..]), (other, &b"other"[..])].map(|(id, made)| (id, desk.made(id, made)));
+    desk.driver.came(came.into()).unwrap();
+    desk.driver.decide().unwrap();
+    let open = desk.open();
+    let [(last, third)] = open[..] else {
+        unreachable!("{open:?}");
+    };
+    let made = desk.made(last, b"other");
+    desk.driver.came(vec![(last, made)]).unwrap();
+    (desk, [odd, second, third])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_outvoted_and_not_looked_at_is_doubted_once_and_has_not_lied() {
+    let spec = Spec {
+        looks_at_odd: false,
+        ..looked_at(1)
+    };
+    let (mut desk, [odd, second, third]) = outvoted(&spec, &[]);
+    assert_eq!(desk.accepted(0), Some(Digest::of(b"other")));
+    let doubted = reputation(&[Conduct::Delivered, Conduct::Outvoted]);
+    assert_eq!(desk.seen(odd), doubted);
+    let delivered = reputation(&[Conduct::Delivered]);
+    assert_eq!([second, third].map(|node| desk.seen(node)), [delivered; 2]);
+    // Others agree with it elsewhere, and something late comes of the same shard.
+    desk.driver.remember(&[(odd, Conduct::Agreed)]).unwrap();
+    let late = AttemptId {
+        shard: 0,
+        attempt: 3,
+    };
+    let mut nodes = accounts([1, 2, 3, 4]).into_iter();
+    let fourth = nodes.find(|node| ![odd, second, third].contains(node));
+    let leased = desk
+        .driver
+        .lease(late, fourth.unwrap(), Credits::ZERO, None);
+    desk.driver.note(&[leased.unwrap()]).unwrap();
+    let made = desk.made(late, b"other");
+    desk.driver.came(vec![(late, made)]).unwrap();
+    assert_eq!(desk.seen(odd), delivered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_others_agree_with_is_doubted_no_more() {
+    let spec = Spec {
+        looks_at_odd: false,
+        ..looked_at(1)
+    };
+    let mut desk = Desk::with(&spec, of_kinds(&[1; 2]), &[]);
+    let both = accounts([1, 2]);
+    for node in both {
+        desk.driver.remember(&[(node, Conduct::Outvoted)]).unwrap();
+    }
+    for (id, _) in desk.open() {
+        let made = desk.made(id, b"made");
+        desk.driver.came(vec![(id, made)]).unwrap();
+    }
+    let delivered = reputation(&[Conduct::Delivered]);
+    assert_eq!(both.map(|node| desk.seen(node)), [delivered; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_panel_finds_wrong_has_lied() {
+    let staked = accounts([1, 2, 3, 4]);
+    let (mut desk, [odd, second, third]) = outvoted(&looked_at(1), &staked);
+    assert_eq!(desk.accepted(0), None, "it is looked at");
+    assert_eq!(desk.seen(odd), reputation(&[Conduct::Delivered]));
+    // Those who are asked get what the two got.
+    for _ in 0..2 {
+        desk.driver.decide().unwrap();
+        for (id, _) in desk.open() {
+            let made = desk.made(id, b"other");
+            desk.driver.came(vec![(id, made)]).unwrap();
+        }
+    }
+    assert_eq!(desk.accepted(0), Some(Digest::of(b"other")));
+    let lied = reputation(&[Conduct::Delivered, Conduct::Lied]);
+    assert_eq!(desk.seen(odd), lied);
+    let delivered = reputation(&[Conduct::Delivered]);
+    assert_eq!([second, third].map(|node| desk.seen(node)), [delivered; 2]);
+}
