@@ -1,9 +1,10 @@
 //! The provider's side: other nodes' leases, as far as the owner's policy lets them in.
 //!
-//! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
-//! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
-//! leases that are here, `packages` describes and brings what they run, `sources` says where others have that, `queue`
-//! has those wait that find no place, `transfer` moves inputs and outputs, `make` does the work and signs for it,
+//! The input of a shard is opened in memory, run from there, and gone when the conversation is over; so is the
+//! output, but for a few minutes in which its requester may ask for it again. What stays is what was signed: that a
+//! lease was done, with which digest, for how much. `engaged` keeps the leases that are here, `packages` describes and
+//! brings what they run, `sources` says where others have that, `queue` has those wait that find no place, `transfer`
+//! moves inputs and outputs, `make` does the work and signs for it, `untaken` has what was made until it is paid for,
 //! `kept` has things kept ready, `begun` says what is owed for work that nothing is signed for, `memory` how much a run
 //! has, and `fault` what this node itself is at fault with.
 
@@ -19,6 +20,7 @@ mod sources;
 #[cfg(test)]
 mod testing;
 mod transfer;
+mod untaken;
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -44,6 +46,7 @@ use self::make::Shard;
 use self::packages::{Questions, admit, in_time, may_be_had, obtained};
 pub(super) use self::packages::{Room, bring, release};
 use self::queue::Queue;
+use self::untaken::Untaken;
 use super::around::Wanted;
 use super::leisure::Leisure;
 use super::{adapters, collect, interrupted, money, now, residence, work};
@@ -84,6 +87,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         engaged: Engagements::default(),
         begun: Begun::default(),
+        untaken: Untaken::default(),
         questions: Questions::default(),
         keys: Arc::default(),
     };
@@ -114,6 +118,7 @@ struct Desk {
     queue: Queue,
     engaged: Engagements,
     begun: Begun,
+    untaken: Untaken,
     questions: Questions,
     /// The keys of those who signed something for this node.
     keys: Arc<Mutex<Keys>>,
@@ -244,7 +249,8 @@ impl Desk {
                 say(channel, &Answer::Noted).await
             }
             Ask::Settle { receipts } => {
-                tokio::task::block_in_place(|| collect::settle(&self.earnings, &receipts))?;
+                let settled = || collect::settle(&self.earnings, &receipts);
+                self.untaken.forget(&tokio::task::block_in_place(settled)?);
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
@@ -398,15 +404,23 @@ impl Desk {
             return Err(Refusal::Lease("the input is not the one that it names".to_owned()).into());
         }
 
-        let shard = Shard {
-            subject,
-            input,
-            texts,
-            time,
-            asks,
+        let product = match self.untaken.of(name) {
+            // It was made before, and whoever asked for it had no room for it then, or was ended.
+            Some(product) => product,
+            None => {
+                let shard = Shard {
+                    subject,
+                    input,
+                    texts,
+                    time,
+                    asks,
+                };
+                let made = self.make(service, channel, lease, shard, &records).await?;
+                let product = Arc::new(made);
+                self.untaken.keep(name, &product);
+                product
+            }
         };
-        let product = self.make(service, channel, lease, shard, &records);
-        let product = product.await?;
         if let Some(reserved) = reserved {
             kept::keep_on(service, reserved, &product.signed)?;
         }

@@ -20,6 +20,7 @@ use super::super::work::{self, Allowed};
 use super::super::{now, random};
 use super::begun::{AtWork, receipt_of};
 use super::fault::Fault;
+use super::untaken::Product;
 use super::{Desk, Stop, meanwhile};
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -34,16 +35,6 @@ pub(super) struct Shard {
     pub(super) time: Duration,
     /// The ticket of the node that can be asked for its receipt.
     pub(super) asks: String,
-}
-
-/// What was made under a lease.
-pub(super) struct Product {
-    /// What is signed for it.
-    pub(super) signed: Finished,
-    /// How many bytes the output has.
-    pub(super) output_bytes: usize,
-    /// The output, and behind it what is shown of its texts.
-    pub(super) bytes: Zeroizing<Vec<u8>>,
 }
 
 /// What came of the work of a lease, and of its texts what is shown.

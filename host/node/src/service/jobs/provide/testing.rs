@@ -19,6 +19,7 @@ use super::begun::Begun;
 use super::engaged::Engagements;
 use super::packages::Questions;
 use super::queue::Queue;
+use super::untaken::Untaken;
 use super::{Desk, places};
 use crate::config::Jobs;
 
@@ -79,6 +80,7 @@ pub(super) fn desk(jobs: &Jobs, earnings: &Path) -> Desk {
         leisure: Arc::new(Leisure::of(jobs)),
         engaged: Engagements::default(),
         begun: Begun::default(),
+        untaken: Untaken::default(),
         questions: Questions::default(),
         keys: Arc::default(),
     }
