@@ -11,7 +11,8 @@
 //! # What it must never do
 //!
 //! - Act on what is not in the journal yet, or pay what is not in the ledger.
-//! - Keep anything of another node's input or output, on disk or after the job.
+//! - Keep anything of another node's input or output on disk, or of an input after its conversation, or of an output
+//!   after its receipt has come back.
 //! - Allocate what another node says.
 
 mod adapters;

@@ -127,6 +127,28 @@ fn what_was_called_off_is_owed_and_what_was_paid_is_not_done_again() {
 }
 
 #[test]
+fn who_had_no_room_for_what_was_made_is_handed_it_again_and_nothing_is_made_anew() {
+    let setting = Setting::new(10);
+    let (c, task, stranger) = greedy(&setting, "unpaid = \"0\"\n");
+    let offered = stranger.lease(ticket(&c), &task, 0, 0, 0).unwrap();
+    let mut held = stranger.begins(ticket(&c), &offered).unwrap();
+    stranger.sends_input(&mut held);
+    stranger.hears_of_the_end(&mut held);
+    drop(held);
+    let (output, receipt) = stranger.has(ticket(&c), &offered).unwrap();
+    assert_eq!(output, setting.expected);
+    // Work that is done anew for the same lease is owed from the fifth time on, and here nobody may owe anything.
+    for _ in 0..8 {
+        let (again, same) = stranger.has(ticket(&c), &offered).unwrap();
+        assert_eq!((&again, same.digest()), (&output, receipt.digest()));
+    }
+    stranger.pays(ticket(&c), receipt);
+    let refused = stranger.has(ticket(&c), &offered).unwrap_err().to_string();
+    assert!(refused.contains("its receipt has come back"), "{refused}");
+    is_served(&setting, &[&c], "1");
+}
+
+#[test]
 fn nothing_is_kept_ready_for_who_hangs_up() {
     let setting = Setting::new(10);
     let (c, task, stranger) = greedy(&setting, "");

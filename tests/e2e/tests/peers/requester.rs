@@ -235,6 +235,19 @@ impl Requester {
         self.runtime.block_on(send_input(held));
     }
 
+    /// Waits until it hears that the work of a lease is done, and takes nothing of what was made.
+    pub fn hears_of_the_end(&self, held: &mut Held) {
+        self.runtime.block_on(async {
+            loop {
+                match hear(&mut held.channel).await.unwrap() {
+                    Answer::Working { .. } => {}
+                    Answer::Done { .. } => return,
+                    answer => panic!("{answer:?}"),
+                }
+            }
+        });
+    }
+
     /// What it is answered that sends a chunk of nothing in front of the others.
     pub fn sends_nothing(&self, held: &mut Held) -> Refusal {
         self.runtime.block_on(async {

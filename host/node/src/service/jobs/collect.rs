@@ -115,7 +115,7 @@ async fn ask_for(swarm: &Swarm, earnings: &Earnings, debtor: &Debtor) -> (u64, b
                 Ok(receipt) => {
                     let settled = tokio::task::block_in_place(|| settle(earnings, &[receipt]));
                     match settled {
-                        Ok(()) => given += 1,
+                        Ok(_) => given += 1,
                         Err(refusal) => {
                             tracing::info!(%refusal, "a receipt is not one of this node's");
                         }
@@ -135,11 +135,11 @@ async fn ask_for(swarm: &Swarm, earnings: &Earnings, debtor: &Debtor) -> (u64, b
     (given, is_there)
 }
 
-/// Keeps receipts that both have signed, if all are this node's own.
+/// Keeps receipts that both have signed, if all are this node's own; the leases that they are for.
 ///
 /// Anybody may send some. Signatures are checked of nothing but what was signed here, and with keys of this call's
 /// own: who sends many keeps nobody waiting for those that the node shares, and a batch is of few accounts.
-pub(super) fn settle(earnings: &Earnings, receipts: &[Vec<u8>]) -> Result<(), Refusal> {
+pub(super) fn settle(earnings: &Earnings, receipts: &[Vec<u8>]) -> Result<Vec<Digest>, Refusal> {
     let fault = |error: EarningsError| {
         tracing::warn!(%error, "a receipt cannot be kept");
         Refusal::Failed("a fault of the node; its owner can see which".to_owned())
@@ -163,7 +163,8 @@ pub(super) fn settle(earnings: &Earnings, receipts: &[Vec<u8>]) -> Result<(), Re
     // Many signatures are checked faster together.
     let agreed = verify_agreed(read, &mut Keys::default());
     let agreed = agreed.map_err(|(_, error)| wrong(error.to_string()))?;
-    earnings.paid(&agreed).map_err(fault)
+    earnings.paid(&agreed).map_err(fault)?;
+    Ok(agreed.iter().map(|receipt| receipt.lease).collect())
 }
 
 /// Asks for a receipt where the work was asked for.
@@ -334,7 +335,8 @@ mod tests {
         assert_eq!(owed(), 30);
         assert_eq!(earnings.receipts().unwrap(), []);
 
-        settle(&good).unwrap();
+        let leases = [1, 2, 3].map(|lease: u8| Digest::of(&[lease]));
+        assert_eq!(settle(&good).unwrap(), leases);
         assert_eq!(owed(), 0);
         assert_eq!(earnings.receipts().unwrap().len(), 3);
         // Once is as good as twice.

@@ -1,19 +1,26 @@
 //! The provider's side: other nodes' leases, as far as the owner's policy lets them in.
 //!
-//! The input of a shard is opened in memory, run from there, and gone when the conversation is over.
-//! What stays is what was signed: that a lease was done, with which digest, for how much. `engaged` keeps the
-//! leases that are here, `packages` describes and brings what they run, `sources` says where others have that, `queue`
-//! has those wait that find no place, `transfer` moves inputs and outputs, `kept` has things kept ready, `begun`
-//! says what is owed for work that nothing is signed for, and `memory` how much a run has.
+//! The input of a shard is opened in memory, run from there, and gone when the conversation is over; so is the
+//! output, but for a few minutes in which its requester may ask for it again. What stays is what was signed: that a
+//! lease was done, with which digest, for how much. `engaged` keeps the leases that are here, `packages` describes and
+//! brings what they run, `sources` says where others have that, `queue` has those wait that find no place, `transfer`
+//! moves inputs and outputs, `make` does the work and signs for it, `untaken` has what was made until it is paid for,
+//! `kept` has things kept ready, `begun` says what is owed for work that nothing is signed for, `memory` how much a run
+//! has, and `fault` what this node itself is at fault with.
 
 mod begun;
 mod engaged;
+mod fault;
 mod kept;
+mod make;
 mod memory;
 mod packages;
 mod queue;
 mod sources;
+#[cfg(test)]
+mod testing;
 mod transfer;
+mod untaken;
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -21,30 +28,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use skep_evidence::{
-    AccountKey, Agreed, Keys, Lease, Meter, ResultCommitment, Signed, Split, StatementError,
-    Unverified,
-};
+use skep_evidence::{AccountKey, Agreed, Keys, Lease, Split};
 use skep_market::{
-    Answer, Ask, Done, Earnings, Finished, MAX_MESSAGE, NUMERICS, Owed, Policy, Quotation, Refusal,
-    SealSecret, Undertaking, Warmth, affordable, ahead, conclude, divides, examine, hand_over,
+    Answer, Ask, Earnings, MAX_MESSAGE, NUMERICS, Policy, Quotation, Refusal, SealSecret,
+    Undertaking, Warmth, ahead, divides, examine,
 };
 use skep_registry::Digest;
-use skep_sandbox::{Shown, Used};
 use skep_swarm::{Answerer, Capability, Channel, InUse, NodeId};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
 
-use self::begun::{Begun, receipt_of};
+use self::begun::Begun;
 use self::engaged::{Engagements, Held};
+use self::fault::Fault;
+use self::make::Shard;
 use self::packages::{Questions, admit, in_time, may_be_had, obtained};
 pub(super) use self::packages::{Room, bring, release};
 use self::queue::Queue;
+use self::untaken::Untaken;
 use super::around::Wanted;
 use super::leisure::Leisure;
-use super::work::{self, Allowed};
-use super::{adapters, collect, interrupted, money, now, random, residence};
+use super::{adapters, collect, interrupted, money, now, residence, work};
 use crate::failure::Failure;
 use crate::service::Service;
 use crate::service::run::Subject;
@@ -82,6 +87,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         engaged: Engagements::default(),
         begun: Begun::default(),
+        untaken: Untaken::default(),
         questions: Questions::default(),
         keys: Arc::default(),
     };
@@ -112,6 +118,7 @@ struct Desk {
     queue: Queue,
     engaged: Engagements,
     begun: Begun,
+    untaken: Untaken,
     questions: Questions,
     /// The keys of those who signed something for this node.
     keys: Arc<Mutex<Keys>>,
@@ -138,6 +145,10 @@ impl Answerer for Desk {
                     tracing::info!(peer = %channel.peer(), why = refusal.kind(), "refused a job");
                     say(&mut channel, &Answer::Refused(refusal.clipped())).await
                 }
+                Err(Stop::Broken(fault)) => {
+                    tracing::warn!(%fault, "a job failed for a reason of this node's own");
+                    say(&mut channel, &Answer::Refused(fault.told())).await
+                }
             };
             if ended.is_ok() {
                 // Whoever has gone meanwhile has what it wants, or asks again.
@@ -153,6 +164,8 @@ pub(super) enum Stop {
     Gone,
     /// It is told why.
     Refused(Refusal),
+    /// This node itself is at fault.
+    Broken(Fault),
 }
 
 impl From<Refusal> for Stop {
@@ -163,11 +176,6 @@ impl From<Refusal> for Stop {
 
 pub(super) fn unavailable(error: &dyn std::error::Error) -> Stop {
     Refusal::Unavailable(error.to_string()).into()
-}
-
-fn broken(error: &dyn std::error::Error) -> Stop {
-    tracing::warn!(%error, "a job failed for a reason of this node's own");
-    Refusal::Failed("a fault of the node; its owner can see which".to_owned()).into()
 }
 
 async fn say(channel: &mut Channel, answer: &Answer) -> Result<(), Stop> {
@@ -227,9 +235,9 @@ impl Desk {
             }
             Ask::Offer(offer) => self.undertake(service, channel, &offer).await,
             Ask::Claim { lease } => {
-                let dealings = money::dealings(service).map_err(|error| broken(&error))?;
+                let dealings = money::dealings(service).map_err(Fault::from)?;
                 let receipt = tokio::task::block_in_place(|| dealings.receipt(lease));
-                let receipt = receipt.map_err(|error| broken(&error))?;
+                let receipt = receipt.map_err(Fault::from)?;
                 let receipt = receipt.ok_or(Refusal::NoReceipt)?;
                 say(channel, &Answer::Claimed { receipt }).await
             }
@@ -241,7 +249,8 @@ impl Desk {
                 say(channel, &Answer::Noted).await
             }
             Ask::Settle { receipts } => {
-                tokio::task::block_in_place(|| collect::settle(&self.earnings, &receipts))?;
+                let settled = || collect::settle(&self.earnings, &receipts);
+                self.untaken.forget(&tokio::task::block_in_place(settled)?);
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
@@ -273,7 +282,7 @@ impl Desk {
         }
         self.leisure.admit()?;
         self.policy.keep(wanted.residency)?;
-        let swarm = service.swarm().await.map_err(|error| broken(&error))?;
+        let swarm = service.swarm().await.map_err(Fault::from)?;
         let (package, sources) = (wanted.package, sources::nodes(sources)?);
         let release = self
             .questions
@@ -304,7 +313,7 @@ impl Desk {
             numerics: NUMERICS,
         };
         let signed = quotation.signed(*swarm.id().as_bytes(), question, &self.account);
-        let signed = signed.map_err(|error| broken(&error))?.encode();
+        let signed = signed.map_err(Fault::from)?.encode();
         Ok(Answer::Quote { quotation, signed })
     }
 
@@ -364,8 +373,8 @@ impl Desk {
         let (name, peer) = (lease.digest(), channel.peer());
         let asks = sources::ticket_of(peer, &offer.sources);
         *held = Some(self.hold(place, lease, asks.clone(), time)?);
-        let swarm = service.swarm().await.map_err(|error| broken(&error))?;
-        let secret = SealSecret::generate().map_err(|error| broken(&error))?;
+        let swarm = service.swarm().await.map_err(Fault::from)?;
+        let secret = SealSecret::generate().map_err(Fault::from)?;
         let key = secret
             .signed(name, *swarm.id().as_bytes(), &self.account)
             .ok_or(Stop::Gone)?;
@@ -395,132 +404,36 @@ impl Desk {
             return Err(Refusal::Lease("the input is not the one that it names".to_owned()).into());
         }
 
-        // Everything is here by now: the next one begins as soon as the one before it has ended.
-        let slot = meanwhile(channel, &records, self.slots.acquire())
-            .await?
-            .map_err(|_| Stop::Gone)?;
-        let listed = service
-            .running
-            .enter(&format!("a shard of {}", lease.work.package));
-        let started = now();
-        let used = Used::default();
-        let is_again = tokio::task::block_in_place(|| self.earnings.finished(name));
-        let is_again = is_again.map_err(|error| broken(&error))?.is_some();
-        let begun = &self.begun;
-        let at_work = begun.begin(lease, offer.input_bytes, used.clone(), is_again);
-        let room = lease.allowance.bytes.saturating_sub(offer.input_bytes);
-        let allowed = Allowed {
-            flops: affordable(lease),
-            output: room.min(self.policy.largest_output),
-            time,
-            seed: lease.audit.exact.then_some(lease.work.seed),
-            texts,
-            used,
-        };
-        let work = work::perform(service, subject, input, allowed, Arc::clone(&records));
-        let made = meanwhile(channel, &records, work).await?;
-        // What was made is signed and sent while another is worked on.
-        drop((slot, listed));
-        let made = match made {
-            Ok(made) => made,
-            Err(unmade) => {
-                if unmade.is_of_node {
-                    at_work.failed_here();
-                }
-                return Err(Refusal::Failed(unmade.failure.message).into());
+        let product = match self.untaken.of(name) {
+            // It was made before, and whoever asked for it had no room for it then, or was ended.
+            Some(product) => product,
+            None => {
+                let shard = Shard {
+                    subject,
+                    input,
+                    texts,
+                    time,
+                    asks,
+                };
+                let made = self.make(service, channel, lease, shard, &records).await?;
+                let product = Arc::new(made);
+                self.untaken.keep(name, &product);
+                product
             }
         };
-        let meter = Meter {
-            tokens: made.report.tokens,
-            flops: made.report.flops,
-            bytes: offer.input_bytes + made.output.len() as u64,
-            // What was reserved is kept, whether anybody comes for it or not.
-            residency: lease.allowance.residency,
-        };
-        let shown = made.report.shown.as_ref().map(Shown::encode);
-        let result = Outcome {
-            output: Digest::of(&made.output),
-            shown: shown.as_deref().map(Digest::of),
-            meter,
-        };
-        let signed = tokio::task::block_in_place(|| self.sign(lease, result, started, asks))?;
-        at_work.signed();
         if let Some(reserved) = reserved {
-            kept::keep_on(service, reserved, &signed)?;
+            kept::keep_on(service, reserved, &product.signed)?;
         }
-        let handover = self.hand_over(lease, &signed)?;
+        let (output, all) = (product.output_bytes, product.bytes.len());
         let done = Answer::Done {
-            commitment: signed.commitment,
-            receipt: signed.receipt,
-            handover,
-            output_bytes: made.output.len() as u64,
-            shown_bytes: shown.as_deref().map_or(0, <[u8]>::len) as u64,
+            commitment: product.signed.commitment.clone(),
+            receipt: product.signed.receipt.clone(),
+            handover: self.hand_over(lease, &product.signed)?,
+            output_bytes: output as u64,
+            shown_bytes: (all - output) as u64,
         };
         say(channel, &done).await?;
-        let sent = Zeroizing::new([&made.output[..], &shown.unwrap_or_default()].concat());
-        transfer::send(channel, sealed.sealer, &sent).await
-    }
-
-    /// Says that these statements are for this lease.
-    fn hand_over(&self, lease: &Signed<Lease>, signed: &Finished) -> Result<Vec<u8>, Stop> {
-        let damaged = |error: StatementError| broken(&error);
-        // They are this node's own: whether their signatures hold is not the question.
-        let commitment = Unverified::<ResultCommitment>::decode(&signed.commitment);
-        let commitment = commitment.map_err(damaged)?.digest();
-        let receipt = receipt_of(signed)?.digest();
-        let handover = hand_over(lease, commitment, receipt, &self.account);
-        Ok(handover.map_err(damaged)?.encode())
-    }
-
-    /// What is signed for a lease is signed once: whoever asks again gets the same.
-    fn sign(
-        &self,
-        lease: &Signed<Lease>,
-        result: Outcome,
-        started: u64,
-        node: String,
-    ) -> Result<Finished, Stop> {
-        let Outcome {
-            output,
-            shown,
-            meter,
-        } = result;
-        let earlier = self.earnings.finished(lease.digest());
-        if let Some(earlier) = earlier.map_err(|error| broken(&error))? {
-            let keys = &mut *self.keys();
-            let commitment = Signed::<ResultCommitment>::decode(&earlier.commitment, keys);
-            let same =
-                |said: Signed<ResultCommitment>| (said.output, said.activations) == (output, shown);
-            return match commitment.is_ok_and(same) {
-                true => Ok(earlier),
-                false => {
-                    let reason = "the work did not give the same bytes when it was asked for again";
-                    Err(Refusal::Failed(reason.to_owned()).into())
-                }
-            };
-        }
-        let done = Done {
-            output,
-            meter,
-            shown,
-            sequence: self.earnings.number().map_err(|error| broken(&error))?,
-            nonce: random().map_err(|error| broken(&error))?,
-            started,
-            finished: now(),
-        };
-        let (commitment, receipt) = conclude(lease, &done, &self.account)?;
-        let signed = Finished {
-            commitment: commitment.encode(),
-            receipt: receipt.encode(),
-        };
-        let owed = Owed {
-            requester: lease.requester,
-            price: receipt.price,
-            since: done.finished,
-            node,
-        };
-        let kept = self.earnings.keep(lease.digest(), signed, &owed);
-        kept.map_err(|error| broken(&error))
+        transfer::send(channel, sealed.sealer, &product.bytes).await
     }
 
     /// The package of a lease, brought here if it is not and the policy admits it, its adapter, and
@@ -531,7 +444,7 @@ impl Desk {
         lease: &Lease,
         offer: &Undertaking,
     ) -> Result<(Subject, [Option<InUse>; 2]), Stop> {
-        let swarm = service.swarm().await.map_err(|error| broken(&error))?;
+        let swarm = service.swarm().await.map_err(Fault::from)?;
         let sources = sources::nodes(&offer.sources)?;
         let package = lease.work.package;
         let (room, input) = (Room::of(service), offer.input_bytes);
@@ -557,11 +470,4 @@ impl Desk {
         let subject = Subject::of(&package.installed, with).ok_or_else(lacks)?;
         Ok((subject, [Some(package), adapter]))
     }
-}
-
-/// What came of the work of a lease, and of its texts what is shown.
-struct Outcome {
-    output: Digest,
-    shown: Option<Digest>,
-    meter: Meter,
 }

@@ -1,6 +1,6 @@
 //! Providers that do not take a lease now, as they say: somebody else has all places, it is not the time for jobs
-//! there, their owner uses the machine, or they are owed too much. That is no failure of theirs, and nothing that a
-//! shard is given up for.
+//! there, their owner uses the machine, or they are owed too much; and those that have made it, while there is no room
+//! here for what they send. That is no failure of theirs, and nothing that a shard is given up for.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,16 @@ use super::Driver;
 
 impl Driver {
     /// Gives nothing to a provider that does not take a shard now, and says why, before it is asked again whether
-    /// it does. Its lease goes to somebody else if there is one; if not, it stays, and is offered again then.
+    /// it does. Its lease goes to somebody else if there is one; if not, it stays, and is offered again then. The lease
+    /// of one that has made its shard, and for whose output there is no room here now, stays in any case.
     pub(super) fn put_off(&mut self, id: AttemptId, provider: Option<AccountId>, why: &TalkError) {
         self.trouble = Some(format!("shard {} waits for its provider: {why}", id.shard));
-        self.put_off.insert(id);
+        match why {
+            // It has made it, and hands it over again: elsewhere it would be made anew, and what it signed for it
+            // would be owed and never paid.
+            TalkError::NoRoom => self.put_off.remove(&id),
+            _ => self.put_off.insert(id),
+        };
         let is_unpaid = matches!(why, TalkError::Refused(Refusal::Unpaid { .. }));
         if is_unpaid {
             self.books.hurry();

@@ -293,6 +293,35 @@ async fn who_takes_no_shard_now_has_not_failed_and_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_no_room_for_is_waited_for_where_it_was_made() {
+    let mut desk = Desk::new(1, &[1, 1]);
+    let open = desk.open();
+    let (id, provider) = open[0];
+    let no_room = || vec![(id, Err(TalkError::NoRoom))];
+    // It had no place for the shard first, was asked again before anybody else was, and has made it since.
+    desk.driver.came(vec![(id, busy())]).unwrap();
+    for _ in 0..20 {
+        desk.driver.came(no_room()).unwrap();
+        desk.driver.decide().unwrap();
+        // The other one is free, and is not given what is made already.
+        assert_eq!(desk.open(), open);
+        assert!(
+            !desk.driver.quotes.contains_key(&provider),
+            "it is not asked at once"
+        );
+        let seed = (1..=2).find(|seed| key(*seed).id() == provider).unwrap();
+        desk.driver.quotes.extend([quote(seed, 1)]);
+    }
+    desk.driver.decide().unwrap();
+    assert_eq!(desk.open(), open);
+    assert_eq!(desk.seen(provider), Reputation::default());
+    let made = desk.made(id, b"made");
+    desk.driver.came(vec![(id, made)]).unwrap();
+    assert_eq!(desk.accepted(0), Some(Digest::of(b"made")));
+    assert_eq!(desk.seen(provider), reputation(&[Conduct::Delivered]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_audit_waits_for_a_place_and_for_nothing_that_may_last() {
     for (refusal, waits) in [
         (Refusal::Busy, true),

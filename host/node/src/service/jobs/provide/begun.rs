@@ -24,7 +24,8 @@ use skep_sandbox::Used;
 use tokio::time::Instant;
 
 use super::super::now;
-use super::{DAY, Desk, Stop, broken};
+use super::fault::Fault;
+use super::{DAY, Desk, Stop};
 
 /// How long what came to nothing counts.
 const WHILE: Duration = Duration::from_secs(60 * 60);
@@ -192,7 +193,7 @@ impl Desk {
             let unpaid = earnings.unpaid(lease.requester, yesterday)?;
             Ok::<_, EarningsError>((earnings.is_paid(digest)?, signed, unpaid))
         });
-        let (is_paid, signed, mut unpaid) = found.map_err(|error| broken(&error))?;
+        let (is_paid, signed, mut unpaid) = found.map_err(Fault::from)?;
         if is_paid {
             let reason = "its receipt has come back, and nothing more is done for it";
             return Err(Refusal::Lease(reason.to_owned()).into());
@@ -225,58 +226,16 @@ fn is_over(signed: u64, time: Duration, now: u64) -> bool {
 /// The receipt that was signed, which is this node's own.
 pub(super) fn receipt_of(signed: &Finished) -> Result<Unverified<Receipt>, Stop> {
     let receipt = Unverified::<Receipt>::decode(&signed.receipt);
-    receipt.map_err(|error| broken(&error))
+    Ok(receipt.map_err(Fault::from)?)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use skep_evidence::{AccountKey, AuditTerms, Candidates, Signed, Split, Statement as _, Work};
     use tokio::time::advance;
 
+    use super::super::testing::{key, lease};
     use super::*;
-
-    fn key(seed: u8) -> AccountKey {
-        AccountKey::from_seed(&[seed; 32])
-    }
-
-    /// A lease of the requester with this seed, in which a byte costs a micro-credit.
-    fn lease(requester: u8, shard: u32, limit: u64) -> Agreed<Lease> {
-        let lease = Lease {
-            job: Digest::of(b"job"),
-            shard,
-            attempt: 0,
-            requester: key(requester).id(),
-            provider: key(1).id(),
-            work: Work {
-                package: Digest::of(b"package"),
-                model: None,
-                adapter: None,
-                input: Digest::of(b"input"),
-                seed: 0,
-            },
-            tariff: Tariff {
-                bytes: 1_000_000_000,
-                ..Tariff::default()
-            },
-            allowance: Meter::default(),
-            limit: Credits::from_micro(limit),
-            split: Split::default(),
-            issued: 1,
-            deadline: 2,
-            audit: AuditTerms {
-                secret: Digest::of(b"secret"),
-                candidates: Candidates::new(Vec::new()).unwrap().digest(),
-                rate: 0,
-                panel: 3,
-                exact: false,
-                followed: false,
-                follows: None,
-            },
-        };
-        let signed: Signed<Lease> = lease.sign(&key(requester)).unwrap();
-        signed.accept(&key(1)).unwrap()
-    }
 
     fn owed(begun: &Begun, requester: u8) -> u64 {
         let other = Digest::of(b"another lease");

@@ -10,7 +10,8 @@ use skep_registry::Digest;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::super::now;
-use super::{Desk, Stop, broken, places};
+use super::fault::Fault;
+use super::{Desk, Stop, places};
 
 /// The leases in a conversation, each with how to end that.
 #[derive(Clone, Default)]
@@ -84,10 +85,48 @@ impl Desk {
         };
         let most = places(self.policy.slots);
         let begun = tokio::task::block_in_place(|| self.earnings.begin(&work, most));
-        let note = begun.map_err(|error| broken(&error))?;
+        let note = begun.map_err(Fault::from)?;
         Ok(Held {
             note,
             _place: place,
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use skep_swarm::NodeId;
+
+    use super::super::queue::Queue;
+    use super::super::testing::{broken_earnings, desk, key, lease};
+    use super::*;
+    use crate::config::Jobs;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_noted_on_a_broken_disk_gives_its_place_to_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::default();
+        let whole = Desk {
+            queue: Queue::new(1),
+            ..desk(&jobs, &folder.path().join("earnings"))
+        };
+        let broken = Desk {
+            earnings: broken_earnings(&folder.path().join("broken")),
+            ..whole.clone()
+        };
+        let (lease, time) = (lease(2, 0, 1_000), Duration::from_secs(60));
+        let peer = NodeId::from_bytes(key(2).id().as_bytes()).unwrap();
+        let place = || whole.queue.place(lease.requester, peer);
+        // The one place there is, for a lease that cannot be noted.
+        let held = broken.hold(place().await.unwrap(), &lease, String::new(), time);
+        assert!(matches!(held, Err(Stop::Broken(Fault::Earnings(_)))));
+        // And for one whose note cannot be taken away.
+        let held = whole.hold(place().await.unwrap(), &lease, String::new(), time);
+        let Ok(held) = held else {
+            panic!("it is noted");
+        };
+        held.let_go(&broken.earnings);
+        assert!(place().await.is_ok());
     }
 }

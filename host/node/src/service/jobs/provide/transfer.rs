@@ -7,7 +7,8 @@ use skep_market::{Gathered, MAX_SEALED, Opener, Refusal, Sealer};
 use skep_swarm::Channel;
 use zeroize::Zeroizing;
 
-use super::{SILENCE, Stop, broken};
+use super::fault::Fault;
+use super::{SILENCE, Stop};
 
 /// How long the smallest transfer may take.
 const LEAST: Duration = Duration::from_secs(30);
@@ -59,7 +60,7 @@ pub(super) async fn receive(
 pub(super) async fn send(channel: &mut Channel, sealer: Sealer, bytes: &[u8]) -> Result<(), Stop> {
     let sending = async {
         for chunk in sealer.chunks(bytes) {
-            let chunk = chunk.map_err(|error| broken(&error))?;
+            let chunk = chunk.map_err(Fault::from)?;
             channel.say(&chunk).await.map_err(|_| Stop::Gone)?;
         }
         Ok::<(), Stop>(())

@@ -1,0 +1,352 @@
+//! Packages of others' jobs between real nodes: who is asked for what, and what is here afterwards.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use skep_evidence::{AccountKey, AuditTerms, Credits, Meter, Split, Tariff, Work};
+use skep_market::Answer;
+use skep_registry::{
+    Adapter, Base, Component, Content, Draft, FileEntry, Grants, Limits, PublisherId, PublisherKey,
+};
+use skep_swarm::{Presence, SwarmConfig};
+
+use super::super::super::adapters;
+use super::super::super::around::Wanted;
+use super::super::Desk;
+use super::super::testing::desk;
+use super::*;
+use crate::config::{Config, Jobs};
+use crate::embedded;
+use crate::home::Home;
+
+const CONTENT: &[u8] = b"not really a component";
+
+fn policy(publishers: BTreeSet<PublisherId>) -> Policy {
+    Policy {
+        take: true,
+        publishers,
+        worlds: BTreeSet::new(),
+        largest_input: 100,
+        largest_output: 100,
+        slots: 1,
+        residency: 0,
+        tariff: Tariff::default(),
+        operator: None,
+        unpaid: Credits::ZERO,
+    }
+}
+
+fn room(bytes: u64) -> Room {
+    Room {
+        bytes,
+        residences: Arc::default(),
+        families: Arc::default(),
+    }
+}
+
+async fn published(node: &Swarm, key: &PublisherKey) -> SignedRelease {
+    let content = Content::Component(Component {
+        world: "task".parse().unwrap(),
+        entry: "tool.wasm".parse().unwrap(),
+        grants: Grants::default(),
+        limits: Limits::default(),
+        imports: Vec::new(),
+    });
+    published_as(node, key, "tool", content).await
+}
+
+/// Publishes a package of this name with one file, which has that of a component.
+async fn published_as(
+    node: &Swarm,
+    key: &PublisherKey,
+    name: &str,
+    content: Content,
+) -> SignedRelease {
+    node.import_bytes(CONTENT).await.unwrap();
+    let draft = Draft {
+        name: name.parse().unwrap(),
+        version: "1.0.0".parse().unwrap(),
+        description: None,
+        license: None,
+        readme: None,
+        content,
+        files: vec![FileEntry {
+            path: "tool.wasm".parse().unwrap(),
+            digest: Digest::of(CONTENT),
+            size: CONTENT.len() as u64,
+        }],
+    };
+    let release = draft.sign(key, None).unwrap();
+    node.publish_release(&release).await.unwrap();
+    release
+}
+
+/// How many entries each of these folders of the node has.
+fn kept(node: &Swarm) -> [usize; 3] {
+    ["releases", "brought", "packages"]
+        .map(|folder| fs::read_dir(node.dir().join(folder)).unwrap().count())
+}
+
+/// Questions of which all turns are taken, by somebody who keeps them.
+fn no_turns() -> Questions {
+    Questions {
+        turns: Arc::new(Semaphore::new(0)),
+        of_each: Arc::default(),
+        patience: Duration::ZERO,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_the_policy_does_not_take_is_refused_before_a_file_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |name: &str| Swarm::open(SwarmConfig::loopback(folder.path().join(name)));
+    let (author, provider) = (open("a").await.unwrap(), open("b").await.unwrap());
+    let [key, other] = [(); 2].map(|()| PublisherKey::generate().unwrap());
+    let release = published(&author, &key).await;
+    let (digest, sources) = (release.digest(), [author.addr()]);
+
+    let questions = Questions::default();
+    let asks = author.id();
+    let shown = questions.release(&provider, asks, digest, &sources).await;
+    assert!(shown.is_ok_and(|shown| shown == release));
+    let choosy = policy([other.id()].into());
+    let large = room(1 << 30);
+    let refused = obtained(&provider, &choosy, digest, 10, &sources, &large).await;
+    assert!(matches!(refused, Err(Stop::Refused(Refusal::Publisher))));
+    let open = policy(BTreeSet::new());
+    let refused = obtained(&provider, &open, digest, 10, &sources, &room(1_000)).await;
+    assert!(matches!(
+        refused,
+        Err(Stop::Refused(Refusal::Unavailable(reason))) if reason.contains("1000")
+    ));
+    // Who asks for a price is told so before it makes out a lease.
+    let taken = taken_by(&release);
+    let priced = may_be_had(&provider, &release, taken - 1);
+    assert!(matches!(
+        priced,
+        Err(Refusal::Unavailable(reason)) if reason.contains("keep-packages")
+    ));
+    assert_eq!(may_be_had(&provider, &release, taken), Ok(()));
+    assert_eq!(kept(&provider), [0; 3]);
+    assert!(provider.release(&digest).is_none());
+    let file = provider.presence(&Digest::of(CONTENT)).await;
+    assert_eq!(file.unwrap(), Presence::Absent);
+
+    let brought = obtained(&provider, &open, digest, 10, &sources, &large).await;
+    let Ok(brought) = brought else {
+        panic!("it is let in, and cannot be had");
+    };
+    assert_eq!(brought.installed.release, release);
+    assert_eq!(may_be_had(&provider, &release, 0), Ok(()), "it is here");
+    // Its history was asked of nobody.
+    assert_eq!(kept(&provider), [0, 1, 1]);
+
+    // While others ask, what is here is shown as ever.
+    let busy = no_turns();
+    let known = busy.release(&provider, asks, digest, &[]).await;
+    assert!(known.is_ok_and(|known| known == release));
+    let unknown = busy.release(&provider, asks, Digest::of(b"other"), &sources);
+    assert!(matches!(unknown.await, Err(Stop::Refused(Refusal::Busy))));
+    author.shutdown().await;
+    provider.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_and_its_adapter_are_not_waited_for_if_they_never_fit_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Swarm::open(SwarmConfig::loopback(folder.path()));
+    let node = node.await.unwrap();
+    let key = PublisherKey::generate().unwrap();
+    let release = published(&node, &key).await;
+    let both = [&release, &release];
+    let takes = node.takes_of_room(&release);
+    assert!(takes > 0);
+    assert!(room(2 * takes).holds(&node, both).is_ok());
+    assert!(matches!(
+        room(2 * takes - 1).holds(&node, both),
+        Err(Stop::Refused(Refusal::Unavailable(reason)))
+            if reason.contains(&(2 * takes).to_string())
+    ));
+    // What the owner installed takes none of it.
+    node.install(&release, &[], None).await.unwrap();
+    assert!(room(0).holds(&node, both).is_ok());
+    node.shutdown().await;
+}
+
+/// What a desk answers who asks at it for the price of a package that this node has.
+async fn quoted(
+    desk: &Desk,
+    service: &Service,
+    author: &Swarm,
+    package: Digest,
+) -> Result<Answer, Stop> {
+    let wanted = Wanted {
+        package,
+        adapter: None,
+        residency: 0,
+    };
+    let sources = [author.ticket().to_string()];
+    let asked = (author.id(), &sources[..], [7; 32]);
+    desk.quote(service, wanted, 10, asked).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_a_price_waits_for_a_turn_and_is_told_what_the_desk_does_not_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let author = Swarm::open(SwarmConfig::loopback(folder.path().join("author")));
+    let author = author.await.unwrap();
+    let [key, other] = [(); 2].map(|()| PublisherKey::generate().unwrap());
+    let release = published(&author, &key).await;
+    let home = folder.path().join("home");
+    skep_tests::set_up(&home).unwrap();
+    let home = Home::open(Some(home)).unwrap();
+    let mut service = Service::new(home.clone(), Config::load(&home).unwrap()).unwrap();
+    let jobs = Jobs {
+        accept: true,
+        ..Jobs::default()
+    };
+    let open = desk(&jobs, &folder.path().join("earnings"));
+    let package = release.digest();
+
+    // What is not known here is asked about when it is its turn, and never beside those that have one.
+    let busy = Desk {
+        questions: no_turns(),
+        ..open.clone()
+    };
+    let refused = quoted(&busy, &service, &author, package).await;
+    assert!(matches!(refused, Err(Stop::Refused(Refusal::Busy))));
+    let choosy = Desk {
+        policy: Arc::new(policy([other.id()].into())),
+        ..open.clone()
+    };
+    let refused = quoted(&choosy, &service, &author, package).await;
+    assert!(matches!(refused, Err(Stop::Refused(Refusal::Publisher))));
+    service.config.jobs.keep_packages = taken_by(&release) - 1;
+    let refused = quoted(&open, &service, &author, package).await;
+    assert!(matches!(
+        refused,
+        Err(Stop::Refused(Refusal::Unavailable(reason))) if reason.contains("keep-packages")
+    ));
+    service.config.jobs.keep_packages = taken_by(&release);
+    let quoted = quoted(&open, &service, &author, package).await;
+    assert!(matches!(quoted, Ok(Answer::Quote { .. })));
+    // And nothing of it is here.
+    assert_eq!(kept(service.swarm().await.unwrap()), [0; 3]);
+    author.shutdown().await;
+    service.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_that_never_fits_beside_its_package_is_refused_before_a_byte_of_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |name: &str| Swarm::open(SwarmConfig::loopback(folder.path().join(name)));
+    let (author, provider) = (open("a").await.unwrap(), open("b").await.unwrap());
+    let key = PublisherKey::generate().unwrap();
+    let package = published(&author, &key).await;
+    let base = Base {
+        name: embedded::LANGUAGE.name.parse().unwrap(),
+        digest: embedded::LANGUAGE.digest(),
+    };
+    let content = Content::Adapter(Adapter { base });
+    let adapter = published_as(&author, &key, "manner", content).await;
+    let sources = [author.addr()];
+    let anybody = policy(BTreeSet::new());
+    let both = taken_by(&package) + taken_by(&adapter);
+    let (little, enough) = (room(both - 1), room(both));
+    let brought = obtained(&provider, &anybody, package.digest(), 10, &sources, &little);
+    // It is in use as long as this is here, as it is for a lease, and makes no room.
+    let Ok(in_use) = brought.await else {
+        panic!("there is room for it");
+    };
+    let adapter = adapter.digest();
+    let refused = adapters::obtained(&provider, &package, adapter, &sources, &little).await;
+    // To be busy would be over at some time.
+    assert!(matches!(
+        refused,
+        Err(Stop::Refused(Refusal::Unavailable(reason))) if reason.contains(&both.to_string())
+    ));
+    assert_eq!(kept(&provider), [0, 1, 1]);
+    let fits = adapters::obtained(&provider, &package, adapter, &sources, &enough).await;
+    assert!(fits.is_ok());
+    assert_eq!(kept(&provider), [0, 2, 2]);
+    drop(in_use);
+    author.shutdown().await;
+    provider.shutdown().await;
+}
+
+#[test]
+fn nothing_keeps_its_room_for_longer_than_half_an_hour_before_it_is_here() {
+    let seconds = [0, 10 * SLOWEST, 1 << 30, u64::MAX].map(|bytes| patience(bytes).as_secs());
+    assert_eq!(seconds, [60, 70, 1_800, 1_800]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_has_one_turn_however_much_it_asks() {
+    let node = |seed: u8| {
+        let account = AccountKey::from_seed(&[seed; 32]).id();
+        NodeId::from_bytes(account.as_bytes()).unwrap()
+    };
+    let questions = Questions::default();
+    let one = questions.turn(node(1)).await;
+    assert!(one.is_ok());
+    for _ in 0..2 * QUESTIONS {
+        assert_eq!(questions.turn(node(1)).await.err(), Some(Refusal::Busy));
+    }
+    // Others have theirs, as many as there are.
+    let mut others = Vec::new();
+    for seed in 2..=4 {
+        others.push(questions.turn(node(seed)).await);
+    }
+    assert!(others.iter().all(Result::is_ok));
+    assert_eq!(others.len() + 1, QUESTIONS);
+    assert_eq!(questions.turn(node(5)).await.err(), Some(Refusal::Busy));
+    drop(one);
+    assert!(questions.turn(node(5)).await.is_ok());
+    assert!(questions.turn(node(1)).await.is_ok());
+    drop(others);
+    // Nothing is remembered of those that ask no more.
+    drop(questions.turn(node(6)).await);
+    let of_each = questions.of_each.lock().unwrap();
+    assert_eq!(of_each.len(), 1);
+}
+
+#[test]
+fn leases_from_long_ago_are_refused_and_clocks_may_be_days_off() {
+    let account = AccountKey::from_seed(&[1; 32]).id();
+    let lease = |issued| Lease {
+        job: Digest::of(b"job"),
+        shard: 0,
+        attempt: 0,
+        requester: account,
+        provider: account,
+        work: Work {
+            package: Digest::of(b"package"),
+            model: None,
+            adapter: None,
+            input: Digest::of(b"input"),
+            seed: 0,
+        },
+        tariff: Tariff::default(),
+        allowance: Meter::default(),
+        limit: Credits::ZERO,
+        split: Split::default(),
+        issued,
+        deadline: issued + 1,
+        audit: AuditTerms {
+            secret: Digest::of(b"secret"),
+            candidates: Digest::of(b"candidates"),
+            rate: 0,
+            panel: 3,
+            exact: false,
+            followed: false,
+            follows: None,
+        },
+    };
+    let now = 100 * DAY;
+    for days in [87, 99, 100, 101, 113] {
+        assert_eq!(in_time(&lease(days * DAY), now), Ok(()), "{days}");
+    }
+    for days in [0, 50, 85, 115, 200] {
+        assert!(in_time(&lease(days * DAY), now).is_err(), "{days}");
+    }
+}
