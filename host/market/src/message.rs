@@ -50,7 +50,7 @@ pub enum Ask {
         input_bytes: u64,
         /// For how many seconds package, model and adapter are to be kept ready, if they are.
         residency: u64,
-        /// Tickets of nodes that have the package.
+        /// Tickets of nodes that have the package, and the adapter if there is one.
         sources: Vec<String>,
         /// Bytes that nobody asked with before, for the account to sign.
         question: [u8; 32],

@@ -73,20 +73,28 @@ struct Turn<'a> {
 }
 
 impl Questions {
-    /// The release of this digest for a question of this node: known here, or as one of these nodes shows it when
-    /// it is this question's turn.
-    pub(super) async fn release(
+    /// The releases of a package and of the adapter that it runs with, for a question of this node: known here, or
+    /// as these nodes show them when it is this question's turn. Both are asked for at once, for there is no time
+    /// for one after the other.
+    pub(super) async fn releases(
         &self,
         swarm: &Swarm,
         asks: NodeId,
-        package: Digest,
+        (package, adapter): (Digest, Option<Digest>),
         sources: &[ProviderAddr],
-    ) -> Result<SignedRelease, Stop> {
-        if let Some(known) = swarm.release(&package) {
-            return Ok(known);
-        }
-        let _turn = self.turn(asks).await?;
-        described(swarm, package, sources, ASKING).await
+    ) -> Result<(SignedRelease, Option<SignedRelease>), Stop> {
+        let is_known = |release: &Digest| swarm.release(release).is_some();
+        let _turn = match is_known(&package) && adapter.as_ref().is_none_or(is_known) {
+            true => None,
+            false => Some(self.turn(asks).await?),
+        };
+        let adapter = async {
+            match adapter {
+                Some(adapter) => described(swarm, adapter, sources, ASKING).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        tokio::try_join!(described(swarm, package, sources, ASKING), adapter)
     }
 
     /// The turn of a question of this node, which waits for no longer than there is patience.
@@ -142,11 +150,10 @@ impl Room {
         swarm: &Swarm,
         both: [&SignedRelease; 2],
     ) -> Result<(), Stop> {
-        let [package, adapter] = both.map(|release| swarm.takes_of_room(release));
-        let (bytes, room) = (package.saturating_add(adapter), self.bytes);
+        let (bytes, room) = (together(swarm, both), self.bytes);
         match bytes <= room {
             true => Ok(()),
-            false => Err(unavailable(&BringError::TooLarge { bytes, room })),
+            false => Err(too_large("the package and its adapter take", bytes, room).into()),
         }
     }
 
@@ -202,17 +209,43 @@ pub(super) fn admit(
     admitted.map_err(Stop::from)
 }
 
-/// Whether a package is here, or could be brought here if nothing else were within this room, in bytes: where it
-/// cannot, no lease is worth its while.
-pub(super) fn may_be_had(swarm: &Swarm, release: &SignedRelease, room: u64) -> Result<(), Refusal> {
-    let bytes = taken_by(release);
-    match bytes > room && swarm.installed(&release.digest()).is_err() {
-        true => Err(Refusal::Unavailable(format!(
-            "the package takes {bytes} bytes of the disk, where each of its files lies twice, and what jobs bring may \
-             take {room} (`keep-packages` in the configuration of that node)"
-        ))),
+/// Whether a package and the adapter that it runs with are here, or could be brought here if nothing else were within
+/// this room, in bytes: where they cannot, no lease is worth its while. What the releases say of their sizes is what
+/// they are brought by, so that nothing else holds at the lease.
+pub(super) fn may_be_had(
+    swarm: &Swarm,
+    package: &SignedRelease,
+    adapter: Option<&SignedRelease>,
+    room: u64,
+) -> Result<(), Refusal> {
+    let is_here = |release: &SignedRelease| swarm.installed(&release.digest()).is_ok();
+    let bytes = taken_by(package);
+    if bytes > room && !is_here(package) {
+        return Err(too_large("the package takes", bytes, room));
+    }
+    let Some(adapter) = adapter else {
+        return Ok(());
+    };
+    // While one of them is brought, the other is in use and makes no room for it.
+    let bytes = together(swarm, [package, adapter]);
+    match bytes > room && !(is_here(package) && is_here(adapter)) {
+        true => Err(too_large("the package and its adapter take", bytes, room)),
         false => Ok(()),
     }
+}
+
+/// What both take of the room for what jobs bring, in bytes.
+fn together(swarm: &Swarm, both: [&SignedRelease; 2]) -> u64 {
+    let [package, adapter] = both.map(|release| swarm.takes_of_room(release));
+    package.saturating_add(adapter)
+}
+
+/// What takes so many bytes, and there is room for fewer.
+fn too_large(what_takes: &str, bytes: u64, room: u64) -> Refusal {
+    Refusal::Unavailable(format!(
+        "{what_takes} {bytes} bytes of the disk, where each file lies twice, and what jobs bring may take {room} \
+         (`keep-packages` in the configuration of that node)"
+    ))
 }
 
 /// The package of a lease: brought here, if it is not, once the policy has admitted it.
@@ -356,8 +389,14 @@ mod tests {
 
         let questions = Questions::default();
         let asks = author.id();
-        let shown = questions.release(&provider, asks, digest, &sources).await;
-        assert!(shown.is_ok_and(|shown| shown == release));
+        let alone = (digest, None);
+        let shown = questions.releases(&provider, asks, alone, &sources).await;
+        assert!(shown.is_ok_and(|shown| shown == (release.clone(), None)));
+        let second = published(&author, &other).await;
+        let both = (digest, Some(second.digest()));
+        let shown = questions.releases(&provider, asks, both, &sources).await;
+        let want = (release.clone(), Some(second));
+        assert!(shown.is_ok_and(|shown| shown == want));
         let choosy = policy([other.id()].into());
         let large = room(1 << 30);
         let refused = obtained(&provider, &choosy, digest, 10, &sources, &large).await;
@@ -370,12 +409,12 @@ mod tests {
         ));
         // Who asks for a price is told so before it makes out a lease.
         let taken = taken_by(&release);
-        let priced = may_be_had(&provider, &release, taken - 1);
+        let priced = may_be_had(&provider, &release, None, taken - 1);
         assert!(matches!(
             priced,
             Err(Refusal::Unavailable(reason)) if reason.contains("keep-packages")
         ));
-        assert_eq!(may_be_had(&provider, &release, taken), Ok(()));
+        assert_eq!(may_be_had(&provider, &release, None, taken), Ok(()));
         assert_eq!(kept(&provider), [0; 3]);
         assert!(provider.release(&digest).is_none());
         let file = provider.presence(&Digest::of(CONTENT)).await;
@@ -386,7 +425,8 @@ mod tests {
             panic!("it is let in, and cannot be had");
         };
         assert_eq!(brought.installed.release, release);
-        assert_eq!(may_be_had(&provider, &release, 0), Ok(()), "it is here");
+        let here = may_be_had(&provider, &release, None, 0);
+        assert_eq!(here, Ok(()), "it is here");
         // Its history was asked of nobody.
         assert_eq!(kept(&provider), [0, 1, 1]);
 
@@ -396,10 +436,13 @@ mod tests {
             of_each: Arc::default(),
             patience: Duration::ZERO,
         };
-        let known = busy.release(&provider, asks, digest, &[]).await;
-        assert!(known.is_ok_and(|known| known == release));
-        let unknown = busy.release(&provider, asks, Digest::of(b"other"), &sources);
-        assert!(matches!(unknown.await, Err(Stop::Refused(Refusal::Busy))));
+        let known = busy.releases(&provider, asks, alone, &[]).await;
+        assert!(known.is_ok_and(|known| known == (release, None)));
+        let other = Digest::of(b"other");
+        for unknown in [(other, None), (digest, Some(other))] {
+            let refused = busy.releases(&provider, asks, unknown, &sources).await;
+            assert!(matches!(refused, Err(Stop::Refused(Refusal::Busy))));
+        }
         author.shutdown().await;
         provider.shutdown().await;
     }
@@ -409,19 +452,40 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let node = Swarm::open(SwarmConfig::loopback(folder.path()));
         let node = node.await.unwrap();
-        let key = PublisherKey::generate().unwrap();
-        let release = published(&node, &key).await;
-        let both = [&release, &release];
-        let takes = node.takes_of_room(&release);
-        assert!(takes > 0);
-        assert!(room(2 * takes).holds(&node, both).is_ok());
-        assert!(matches!(
-            room(2 * takes - 1).holds(&node, both),
-            Err(Stop::Refused(Refusal::Unavailable(reason)))
-                if reason.contains(&(2 * takes).to_string())
-        ));
+        let mut releases = Vec::new();
+        for _ in 0..2 {
+            let key = PublisherKey::generate().unwrap();
+            releases.push(published(&node, &key).await);
+        }
+        let both = [&releases[0], &releases[1]];
+        let [package, adapter] = both;
+        let [alone, beside] = both.map(|release| node.takes_of_room(release));
+        let takes = alone + beside;
+        assert!(alone > 0 && beside > 0);
+        let is_told = |refused: &Refusal| {
+            let reason = refused.to_string();
+            reason.contains(&format!("adapter take {takes} bytes"))
+                && reason.contains("keep-packages")
+        };
+        assert!(room(takes).holds(&node, both).is_ok());
+        let refused = room(takes - 1).holds(&node, both);
+        assert!(matches!(refused, Err(Stop::Refused(reason)) if is_told(&reason)));
+        // Who asks for a price is told the same.
+        let priced = |room| may_be_had(&node, package, Some(adapter), room);
+        assert_eq!(priced(takes), Ok(()));
+        assert!(priced(takes - 1).is_err_and(|refused| is_told(&refused)));
+        assert_eq!(may_be_had(&node, package, None, takes - 1), Ok(()));
+        assert!(priced(alone - 1).is_err_and(|refused| !is_told(&refused)));
+        // An adapter that jobs have brought goes for the package, and has no room beside it after that.
+        let nobody = |_: &Digest| false;
+        drop(node.bring(adapter, &[], u64::MAX, &nobody).await.unwrap());
+        assert!(priced(takes - 1).is_err_and(|refused| is_told(&refused)));
+        drop(node.bring(package, &[], u64::MAX, &nobody).await.unwrap());
+        assert_eq!(priced(0), Ok(()), "both are here");
         // What the owner installed takes none of it.
-        node.install(&release, &[], None).await.unwrap();
+        for release in both {
+            node.install(release, &[], None).await.unwrap();
+        }
         assert!(room(0).holds(&node, both).is_ok());
         node.shutdown().await;
     }
