@@ -175,7 +175,7 @@ pub struct Quotation {
 
 /// Which versions of skep may follow each other's texts on machines of any kind: it is another number for each
 /// that counts work otherwise, names requests otherwise, or has a run's texts lead to another output.
-pub const NUMERICS: u32 = 1;
+pub const NUMERICS: u32 = 2;
 
 impl Quotation {
     /// Whether one node could tell that a result of another is right: on the same kind of machine by making the
