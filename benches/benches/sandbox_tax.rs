@@ -190,15 +190,15 @@ fn processor_seconds() -> f64 {
 struct OneEncoder(Encoder);
 
 impl Models for OneEncoder {
-    fn open(&self, _: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
+    fn open(&self, _: &str, _: &Account) -> Result<Arc<dyn TextEncoder>, ModelError> {
         Ok(Arc::new(OneEncoder(self.0.clone())))
     }
 
-    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn open_text(&self, name: &str, _: &Account) -> Result<Arc<dyn LanguageModel>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+    fn open_adapter(&self, name: &str, _: &Account) -> Result<Arc<dyn TextAdapter>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 }

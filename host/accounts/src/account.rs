@@ -246,6 +246,19 @@ impl Account {
         self.meter(flops)
     }
 
+    /// Meters work that is to begin, as [`Self::charge_work_in_pieces`] does, or asks whether it may go on if there
+    /// is none to be metered: what long work on the host asks that knows no account, first with its operations and
+    /// then with 0 between its pieces.
+    ///
+    /// # Errors
+    /// As [`Self::charge_work_in_pieces`] and [`Self::check`].
+    pub fn goes_on(&self, flops: u64) -> Result<(), QuotaError> {
+        match flops {
+            0 => self.check(),
+            flops => self.charge_work_in_pieces(flops),
+        }
+    }
+
     /// Whether the run may go on: long work on the host calls this between its pieces.
     ///
     /// # Errors
@@ -470,6 +483,20 @@ mod tests {
         assert_eq!(refused.quota, QuotaKind::Time);
         assert_eq!(account.usage().flops, 1_000);
         assert!(refused.asked > refused.limit, "{refused}");
+    }
+
+    #[test]
+    fn work_that_is_done_in_pieces_is_metered_before_the_first() {
+        let account = account(0, 10, None);
+        account.goes_on(10).unwrap();
+        account.goes_on(0).unwrap();
+        let used = account.usage();
+        assert_eq!((used.flops, used.operators), (10, 1));
+        let refused = account.goes_on(1).unwrap_err();
+        assert_eq!(refused.quota, QuotaKind::DeviceWork);
+        account.cancel();
+        let refused = account.goes_on(0).unwrap_err();
+        assert_eq!(refused.quota, QuotaKind::Time);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod read;
 use std::path::Path;
 use std::sync::Arc;
 
+use skep_accounts::QuotaError;
 use skep_kernels::PageMemory;
 use skep_kernels::lora::LowRankLayout;
 use skep_kernels::operators::Device;
@@ -116,6 +117,7 @@ pub struct Adapter {
     /// For each layer and target the pair and its scale.
     pairs: Vec<[Option<(usize, f32)>; AdapterTarget::ALL.len()]>,
     rank: usize,
+    measuring_flops: u64,
 }
 
 impl Adapter {
@@ -127,6 +129,13 @@ impl Adapter {
     /// Its largest rank.
     pub fn rank(&self) -> usize {
         self.rank
+    }
+
+    /// Floating-point operations of measuring the rows of the matrices that it changes, a multiplication and an
+    /// addition counting as two: `2 · Σ inputs · outputs · (rank + 1)` if it has magnitudes, and otherwise 0. Each
+    /// reading takes them.
+    pub fn measuring_flops(&self) -> u64 {
+        self.measuring_flops
     }
 
     /// Matrices that it changes.
@@ -172,7 +181,23 @@ impl AdapterWeights {
         base_name: &str,
         page_bytes: usize,
     ) -> Result<Self, AdapterError> {
-        read::Reader::new(folder, base, base_name, page_bytes).read()
+        Self::load_while(folder, (base, base_name), page_bytes, &|_| Ok(()))
+    }
+
+    /// As [`AdapterWeights::load`], for somebody who pays for it and may not wait to the end. `goes_on` is asked
+    /// before any row is measured with what [`Adapter::measuring_flops`] will be, if that is not 0, and with 0
+    /// between matrices and between the rows that are measured.
+    ///
+    /// # Errors
+    /// As [`AdapterWeights::load`], and [`AdapterError::Quota`] with what `goes_on` says. Then nothing of it is
+    /// kept.
+    pub fn load_while(
+        folder: &Path,
+        (base, base_name): (&Decoder, &str),
+        page_bytes: usize,
+        goes_on: &dyn Fn(u64) -> Result<(), QuotaError>,
+    ) -> Result<Self, AdapterError> {
+        read::Reader::new(folder, (base, base_name), page_bytes, goes_on).read()
     }
 
     /// What it is.

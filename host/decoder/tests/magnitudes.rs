@@ -6,11 +6,13 @@
 #[allow(dead_code)]
 mod common;
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use common::{Row, Tensors, Written, difference, folder, forward, random, words};
 use common::{write_adapter, write_tensors};
-use skep_decoder::{AdapterTarget, AdapterWeights, Decoder, PagedAdapter};
+use skep_accounts::{QuotaError, QuotaKind};
+use skep_decoder::{AdapterError, AdapterTarget, AdapterWeights, Decoder, PagedAdapter};
 use skep_kernels::kv::{KvFormat, KvPages};
 use skep_weights::WeightsFile;
 
@@ -260,4 +262,63 @@ fn without_their_magnitudes_adapters_are_not_what_peft_has() {
     let first = &want[..world.decoder.config().vocabulary];
     assert!(difference(&logits(true), first) < 1e-3);
     assert!(difference(&logits(false), first) > 0.05);
+}
+
+/// What measuring takes is said once and before anything is measured, and reading ends wherever it is not to go
+/// on: between matrices, and between the rows of one.
+#[test]
+fn reading_says_first_what_measuring_takes_and_ends_at_any_row() {
+    let base = folder("models/llama");
+    let mut world = World::new("llama", KvFormat::F16);
+    let page_bytes = world.pages.memory().page_bytes();
+    for (rank, magnitudes) in [(4, true), (9, false)] {
+        let (written, _) = world.adapter(&base, rank, magnitudes);
+        let (mut matrices, mut rows, mut elements) = (0, 0, 0);
+        for (name, (a, _)) in &written.tensors {
+            let Some(module) = name.strip_suffix(".lora_A.weight") else {
+                continue;
+            };
+            let (b, _) = &written.tensors[&format!("{module}.lora_B.weight")];
+            matrices += 1;
+            rows += b[0];
+            elements += b[0] * a[1];
+        }
+        let want = match magnitudes {
+            true => 2 * elements as u64 * (rank as u64 + 1),
+            false => 0,
+        };
+        let read = |refused: usize| {
+            let asked = RefCell::new(Vec::new());
+            let goes_on = |flops: u64| {
+                let mut asked = asked.borrow_mut();
+                asked.push(flops);
+                let (quota, limit) = (QuotaKind::Time, 1);
+                match asked.len() == refused {
+                    true => Err(QuotaError {
+                        quota,
+                        limit,
+                        asked: 1,
+                    }),
+                    false => Ok(()),
+                }
+            };
+            let of = (&world.decoder, "tiny");
+            let read = AdapterWeights::load_while(&written.folder, of, page_bytes, &goes_on);
+            let read = read.map(|weights| weights.adapter().measuring_flops());
+            (read, asked.take())
+        };
+        let (whole, asked) = read(0);
+        assert_eq!(whole.unwrap(), want);
+        let mut all = vec![0; matrices];
+        if magnitudes {
+            all.resize(matrices + rows, 0);
+            all.insert(0, want);
+        }
+        assert_eq!(asked, all);
+        for refused in [1, 2, 3, asked.len() / 2, asked.len()] {
+            let (read, asked) = read(refused);
+            assert!(matches!(read, Err(AdapterError::Quota(_))), "{refused}");
+            assert_eq!(asked, all[..refused], "nothing goes on after that");
+        }
+    }
 }

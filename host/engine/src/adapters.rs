@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use skep_accounts::Account;
 use skep_decoder::{Adapter, AdapterWeights, Decoder, PagedAdapter};
 
 pub use error::StoreError;
@@ -83,6 +84,7 @@ struct Version {
     rank: usize,
     pages: usize,
     bytes: u64,
+    measuring_flops: u64,
 }
 
 /// A version of an adapter that stays there to be used. Cloning it is cheap.
@@ -115,6 +117,11 @@ impl Lease {
         self.0.rank
     }
 
+    /// Floating-point operations that each reading of it takes ([`Adapter::measuring_flops`]).
+    pub fn measuring_flops(&self) -> u64 {
+        self.0.measuring_flops
+    }
+
     /// Which of all versions that the store has had, counted from 1.
     pub fn number(&self) -> u64 {
         self.0.number + 1
@@ -127,6 +134,18 @@ impl Lease {
 /// When it cannot be read, or does not fit the base.
 pub fn read(options: &StoreOptions, folder: &Path) -> Result<AdapterWeights, StoreError> {
     Ok(load::read(options, folder)?)
+}
+
+/// The same, with what that takes charged to an account, and ended when that may not go on.
+///
+/// # Errors
+/// As for [`read`](fn@read), and when the account refuses it.
+pub fn read_for(
+    account: &Account,
+    options: &StoreOptions,
+    folder: &Path,
+) -> Result<AdapterWeights, StoreError> {
+    Ok(load::read_for(account, options, folder)?)
 }
 
 /// An adapter in the pool that stays there while this is held. Cloning it is cheap.
@@ -378,6 +397,7 @@ impl AdapterStore {
             rank: adapter.rank(),
             pages: adapter.pages(),
             bytes: adapter.bytes(),
+            measuring_flops: adapter.measuring_flops(),
         };
         self.clock += 1;
         let slot = Slot {

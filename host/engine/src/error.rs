@@ -1,7 +1,7 @@
 //! What can go wrong with a request.
 
 use skep_accounts::QuotaError;
-use skep_decoder::ForwardError;
+use skep_decoder::{AdapterError, ForwardError};
 use skep_text::{ChatError, GrammarError, TokenizerError};
 
 use crate::adapters::StoreError;
@@ -95,6 +95,7 @@ impl From<StoreError> for EngineError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unknown { name } => Self::NoAdapter(name),
+            StoreError::Load(AdapterError::Quota(error)) => Self::Quota(error),
             other => Self::Adapter(other.to_string()),
         }
     }

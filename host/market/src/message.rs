@@ -50,7 +50,7 @@ pub enum Ask {
         input_bytes: u64,
         /// For how many seconds package, model and adapter are to be kept ready, if they are.
         residency: u64,
-        /// Tickets of nodes that have the package.
+        /// Tickets of nodes that have the package, and the adapter if there is one.
         sources: Vec<String>,
         /// Bytes that nobody asked with before, for the account to sign.
         question: [u8; 32],
@@ -175,7 +175,7 @@ pub struct Quotation {
 
 /// Which versions of skep may follow each other's texts on machines of any kind: it is another number for each
 /// that counts work otherwise, names requests otherwise, or has a run's texts lead to another output.
-pub const NUMERICS: u32 = 1;
+pub const NUMERICS: u32 = 2;
 
 impl Quotation {
     /// Whether one node could tell that a result of another is right: on the same kind of machine by making the

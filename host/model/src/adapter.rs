@@ -13,6 +13,7 @@ mod read;
 
 use std::path::{Path, PathBuf};
 
+use skep_tensor::QuotaError;
 use skep_tensor::operators::{Activation, Isa, Linear, LinearScratch, ShapeError};
 use skep_weights::{FolderError, PeftError};
 
@@ -69,6 +70,9 @@ pub enum AdapterError {
         /// The tensor.
         tensor: String,
     },
+    /// Whoever it is read for may not have the work done, or does not wait for it any more.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// The encoder's own weights could not be read again.
     #[error(transparent)]
     Base(#[from] LoadError),
@@ -179,7 +183,21 @@ impl EncoderAdapter {
     /// [`AdapterError`] when a file is missing or unsound, the adapter is neither LoRA nor DoRA, or has
     /// not the shapes of the encoder.
     pub fn load(folder: &Path, encoder: &Encoder) -> Result<Self, AdapterError> {
-        read::Reader::new(folder, encoder).read()
+        Self::load_while(folder, encoder, &|_| Ok(()))
+    }
+
+    /// As [`EncoderAdapter::load`], for somebody who pays for it and may not wait to the end. `goes_on` is asked
+    /// before any row is measured with what [`EncoderAdapter::measuring_flops`] will be, if that is not 0, and with
+    /// 0 between matrices and between the rows that are measured.
+    ///
+    /// # Errors
+    /// As [`EncoderAdapter::load`], and [`AdapterError::Quota`] with what `goes_on` says.
+    pub fn load_while(
+        folder: &Path,
+        encoder: &Encoder,
+        goes_on: &dyn Fn(u64) -> Result<(), QuotaError>,
+    ) -> Result<Self, AdapterError> {
+        read::Reader::new(folder, encoder, goes_on).read()
     }
 
     /// The base that it says it was made for: `base_model_name_or_path`.
@@ -190,6 +208,18 @@ impl EncoderAdapter {
     /// The largest rank of its matrices; 0 if it has a layer for classes alone.
     pub fn rank(&self) -> usize {
         self.rank
+    }
+
+    /// Floating-point operations of measuring the rows of the layers that it changes, a multiplication and an
+    /// addition counting as two: `2 · Σ inputs · outputs · (rank + 1)` of those with magnitudes. Each reading takes
+    /// them.
+    pub fn measuring_flops(&self) -> u64 {
+        let measured = self.pairs().filter(|pair| pair.gains.is_some());
+        let products = measured.map(|pair| {
+            let (inside, outside) = (&pair.inside, &pair.outside);
+            inside.inputs() * outside.outputs() * (inside.outputs() + 1)
+        });
+        2 * products.sum::<usize>() as u64
     }
 
     /// How many classes its layer for classes tells apart, if it has one.

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use skep_model::{AdapterError, EncodeError, Encoder, EncoderAdapter, EncoderOptions, Precision};
-use skep_tensor::{Account, Device, Limits};
+use skep_tensor::{Account, Device, Limits, QuotaError, QuotaKind};
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -243,7 +244,63 @@ fn set_rank(rank: usize, config: &mut Value, tensors: &mut Tensors) {
     }
 }
 
-/// Reading one with magnitudes is charged to nobody, and takes longer the larger its rank is.
+/// What measuring takes is said once and before anything is measured, and reading ends wherever it is not to go
+/// on: between matrices, and between every four rows of one.
+#[test]
+fn reading_says_first_what_measuring_takes_and_ends_between_rows() {
+    let encoder = encoder();
+    for magnitudes in [true, false] {
+        let (mut config, mut tensors) = adapter(1);
+        let (mut matrices, mut pieces, mut elements) = (0, 0, 0);
+        for (name, (a, _)) in &tensors {
+            let Some(module) = name.strip_suffix(".lora_A.weight") else {
+                continue;
+            };
+            let (b, _) = &tensors[&format!("{module}.lora_B.weight")];
+            matrices += 1;
+            pieces += b[0].div_ceil(4);
+            elements += b[0] * a[1];
+        }
+        let mut all = vec![0; matrices];
+        let mut want = 0;
+        if magnitudes {
+            add_magnitudes(&mut config, &mut tensors);
+            want = 2 * (elements * (RANK + 1)) as u64;
+            all.resize(matrices + pieces, 0);
+            all.insert(0, want);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &config, &tensors);
+        let read = |refused: usize| {
+            let asked = RefCell::new(Vec::new());
+            let goes_on = |flops: u64| {
+                let mut asked = asked.borrow_mut();
+                asked.push(flops);
+                let (quota, limit) = (QuotaKind::Time, 1);
+                match asked.len() == refused {
+                    true => Err(QuotaError {
+                        quota,
+                        limit,
+                        asked: 1,
+                    }),
+                    false => Ok(()),
+                }
+            };
+            let read = EncoderAdapter::load_while(folder.path(), &encoder, &goes_on);
+            (read.map(|read| read.measuring_flops()), asked.take())
+        };
+        let (whole, asked) = read(0);
+        assert_eq!(whole.unwrap(), want);
+        assert_eq!(asked, all);
+        for refused in [1, 2, 3, asked.len() / 2, asked.len()] {
+            let (read, asked) = read(refused);
+            assert!(matches!(read, Err(AdapterError::Quota(_))), "{refused}");
+            assert_eq!(asked, all[..refused], "nothing goes on after that");
+        }
+    }
+}
+
+/// Reading one with magnitudes takes longer the larger its rank is.
 #[test]
 fn beside_magnitudes_rank_256_is_the_most() {
     let encoder = encoder();

@@ -107,36 +107,47 @@ pub enum BaseModel {
     Encoder(Arc<dyn TextEncoder>),
 }
 
-/// Where models and adapters are found.
+/// Where models and adapters are found. Loading a model is charged to nobody. An adapter with magnitudes has to
+/// be measured when it is read, which takes work by its shapes alone: that is charged to the account of whoever
+/// opens it, or a model that does everything with it, each time and whether it was read already or not, so that
+/// a run comes to the same on every node. Reading one ends when the account may not go on.
 pub trait Models: Send + Sync + 'static {
     /// The encoder that this run knows as `name`: `default`, a name or a digest. May load it,
     /// and so may take long.
     ///
     /// # Errors
     /// [`ModelError`].
-    fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError>;
+    fn open(&self, name: &str, account: &Account) -> Result<Arc<dyn TextEncoder>, ModelError>;
 
     /// The language model that this run knows as `name`: `default`, a name or a digest. May load
     /// it, and so may take long.
     ///
     /// # Errors
     /// [`ModelError`].
-    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError>;
+    fn open_text(
+        &self,
+        name: &str,
+        account: &Account,
+    ) -> Result<Arc<dyn LanguageModel>, ModelError>;
 
     /// The model that an adapter is trained for: a language model, unless whoever started the run
     /// chose an encoder.
     ///
     /// # Errors
     /// [`ModelError`].
-    fn open_base(&self, name: &str) -> Result<BaseModel, ModelError> {
-        self.open_text(name).map(BaseModel::Language)
+    fn open_base(&self, name: &str, account: &Account) -> Result<BaseModel, ModelError> {
+        self.open_text(name, account).map(BaseModel::Language)
     }
 
     /// The adapter of this name or digest; and begins to bring it to where it is used.
     ///
     /// # Errors
     /// [`ModelError`].
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError>;
+    fn open_adapter(
+        &self,
+        name: &str,
+        account: &Account,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError>;
 }
 
 /// An encoder that a guest has opened.

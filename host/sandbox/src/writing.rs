@@ -199,7 +199,7 @@ impl Preparation {
                 }
                 let models = self.models.as_ref();
                 let models = models.ok_or_else(|| ModelError::NotFound(name.clone()))?;
-                let adapter = models.open_adapter(&name)?;
+                let adapter = models.open_adapter(&name, &self.caller.account)?;
                 self.adapters.push((name, Arc::clone(&adapter)));
                 adapter
             }

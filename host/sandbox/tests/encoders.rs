@@ -13,6 +13,9 @@ use skep_sandbox::{
 };
 use skep_tensor::{Account, Device, Tensor};
 
+/// Operations that the adapter takes to be read.
+const READING: u64 = 1_000_000;
+
 static SANDBOX: LazyLock<Sandbox> = LazyLock::new(common::sandbox);
 
 /// Models of a node that has one encoder, and one adapter.
@@ -23,16 +26,21 @@ struct Node {
 }
 
 impl Models for Node {
-    fn open(&self, _: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
+    fn open(&self, _: &str, _: &Account) -> Result<Arc<dyn TextEncoder>, ModelError> {
         Ok(Arc::clone(&self.encoder))
     }
 
-    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn open_text(&self, name: &str, _: &Account) -> Result<Arc<dyn LanguageModel>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+    fn open_adapter(
+        &self,
+        name: &str,
+        account: &Account,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError> {
         self.opened.fetch_add(1, Ordering::Relaxed);
+        account.goes_on(READING)?;
         match name {
             "village" => Ok(Arc::new(Village)),
             _ => Err(ModelError::NotFound(name.to_owned())),
@@ -134,6 +142,8 @@ fn an_encoder_with_an_adapter_tells_its_classes_apart() {
     assert_eq!(classified.load(Ordering::Relaxed), 1);
     assert_eq!(opened.load(Ordering::Relaxed), 1);
     assert_eq!(report.adapter_bytes, 11);
+    // And little more, for the two numbers.
+    assert_eq!(report.flops / READING, 1);
     // Two numbers for the one text.
     assert_eq!(report.device_bytes_peak, 8);
 }

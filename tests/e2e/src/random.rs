@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-pub use folders::{Attention, adapter, encoder_adapter, gptq, hugging_face};
+pub use folders::{Attention, adapter, add_magnitudes, encoder_adapter, gptq, hugging_face};
 
 /// Elements of a Q8_0 block, and its bytes: a scale and one for each element.
 const BLOCK: usize = 32;

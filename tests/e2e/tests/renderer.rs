@@ -17,21 +17,22 @@ use skep_sandbox::{
     AdapterInfo, CallLimits, Cancel, LanguageModel, ModelError, Models, Residency, RunSpec,
     Sandbox, SandboxConfig, TextAdapter, TextEncoder,
 };
+use skep_tensor::Account;
 use skep_tests::Built;
 
 /// The scribe as every model, and one adapter: the gruff voice's.
 struct Shelf(Arc<Scribe>);
 
 impl Models for Shelf {
-    fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
+    fn open(&self, name: &str, _: &Account) -> Result<Arc<dyn TextEncoder>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 
-    fn open_text(&self, _: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn open_text(&self, _: &str, _: &Account) -> Result<Arc<dyn LanguageModel>, ModelError> {
         Ok(Arc::clone(&self.0) as Arc<dyn LanguageModel>)
     }
 
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+    fn open_adapter(&self, name: &str, _: &Account) -> Result<Arc<dyn TextAdapter>, ModelError> {
         match name {
             "voice-gruff" => Ok(Arc::new(Gruff)),
             _ => Err(ModelError::NotFound(name.to_owned())),

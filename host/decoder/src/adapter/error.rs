@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use skep_accounts::QuotaError;
 use skep_kernels::ShapeError;
 use skep_weights::{FolderError, PeftError};
 
@@ -62,6 +63,9 @@ pub enum AdapterError {
         /// The tensor.
         tensor: String,
     },
+    /// Whoever it is read for may not have the work done, or does not wait for it any more.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// The pages are not those of an adapter.
     #[error("an adapter cannot lie in these pages: {what} are {got}, not {want}")]
     Pages {

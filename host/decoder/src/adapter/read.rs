@@ -1,9 +1,11 @@
 //! Reads a PEFT folder for a base: the matrices that `skep-weights` found to be an adapter's of its shapes,
 //! laid out in pages.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use skep_accounts::QuotaError;
 use skep_kernels::PageMemory;
 use skep_kernels::lora::{Factor, LARGEST_RANK, LowRankLayout, LowRankShape, Magnitudes};
 use skep_kernels::rows::RopeLayout;
@@ -31,14 +33,16 @@ pub(super) struct Reader<'a> {
     base: BaseShape,
     base_name: &'a str,
     page_bytes: usize,
+    /// Whether to go on, with operations that are to be paid for first.
+    goes_on: &'a dyn Fn(u64) -> Result<(), QuotaError>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(
         folder: &'a Path,
-        decoder: &'a Decoder,
-        base_name: &'a str,
+        (decoder, base_name): (&'a Decoder, &'a str),
         page_bytes: usize,
+        goes_on: &'a dyn Fn(u64) -> Result<(), QuotaError>,
     ) -> Self {
         Self {
             folder,
@@ -47,6 +51,7 @@ impl<'a> Reader<'a> {
             base: BaseShape::of(decoder.config()),
             base_name,
             page_bytes,
+            goes_on,
         }
     }
 
@@ -64,9 +69,14 @@ impl<'a> Reader<'a> {
             true => LowRankLayout::with_gains(self.page_bytes, &shapes)?,
             false => LowRankLayout::new(self.page_bytes, &shapes)?,
         };
+        let measuring_flops = self.measuring_flops(&pairs);
+        if measuring_flops > 0 {
+            (self.goes_on)(measuring_flops)?;
+        }
         let mut memory = PageMemory::new(self.page_bytes, layout.pages());
         let mut places = vec![[None; AdapterTarget::ALL.len()]; self.base.layers];
         for (number, pair) in pairs.iter().enumerate() {
+            (self.goes_on)(0)?;
             let scale = self.write(&layout, &mut memory, number, pair)?;
             places[pair.layer][pair.part] = Some((number, scale));
         }
@@ -77,6 +87,7 @@ impl<'a> Reader<'a> {
                 rank: shapes.iter().map(|shape| shape.rank).max().unwrap_or(0),
                 layout,
                 pairs: places,
+                measuring_flops,
             }),
             memory,
         })
@@ -117,6 +128,21 @@ impl<'a> Reader<'a> {
             outputs,
             rank: pair.rank,
         }
+    }
+
+    /// Operations of measuring the rows of what these pairs change: each element of a row of the base is added to
+    /// `rank` times, and squared.
+    fn measuring_flops(&self, pairs: &[LowRankPair]) -> u64 {
+        let measured = pairs.iter().filter(|pair| pair.magnitude.is_some());
+        let products = measured.map(|pair| {
+            let LowRankShape {
+                inputs,
+                outputs,
+                rank,
+            } = self.shape(pair);
+            inputs as u64 * outputs as u64 * (rank as u64 + 1)
+        });
+        2 * products.sum::<u64>()
     }
 
     /// Writes a pair to its place and returns what its product is multiplied with.
@@ -181,13 +207,24 @@ impl<'a> Reader<'a> {
             .map(|output| values[self.output(target, output)])
             .collect();
         let pages: Vec<u32> = (0..layout.pages() as u32).collect();
+        let stopped = Cell::new(None);
         let magnitudes = Magnitudes {
             lengths: &lengths,
             bias: linear.bias.as_deref(),
-            row: &|row, to| linear.row(row, to),
+            row: &|row, to| match (self.goes_on)(0) {
+                Ok(()) => linear.row(row, to),
+                Err(error) => {
+                    stopped.set(Some(error));
+                    false
+                }
+            },
         };
         let isa = self.decoder.isa();
-        match layout.write_gains(isa, memory, &pages, written, &magnitudes)? {
+        let finite = layout.write_gains(isa, memory, &pages, written, &magnitudes);
+        if let Some(error) = stopped.get() {
+            return Err(error.into());
+        }
+        match finite? {
             true => Ok(()),
             false => Err(not_finite()),
         }

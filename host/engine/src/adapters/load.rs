@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use skep_accounts::Account;
 use skep_decoder::{AdapterError, AdapterWeights};
 
 use super::StoreOptions;
@@ -18,6 +19,16 @@ pub fn read(options: &StoreOptions, folder: &Path) -> Loaded {
         &options.base,
         &options.base_name,
         options.page_bytes,
+    )
+}
+
+/// The same for whoever has this account.
+pub fn read_for(account: &Account, options: &StoreOptions, folder: &Path) -> Loaded {
+    AdapterWeights::load_while(
+        folder,
+        (options.base.as_ref(), options.base_name.as_str()),
+        options.page_bytes,
+        &|flops| account.goes_on(flops),
     )
 }
 

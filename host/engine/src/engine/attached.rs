@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use skep_accounts::Account;
 use skep_decoder::AdapterWeights;
 
 use super::{Command, Engine};
@@ -21,6 +22,23 @@ impl Engine {
     /// When it cannot be read, or is not one for this model.
     pub fn add_adapter(&self, name: &str, version: &str, folder: &Path) -> Result<(), EngineError> {
         self.add_read_by(name, version, folder, adapters::read)
+    }
+
+    /// The same for whoever has this account: what reading it takes is charged to the account before it is done
+    /// ([`Lease::measuring_flops`]), and reading ends when that is cancelled or its time is over.
+    ///
+    /// # Errors
+    /// As for [`Engine::add_adapter`], and [`EngineError::Quota`]; then nothing was added.
+    pub fn add_adapter_for(
+        &self,
+        account: &Account,
+        name: &str,
+        version: &str,
+        folder: &Path,
+    ) -> Result<(), EngineError> {
+        let read =
+            |options: &StoreOptions, folder: &Path| adapters::read_for(account, options, folder);
+        self.add_read_by(name, version, folder, read)
     }
 
     /// The same, of an adapter that `read` reads.
@@ -78,7 +96,7 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
-    use skep_accounts::{Account, Limits};
+    use skep_accounts::{Limits, QuotaKind};
     use skep_decoder::Decoder;
     use skep_kernels::Team;
 
@@ -154,5 +172,45 @@ mod tests {
             .map(|info| info.name)
             .collect();
         assert_eq!(names, ["new", "there"]);
+    }
+
+    #[test]
+    fn reading_is_charged_to_who_asks_and_one_that_is_refused_is_not_there() {
+        let engine = engine();
+        let [plain, dora] = ["adapters/plain", "adapters/dora"].map(fixture);
+        let add = |account: &Account, name: &str| engine.add_adapter_for(account, name, "1", &dora);
+        let account = Account::unlimited();
+        add(&account, "dora").unwrap();
+        let flops = account.usage().flops;
+        assert!(flops > 0);
+        let lease = engine.open_adapter("dora").unwrap();
+        assert_eq!(lease.measuring_flops(), flops);
+        // What has no magnitudes costs nothing.
+        let added = engine.add_adapter_for(&account, "plain", "1", &plain);
+        added.unwrap();
+        assert_eq!(account.usage().flops, flops);
+        let lease = engine.open_adapter("plain").unwrap();
+        assert_eq!(lease.measuring_flops(), 0);
+
+        let poor = Account::new(Limits {
+            device_work: flops - 1,
+            ..Limits::UNLIMITED
+        });
+        let cancelled = Account::unlimited();
+        cancelled.cancel();
+        for (account, quota) in [
+            (&poor, QuotaKind::DeviceWork),
+            (&cancelled, QuotaKind::Time),
+        ] {
+            let refused = add(account, "other").unwrap_err();
+            assert!(
+                matches!(&refused, EngineError::Quota(error) if error.quota == quota),
+                "{refused}"
+            );
+            assert_eq!(account.usage().flops, 0);
+            assert!(engine.open_adapter("other").is_err());
+        }
+        assert_eq!(engine.adapters().len(), 2);
+        assert!(!written(&engine, "dora").is_empty());
     }
 }

@@ -26,8 +26,8 @@ pub struct Magnitudes<'a> {
     pub lengths: &'a [f32],
     /// `[outputs]`, if the base adds one to its product.
     pub bias: Option<&'a [f32]>,
-    /// Writes a row of the base's matrix, `[inputs]`. False if there is no such row, or it has
-    /// another length.
+    /// Writes a row of the base's matrix, `[inputs]`. False if there is no such row, it has another
+    /// length, or nobody wants the gains any more: then no other is asked for.
     pub row: &'a dyn Fn(usize, &mut [f32]) -> bool,
 }
 

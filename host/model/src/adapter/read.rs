@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use skep_tensor::QuotaError;
 use skep_tensor::operators::{Isa, Linear, Precision};
 use skep_weights::low_rank::PREFIX;
 use skep_weights::{
@@ -19,8 +20,8 @@ const PLACES: [&str; 2] = ["encoder.layer.", "bert.encoder.layer."];
 const HEAD: &str = "score";
 /// The largest rank of an adapter's matrices.
 const LARGEST_RANK: usize = 1024;
-/// The same beside magnitudes: for each of them a row of the base is changed by so many others when the
-/// adapter is read, which nobody is charged for.
+/// The same beside magnitudes: for each of them a row of the base is changed by so many others whenever the
+/// adapter is read, for a run or not.
 const LARGEST_RANK_WITH_MAGNITUDES: usize = 256;
 /// Rows of a changed matrix that are measured together.
 const ROWS: usize = 4;
@@ -33,6 +34,8 @@ pub(super) struct Reader<'a> {
     encoder: &'a Encoder,
     shape: BaseShape,
     isa: Isa,
+    /// Whether to go on, with operations that are to be paid for first.
+    goes_on: &'a dyn Fn(u64) -> Result<(), QuotaError>,
 }
 
 /// The layer for classes, as far as it has been found.
@@ -43,13 +46,18 @@ struct Head {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(folder: &'a Path, encoder: &'a Encoder) -> Self {
+    pub fn new(
+        folder: &'a Path,
+        encoder: &'a Encoder,
+        goes_on: &'a dyn Fn(u64) -> Result<(), QuotaError>,
+    ) -> Self {
         Self {
             folder,
             file: folder.join("adapter_model.safetensors"),
             encoder,
             shape: encoder.shape(),
             isa: encoder.isa(),
+            goes_on,
         }
     }
 
@@ -89,8 +97,13 @@ impl<'a> Reader<'a> {
         let mut layers = Vec::new();
         layers.resize_with(self.shape.layers, || [const { None }; Part::ALL.len()]);
         let mut rank = 0;
-        let pairs = found.finish();
-        for pair in pairs.map_err(|error| self.refused(&peft, error))? {
+        let pairs = found.finish().map_err(|error| self.refused(&peft, error))?;
+        let measuring = self.measuring_flops(&pairs)?;
+        if measuring > 0 {
+            (self.goes_on)(measuring)?;
+        }
+        for pair in pairs {
+            (self.goes_on)(0)?;
             rank = rank.max(pair.rank);
             layers[pair.layer][pair.part] = Some(self.pair(&pair)?);
         }
@@ -130,6 +143,23 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
+    /// Operations of measuring the rows of what these pairs change: each element of a row of the base is added to
+    /// `rank` times, and squared.
+    fn measuring_flops(&self, pairs: &[LowRankPair]) -> Result<u64, AdapterError> {
+        let mut products = 0;
+        for pair in pairs.iter().filter(|pair| pair.magnitude.is_some()) {
+            if pair.rank > LARGEST_RANK_WITH_MAGNITUDES {
+                return Err(self.unsupported(format!(
+                    "magnitudes (DoRA) beside matrices of rank {}, where {LARGEST_RANK_WITH_MAGNITUDES} is the most,",
+                    pair.rank
+                )));
+            }
+            let [outputs, inputs] = self.shape.matrix(Part::ALL[pair.part]);
+            products += inputs as u64 * outputs as u64 * (pair.rank as u64 + 1);
+        }
+        Ok(2 * products)
+    }
+
     fn pair(&self, pair: &LowRankPair) -> Result<LowRank, AdapterError> {
         let [outputs, _] = self.shape.matrix(Part::ALL[pair.part]);
         let a = self.values(&pair.a, &pair.tensor("lora_A"), 1.0)?;
@@ -157,12 +187,6 @@ impl<'a> Reader<'a> {
         let name = pair.magnitude_tensor();
         let lengths = self.values(magnitude, &name, 1.0)?;
         let (weights, bias) = self.encoder.stored((pair.layer, part))?;
-        if pair.rank > LARGEST_RANK_WITH_MAGNITUDES {
-            return Err(self.unsupported(format!(
-                "magnitudes (DoRA) beside matrices of rank {}, where {LARGEST_RANK_WITH_MAGNITUDES} is the most,",
-                pair.rank
-            )));
-        }
         let mut gains = Gains {
             factors: Vec::with_capacity(outputs),
             added: Vec::with_capacity(outputs),
@@ -171,6 +195,7 @@ impl<'a> Reader<'a> {
         let wanted: Vec<(f32, f32)> = lengths.into_iter().zip(bias).collect();
         // Some rows at once, so that `a` is read once for all of them.
         for (first, wanted) in (0..).step_by(ROWS).zip(wanted.chunks(ROWS)) {
+            (self.goes_on)(0)?;
             let rows = &mut rows[..wanted.len() * inputs];
             for (number, row) in (first..).zip(rows.chunks_exact_mut(inputs)) {
                 weights.row(number, row);

@@ -13,6 +13,7 @@ use skep_sandbox::{
     Answer, LanguageModel, LanguageModelInfo, ModelError, Models, Prompt, TextAdapter, TextEncoder,
     TextGeneration,
 };
+use skep_tensor::Account;
 
 /// What was seen since the last look. Clones see the same.
 #[derive(Clone, Default)]
@@ -49,19 +50,27 @@ pub struct Witnessed<M> {
 }
 
 impl<M: Models> Models for Witnessed<M> {
-    fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
-        self.models.open(name)
+    fn open(&self, name: &str, account: &Account) -> Result<Arc<dyn TextEncoder>, ModelError> {
+        self.models.open(name, account)
     }
 
-    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn open_text(
+        &self,
+        name: &str,
+        account: &Account,
+    ) -> Result<Arc<dyn LanguageModel>, ModelError> {
         Ok(Arc::new(Watched {
-            model: self.models.open_text(name)?,
+            model: self.models.open_text(name, account)?,
             witness: self.witness.clone(),
         }))
     }
 
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
-        self.models.open_adapter(name)
+    fn open_adapter(
+        &self,
+        name: &str,
+        account: &Account,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        self.models.open_adapter(name, account)
     }
 }
 

@@ -22,6 +22,7 @@ use skep_model::Encoder;
 use skep_registry::{Base, Digest, PackageName, PublisherId, SignedRelease};
 use skep_sandbox::{AdapterInfo, ModelError, Residency, TextAdapter};
 use skep_swarm::Installed;
+use skep_tensor::Account;
 
 use self::encoders::EncoderAdapters;
 use super::language::NodeLanguages;
@@ -68,11 +69,13 @@ impl Held {
 
 impl NodeAdapters {
     /// Opens a release, whose base has to be known, and begins to bring it to where it is used.
-    /// Other releases of its package that nobody has open leave the engine.
+    /// Other releases of its package that nobody has open leave the engine. What reading it takes is
+    /// charged to the account, whether it is here already or not.
     pub fn open(
         &self,
         languages: &NodeLanguages,
         installed: &Installed,
+        account: &Account,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
         let release = &installed.release;
         let Some(adapter) = release.adapter() else {
@@ -86,7 +89,7 @@ impl NodeAdapters {
             base: adapter.base.clone(),
             files: installed.files.clone(),
         };
-        self.open_wanted(languages, wanted)
+        self.open_wanted(languages, wanted, account)
     }
 
     /// Opens a release that changes this encoder, which the node knows by `base`. Others of its package
@@ -96,8 +99,9 @@ impl NodeAdapters {
         encoder: &Encoder,
         base: &Digest,
         installed: &Installed,
+        account: &Account,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
-        self.encoders.open(encoder, base, installed)
+        self.encoders.open(encoder, base, installed, account)
     }
 
     /// The same of an adapter that comes with skep, of the language model that does, which has to
@@ -107,6 +111,7 @@ impl NodeAdapters {
         languages: &NodeLanguages,
         home: &Home,
         adapter: &Embedded,
+        account: &Account,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
         let name = |name: &str| {
             name.parse::<PackageName>()
@@ -125,13 +130,14 @@ impl NodeAdapters {
             },
             files,
         };
-        self.open_wanted(languages, wanted)
+        self.open_wanted(languages, wanted, account)
     }
 
     fn open_wanted(
         &self,
         languages: &NodeLanguages,
         wanted: Wanted,
+        account: &Account,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
         // It may load a model.
         let engine = languages.engine(&wanted.base.digest)?.ok_or_else(|| {
@@ -139,21 +145,39 @@ impl NodeAdapters {
             ModelError::NotFound(format!("{base}, which the adapter {name} changes,"))
         })?;
         let add = |wanted: &Wanted| {
-            engine.add_adapter(&wanted.digest.to_string(), &wanted.version, &wanted.files)
+            let (name, version) = (wanted.digest.to_string(), &wanted.version);
+            engine.add_adapter_for(account, &name, version, &wanted.files)
         };
-        self.open_in(engine.clone(), wanted, add)
+        self.open_in(engine.clone(), wanted, account, add)
     }
 
-    /// Opens a release in the engine of its base, to which `add` gives it if it is not there.
+    /// Opens a release in the engine of its base, to which `add` gives it if it is not there, charging
+    /// what that takes to the account.
     fn open_in(
         &self,
         engine: Engine,
         wanted: Wanted,
+        account: &Account,
         add: impl Fn(&Wanted) -> Result<(), EngineError>,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
+        let (open, was_charged) = self.opened_in(engine, wanted, add)?;
+        if !was_charged {
+            account.goes_on(open.lease.measuring_flops())?;
+        }
+        Ok(open)
+    }
+
+    /// The release as somebody has it open, and whether `add` was called for it.
+    fn opened_in(
+        &self,
+        engine: Engine,
+        wanted: Wanted,
+        add: impl Fn(&Wanted) -> Result<(), EngineError>,
+    ) -> Result<(Arc<Open>, bool), ModelError> {
         let digest = wanted.digest;
-        let failed = |error: EngineError| {
-            ModelError::Failed(format!("the adapter {}: {error}", wanted.package.1))
+        let failed = |error: EngineError| match error {
+            EngineError::Quota(error) => ModelError::Quota(error),
+            error => ModelError::Failed(format!("the adapter {}: {error}", wanted.package.1)),
         };
         let opened = |held: &BTreeMap<Digest, Held>| {
             let held = held.get(&digest)?;
@@ -162,19 +186,21 @@ impl NodeAdapters {
         let mut is_known = {
             let held = self.lock();
             if let Some(open) = opened(&held) {
-                return Ok(open);
+                return Ok((open, false));
             }
             held.contains_key(&digest)
         };
+        let mut was_charged = false;
         let (mut held, lease) = loop {
             // Without the lock, because reading one with magnitudes measures what it changes of the base. Two
             // that read the same get the same.
             if !is_known {
                 add(&wanted).map_err(failed)?;
+                was_charged = true;
             }
             let held = self.lock();
             if let Some(open) = opened(&held) {
-                return Ok(open);
+                return Ok((open, was_charged));
             }
             match engine.open_adapter(&digest.to_string()) {
                 Ok(lease) => break (held, lease),
@@ -209,7 +235,7 @@ impl NodeAdapters {
                 open: open_now,
             },
         );
-        Ok(open)
+        Ok((open, was_charged))
     }
 
     /// Whether an engine or an encoder holds this release.

@@ -131,7 +131,7 @@ pub struct Adapters {
 }
 
 impl RunModels {
-    fn default_language(&self) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn default_language(&self, account: &Account) -> Result<Arc<dyn LanguageModel>, ModelError> {
         let model = match &self.language {
             DefaultLanguage::Chosen(digest) => self.node.languages.open(digest),
             DefaultLanguage::Embedded => {
@@ -141,7 +141,9 @@ impl RunModels {
             }
         }?;
         match &self.applied {
-            Some(applied) if !self.applied_to_encoder(applied) => applied.to(&self.node, model),
+            Some(applied) if !self.applied_to_encoder(applied) => {
+                applied.to(&self.node, model, account)
+            }
             _ => Ok(model),
         }
     }
@@ -185,7 +187,7 @@ fn failed(failure: Failure) -> ModelError {
 }
 
 impl Models for RunModels {
-    fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
+    fn open(&self, name: &str, account: &Account) -> Result<Arc<dyn TextEncoder>, ModelError> {
         let wanted = if name == "default" {
             &self.encoder
         } else {
@@ -204,36 +206,44 @@ impl Models for RunModels {
         match &self.applied {
             // By whatever name it was opened: a run does everything with its adapter.
             Some(applied) if applied.changes(&digest) => {
-                applied.to_encoder(&self.node, &digest, &open)
+                applied.to_encoder(&self.node, &digest, &open, account)
             }
             _ => Ok(Arc::new(open)),
         }
     }
 
-    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn open_text(
+        &self,
+        name: &str,
+        account: &Account,
+    ) -> Result<Arc<dyn LanguageModel>, ModelError> {
         if name == "default" {
-            return self.default_language();
+            return self.default_language(account);
         }
         let model = self.node.languages.open(name)?;
         let digest = model.info().digest.parse::<Digest>();
         match &self.applied {
             Some(applied) if digest.is_ok_and(|digest| applied.changes(&digest)) => {
-                applied.to(&self.node, model)
+                applied.to(&self.node, model, account)
             }
             _ => Ok(model),
         }
     }
 
-    fn open_base(&self, name: &str) -> Result<BaseModel, ModelError> {
+    fn open_base(&self, name: &str, account: &Account) -> Result<BaseModel, ModelError> {
         match &self.trained_encoder {
-            Some(digest) if name == "default" || name == digest.to_string() => {
-                self.open(&digest.to_string()).map(BaseModel::Encoder)
-            }
-            _ => self.open_text(name).map(BaseModel::Language),
+            Some(digest) if name == "default" || name == digest.to_string() => self
+                .open(&digest.to_string(), account)
+                .map(BaseModel::Encoder),
+            _ => self.open_text(name, account).map(BaseModel::Language),
         }
     }
 
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+    fn open_adapter(
+        &self,
+        name: &str,
+        account: &Account,
+    ) -> Result<Arc<dyn TextAdapter>, ModelError> {
         if let Some(voice) = self.voices.iter().find(|voice| voice.name == name) {
             self.add_embedded(&embedded::LANGUAGE)?;
             let NodeModels {
@@ -241,7 +251,7 @@ impl Models for RunModels {
                 languages,
                 ..
             } = &*self.node;
-            return adapters.open_embedded(languages, &self.home, voice);
+            return adapters.open_embedded(languages, &self.home, voice, account);
         }
         let not_found = || ModelError::NotFound(name.to_owned());
         let here = self.adapters.as_ref().ok_or_else(not_found)?;
@@ -261,12 +271,12 @@ impl Models for RunModels {
         }
         match base.map(|base| (base, self.node.open(&base.to_string()))) {
             Some((base, Ok((_, encoder)))) => {
-                adapters.open_for_encoder(&encoder, &base, &installed)
+                adapters.open_for_encoder(&encoder, &base, &installed, account)
             }
             Some((_, Err(error))) if !matches!(error, LoadError::Unknown { .. }) => {
                 Err(ModelError::Failed(error.to_string()))
             }
-            _ => adapters.open(&self.node.languages, &installed),
+            _ => adapters.open(&self.node.languages, &installed, account),
         }
     }
 }

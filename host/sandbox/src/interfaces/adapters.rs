@@ -32,10 +32,10 @@ impl HostAdapter for State {
         let Some(models) = self.spec.models.clone() else {
             return Err(HostError::from(ModelError::NotFound(name)));
         };
-        let asked = name.clone();
+        let (asked, account) = (name.clone(), self.account.clone());
         let adapter = self
             .threads
-            .model(move || models.open_adapter(&name))
+            .model(move || models.open_adapter(&name, &account))
             .await??;
         let info = adapter.info();
         let opened = OpenAdapter {

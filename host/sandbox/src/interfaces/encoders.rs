@@ -28,7 +28,11 @@ impl HostEncoder for State {
         };
         // Loading is work of the node's, shared by all who use the model: nobody pays for it,
         // and the run's wall time goes on.
-        let encoder = self.threads.model(move || models.open(&name)).await??;
+        let account = self.account.clone();
+        let encoder = self
+            .threads
+            .model(move || models.open(&name, &account))
+            .await??;
         let info = encoder.info();
         self.lent.models.insert(info.digest, info.weights_bytes);
         Ok(self.table.push(OpenEncoder(encoder))?)
@@ -87,11 +91,11 @@ impl HostEncoder for State {
         let encoder = Arc::clone(&self.table.get(&this)?.0);
         // One that is open stays in the version that was opened.
         let open = self.adapters.get(&name).map(|(open, _)| Arc::clone(open));
-        let models = self.spec.models.clone();
+        let (models, account) = (self.spec.models.clone(), self.account.clone());
         let adapted = self.threads.model(move || {
             let adapter = match (open, models) {
                 (Some(adapter), _) => adapter,
-                (None, Some(models)) => models.open_adapter(&name)?,
+                (None, Some(models)) => models.open_adapter(&name, &account)?,
                 (None, None) => return Err(ModelError::NotFound(name)),
             };
             Ok((encoder.adapted(&*adapter)?, adapter.info()))

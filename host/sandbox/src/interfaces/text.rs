@@ -173,9 +173,10 @@ impl HostLanguageModel for State {
             return Err(HostError::from(ModelError::NotFound(name)));
         };
         // As with encoders, nobody pays for loading, and the run's wall time goes on.
+        let account = self.account.clone();
         let model = self
             .threads
-            .model(move || models.open_text(&name))
+            .model(move || models.open_text(&name, &account))
             .await??;
         let info = model.info();
         self.owner.asks(info.digest.clone(), &model);

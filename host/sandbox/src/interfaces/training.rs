@@ -145,7 +145,8 @@ impl State {
         let Some(models) = self.spec.models.clone() else {
             return Err(HostError::from(ModelError::NotFound(base)));
         };
-        Ok(move || Ok(models.open_base(&base)?))
+        let account = self.account.clone();
+        Ok(move || Ok(models.open_base(&base, &account)?))
     }
 }
 
@@ -400,8 +401,8 @@ impl HostTrainer for State {
             return Err(HostError::from(ModelError::NotFound(adapter)));
         };
         let own = about(&self.table.get(&this)?.model);
-        let load = move |trainer: &mut Trainer, _: &Account| {
-            let parent = models.open_adapter(&adapter)?;
+        let load = move |trainer: &mut Trainer, account: &Account| {
+            let parent = models.open_adapter(&adapter, account)?;
             let info = parent.info();
             if info.base != own.digest {
                 return Err(HostError::invalid(format!(

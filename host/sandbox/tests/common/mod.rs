@@ -210,15 +210,15 @@ fn spin(texts: usize) -> u64 {
 pub struct OneModel(pub Arc<dyn TextEncoder>);
 
 impl Models for OneModel {
-    fn open(&self, _: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
+    fn open(&self, _: &str, _: &Account) -> Result<Arc<dyn TextEncoder>, ModelError> {
         Ok(Arc::clone(&self.0))
     }
 
-    fn open_text(&self, name: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn open_text(&self, name: &str, _: &Account) -> Result<Arc<dyn LanguageModel>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+    fn open_adapter(&self, name: &str, _: &Account) -> Result<Arc<dyn TextAdapter>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 }

@@ -15,7 +15,7 @@ use skep_sandbox::{
     AdapterInfo, Answer, Follows, LanguageModel, LanguageModelInfo, ModelError, Models, Prompt,
     Residency, TextAdapter, TextEncoder, TextGeneration,
 };
-use skep_tensor::MemoryCharge;
+use skep_tensor::{Account, MemoryCharge};
 
 /// Bytes that a text holds while it is being written.
 pub const PAGE: u64 = 1000;
@@ -263,15 +263,15 @@ impl TextGeneration for Lines {
 pub struct OneScribe(pub Arc<Scribe>);
 
 impl Models for OneScribe {
-    fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
+    fn open(&self, name: &str, _: &Account) -> Result<Arc<dyn TextEncoder>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 
-    fn open_text(&self, _: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn open_text(&self, _: &str, _: &Account) -> Result<Arc<dyn LanguageModel>, ModelError> {
         Ok(Arc::clone(&self.0) as Arc<dyn LanguageModel>)
     }
 
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+    fn open_adapter(&self, name: &str, _: &Account) -> Result<Arc<dyn TextAdapter>, ModelError> {
         match name {
             "village" => Ok(Arc::new(Village)),
             _ => Err(ModelError::NotFound(name.to_owned())),

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use super::{BLOCK, Random, Shape, half};
@@ -255,6 +255,34 @@ pub fn encoder_adapter(
         .map(|layer| (module(layer), width, width))
         .collect();
     peft(folder, &modules, &["query"], base_name, rank, seed)
+}
+
+/// Gives the adapter in a PEFT folder magnitudes (DoRA): each row of a matrix that it changes is brought to length 1.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn add_magnitudes(folder: &Path) -> Result<()> {
+    let path = folder.join("adapter_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+    config["use_dora"] = json!(true);
+    fs::write(&path, config.to_string())?;
+    let path = folder.join("adapter_model.safetensors");
+    let bytes = fs::read(&path)?;
+    let mut tensors = Vec::new();
+    for (name, view) in SafeTensors::deserialize(&bytes)?.tensors() {
+        if let Some(module) = name.strip_suffix(".lora_B.weight") {
+            let outputs = view.shape()[0];
+            let name = format!("{module}.lora_magnitude_vector");
+            tensors.push(Tensor::floats(name, vec![outputs], vec![1.0; outputs]));
+        }
+        tensors.push(Tensor {
+            name,
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            bytes: view.data().to_vec(),
+        });
+    }
+    write_safetensors(&path, &tensors)
 }
 
 /// Writes an adapter of modules with so many outputs and inputs.

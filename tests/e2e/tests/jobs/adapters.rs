@@ -276,3 +276,54 @@ fn a_node_that_runs_the_base_alone_is_found_out_and_loses_its_stake() {
     let left = 2 * CREDIT - spent + FINE * CREDIT / 4;
     assert_eq!(micro(&books, "available_micro"), left);
 }
+
+#[test]
+fn an_adapter_that_has_no_room_beside_its_package_has_no_price() {
+    let mut setting = Setting::texts(&["Good morning!"]);
+    fs::write(setting.path("shop.jsonl"), lessons(20)).unwrap();
+    train(&setting, "elder", "shop", &[], "steps=1");
+    let plain = setting.expected.clone();
+    let home = setting.path("requester");
+    let kept = |bytes: u64| format!("{RULES}keep-packages = \"{bytes} B\"\n");
+    let submit = |node: &Node, more: &[&str]| {
+        let more = [&["--shards", "1"], more].concat();
+        run(&home, &setting.submit(&[ticket(node)], &more)).unwrap()
+    };
+    // What would have been taken of the disk, as the node says that has no room for it.
+    let refused = |node: &Node, more: &[&str], what: &str| {
+        let ended = submit(node, more);
+        assert_eq!(ended.code, 5, "{}", ended.stderr);
+        let said = ended.stderr.split_once(&format!("the package{what} "));
+        let said = said.unwrap_or_else(|| panic!("{}", ended.stderr)).1;
+        assert!(said.contains("keep-packages"), "{said}");
+        let (bytes, _) = said.split_once(" bytes of the disk").unwrap();
+        bytes.parse::<u64>().unwrap()
+    };
+    let with = ["--adapter", "shop"];
+    let tiny = setting.provider("tiny", &kept(1), 1);
+    let package = refused(&tiny, &[], " takes");
+    assert_eq!(refused(&tiny, &with, " takes"), package);
+
+    // It has room for the package alone, and says before a lease that it has none for both.
+    let small = setting.provider("small", &kept(package), 1);
+    let both = refused(&small, &with, " and its adapter take");
+    assert!(both > package);
+    let jobs = ask(&Built::skep(), &home, &["job", "status"]).unwrap();
+    assert_eq!(jobs["jobs"], serde_json::json!([]), "none was begun");
+    let none: [&Path; 0] = [];
+    assert_conserved(&home, &none, 0);
+    let ended = submit(&small, &[]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(fs::read(setting.path("result.jsonl")).unwrap(), plain);
+    // The package is here now, and still there is no room beside it.
+    assert_eq!(refused(&small, &with, " and its adapter take"), both);
+
+    // A byte decides.
+    let short = setting.provider("short", &kept(both - 1), 1);
+    assert_eq!(refused(&short, &with, " and its adapter take"), both);
+    let large = setting.provider("large", &kept(both), 1);
+    let ended = submit(&large, &with);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    setting.expected = written(&setting, "shop");
+    setting.assert_right();
+}

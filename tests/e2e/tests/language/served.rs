@@ -12,6 +12,7 @@ use skep_sandbox::{
     Answer, Follows, LanguageModel, LanguageModelInfo, ModelError, Models, Prompt, TextAdapter,
     TextEncoder, TextGeneration,
 };
+use skep_tensor::Account;
 use skep_text::{ChatMessage, MarksInText};
 
 /// One model under every name, with a digest that was made up, and what becomes of a request before the model has it.
@@ -116,15 +117,15 @@ impl TextGeneration for Texts {
 pub struct Shelf(pub Arc<Served>);
 
 impl Models for Shelf {
-    fn open(&self, name: &str) -> Result<Arc<dyn TextEncoder>, ModelError> {
+    fn open(&self, name: &str, _: &Account) -> Result<Arc<dyn TextEncoder>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 
-    fn open_text(&self, _: &str) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    fn open_text(&self, _: &str, _: &Account) -> Result<Arc<dyn LanguageModel>, ModelError> {
         Ok(Arc::clone(&self.0) as Arc<dyn LanguageModel>)
     }
 
-    fn open_adapter(&self, name: &str) -> Result<Arc<dyn TextAdapter>, ModelError> {
+    fn open_adapter(&self, name: &str, _: &Account) -> Result<Arc<dyn TextAdapter>, ModelError> {
         Err(ModelError::NotFound(name.to_owned()))
     }
 }

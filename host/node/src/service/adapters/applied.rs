@@ -15,6 +15,7 @@ use skep_sandbox::{
     TextEncoder, TextGeneration,
 };
 use skep_swarm::Installed;
+use skep_tensor::Account;
 
 use crate::failure::{Failure, FailureKind};
 use crate::service::models::NodeModels;
@@ -42,7 +43,7 @@ impl Applied {
     }
 
     /// An encoder with the adapter. The encoder, which the node knows by this digest, has to be its
-    /// base.
+    /// base. What the adapter takes to be read is charged to the account of whoever opens the first.
     ///
     /// # Errors
     /// [`ModelError`].
@@ -51,12 +52,14 @@ impl Applied {
         node: &NodeModels,
         digest: &Digest,
         opened: &dyn TextEncoder,
+        account: &Account,
     ) -> Result<Arc<dyn TextEncoder>, ModelError> {
         let adapter = match (self.open.get(), opened.encoder()) {
             (Some(adapter), _) => Arc::clone(adapter),
             (None, Some(encoder)) => {
                 let adapters = &node.adapters;
-                let opened = adapters.open_for_encoder(&encoder, digest, &self.installed)?;
+                let opened =
+                    adapters.open_for_encoder(&encoder, digest, &self.installed, account)?;
                 Arc::clone(self.open.get_or_init(|| opened))
             }
             (None, None) => {
@@ -67,7 +70,8 @@ impl Applied {
         opened.adapted(&*adapter)
     }
 
-    /// The model with the adapter. The model has to be its base.
+    /// The model with the adapter. The model has to be its base. What the adapter takes to be read is
+    /// charged to the account of whoever opens the first.
     ///
     /// # Errors
     /// [`ModelError`].
@@ -75,11 +79,14 @@ impl Applied {
         &self,
         node: &NodeModels,
         model: Arc<dyn LanguageModel>,
+        account: &Account,
     ) -> Result<Arc<dyn LanguageModel>, ModelError> {
         let adapter = match self.open.get() {
             Some(adapter) => Arc::clone(adapter),
             None => {
-                let opened = node.adapters.open(&node.languages, &self.installed)?;
+                let opened = node
+                    .adapters
+                    .open(&node.languages, &self.installed, account)?;
                 Arc::clone(self.open.get_or_init(|| opened))
             }
         };

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skep_evidence::lineage::{FILE, Lineage};
-use skep_model::{Encoder, EncoderAdapter};
+use skep_model::{AdapterError, Encoder, EncoderAdapter};
 use skep_registry::{Base, Digest};
 use skep_sandbox::{AdapterInfo, EncoderChange, ModelError, Residency, TextAdapter};
 use skep_swarm::Installed;
+use skep_tensor::Account;
 
 use super::{Package, package_of};
 
@@ -36,20 +37,24 @@ impl Held {
 }
 
 impl EncoderAdapters {
-    /// Opens a release that was trained for this encoder, which the node knows by `base`.
+    /// Opens a release that was trained for this encoder, which the node knows by `base`. What reading
+    /// it takes is charged to the account, whether it was read already or not.
     pub fn open(
         &self,
         encoder: &Encoder,
         base: &Digest,
         installed: &Installed,
+        account: &Account,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
-        self.open_by(installed, || OfEncoder::read(encoder, base, installed))
+        let read = || OfEncoder::read(encoder, base, installed, account);
+        self.open_by(installed, account, read)
     }
 
-    /// Opens a release, which `read` reads.
+    /// Opens a release, which `read` reads, charging what that takes to the account.
     pub(super) fn open_by(
         &self,
         installed: &Installed,
+        account: &Account,
         read: impl FnOnce() -> Result<OfEncoder, ModelError>,
     ) -> Result<Arc<dyn TextAdapter>, ModelError> {
         let (package, digest) = (package_of(&installed.release), installed.release.digest());
@@ -60,7 +65,10 @@ impl EncoderAdapters {
             found.map(|held| Arc::clone(&held.open))
         };
         let open = match known {
-            Some(open) => open,
+            Some(open) => {
+                account.goes_on(open.change.adapter.measuring_flops())?;
+                open
+            }
             // Without the lock: two who open it at the same time read it twice.
             None => Arc::new(read()?),
         };
@@ -110,11 +118,12 @@ pub(super) struct OfEncoder {
 }
 
 impl OfEncoder {
-    /// Reads a release of this encoder, which the node knows by a digest.
+    /// Reads a release of this encoder, which the node knows by a digest, for whoever has this account.
     pub(super) fn read(
         encoder: &Encoder,
         encoder_digest: &Digest,
         installed: &Installed,
+        account: &Account,
     ) -> Result<Self, ModelError> {
         let release = &installed.release;
         let name = release.name().to_string();
@@ -130,8 +139,12 @@ impl OfEncoder {
         let failed = |error: &dyn std::error::Error| {
             ModelError::Failed(format!("the adapter {name}: {error}"))
         };
-        let adapter = EncoderAdapter::load(&installed.files, encoder);
-        let adapter = adapter.map_err(|error| failed(&error))?;
+        let goes_on = |flops| account.goes_on(flops);
+        let adapter = EncoderAdapter::load_while(&installed.files, encoder, &goes_on);
+        let adapter = adapter.map_err(|error| match error {
+            AdapterError::Quota(error) => ModelError::Quota(error),
+            error => failed(&error),
+        })?;
         let path = installed.path(FILE);
         let lineage = Lineage::of(release, || match path {
             Some(path) => std::fs::read(path),

@@ -10,7 +10,7 @@ use skep_engine::{Caller, Chunk, Priority, Request as TextRequest};
 use skep_registry::Digest;
 use skep_sandbox::{LanguageModel, ModelError, Models, Residency, TextAdapter, TextGeneration};
 use skep_swarm::Installed;
-use skep_tensor::{Account, Limits};
+use skep_tensor::{Account, Limits, QuotaKind};
 use skep_tests::random::{self, Attention, Shape};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -89,20 +89,47 @@ impl World {
 
     fn add_as(&self, name: &str, version: &str, rank: usize, seed: u64) {
         let folder = self.path(&format!("{name}-{version}"));
+        self.write_adapter(&folder, rank, seed);
+        self.add_folder(folder, name, version, &text(&self.path("tiny.gguf")));
+    }
+
+    fn write_adapter(&self, folder: &Path, rank: usize, seed: u64) {
         let base = Attention {
             layers: Shape::TINY.layers,
             width: Shape::TINY.width,
             queries: Shape::TINY.width,
             values: Shape::TINY.width / Shape::TINY.heads * Shape::TINY.kv_heads,
         };
-        random::adapter(&folder, &base, "tiny", rank, seed).unwrap();
+        random::adapter(folder, &base, "tiny", rank, seed).unwrap();
+    }
+
+    fn add_folder(&self, path: PathBuf, name: &str, version: &str, base: &str) {
         self.ask(Request::AdapterAdd {
-            path: folder,
-            base: Some(text(&self.path("tiny.gguf"))),
+            path,
+            base: Some(base.to_owned()),
             name: name.to_owned(),
             version: version.to_owned(),
             key: "default".to_owned(),
         });
+    }
+
+    /// Adds two adapters with magnitudes of this rank, one of the model and one of the encoder that comes
+    /// with skep. Returns what they are called, and the operations of measuring what they change.
+    fn add_measured(&self, rank: usize) -> [(&'static str, u64); 2] {
+        self.add_encoder();
+        let (width, encoder) = (Shape::TINY.width, &embedded::ENCODER);
+        let [voice, desk] = ["voice", "desk"].map(|name| self.path(name));
+        self.write_adapter(&voice, rank, 1);
+        random::encoder_adapter(&desk, (3, 192), encoder.name, rank, 1).unwrap();
+        for folder in [&voice, &desk] {
+            random::add_magnitudes(folder).unwrap();
+        }
+        self.add_folder(voice, "voice", "1.0.0", &text(&self.path("tiny.gguf")));
+        self.add_folder(desk, "desk", "1.0.0", encoder.name);
+        let values = width / Shape::TINY.heads * Shape::TINY.kv_heads;
+        let elements = [Shape::TINY.layers * width * (width + values), 3 * 192 * 192];
+        let [voice, desk] = elements.map(|elements| 2 * (elements * (rank + 1)) as u64);
+        [("voice", voice), ("desk", desk)]
     }
 
     /// Makes the encoder known that comes with skep.
@@ -118,13 +145,7 @@ impl World {
         let base = &embedded::ENCODER;
         let folder = self.path(name);
         random::encoder_adapter(&folder, (3, 192), base.name, 4, seed).unwrap();
-        self.ask(Request::AdapterAdd {
-            path: folder,
-            base: Some(base.name.to_owned()),
-            name: name.to_owned(),
-            version: "1.0.0".to_owned(),
-            key: "default".to_owned(),
-        });
+        self.add_folder(folder, name, "1.0.0", base.name);
     }
 
     fn installed(&self, adapter: &str) -> Installed {
@@ -133,7 +154,7 @@ impl World {
     }
 
     fn open(&self) -> Result<Arc<dyn TextAdapter>, ModelError> {
-        self.models.open_adapter("voice")
+        self.models.open_adapter("voice", &Account::unlimited())
     }
 
     /// What a run may open that does everything with an installed adapter.
@@ -151,7 +172,8 @@ impl World {
     }
 
     fn model(&self) -> Arc<dyn LanguageModel> {
-        self.models.open_text("default").unwrap()
+        let account = Account::unlimited();
+        self.models.open_text("default", &account).unwrap()
     }
 
     /// Begins to write with an adapter, or with none.
@@ -355,7 +377,7 @@ async fn a_run_with_an_adapter_has_it_by_every_name_of_its_base() {
         let run = world.applying("voice");
         let plain = world.begin(None, 40).rest();
         let written = |name: &str| {
-            let model = run.open_text(name).unwrap();
+            let model = run.open_text(name, &Account::unlimited()).unwrap();
             world.begin_by(&*model, None, 40).rest()
         };
         let changed = written("default");
@@ -369,8 +391,8 @@ async fn a_run_with_an_adapter_has_it_by_every_name_of_its_base() {
         world.add_for_encoder("desk", 1);
         let run = world.applying("desk");
         let rows_of = |models: &RunModels, name: &str| {
-            let encoder = models.open(name).unwrap();
             let account = Account::new(Limits::UNLIMITED);
+            let encoder = models.open(name, &account).unwrap();
             let rows = encoder.embed(&["I was charged twice".to_owned()], &account);
             rows.unwrap().to_f32().unwrap()
         };
@@ -425,14 +447,17 @@ async fn others_are_opened_while_one_is_being_read() {
             was_read.set(true);
             let (node, voice) = (Arc::clone(node), voice.clone());
             let others = move || {
-                let open = node.adapters.open(&node.languages, &voice).unwrap();
-                assert_eq!(open.info().name, "voice");
+                let account = Account::unlimited();
+                let open = node.adapters.open(&node.languages, &voice, &account);
+                assert_eq!(open.unwrap().info().name, "voice");
                 assert!(node.adapters.holds(&voice.release.digest()));
             };
             assert!(is_answered(others), "they wait for what is read");
             engine.add_adapter(&wanted.digest.to_string(), &wanted.version, &wanted.files)
         };
-        let opened = node.adapters.open_in(engine.clone(), wanted, read);
+        let account = Account::unlimited();
+        let adapters = &node.adapters;
+        let opened = adapters.open_in(engine.clone(), wanted, &account, read);
         assert_eq!(opened.unwrap().info().name, "slow");
         assert!(was_read.get(), "it was there before");
     })
@@ -449,23 +474,80 @@ async fn others_are_opened_while_one_of_an_encoder_is_being_read() {
         let [counter, desk] = ["counter", "desk"].map(|name| world.installed(name));
         let node = &world.service.models;
         let base = embedded::ENCODER.digest();
-        let encoder = world.models.open("default").unwrap().encoder().unwrap();
+        let account = Account::unlimited();
+        let encoder = world.models.open("default", &account);
+        let encoder = encoder.unwrap().encoder().unwrap();
         let mut was_read = false;
         let read = || {
             was_read = true;
             let (node, counter, own) = (Arc::clone(node), counter.clone(), encoder.clone());
             let others = move || {
-                let adapters = &node.adapters;
-                let open = adapters.open_for_encoder(&own, &base, &counter);
+                let (adapters, account) = (&node.adapters, Account::unlimited());
+                let open = adapters.open_for_encoder(&own, &base, &counter, &account);
                 assert_eq!(open.unwrap().info().name, "counter");
                 assert!(adapters.holds(&counter.release.digest()));
             };
             assert!(is_answered(others), "they wait for what is read");
-            OfEncoder::read(&encoder, &base, &desk)
+            OfEncoder::read(&encoder, &base, &desk, &account)
         };
-        let opened = node.adapters.encoders.open_by(&desk, read);
+        let opened = node.adapters.encoders.open_by(&desk, &account, read);
         assert_eq!(opened.unwrap().info().name, "desk");
         assert!(was_read, "it was there before");
+    })
+    .await;
+}
+
+/// Of a run that others repeat, all have to come to the same, whoever has read the adapter before.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_opening_is_charged_what_measuring_takes_wherever_the_adapter_is() {
+    on_a_thread(|world| {
+        let node = &world.service.models;
+        for (name, flops) in world.add_measured(4) {
+            let digest = world.installed(name).release.digest();
+            let open = |account: &Account| world.models.open_adapter(name, account);
+            let is_refused = |account: &Account, quota: QuotaKind| {
+                let refused = open(account).err();
+                let is_so =
+                    matches!(refused, Some(ModelError::Quota(error)) if error.quota == quota);
+                is_so && account.usage().flops == 0
+            };
+            let cancelled = Account::unlimited();
+            cancelled.cancel();
+            let poor = Account::new(Limits {
+                device_work: flops - 1,
+                ..Limits::UNLIMITED
+            });
+            // Nothing is left of one that was not read to its end.
+            for (account, quota) in [
+                (&cancelled, QuotaKind::Time),
+                (&poor, QuotaKind::DeviceWork),
+            ] {
+                assert!(is_refused(account, quota), "{name}");
+                assert!(!node.adapters.holds(&digest), "{name}");
+            }
+            assert_eq!(world.held().len(), usize::from(name == "desk"), "{name}");
+            // It is read for the first, here and let go for the second, and open for the third.
+            let charged = || {
+                let account = Account::unlimited();
+                let opened = open(&account).unwrap();
+                (opened, account.usage().flops)
+            };
+            assert_eq!(charged().1, flops, "{name}");
+            let (_open, second) = charged();
+            assert_eq!((second, charged().1), (flops, flops), "{name}");
+            assert!(is_refused(&poor, QuotaKind::DeviceWork), "{name}");
+
+            // A run that does everything with it pays once, for the first model that it opens.
+            let run = world.applying(name);
+            let account = Account::unlimited();
+            for _ in 0..2 {
+                match name {
+                    "voice" => drop(run.open_text("default", &account).unwrap()),
+                    _ => drop(run.open("default", &account).unwrap()),
+                }
+                assert_eq!(account.usage().flops, flops, "{name}");
+            }
+        }
     })
     .await;
 }

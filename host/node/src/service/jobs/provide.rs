@@ -283,13 +283,12 @@ impl Desk {
         self.leisure.admit()?;
         self.policy.keep(wanted.residency)?;
         let swarm = service.swarm().await.map_err(Fault::from)?;
-        let (package, sources) = (wanted.package, sources::nodes(sources)?);
-        let release = self
-            .questions
-            .release(swarm, peer, package, &sources)
-            .await?;
+        let (both, sources) = ((wanted.package, wanted.adapter), sources::nodes(sources)?);
+        let described = self.questions.releases(swarm, peer, both, &sources);
+        let (release, adapter) = described.await?;
         admit(&self.policy, &release, input_bytes)?;
-        may_be_had(swarm, &release, service.config.jobs.keep_packages)?;
+        let room = service.config.jobs.keep_packages;
+        may_be_had(swarm, &release, adapter.as_ref(), room)?;
         let adapters = &service.models.adapters;
         let warm = Warmth {
             package: swarm.installed(&wanted.package).is_ok(),

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use skep_registry::Digest;
 use skep_sandbox::{LanguageModel, TextEncoder};
+use skep_tensor::Account;
 
 use self::notes::Note;
 use super::now;
@@ -262,10 +263,16 @@ async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Failur
     let models = prepared.spec.models.clone();
     // Loading a model takes long.
     let loaded = tokio::task::spawn_blocking(move || {
+        // What is kept ready is paid for by its time.
+        let account = Account::unlimited();
         let text = models.as_ref().filter(|_| writes);
-        let text = text.map(|models| models.open_text("default")).transpose()?;
+        let text = text
+            .map(|models| models.open_text("default", &account))
+            .transpose()?;
         let encoder = models.as_ref().filter(|_| embeds);
-        let encoder = encoder.map(|models| models.open("default")).transpose()?;
+        let encoder = encoder
+            .map(|models| models.open("default", &account))
+            .transpose()?;
         Ok::<_, skep_sandbox::ModelError>((text, encoder))
     });
     let failed = |error: &dyn std::error::Error| Failure::of(FailureKind::Failed, error);

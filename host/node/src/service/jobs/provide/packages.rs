@@ -73,20 +73,28 @@ struct Turn<'a> {
 }
 
 impl Questions {
-    /// The release of this digest for a question of this node: known here, or as one of these nodes shows it when
-    /// it is this question's turn.
-    pub(super) async fn release(
+    /// The releases of a package and of the adapter that it runs with, for a question of this node: known here, or
+    /// as these nodes show them when it is this question's turn. Both are asked for at once, for there is no time
+    /// for one after the other.
+    pub(super) async fn releases(
         &self,
         swarm: &Swarm,
         asks: NodeId,
-        package: Digest,
+        (package, adapter): (Digest, Option<Digest>),
         sources: &[ProviderAddr],
-    ) -> Result<SignedRelease, Stop> {
-        if let Some(known) = swarm.release(&package) {
-            return Ok(known);
-        }
-        let _turn = self.turn(asks).await?;
-        described(swarm, package, sources, ASKING).await
+    ) -> Result<(SignedRelease, Option<SignedRelease>), Stop> {
+        let is_known = |release: &Digest| swarm.release(release).is_some();
+        let _turn = match is_known(&package) && adapter.as_ref().is_none_or(is_known) {
+            true => None,
+            false => Some(self.turn(asks).await?),
+        };
+        let adapter = async {
+            match adapter {
+                Some(adapter) => described(swarm, adapter, sources, ASKING).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        tokio::try_join!(described(swarm, package, sources, ASKING), adapter)
     }
 
     /// The turn of a question of this node, which waits for no longer than there is patience.
@@ -142,11 +150,10 @@ impl Room {
         swarm: &Swarm,
         both: [&SignedRelease; 2],
     ) -> Result<(), Stop> {
-        let [package, adapter] = both.map(|release| swarm.takes_of_room(release));
-        let (bytes, room) = (package.saturating_add(adapter), self.bytes);
+        let (bytes, room) = (together(swarm, both), self.bytes);
         match bytes <= room {
             true => Ok(()),
-            false => Err(unavailable(&BringError::TooLarge { bytes, room })),
+            false => Err(too_large("the package and its adapter take", bytes, room).into()),
         }
     }
 
@@ -202,17 +209,43 @@ pub(super) fn admit(
     admitted.map_err(Stop::from)
 }
 
-/// Whether a package is here, or could be brought here if nothing else were within this room, in bytes: where it
-/// cannot, no lease is worth its while.
-pub(super) fn may_be_had(swarm: &Swarm, release: &SignedRelease, room: u64) -> Result<(), Refusal> {
-    let bytes = taken_by(release);
-    match bytes > room && swarm.installed(&release.digest()).is_err() {
-        true => Err(Refusal::Unavailable(format!(
-            "the package takes {bytes} bytes of the disk, where each of its files lies twice, and what jobs bring may \
-             take {room} (`keep-packages` in the configuration of that node)"
-        ))),
+/// Whether a package and the adapter that it runs with are here, or could be brought here if nothing else were within
+/// this room, in bytes: where they cannot, no lease is worth its while. What the releases say of their sizes is what
+/// they are brought by, so that nothing else holds at the lease.
+pub(super) fn may_be_had(
+    swarm: &Swarm,
+    package: &SignedRelease,
+    adapter: Option<&SignedRelease>,
+    room: u64,
+) -> Result<(), Refusal> {
+    let is_here = |release: &SignedRelease| swarm.installed(&release.digest()).is_ok();
+    let bytes = taken_by(package);
+    if bytes > room && !is_here(package) {
+        return Err(too_large("the package takes", bytes, room));
+    }
+    let Some(adapter) = adapter else {
+        return Ok(());
+    };
+    // While one of them is brought, the other is in use and makes no room for it.
+    let bytes = together(swarm, [package, adapter]);
+    match bytes > room && !(is_here(package) && is_here(adapter)) {
+        true => Err(too_large("the package and its adapter take", bytes, room)),
         false => Ok(()),
     }
+}
+
+/// What both take of the room for what jobs bring, in bytes.
+fn together(swarm: &Swarm, both: [&SignedRelease; 2]) -> u64 {
+    let [package, adapter] = both.map(|release| swarm.takes_of_room(release));
+    package.saturating_add(adapter)
+}
+
+/// What takes so many bytes, and there is room for fewer.
+fn too_large(what_takes: &str, bytes: u64, room: u64) -> Refusal {
+    Refusal::Unavailable(format!(
+        "{what_takes} {bytes} bytes of the disk, where each file lies twice, and what jobs bring may take {room} \
+         (`keep-packages` in the configuration of that node)"
+    ))
 }
 
 /// The package of a lease: brought here, if it is not, once the policy has admitted it.

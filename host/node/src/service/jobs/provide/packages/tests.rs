@@ -107,8 +107,14 @@ async fn whom_the_policy_does_not_take_is_refused_before_a_file_is_asked_for() {
 
     let questions = Questions::default();
     let asks = author.id();
-    let shown = questions.release(&provider, asks, digest, &sources).await;
-    assert!(shown.is_ok_and(|shown| shown == release));
+    let alone = (digest, None);
+    let shown = questions.releases(&provider, asks, alone, &sources).await;
+    assert!(shown.is_ok_and(|shown| shown == (release.clone(), None)));
+    let second = published(&author, &other).await;
+    let both = (digest, Some(second.digest()));
+    let shown = questions.releases(&provider, asks, both, &sources).await;
+    let want = (release.clone(), Some(second));
+    assert!(shown.is_ok_and(|shown| shown == want));
     let choosy = policy([other.id()].into());
     let large = room(1 << 30);
     let refused = obtained(&provider, &choosy, digest, 10, &sources, &large).await;
@@ -121,12 +127,12 @@ async fn whom_the_policy_does_not_take_is_refused_before_a_file_is_asked_for() {
     ));
     // Who asks for a price is told so before it makes out a lease.
     let taken = taken_by(&release);
-    let priced = may_be_had(&provider, &release, taken - 1);
+    let priced = may_be_had(&provider, &release, None, taken - 1);
     assert!(matches!(
         priced,
         Err(Refusal::Unavailable(reason)) if reason.contains("keep-packages")
     ));
-    assert_eq!(may_be_had(&provider, &release, taken), Ok(()));
+    assert_eq!(may_be_had(&provider, &release, None, taken), Ok(()));
     assert_eq!(kept(&provider), [0; 3]);
     assert!(provider.release(&digest).is_none());
     let file = provider.presence(&Digest::of(CONTENT)).await;
@@ -137,16 +143,20 @@ async fn whom_the_policy_does_not_take_is_refused_before_a_file_is_asked_for() {
         panic!("it is let in, and cannot be had");
     };
     assert_eq!(brought.installed.release, release);
-    assert_eq!(may_be_had(&provider, &release, 0), Ok(()), "it is here");
+    let here = may_be_had(&provider, &release, None, 0);
+    assert_eq!(here, Ok(()), "it is here");
     // Its history was asked of nobody.
     assert_eq!(kept(&provider), [0, 1, 1]);
 
     // While others ask, what is here is shown as ever.
     let busy = no_turns();
-    let known = busy.release(&provider, asks, digest, &[]).await;
-    assert!(known.is_ok_and(|known| known == release));
-    let unknown = busy.release(&provider, asks, Digest::of(b"other"), &sources);
-    assert!(matches!(unknown.await, Err(Stop::Refused(Refusal::Busy))));
+    let known = busy.releases(&provider, asks, alone, &[]).await;
+    assert!(known.is_ok_and(|known| known == (release, None)));
+    let other = Digest::of(b"other");
+    for unknown in [(other, None), (digest, Some(other))] {
+        let refused = busy.releases(&provider, asks, unknown, &sources).await;
+        assert!(matches!(refused, Err(Stop::Refused(Refusal::Busy))));
+    }
     author.shutdown().await;
     provider.shutdown().await;
 }
@@ -156,19 +166,39 @@ async fn a_package_and_its_adapter_are_not_waited_for_if_they_never_fit_together
     let folder = tempfile::tempdir().unwrap();
     let node = Swarm::open(SwarmConfig::loopback(folder.path()));
     let node = node.await.unwrap();
-    let key = PublisherKey::generate().unwrap();
-    let release = published(&node, &key).await;
-    let both = [&release, &release];
-    let takes = node.takes_of_room(&release);
-    assert!(takes > 0);
-    assert!(room(2 * takes).holds(&node, both).is_ok());
-    assert!(matches!(
-        room(2 * takes - 1).holds(&node, both),
-        Err(Stop::Refused(Refusal::Unavailable(reason)))
-            if reason.contains(&(2 * takes).to_string())
-    ));
+    let mut releases = Vec::new();
+    for _ in 0..2 {
+        let key = PublisherKey::generate().unwrap();
+        releases.push(published(&node, &key).await);
+    }
+    let both = [&releases[0], &releases[1]];
+    let [package, adapter] = both;
+    let [alone, beside] = both.map(|release| node.takes_of_room(release));
+    let takes = alone + beside;
+    assert!(alone > 0 && beside > 0);
+    let is_told = |refused: &Refusal| {
+        let reason = refused.to_string();
+        reason.contains(&format!("adapter take {takes} bytes")) && reason.contains("keep-packages")
+    };
+    assert!(room(takes).holds(&node, both).is_ok());
+    let refused = room(takes - 1).holds(&node, both);
+    assert!(matches!(refused, Err(Stop::Refused(reason)) if is_told(&reason)));
+    // Who asks for a price is told the same.
+    let priced = |room| may_be_had(&node, package, Some(adapter), room);
+    assert_eq!(priced(takes), Ok(()));
+    assert!(priced(takes - 1).is_err_and(|refused| is_told(&refused)));
+    assert_eq!(may_be_had(&node, package, None, takes - 1), Ok(()));
+    assert!(priced(alone - 1).is_err_and(|refused| !is_told(&refused)));
+    // An adapter that jobs have brought goes for the package, and has no room beside it after that.
+    let nobody = |_: &Digest| false;
+    drop(node.bring(adapter, &[], u64::MAX, &nobody).await.unwrap());
+    assert!(priced(takes - 1).is_err_and(|refused| is_told(&refused)));
+    drop(node.bring(package, &[], u64::MAX, &nobody).await.unwrap());
+    assert_eq!(priced(0), Ok(()), "both are here");
     // What the owner installed takes none of it.
-    node.install(&release, &[], None).await.unwrap();
+    for release in both {
+        node.install(release, &[], None).await.unwrap();
+    }
     assert!(room(0).holds(&node, both).is_ok());
     node.shutdown().await;
 }
