@@ -14,8 +14,8 @@ use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
 use skep_swarm::{
-    BlobError, Discovery, Limits, NodeId, Presence, ProviderAddr, ProviderFault, TicketDiscovery,
-    Want,
+    BlobError, Discovery, Limits, NodeId, Presence, ProviderAddr, ProviderFault, Swarm,
+    SwarmConfig, TicketDiscovery, Want,
 };
 use tokio::sync::Notify;
 
@@ -230,6 +230,37 @@ async fn the_first_proof_ends_the_search() {
     b.add_discovery(Arc::new(Endless(a.addr())));
     let found = b.find_blob(&digest, &[]).await.unwrap();
     assert_eq!((found.size, found.providers), (10, vec![a.addr()]));
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_search_by_gossip_ends_when_all_that_are_known_have_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |name: &str| {
+        // With patience for an hour: only the answers can end it.
+        let config = SwarmConfig {
+            gossip: true,
+            limits: Limits {
+                discovery: Duration::from_secs(3600),
+                ..limits()
+            },
+            ..SwarmConfig::loopback(dir.path().join(name))
+        };
+        Swarm::open(config)
+    };
+    let (a, b) = (open("a").await.unwrap(), open("b").await.unwrap());
+    b.add_discovery(Arc::new(TicketDiscovery::from(a.ticket())));
+    let digest = Digest::of(b"nobody has this");
+    let searches = async {
+        let error = b.find_blob(&digest, &[]).await.unwrap_err();
+        (error, b.find(&Want::Anything).await)
+    };
+    let searches = tokio::time::timeout(Duration::from_secs(30), searches).await;
+    let (error, found) = searches.expect("there is nobody left to ask");
+    let asked: Vec<NodeId> = error.faults.iter().map(|fault| fault.node).collect();
+    assert_eq!(asked, [a.id()], "{error}");
+    assert_eq!(found, [a.addr()]);
     a.shutdown().await;
     b.shutdown().await;
 }
