@@ -69,6 +69,9 @@ pub struct Limits {
     /// Connections to which blobs are served at one moment, and as many on which releases may be
     /// asked for; a quarter of them to one peer.
     pub connections: usize,
+    /// A connection over which nothing of a blob is sent for so long ends. Whoever mends a blob looks through all of
+    /// it on its own disk before it asks for anything, and has that long for it.
+    pub idle: Duration,
     /// The most bytes that one release may make this node store.
     pub release_bytes: u64,
     /// Blobs that belong to nothing any more are removed this often.
@@ -88,6 +91,7 @@ impl Default for Limits {
             gossip: Duration::from_secs(60),
             answers: 64,
             connections: 256,
+            idle: Duration::from_secs(300),
             release_bytes: 1 << 40,
             sweep: Duration::from_secs(3600),
             streams: 4,

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::hostile::{Hostile, Sends};
-use common::{content, limits, node, node_with, offer};
+use common::{content, gossiping, limits, node, node_with, offer};
 use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
 use skep_swarm::{
-    BlobError, Discovery, Limits, NodeId, Presence, ProviderAddr, ProviderFault, Swarm,
-    SwarmConfig, TicketDiscovery, Want,
+    BlobError, Discovery, Limits, NodeId, Presence, ProviderAddr, ProviderFault, TicketDiscovery,
+    Want,
 };
 use tokio::sync::Notify;
 
@@ -237,19 +237,13 @@ async fn the_first_proof_ends_the_search() {
 #[tokio::test]
 async fn a_search_by_gossip_ends_when_all_that_are_known_have_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let open = |name: &str| {
-        // With patience for an hour: only the answers can end it.
-        let config = SwarmConfig {
-            gossip: true,
-            limits: Limits {
-                discovery: Duration::from_secs(3600),
-                ..limits()
-            },
-            ..SwarmConfig::loopback(dir.path().join(name))
-        };
-        Swarm::open(config)
+    let a = gossiping(&dir.path().join("a"), limits()).await;
+    // With patience for an hour: only the answers can end it.
+    let patient = Limits {
+        discovery: Duration::from_secs(3600),
+        ..limits()
     };
-    let (a, b) = (open("a").await.unwrap(), open("b").await.unwrap());
+    let b = gossiping(&dir.path().join("b"), patient).await;
     b.add_discovery(Arc::new(TicketDiscovery::from(a.ticket())));
     let digest = Digest::of(b"nobody has this");
     let searches = async {
