@@ -298,8 +298,8 @@ impl Swarm {
     ///
     /// # Errors
     ///
-    /// When there is no room for it, or it cannot be fetched or written. What has come of it by then counts, and
-    /// the next one goes on from it.
+    /// When there is no room for it, or it crawls, or cannot be fetched or written. What has come of it by then
+    /// counts, and the next one goes on from it.
     pub async fn bring(
         &self,
         release: &SignedRelease,

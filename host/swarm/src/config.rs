@@ -57,6 +57,9 @@ pub struct Limits {
     pub request: Duration,
     /// A provider from which no verified group of 16 KiB arrives for this long is dropped.
     pub stall: Duration,
+    /// What is fetched for the work of others is given up when less than 1 MiB of it, or of the rest, has arrived in
+    /// this long.
+    pub crawl: Duration,
     /// A piece that one provider has had for so long is fetched from another too, when that has
     /// nothing else to do, and after as long from one more; from four at most.
     pub hedge: Duration,
@@ -86,6 +89,7 @@ impl Default for Limits {
             connect: Duration::from_secs(8),
             request: Duration::from_secs(15),
             stall: Duration::from_secs(20),
+            crawl: Duration::from_secs(60),
             hedge: Duration::from_secs(5),
             discovery: Duration::from_secs(3),
             gossip: Duration::from_secs(60),

@@ -436,6 +436,7 @@ impl Swarm {
             blobs: self.inner.blobs.clone(),
             limits: self.inner.limits.clone(),
             busy: self.inner.busy.clone(),
+            crawl: None,
         }
     }
 

@@ -79,7 +79,7 @@ impl Two {
     }
 
     /// Whom the second fetches from.
-    pub fn from(&self) -> [ProviderAddr; 1] {
+    pub fn sources(&self) -> [ProviderAddr; 1] {
         [self.a.addr()]
     }
 
