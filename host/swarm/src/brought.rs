@@ -254,6 +254,13 @@ impl Brought {
         self.lock().leaving.insert(what, leaving);
     }
 
+    /// What `look` sees, unless others' work has brought this package. None is noted meanwhile; and as a package is
+    /// noted before it is in its place, and until it has gone from there, one that is seen there is the owner's.
+    fn unless_brought<T>(&self, digest: &Digest, look: impl FnOnce() -> T) -> Option<T> {
+        let state = self.lock();
+        (!state.here.contains_key(digest)).then(look)
+    }
+
     fn has(&self, digest: &Digest) -> bool {
         self.lock().here.contains_key(digest)
     }
@@ -291,8 +298,8 @@ impl Swarm {
     ///
     /// # Errors
     ///
-    /// When there is no room for it, or it cannot be fetched or written. What has come of it by then counts, and
-    /// the next one goes on from it.
+    /// When there is no room for it, or it crawls, or cannot be fetched or written. What has come of it by then
+    /// counts, and the next one goes on from it.
     pub async fn bring(
         &self,
         release: &SignedRelease,
@@ -374,14 +381,22 @@ impl Swarm {
     }
 
     /// An installed package, for work of the owner's: if others' work has brought it, it is not taken away as long as
-    /// what comes back is there.
+    /// what comes back is there. One that the owner installed is had at once, whatever is being installed.
     ///
     /// # Errors
     ///
     /// When it is not installed, or its use cannot be noted.
     pub async fn hold(&self, digest: &Digest) -> Result<InUse, PackageError> {
+        let brought = &self.inner.brought;
+        // Nobody takes away what is the owner's, so that it need not wait for what is being installed.
+        if let Some(Ok(installed)) = brought.unless_brought(digest, || self.installed(digest)) {
+            return Ok(InUse {
+                installed,
+                _use: Arc::default(),
+            });
+        }
         let _one_at_a_time = self.inner.installing.lock().await;
-        let (brought, installed) = (&self.inner.brought, self.installed(digest)?);
+        let installed = self.installed(digest)?;
         let in_use = brought.use_again(digest);
         let in_use = in_use.map_err(|source| PackageError::Disk {
             path: brought.path(digest),
@@ -428,123 +443,4 @@ impl Swarm {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::task::Poll;
-
-    use super::*;
-    use crate::config::SwarmConfig;
-    use crate::testing::{draft, key};
-
-    #[tokio::test]
-    async fn what_is_chosen_to_go_is_not_made_the_owners_before_it_has_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = SwarmConfig::loopback(folder.path());
-        let node = Swarm::open(config).await.unwrap();
-        node.import_bytes(&b"here"[..]).await.unwrap();
-        let draft = draft("tool", "1.0.0", &[("a", b"here")]);
-        let release = draft.sign(key(1), None).unwrap();
-        let digest = release.digest();
-        let nobody = |_: &Digest| false;
-        let in_use = node.bring(&release, &[], u64::MAX, &nobody).await.unwrap();
-        drop(in_use);
-        // Another is brought: it has been seen that this one has to go.
-        let one_at_a_time = node.inner.installing.lock().await;
-        let mut install = Box::pin(node.install(&release, &[], None));
-        let waits = poll_fn(|context| Poll::Ready(install.as_mut().poll(context).is_pending()));
-        assert!(waits.await);
-        assert!(node.inner.brought.has(&digest));
-        node.send_away(vec![digest]).await.unwrap();
-        assert!(node.installed(&digest).is_err());
-        drop(one_at_a_time);
-        install.await.unwrap();
-        assert!(node.installed(&digest).is_ok() && node.is_offered(&digest));
-        assert!(!node.inner.brought.has(&digest));
-        node.shutdown().await;
-    }
-
-    fn going_of(who: &[Digest], is_enough: bool) -> Option<Going> {
-        let who = who.to_vec();
-        Some(Going { who, is_enough })
-    }
-
-    #[test]
-    fn room_that_was_lowered_is_there_once_the_store_has_been_swept() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::create(folder.path()).unwrap();
-        let brought = Brought::open(&layout, Duration::from_secs(1)).unwrap();
-        let releases = ["1.0.0", "1.1.0", "1.2.0"].map(|version| {
-            let files: &[(&str, &[u8])] = &[("a", version.as_bytes())];
-            draft("tool", version, files).sign(key(1), None).unwrap()
-        });
-        let [first, second, third] = releases.each_ref().map(SignedRelease::digest);
-        for release in &releases[..2] {
-            brought.note(release).unwrap();
-        }
-        let bytes = taken_by(&releases[2]);
-        let go = || {
-            let nobody = |_: &Digest| false;
-            brought.must_go(&third, bytes, true, bytes, &nobody)
-        };
-        assert_eq!(go().ok(), going_of(&[first, second], false));
-        for digest in [first, second] {
-            brought.leaves(digest, bytes / 2);
-            brought.forget(&digest).unwrap();
-        }
-        assert_eq!(go().ok(), going_of(&[], false), "the sweep is to come");
-        brought.lock().leaving.clear();
-        assert_eq!(go().ok(), going_of(&[], true));
-    }
-
-    #[test]
-    fn notes_survive_and_a_damaged_one_goes_first() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::create(folder.path()).unwrap();
-        let open = || Brought::open(&layout, Duration::from_secs(1)).unwrap();
-        let releases = ["1.0.0", "1.1.0"].map(|version| {
-            let files: &[(&str, &[u8])] = &[("a", version.as_bytes())];
-            draft("tool", version, files).sign(key(1), None).unwrap()
-        });
-        let [first, second] = releases.each_ref().map(SignedRelease::digest);
-        let brought = open();
-        for release in &releases {
-            brought.note(release).unwrap();
-        }
-        assert_eq!(brought.use_again(&Digest::of(b"other")).unwrap(), None);
-        let bytes = taken_by(&releases[0]);
-        assert!(bytes >= 2 * BLOCK);
-        let nobody = |_: &Digest| false;
-        let go = |brought: &Brought, more| {
-            let room = bytes + taken_by(&releases[1]);
-            let going = brought.must_go(&Digest::of(b"new"), more, true, room, &nobody);
-            going.map(|going| going.who)
-        };
-        assert_eq!(go(&brought, 1).unwrap(), [first]);
-        let in_use = brought.use_again(&first).unwrap();
-        assert_eq!(go(&brought, 1).unwrap(), [second], "the other is in use");
-        drop(in_use);
-        assert!(matches!(
-            go(&brought, u64::MAX),
-            Err(BringError::TooLarge { .. })
-        ));
-
-        // Uses within an hour are not all on disk, what was brought is.
-        let again = open();
-        assert_eq!(go(&again, 1).unwrap(), [first]);
-        assert_eq!(again.release_of(&second), Some(releases[1].clone()));
-        fs::write(again.path(&second), b"damaged").unwrap();
-        let again = open();
-        let room = bytes;
-        let go = |more| {
-            let going = again.must_go(&Digest::of(b"new"), more, true, room, &nobody);
-            going.map(|going| going.who)
-        };
-        assert_eq!(go(1).unwrap(), [second, first]);
-        again.forget(&first).unwrap();
-        assert!(go(bytes).unwrap().is_empty());
-        again.is_whole(&releases[1]);
-        assert_eq!(go(bytes).unwrap(), [second]);
-        again.forget(&second).unwrap();
-        assert!(open().lock().here.is_empty());
-    }
-}
+mod tests;

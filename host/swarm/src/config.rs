@@ -57,6 +57,9 @@ pub struct Limits {
     pub request: Duration,
     /// A provider from which no verified group of 16 KiB arrives for this long is dropped.
     pub stall: Duration,
+    /// What is fetched for the work of others is given up when less than 1 MiB of it, or of the rest, has arrived in
+    /// this long.
+    pub crawl: Duration,
     /// A piece that one provider has had for so long is fetched from another too, when that has
     /// nothing else to do, and after as long from one more; from four at most.
     pub hedge: Duration,
@@ -69,6 +72,9 @@ pub struct Limits {
     /// Connections to which blobs are served at one moment, and as many on which releases may be
     /// asked for; a quarter of them to one peer.
     pub connections: usize,
+    /// A connection over which nothing of a blob is sent for so long ends. Whoever mends a blob looks through all of
+    /// it on its own disk before it asks for anything, and has that long for it.
+    pub idle: Duration,
     /// The most bytes that one release may make this node store.
     pub release_bytes: u64,
     /// Blobs that belong to nothing any more are removed this often.
@@ -83,11 +89,13 @@ impl Default for Limits {
             connect: Duration::from_secs(8),
             request: Duration::from_secs(15),
             stall: Duration::from_secs(20),
+            crawl: Duration::from_secs(60),
             hedge: Duration::from_secs(5),
             discovery: Duration::from_secs(3),
             gossip: Duration::from_secs(60),
             answers: 64,
             connections: 256,
+            idle: Duration::from_secs(300),
             release_bytes: 1 << 40,
             sweep: Duration::from_secs(3600),
             streams: 4,

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use skep_registry::{Digest, PackageName, PublisherId};
 
@@ -337,6 +338,14 @@ pub enum FetchError {
         missing: u64,
         /// What each provider did.
         faults: Vec<FaultOf>,
+    },
+    /// Hardly anything arrived.
+    #[error("{missing} bytes are still missing, and in {} s less than 1 MiB has arrived; what arrived is kept, and the next fetch goes on from it", after.as_secs())]
+    Crawls {
+        /// The bytes that are not here.
+        missing: u64,
+        /// In how long hardly anything arrived.
+        after: Duration,
     },
     /// The release is larger than this node accepts.
     #[error(

@@ -5,12 +5,16 @@
 //! provider that fails, lies or stalls loses its workers, and the rest of its piece goes back to
 //! the queue. One that is slow keeps its piece, and at the end, when others have nothing to do, one
 //! of these fetches the rest of it too, and after a while one more, if that one is slow as well. The
-//! fetch ends when the queue is empty, or when no worker is left and nobody else is found.
+//! fetch ends when the queue is empty, or when no worker is left and nobody else is found; one that is not for
+//! the owner also when hardly anything arrives of it.
+
+mod crawl;
+mod task;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use iroh::Endpoint;
 use iroh::endpoint::Connection;
@@ -27,10 +31,12 @@ use crate::error::FetchError;
 use crate::fault::{ProviderFault, explain, of};
 use crate::ids::{NodeId, ProviderAddr};
 use crate::node::MAX_FOUND;
-use crate::pieces::{LARGEST_PIECE, SMALLEST_PIECE, bytes_of, pieces};
-use crate::repair::{MendError, mend};
+use crate::pieces::{LARGEST_PIECE, SMALLEST_PIECE, pieces};
 use crate::report::{FetchReport, FileRef, Progress, ProgressFn};
-use crate::transfer::{GROUP, Piece, PieceError, get_piece};
+use crate::transfer::{GROUP, Piece, PieceError};
+
+use crawl::until_it_crawls;
+use task::Task;
 
 /// Pieces for each request that can be in flight, if they are not too small.
 const PIECES_EACH: u64 = 2;
@@ -51,6 +57,8 @@ pub(crate) struct Fetcher {
     pub(crate) blobs: Blobs,
     pub(crate) limits: Arc<Limits>,
     pub(crate) busy: Arc<Busy>,
+    /// After how long with hardly anything arriving a fetch is given up; never, if that is for the owner to say.
+    pub(crate) crawl: Option<Duration>,
 }
 
 /// The queue of one fetch and what its workers report.
@@ -265,6 +273,8 @@ impl Job {
         let mut asked = BTreeSet::new();
         let mut suggested = stream::iter(providers.to_vec()).chain(more);
         let mut searching = true;
+        let crawling = self.until_it_crawls();
+        tokio::pin!(crawling);
         // Since when there is nobody to fetch from.
         let mut alone = Some(tokio::time::Instant::now());
         while !self.finished() {
@@ -287,6 +297,11 @@ impl Job {
                 },
                 Some(_) = workers.join_next(), if !workers.is_empty() => {}
                 () = waiting, if searching => searching = false,
+                after = &mut crawling, if !workers.is_empty() => {
+                    let mut state = self.lock();
+                    let missing = self.total.saturating_sub(state.done);
+                    state.fatal.get_or_insert(FetchError::Crawls { missing, after });
+                }
                 else => break,
             }
             alone = match workers.is_empty() {
@@ -319,6 +334,20 @@ impl Job {
                 faults,
             },
         })
+    }
+
+    /// Returns once this fetch crawls, with the time in which hardly anything has arrived.
+    async fn until_it_crawls(&self) -> Duration {
+        let Some(patience) = self.fetcher.crawl else {
+            return std::future::pending().await;
+        };
+        // What is mended is read here first, and somebody who connects has no piece yet.
+        let look = || {
+            let state = self.lock();
+            (state.report.bytes_fetched, !state.held.is_empty())
+        };
+        until_it_crawls(patience, look).await;
+        patience
     }
 
     /// All the work of one provider, until there is none left or the provider fails. A connection
@@ -459,126 +488,5 @@ impl Job {
                 provider,
             });
         }
-    }
-}
-
-/// Work that a worker has taken. If it is dropped undone, it goes back to the queue.
-struct Task {
-    job: Arc<Job>,
-    provider: NodeId,
-    work: Option<Work>,
-}
-
-impl Task {
-    /// What is next in the queue; or, when nothing is, the piece that others have had for longest
-    /// since the last of them began.
-    fn take(job: &Arc<Job>, provider: NodeId) -> Option<Self> {
-        let mut state = job.lock();
-        if state.fatal.is_some() {
-            return None;
-        }
-        let work = if let Some((digest, size)) = state.damaged.pop_front() {
-            Work::Mend(digest, size)
-        } else if let Some(Queued { piece, is_tried }) = state.queue.pop_front() {
-            let held = Arc::new(Held {
-                piece,
-                is_tried,
-                first: provider,
-                done: watch::Sender::new(false),
-            });
-            state.held.push(Holding {
-                held: held.clone(),
-                by: vec![provider],
-                since: Instant::now(),
-            });
-            Work::Piece(held)
-        } else {
-            let slow = state.held.iter_mut().filter(|holding| {
-                holding.by.len() < HOLDERS
-                    && !holding.by.contains(&provider)
-                    && holding.since.elapsed() >= job.fetcher.limits.hedge
-            });
-            let slowest = slow.min_by_key(|holding| holding.since)?;
-            slowest.by.push(provider);
-            slowest.since = Instant::now();
-            Work::Piece(slowest.held.clone())
-        };
-        state.active += 1;
-        drop(state);
-        Some(Self {
-            job: job.clone(),
-            provider,
-            work: Some(work),
-        })
-    }
-
-    async fn perform(
-        mut self,
-        connection: &Connection,
-        provider: &ProviderAddr,
-    ) -> Result<(), PieceError> {
-        let stall = self.job.fetcher.limits.stall;
-        let blobs = &self.job.fetcher.blobs;
-        match self.work.as_ref() {
-            Some(Work::Piece(held)) => {
-                let mut piece = held.piece.clone();
-                // Part of it may have come by another worker that had it; or by an earlier fetch that
-                // was called off, of which the store took the last groups after it was asked.
-                let (missing, _) = blobs
-                    .missing(&piece.digest, piece.size)
-                    .await
-                    .map_err(|e| PieceError::Local(explain(&e)))?;
-                let here = bytes_of(&(&piece.ranges - &missing), piece.size);
-                if here > 0 && !held.is_tried && held.first == provider.id {
-                    let mut state = self.job.lock();
-                    state.report.bytes_present += here;
-                    state.done += here;
-                }
-                piece.ranges = &piece.ranges & &missing;
-                if !piece.ranges.is_empty() {
-                    let digest = piece.digest;
-                    let arrived = |n| self.job.arrived(&digest, provider.id, n);
-                    let mut done = held.done.subscribe();
-                    tokio::select! {
-                        got = get_piece(connection, &blobs.store, &piece, stall, arrived) => got?,
-                        // Another one was quicker.
-                        _ = done.wait_for(|done| *done) => {}
-                    }
-                }
-                held.done.send_replace(true);
-            }
-            Some(Work::Mend(digest, size)) => {
-                match mend(blobs, connection, *digest, *size, stall).await {
-                    Ok(fetched) => {
-                        let mut state = self.job.lock();
-                        state.report.mended.push(*digest);
-                        state.report.bytes_fetched += fetched;
-                        state.report.bytes_present =
-                            state.report.bytes_present.saturating_sub(fetched);
-                        state.report.chunks_verified += fetched.div_ceil(GROUP);
-                        *state.report.providers.entry(provider.id).or_default() += fetched;
-                    }
-                    Err(MendError::Piece(e)) => return Err(e),
-                    Err(MendError::Blob(e)) => return Err(PieceError::Local(explain(&e))),
-                }
-            }
-            None => {}
-        }
-        self.work = None;
-        Ok(())
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        let mut state = self.job.lock();
-        state.active -= 1;
-        match self.work.take() {
-            Some(Work::Piece(held)) => state.give_up(&held, self.provider),
-            Some(Work::Mend(digest, size)) => state.damaged.push_front((digest, size)),
-            None => state.held.retain(|holding| !*holding.held.done.borrow()),
-        }
-        drop(state);
-        self.job.changed.notify_waiters();
     }
 }

@@ -58,6 +58,8 @@ const FANOUT: usize = 3;
 const ASKED: usize = 8;
 /// Nodes that another way of finding suggested, to begin with.
 const MAX_SEEDS: usize = 32;
+/// Nodes that are asked in one search.
+const MOST_ASKED: usize = ASKED + MAX_SEEDS;
 /// Nodes that a search tells because one peer brought them, and not because they were there themselves.
 const BROUGHT: usize = 8;
 /// With fewer nodes than these that have announced themselves here, others are looked for by every way
@@ -328,7 +330,10 @@ impl Gossip {
         alive.map(|signed| signed.announcement.clone()).collect()
     }
 
-    /// Tells those who have `want`, as they become known, while it asks others who that is.
+    /// Tells those who have `want`, as they become known, while it asks others who that is. It ends when all of
+    /// them have answered and no more are to be asked: the other ways of finding have ended, or as many were
+    /// asked as one search asks. A way that never ends, such as mDNS, keeps it going. Who announces itself here
+    /// without having been asked is told together with what an answer brings, or else in the next search.
     async fn search(self, want: Want, found: mpsc::Sender<ProviderAddr>) {
         let mut told = Told::default();
         let Ok(mut waiting) = self.report(&want, &mut told, &found).await else {
@@ -352,16 +357,20 @@ impl Gossip {
         loop {
             // Those who wait leave room for those whom somebody else suggests.
             while asking.len() < ASKED / 2
-                && asked.len() < ASKED + MAX_SEEDS
+                && asked.len() < MOST_ASKED
                 && let Some(node) = waiting.pop_front()
             {
                 if asked.insert(node.id) {
                     asking.push(ask(node));
                 }
             }
-            let room = asking.len() < ASKED && asked.len() < ASKED + MAX_SEEDS;
+            // By now nobody waits either, if there is room for one.
+            let may_ask = searching && asked.len() < MOST_ASKED;
+            if asking.is_empty() && !may_ask {
+                return;
+            }
             tokio::select! {
-                node = suggested.next(), if searching && room => match node {
+                node = suggested.next(), if may_ask && asking.len() < ASKED => match node {
                     Some(node) if node.id == self.shared.own.id() => {}
                     Some(node) => if asked.insert(node.id) {
                         self.seed(node.clone());
@@ -378,7 +387,6 @@ impl Gossip {
                     }
                 }
                 () = found.closed() => return,
-                else => return,
             }
         }
     }

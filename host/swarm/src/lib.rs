@@ -31,7 +31,7 @@
 //! | `channel` | [`Channel`]: conversations of others' making, over `skep/jobs/7` |
 //! | `releases`, `disk` | what is remembered; how it is written |
 //! | `error`, `fault` | what goes wrong here; what other nodes do wrong |
-//! | `gate` | which blobs others may have |
+//! | `gate`, `idle` | which blobs others may have; connections over which none is sent |
 //! | `places` | how much one peer may have of what others may ask |
 //! | `discovery`, `mdns`, `ticket` | finding nodes |
 //! | `topic`, `filter`, `announcement`, `own` | what a node says of itself |
@@ -58,6 +58,7 @@ mod filter;
 mod find;
 mod gate;
 mod gossip;
+mod idle;
 mod ids;
 mod known;
 mod listen;

@@ -27,6 +27,7 @@ use crate::fault::explain;
 use crate::fetch::Fetcher;
 use crate::gate::Gate;
 use crate::gossip::{self, Gossip, Services};
+use crate::idle::Serving;
 use crate::ids::{NodeId, ProviderAddr, to_hash};
 use crate::listen::listen;
 use crate::mdns::MdnsDiscovery;
@@ -118,11 +119,9 @@ impl Swarm {
             let (endpoint, limits) = (endpoint.clone(), limits.clone());
             Gossip::new(endpoint, limits, own.clone(), &services)
         });
+        let protocol = BlobsProtocol::new(&blobs.store, Some(events));
         let mut router = Router::builder(endpoint.clone())
-            .accept(
-                iroh_blobs::ALPN,
-                BlobsProtocol::new(&blobs.store, Some(events)),
-            )
+            .accept(iroh_blobs::ALPN, Serving::new(protocol, limits.idle))
             .accept(wire::ALPN, Answers::new(releases.clone(), &limits))
             .accept(channel::ALPN, conversations.clone())
             .accept(channel::TRAINING_ALPN, trainings.clone());
@@ -437,6 +436,7 @@ impl Swarm {
             blobs: self.inner.blobs.clone(),
             limits: self.inner.limits.clone(),
             busy: self.inner.busy.clone(),
+            crawl: None,
         }
     }
 

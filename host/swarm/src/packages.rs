@@ -19,6 +19,7 @@ use crate::disk::{sync_dir, sync_parent};
 use crate::error::{
     BlobError, ExportError, FetchError, InstallError, OpenError, PackageError, PublishError,
 };
+use crate::fetch::Fetcher;
 use crate::ids::{ProviderAddr, to_hash};
 use crate::node::Swarm;
 use crate::releases::AdoptError;
@@ -138,15 +139,26 @@ impl Swarm {
         providers: &[ProviderAddr],
         progress: Option<ProgressFn>,
     ) -> Result<FetchReport, FetchError> {
+        self.fetch_for(release, providers, progress, true).await
+    }
+
+    /// As [`fetch`](Self::fetch), for the owner or others' work. What is for others is given up when it crawls.
+    async fn fetch_for(
+        &self,
+        release: &SignedRelease,
+        providers: &[ProviderAddr],
+        progress: Option<ProgressFn>,
+        is_owners: bool,
+    ) -> Result<FetchReport, FetchError> {
         let kept = self.keep_release(release).await;
         kept.map_err(|reason| FetchError::Store { reason })?;
-        self.fetcher()
-            .fetch(
-                &file_refs(release),
-                providers,
-                stream::empty().boxed(),
-                progress,
-            )
+        let fetcher = Fetcher {
+            crawl: (!is_owners).then_some(self.inner.limits.crawl),
+            ..self.fetcher()
+        };
+        let (files, nobody_else) = (file_refs(release), stream::empty().boxed());
+        fetcher
+            .fetch(&files, providers, nobody_else, progress)
             .await
     }
 
@@ -193,12 +205,14 @@ impl Swarm {
         progress: Option<ProgressFn>,
         is_owners: bool,
     ) -> Result<(Installed, FetchReport), InstallError> {
-        let mut report = self.fetch(release, providers, progress.clone()).await?;
+        let fetched = self.fetch_for(release, providers, progress.clone(), is_owners);
+        let mut report = fetched.await?;
         let _one_at_a_time = self.inner.installing.lock().await;
         let installed = match self.put_in_place(release).await {
             Err(InstallError::Export(ExportError::Blob(BlobError::Corrupt { .. }))) => {
                 // What the disk lost comes from the providers, once.
-                let again = self.fetch(release, providers, progress).await?;
+                let again = self.fetch_for(release, providers, progress, is_owners);
+                let again = again.await?;
                 report.bytes_fetched += again.bytes_fetched;
                 report.bytes_present = again.bytes_present;
                 report.chunks_verified += again.chunks_verified;

@@ -9,10 +9,12 @@ use std::fs;
 use std::slice::from_ref;
 use std::time::Duration;
 
-use common::hostile::{Hostile, Reply, frame, showing};
-use common::{content, draft, node, publish, visible};
+use common::hostile::{Hostile, Reply, Sends, frame, showing};
+use common::{Two, content, draft, limits, node, publish, visible};
 use skep_registry::{Digest, HistoryError, PublisherKey, SignedRelease};
-use skep_swarm::{BringError, Presence, ResolveError, Swarm};
+use skep_swarm::{
+    BringError, FetchError, InstallError, Limits, Presence, ProviderFault, ResolveError, Swarm,
+};
 
 const WAIT: Duration = Duration::from_secs(10);
 /// How many bytes the one file of a package has.
@@ -31,19 +33,17 @@ fn count(node: &Swarm, folder: &str) -> usize {
 
 #[tokio::test]
 async fn what_a_stranger_asks_about_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = PublisherKey::generate().unwrap();
-    let a = node(&dir.path().join("a")).await;
-    publish(&a, &key, "tool", "1.0.0", &[("f", b"one")]).await;
-    let release = publish(&a, &key, "tool", "1.1.0", &[("f", b"two")]).await;
-    let b = node(&dir.path().join("b")).await;
+    let two = Two::start().await;
+    let Two { a, b, key, .. } = &two;
+    publish(a, key, "tool", "1.0.0", &[("f", b"one")]).await;
+    let release = publish(a, key, "tool", "1.1.0", &[("f", b"two")]).await;
     let digest = release.digest();
     let described = b.describe(&digest, &[a.addr()], WAIT).await.unwrap();
     assert_eq!(described, release);
     assert_eq!(b.release(&digest), None);
     assert_eq!(b.history(&key.id(), release.name()), None);
     assert_eq!(
-        ["releases", "brought", "packages"].map(|f| count(&b, f)),
+        ["releases", "brought", "packages"].map(|f| count(b, f)),
         [0; 3]
     );
     let file = Digest::of(b"two");
@@ -58,7 +58,7 @@ async fn what_a_stranger_asks_about_leaves_nothing() {
     assert_eq!(b.describe(&digest, &[], WAIT).await.unwrap(), release);
     let first = b.history(&key.id(), release.name()).unwrap().releases()[0].clone();
     let other = draft("tool", "1.1.0", &[("f", b"three")])
-        .sign(&key, Some(&first))
+        .sign(key, Some(&first))
         .unwrap();
     let liar = Hostile::telling(showing(from_ref(&other))).await;
     let forked = b
@@ -75,8 +75,7 @@ async fn what_a_stranger_asks_about_leaves_nothing() {
         "{forked:?}"
     );
     liar.stop().await;
-    a.shutdown().await;
-    b.shutdown().await;
+    two.stop().await;
 }
 
 #[tokio::test]
@@ -116,25 +115,22 @@ async fn who_shows_more_than_one_release_or_a_long_one_is_not_read_to_the_end() 
     b.shutdown().await;
 }
 
-/// Three packages of about one size, and the node that has them.
-async fn three(node: &Swarm, key: &PublisherKey) -> Vec<SignedRelease> {
+/// Two nodes, and three packages of about one size that the first has.
+async fn three() -> (Two, [SignedRelease; 3]) {
+    let two = Two::start().await;
     let mut releases = Vec::new();
     for (seed, name) in [(1, "one"), (2, "two"), (3, "three")] {
         let content = content(seed, FILE);
-        releases.push(publish(node, key, name, "1.0.0", &[("f", &content)]).await);
+        releases.push(publish(&two.a, &two.key, name, "1.0.0", &[("f", &content)]).await);
     }
-    releases
+    (two, releases.try_into().unwrap())
 }
 
 #[tokio::test]
 async fn what_others_work_brings_stays_within_its_room_and_takes_nothing_from_the_owner() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = PublisherKey::generate().unwrap();
-    let a = node(&dir.path().join("a")).await;
-    let releases = three(&a, &key).await;
-    let [owned, first, second] = [0, 1, 2].map(|n: usize| &releases[n]);
-    let from = [a.addr()];
-    let mut b = node(&dir.path().join("b")).await;
+    let (two, releases) = three().await;
+    let [owned, first, second] = &releases;
+    let (from, b) = (two.sources(), &two.b);
     b.install(owned, &from, None).await.unwrap();
     // What the owner has takes none of the room.
     let used = b.bring(owned, &[], 0, &nobody).await.unwrap();
@@ -144,13 +140,13 @@ async fn what_others_work_brings_stays_within_its_room_and_takes_nothing_from_th
         b.bring(first, &from, ONE - 1, &nobody).await,
         Err(BringError::TooLarge { bytes: ONE, .. })
     ));
-    assert_eq!(count(&b, "brought"), 0);
+    assert_eq!(count(b, "brought"), 0);
 
     // One has room, and the half of another that is on the disk until the next sweep.
     let room = ONE + ONE / 2;
     let used = b.bring(first, &from, room, &nobody).await.unwrap();
     assert!(b.is_offered(&first.digest()));
-    assert_eq!(b.history(&key.id(), first.name()), None);
+    assert_eq!(b.history(&two.key.id(), first.name()), None);
     assert!(matches!(
         b.bring(second, &from, room, &nobody).await,
         Err(BringError::NoRoom)
@@ -162,42 +158,36 @@ async fn what_others_work_brings_stays_within_its_room_and_takes_nothing_from_th
         Err(BringError::NoRoom)
     ));
     // It is still known after a restart whose it is.
-    b.shutdown().await;
-    drop(b);
-    b = node(&dir.path().join("b")).await;
+    let two = two.restarted().await;
+    let b = &two.b;
     b.bring(second, &from, room, &nobody).await.unwrap();
     let mut here = [owned, second].map(|release| release.digest().to_string());
     here.sort();
-    assert_eq!(visible(&b), here);
+    assert_eq!(visible(b), here);
     assert!(!b.is_offered(&first.digest()));
     assert!(b.is_offered(&owned.digest()));
-    assert_eq!(count(&b, "brought"), 1);
+    assert_eq!(count(b, "brought"), 1);
     // It comes back with what the store still has of it, which counts once.
     b.bring(first, &from, room, &nobody).await.unwrap();
 
     // What the owner installs is the owner's from then on, and nobody's work takes it away.
     b.install(first, &from, None).await.unwrap();
-    assert_eq!(count(&b, "brought"), 0);
+    assert_eq!(count(b, "brought"), 0);
     b.bring(second, &from, room, &nobody).await.unwrap();
     let all = releases.iter().map(|release| release.digest().to_string());
     let mut all: Vec<String> = all.collect();
     all.sort();
-    assert_eq!(visible(&b), all);
+    assert_eq!(visible(b), all);
     // And what the owner removes is gone.
     b.remove(&second.digest()).await.unwrap();
-    assert_eq!(count(&b, "brought"), 0);
-    a.shutdown().await;
-    b.shutdown().await;
+    assert_eq!(count(b, "brought"), 0);
+    two.stop().await;
 }
 
 #[tokio::test]
 async fn where_the_room_was_lowered_what_is_too_much_goes_though_that_is_not_enough_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = PublisherKey::generate().unwrap();
-    let a = node(&dir.path().join("a")).await;
-    let releases = three(&a, &key).await;
-    let from = [a.addr()];
-    let mut b = node(&dir.path().join("b")).await;
+    let (two, releases) = three().await;
+    let (from, b) = (two.sources(), &two.b);
     for release in &releases[..2] {
         b.bring(release, &from, 2 * ONE, &nobody).await.unwrap();
     }
@@ -205,29 +195,23 @@ async fn where_the_room_was_lowered_what_is_too_much_goes_though_that_is_not_eno
     for _ in 0..2 {
         let brought = b.bring(third, &from, ONE, &nobody).await;
         assert!(matches!(brought, Err(BringError::NoRoom)), "{brought:?}");
-        assert_eq!(["brought", "packages"].map(|f| count(&b, f)), [0; 2]);
+        assert_eq!(["brought", "packages"].map(|f| count(b, f)), [0; 2]);
     }
     // The store is swept, as it is now and then.
-    b.shutdown().await;
-    drop(b);
-    b = node(&dir.path().join("b")).await;
+    let two = two.restarted().await;
+    let b = &two.b;
     b.bring(third, &from, ONE, &nobody).await.unwrap();
     assert_eq!(b.takes_of_room(third), ONE);
     b.install(third, &from, None).await.unwrap();
     assert_eq!(b.takes_of_room(third), 0);
-    a.shutdown().await;
-    b.shutdown().await;
+    two.stop().await;
 }
 
 #[tokio::test]
 async fn what_the_owner_works_with_stays_whoever_had_it_brought() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = PublisherKey::generate().unwrap();
-    let a = node(&dir.path().join("a")).await;
-    let releases = three(&a, &key).await;
-    let (first, second) = (&releases[0], &releases[1]);
-    let from = [a.addr()];
-    let b = node(&dir.path().join("b")).await;
+    let (two, [first, second, _]) = three().await;
+    let (first, second) = (&first, &second);
+    let (from, b) = (two.sources(), &two.b);
     let room = ONE + ONE / 2;
     assert!(b.hold(&first.digest()).await.is_err());
     b.bring(first, &from, room, &nobody).await.unwrap();
@@ -235,51 +219,40 @@ async fn what_the_owner_works_with_stays_whoever_had_it_brought() {
     assert_eq!(held.installed.release, *first);
     let brought = b.bring(second, &from, room, &nobody).await;
     assert!(matches!(brought, Err(BringError::NoRoom)), "{brought:?}");
-    assert_eq!(visible(&b), [first.digest().to_string()]);
+    assert_eq!(visible(b), [first.digest().to_string()]);
     drop(held);
     b.bring(second, &from, room, &nobody).await.unwrap();
-    assert_eq!(visible(&b), [second.digest().to_string()]);
-    a.shutdown().await;
-    b.shutdown().await;
+    assert_eq!(visible(b), [second.digest().to_string()]);
+    two.stop().await;
 }
 
 #[tokio::test]
 async fn a_package_whose_note_is_damaged_takes_what_it_takes() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = PublisherKey::generate().unwrap();
-    let a = node(&dir.path().join("a")).await;
-    let releases = three(&a, &key).await;
-    let (first, second) = (&releases[0], &releases[1]);
-    let from = [a.addr()];
-    let mut b = node(&dir.path().join("b")).await;
+    let (two, [first, second, _]) = three().await;
+    let from = two.sources();
     let room = ONE + ONE / 2;
-    b.bring(first, &from, room, &nobody).await.unwrap();
-    b.shutdown().await;
-    let note = b.dir().join("brought").join(first.digest().to_string());
-    drop(b);
+    two.b.bring(&first, &from, room, &nobody).await.unwrap();
+    // It is read when the node starts.
+    let note = two.b.dir().join("brought").join(first.digest().to_string());
     fs::write(note, b"damaged").unwrap();
-    b = node(&dir.path().join("b")).await;
-    b.bring(second, &from, room, &nobody).await.unwrap();
-    assert_eq!(visible(&b), [second.digest().to_string()]);
-    a.shutdown().await;
-    b.shutdown().await;
+    let two = two.restarted().await;
+    two.b.bring(&second, &from, room, &nobody).await.unwrap();
+    assert_eq!(visible(&two.b), [second.digest().to_string()]);
+    two.stop().await;
 }
 
 #[tokio::test]
 async fn what_could_not_be_fetched_counts_and_what_is_looked_at_too() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = PublisherKey::generate().unwrap();
-    let a = node(&dir.path().join("a")).await;
-    let releases = three(&a, &key).await;
-    let [first, second] = [0, 1].map(|n: usize| &releases[n]);
-    let from = [a.addr()];
-    let b = node(&dir.path().join("b")).await;
+    let (two, [first, second, _]) = three().await;
+    let (first, second) = (&first, &second);
+    let Two { a, b, .. } = &two;
+    let from = two.sources();
     // Nobody is named who has it.
     assert!(matches!(
         b.bring(first, &[], ONE, &nobody).await,
         Err(BringError::Install(_))
     ));
-    assert_eq!(count(&b, "brought"), 1);
+    assert_eq!(count(b, "brought"), 1);
     let small = content(9, 1_000);
     let digest = a.import_bytes(small.clone()).await.unwrap().0;
     a.share(&digest).await.unwrap();
@@ -289,12 +262,55 @@ async fn what_could_not_be_fetched_counts_and_what_is_looked_at_too() {
     assert_eq!(b.presence(&digest).await.unwrap(), Presence::Absent);
     let glance = b.glance(&digest, 1_000, &from, ONE, &nobody).await;
     assert_eq!(glance.unwrap(), small);
-    assert_eq!(count(&b, "brought"), 0, "it went to make room");
+    assert_eq!(count(b, "brought"), 0, "it went to make room");
     // The next sweep takes what was looked at; until then there is no room for a whole package.
     assert!(matches!(
         b.bring(second, &from, ONE, &nobody).await,
         Err(BringError::NoRoom)
     ));
-    a.shutdown().await;
-    b.shutdown().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn what_stalls_or_crawls_is_given_up_and_comes_from_another_later() {
+    let hour = Duration::from_secs(3600);
+    let soon = Duration::from_millis(300);
+    let [stalls, crawls] = [(soon, hour), (hour, soon)].map(|(stall, crawl)| Limits {
+        stall,
+        crawl,
+        ..limits()
+    });
+    type Check = fn(&FetchError) -> bool;
+    let cases: [(Sends, Limits, Check); 2] = [
+        (Sends::Stall(400_000), stalls, |error| {
+            let FetchError::Exhausted { faults, .. } = error else {
+                return false;
+            };
+            matches!(faults[0].fault, ProviderFault::Stalled { .. })
+        }),
+        // A group arrives now and then, and the whole would take most of a minute.
+        (Sends::Trickle, crawls, |error| {
+            matches!(error, FetchError::Crawls { missing: 1.., .. })
+        }),
+    ];
+    for (sends, hurried, check) in cases {
+        let two = Two::with(hurried).await;
+        let content = content(4, FILE);
+        let release = publish(&two.a, &two.key, "slow", "1.0.0", &[("f", &content)]).await;
+        let slow = Hostile::sending(sends, &content).await;
+        let from = from_ref(&slow.addr);
+        let bringing = tokio::time::timeout(WAIT, two.b.bring(&release, from, ONE, &nobody));
+        let given_up = bringing.await.expect("it is waited for");
+        match &given_up {
+            Err(BringError::Install(InstallError::Fetch(error))) if check(error) => {}
+            other => panic!("{sends:?}: {other:?}"),
+        }
+        assert!(visible(&two.b).is_empty());
+        assert_eq!(count(&two.b, "brought"), 1, "what has come of it counts");
+        let two = two.restarted().await;
+        let brought = two.b.bring(&release, &two.sources(), ONE, &nobody).await;
+        assert_eq!(brought.unwrap().installed.release, release);
+        slow.stop().await;
+        two.stop().await;
+    }
 }

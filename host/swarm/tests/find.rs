@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::hostile::{Hostile, Sends};
-use common::{content, limits, node, node_with, offer};
+use common::{content, gossiping, limits, node, node_with, offer};
 use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
@@ -230,6 +230,31 @@ async fn the_first_proof_ends_the_search() {
     b.add_discovery(Arc::new(Endless(a.addr())));
     let found = b.find_blob(&digest, &[]).await.unwrap();
     assert_eq!((found.size, found.providers), (10, vec![a.addr()]));
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_search_by_gossip_ends_when_all_that_are_known_have_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = gossiping(&dir.path().join("a"), limits()).await;
+    // With patience for an hour: only the answers can end it.
+    let patient = Limits {
+        discovery: Duration::from_secs(3600),
+        ..limits()
+    };
+    let b = gossiping(&dir.path().join("b"), patient).await;
+    b.add_discovery(Arc::new(TicketDiscovery::from(a.ticket())));
+    let digest = Digest::of(b"nobody has this");
+    let searches = async {
+        let error = b.find_blob(&digest, &[]).await.unwrap_err();
+        (error, b.find(&Want::Anything).await)
+    };
+    let searches = tokio::time::timeout(Duration::from_secs(30), searches).await;
+    let (error, found) = searches.expect("there is nobody left to ask");
+    let asked: Vec<NodeId> = error.faults.iter().map(|fault| fault.node).collect();
+    assert_eq!(asked, [a.id()], "{error}");
+    assert_eq!(found, [a.addr()]);
     a.shutdown().await;
     b.shutdown().await;
 }

@@ -5,13 +5,18 @@
 mod common;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::hostile::endpoint;
-use common::{limits, offer};
+use bao_tree::io::BaoContentItem;
+use common::hostile::{connect, endpoint};
+use common::{content, gossiping, limits, offer};
+use iroh::Endpoint;
 use iroh::endpoint::Connection;
-use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
-use skep_swarm::{Limits, Swarm, SwarmConfig};
+use iroh_blobs::Hash;
+use iroh_blobs::get::fsm::{self, AtStartRoot, BlobContentNext, ConnectedNext};
+use iroh_blobs::protocol::GetRequest;
+use skep_registry::Digest;
+use skep_swarm::{Limits, Swarm};
 use tokio::task::JoinSet;
 
 /// As long as nothing here ever takes.
@@ -24,24 +29,14 @@ const BUSY: [u8; 6] = [0, 0, 0, 2, 3, 1];
 
 /// A node with eight places for each kind of thing, and patience for an hour.
 async fn node(dir: &Path) -> Swarm {
-    let config = SwarmConfig {
-        gossip: true,
-        limits: Limits {
-            request: Duration::from_secs(3600),
-            answers: 8,
-            connections: 8,
-            ..limits()
-        },
-        ..SwarmConfig::loopback(dir)
+    let patient = Limits {
+        request: Duration::from_secs(3600),
+        idle: Duration::from_secs(3600),
+        answers: 8,
+        connections: 8,
+        ..limits()
     };
-    Swarm::open(config).await.unwrap()
-}
-
-async fn connect(from: &Endpoint, node: &Swarm, alpn: &[u8]) -> Connection {
-    let id = EndpointId::from_bytes(node.id().as_bytes()).unwrap();
-    let at = node.addr().addrs.into_iter().map(TransportAddr::Ip);
-    let to = EndpointAddr::from_parts(id, at);
-    from.connect(to, alpn).await.unwrap()
+    gossiping(dir, patient).await
 }
 
 /// Connects so many times under one name, and waits until one of these connections is ended. Returns those that
@@ -132,6 +127,108 @@ async fn a_connection_on_which_nothing_is_asked_ends() {
     ended.expect("it is kept for ever");
     node.shutdown().await;
     silent.close().await;
+}
+
+/// Asks for a whole blob, and reads nothing of the answer yet.
+async fn ask_for(connection: &Connection, digest: &Digest) -> Result<AtStartRoot, String> {
+    let request = GetRequest::blob(Hash::from_bytes(*digest.as_bytes()));
+    let asking = fsm::start(connection.clone(), request, Default::default());
+    let asking = asking.next().await.map_err(|error| error.to_string())?;
+    match asking.next().await.map_err(|error| error.to_string())? {
+        ConnectedNext::StartRoot(answer) => Ok(answer),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// Reads the blob in an answer, no quicker than a group in so long.
+async fn read(answer: AtStartRoot, pace: Duration) -> Result<Vec<u8>, String> {
+    let header = answer.next().next().await;
+    let (mut content, _) = header.map_err(|error| error.to_string())?;
+    let mut blob = Vec::new();
+    let mut pace = tokio::time::interval(pace);
+    loop {
+        match content.next().await {
+            BlobContentNext::More((rest, item)) => {
+                if let BaoContentItem::Leaf(leaf) = item.map_err(|error| error.to_string())? {
+                    blob.extend_from_slice(&leaf.data);
+                    pace.tick().await;
+                }
+                content = rest;
+            }
+            BlobContentNext::Done(_) => return Ok(blob),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_over_which_no_blob_is_sent_ends_and_gives_its_place_back() {
+    let dir = tempfile::tempdir().unwrap();
+    // One connection for each peer.
+    let hurried = Limits {
+        idle: Duration::from_millis(300),
+        connections: 4,
+        ..limits()
+    };
+    let node = common::node_with(&dir.path().join("a"), hurried).await;
+    // More than is on its way while nobody reads.
+    let large = offer(&node, &content(80, 4 << 20)).await;
+    let small = offer(&node, b"small").await;
+    let (mut peers, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let peer = endpoint().bind().await.unwrap();
+        held.push(connect(&peer, &node, iroh_blobs::ALPN).await);
+        peers.push(peer);
+    }
+    // Nothing is asked on the first, a part of a question on the second, and on the third nothing is read.
+    let (mut send, _recv) = held[1].open_bi().await.unwrap();
+    send.write_all(&[0]).await.unwrap();
+    let _answer = ask_for(&held[2], &large).await.unwrap();
+    for connection in &held {
+        // It is kept alive, so that nothing but the node ends it.
+        let ended = tokio::time::timeout(DEADLINE, connection.closed()).await;
+        let ended = ended.expect("it is kept for ever").to_string();
+        assert!(ended.contains("nothing was sent"), "{ended}");
+    }
+    for peer in &peers {
+        // Its place is free a moment after it has heard of the end.
+        let served = async {
+            loop {
+                let connection = connect(peer, &node, iroh_blobs::ALPN).await;
+                if let Ok(answer) = ask_for(&connection, &small).await
+                    && let Ok(blob) = read(answer, Duration::from_millis(1)).await
+                {
+                    return blob;
+                }
+            }
+        };
+        let served = tokio::time::timeout(DEADLINE, served).await;
+        assert_eq!(served.expect("its place is taken"), b"small");
+    }
+    node.shutdown().await;
+    for peer in peers {
+        peer.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_over_which_a_blob_is_sent_goes_on_for_as_long_as_that_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let idle = Duration::from_secs(1);
+    let hurried = Limits { idle, ..limits() };
+    let node = common::node_with(&dir.path().join("a"), hurried).await;
+    let data = content(81, 8 << 20);
+    let digest = offer(&node, &data).await;
+    let peer = endpoint().bind().await.unwrap();
+    let connection = connect(&peer, &node, iroh_blobs::ALPN).await;
+    let began = Instant::now();
+    let answer = ask_for(&connection, &digest).await.unwrap();
+    // Of 512 groups less than a hundred are on their way while nobody reads.
+    let reading = read(answer, Duration::from_millis(6));
+    let blob = tokio::time::timeout(DEADLINE, reading).await.unwrap();
+    assert!(blob.expect("it was cut off") == data);
+    assert!(began.elapsed() > 2 * idle, "it was no slower than others");
+    node.shutdown().await;
+    peer.close().await;
 }
 
 #[tokio::test]

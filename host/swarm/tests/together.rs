@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::hostile::{Hostile, Sends, addr_of, endpoint};
-use common::{content, limits, node, node_with, offer};
+use common::{Two, content, limits, node_with, offer};
 use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh_blobs::protocol::Request;
@@ -63,6 +63,14 @@ impl ProtocolHandler for Waiting {
     }
 }
 
+/// One stream to each provider.
+fn one_each() -> Limits {
+    Limits {
+        streams: 1,
+        ..limits()
+    }
+}
+
 #[tokio::test]
 async fn several_providers_send_one_blob_at_the_same_time() {
     let dir = tempfile::tempdir().unwrap();
@@ -76,11 +84,7 @@ async fn several_providers_send_one_blob_at_the_same_time() {
         routers.push(router);
         providers.push(addr);
     }
-    let one_each = Limits {
-        streams: 1,
-        ..limits()
-    };
-    let b = node_with(&dir.path().join("b"), one_each).await;
+    let b = node_with(&dir.path().join("b"), one_each()).await;
     let digest = Digest::of(&data);
     let fetch = b.fetch_blob(&digest, data.len() as u64, &providers, None);
     let (blob, report) = tokio::time::timeout(DEADLINE, fetch)
@@ -130,15 +134,14 @@ fn assert_named(bad: &[Hostile], faults: &[FaultOf]) {
 
 #[tokio::test]
 async fn liars_and_stallers_are_dropped_in_the_middle_and_the_rest_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
     let data = content(71, 6 << 20);
-    let honest = node(&dir.path().join("a")).await;
-    let digest = offer(&honest, &data).await;
     let patience = Limits {
         stall: Duration::from_secs(1),
         ..limits()
     };
-    let b = node_with(&dir.path().join("b"), patience).await;
+    let two = Two::with(patience).await;
+    let (honest, b) = (&two.a, &two.b);
+    let digest = offer(honest, &data).await;
     let bad = bad(&data).await;
     // Only these at first: each sends a part, and none the whole.
     let providers: Vec<_> = bad.iter().map(|node| node.addr.clone()).collect();
@@ -161,8 +164,7 @@ async fn liars_and_stallers_are_dropped_in_the_middle_and_the_rest_goes_on() {
         "what liars sent right is kept: {report:?}"
     );
     assert!(report.providers.contains_key(&honest.id()), "{report:?}");
-    b.shutdown().await;
-    honest.shutdown().await;
+    two.stop().await;
     for node in bad {
         node.stop().await;
     }
@@ -195,12 +197,11 @@ async fn liars_that_are_asked_first_are_named_and_two_that_are_honest_share_what
     // Eight pieces, two for each of the bad ones.
     let data = content(73, 6 << 20);
     let digest = Digest::of(&data);
-    let one_each = Limits {
+    let hurried = Limits {
         stall: Duration::from_secs(3),
-        streams: 1,
-        ..limits()
+        ..one_each()
     };
-    let b = node_with(&dir.path().join("b"), one_each).await;
+    let b = node_with(&dir.path().join("b"), hurried).await;
     let bad = bad(&data).await;
     // Neither of these sends anything before the other has been asked for a piece too.
     let barrier = Arc::new(Barrier::new(2));
@@ -234,20 +235,22 @@ async fn liars_that_are_asked_first_are_named_and_two_that_are_honest_share_what
     }
 }
 
-#[tokio::test]
-async fn two_that_dawdle_over_one_piece_keep_nobody_waiting() {
-    let dir = tempfile::tempdir().unwrap();
-    // One piece.
-    let data = content(74, 500 << 10);
-    let honest = node(&dir.path().join("a")).await;
-    let digest = offer(&honest, &data).await;
-    let hedging = Limits {
+/// One stream to each provider, of whom none ever stalls, and whoever has nothing to do helps another at once.
+fn hedging() -> Limits {
+    Limits {
         stall: Duration::from_secs(3600),
         hedge: Duration::from_millis(100),
-        streams: 1,
-        ..limits()
-    };
-    let b = node_with(&dir.path().join("b"), hedging).await;
+        ..one_each()
+    }
+}
+
+#[tokio::test]
+async fn two_that_dawdle_over_one_piece_keep_nobody_waiting() {
+    // One piece.
+    let data = content(74, 500 << 10);
+    let two = Two::with(hedging()).await;
+    let (honest, b) = (&two.a, &two.b);
+    let digest = offer(honest, &data).await;
     let slow = Hostile::sending(Sends::Trickle, &data).await;
     let other = Hostile::sending(Sends::Trickle, &data).await;
     // Both have it before anybody else is there.
@@ -265,27 +268,19 @@ async fn two_that_dawdle_over_one_piece_keep_nobody_waiting() {
     assert_eq!(blob.read_at(0, data.len()).await.unwrap(), data);
     // Without its help it would have come all the same, a little at a time.
     assert!(report.providers.contains_key(&honest.id()), "{report:?}");
-    b.shutdown().await;
+    two.stop().await;
     for node in [slow, other] {
         node.stop().await;
     }
-    honest.shutdown().await;
 }
 
 #[tokio::test]
 async fn who_dawdles_keeps_nobody_waiting() {
-    let dir = tempfile::tempdir().unwrap();
     // At its pace a piece takes minutes, and it never stalls.
     let data = content(72, 8 << 20);
-    let honest = node(&dir.path().join("a")).await;
-    let digest = offer(&honest, &data).await;
-    let hedging = Limits {
-        stall: Duration::from_secs(3600),
-        hedge: Duration::from_millis(100),
-        streams: 1,
-        ..limits()
-    };
-    let b = node_with(&dir.path().join("b"), hedging).await;
+    let two = Two::with(hedging()).await;
+    let (honest, b) = (&two.a, &two.b);
+    let digest = offer(honest, &data).await;
     let slow = Hostile::sending(Sends::Trickle, &data).await;
     // It has a piece before anybody else is there.
     b.add_discovery(Arc::new(Later(vec![honest.addr()], vec![slow.asked()])));
@@ -300,7 +295,6 @@ async fn who_dawdles_keeps_nobody_waiting() {
         report.faults.is_empty(),
         "being slow is no fault: {report:?}"
     );
-    b.shutdown().await;
+    two.stop().await;
     slow.stop().await;
-    honest.shutdown().await;
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use iroh::endpoint::{Builder, Connection, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
-use iroh::{Endpoint, RelayMode};
+use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, TransportAddr};
 use iroh_blobs::protocol::Request;
 use iroh_blobs::store::mem::MemStore;
 use serde::Serialize;
 use skep_registry::SignedRelease;
-use skep_swarm::{NodeId, ProviderAddr};
+use skep_swarm::{NodeId, ProviderAddr, Swarm};
 use tokio::sync::Notify;
 
 use super::content;
@@ -152,6 +152,14 @@ pub fn addr_of(endpoint: &Endpoint) -> ProviderAddr {
         id: NodeId::from_bytes(endpoint.id().as_bytes()).unwrap(),
         addrs: endpoint.bound_sockets(),
     }
+}
+
+/// A connection to a node, from an endpoint that is not skep's.
+pub async fn connect(from: &Endpoint, node: &Swarm, alpn: &[u8]) -> Connection {
+    let id = EndpointId::from_bytes(node.id().as_bytes()).unwrap();
+    let at = node.addr().addrs.into_iter().map(TransportAddr::Ip);
+    let to = EndpointAddr::from_parts(id, at);
+    from.connect(to, alpn).await.unwrap()
 }
 
 /// A node that is not skep's: it says and sends whatever it is told to.

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use skep_registry::{Content, Digest, Draft, FileEntry, Model, PublisherKey, SignedRelease};
-use skep_swarm::{FileRef, Limits, Swarm, SwarmConfig};
+use skep_swarm::{FileRef, Limits, ProviderAddr, Swarm, SwarmConfig};
+use tempfile::TempDir;
 
 /// Content that is the same for the same seed, and does not compress.
 pub fn content(seed: u64, len: usize) -> Vec<u8> {
@@ -38,11 +39,64 @@ pub async fn node(dir: &Path) -> Swarm {
 }
 
 pub async fn node_with(dir: &Path, limits: Limits) -> Swarm {
+    open(dir, limits, false).await
+}
+
+/// A node that tells others what is here, and remembers what they tell.
+pub async fn gossiping(dir: &Path, limits: Limits) -> Swarm {
+    open(dir, limits, true).await
+}
+
+async fn open(dir: &Path, limits: Limits, gossip: bool) -> Swarm {
     let config = SwarmConfig {
+        gossip,
         limits,
         ..SwarmConfig::loopback(dir)
     };
     Swarm::open(config).await.unwrap()
+}
+
+/// A node that has things, one that has nothing yet, and a publisher.
+pub struct Two {
+    dir: TempDir,
+    pub key: PublisherKey,
+    pub a: Swarm,
+    pub b: Swarm,
+}
+
+impl Two {
+    pub async fn start() -> Self {
+        Self::with(limits()).await
+    }
+
+    /// With these limits for the second.
+    pub async fn with(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let a = node(&dir.path().join("a")).await;
+        let b = node_with(&dir.path().join("b"), limits).await;
+        let key = PublisherKey::generate().unwrap();
+        Self { dir, key, a, b }
+    }
+
+    /// Whom the second fetches from.
+    pub fn sources(&self) -> [ProviderAddr; 1] {
+        [self.a.addr()]
+    }
+
+    /// The second starts anew, with the usual limits.
+    pub async fn restarted(self) -> Self {
+        let Self { dir, key, a, b } = self;
+        b.shutdown().await;
+        // Its folder is another's only then.
+        drop(b);
+        let b = node(&dir.path().join("b")).await;
+        Self { dir, key, a, b }
+    }
+
+    pub async fn stop(self) {
+        self.a.shutdown().await;
+        self.b.shutdown().await;
+    }
 }
 
 /// Puts a blob on a node and serves it.

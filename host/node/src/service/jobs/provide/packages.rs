@@ -38,8 +38,8 @@ const SHOWING: Duration = Duration::from_secs(15);
 const ARRIVING: Duration = Duration::from_secs(60);
 /// How many bytes of it have to arrive in a second.
 const SLOWEST: u64 = 64 << 10;
-/// No lease waits longer for it, and keeps its room for it, however large it is. What has come by then is there for
-/// the next one that asks for it.
+/// No lease waits longer for it, and keeps its room for it, however large it is, nor for one that crawls. What has
+/// come by then is there for the next one that asks for it.
 const LATEST: Duration = Duration::from_secs(30 * 60);
 /// How far the time at which a lease was made out may be from this node's, in milliseconds.
 const AWAY: u64 = 14 * DAY;
