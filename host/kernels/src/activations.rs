@@ -7,15 +7,19 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod groups;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 
 use skep_weights::PackedFormat;
 
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
-use crate::linear::avx512::many;
+use crate::linear::avx512::{floats, many};
 use crate::team::Team;
 use crate::{ShapeError, expect_below, expect_len};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use groups::{FloatGroups, Lanes};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::{Line, Tiles, TilesOfGroup};
 
@@ -73,6 +77,9 @@ pub struct Activations {
     /// The same once more, sixteen tokens side by side; empty where no product takes it so.
     #[cfg(target_arch = "x86_64")]
     pub(crate) tiles: Tiles,
+    /// `values` once more, a few tokens side by side; empty where no product takes it so.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) groups: FloatGroups,
     /// Rows in another order, before they are rounded.
     ordered: Vec<f32>,
 }
@@ -111,6 +118,13 @@ impl Activations {
         if precision == Precision::F32 {
             self.values.clear();
             self.values.extend_from_slice(values);
+            #[cfg(target_arch = "x86_64")]
+            {
+                let is_wide = matches!(isa.or_portable(), Isa::Avx512 | Isa::Amx);
+                let are_many = tokens >= floats::many::FEWEST;
+                let tokens = if is_wide && are_many { tokens } else { 0 };
+                self.groups.fill(team, tokens, columns, values);
+            }
             return Ok(());
         }
         self.quants.resize(values.len(), 0);

@@ -19,7 +19,7 @@ mod pieces;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
-use avx512::many;
+use avx512::{floats, many};
 use skep_weights::grouped::GroupRow;
 use skep_weights::{GroupInt4, PackedFormat};
 
@@ -327,6 +327,19 @@ fn rows_of(
             // SAFETY: the machine has these instructions, as above; the caller has checked the
             // rest, and the input lies so.
             unsafe { many::multiply(&piece) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx if input.groups.are_filled() && floats::many::takes(weights) => {
+            let piece = floats::many::Piece {
+                weights,
+                rows,
+                ahead,
+                input,
+                out,
+            };
+            // SAFETY: the machine has these instructions, as above; the caller has checked the
+            // rest, and the input lies so: it has been filled last for weights of floats.
+            unsafe { piece.multiply() }
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Amx => {

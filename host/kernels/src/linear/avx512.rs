@@ -12,7 +12,7 @@
 //! Weights keep an unsigned form for the product of bytes. What their offset adds is taken away
 //! through the sums of the activations.
 
-mod floats;
+pub mod floats;
 pub mod k_quants;
 pub mod many;
 pub mod thirty_twos;
@@ -256,4 +256,41 @@ pub fn across(sum: __m512) -> f32 {
     );
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// [`across`] of each of sixteen registers, with the same bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn across_each(rows: [__m512; 16]) -> __m512 {
+    // In quarter `q` of register `n`: the four sums of row `4 q + n`.
+    let mut fours = [_mm512_setzero_ps(); 4];
+    for (n, four) in fours.iter_mut().enumerate() {
+        let mut eights = [_mm512_setzero_ps(); 2];
+        for (half, eight) in eights.iter_mut().enumerate() {
+            let (a, b) = (rows[8 * half + n], rows[8 * half + 4 + n]);
+            *eight = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+                _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+            );
+        }
+        let [a, b] = eights;
+        *four = _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+        );
+    }
+    // The same within each quarter.
+    let [a, b, c, d] = fours;
+    let ab = _mm512_add_ps(
+        _mm512_shuffle_ps::<0b01_00_01_00>(a, b),
+        _mm512_shuffle_ps::<0b11_10_11_10>(a, b),
+    );
+    let cd = _mm512_add_ps(
+        _mm512_shuffle_ps::<0b01_00_01_00>(c, d),
+        _mm512_shuffle_ps::<0b11_10_11_10>(c, d),
+    );
+    _mm512_add_ps(
+        _mm512_shuffle_ps::<0b10_00_10_00>(ab, cd),
+        _mm512_shuffle_ps::<0b11_01_11_01>(ab, cd),
+    )
 }

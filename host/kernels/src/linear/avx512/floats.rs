@@ -1,7 +1,10 @@
 //! Weights that are not quantized.
 //!
 //! A row and a token have one register of sixteen sums, which are added up at the end; four rows
-//! go side by side, so that activations are loaded a quarter as often.
+//! go side by side, so that activations are loaded a quarter as often. Many tokens go another way:
+//! see [`many`].
+
+pub mod many;
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -59,14 +62,9 @@ fn side_by_side<const T: usize, const BYTES: usize, const BRAIN: bool>(
             let mut weights = [_mm512_setzero_ps(); SIDE_BY_SIDE];
             for (weights, row) in weights.iter_mut().zip(rows) {
                 let at = row.as_ptr().add(column * BYTES);
-                *weights = match (BYTES, BRAIN) {
-                    (4, _) => _mm512_maskz_loadu_ps(mask, at.cast()),
-                    (_, false) => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, at.cast())),
-                    (_, true) => {
-                        let halves = _mm256_maskz_loadu_epi16(mask, at.cast());
-                        let wide = _mm512_cvtepu16_epi32(halves);
-                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-                    }
+                *weights = match BYTES {
+                    4 => _mm512_maskz_loadu_ps(mask, at.cast()),
+                    _ => wide::<BRAIN>(_mm256_maskz_loadu_epi16(mask, at.cast())),
                 };
             }
             for (sums, token) in sums.iter_mut().zip(tokens) {
@@ -84,4 +82,17 @@ fn side_by_side<const T: usize, const BYTES: usize, const BRAIN: bool>(
         }
     }
     totals
+}
+
+/// Sixteen floats of 2 bytes, of either kind, become floats of 4.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn wide<const BRAIN: bool>(halves: __m256i) -> __m512 {
+    match BRAIN {
+        false => _mm512_cvtph_ps(halves),
+        true => {
+            let words = _mm512_cvtepu16_epi32(halves);
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+        }
+    }
 }
