@@ -212,15 +212,19 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
         let example = example(environment, "commitments");
         let mut rates = Command::new(&example);
         environment::run(rates.arg("rates"), "measure what commitments cost")?;
-        let mut calibrate = Command::new(&example);
-        calibrate.arg("calibrate").arg(&model).arg("10000");
-        for (name, file) in [
-            ("the same at 4 bits", "four_bits.gguf"),
-            ("one layer fewer", "fewer_layers.gguf"),
-        ] {
-            calibrate.arg(format!("{name}={}", folder.join(file).display()));
+        // Of the short ones the last chunk has one to six states.
+        for (texts, tokens) in [("10000", "40"), ("6000", "2-7")] {
+            let mut calibrate = Command::new(&example);
+            calibrate.arg("calibrate").arg(&model);
+            calibrate.args([texts, "--tokens", tokens]);
+            for (name, file) in [
+                ("the same at 4 bits", "four_bits.gguf"),
+                ("one layer fewer", "fewer_layers.gguf"),
+            ] {
+                calibrate.arg(format!("{name}={}", folder.join(file).display()));
+            }
+            environment::run(&mut calibrate, "compare honest texts and cheats")?;
         }
-        environment::run(&mut calibrate, "compare honest texts and cheats")?;
         for format in ["half.gguf", "four_bits.gguf", "q4_k.gguf"] {
             let mut calibrate = Command::new(&example);
             calibrate

@@ -2,18 +2,21 @@
 //!
 //! * `commitments rates [threads]`: a model of 0.3 billion random weights, in each of three formats,
 //!   writes 256 tokens with and without commitments, in turn; then they are checked.
-//! * `commitments calibrate MODEL.gguf TEXTS [NAME=OTHER.gguf ...]`: so many honest texts in all, by
+//! * `commitments calibrate MODEL.gguf TEXTS [--tokens LENGTHS] [NAME=OTHER.gguf ...]`: so many honest texts in all, by
 //!   every set of instructions that the machine has, on one thread and on two, alone and in batches
 //!   (and, built with `--features cuda` or `wgsl`, by a graphics processor as well), checked by the best set of instructions on two threads; then texts by other models under the
 //!   name of the first, and by itself with the prompt cut short or the sampling changed. Prompts
 //!   are what the model says of its own accord. How many of the honest texts have more other tokens than the near
-//!   limit of audits allows is printed besides.
+//!   limit of audits allows is printed besides, and at the end how chunks compare, by how many states are in them.
+//!   Texts have 40 tokens each, or take turns with other lengths: `2-7,40` are seven.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[cfg(any(feature = "cuda", feature = "wgsl"))]
 #[allow(dead_code, reason = "tests need more of it")]
 #[path = "../tests/common/backend.rs"]
 mod backend;
+#[path = "commitments/chunks.rs"]
+mod chunks;
 #[path = "../../decoder/examples/random_model/mod.rs"]
 mod random_model;
 
@@ -22,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use chunks::{Furthest, tokens_of};
 use random_model::{Format, Shape, VOCABULARY, WIDTH, write_model};
 use skep_accounts::{Account, Limits};
 use skep_decoder::Decoder;
@@ -30,9 +34,10 @@ use skep_engine::{
     Sampling,
 };
 use skep_evidence::activations::{Commitment, Committer, States, Thresholds};
+use skep_evidence::following::NEAR;
 use skep_kernels::{Isa, Team};
 
-/// Tokens of a text that is calibrated with.
+/// Tokens of a text that is calibrated with, if nothing else is said.
 const TOKENS: usize = 40;
 /// Texts that are checked together, and written together where nothing else is said.
 const TOGETHER: usize = 100;
@@ -46,8 +51,6 @@ const CHEATS: usize = 500;
 const TOLERANCE: f64 = 0.05;
 /// One token in so many may be another without an explanation.
 const ONE_IN: usize = 20;
-/// The same where audits still agree: whoever shows more is doubted by those who follow, and convicted of nothing.
-const NEAR_ONE_IN: usize = 40;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -55,14 +58,32 @@ fn main() {
         Some("calibrate") => {
             let model = arguments.next().expect("a model");
             let texts = arguments.next().map_or(200, |n| n.parse().unwrap());
-            let others = arguments.map(|other| {
-                let (name, path) = other.split_once('=').expect("NAME=OTHER.gguf");
-                (name.to_owned(), path.to_owned())
-            });
-            calibrate(Path::new(&model), texts, &others.collect::<Vec<_>>());
+            let (mut tokens, mut others) = (vec![TOKENS], Vec::new());
+            while let Some(argument) = arguments.next() {
+                if argument == "--tokens" {
+                    tokens = lengths(&arguments.next().expect("lengths of texts"));
+                    continue;
+                }
+                let (name, path) = argument.split_once('=').expect("NAME=OTHER.gguf");
+                others.push((name.to_owned(), path.to_owned()));
+            }
+            calibrate(Path::new(&model), texts, &tokens, &others);
         }
         _ => rates(arguments.next().map_or(2, |n| n.parse().unwrap())),
     }
+}
+
+/// Lengths of texts, in tokens: `40`, `2-7`, or some of these with commas between.
+fn lengths(said: &str) -> Vec<usize> {
+    let number = |text: &str| -> usize { text.parse().expect("a number of tokens") };
+    let parts = said.split(',').flat_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        number(first)..=number(last)
+    });
+    let lengths: Vec<usize> = parts.collect();
+    assert!(!lengths.is_empty(), "{said} are no lengths");
+    assert!(!lengths.contains(&0), "a text has at least one token");
+    lengths
 }
 
 fn model_of(path: &Path, isa: Isa) -> Arc<LanguageModel> {
@@ -245,37 +266,25 @@ fn committing_alone(width: usize) -> f64 {
     begin.elapsed().as_secs_f64()
 }
 
-/// What checks of many texts have shown: the furthest from the model's own that each figure was.
+/// What checks of many texts have shown.
 #[derive(Default)]
 struct Seen {
     all: Vec<Checked>,
     tokens: [usize; 3],
-    fewest: f64,
-    mean: f64,
-    median: f64,
+    furthest: Furthest,
     widest: f64,
 }
 
 impl Seen {
     fn new(all: Vec<Checked>) -> Self {
         let mut seen = Self {
-            fewest: 1.0,
+            furthest: Furthest::of(all.iter().flat_map(|checked| &checked.chunks)),
             ..Self::default()
         };
         for checked in &all {
             let tokens = [checked.same, checked.ties, checked.different];
             for (sum, one) in seen.tokens.iter_mut().zip(tokens) {
                 *sum += one;
-            }
-            for chunk in &checked.chunks {
-                let share = f64::from(chunk.matches) / f64::from(chunk.compared);
-                seen.fewest = seen.fewest.min(share);
-                if chunk.matches > 0 {
-                    let mean = f64::from(chunk.mantissa_sum) / f64::from(chunk.matches);
-                    seen.mean = seen.mean.max(mean);
-                }
-                let median = f64::from(chunk.mantissa_median_doubled) / 2.0;
-                seen.median = seen.median.max(median);
             }
             if checked.widest.is_finite() {
                 seen.widest = seen.widest.max(checked.widest);
@@ -292,11 +301,8 @@ impl Seen {
 
     /// Texts of which more tokens are others than audits agree to, in a run of which each is all: one may be in any.
     fn beyond_near(&self) -> usize {
-        let is_beyond = |checked: &&Checked| {
-            let tokens = checked.same + checked.ties + checked.different;
-            checked.different > (tokens / NEAR_ONE_IN).max(1)
-        };
-        self.all.iter().filter(is_beyond).count()
+        let is_near = |checked: &&Checked| NEAR.forgive(checked.different, tokens_of(checked));
+        self.all.len() - self.all.iter().filter(is_near).count()
     }
 
     fn print(&self, what: &str, thresholds: &[Thresholds; 2]) {
@@ -306,22 +312,11 @@ impl Seen {
         println!(
             "| {what} | {published} | {own} | {beyond} | {} | {:.1} % | {:.2} | {:.1} | {same} / {ties} / {different} | {:.3} |",
             self.all.len(),
-            100.0 * self.fewest,
-            self.mean,
-            self.median,
+            100.0 * self.furthest.matches,
+            self.furthest.mean,
+            self.furthest.median,
             self.widest,
         );
-    }
-}
-
-/// Twice as far from the model's own as honest texts were at the most.
-fn thresholds_of(honest: &[(String, Seen)]) -> Thresholds {
-    let most = |of: fn(&Seen) -> f64| honest.iter().map(|(_, seen)| of(seen)).fold(0.0, f64::max);
-    let missing = most(|seen| 1.0 - seen.fewest);
-    Thresholds {
-        matches: (128.0 * (1.0 - 2.0 * missing)).max(0.0) as u32,
-        mantissa_mean: (2.0 * most(|seen| seen.mean)).ceil().max(1.0) as u32,
-        mantissa_median: (2.0 * most(|seen| seen.median)).ceil().max(1.0) as u32,
     }
 }
 
@@ -331,9 +326,9 @@ type Writer<'a> = (String, usize, Box<dyn Fn() -> Engine + 'a>);
 /// What a cheat does to a request.
 type Change<'a> = &'a dyn Fn(&mut Request);
 
-fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
+fn calibrate(path: &Path, texts: usize, tokens: &[usize], others: &[(String, String)]) {
     let here = engine(model_of(path, Isa::best()), 2);
-    let requests = requests(&here, texts);
+    let requests = requests(&here, texts, tokens);
     let run = |there: &Engine, requests: &[Request], together: usize, change: Change<'_>| {
         let mut all = Vec::with_capacity(requests.len());
         for requests in requests.chunks(TOGETHER) {
@@ -358,11 +353,14 @@ fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
         eprintln!("{name}: {} texts in {seconds:.0} s", share.len());
         honest.push((name, seen));
     }
-    let thresholds = [Thresholds::default(), thresholds_of(&honest)];
+    // Twice as far from the model's own as honest texts were at the most.
+    let all_honest: Vec<&Checked> = honest.iter().flat_map(|(_, seen)| &seen.all).collect();
+    let furthest = Furthest::of(all_honest.iter().flat_map(|checked| &checked.chunks));
+    let thresholds = [Thresholds::default(), furthest.twice()];
     println!("published thresholds: {:?}", thresholds[0]);
     println!("thresholds from these honest texts: {:?}", thresholds[1]);
     println!(
-        "| who wrote | refused by the published | by these | tokens beyond one in {NEAR_ONE_IN} | of | \
+        "| who wrote | refused by the published | by these | more other tokens than is near | of | \
          fewest matches | largest mean | largest median | tokens same / tied / other | widest gap |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
@@ -370,12 +368,15 @@ fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
         seen.print(name, &thresholds);
     }
     let beyond: usize = honest.iter().map(|(_, seen)| seen.beyond_near()).sum();
-    let all: usize = honest.iter().map(|(_, seen)| seen.all.len()).sum();
-    println!("honest texts with more than one other token in {NEAR_ONE_IN}: {beyond} of {all}");
+    let all = all_honest.len();
+    println!("honest texts with more other tokens than is near: {beyond} of {all}");
     let cheated = &requests[..CHEATS.min(requests.len())];
+    let mut dishonest = Vec::new();
     for (name, other) in others {
         let there = engine(model_of(Path::new(other), Isa::best()), 2);
-        run(&there, cheated, TOGETHER, &|_| {}).print(name, &thresholds);
+        let seen = run(&there, cheated, TOGETHER, &|_| {});
+        seen.print(name, &thresholds);
+        dishonest.push((name.as_str(), seen));
     }
     let cheats: [(&str, Change<'_>); 5] = [
         ("the model, without the first quarter of the prompt", &|r| {
@@ -393,12 +394,19 @@ fn calibrate(path: &Path, texts: usize, others: &[(String, String)]) {
         }),
     ];
     for (what, change) in cheats {
-        run(&here, cheated, TOGETHER, change).print(what, &thresholds);
+        let seen = run(&here, cheated, TOGETHER, change);
+        seen.print(what, &thresholds);
+        dishonest.push((what, seen));
+    }
+    chunks::print_head();
+    chunks::print("all honest texts", &all_honest);
+    for (what, seen) in &dishonest {
+        chunks::print(what, &seen.all.iter().collect::<Vec<_>>());
     }
 }
 
-/// Requests to go on with what the model has begun.
-fn requests(engine: &Engine, count: usize) -> Vec<Request> {
+/// Requests to go on with what the model has begun, for texts of these lengths in turn.
+fn requests(engine: &Engine, count: usize, lengths: &[usize]) -> Vec<Request> {
     let drawn = |prompt: Vec<u32>, tokens: usize, seed: usize, commit: bool| Request {
         sampling: Sampling {
             temperature: 0.8,
@@ -419,7 +427,7 @@ fn requests(engine: &Engine, count: usize) -> Vec<Request> {
             .collect();
         for (n, (request, (tokens, _))) in (begin..).zip(begun.iter().zip(write(engine, &begun))) {
             let prompt = [&request.prompt[..], &tokens].concat();
-            requests.push(drawn(prompt, TOKENS, n, true));
+            requests.push(drawn(prompt, lengths[n % lengths.len()], n, true));
         }
     }
     requests

@@ -30,62 +30,17 @@
 //! - Allocate by what a stranger's bytes say of their length.
 
 mod encoding;
+mod limits;
 
+pub use limits::{FAR, Limits, NEAR};
 use skep_registry::Digest;
 
-use crate::activations::{BYTES, CHUNK, Commitment, Comparison, Peaks, Thresholds, compare_all};
+use crate::activations::{BYTES, CHUNK, Commitment, Comparison, Peaks, compare_all};
 use crate::result::ResultCommitment;
 
 /// By how much a token may fall short of the one that should have come and still pass for a tie, in
 /// logits divided by the temperature: what another machine's last digits explain.
 pub const TOLERANCE: f32 = 0.05;
-
-/// How far a run may be from what whoever followed it saw.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Limits {
-    /// For the states behind the prompt and each 32 tokens.
-    states: Thresholds,
-    /// Of so many tokens of a run one may fall short by more than [`TOLERANCE`].
-    one_in: usize,
-    /// In any run so many may, however short it is.
-    any: usize,
-    /// The most by which such a one may, in logits divided by the temperature.
-    gap: f32,
-}
-
-/// Whoever is nearer agrees. For the states these are twice as far as any of 10,000 honest texts of the model that
-/// comes with skep was between instruction sets (`docs/benchmarks.md`): the furthest had 122 matches of 128, and
-/// mantissas that differ by 1.59 in the mean. Of their tokens one in some 4,000 fell short by more than the tolerance.
-const NEAR: Limits = Limits {
-    states: Thresholds {
-        matches: 116,
-        mantissa_mean: 4,
-        mantissa_median: 2,
-    },
-    one_in: 40,
-    any: 1,
-    gap: 0.5,
-};
-/// Whoever is further does not: no machines differ by so much more than others that one finds a run
-/// near and the other far. For the states it is what the publication found to divide honest from dishonest. For the
-/// tokens it is what a model in 4 bits exceeds that was to be one in 8, in long runs always: with it one in 14 is another.
-const FAR: Limits = Limits {
-    states: Thresholds {
-        matches: 90,
-        mantissa_mean: 10,
-        mantissa_median: 8,
-    },
-    one_in: 20,
-    any: 2,
-    gap: 2.0,
-};
-
-impl Limits {
-    /// Whether so many of a run's tokens may fall short by more than [`TOLERANCE`].
-    fn forgive(&self, different: usize, tokens: usize) -> bool {
-        different <= (tokens / self.one_in).max(self.any)
-    }
-}
 
 /// The most chunks that one run shows ([`chunks`]); a request without a text counts as one. With so many
 /// no run shows more bytes than it may, and whatever a panel saw of a run fits an accusation.
@@ -98,6 +53,15 @@ const MAX_TOKENS: usize = MAX_CHUNKS * CHUNK;
 #[must_use]
 pub fn chunks(tokens: usize) -> usize {
     1 + tokens.saturating_sub(1).div_ceil(CHUNK)
+}
+
+/// How many states there are in a chunk, counted from 0 on, of a text of so many tokens; nothing of the prompt's,
+/// which is the first: a text does not say how long its prompt is.
+#[must_use]
+pub fn states_in(tokens: usize, chunk: usize) -> Option<usize> {
+    let before = chunk.checked_sub(1)?.saturating_mul(CHUNK);
+    let states = tokens.saturating_sub(1);
+    Some(states.saturating_sub(before).min(CHUNK))
 }
 
 /// How many chunks a request counts for whose texts come to so many: one at least, since its name is
@@ -267,14 +231,19 @@ impl Transcript {
             }
             for (written, seen) in written.texts.iter().zip(&seen.texts) {
                 let compared = compare_all(&written.commitments, &seen.peaks);
+                let states = |chunk| states_in(written.tokens.len(), chunk);
                 let is_near = |chunks: Vec<Comparison>| {
-                    chunks.iter().all(|chunk| chunk.is_within(&limits.states))
+                    let mut chunks = chunks.iter().enumerate();
+                    chunks.all(|(chunk, compared)| limits.bear_states(compared, states(chunk)))
                 };
                 if !compared.is_ok_and(is_near) {
                     return Err(Disagreement::States { request });
                 }
                 let last = seen.shortfalls.last().map_or(0, |last| last.place as usize);
-                if seen.shortfalls.iter().any(|short| short.gap > limits.gap)
+                if !seen
+                    .shortfalls
+                    .iter()
+                    .all(|short| limits.bear_gap(short.gap))
                     || last >= written.tokens.len()
                 {
                     return Err(Disagreement::Fit { request });

@@ -14,6 +14,7 @@ mod shown;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use panel::{Member, accuse, repeated};
@@ -21,11 +22,10 @@ use served::{Served, as_asked};
 use shown::{Asked, followed, machine, machine_with, written};
 use skep_accounts::Account;
 use skep_engine::Options;
-use skep_evidence::following::{Disagreement, Observation, Transcript, doubt};
+use skep_evidence::following::{Disagreement, Observation, Transcript};
 use skep_evidence::{Evidence, Meter, NoFraud, Verdict};
 use skep_kernels::Isa;
 use skep_model::{Encoder, EncoderOptions, Workers};
-use skep_registry::Digest;
 use skep_tensor::Device;
 use skep_tests::Built;
 
@@ -39,6 +39,8 @@ const RUNS: [&[&str]; 2] = [
     &["max-tokens=16"],
     &["max-tokens=16", "temperature=0.9", "seed=7"],
 ];
+/// Tokens of texts that end with a chunk of one to six states, and have no other but the prompt's.
+const SHORT: RangeInclusive<usize> = 2..=7;
 /// Auditors of a run.
 const AUDITORS: usize = 2;
 /// Pages of keys and values, for all texts of a run at once.
@@ -96,8 +98,8 @@ fn looked_at(
     (provider, transcript, seen.into_iter().collect())
 }
 
-/// In what those of a panel that followed do not agree with what they followed, and how they vote then.
-fn others(evidence: &Evidence) -> Vec<(Disagreement, Digest)> {
+/// In what those of a panel that followed do not agree with what they followed.
+fn others(evidence: &Evidence) -> Vec<Disagreement> {
     let Evidence::Unfollowed {
         result,
         transcript,
@@ -109,8 +111,7 @@ fn others(evidence: &Evidence) -> Vec<(Disagreement, Digest)> {
     };
     let others = audits.iter().filter_map(|audit| {
         let agrees = transcript.agrees(result, &audit.result, &audit.seen);
-        let vote = transcript.vote(result, &audit.result, &audit.seen);
-        agrees.err().map(|why| (why, vote))
+        agrees.err()
     });
     others.collect()
 }
@@ -132,15 +133,16 @@ fn assert_nobody_cheated(evidence: &Evidence, seeds: impl Iterator<Item = u8>) {
 
 /// By what 10,000 honest texts have shown (`docs/benchmarks.md`) one token in some 4,000 is another by more than last
 /// digits explain, and of a run one in 40 may be: of the near two hundred tokens of a run here four. That one of these
-/// runs has five would be seen once in millions of such tests. Their states differ more than those of longer texts: where
-/// a text has two tokens, the last chunk is one state. Who looks may then be unable to tell, and convicts nobody.
+/// runs has five would be seen once in millions of such tests. Their states differ more than those of longer texts where
+/// few of them are in a chunk, as behind a text of two tokens. For that the near limits have room as well: somebody who
+/// cannot tell convicts nobody, but has others look for nothing.
 #[test]
 fn no_kind_of_machine_doubts_or_accuses_another_that_is_honest() {
     let kinds = Isa::available();
     assert!(kinds.len() > 1, "this machine is of one kind alone");
     let machines = machines(&kinds);
     let prompts = prompts(RUNS.len() * machines.len());
-    let (mut texts, mut tokens, mut doubts) = (0, 0, Vec::new());
+    let (mut texts, mut tokens, mut short) = (0, 0, 0);
     let mut across = BTreeSet::new();
     for (number, lines) in prompts.iter().enumerate() {
         let (provider, run) = (number / RUNS.len(), number % RUNS.len());
@@ -163,24 +165,20 @@ fn no_kind_of_machine_doubts_or_accuses_another_that_is_honest() {
         for answer in &transcript.0 {
             texts += answer.texts.len();
             let lengths = answer.texts.iter().map(|text| text.tokens.len());
-            tokens += lengths.sum::<usize>();
+            tokens += lengths.clone().sum::<usize>();
+            short += lengths.filter(|tokens| SHORT.contains(tokens)).count();
         }
         let seeds: Vec<u8> = seen.iter().map(|(auditor, _)| auditor.seed).collect();
         let evidence = panel::followed((&written, transcript), &seen);
-        for (why, vote) in others(&evidence) {
-            assert_eq!(vote, doubt(), "{kind} {manner}: {run}: {why}");
-            doubts.push(why);
-        }
+        assert_eq!(others(&evidence), [], "{kind} {manner}: {run}");
         assert_nobody_cheated(&evidence, seeds.into_iter().chain([written.seed]));
     }
     assert_eq!(texts, TEXTS * prompts.len());
     println!(
-        "{texts} texts of {tokens} tokens on {} kinds: {doubts:?}",
+        "{texts} texts of {tokens} tokens on {} kinds, {short} of them short",
         kinds.len()
     );
-    // Of a run of twelve texts, some of them of two tokens, one in ten may be too far to agree; all that takes is one
-    // text, whose last chunk is one state.
-    assert!(10 * doubts.len() <= AUDITORS * prompts.len(), "{doubts:?}");
+    assert!(short > 0, "no text ends with few states");
     // Each kind has written for each, and looked at each.
     assert_eq!(across.len(), kinds.len() * kinds.len(), "{across:?}");
 
