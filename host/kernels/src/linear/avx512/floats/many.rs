@@ -24,7 +24,7 @@ use crate::linear::avx512::{ROWS, across_each};
 use crate::linear::{Output, PackedMatrix, Weights};
 
 /// The fewest tokens for which this is faster than [`super::products`].
-pub const FEWEST: usize = 16;
+pub const FEWEST: usize = 32;
 
 // `Piece::multiply_some` knows groups of four, five and six tokens.
 const _: () = assert!(FloatGroups::TOKENS == 6 && FEWEST >= 8);
