@@ -57,8 +57,8 @@ pub struct Limits {
     pub request: Duration,
     /// A provider from which no verified group of 16 KiB arrives for this long is dropped.
     pub stall: Duration,
-    /// What is fetched for the work of others is given up when less than 1 MiB of it, or of the rest, has arrived in
-    /// this long.
+    /// What is fetched for the work of others is given up when less than 1 MiB of it has arrived in this long. Where no
+    /// more is missing by then than has arrived, it has as long again, once.
     pub crawl: Duration,
     /// A piece that one provider has had for so long is fetched from another too, when that has
     /// nothing else to do, and after as long from one more; from four at most.

@@ -344,7 +344,9 @@ impl Job {
         // What is mended is read here first, and somebody who connects has no piece yet.
         let look = || {
             let state = self.lock();
-            (state.report.bytes_fetched, !state.held.is_empty())
+            let missing = self.total.saturating_sub(state.done);
+            let is_waiting = !state.held.is_empty();
+            (state.report.bytes_fetched, is_waiting.then_some(missing))
         };
         until_it_crawls(patience, look).await;
         patience
