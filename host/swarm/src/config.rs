@@ -72,8 +72,7 @@ pub struct Limits {
     /// Connections to which blobs are served at one moment, and as many on which releases may be
     /// asked for; a quarter of them to one peer.
     pub connections: usize,
-    /// A connection over which nothing of a blob is sent for so long ends. Whoever mends a blob looks through all of
-    /// it on its own disk before it asks for anything, and has that long for it.
+    /// A connection over which nothing of a blob is sent for so long ends.
     pub idle: Duration,
     /// The most bytes that one release may make this node store.
     pub release_bytes: u64,
