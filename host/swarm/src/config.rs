@@ -57,8 +57,8 @@ pub struct Limits {
     pub request: Duration,
     /// A provider from which no verified group of 16 KiB arrives for this long is dropped.
     pub stall: Duration,
-    /// What is fetched for the work of others is given up when less than 1 MiB of it, or of the rest, has arrived in
-    /// this long.
+    /// What is fetched for the work of others is given up when less than 1 MiB of it has arrived in this long. Where no
+    /// more is missing by then than has arrived, it has as long again, once.
     pub crawl: Duration,
     /// A piece that one provider has had for so long is fetched from another too, when that has
     /// nothing else to do, and after as long from one more; from four at most.
@@ -72,8 +72,7 @@ pub struct Limits {
     /// Connections to which blobs are served at one moment, and as many on which releases may be
     /// asked for; a quarter of them to one peer.
     pub connections: usize,
-    /// A connection over which nothing of a blob is sent for so long ends. Whoever mends a blob looks through all of
-    /// it on its own disk before it asks for anything, and has that long for it.
+    /// A connection over which nothing of a blob is sent for so long ends.
     pub idle: Duration,
     /// The most bytes that one release may make this node store.
     pub release_bytes: u64,

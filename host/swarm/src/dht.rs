@@ -149,6 +149,8 @@ fn info_hash(topic: &Topic) -> Option<Id> {
 }
 
 impl DhtDiscovery {
+    /// Asks the DHT once for a topic, and every address that it names who is there. It ends when the DHT has answered
+    /// and each of those has too, or has not in time: whoever announces itself afterwards is found by the next search.
     async fn search(self, topic: Topic, found: mpsc::Sender<ProviderAddr>) {
         let Some(id) = info_hash(&topic) else { return };
         let mut addresses = self.dht.get_peers(id);
@@ -161,6 +163,10 @@ impl DhtDiscovery {
                 && let Some(at) = waiting.pop()
             {
                 asking.push(who::ask(self.ip, at));
+            }
+            // Then no address waits either.
+            if !searching && asking.is_empty() {
+                return;
             }
             tokio::select! {
                 some = addresses.next(), if searching => match some {
@@ -177,7 +183,6 @@ impl DhtDiscovery {
                     }
                 }
                 () = found.closed() => return,
-                else => return,
             }
         }
     }

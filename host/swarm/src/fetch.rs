@@ -80,8 +80,8 @@ impl fmt::Debug for Job {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Queued>,
-    /// Damaged blobs to mend, with their sizes.
-    damaged: VecDeque<(Digest, u64)>,
+    /// What is damaged of blobs that are here.
+    damaged: VecDeque<Piece>,
     /// Pieces that somebody is fetching.
     held: Vec<Holding>,
     /// Workers that are busy with something, which may come back to the queue.
@@ -101,7 +101,7 @@ struct Queued {
 
 enum Work {
     Piece(Arc<Held>),
-    Mend(Digest, u64),
+    Mend(Piece),
 }
 
 /// A piece that one worker is fetching, or several.
@@ -234,7 +234,13 @@ impl Fetcher {
             }
             state.report.bytes_present += size;
             if self.blobs.is_damaged(&file.digest) {
-                state.damaged.push_back((file.digest, size));
+                // All of it is read. No provider keeps a connection for that, on which nothing is asked.
+                let ranges = self.blobs.find_damage(&file.digest).await?;
+                state.damaged.push_back(Piece {
+                    digest: file.digest,
+                    size,
+                    ranges,
+                });
             }
             return Ok(());
         }
@@ -324,8 +330,8 @@ impl Job {
         }
         let faults = std::mem::take(&mut state.report.faults);
         Err(match state.damaged.front() {
-            Some((digest, _)) if state.queue.is_empty() => crate::error::BlobError::Corrupt {
-                digest: *digest,
+            Some(piece) if state.queue.is_empty() => crate::error::BlobError::Corrupt {
+                digest: piece.digest,
                 offset: 0,
             }
             .into(),
@@ -341,10 +347,12 @@ impl Job {
         let Some(patience) = self.fetcher.crawl else {
             return std::future::pending().await;
         };
-        // What is mended is read here first, and somebody who connects has no piece yet.
+        // What was mended is read here once more, and somebody who connects has no piece yet.
         let look = || {
             let state = self.lock();
-            (state.report.bytes_fetched, !state.held.is_empty())
+            let missing = self.total.saturating_sub(state.done);
+            let is_waiting = !state.held.is_empty();
+            (state.report.bytes_fetched, is_waiting.then_some(missing))
         };
         until_it_crawls(patience, look).await;
         patience

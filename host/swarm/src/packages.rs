@@ -207,16 +207,18 @@ impl Swarm {
     ) -> Result<(Installed, FetchReport), InstallError> {
         let fetched = self.fetch_for(release, providers, progress.clone(), is_owners);
         let mut report = fetched.await?;
-        let _one_at_a_time = self.inner.installing.lock().await;
+        let mut one_at_a_time = self.inner.installing.lock().await;
         let installed = match self.put_in_place(release).await {
             Err(InstallError::Export(ExportError::Blob(BlobError::Corrupt { .. }))) => {
-                // What the disk lost comes from the providers, once.
+                // What the disk lost comes from the providers, once, and nothing else waits for them.
+                drop(one_at_a_time);
                 let again = self.fetch_for(release, providers, progress, is_owners);
                 let again = again.await?;
                 report.bytes_fetched += again.bytes_fetched;
                 report.bytes_present = again.bytes_present;
                 report.chunks_verified += again.chunks_verified;
                 report.mended.extend(again.mended);
+                one_at_a_time = self.inner.installing.lock().await;
                 self.put_in_place(release).await?
             }
             result => result?,
@@ -226,6 +228,7 @@ impl Swarm {
             self.belongs_to_owner(release).await?;
         }
         self.offer(release);
+        drop(one_at_a_time);
         Ok((installed, report))
     }
 

@@ -21,27 +21,20 @@ use crate::transfer::{Piece, PieceError, Sink, get_into};
 /// The store's groups: 2⁴ chunks of 1 KiB.
 const BLOCK: BlockSize = BlockSize::from_chunk_log(4);
 
-/// Fetches the damaged parts of a blob over `connection` and puts them in their place. Returns how
-/// many bytes were fetched.
+/// Fetches what is `damaged` of a blob over `connection` and puts it in its place. Returns how many bytes were
+/// fetched.
 pub(crate) async fn mend(
     blobs: &Blobs,
     connection: &Connection,
-    digest: Digest,
-    size: u64,
+    damaged: &Piece,
     stall: Duration,
 ) -> Result<u64, MendError> {
-    let bad = blobs.find_damage(&digest).await?;
     let mut fetched = 0;
-    if !bad.is_empty() {
-        let piece = Piece {
-            digest,
-            size,
-            ranges: bad,
-        };
-        let open = || async { InPlace::open(blobs, &digest, size) };
-        get_into(connection, &piece, stall, open, |n| fetched += n).await?;
+    if !damaged.ranges.is_empty() {
+        let open = || async { InPlace::open(blobs, &damaged.digest, damaged.size) };
+        get_into(connection, damaged, stall, open, |n| fetched += n).await?;
     }
-    blobs.recheck(&digest).await?;
+    blobs.recheck(&damaged.digest).await?;
     Ok(fetched)
 }
 

@@ -4,8 +4,11 @@
 
 mod common;
 
+use std::time::Duration;
+
+use common::hostile::{Hostile, Sends};
 use common::{
-    content, data_file, draft, file_ref, flip, limits, node, node_with, publish, visible,
+    Two, content, data_file, draft, file_ref, flip, limits, node, node_with, publish, visible,
 };
 use skep_registry::{Digest, PublisherKey};
 use skep_swarm::{
@@ -138,6 +141,39 @@ async fn damage_that_nobody_has_noticed_is_mended_while_installing() {
     ));
     a.shutdown().await;
     b.shutdown().await;
+}
+
+#[tokio::test]
+async fn while_what_the_disk_lost_is_waited_for_something_else_is_installed() {
+    // Whoever is to send it does not, and is waited for.
+    let patient = Limits {
+        stall: Duration::from_secs(3600),
+        ..limits()
+    };
+    let two = Two::with(patient).await;
+    let Two { a, b, key, .. } = &two;
+    let data = content(10, 300_000);
+    let damaged = publish(a, key, "damaged", "1.0.0", &[("f", &data)]).await;
+    let whole = publish(a, key, "whole", "1.0.0", &[("f", b"whole")]).await;
+    let from = two.sources();
+    b.fetch(&damaged, &from, None).await.unwrap();
+    flip(&data_file(b, &Digest::of(&data)), 0);
+    let silent = Hostile::sending(Sends::Stall(0), &data).await;
+    let (asked, silently) = (silent.asked(), [silent.addr.clone()]);
+    let mending = b.install(&damaged, &silently, None);
+    let installed = async {
+        asked.notified().await;
+        b.install(&whole, &from, None).await.unwrap()
+    };
+    tokio::select! {
+        ended = mending => panic!("it is not whole again: {ended:?}"),
+        installed = tokio::time::timeout(Duration::from_secs(30), installed) => {
+            let (installed, _) = installed.expect("it waits for the other");
+            assert_eq!(installed.release, whole);
+        }
+    }
+    silent.stop().await;
+    two.stop().await;
 }
 
 #[tokio::test]

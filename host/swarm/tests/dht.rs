@@ -27,8 +27,15 @@ use tokio::task::JoinSet;
 
 /// Nothing here takes as long.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// What was not found is looked for again after this: it is being announced, and the DHT has that to do.
+const PAUSE: Duration = Duration::from_millis(200);
 
 async fn open(dir: &Path, net: &Testnet, gossip: bool) -> Swarm {
+    open_for(dir, net, gossip, Duration::from_secs(5)).await
+}
+
+/// The same, of which a search may take so long.
+async fn open_for(dir: &Path, net: &Testnet, gossip: bool, discovery: Duration) -> Swarm {
     let config = SwarmConfig {
         gossip,
         dht: Some(Dht {
@@ -36,7 +43,7 @@ async fn open(dir: &Path, net: &Testnet, gossip: bool) -> Swarm {
         }),
         limits: Limits {
             connect: Duration::from_secs(3),
-            discovery: Duration::from_secs(5),
+            discovery,
             ..limits()
         },
         ..SwarmConfig::loopback(dir)
@@ -68,6 +75,7 @@ async fn until_found(by: &Swarm, want: &Want, all: &[&Swarm]) -> Vec<ProviderAdd
             {
                 return found;
             }
+            tokio::time::sleep(PAUSE).await;
         }
     };
     let found = tokio::time::timeout(DEADLINE, looking).await;
@@ -199,7 +207,7 @@ async fn who_announces_a_thing_finds_the_others_that_have_it_meanwhile() {
         b.import_bytes(blob).await.unwrap();
         digests.push(digest);
     }
-    // A search takes as long as one may, so that all are made at once.
+    // Each is there when it has been announced, so that all are looked for at once.
     let mut searches = JoinSet::new();
     for digest in digests.clone() {
         let (a, other) = (a.clone(), other.clone());
@@ -249,20 +257,31 @@ async fn announce_at(net: &Testnet, port: u16) -> mainline::async_dht::AsyncDht 
     dht
 }
 
-/// Answers who is there: the node `named`, which listens on `port`, signed with `key`. Counts the
-/// questions.
-async fn answering(named: NodeId, key: SecretKey, port: u16) -> (u16, Arc<AtomicUsize>) {
+/// Answers who is there: the node `named`, which listens on `port`, signed with `key`. One that `hesitates` does so
+/// when it is asked the same a second time. Counts the answers.
+async fn answering(
+    named: NodeId,
+    key: SecretKey,
+    port: u16,
+    hesitates: bool,
+) -> (u16, Arc<AtomicUsize>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let own = socket.local_addr().unwrap().port();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     tokio::spawn(async move {
         let mut question = [0; 129];
+        let mut before: Vec<u8> = Vec::new();
         loop {
             let (length, from) = socket.recv_from(&mut question).await.unwrap();
             assert_eq!((length, &question[..8]), (128, &b"skepwho1"[..]));
+            let nonce = &question[8..24];
+            if hesitates && before != nonce {
+                before = nonce.to_vec();
+                continue;
+            }
             let domain = b"skep who is at this address 1\n";
-            let message = [&domain[..], &question[8..24], &port.to_be_bytes()].concat();
+            let message = [&domain[..], nonce, &port.to_be_bytes()].concat();
             let answer = [
                 &b"skepwho1"[..],
                 named.as_bytes(),
@@ -339,9 +358,9 @@ async fn what_is_forged_or_over_is_not_taken_from_who_is_in_the_dht() {
     let router = Router::builder(endpoint)
         .accept(b"skep/gossip/1", Gossiper(Arc::new(told)))
         .spawn();
-    let (truly, _) = answering(node_of(&gossiper), gossiper.clone(), at.port()).await;
+    let (truly, _) = answering(node_of(&gossiper), gossiper.clone(), at.port(), false).await;
     // And one names a node whose key it has not got.
-    let (falsely, asked) = answering(node_of(&victim), gossiper.clone(), at.port()).await;
+    let (falsely, asked) = answering(node_of(&victim), gossiper.clone(), at.port(), false).await;
     let in_the_dht = (
         announce_at(&net, truly).await,
         announce_at(&net, falsely).await,
@@ -356,6 +375,7 @@ async fn what_is_forged_or_over_is_not_taken_from_who_is_in_the_dht() {
             if is_asked && !found.is_empty() && !asking.acquaintances().is_empty() {
                 return found;
             }
+            tokio::time::sleep(PAUSE).await;
         }
     };
     let found = tokio::time::timeout(DEADLINE, looking).await;
@@ -367,4 +387,47 @@ async fn what_is_forged_or_over_is_not_taken_from_who_is_in_the_dht() {
     asking.shutdown().await;
     router.shutdown().await.unwrap();
     drop((in_the_dht, net));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_ends_when_all_whom_the_dht_names_have_answered_or_had_the_time_to() {
+    // Only the answers can end it.
+    const PATIENCE: Duration = Duration::from_secs(3600);
+    let dir = tempfile::tempdir().unwrap();
+    let net = Testnet::builder(8).build().unwrap();
+    // One answers long after the DHT has, and one never does.
+    let key = SecretKey::from_bytes(&[5; 32]);
+    let slow = node_of(&key);
+    let (slowly, _) = answering(slow, key, 4242, true).await;
+    let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let never = silent.local_addr().unwrap().port();
+    let in_the_dht = (
+        announce_at(&net, slowly).await,
+        announce_at(&net, never).await,
+    );
+
+    let alone = open_for(&dir.path().join("alone"), &net, false, PATIENCE).await;
+    let gossiping = open_for(&dir.path().join("gossiping"), &net, true, PATIENCE).await;
+    let nobodys = Digest::of(b"nobody has this");
+    let searches = async {
+        loop {
+            let found = alone.find(&Want::Jobs(Need::default())).await;
+            if !found.is_empty() {
+                assert_eq!(ids(&found), BTreeSet::from([slow]));
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        // Where there is gossip, that looks in the DHT as well.
+        for node in [&alone, &gossiping] {
+            assert_eq!(node.find(&Want::Release(nobodys)).await, []);
+            assert!(node.find_blob(&nobodys, &[]).await.is_err());
+        }
+    };
+    let searches = tokio::time::timeout(DEADLINE, searches).await;
+    searches.expect("a search goes on, or ends before whom it asked has answered");
+    for node in [alone, gossiping] {
+        node.shutdown().await;
+    }
+    drop((in_the_dht, silent, net));
 }

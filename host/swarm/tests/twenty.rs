@@ -469,6 +469,8 @@ async fn by_the_dht_a_blob_is_found_while_anyone_has_it() {
                 {
                     return;
                 }
+                // They are still being announced, and the DHT has that to do.
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });
     }

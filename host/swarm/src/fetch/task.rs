@@ -28,8 +28,8 @@ impl Task {
         if state.fatal.is_some() {
             return None;
         }
-        let work = if let Some((digest, size)) = state.damaged.pop_front() {
-            Work::Mend(digest, size)
+        let work = if let Some(damaged) = state.damaged.pop_front() {
+            Work::Mend(damaged)
         } else if let Some(Queued { piece, is_tried }) = state.queue.pop_front() {
             let held = Arc::new(Held {
                 piece,
@@ -98,21 +98,18 @@ impl Task {
                 }
                 held.done.send_replace(true);
             }
-            Some(Work::Mend(digest, size)) => {
-                match mend(blobs, connection, *digest, *size, stall).await {
-                    Ok(fetched) => {
-                        let mut state = self.job.lock();
-                        state.report.mended.push(*digest);
-                        state.report.bytes_fetched += fetched;
-                        state.report.bytes_present =
-                            state.report.bytes_present.saturating_sub(fetched);
-                        state.report.chunks_verified += fetched.div_ceil(GROUP);
-                        *state.report.providers.entry(provider.id).or_default() += fetched;
-                    }
-                    Err(MendError::Piece(e)) => return Err(e),
-                    Err(MendError::Blob(e)) => return Err(PieceError::Local(explain(&e))),
+            Some(Work::Mend(damaged)) => match mend(blobs, connection, damaged, stall).await {
+                Ok(fetched) => {
+                    let mut state = self.job.lock();
+                    state.report.mended.push(damaged.digest);
+                    state.report.bytes_fetched += fetched;
+                    state.report.bytes_present = state.report.bytes_present.saturating_sub(fetched);
+                    state.report.chunks_verified += fetched.div_ceil(GROUP);
+                    *state.report.providers.entry(provider.id).or_default() += fetched;
                 }
-            }
+                Err(MendError::Piece(e)) => return Err(e),
+                Err(MendError::Blob(e)) => return Err(PieceError::Local(explain(&e))),
+            },
             None => {}
         }
         self.work = None;
@@ -126,7 +123,7 @@ impl Drop for Task {
         state.active -= 1;
         match self.work.take() {
             Some(Work::Piece(held)) => state.give_up(&held, self.provider),
-            Some(Work::Mend(digest, size)) => state.damaged.push_front((digest, size)),
+            Some(Work::Mend(damaged)) => state.damaged.push_front(damaged),
             None => state.held.retain(|holding| !*holding.held.done.borrow()),
         }
         drop(state);
