@@ -9,7 +9,7 @@ mod common;
 use std::cell::RefCell;
 use std::path::Path;
 
-use common::{Row, Tensors, Written, difference, folder, forward, random, words};
+use common::{Row, Tensors, Written, changed, difference, folder, forward, random, words};
 use common::{write_adapter, write_tensors};
 use skep_accounts::{QuotaError, QuotaKind};
 use skep_decoder::{AdapterError, AdapterTarget, AdapterWeights, Decoder, PagedAdapter};
@@ -58,15 +58,7 @@ fn length(row: &[f64]) -> f64 {
 /// The base with an adapter merged into its weights: each row of `W + scale · B · A`, brought to its
 /// magnitude if there is one. Biases stay as they are.
 fn merged(base: &Path, adapter: &Written, to: &Path) -> Decoder {
-    std::fs::create_dir_all(to).unwrap();
-    std::fs::copy(base.join("config.json"), to.join("config.json")).unwrap();
-    let weights = WeightsFile::open(base).unwrap();
-    let mut tensors = Tensors::new();
-    for name in weights.names() {
-        let tensor = weights.tensor(name).unwrap();
-        let mut values = vec![0.0; tensor.rows() * tensor.columns()];
-        tensor.dequantize(&mut values).unwrap();
-        let module = format!("base_model.model.{}", name.trim_end_matches(".weight"));
+    changed(base, to, |module, values| {
         let of = |end: &str| adapter.tensors.get(&format!("{module}.{end}"));
         if let (Some((shape, a)), Some((_, b))) = (of("lora_A.weight"), of("lora_B.weight")) {
             let (rank, inputs) = (shape[0], shape[1]);
@@ -85,11 +77,7 @@ fn merged(base: &Path, adapter: &Written, to: &Path) -> Decoder {
                 }
             }
         }
-        let shape = tensor.shape().iter().map(|side| *side as usize).collect();
-        tensors.insert(name.to_owned(), (shape, values));
-    }
-    write_tensors(&to.join("model.safetensors"), &tensors);
-    Decoder::load(to).unwrap()
+    })
 }
 
 /// A base, and adapters for it in pages.

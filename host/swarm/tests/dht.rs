@@ -51,6 +51,20 @@ async fn open_for(dir: &Path, net: &Testnet, gossip: bool, discovery: Duration) 
     Swarm::open(config).await.unwrap()
 }
 
+/// Nodes of these names that know of each other by the DHT alone, or by what they tell each other too.
+async fn open_all<const COUNT: usize>(
+    dir: &Path,
+    net: &Testnet,
+    names: [&str; COUNT],
+    gossip: bool,
+) -> [Swarm; COUNT] {
+    let mut nodes = Vec::new();
+    for name in names {
+        nodes.push(open(&dir.join(name), net, gossip).await);
+    }
+    nodes.try_into().unwrap()
+}
+
 fn capability(device: &str, bytes: u64) -> Capability {
     Capability {
         device: device.to_owned(),
@@ -93,11 +107,8 @@ fn ready(release: Digest) -> Need {
 async fn who_takes_work_is_found_by_its_device_and_by_what_is_ready() {
     let dir = tempfile::tempdir().unwrap();
     let net = Testnet::builder(8).build().unwrap();
-    let [a, b, idle, asking] = ["a", "b", "idle", "asking"].map(|name| dir.path().join(name));
-    let a = open(&a, &net, false).await;
-    let b = open(&b, &net, false).await;
-    let idle = open(&idle, &net, false).await;
-    let asking = open(&asking, &net, false).await;
+    let names = ["a", "b", "idle", "asking"];
+    let [a, b, idle, asking] = open_all(dir.path(), &net, names, false).await;
     let key = PublisherKey::generate().unwrap();
     let model = publish(&a, &key, "a-model", "1.0.0", &[("weights", b"few")]).await;
     let adapter = publish(&b, &key, "an-adapter", "1.0.0", &[("weights", b"fewer")]).await;
@@ -150,9 +161,8 @@ async fn who_takes_work_is_found_by_its_device_and_by_what_is_ready() {
 async fn of_those_found_who_signs_that_it_meets_the_need_comes_first() {
     let dir = tempfile::tempdir().unwrap();
     let net = Testnet::builder(8).build().unwrap();
-    let dear = open(&dir.path().join("dear"), &net, true).await;
-    let cheap = open(&dir.path().join("cheap"), &net, true).await;
-    let asking = open(&dir.path().join("asking"), &net, true).await;
+    let names = ["dear", "cheap", "asking"];
+    let [dear, cheap, asking] = open_all(dir.path(), &net, names, true).await;
     let key = PublisherKey::generate().unwrap();
     let model = publish(&dear, &key, "a-model", "1.0.0", &[("weights", b"few")]).await;
     cheap.import_bytes(b"few".to_vec()).await.unwrap();
@@ -197,9 +207,7 @@ async fn who_announces_a_thing_finds_the_others_that_have_it_meanwhile() {
     const BLOBS: usize = 12;
     let dir = tempfile::tempdir().unwrap();
     let net = Testnet::builder(8).build().unwrap();
-    let a = open(&dir.path().join("a"), &net, false).await;
-    let b = open(&dir.path().join("b"), &net, false).await;
-    let other = open(&dir.path().join("other"), &net, false).await;
+    let [a, b, other] = open_all(dir.path(), &net, ["a", "b", "other"], false).await;
     let mut digests = Vec::new();
     for number in 0..BLOBS {
         let blob = content(number as u64, 100);

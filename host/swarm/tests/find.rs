@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::hostile::{Hostile, Sends};
-use common::{content, gossiping, limits, node, node_with, offer};
+use common::{Endless, Two, content, gossiping, limits, node, node_with, offer};
 use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
@@ -106,18 +106,19 @@ async fn a_blob_that_nobody_has_is_not_found_and_the_error_says_who_was_asked() 
     b.shutdown().await;
 }
 
+/// A node that has a blob, and one that has not and waits for so long for a provider that says nothing.
+async fn offered(blob: &[u8], stall: Duration) -> (Two, Digest) {
+    let patience = Limits { stall, ..limits() };
+    let two = Two::with(patience).await;
+    let digest = offer(&two.a, blob).await;
+    (two, digest)
+}
+
 #[tokio::test]
 async fn a_false_size_is_caught_before_anything_is_stored() {
-    let dir = tempfile::tempdir().unwrap();
     let data = content(33, 100_000);
-    let digest = Digest::of(&data);
-    let honest = node(&dir.path().join("a")).await;
-    offer(&honest, &data).await;
-    let patience = Limits {
-        stall: Duration::from_millis(500),
-        ..limits()
-    };
-    let b = node_with(&dir.path().join("b"), patience).await;
+    let (two, digest) = offered(&data, Duration::from_millis(500)).await;
+    let Two { a: honest, b, .. } = &two;
     // Larger and smaller, by a byte and by whole groups; none at all; more than there can be.
     for size in [0, 1, 98_304, 99_999, 100_001, 114_689, 1 << 40, u64::MAX] {
         let liar = Hostile::sending(Sends::Size(size), &data).await;
@@ -155,22 +156,14 @@ async fn a_false_size_is_caught_before_anything_is_stored() {
         assert_eq!(error.faults.len(), 1, "{sends:?}: {error}");
         liar.stop().await;
     }
-    honest.shutdown().await;
-    b.shutdown().await;
+    two.stop().await;
 }
 
 #[tokio::test]
 async fn a_provider_that_proves_the_size_and_sends_nothing_else_is_left() {
-    let dir = tempfile::tempdir().unwrap();
     let data = content(34, 1_000_000);
-    let digest = Digest::of(&data);
-    let honest = node(&dir.path().join("a")).await;
-    offer(&honest, &data).await;
-    let patience = Limits {
-        stall: Duration::from_millis(500),
-        ..limits()
-    };
-    let b = node_with(&dir.path().join("b"), patience).await;
+    let (two, digest) = offered(&data, Duration::from_millis(500)).await;
+    let Two { a: honest, b, .. } = &two;
     let liar = Hostile::sending(Sends::Half(100_000), &data).await;
     let found = b
         .find_blob(&digest, std::slice::from_ref(&liar.addr))
@@ -196,24 +189,7 @@ async fn a_provider_that_proves_the_size_and_sends_nothing_else_is_left() {
     assert!(report.bytes_present > 0, "{report:?}");
     assert_eq!(blob.read_at(0, data.len()).await.unwrap(), data);
     liar.stop().await;
-    honest.shutdown().await;
-    b.shutdown().await;
-}
-
-/// Suggests one node at once and then says nothing for ever, as mDNS does.
-#[derive(Debug)]
-struct Endless(ProviderAddr);
-
-impl Discovery for Endless {
-    fn name(&self) -> &'static str {
-        "endless"
-    }
-
-    fn providers(&self, _want: &Want) -> BoxStream<ProviderAddr> {
-        stream::once(self.0.clone())
-            .chain(stream::pending())
-            .boxed()
-    }
+    two.stop().await;
 }
 
 #[tokio::test]
@@ -227,7 +203,7 @@ async fn the_first_proof_ends_the_search() {
         ..limits()
     };
     let b = node_with(&dir.path().join("b"), patient).await;
-    b.add_discovery(Arc::new(Endless(a.addr())));
+    b.add_discovery(Arc::new(Endless(vec![a.addr()])));
     let found = b.find_blob(&digest, &[]).await.unwrap();
     assert_eq!((found.size, found.providers), (10, vec![a.addr()]));
     a.shutdown().await;
@@ -334,17 +310,10 @@ async fn a_service_that_suggests_many_that_do_not_answer_leaves_others_to_be_ask
 
 #[tokio::test]
 async fn a_fetch_that_is_called_off_stops_and_leaves_the_blob_to_others() {
-    let dir = tempfile::tempdir().unwrap();
     let data = content(35, 1_000_000);
-    let digest = Digest::of(&data);
-    let honest = node(&dir.path().join("a")).await;
-    offer(&honest, &data).await;
     // Patience for an hour: a fetch that went on would hold the blob for so long.
-    let patient = Limits {
-        stall: Duration::from_secs(3600),
-        ..limits()
-    };
-    let b = node_with(&dir.path().join("b"), patient).await;
+    let (two, digest) = offered(&data, Duration::from_secs(3600)).await;
+    let Two { a: honest, b, .. } = &two;
     let silent = Hostile::sending(Sends::Stall(500_000), &data).await;
     let fetch = {
         let (b, from) = (b.clone(), silent.addr.clone());
@@ -367,6 +336,5 @@ async fn a_fetch_that_is_called_off_stops_and_leaves_the_blob_to_others() {
         .unwrap();
     assert_eq!(blob.read_at(0, data.len()).await.unwrap(), data);
     silent.stop().await;
-    honest.shutdown().await;
-    b.shutdown().await;
+    two.stop().await;
 }

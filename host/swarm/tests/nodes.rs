@@ -7,13 +7,11 @@ mod common;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{content, file_ref, limits, node, node_with, offer, publish, visible};
-use n0_future::boxed::BoxStream;
-use n0_future::{StreamExt, stream};
+use common::{Endless, content, file_ref, limits, node, node_with, offer, publish, visible};
 use skep_registry::{Digest, PackageRef, PublisherKey};
 use skep_swarm::{
-    BlobError, Discovery, ExportError, FetchError, Limits, OpenError, PackageError, PackageTicket,
-    Presence, ProviderAddr, ProviderFault, ResolveError, Swarm, SwarmConfig, TicketDiscovery, Want,
+    BlobError, ExportError, FetchError, Limits, OpenError, PackageError, PackageTicket, Presence,
+    ProviderFault, ResolveError, Swarm, SwarmConfig, TicketDiscovery, Want,
 };
 
 #[tokio::test]
@@ -387,22 +385,6 @@ async fn blobs_come_back_as_they_went_in() {
     a.shutdown().await;
 }
 
-/// A service that finds a node only later, and one that is not there first.
-#[derive(Debug)]
-struct Slow(Vec<ProviderAddr>);
-
-impl Discovery for Slow {
-    fn name(&self) -> &'static str {
-        "slow"
-    }
-
-    fn providers(&self, _want: &Want) -> BoxStream<ProviderAddr> {
-        stream::iter(self.0.clone())
-            .chain(stream::pending())
-            .boxed()
-    }
-}
-
 #[tokio::test]
 async fn any_discovery_service_will_do() {
     let dir = tempfile::tempdir().unwrap();
@@ -410,7 +392,7 @@ async fn any_discovery_service_will_do() {
     let a = node(&dir.path().join("a")).await;
     let release = publish(&a, &key, "tool", "1.0.0", &[("f", b"content")]).await;
     let b = node(&dir.path().join("b")).await;
-    b.add_discovery(Arc::new(Slow(vec![b.addr(), a.addr()])));
+    b.add_discovery(Arc::new(Endless(vec![b.addr(), a.addr()])));
     let found = b.find(&Want::Release(release.digest())).await;
     assert_eq!(found, [a.addr()], "a node does not find itself");
     let resolved = b.resolve_digest(&release.digest(), &found).await.unwrap();

@@ -43,6 +43,8 @@ pub mod message;
 pub mod method;
 pub mod quantize;
 pub mod stepwise;
+#[cfg(test)]
+mod testing;
 
 pub use all_reduce::AllReduce;
 pub use contribution::{Contribution, Header, Unsound};

@@ -1,9 +1,17 @@
-//! Backward passes against differences of forward passes, and who computes them.
+//! Backward passes against differences of forward passes, what they are given, and who computes them.
 
 use skep_kernels::Team;
 
+use crate::bf16::Precision;
 use crate::gemm::{Simd, Workers};
+use crate::operators::lora::{Dropout, LowRank};
 use crate::random::test_values;
+
+/// So much of its input that a small adapter drops some and keeps some.
+pub(crate) const DROPPING: Dropout = Dropout {
+    share: 0.4,
+    seed: 9,
+};
 
 /// A team at work with the best instructions that this machine has.
 pub(crate) fn workers(team: &Team) -> Workers<'_> {
@@ -11,6 +19,31 @@ pub(crate) fn workers(team: &Team) -> Workers<'_> {
         simd: Simd::best(),
         team,
     }
+}
+
+/// An adapter of one linear layer by its matrices, `[rank, inputs]` and `[outputs, rank]`.
+pub(crate) fn low_rank<'a>(
+    a: &'a [f32],
+    b: &'a [f32],
+    rank: usize,
+    dropout: Option<Dropout>,
+) -> LowRank<'a> {
+    LowRank {
+        a,
+        b,
+        rank,
+        scale: 1.7,
+        precision: Precision::F32,
+        dropout,
+    }
+}
+
+/// Inputs of these lengths, of as many seeds from `seed` on.
+pub(crate) fn test_inputs(lengths: &[usize], seed: u64) -> Vec<Vec<f32>> {
+    let seeded = lengths.iter().zip(seed..);
+    seeded
+        .map(|(length, seed)| test_values(*length, seed))
+        .collect()
 }
 
 /// Holds every gradient against the central difference of `sum(output · weights)`, for random

@@ -17,40 +17,57 @@ const TYPES: &str = r#"  (import "skep:types/types@0.1.0" (instance $types
   (alias export $types "error" (type $error))
 "#;
 
-fn component(rest: &str) -> String {
-    format!("(component\n{TYPES}{rest}")
+/// A component of these parts, of which the last is its core instance `$run`. What it is given and gives back
+/// lies in the memory of the core instance `memory`.
+fn component(parts: &[&str], memory: &str) -> String {
+    let parts = parts.concat();
+    format!(
+        r#"(component
+{TYPES}{parts}  (func $exported (param "arguments" (list string)) (result (result (error $error)))
+    (canon lift (core func $run "run")
+      (memory (core memory {memory} "memory")) (realloc (core func {memory} "realloc"))))
+  (export "run" (func $exported)))
+"#
+    )
+}
+
+/// A component that reads and writes, by these two: its core module `$memory`, and the function `run` of its
+/// core module `$guest`.
+fn copier(memory: &str, run: &str) -> String {
+    component(&[IO, memory, GUEST, run, LINKED], "$memory")
 }
 
 /// A task that does nothing.
 #[must_use]
 pub fn trivial() -> String {
-    component(TRIVIAL)
+    component(&[TRIVIAL], "$run")
 }
 
 /// A task that waits, and does nothing else.
 #[must_use]
 pub fn waiter(time: Duration) -> String {
-    component(&WAITER.replace("NANOSECONDS", &time.as_nanos().to_string()))
+    let waiter = WAITER.replace("NANOSECONDS", &time.as_nanos().to_string());
+    component(&[waiter.as_str()], "$run")
 }
 
 /// A task that gives back what it gets: what is left of a job of such tasks is what jobs cost.
 #[must_use]
 pub fn echo() -> String {
-    component(ECHO)
+    copier(ECHO_MEMORY, ECHO)
 }
 
 /// The same once it has all of it in its memory, and in one call: as much as a task holds that works on
 /// its lines one by one, of which one may be as long as its input.
 #[must_use]
 pub fn gather() -> String {
-    component(GATHER)
+    copier(GATHER_MEMORY, GATHER)
 }
 
 /// A task that prints what it gets, and then fails with all of it for a reason. It has room for some
 /// 190,000 bytes.
 #[must_use]
 pub fn complaint() -> String {
-    component(COMPLAINT)
+    component(&[COMPLAINT], "$memory")
 }
 
 const TRIVIAL: &str = r#"  (core module $guest
@@ -58,10 +75,6 @@ const TRIVIAL: &str = r#"  (core module $guest
     (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
     (func (export "run") (param i32 i32) (result i32) (i32.const 64)))
   (core instance $run (instantiate $guest))
-  (func $exported (param "arguments" (list string)) (result (result (error $error)))
-    (canon lift (core func $run "run")
-      (memory (core memory $run "memory")) (realloc (core func $run "realloc"))))
-  (export "run" (func $exported)))
 "#;
 
 const WAITER: &str = r#"  (import "wasi:io/poll@0.2.0" (instance $poll
@@ -91,21 +104,17 @@ const WAITER: &str = r#"  (import "wasi:io/poll@0.2.0" (instance $poll
     (export "subscribe" (func $subscribe))
     (export "block" (func $block))
     (export "drop" (func $drop))))))
-  (func $exported (param "arguments" (list string)) (result (result (error $error)))
-    (canon lift (core func $run "run")
-      (memory (core memory $run "memory")) (realloc (core func $run "realloc"))))
-  (export "run" (func $exported)))
 "#;
 
-const ECHO: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
+// What `copier` has around its two parts. `GUEST` leaves its module open for the function.
+const IO: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
     (alias outer 1 $error (type $it))
     (export "error" (type $error' (eq $it)))
     (export "read" (func (param "length" u32) (result (result (list u8) (error $error')))))
     (export "write" (func (param "data" (list u8)) (result (result (error $error')))))))
-  (core module $memory
-    (memory (export "memory") 1)
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
-  (core instance $memory (instantiate $memory))
+"#;
+
+const GUEST: &str = r#"  (core instance $memory (instantiate $memory))
   (core func $read (canon lower (func $io "read")
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $write (canon lower (func $io "write")
@@ -114,7 +123,21 @@ const ECHO: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
     (import "memory" "memory" (memory 1))
     (import "host" "read" (func $read (param i32 i32)))
     (import "host" "write" (func $write (param i32 i32 i32)))
-    (func (export "run") (param i32 i32) (result i32)
+"#;
+
+const LINKED: &str = r#"  (core instance $run (instantiate $guest
+    (with "memory" (instance $memory))
+    (with "host" (instance
+      (export "read" (func $read))
+      (export "write" (func $write))))))
+"#;
+
+const ECHO_MEMORY: &str = r#"  (core module $memory
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+"#;
+
+const ECHO: &str = r#"    (func (export "run") (param i32 i32) (result i32)
       (block $end
         (loop $more
           (call $read (i32.const 4096) (i32.const 0))
@@ -124,23 +147,9 @@ const ECHO: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
           (if (i32.load8_u (i32.const 128)) (then (unreachable)))
           (br $more)))
       (i32.const 64)))
-  (core instance $run (instantiate $guest
-    (with "memory" (instance $memory))
-    (with "host" (instance
-      (export "read" (func $read))
-      (export "write" (func $write))))))
-  (func $exported (param "arguments" (list string)) (result (result (error $error)))
-    (canon lift (core func $run "run")
-      (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
-  (export "run" (func $exported)))
 "#;
 
-const GATHER: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
-    (alias outer 1 $error (type $it))
-    (export "error" (type $error' (eq $it)))
-    (export "read" (func (param "length" u32) (result (result (list u8) (error $error')))))
-    (export "write" (func (param "data" (list u8)) (result (result (error $error')))))))
-  (core module $memory
+const GATHER_MEMORY: &str = r#"  (core module $memory
     (memory (export "memory") 1)
     (global $free (mut i32) (i32.const 1024))
     (func (export "realloc") (param $old i32) (param $size i32) (param $align i32) (param $new i32)
@@ -157,16 +166,9 @@ const GATHER: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
           (br_if $grow (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
         (unreachable))
       (local.get $place)))
-  (core instance $memory (instantiate $memory))
-  (core func $read (canon lower (func $io "read")
-    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
-  (core func $write (canon lower (func $io "write")
-    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
-  (core module $guest
-    (import "memory" "memory" (memory 1))
-    (import "host" "read" (func $read (param i32 i32)))
-    (import "host" "write" (func $write (param i32 i32 i32)))
-    (func (export "run") (param i32 i32) (result i32)
+"#;
+
+const GATHER: &str = r#"    (func (export "run") (param i32 i32) (result i32)
       (local $start i32)
       (local $length i32)
       (block $end
@@ -184,15 +186,6 @@ const GATHER: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
       (call $write (local.get $start) (local.get $length) (i32.const 128))
       (if (i32.load8_u (i32.const 128)) (then (unreachable)))
       (i32.const 64)))
-  (core instance $run (instantiate $guest
-    (with "memory" (instance $memory))
-    (with "host" (instance
-      (export "read" (func $read))
-      (export "write" (func $write))))))
-  (func $exported (param "arguments" (list string)) (result (result (error $error)))
-    (canon lift (core func $run "run")
-      (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
-  (export "run" (func $exported)))
 "#;
 
 // What is read lies one behind the other, since each piece is put behind the one before it.
@@ -264,8 +257,4 @@ const COMPLAINT: &str = r#"  (import "skep:workload/io@0.1.0" (instance $io
       (export "read" (func $read))
       (export "stdout" (func $get-stdout))
       (export "print" (func $print))))))
-  (func $exported (param "arguments" (list string)) (result (result (error $error)))
-    (canon lift (core func $run "run")
-      (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
-  (export "run" (func $exported)))
 "#;

@@ -107,6 +107,9 @@ fn is_bare(hardware: &Value) -> bool {
         .all(|name| fields.get(*name) == Some(&Value::Null))
 }
 
+/// `[attestation]` for a node whose program fails, and so makes no report.
+const BROKEN: &str = "[attestation]\ncommand = [\"false\"]\n";
+
 struct Setting {
     folder: tempfile::TempDir,
     root: String,
@@ -144,6 +147,10 @@ impl Setting {
         self.folder.path().join(name)
     }
 
+    fn requester(&self) -> PathBuf {
+        self.path("requester")
+    }
+
     /// A node that takes jobs, and shows this of its hardware.
     fn provider(&self, name: &str, attestation: &str) -> Node {
         let home = self.path(name);
@@ -177,30 +184,41 @@ impl Setting {
         arguments.extend(more.iter().map(|text| (*text).to_owned()));
         arguments
     }
+
+    /// What becomes of a job for these nodes.
+    fn job(&self, providers: &[&Node], more: &[&str]) -> Value {
+        let submit = self.submit(providers, more);
+        ask(&Built::skep(), &self.requester(), &submit).unwrap()["job"].clone()
+    }
+
+    /// A job for attested nodes alone is refused where this is the only node, for this reason.
+    fn assert_refused(&self, node: &Node, reason: &str) {
+        let submit = self.submit(&[node], &["--attested", "--shards", "1"]);
+        let ended = run(&self.requester(), &submit).unwrap();
+        assert_eq!(ended.code, 5, "{}", ended.stderr);
+        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+    }
 }
 
 #[test]
 fn only_who_shows_hardware_that_is_believed_gets_a_shard() {
     let setting = Setting::new();
-    let requester = setting.path("requester");
     let has = setting.provider("has", &setting.processor("authority", ""));
     let has_none = setting.provider("has-none", "");
-    let all = [&has_none, &has];
-    let submit = setting.submit(&all, &["--attested", "--shards", "3"]);
-    let job = ask(&Built::skep(), &requester, &submit).unwrap();
+    let job = setting.job(&[&has_none, &has], &["--attested", "--shards", "3"]);
     let account = account(&has);
-    for shard in job["job"]["shards"].as_array().unwrap() {
+    for shard in job["shards"].as_array().unwrap() {
         assert_eq!(shard["providers"][0], account, "{shard}");
     }
     // They carry the label for which they were chosen.
-    let line = provider(&job["job"], &account);
+    let line = provider(&job, &account);
     assert_eq!(line["attested"]["format"], "AMD SEV-SNP", "{line}");
 }
 
 #[test]
 fn a_job_for_anybody_says_who_is_attested() {
     let setting = Setting::new();
-    let requester = setting.path("requester");
+    let requester = setting.requester();
     let has = setting.provider("has", &setting.processor("authority", ""));
     let has_none = setting.provider("has-none", "");
     let (attested, bare) = (account(&has), account(&has_none));
@@ -262,7 +280,7 @@ fn a_job_for_anybody_says_who_is_attested() {
 fn a_quote_that_does_not_hold_is_no_label_and_costs_no_job() {
     let setting = Setting::new();
     authority(&setting.path("another"));
-    let requester = setting.path("requester");
+    let requester = setting.requester();
     let trusting = trusting(&setting.root);
     let naming = format!("{trusting}measurements = [\"{}\"]\n", "00".repeat(48));
     for (name, attestation, trusted, reason) in [
@@ -293,13 +311,11 @@ fn a_quote_that_does_not_hold_is_no_label_and_costs_no_job() {
     ] {
         configure(&requester, trusted).unwrap();
         let node = setting.provider(name, &attestation);
-        let submit = setting.submit(&[&node], &["--shards", "1"]);
-        let job = ask(&Built::skep(), &requester, &submit).unwrap();
-        let job = &job["job"];
+        let job = setting.job(&[&node], &["--shards", "1"]);
         assert_eq!(job["state"], "done", "{job}");
         assert_eq!(job["shards"][0]["attested"], json!([]), "{job}");
         let account = account(&node);
-        let line = provider(job, &account);
+        let line = provider(&job, &account);
         assert_eq!(line["attested"], Value::Null, "{name}: {line}");
         let why = line["not_attested"].as_str().unwrap();
         assert!(why.contains(reason), "{name}: {why}");
@@ -310,10 +326,9 @@ fn a_quote_that_does_not_hold_is_no_label_and_costs_no_job() {
     }
     // A program that fails shows nothing, as most machines do.
     configure(&requester, &trusting).unwrap();
-    let broken = setting.provider("broken", "[attestation]\ncommand = [\"false\"]\n");
-    let submit = setting.submit(&[&broken], &["--shards", "1"]);
-    let job = ask(&Built::skep(), &requester, &submit).unwrap();
-    assert!(is_bare(provider(&job["job"], &account(&broken))), "{job}");
+    let broken = setting.provider("broken", BROKEN);
+    let job = setting.job(&[&broken], &["--shards", "1"]);
+    assert!(is_bare(provider(&job, &account(&broken))), "{job}");
 }
 
 #[test]
@@ -338,7 +353,7 @@ fn a_node_tells_its_owner_what_it_can_show() {
     );
 
     let elsewhere = setting.provider("elsewhere", &processor(", \"elsewhere\""));
-    let broken = setting.provider("broken", "[attestation]\ncommand = [\"false\"]\n");
+    let broken = setting.provider("broken", BROKEN);
     // It trusts AMD, and not the authority of these tests.
     let stranger = setting.provider("stranger", &setting.processor("authority", ""));
     for (node, reason) in [
@@ -361,21 +376,17 @@ fn a_node_tells_its_owner_what_it_can_show() {
 fn hardware_that_is_not_believed_gets_nothing_and_is_told_why() {
     let setting = Setting::new();
     authority(&setting.path("another"));
-    let requester = setting.path("requester");
     let none = setting.provider("none", "");
     let stranger = setting.provider("stranger", &setting.processor("another", ""));
     let open = setting.provider("open", &setting.processor("authority", ", \"debug\""));
-    let broken = setting.provider("broken", "[attestation]\ncommand = [\"false\"]\n");
+    let broken = setting.provider("broken", BROKEN);
     for (node, reason) in [
         (&none, "this node has no hardware that it could show"),
         (&stranger, "its root is not one that is trusted here"),
         (&open, "its owner may debug it"),
         (&broken, "false made no report"),
     ] {
-        let submit = setting.submit(&[node], &["--attested", "--shards", "1"]);
-        let ended = run(&requester, &submit).unwrap();
-        assert_eq!(ended.code, 5, "{}", ended.stderr);
-        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+        setting.assert_refused(node, reason);
     }
     // The requester may ask for more than hardware.
     let has = setting.provider("has", &setting.processor("authority", ""));
@@ -387,10 +398,7 @@ fn hardware_that_is_not_believed_gets_nothing_and_is_told_why() {
         ("firmware = { microcode = 116 }".to_owned(), "is older than"),
     ] {
         let asking = format!("{}{more}\n", trusting(&setting.root));
-        configure(&requester, &asking).unwrap();
-        let submit = setting.submit(&[&has], &["--attested", "--shards", "1"]);
-        let ended = run(&requester, &submit).unwrap();
-        assert_eq!(ended.code, 5, "{}", ended.stderr);
-        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+        configure(&setting.requester(), &asking).unwrap();
+        setting.assert_refused(&has, reason);
     }
 }

@@ -99,19 +99,15 @@ fn who_stands_still_is_left_out_when_patience_is_over() {
     assert!(second["accepted"].as_u64().unwrap() < 9, "{trained}");
 }
 
-/// The leader stands still while a node is killed and started again, so that there is much of the
+/// What is told of a training of this kind by three nodes, with these settings of the recipe, of which the
+/// second is killed and started again. The leader stands still meanwhile, so that there is much of the
 /// training left when it is back.
-fn comes_back(how: &[&str], steps: u64) {
+fn told_of_who_was_killed(how: &[&str], settings: &[&str]) -> Value {
     let setting = Setting::new();
     let (first, second) = (setting.member("first"), setting.member("second"));
     let home = second.home().to_owned();
     let address = second.status["addresses"][0].as_str().unwrap().to_owned();
-    // Its rate falls with those of the others: with its own from the beginning, its last contributions
-    // would be larger than theirs, and left out for that.
-    let turns = steps / 4 + 1;
-    let steps = format!("steps={steps}");
-    let settings = [&steps, "patience=0", "schedule=linear"];
-    let arguments = setting.longer_by(how, [&first, &second], "60", &settings);
+    let arguments = setting.longer_by(how, [&first, &second], "60", settings);
     let mut leader = Leader::start(&setting.path("leader"), &arguments);
     leader.says("\"step\":6,");
     let stopped = Stopped::new(leader.process.id());
@@ -120,7 +116,16 @@ fn comes_back(how: &[&str], steps: u64) {
     drop(stopped);
     let trained = leader.result();
     assert_learned(&trained);
-    let together = &trained["together"];
+    trained["together"].clone()
+}
+
+fn comes_back(how: &[&str], steps: u64) {
+    // The rate of who comes back falls with those of the others: with its own from the beginning, its
+    // last contributions would be larger than theirs, and left out for that.
+    let turns = steps / 4 + 1;
+    let steps = format!("steps={steps}");
+    let settings = [&steps, "patience=0", "schedule=linear"];
+    let together = told_of_who_was_killed(how, &settings);
     let (first, second) = (&together["nodes"][0], &together["nodes"][1]);
     assert_eq!(first["gone"], Value::Null, "{together}");
     assert_eq!(first["accepted"], turns, "{together}");

@@ -117,8 +117,9 @@ fn halves(values: Vec<f32>) -> Vec<f32> {
     values.into_iter().map(cut).collect()
 }
 
-/// The base with an adapter merged into its weights: `W + scale · B · A`, as PEFT merges.
-pub fn merged(base: &Path, adapter: &Written, to: &Path) -> Decoder {
+/// Writes the base to another folder with its weights changed, and opens it from there. `change` is given each
+/// weight's module, as adapters have its name, and its elements.
+pub fn changed(base: &Path, to: &Path, mut change: impl FnMut(&str, &mut [f32])) -> Decoder {
     std::fs::create_dir_all(to).unwrap();
     std::fs::copy(base.join("config.json"), to.join("config.json")).unwrap();
     let weights = WeightsFile::open(base).unwrap();
@@ -128,6 +129,17 @@ pub fn merged(base: &Path, adapter: &Written, to: &Path) -> Decoder {
         let mut values = vec![0.0; tensor.rows() * tensor.columns()];
         tensor.dequantize(&mut values).unwrap();
         let module = format!("base_model.model.{}", name.trim_end_matches(".weight"));
+        change(&module, &mut values);
+        let shape = tensor.shape().iter().map(|side| *side as usize).collect();
+        tensors.insert(name.to_owned(), (shape, values));
+    }
+    write_tensors(&to.join("model.safetensors"), &tensors);
+    Decoder::load(to).unwrap()
+}
+
+/// The base with an adapter merged into its weights: `W + scale · B · A`, as PEFT merges.
+pub fn merged(base: &Path, adapter: &Written, to: &Path) -> Decoder {
+    changed(base, to, |module, values| {
         if let Some((shape, a)) = adapter.tensors.get(&format!("{module}.lora_A.weight")) {
             let b = &adapter.tensors[&format!("{module}.lora_B.weight")].1;
             let (rank, inputs) = (shape[0], shape[1]);
@@ -141,11 +153,7 @@ pub fn merged(base: &Path, adapter: &Written, to: &Path) -> Decoder {
                 }
             }
         }
-        let shape = tensor.shape().iter().map(|side| *side as usize).collect();
-        tensors.insert(name.to_owned(), (shape, values));
-    }
-    write_tensors(&to.join("model.safetensors"), &tensors);
-    Decoder::load(to).unwrap()
+    })
 }
 
 /// One sequence of a batch: its tokens, the position of the first, its pages, its adapter.

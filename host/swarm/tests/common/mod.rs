@@ -7,8 +7,10 @@ pub mod hostile;
 use std::path::Path;
 use std::time::Duration;
 
+use n0_future::boxed::BoxStream;
+use n0_future::{StreamExt, stream};
 use skep_registry::{Content, Digest, Draft, FileEntry, Model, PublisherKey, SignedRelease};
-use skep_swarm::{FileRef, Limits, ProviderAddr, Swarm, SwarmConfig};
+use skep_swarm::{Discovery, FileRef, Limits, ProviderAddr, Swarm, SwarmConfig, Want};
 use tempfile::TempDir;
 
 /// Content that is the same for the same seed, and does not compress.
@@ -96,6 +98,22 @@ impl Two {
     pub async fn stop(self) {
         self.a.shutdown().await;
         self.b.shutdown().await;
+    }
+}
+
+/// Suggests these nodes at once and then says nothing for ever, as mDNS does.
+#[derive(Debug)]
+pub struct Endless(pub Vec<ProviderAddr>);
+
+impl Discovery for Endless {
+    fn name(&self) -> &'static str {
+        "endless"
+    }
+
+    fn providers(&self, _want: &Want) -> BoxStream<ProviderAddr> {
+        stream::iter(self.0.clone())
+            .chain(stream::pending())
+            .boxed()
     }
 }
 

@@ -5,20 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::audit::ROUNDING;
 use crate::demo::DemoConfig;
+use crate::testing::numbers;
 
 const MATRICES: [(usize, usize); 2] = [(16, 40), (24, 16)];
 const COUNT: usize = 16 * 40 + 24 * 16;
-
-fn numbers(seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..COUNT).map(|_| next()).collect()
-}
 
 fn ways() -> [Stepwise; 2] {
     let demo = Method::Demo(DemoConfig {
@@ -32,11 +22,11 @@ fn ways() -> [Stepwise; 2] {
 fn said(way: &Stepwise, seed: u64) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
     let mut own = way.clone();
     for step in 0..3 {
-        own.contribute(step, &numbers(seed + u64::from(step)), 0.1)
+        own.contribute(step, &numbers(COUNT, seed + u64::from(step)), 0.1)
             .unwrap();
     }
     let before = own.unsaid().to_vec();
-    let bytes = own.contribute(3, &numbers(seed + 3), 0.1).unwrap();
+    let bytes = own.contribute(3, &numbers(COUNT, seed + 3), 0.1).unwrap();
     (bytes, before, own.unsaid().to_vec())
 }
 
@@ -63,7 +53,7 @@ proptest! {
     fn who_says_what_it_has_computed_passes(seed in 0_u64..1000, noise in 0.0_f32..1e-6) {
         for way in ways() {
             let (bytes, before, after) = said(&way, seed);
-            let gradients = numbers(seed + 3);
+            let gradients = numbers(COUNT, seed + 3);
             prop_assert_eq!(way.check(3, &bytes, (&before, &after), &gradients, 0.1), Ok(()));
             // So does one whose processor rounds otherwise.
             let other: Vec<f32> = gradients.iter().map(|x| x * (1.0 + noise)).collect();
@@ -75,12 +65,12 @@ proptest! {
     fn who_says_something_else_does_not(seed in 0_u64..1000) {
         for way in ways() {
             let (bytes, before, after) = said(&way, seed);
-            let gradients = numbers(seed + 3);
+            let gradients = numbers(COUNT, seed + 3);
             let check = |said: &[u8], before: &[f32], after: &[f32], of: &[f32], rate: f32| {
                 way.check(3, said, (before, after), of, rate)
             };
             // Other examples.
-            let other = numbers(seed + 4);
+            let other = numbers(COUNT, seed + 4);
             prop_assert!(check(&bytes, &before, &after, &other, 0.1).is_err());
             // The other way around.
             let turned: Vec<f32> = gradients.iter().map(|x| -x).collect();
@@ -125,7 +115,7 @@ proptest! {
 /// the same bits.
 #[test]
 fn nodes_come_to_the_same_weights_near_the_common_minimum() {
-    let goals: Vec<Vec<f32>> = (0..3).map(|n| numbers(50 + n)).collect();
+    let goals: Vec<Vec<f32>> = (0..3).map(|n| numbers(COUNT, 50 + n)).collect();
     let mean: Vec<f32> = (0..COUNT)
         .map(|at| goals.iter().map(|goal| goal[at]).sum::<f32>() / 3.0)
         .collect();

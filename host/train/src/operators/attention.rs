@@ -376,7 +376,7 @@ wide! {
 mod tests {
     use super::*;
     use crate::random::test_values;
-    use crate::testing::{check_gradients, workers};
+    use crate::testing::{check_gradients, test_inputs, workers};
     use skep_kernels::Team;
 
     /// What a token sees.
@@ -492,11 +492,7 @@ mod tests {
             let team = Team::new(2).unwrap();
             let workers = workers(&team);
             check_gradients(
-                inputs
-                    .iter()
-                    .zip(5..)
-                    .map(|(n, seed)| test_values(*n, seed))
-                    .collect(),
+                test_inputs(&inputs, 5),
                 |values| run(&shape, workers, values),
                 |values, dy| {
                     let taken = Taken {

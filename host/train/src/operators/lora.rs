@@ -172,54 +172,29 @@ impl LowRank<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::test_values;
-    use crate::testing::{check_gradients, workers};
+    use crate::testing::{DROPPING, check_gradients, low_rank, test_inputs, workers};
     use skep_kernels::Team;
 
     #[test]
     fn gradients_are_those_of_differences() {
         let (tokens, inputs, outputs, rank) = (5, 12, 9, 3);
         let team = Team::new(2).unwrap();
-        for dropout in [
-            None,
-            Some(Dropout {
-                share: 0.4,
-                seed: 9,
-            }),
-        ] {
+        for dropout in [None, Some(DROPPING)] {
             let workers = workers(&team);
             let inputs_of = [tokens * inputs, rank * inputs, outputs * rank];
             let forward = |values: &[Vec<f32>]| {
-                let low = LowRank {
-                    a: &values[1],
-                    b: &values[2],
-                    rank,
-                    scale: 1.7,
-                    precision: Precision::F32,
-                    dropout,
-                };
+                let low = low_rank(&values[1], &values[2], rank, dropout);
                 let mut y = vec![0.5; tokens * outputs];
                 let mut between = vec![0.0; tokens * rank];
                 low.forward(workers, &values[0], &mut y, &mut between);
                 (y, between)
             };
             check_gradients(
-                inputs_of
-                    .iter()
-                    .zip(1..)
-                    .map(|(n, seed)| test_values(*n, seed))
-                    .collect(),
+                test_inputs(&inputs_of, 1),
                 |values| forward(values).0,
                 |values, dy| {
                     let between = forward(values).1;
-                    let low = LowRank {
-                        a: &values[1],
-                        b: &values[2],
-                        rank,
-                        scale: 1.7,
-                        precision: Precision::F32,
-                        dropout,
-                    };
+                    let low = low_rank(&values[1], &values[2], rank, dropout);
                     let mut all: Vec<Vec<f32>> = inputs_of.iter().map(|n| vec![0.0; *n]).collect();
                     let [x, a, b] = all.as_mut_slice() else {
                         unreachable!()

@@ -7,6 +7,7 @@ use skep_kernels::Isa;
 use skep_market::ShardInput;
 use skep_registry::Digest;
 
+use super::audits::{own, stake};
 use super::coarse;
 use super::peers::{Made, Manner};
 use super::shown::{Asked, claiming, honest, written};
@@ -24,8 +25,10 @@ pub const LINES: [&str; 6] = [
 pub const OTHER_KIND: &str = "[engine]\ninstructions = \"portable\"\n";
 const MORE: [&str; 6] = ["--shards", "3", "--audit", "100%", "--min-stake", "0"];
 
-fn account_of(node: &Node) -> String {
-    account(node.home())["account"].as_str().unwrap().to_owned()
+/// Whether an account has anything at stake in a ledger.
+fn has_stake(books: &Value, whose: &str) -> bool {
+    let mut stakes = books["stakes"].as_array().unwrap().iter();
+    stakes.any(|line| line["account"] == *whose)
 }
 
 #[test]
@@ -43,7 +46,7 @@ fn honest_texts_pass_audits_by_nodes_of_another_kind() {
     setting.assert_right();
     let job = &job["job"];
     let (mut audits, mut across) = (0, 0);
-    let other = account_of(&a);
+    let other = own(&a);
     for shard in job["shards"].as_array().unwrap() {
         assert_eq!(shard["outvoted"], serde_json::json!([]), "{job}");
         for audit in shard["audits"].as_array().unwrap() {
@@ -82,9 +85,8 @@ fn a_coarser_model_is_found_out_from_another_kind_of_machine_and_pays() {
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("skep-mini-lm.gguf"), coarse::weights(&model)).unwrap();
     let cheat = setting.provider("cheat", "", 2);
-    let whose = account_of(&cheat);
-    let stake = ["account", "stake", "5", "--account", &whose];
-    ask(&Built::skep(), requester.home(), &stake).unwrap();
+    let whose = own(&cheat);
+    stake(requester.home(), "5", &whose);
 
     let tickets = [ticket(&a), ticket(&b), ticket(&cheat)];
     let job = requester.ask(&setting.submit(&tickets, &MORE)).unwrap();
@@ -101,13 +103,7 @@ fn a_coarser_model_is_found_out_from_another_kind_of_machine_and_pays() {
     let spent = micro(job, "spent_micro");
     assert_eq!(homes.map(paid).iter().sum::<u64>(), spent);
     let books = account(requester.home());
-    assert!(
-        books["stakes"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|line| line["account"] != *whose)
-    );
+    assert!(!has_stake(&books, &whose), "{books}");
     assert_eq!(micro(&books, "escrowed_micro"), 0);
 
     // A third node comes to the same, from the file alone.
@@ -150,8 +146,7 @@ fn who_draws_otherwise_than_it_was_asked_to_is_found_out_and_pays() {
         setting.provider("b", "", 2),
     );
     let liar = Liar::with(&setting.path("liar"), 66, Manner::Shows(draws_otherwise));
-    let stake = ["account", "stake", "5", "--account", &liar.account];
-    ask(&Built::skep(), requester.home(), &stake).unwrap();
+    stake(requester.home(), "5", &liar.account);
     let tickets = [ticket(&a), ticket(&b), &liar.ticket];
     let more = [&MORE[..], &["--", "temperature=0.9", "max-tokens=40"]].concat();
     let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
@@ -161,13 +156,7 @@ fn who_draws_otherwise_than_it_was_asked_to_is_found_out_and_pays() {
     assert!(caught > 0, "{job}");
     assert_eq!(liar.paid.load(Ordering::SeqCst), 0);
     let books = account(requester.home());
-    assert!(
-        books["stakes"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|line| line["account"] != *liar.account)
-    );
+    assert!(!has_stake(&books, &liar.account), "{books}");
     let result = fs::read_to_string(setting.path("result.jsonl")).unwrap();
     assert_eq!(result.lines().count(), LINES.len());
 }

@@ -7,11 +7,11 @@ use std::process::Command;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use skep_tests::{Built, Node, ask, run};
+use skep_tests::{Built, ask, run};
 
 use super::outsider::Does;
-use super::together::{Leader, Setting, Stopped, assert_learned, number, ticket};
-use super::{leaves_out_who_spoils, trained_beside};
+use super::together::{Leader, Setting, assert_learned, number, ticket};
+use super::{leaves_out_who_spoils, told_of_who_was_killed, trained_beside};
 
 /// How many weights are trained, by the adapter that was saved.
 fn parameters(setting: &Setting) -> f64 {
@@ -119,22 +119,8 @@ fn who_says_other_gradients_than_those_of_its_examples_is_found_out() {
 /// then on: otherwise it would be let go again for having other weights.
 #[test]
 fn who_was_killed_comes_back_to_all_reduce() {
-    let setting = Setting::new();
-    let (first, second) = (setting.member("first"), setting.member("second"));
-    let home = second.home().to_owned();
-    let address = second.status["addresses"][0].as_str().unwrap().to_owned();
-    let how = ["--method", "all-reduce"];
     let settings = ["steps=64", "patience=0", "schedule=linear"];
-    let arguments = setting.longer_by(&how, [&first, &second], "60", &settings);
-    let mut leader = Leader::start(&setting.path("leader"), &arguments);
-    leader.says("\"step\":6,");
-    let stopped = Stopped::new(leader.process.id());
-    second.kill().unwrap();
-    let _second = Node::start_at(&Built::skep(), &home, &address).unwrap();
-    drop(stopped);
-    let trained = leader.result();
-    assert_learned(&trained);
-    let together = &trained["together"];
+    let together = told_of_who_was_killed(&["--method", "all-reduce"], &settings);
     let (first, second) = (&together["nodes"][0], &together["nodes"][1]);
     assert_eq!(first["accepted"], 65, "{together}");
     assert_eq!(second["returned"], 1, "{together}");

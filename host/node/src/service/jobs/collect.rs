@@ -219,13 +219,8 @@ mod tests {
         bill.accept(&key(2)).unwrap().encode()
     }
 
-    #[test]
-    fn a_clock_that_is_a_month_ahead_for_once_has_nothing_forgotten() {
-        const DAY: u64 = 24 * 60 * 60 * 1000;
-        const THEN: u64 = 100 * DAY;
-        let folder = tempfile::tempdir().unwrap();
-        let earnings = Earnings::open(&folder.path().join("earnings")).unwrap();
-        let bill = bill(1, 10);
+    /// Keeps a bill that has been owed since then.
+    fn keep(earnings: &Earnings, bill: &Signed<Receipt>, since: u64) {
         let finished = Finished {
             commitment: Vec::new(),
             receipt: bill.encode(),
@@ -233,10 +228,20 @@ mod tests {
         let owed = Owed {
             requester: bill.requester,
             price: bill.price,
-            since: THEN,
+            since,
             node: String::new(),
         };
         earnings.keep(bill.lease, finished, &owed).unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_is_a_month_ahead_for_once_has_nothing_forgotten() {
+        const DAY: u64 = 24 * 60 * 60 * 1000;
+        const THEN: u64 = 100 * DAY;
+        let folder = tempfile::tempdir().unwrap();
+        let earnings = Earnings::open(&folder.path().join("earnings")).unwrap();
+        let bill = bill(1, 10);
+        keep(&earnings, &bill, THEN);
         // How much is still asked for, and whether it is known that it was signed.
         let left = |now| {
             let since = forget_old(&earnings, now).unwrap();
@@ -258,20 +263,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("earnings");
         let (old, new) = (bill(1, 10), bill(2, 20));
-        let keep = |bill: &Signed<Receipt>, since| {
-            let finished = Finished {
-                commitment: Vec::new(),
-                receipt: bill.encode(),
-            };
-            let owed = Owed {
-                requester: bill.requester,
-                price: bill.price,
-                since,
-                node: String::new(),
-            };
-            let earnings = Earnings::open(&path).unwrap();
-            earnings.keep(bill.lease, finished, &owed).unwrap();
-        };
+        let keep = |bill, since| keep(&Earnings::open(&path).unwrap(), bill, since);
         keep(&old, THEN);
         // What it knows to have been signed after a start, and some minutes of being up.
         let started = |now| {
@@ -297,18 +289,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let earnings = Earnings::open(&folder.path().join("earnings")).unwrap();
         for lease in [1, 2, 3] {
-            let bill = bill(lease, 10);
-            let finished = Finished {
-                commitment: Vec::new(),
-                receipt: bill.encode(),
-            };
-            let owed = Owed {
-                requester: bill.requester,
-                price: bill.price,
-                since: 1,
-                node: String::new(),
-            };
-            earnings.keep(bill.lease, finished, &owed).unwrap();
+            keep(&earnings, &bill(lease, 10), 1);
         }
         let settle = |receipts: &[Vec<u8>]| settle(&earnings, receipts);
         let owed = || earnings.unpaid(key(2).id(), 0).unwrap().micro();

@@ -1,21 +1,14 @@
 //! The operator of directions and lengths against dense sums in 64 bits, and its gradients against differences.
 
 use super::*;
-use crate::bf16::Precision;
 use crate::nf4::Nf4Matrix;
 use crate::operators::frozen::Matrix;
-use crate::operators::lora::Dropout;
 use crate::random::test_values;
-use crate::testing::{check_gradients, workers};
+use crate::testing::{DROPPING, check_gradients, low_rank, test_inputs, workers};
 use skep_accounts::Account;
 use skep_decoder::LinearWeights;
 use skep_kernels::Team;
 use skep_weights::{PackedFormat, PackedTensor};
-
-const DROPPING: Dropout = Dropout {
-    share: 0.4,
-    seed: 9,
-};
 
 /// A matrix of floats with a bias.
 fn frozen(outputs: usize, inputs: usize) -> Frozen {
@@ -26,17 +19,6 @@ fn frozen(outputs: usize, inputs: usize) -> Frozen {
     Frozen {
         matrix: Matrix::Own(LinearWeights::Packed(tensor)),
         bias: Some(test_values(outputs, 12)),
-    }
-}
-
-fn low<'a>(a: &'a [f32], b: &'a [f32], rank: usize, dropout: Option<Dropout>) -> LowRank<'a> {
-    LowRank {
-        a,
-        b,
-        rank,
-        scale: 1.7,
-        precision: Precision::F32,
-        dropout,
     }
 }
 
@@ -62,7 +44,7 @@ fn gradients_are_those_of_differences_at_fixed_lengths() {
             let scale = scale(values);
             let dora = Dora {
                 frozen: &frozen,
-                low: low(&values[1], &values[2], rank, dropout),
+                low: low_rank(&values[1], &values[2], rank, dropout),
                 scales: Scales {
                     scale: &scale,
                     inverse: &inverse,
@@ -77,18 +59,14 @@ fn gradients_are_those_of_differences_at_fixed_lengths() {
         };
         for adds in [false, true] {
             check_gradients(
-                sizes
-                    .iter()
-                    .zip(1..)
-                    .map(|(n, seed)| test_values(*n, seed))
-                    .collect(),
+                test_inputs(&sizes, 1),
                 |values| forward(values).0,
                 |values, dy| {
                     let (_, between, direction) = forward(values);
                     let scale = scale(values);
                     let dora = Dora {
                         frozen: &frozen,
-                        low: low(&values[1], &values[2], rank, dropout),
+                        low: low_rank(&values[1], &values[2], rank, dropout),
                         scales: Scales {
                             scale: &scale,
                             inverse: &inverse,
@@ -136,7 +114,7 @@ fn outputs_are_those_of_the_scaled_matrix() {
     let (x, magnitudes) = (test_values(tokens * inputs, 1), test_values(outputs, 4));
     let pool = Pool::new(&Account::unlimited());
     for dropout in [None, Some(DROPPING)] {
-        let low = low(&a, &b, rank, dropout);
+        let low = low_rank(&a, &b, rank, dropout);
         let mut scales = vec![0.0; 2 * outputs];
         let source = frozen.matrix.source();
         row_lengths(workers, &pool, source, &low, &mut scales[..outputs]).unwrap();
@@ -216,7 +194,7 @@ fn rows_are_as_long_as_their_dequantized_sums() {
             let team = Team::new(threads).unwrap();
             let workers = workers(&team);
             let mut lengths = vec![7.0; outputs];
-            let low = low(&a, b, rank, None);
+            let low = low_rank(&a, b, rank, None);
             row_lengths(workers, &pool, matrix.source(), &low, &mut lengths).unwrap();
             lengths
         };
