@@ -72,6 +72,14 @@ impl Dealings {
         act: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, DealingsError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with_kept(&mut kept, act)
+    }
+
+    fn with_kept<T>(
+        &self,
+        kept: &mut Kept,
+        act: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, DealingsError> {
         let fail = |error| failed(&self.path, error);
         let database = match kept.database.take() {
             Some(database) => database,
@@ -99,23 +107,23 @@ impl Dealings {
     /// When the file cannot be written. Until the process ends it counts all the same.
     pub fn note(&self, conduct: &[(AccountId, Conduct)]) -> Result<(), DealingsError> {
         let (mut changed, mut is_grave) = (BTreeMap::new(), false);
-        {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            for (account, conduct) in conduct {
-                let seen = kept.seen.entry(*account).or_default();
-                let before = *seen;
-                seen.note(*conduct);
-                is_grave |= before.is_trusted() != seen.is_trusted()
-                    || before.is_doubted() != seen.is_doubted();
-                if *seen != before {
-                    changed.insert(*account, *seen);
-                }
+        // Nobody else comes in between: what another job saw meanwhile would be written first, and then what this one
+        // remembered before that in its place.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (account, conduct) in conduct {
+            let seen = kept.seen.entry(*account).or_default();
+            let before = *seen;
+            seen.note(*conduct);
+            is_grave |= before.is_trusted() != seen.is_trusted()
+                || before.is_doubted() != seen.is_doubted();
+            if *seen != before {
+                changed.insert(*account, *seen);
             }
         }
         if changed.is_empty() {
             return Ok(());
         }
-        self.with(|database| {
+        self.with_kept(&mut kept, |database| {
             let mut transaction = database.begin_write()?;
             if !is_grave {
                 transaction.set_durability(Durability::None)?;
@@ -226,6 +234,8 @@ fn read(database: &Database) -> Result<BTreeMap<AccountId, Reputation>, redb::Er
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
     use crate::testing::{account, receipt};
 
@@ -271,5 +281,39 @@ mod tests {
         // Whatever else was seen changes nothing of it.
         let delivered = [1, 2].map(|node| (account(node), Conduct::Delivered));
         assert_eq!(noted(&delivered), [false, true]);
+    }
+
+    /// Each time that one remembers something before the other has written, and writes after it, would be seen.
+    #[test]
+    fn what_two_jobs_see_of_somebody_at_once_is_kept_of_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dealings");
+        let nodes: Vec<AccountId> = (1..=100).map(account).collect();
+        let seen = [Conduct::Delivered, Conduct::Lied];
+        {
+            let dealings = Dealings::open(&path).unwrap();
+            let together = Barrier::new(seen.len());
+            let note_all = |conduct| {
+                let noted = nodes.iter().map(|node| {
+                    together.wait();
+                    dealings.note(&[(*node, conduct)])
+                });
+                // All of them are noted whatever fails, or the other one would wait for ever.
+                noted.filter(Result::is_err).count()
+            };
+            let failed = std::thread::scope(|scope| {
+                let threads = seen.map(|conduct| scope.spawn(move || note_all(conduct)));
+                threads.map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(failed, [0; 2]);
+            // What is no lie is on disk with the next that is one.
+            dealings.note(&[(account(101), Conduct::Lied)]).unwrap();
+        }
+        let dealings = Dealings::open(&path).unwrap();
+        let mut both = Reputation::default();
+        seen.iter().for_each(|conduct| both.note(*conduct));
+        for node in nodes {
+            assert_eq!(dealings.seen(node), both);
+        }
     }
 }

@@ -11,9 +11,12 @@
 //! up is the quicker one; what an audit finds is another matter. And what comes when a shard's output counts already is
 //! as if its lease had been withdrawn ([`super::Job::apply`]).
 
-use skep_evidence::AccountId;
+use std::collections::BTreeSet;
 
-use super::{Attempt, Job, Look, State};
+use skep_evidence::AccountId;
+use skep_registry::Digest;
+
+use super::{Attempt, Job, Look, Shard, State};
 use crate::reputation::Conduct;
 
 impl Job {
@@ -46,19 +49,14 @@ impl Job {
             return Vec::new();
         };
         let have_to_agree = self.plan.replicas > 1;
-        // Who was looked at and found right is not doubted, nor who was with such a one then.
-        let stood_by = |attempt: &Attempt| {
-            let audited = attempt.audits.and_then(|n| shard.attempts.get(n as usize));
-            audited.is_some_and(|audited| audited.look == Some(Look::Odd))
-        };
+        let found_right = shard.found_right();
         let conduct = |attempt: &Attempt| match attempt.state {
             State::Wrong(_) => Some(Conduct::Lied),
             State::Delivered(output) => {
                 let counts = shard.accepted?.vote == output.vote;
                 let was_compared =
                     have_to_agree || attempt.look.is_some() || attempt.audits.is_some();
-                let was_found_right = attempt.look == Some(Look::Odd) || stood_by(attempt);
-                match (counts && was_compared) || was_found_right {
+                match (counts && was_compared) || found_right.contains(&output.vote) {
                     true => Some(Conduct::Agreed),
                     false => (have_to_agree && !counts).then_some(Conduct::Outvoted),
                 }
@@ -68,5 +66,27 @@ impl Job {
         let attempts = shard.attempts.iter();
         let conducts = attempts.filter_map(|its| conduct(its).map(|seen| (its.provider, seen)));
         conducts.collect()
+    }
+}
+
+impl Shard {
+    /// What panels that looked at one that is odd found right: what that one got, or those that were heard. Who got the
+    /// same is not doubted, whatever counts in the end. Who was asked and came when the panel had decided was not heard,
+    /// and what it got is only right if others got it.
+    fn found_right(&self) -> BTreeSet<Digest> {
+        let looks_at_odd = |attempt: &Attempt| {
+            let audited = attempt.audits.and_then(|n| self.attempts.get(n as usize));
+            audited.is_some_and(|audited| audited.look == Some(Look::Odd))
+        };
+        let was_found = |attempt: &Attempt| {
+            attempt.look == Some(Look::Odd) || (attempt.has_vote && looks_at_odd(attempt))
+        };
+        let right = self.attempts.iter().filter(|its| was_found(its));
+        right
+            .filter_map(|attempt| match attempt.state {
+                State::Delivered(output) => Some(output.vote),
+                _ => None,
+            })
+            .collect()
     }
 }

@@ -248,6 +248,40 @@ fn who_stood_by_one_that_was_found_right_has_not_lied_whatever_the_shard_becomes
 }
 
 #[test]
+fn who_comes_when_the_panel_has_decided_stood_by_nobody() {
+    for (late, expected) in [("other", Conduct::Outvoted), ("right", Conduct::Agreed)] {
+        let auditors: [&[u8]; 3] = [&[4, 5, 6, 7], &[5, 6], &[5, 6]];
+        let mut desk = three(patient(1, 2), 7, ["right", "lie", "lie"], auditors);
+        let begun = desk.now;
+        let (asked, over) = desk.decide();
+        assert_eq!(over, []);
+        assert_eq!(asked, [(account(4), at(3)), (account(5), at(4))]);
+        desk.deliver(at(4), "right", &[]);
+        let sixth = desk.asks(begun + FIRST, 6);
+        desk.deliver(sixth, "right", &[]);
+        assert_eq!(found(&mut desk), (Finding::Passed, BTreeSet::new()));
+        // The two that lie are looked at for that, so that nothing counts yet.
+        assert_eq!(desk.job.accepted(0), None);
+        desk.deliver(at(3), late, &[]);
+        for attempt in [1, 2] {
+            let (_, over) = desk.decide();
+            let wrong: Vec<AttemptId> = over.iter().flat_map(Outcome::wrong).collect();
+            assert_eq!(wrong, [at(attempt)]);
+        }
+        assert_eq!(desk.job.accepted(0), Some(right()));
+        let conducts = [
+            (account(1), Conduct::Agreed),
+            (account(2), Conduct::Lied),
+            (account(3), Conduct::Lied),
+            (account(4), expected),
+            (account(5), Conduct::Agreed),
+            (account(6), Conduct::Agreed),
+        ];
+        assert_eq!(desk.job.conducts_of(0), conducts, "{late}");
+    }
+}
+
+#[test]
 fn whoever_is_asked_first_a_liar_among_three_is_charged_if_it_was_asked() {
     let mut caught = 0;
     for number in 0..10 {

@@ -243,7 +243,7 @@ impl Driver {
         loop {
             if self.running.cancelled.load(Ordering::SeqCst) && self.job.gave_up().is_none() {
                 let why = GaveUp::Cancelled;
-                self.note(&[Event::GaveUp { at: now(), why }])?;
+                self.note_compared(&[Event::GaveUp { at: now(), why }])?;
             }
             self.decide()?;
             self.act(swarm)?;
@@ -322,22 +322,35 @@ impl Driver {
                         audits,
                     } => events.push(self.lease(id, provider, limit, audits)?),
                     Decision::Audited(outcome) => {
-                        // Charged before it is written down: whoever is killed in between finds
-                        // the same again, and what is charged twice is charged once.
+                        // Charged and remembered before it is written down: whoever is killed in between
+                        // finds the same again, and what is charged twice is charged once.
                         self.charge(&outcome)?;
                         events.extend(outcome.events(now()));
                     }
                 }
             }
-            let audited = events.iter().filter_map(|event| match event {
-                Event::Audited { id, .. } => Some(id.shard),
-                _ => None,
-            });
-            let undecided = self.undecided(audited.collect());
             self.bind(&events)?;
-            self.note(&events)?;
-            self.remember(&self.compared(undecided))?;
+            self.note_compared(&events)?;
         }
+    }
+
+    /// Writes down what was decided, and remembers what follows from it of those whose results were compared.
+    fn note_compared(&mut self, events: &[Event]) -> Result<(), Failure> {
+        let gives_up = |event: &Event| matches!(event, Event::GaveUp { .. });
+        let shards: BTreeSet<u32> = match events.iter().any(gives_up) {
+            // What enough agreed on counts with that, wherever somebody that is odd was looked at.
+            true => (0..self.job.plan().shards).collect(),
+            false => {
+                let audited = events.iter().filter_map(|event| match event {
+                    Event::Audited { id, .. } => Some(id.shard),
+                    _ => None,
+                });
+                audited.collect()
+            }
+        };
+        let undecided = self.undecided(shards);
+        self.note(events)?;
+        self.remember(&self.compared(undecided))
     }
 
     /// Those of these shards of which no output counts yet.

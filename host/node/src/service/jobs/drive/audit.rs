@@ -10,7 +10,7 @@ use skep_evidence::{
     AccountId, Accusation, Agreed, Audit, Candidates, Evidence, FollowedAudit, Keys, Lease,
     ResultCommitment, Signed, Statement as _, Verdict, judge,
 };
-use skep_market::{AttemptId, Operation, Outcome, PostError, Trail};
+use skep_market::{AttemptId, Conduct, Operation, Outcome, PostError, Trail};
 use skep_registry::Digest;
 
 use super::super::talk::Delivered;
@@ -136,12 +136,15 @@ impl Driver {
         Ok((lease, commitment))
     }
 
-    /// Accuses those whose results an audit found wrong, and has this node's ledger judge them.
+    /// Remembers those whose results an audit found wrong, accuses them, and has this node's ledger judge them.
     pub(super) fn charge(&self, outcome: &Outcome) -> Result<(), Failure> {
         let wrong: Vec<AttemptId> = outcome.wrong().collect();
         if wrong.is_empty() {
             return Ok(());
         }
+        let liars = wrong.iter().filter_map(|id| self.job.provider(*id));
+        let lied: Vec<_> = liars.map(|liar| (liar, Conduct::Lied)).collect();
+        self.remember(&lied)?;
         let evidence = tokio::task::block_in_place(|| match self.spec.followed {
             false => self.divergence(outcome),
             true => self.unfollowed(outcome),

@@ -173,8 +173,8 @@ impl Driver {
         })
     }
 
-    /// What to think of a provider of whose lease nothing came.
-    fn blame(
+    /// What to think of a provider of whose lease nothing came. Who is shown to have lied is charged and remembered.
+    pub(super) fn blame(
         &mut self,
         id: AttemptId,
         provider: Option<AccountId>,
@@ -193,10 +193,11 @@ impl Driver {
             self.quoting = None;
         }
         // Where the contradiction is in what the provider signed, it is no accident, and everybody
-        // can see it. Charged before it is written down, as after an audit.
+        // can see it. Charged and remembered before it is written down, as after an audit.
         if let (TalkError::Delivery(BadDelivery::Fraud { evidence, .. }), Some(accused)) =
             (error, provider)
         {
+            self.remember(&[(accused, Conduct::Lied)])?;
             self.accuse(accused, id, evidence)?;
         }
         Ok(match error {

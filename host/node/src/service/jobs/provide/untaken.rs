@@ -11,7 +11,7 @@
 //! - Hold anything for longer than its time, or after its receipt has come back.
 //! - Grow beyond its bound, whatever is made for whomever.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_market::Finished;
@@ -23,6 +23,8 @@ use zeroize::Zeroizing;
 const WHILE: Duration = Duration::from_secs(5 * 60);
 /// The most bytes of all: twice the most that an output has where its owner says nothing else.
 const MOST: usize = 128 << 20;
+/// What one takes beside its output, at the most: what is signed for it, and its place here. Outputs may have no byte.
+const AROUND: usize = 4 << 10;
 
 /// What was made under a lease.
 pub(super) struct Product {
@@ -37,8 +39,7 @@ pub(super) struct Product {
 /// What was made and has not been paid for, as far as it is here.
 #[derive(Clone)]
 pub(super) struct Untaken {
-    /// The oldest come first.
-    all: Arc<Mutex<Vec<Kept>>>,
+    all: Arc<Mutex<All>>,
     /// The most bytes of all.
     most: usize,
 }
@@ -48,6 +49,15 @@ impl Default for Untaken {
         let (all, most) = (Arc::default(), MOST);
         Self { all, most }
     }
+}
+
+/// All that is here.
+#[derive(Default)]
+struct All {
+    /// The oldest come first.
+    kept: Vec<Kept>,
+    /// Whether somebody waits for the time of the oldest to be over.
+    is_watched: bool,
 }
 
 /// A product, and until when it is here.
@@ -64,56 +74,79 @@ impl Untaken {
         let until = Instant::now() + WHILE;
         {
             let mut all = self.all();
-            all.retain(|kept| kept.lease != lease);
-            let bytes = product.bytes.len();
+            all.kept.retain(|kept| kept.lease != lease);
+            let bytes = bytes_of(product);
             if bytes > self.most {
                 return;
             }
-            while bytes + all.iter().map(Kept::bytes).sum::<usize>() > self.most {
-                all.remove(0);
+            while bytes + all.kept.iter().map(Kept::bytes).sum::<usize>() > self.most {
+                all.kept.remove(0);
             }
-            all.push(Kept {
+            all.kept.push(Kept {
                 lease,
                 until,
                 product: Arc::clone(product),
             });
-        }
-        let all = Arc::downgrade(&self.all);
-        tokio::spawn(async move {
-            tokio::time::sleep_until(until).await;
-            if let Some(all) = all.upgrade() {
-                let now = Instant::now();
-                lock(&all).retain(|kept| kept.until > now);
+            // One is enough for all, however many there are.
+            if std::mem::replace(&mut all.is_watched, true) {
+                return;
             }
-        });
+        }
+        tokio::spawn(watch(Arc::downgrade(&self.all), until));
     }
 
     /// What was made under a lease, if it is still here.
     pub(super) fn of(&self, lease: Digest) -> Option<Arc<Product>> {
         let all = self.all();
-        let kept = all.iter().find(|kept| kept.lease == lease);
+        let kept = all.kept.iter().find(|kept| kept.lease == lease);
         kept.map(|kept| Arc::clone(&kept.product))
     }
 
     /// Lets go of what was made under these leases, whose receipts have come back.
     pub(super) fn forget(&self, leases: &[Digest]) {
-        self.all().retain(|kept| !leases.contains(&kept.lease));
+        let is_left = |kept: &Kept| !leases.contains(&kept.lease);
+        self.all().kept.retain(is_left);
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<Kept>> {
+    fn all(&self) -> MutexGuard<'_, All> {
         lock(&self.all)
     }
 }
 
-fn lock(all: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
+/// Lets go of each when its time is over, the first of them then, until none is left.
+async fn watch(all: Weak<Mutex<All>>, mut until: Instant) {
+    loop {
+        tokio::time::sleep_until(until).await;
+        let Some(all) = all.upgrade() else {
+            return;
+        };
+        let mut all = lock(&all);
+        let now = Instant::now();
+        all.kept.retain(|kept| kept.until > now);
+        match all.kept.first() {
+            Some(oldest) => until = oldest.until,
+            None => {
+                all.is_watched = false;
+                return;
+            }
+        }
+    }
+}
+
+fn lock(all: &Mutex<All>) -> MutexGuard<'_, All> {
     // The list is whole after every statement, so a poisoned lock is still good.
     all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Kept {
     fn bytes(&self) -> usize {
-        self.product.bytes.len()
+        bytes_of(&self.product)
     }
+}
+
+/// What a product takes of the room.
+fn bytes_of(product: &Product) -> usize {
+    product.bytes.len().saturating_add(AROUND)
 }
 
 #[cfg(test)]
@@ -134,6 +167,13 @@ mod tests {
             output_bytes: bytes,
             bytes: Zeroizing::new(vec![0; bytes]),
         })
+    }
+
+    fn of_room(most: usize) -> Untaken {
+        Untaken {
+            most,
+            ..Untaken::default()
+        }
     }
 
     /// Which of the first so many are here.
@@ -172,10 +212,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn however_much_is_made_there_is_no_more_of_it_than_its_room() {
-        let untaken = Untaken {
-            most: 100,
-            ..Untaken::default()
-        };
+        let untaken = of_room(2 * AROUND + 100);
         untaken.keep(lease(0), &product(50));
         untaken.keep(lease(1), &product(50));
         assert_eq!(here(&untaken, 4), [0, 1]);
@@ -185,9 +222,40 @@ mod tests {
         untaken.keep(lease(2), &product(1));
         assert_eq!(here(&untaken, 4), [0, 2], "the oldest went");
         // What has no room at all sends nobody away.
-        untaken.keep(lease(3), &product(101));
+        untaken.keep(lease(3), &product(AROUND + 101));
         assert_eq!(here(&untaken, 4), [0, 2]);
-        untaken.keep(lease(3), &product(100));
+        untaken.keep(lease(3), &product(AROUND + 100));
         assert_eq!(here(&untaken, 4), [3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_is_there_more_where_nothing_comes_out_than_there_is_room_for_what_is_signed() {
+        let untaken = of_room(3 * AROUND);
+        for number in 0..20 {
+            untaken.keep(lease(number), &product(0));
+        }
+        assert_eq!(here(&untaken, 20), [17, 18, 19]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_are_made_and_paid_for_one_waits_for_their_time() {
+        let untaken = Untaken::default();
+        let waiting = || {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+        };
+        let before = waiting();
+        for number in 0..20 {
+            untaken.keep(lease(number), &product(10));
+            untaken.forget(&[lease(number)]);
+        }
+        assert_eq!(waiting(), before + 1);
+        // It ends when nothing is left, and the next is watched anew.
+        tokio::time::sleep(WHILE + Duration::from_millis(10)).await;
+        assert_eq!(waiting(), before);
+        untaken.keep(lease(0), &product(10));
+        tokio::time::sleep(WHILE + Duration::from_millis(10)).await;
+        assert!(here(&untaken, 1).is_empty());
     }
 }

@@ -2,6 +2,8 @@
 //! odd result, on which machines replicas are made, how often the books are kept, where a shard goes whose provider is
 //! busy, and what is remembered of who is outvoted.
 
+use skep_evidence::Evidence;
+use skep_market::{BadDelivery, Outcome};
 use skep_swarm::SwarmConfig;
 
 use super::*;
@@ -245,4 +247,57 @@ async fn whom_a_panel_finds_wrong_has_lied() {
     assert_eq!(desk.seen(odd), lied);
     let delivered = reputation(&[Conduct::Delivered]);
     assert_eq!([second, third].map(|node| desk.seen(node)), [delivered; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_outvoted_as_a_job_is_given_up_is_doubted() {
+    let staked = accounts([1, 2, 3, 4]);
+    let (mut desk, [odd, second, third]) = outvoted(&looked_at(1), &staked);
+    assert_eq!(desk.accepted(0), None, "it is looked at");
+    desk.driver
+        .remember(&[(second, Conduct::Outvoted)])
+        .unwrap();
+    let (at, why) = (now(), GaveUp::Cancelled);
+    desk.driver
+        .note_compared(&[Event::GaveUp { at, why }])
+        .unwrap();
+    assert_eq!(desk.accepted(0), Some(Digest::of(b"other")));
+    let doubted = reputation(&[Conduct::Delivered, Conduct::Outvoted]);
+    assert_eq!(desk.seen(odd), doubted);
+    let delivered = reputation(&[Conduct::Delivered]);
+    assert_eq!([second, third].map(|node| desk.seen(node)), [delivered; 2]);
+}
+
+/// Whoever is killed after something was written down does not look at it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_lied_is_remembered_before_anything_is_written_down_of_it() {
+    let staked = accounts([1, 2, 3, 4]);
+    let (desk, [odd, ..]) = outvoted(&looked_at(1), &staked);
+    let id = AttemptId {
+        shard: 0,
+        attempt: 0,
+    };
+    let found = Outcome {
+        id,
+        finding: skep_market::Finding::Wrong,
+        audits: Vec::new(),
+    };
+    desk.driver.charge(&found).unwrap();
+    let lied = reputation(&[Conduct::Delivered, Conduct::Lied]);
+    assert_eq!(desk.seen(odd), lied);
+    assert_eq!(desk.driver.job.outvoted_of(0), []);
+
+    let mut desk = Desk::new(1, &[1]);
+    let (id, provider) = desk.open()[0];
+    let [one, two] = [&b"one"[..], b"two"].map(|made| {
+        let delivered = desk.made(id, made).unwrap();
+        delivered.commitment.clone()
+    });
+    let evidence = Box::new(Evidence::TwoResults(one, two));
+    let what = "it bound itself to two results";
+    let fraud = BadDelivery::Fraud { what, evidence };
+    let blamed = desk.driver.blame(id, Some(provider), &fraud.into());
+    assert_eq!(blamed.unwrap(), Conduct::Lied);
+    assert_eq!(desk.seen(provider), reputation(&[Conduct::Lied]));
+    assert!(!desk.driver.job.has_ended(id));
 }
