@@ -137,13 +137,14 @@ impl Compilers {
         bytes: Bytes,
     ) -> Result<Vec<u8>, LoadError> {
         let failed = |reason: String| LoadError::Compile { reason };
+        let of_host = |reason: String| LoadError::Host { reason };
         let mut child = command
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|error| failed(format!("the compiler could not be started: {error}")))?;
+            .map_err(|error| of_host(format!("the compiler could not be started: {error}")))?;
         let order = Order {
             kind,
             allocation,
@@ -152,7 +153,7 @@ impl Compilers {
         };
         let pipes = (child.stdin.take(), child.stdout.take());
         let (Some(mut stdin), Some(mut stdout)) = pipes else {
-            return Err(failed("the compiler has no pipes".to_owned()));
+            return Err(of_host("the compiler has no pipes".to_owned()));
         };
         std::thread::spawn(move || {
             // A compiler that goes early closes its end; its answer tells why.
@@ -171,10 +172,10 @@ impl Compilers {
         }
         let status = child
             .wait()
-            .map_err(|error| failed(format!("the compiler was lost: {error}")))?;
+            .map_err(|error| of_host(format!("the compiler was lost: {error}")))?;
         match answer {
             Err(_) => Err(LoadError::CompileTime { limit: self.limit }),
-            Ok(Err(error)) => Err(failed(format!("the compiler was lost: {error}"))),
+            Ok(Err(error)) => Err(of_host(format!("the compiler was lost: {error}"))),
             Ok(Ok(answer)) => match answer.split_first() {
                 Some((0, artefact)) if status.success() => Ok(artefact.to_vec()),
                 Some((1, reason)) => Err(failed(String::from_utf8_lossy(reason).into_owned())),

@@ -60,6 +60,12 @@ pub enum LoadError {
         /// What the compiler says.
         reason: String,
     },
+    /// The host itself failed: its engine or its compiler does not start.
+    #[error("a fault of the host, not of the component: {reason}")]
+    Host {
+        /// What failed.
+        reason: String,
+    },
     /// It imports what this host does not have or what it was not granted.
     #[error(transparent)]
     Refused(#[from] Refusal),

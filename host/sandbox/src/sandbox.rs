@@ -140,7 +140,8 @@ impl Sandbox {
             EngineKind::Plain
         };
         let failed = |reason: String| LoadError::Compile { reason };
-        let host = self.engines.get(kind).map_err(failed)?;
+        let host = self.engines.get(kind);
+        let host = host.map_err(|reason| LoadError::Host { reason })?;
         let (component, origin) = self.component(kind, host, &digest, bytes)?;
         let pre = host
             .linker

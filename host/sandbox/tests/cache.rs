@@ -151,6 +151,21 @@ fn a_process_without_enough_memory_fails_alone() {
 }
 
 #[test]
+fn a_compiler_that_does_not_start_is_no_fault_of_the_component() {
+    let folder = tempfile::tempdir().unwrap();
+    let apart = Sandbox::new(SandboxConfig {
+        compile_in: CompileIn::Process {
+            program: folder.path().join("compiler"),
+            arguments: Vec::new(),
+        },
+        ..SandboxConfig::default()
+    })
+    .unwrap();
+    let error = apart.load(component("honest/nothing")).unwrap_err();
+    assert!(matches!(error, LoadError::Host { .. }), "{error}");
+}
+
+#[test]
 fn only_asynchronous_components_run_on_the_engine_for_them() {
     let folder = tempfile::tempdir().unwrap();
     let sandbox = sandbox(folder.path());

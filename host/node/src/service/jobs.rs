@@ -80,6 +80,7 @@ pub struct Jobs {
     awaited: Arc<awaited::Awaited>,
     bounds: Arc<bound::Bounds>,
     turns: collect::Turns,
+    untaken: provide::Untaken,
 }
 
 impl Jobs {

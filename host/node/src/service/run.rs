@@ -67,8 +67,35 @@ fn known_as(installed: &Installed) -> String {
     format!("{}/{}", release.publisher(), release.name())
 }
 
+/// Why a component is not ready to run.
+#[derive(Debug)]
+pub(super) enum Unready {
+    /// It is none that runs here, or its adapter is none for it.
+    Component(Failure),
+    /// Something beside it: a file or a compiler of this node, or a model that it gets.
+    Beside(Failure),
+}
+
+impl From<Failure> for Unready {
+    fn from(failure: Failure) -> Self {
+        Self::Beside(failure)
+    }
+}
+
+impl From<Unready> for Failure {
+    fn from(unready: Unready) -> Self {
+        match unready {
+            Unready::Component(failure) | Unready::Beside(failure) => failure,
+        }
+    }
+}
+
 /// Loads a component: checks it and compiles it, or finds it in the cache.
 pub async fn load(service: &Service, path: PathBuf) -> Result<Arc<Program>, Failure> {
+    Ok(loaded(service, path).await?)
+}
+
+async fn loaded(service: &Service, path: PathBuf) -> Result<Arc<Program>, Unready> {
     let sandbox = service.sandbox()?;
     let loaded = tokio::task::spawn_blocking(move || {
         let bytes = std::fs::read(&path).map_err(|error| {
@@ -92,7 +119,11 @@ pub async fn load(service: &Service, path: PathBuf) -> Result<Arc<Program>, Fail
                 _ => FailureKind::Failed,
             };
             let failure = Failure::of(kind, &error);
-            Failure::new(kind, format!("{}: {failure}", path.display()))
+            let failure = Failure::new(kind, format!("{}: {failure}", path.display()));
+            match error {
+                LoadError::Busy | LoadError::Host { .. } => Unready::Beside(failure),
+                _ => Unready::Component(failure),
+            }
         })
     });
     let program = loaded
@@ -178,14 +209,15 @@ pub(super) async fn prepare(
     models: &[String],
     peers: Vec<ProviderAddr>,
     reach: Reach,
-) -> Result<Prepared, Failure> {
-    let program = load(service, subject.component).await?;
+) -> Result<Prepared, Unready> {
+    let program = loaded(service, subject.component).await?;
     let bound = bind_models(service, models, &subject.grants).await?;
     if let Some(adapter) = &subject.adapter {
         let language = bound.language.as_ref().map(|chosen| chosen.digest);
         let language = language.unwrap_or_else(|| embedded::LANGUAGE.digest());
         let imports = program.imports();
-        has_to_change(&adapter.release, imports, &bound.encoder.digest, &language)?;
+        has_to_change(&adapter.release, imports, &bound.encoder.digest, &language)
+            .map_err(Unready::Component)?;
     }
     let spec = RunSpec {
         device: Device::cpu(),

@@ -149,6 +149,29 @@ fn who_had_no_room_for_what_was_made_is_handed_it_again_and_nothing_is_made_anew
 }
 
 #[test]
+fn what_the_disk_of_a_provider_keeps_from_being_begun_is_owed_by_nobody() {
+    let setting = Setting::new(10);
+    let (c, task, stranger) = greedy(&setting, "unpaid = \"0\"\n");
+    let [models, aside] = ["embedded", "aside"].map(|name| c.home().join(name));
+    fs::rename(&models, &aside).unwrap();
+    fs::write(&models, b"no folder").unwrap();
+    // It would be told that it owes something by the second.
+    for number in 0..2 {
+        let refused = stranger.has_done(ticket(&c), &task, number, 0).unwrap_err();
+        let is_told =
+            matches!(&refused, Refusal::Failed(why) if why.contains("a fault of the node"));
+        assert!(is_told, "{refused}");
+        // Where that node keeps its things is not its business.
+        assert!(!refused.to_string().contains("embedded"), "{refused}");
+    }
+    fs::remove_file(&models).unwrap();
+    fs::rename(&aside, &models).unwrap();
+    let (output, _) = stranger.has_done(ticket(&c), &task, 2, 0).unwrap();
+    assert_eq!(output, setting.expected);
+    is_served(&setting, &[&c], "1");
+}
+
+#[test]
 fn nothing_is_kept_ready_for_who_hangs_up() {
     let setting = Setting::new(10);
     let (c, task, stranger) = greedy(&setting, "");

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use self::turns::Debtor;
 pub use self::turns::Turns;
+use super::provide::Untaken;
 use super::talk::TalkError;
 use super::{anywhere, failed, money, now};
 use crate::failure::Failure;
@@ -71,8 +72,9 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
             && let Some(debtor) = waiting.next()
         {
             let (swarm, earnings) = (swarm.clone(), Arc::clone(&earnings));
+            let untaken = service.jobs.untaken.clone();
             asking.spawn(async move {
-                let (given, is_there) = ask_for(&swarm, &earnings, &debtor).await;
+                let (given, is_there) = ask_for(&swarm, &earnings, &untaken, &debtor).await;
                 (debtor.who, given, is_there)
             });
         }
@@ -103,7 +105,12 @@ fn forget_old(earnings: &Earnings, now: u64) -> Result<u64, EarningsError> {
 }
 
 /// Asks one debtor for its receipts: how many it gave, and whether it was there for as long as that took.
-async fn ask_for(swarm: &Swarm, earnings: &Earnings, debtor: &Debtor) -> (u64, bool) {
+async fn ask_for(
+    swarm: &Swarm,
+    earnings: &Earnings,
+    untaken: &Untaken,
+    debtor: &Debtor,
+) -> (u64, bool) {
     let (requester, node) = &debtor.who;
     let Ok(ticket) = node.parse::<NodeTicket>() else {
         return (0, false);
@@ -113,9 +120,9 @@ async fn ask_for(swarm: &Swarm, earnings: &Earnings, debtor: &Debtor) -> (u64, b
         for lease in &debtor.leases {
             match claim(swarm, &ticket.node, *lease).await {
                 Ok(receipt) => {
-                    let settled = tokio::task::block_in_place(|| settle(earnings, &[receipt]));
-                    match settled {
-                        Ok(_) => given += 1,
+                    let settle = || settle(earnings, untaken, &[receipt]);
+                    match tokio::task::block_in_place(settle) {
+                        Ok(()) => given += 1,
                         Err(refusal) => {
                             tracing::info!(%refusal, "a receipt is not one of this node's");
                         }
@@ -135,11 +142,15 @@ async fn ask_for(swarm: &Swarm, earnings: &Earnings, debtor: &Debtor) -> (u64, b
     (given, is_there)
 }
 
-/// Keeps receipts that both have signed, if all are this node's own; the leases that they are for.
+/// Keeps receipts that both have signed, if all are this node's own, and lets go of what was made for them.
 ///
 /// Anybody may send some. Signatures are checked of nothing but what was signed here, and with keys of this call's
 /// own: who sends many keeps nobody waiting for those that the node shares, and a batch is of few accounts.
-pub(super) fn settle(earnings: &Earnings, receipts: &[Vec<u8>]) -> Result<Vec<Digest>, Refusal> {
+pub(super) fn settle(
+    earnings: &Earnings,
+    untaken: &Untaken,
+    receipts: &[Vec<u8>],
+) -> Result<(), Refusal> {
     let fault = |error: EarningsError| {
         tracing::warn!(%error, "a receipt cannot be kept");
         Refusal::Failed("a fault of the node; its owner can see which".to_owned())
@@ -164,7 +175,9 @@ pub(super) fn settle(earnings: &Earnings, receipts: &[Vec<u8>]) -> Result<Vec<Di
     let agreed = verify_agreed(read, &mut Keys::default());
     let agreed = agreed.map_err(|(_, error)| wrong(error.to_string()))?;
     earnings.paid(&agreed).map_err(fault)?;
-    Ok(agreed.iter().map(|receipt| receipt.lease).collect())
+    let leases: Vec<Digest> = agreed.iter().map(|receipt| receipt.lease).collect();
+    untaken.forget(&leases);
+    Ok(())
 }
 
 /// Asks for a receipt where the work was asked for.
@@ -291,7 +304,8 @@ mod tests {
         for lease in [1, 2, 3] {
             keep(&earnings, &bill(lease, 10), 1);
         }
-        let settle = |receipts: &[Vec<u8>]| settle(&earnings, receipts);
+        let untaken = Untaken::default();
+        let settle = |receipts: &[Vec<u8>]| settle(&earnings, &untaken, receipts);
         let owed = || earnings.unpaid(key(2).id(), 0).unwrap().micro();
         let good = [1, 2, 3].map(|lease| agreed(bill(lease, 10)));
 
@@ -316,8 +330,7 @@ mod tests {
         assert_eq!(owed(), 30);
         assert_eq!(earnings.receipts().unwrap(), []);
 
-        let leases = [1, 2, 3].map(|lease: u8| Digest::of(&[lease]));
-        assert_eq!(settle(&good).unwrap(), leases);
+        settle(&good).unwrap();
         assert_eq!(owed(), 0);
         assert_eq!(earnings.receipts().unwrap().len(), 3);
         // Once is as good as twice.

@@ -46,7 +46,7 @@ use self::make::Shard;
 use self::packages::{Questions, admit, in_time, may_be_had, obtained};
 pub(super) use self::packages::{Room, bring, release};
 use self::queue::Queue;
-use self::untaken::Untaken;
+pub(super) use self::untaken::Untaken;
 use super::around::Wanted;
 use super::leisure::Leisure;
 use super::{adapters, collect, interrupted, money, now, residence, work};
@@ -87,7 +87,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         leisure: Arc::new(Leisure::of(&service.config.jobs)),
         engaged: Engagements::default(),
         begun: Begun::default(),
-        untaken: Untaken::default(),
+        untaken: service.jobs.untaken.clone(),
         questions: Questions::default(),
         keys: Arc::default(),
     };
@@ -249,8 +249,8 @@ impl Desk {
                 say(channel, &Answer::Noted).await
             }
             Ask::Settle { receipts } => {
-                let settled = || collect::settle(&self.earnings, &receipts);
-                self.untaken.forget(&tokio::task::block_in_place(settled)?);
+                let settle = || collect::settle(&self.earnings, &self.untaken, &receipts);
+                tokio::task::block_in_place(settle)?;
                 say(channel, &Answer::Settled).await
             }
             Ask::Attest { challenge } => {
@@ -416,7 +416,7 @@ impl Desk {
                 };
                 let made = self.make(service, channel, lease, shard, &records).await?;
                 let product = Arc::new(made);
-                self.untaken.keep(name, &product);
+                self.untaken.keep(name, lease.requester, &product);
                 product
             }
         };

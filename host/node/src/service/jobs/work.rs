@@ -22,7 +22,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::service::Service;
 use crate::service::adapters::{ENCODERS, TEXT};
 use crate::service::blobs::Reach;
-use crate::service::run::{self, CancelOnDrop, Prepared, Subject, explain};
+use crate::service::run::{self, CancelOnDrop, Prepared, Subject, Unready, explain};
 
 /// Line numbers beyond this are of no input that exists.
 const LAST_LINE: u64 = 1 << 48;
@@ -57,36 +57,58 @@ pub struct Made {
 /// Why nothing came of it.
 #[derive(Debug)]
 pub struct Unmade {
-    /// What is told.
+    /// What happened.
     pub failure: Failure,
-    /// Whether it is this node's fault, and not that of the package or of whoever asked for the work.
-    pub is_of_node: bool,
+    /// Whose fault it is.
+    pub fault: FaultOf,
+}
+
+/// Whose fault it is that nothing came of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultOf {
+    /// That of the package, or of whoever asked for the work.
+    Work,
+    /// This node's, in the middle of the work: what is said of it may quote the input.
+    Sandbox,
+    /// This node's, before the work began: what is said of it is about this node alone.
+    Node,
 }
 
 impl From<Failure> for Unmade {
     fn from(failure: Failure) -> Self {
-        Self {
-            failure,
-            is_of_node: false,
-        }
+        let fault = FaultOf::Work;
+        Self { failure, fault }
+    }
+}
+
+impl From<Unready> for Unmade {
+    fn from(unready: Unready) -> Self {
+        let fault = match unready {
+            Unready::Component(_) => FaultOf::Work,
+            // The models of a job are those of this node.
+            Unready::Beside(_) => FaultOf::Node,
+        };
+        let failure = unready.into();
+        Self { failure, fault }
     }
 }
 
 impl Unmade {
     fn of_node(failure: Failure) -> Self {
-        Self {
-            failure,
-            is_of_node: true,
-        }
+        let fault = FaultOf::Node;
+        Self { failure, fault }
     }
 
     fn of_run(failed: FailedRun) -> Self {
-        let is_of_node = matches!(failed.error, RunError::PoolEmpty | RunError::HostBug(_));
+        let has_worked = failed.report.flops > 0 || failed.report.tokens > 0;
+        let fault = match failed.error {
+            RunError::HostBug(_) => FaultOf::Sandbox,
+            // A guest that is at work may have taken the rest of the pool itself.
+            RunError::PoolEmpty if !has_worked => FaultOf::Sandbox,
+            _ => FaultOf::Work,
+        };
         let failure = explain(failed);
-        Self {
-            failure,
-            is_of_node,
-        }
+        Self { failure, fault }
     }
 }
 
@@ -242,7 +264,10 @@ pub async fn perform(
                 &cancel,
             )
         });
-        let broke = |error: JoinError| Unmade::of_node(Failure::of(FailureKind::Failed, &error));
+        let broke = |error: JoinError| Unmade {
+            failure: Failure::of(FailureKind::Failed, &error),
+            fault: FaultOf::Sandbox,
+        };
         match made.await.map_err(broke)? {
             Err(unmade) if unmade.failure.kind == FailureKind::Busy => {
                 tokio::time::sleep(PAUSE).await;
@@ -331,20 +356,78 @@ impl Write for Bounded {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::PathBuf;
+
     use skep_registry::{JobsGrant, SwarmRead};
 
     use super::*;
+    use crate::config::Config;
+    use crate::home::Home;
 
     #[test]
     fn only_what_the_node_itself_fails_at_is_its_fault() {
-        let is_of_node = |error: RunError| Unmade::of_run(error.into()).is_of_node;
-        assert!(is_of_node(RunError::HostBug("a fault".to_owned())));
-        assert!(is_of_node(RunError::PoolEmpty));
+        let fault_of = |error: RunError| Unmade::of_run(error.into()).fault;
+        let bug = RunError::HostBug("a fault".to_owned());
+        assert_eq!(fault_of(bug), FaultOf::Sandbox);
+        assert_eq!(fault_of(RunError::PoolEmpty), FaultOf::Sandbox);
         // Whoever asks for the work chooses the guest and the time.
         let limit = Duration::from_secs(1);
-        assert!(!is_of_node(RunError::WallTime { limit }));
-        assert!(!is_of_node(RunError::Guest("no".to_owned())));
-        assert!(!Unmade::from(Failure::new(FailureKind::Failed, "no")).is_of_node);
+        assert_eq!(fault_of(RunError::WallTime { limit }), FaultOf::Work);
+        assert_eq!(fault_of(RunError::Guest("no".to_owned())), FaultOf::Work);
+        let failure = Failure::new(FailureKind::Failed, "no");
+        assert_eq!(Unmade::from(failure).fault, FaultOf::Work);
+    }
+
+    #[test]
+    fn who_has_worked_and_finds_the_pool_empty_has_worked() {
+        let works = [(1, 0), (0, 1)].map(|(flops, tokens)| RunReport {
+            flops,
+            tokens,
+            ..RunReport::default()
+        });
+        for report in works {
+            let failed = FailedRun {
+                error: RunError::PoolEmpty,
+                report: Box::new(report),
+            };
+            assert_eq!(Unmade::of_run(failed).fault, FaultOf::Work);
+        }
+    }
+
+    #[test]
+    fn a_component_that_cannot_be_read_here_is_the_node_s_fault_and_one_that_is_none_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        skep_tests::set_up(&home).unwrap();
+        let home = Home::open(Some(home)).unwrap();
+        let config = Config::load(&home).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let service = Service::new(home, config).unwrap();
+        let fault_of = |component: PathBuf| {
+            let subject = Subject {
+                component,
+                grants: Grants::default(),
+                limits: Limits::default(),
+                adapter: None,
+                known_as: None,
+                held: Vec::new(),
+            };
+            let allowed = Allowed {
+                flops: 1,
+                output: 1,
+                time: Duration::from_secs(60),
+                seed: None,
+                texts: Texts::Kept,
+                used: Used::default(),
+            };
+            let (input, records) = (Zeroizing::default(), Arc::default());
+            let made = runtime.block_on(perform(&service, subject, input, allowed, records));
+            made.err().unwrap().fault
+        };
+        let component = folder.path().join("tool.wasm");
+        assert_eq!(fault_of(component.clone()), FaultOf::Node);
+        std::fs::write(&component, b"not really a component").unwrap();
+        assert_eq!(fault_of(component), FaultOf::Work);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use skep_sandbox::{Shown, Texts, Used};
 use skep_swarm::Channel;
 use zeroize::Zeroizing;
 
-use super::super::work::{self, Allowed};
+use super::super::work::{self, Allowed, FaultOf, Unmade};
 use super::super::{now, random};
 use super::begun::{AtWork, receipt_of};
 use super::fault::Fault;
@@ -90,11 +90,18 @@ impl Desk {
         drop((slot, listed));
         let made = match made {
             Ok(made) => made,
-            Err(unmade) => {
-                if unmade.is_of_node {
-                    at_work.failed_here();
-                }
-                return Err(Refusal::Failed(unmade.failure.message).into());
+            Err(Unmade { failure, fault }) => {
+                return Err(match fault {
+                    FaultOf::Work => Refusal::Failed(failure.message).into(),
+                    FaultOf::Sandbox => {
+                        at_work.failed_here();
+                        Refusal::Failed(failure.message).into()
+                    }
+                    FaultOf::Node => {
+                        at_work.failed_here();
+                        Fault::from(failure).into()
+                    }
+                });
             }
         };
         let meter = Meter {

@@ -2,8 +2,9 @@
 //! sent, or is ended meanwhile, asks for the same lease again and is handed the same, and nothing is made anew.
 //! Some work would not even give the same bytes again.
 //!
-//! It is in memory, for a few minutes and within a bound that all share. Beyond either a lease is worked on once
-//! more, as one of which this process knows nothing.
+//! It is in memory, for a few minutes and within a bound that all share: where there is no room for more, something
+//! of whoever has most goes, so that who has much made loses its own before that of others. Beyond either a lease is
+//! worked on once more, as one of which this process knows nothing.
 //!
 //! # What it must never do
 //!
@@ -11,9 +12,11 @@
 //! - Hold anything for longer than its time, or after its receipt has come back.
 //! - Grow beyond its bound, whatever is made for whomever.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use skep_evidence::AccountId;
 use skep_market::Finished;
 use skep_registry::Digest;
 use tokio::time::Instant;
@@ -23,8 +26,8 @@ use zeroize::Zeroizing;
 const WHILE: Duration = Duration::from_secs(5 * 60);
 /// The most bytes of all: twice the most that an output has where its owner says nothing else.
 const MOST: usize = 128 << 20;
-/// What one takes beside its output, at the most: what is signed for it, and its place here. Outputs may have no byte.
-const AROUND: usize = 4 << 10;
+/// What each takes of that at least, so that there are not too many that are small, with what is signed for them.
+const LEAST: usize = 128 << 10;
 
 /// What was made under a lease.
 pub(super) struct Product {
@@ -38,7 +41,7 @@ pub(super) struct Product {
 
 /// What was made and has not been paid for, as far as it is here.
 #[derive(Clone)]
-pub(super) struct Untaken {
+pub(in super::super) struct Untaken {
     all: Arc<Mutex<All>>,
     /// The most bytes of all.
     most: usize,
@@ -60,33 +63,36 @@ struct All {
     is_watched: bool,
 }
 
-/// A product, and until when it is here.
+/// A product, whose it is, and until when it is here.
 struct Kept {
     lease: Digest,
+    requester: AccountId,
     until: Instant,
     product: Arc<Product>,
 }
 
 impl Untaken {
-    /// Keeps what was made under a lease for its time. Where there is no room for it, the oldest go; what is
-    /// larger than all of the room is not kept.
-    pub(super) fn keep(&self, lease: Digest, product: &Arc<Product>) {
+    /// Keeps what was made under a lease of this requester for its time. Where there is no room for it, others go;
+    /// what is larger than all of the room is not kept.
+    pub(super) fn keep(&self, lease: Digest, requester: AccountId, product: &Arc<Product>) {
         let until = Instant::now() + WHILE;
+        let new = Kept {
+            lease,
+            requester,
+            until,
+            product: Arc::clone(product),
+        };
         {
             let mut all = self.all();
             all.kept.retain(|kept| kept.lease != lease);
-            let bytes = bytes_of(product);
-            if bytes > self.most {
+            if new.bytes() > self.most {
                 return;
             }
-            while bytes + all.kept.iter().map(Kept::bytes).sum::<usize>() > self.most {
-                all.kept.remove(0);
+            while new.bytes() + all.kept.iter().map(Kept::bytes).sum::<usize>() > self.most {
+                let first = first_to_go(&all.kept, &new);
+                all.kept.remove(first);
             }
-            all.kept.push(Kept {
-                lease,
-                until,
-                product: Arc::clone(product),
-            });
+            all.kept.push(new);
             // One is enough for all, however many there are.
             if std::mem::replace(&mut all.is_watched, true) {
                 return;
@@ -103,9 +109,8 @@ impl Untaken {
     }
 
     /// Lets go of what was made under these leases, whose receipts have come back.
-    pub(super) fn forget(&self, leases: &[Digest]) {
-        let is_left = |kept: &Kept| !leases.contains(&kept.lease);
-        self.all().kept.retain(is_left);
+    pub(in super::super) fn forget(&self, leases: &[Digest]) {
+        self.all().kept.retain(|kept| !leases.contains(&kept.lease));
     }
 
     fn all(&self) -> MutexGuard<'_, All> {
@@ -138,20 +143,33 @@ fn lock(all: &Mutex<All>) -> MutexGuard<'_, All> {
     all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Kept {
-    fn bytes(&self) -> usize {
-        bytes_of(&self.product)
+/// Which of these goes for a new one: the oldest of whoever has most here, of those that have something. What is
+/// new counts as well.
+fn first_to_go(all: &[Kept], new: &Kept) -> usize {
+    let mut of_each: BTreeMap<AccountId, usize> = BTreeMap::new();
+    for kept in all.iter().chain([new]) {
+        *of_each.entry(kept.requester).or_default() += kept.bytes();
     }
+    let has = |place: &usize| of_each.get(&all[*place].requester).copied();
+    // Of those that are as good, `max_by_key` takes the last.
+    (0..all.len()).rev().max_by_key(has).unwrap_or(0)
 }
 
-/// What a product takes of the room.
-fn bytes_of(product: &Product) -> usize {
-    product.bytes.len().saturating_add(AROUND)
+impl Kept {
+    /// What it takes of the room.
+    fn bytes(&self) -> usize {
+        self.product.bytes.len().max(LEAST)
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use skep_evidence::{Agreed, Lease, Meter};
+    use skep_market::{Done, Earnings, Owed, conclude};
+
+    use super::super::super::collect;
+    use super::super::testing::{key, lease as made_out};
     use super::*;
 
     fn lease(number: u8) -> Digest {
@@ -169,10 +187,19 @@ mod tests {
         })
     }
 
-    fn of_room(most: usize) -> Untaken {
-        Untaken {
-            most,
-            ..Untaken::default()
+    impl Untaken {
+        /// With room for so many of the smallest.
+        fn with_room(count: usize) -> Self {
+            Self {
+                most: count * LEAST,
+                ..Self::default()
+            }
+        }
+
+        /// Keeps what takes as much room as so many of the smallest, for the requester with this seed.
+        fn keep_for(&self, requester: u8, number: u8, count: usize) {
+            let product = product(count * LEAST);
+            self.keep(lease(number), key(requester).id(), &product);
         }
     }
 
@@ -187,10 +214,10 @@ mod tests {
         let untaken = Untaken::default();
         let first = product(10);
         let is_held = Arc::downgrade(&first);
-        untaken.keep(lease(0), &first);
+        untaken.keep(lease(0), key(2).id(), &first);
         drop(first);
         tokio::time::sleep(WHILE / 2).await;
-        untaken.keep(lease(1), &product(10));
+        untaken.keep(lease(1), key(2).id(), &product(10));
         // Looked at once more, it is there for no longer.
         assert_eq!(untaken.of(lease(0)).unwrap().output_bytes, 10);
         tokio::time::sleep(WHILE / 2 + Duration::from_millis(10)).await;
@@ -204,37 +231,98 @@ mod tests {
     async fn what_is_paid_for_is_let_go_of() {
         let untaken = Untaken::default();
         for number in 0..3 {
-            untaken.keep(lease(number), &product(10));
+            untaken.keep_for(2, number, 1);
         }
         untaken.forget(&[lease(0), lease(2), lease(7)]);
         assert_eq!(here(&untaken, 3), [1]);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_was_made_is_let_go_of_with_its_receipt_and_for_no_other_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let earnings = Earnings::open(&folder.path().join("earnings")).unwrap();
+        let untaken = Untaken::default();
+        let leases = [0, 1].map(|shard| made_out(2, shard, 1_000));
+        let mut receipts = Vec::new();
+        for lease in &leases {
+            let done = Done {
+                output: Digest::of(b"made"),
+                meter: Meter {
+                    bytes: 30,
+                    ..Meter::default()
+                },
+                shown: None,
+                sequence: earnings.number().unwrap(),
+                nonce: [0; 32],
+                started: 1,
+                finished: 2,
+            };
+            let (commitment, receipt) = conclude(lease, &done, &key(1)).unwrap();
+            let signed = Finished {
+                commitment: commitment.encode(),
+                receipt: receipt.encode(),
+            };
+            let owed = Owed {
+                requester: lease.requester,
+                price: receipt.price,
+                since: 2,
+                node: String::new(),
+            };
+            earnings.keep(lease.digest(), signed, &owed).unwrap();
+            untaken.keep(lease.digest(), lease.requester, &product(10));
+            receipts.push(receipt.accept(&key(2)).unwrap().encode());
+        }
+        let is_here = |lease: &Agreed<Lease>| untaken.of(lease.digest()).is_some();
+        let left = || leases.each_ref().map(is_here);
+        let mut forged = receipts.clone();
+        *forged[1].last_mut().unwrap() ^= 1;
+        assert!(collect::settle(&earnings, &untaken, &forged).is_err());
+        assert_eq!(left(), [true, true], "one of them is not paid");
+        collect::settle(&earnings, &untaken, &receipts[..1]).unwrap();
+        assert_eq!(left(), [false, true]);
+        collect::settle(&earnings, &untaken, &receipts).unwrap();
+        assert_eq!(left(), [false, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn however_much_is_made_there_is_no_more_of_it_than_its_room() {
-        let untaken = of_room(2 * AROUND + 100);
-        untaken.keep(lease(0), &product(50));
-        untaken.keep(lease(1), &product(50));
+        let untaken = Untaken::with_room(10);
+        untaken.keep_for(2, 0, 5);
+        untaken.keep_for(2, 1, 5);
         assert_eq!(here(&untaken, 4), [0, 1]);
         // The same again takes no more.
-        untaken.keep(lease(0), &product(50));
+        untaken.keep_for(2, 0, 5);
         assert_eq!(here(&untaken, 4), [0, 1]);
-        untaken.keep(lease(2), &product(1));
+        // However little it is, it takes some of the room.
+        untaken.keep(lease(2), key(2).id(), &product(0));
         assert_eq!(here(&untaken, 4), [0, 2], "the oldest went");
         // What has no room at all sends nobody away.
-        untaken.keep(lease(3), &product(AROUND + 101));
+        untaken.keep_for(2, 3, 11);
         assert_eq!(here(&untaken, 4), [0, 2]);
-        untaken.keep(lease(3), &product(AROUND + 100));
+        untaken.keep_for(2, 3, 10);
         assert_eq!(here(&untaken, 4), [3]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nor_is_there_more_where_nothing_comes_out_than_there_is_room_for_what_is_signed() {
-        let untaken = of_room(3 * AROUND);
-        for number in 0..20 {
-            untaken.keep(lease(number), &product(0));
+    async fn who_has_much_made_loses_its_own_before_that_of_others() {
+        let untaken = Untaken::with_room(10);
+        untaken.keep_for(2, 0, 4);
+        for number in 1..6 {
+            untaken.keep_for(3, number, 5);
+            assert_eq!(here(&untaken, 6), [0, number]);
         }
-        assert_eq!(here(&untaken, 20), [17, 18, 19]);
+        // Who has nothing here yet finds room, where whoever has most has it.
+        untaken.keep_for(4, 6, 3);
+        assert_eq!(here(&untaken, 7), [0, 6]);
+        // And also for what is more than anybody else has.
+        untaken.keep_for(5, 7, 7);
+        assert_eq!(here(&untaken, 8), [6, 7]);
+        // Of the same that several have, the oldest goes.
+        let untaken = Untaken::with_room(3);
+        for number in 0..4 {
+            untaken.keep_for(2 + number, number, 1);
+        }
+        assert_eq!(here(&untaken, 4), [1, 2, 3]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -247,14 +335,14 @@ mod tests {
         };
         let before = waiting();
         for number in 0..20 {
-            untaken.keep(lease(number), &product(10));
+            untaken.keep_for(2, number, 1);
             untaken.forget(&[lease(number)]);
         }
         assert_eq!(waiting(), before + 1);
         // It ends when nothing is left, and the next is watched anew.
         tokio::time::sleep(WHILE + Duration::from_millis(10)).await;
         assert_eq!(waiting(), before);
-        untaken.keep(lease(0), &product(10));
+        untaken.keep_for(2, 0, 1);
         tokio::time::sleep(WHILE + Duration::from_millis(10)).await;
         assert!(here(&untaken, 1).is_empty());
     }
