@@ -36,7 +36,8 @@ async fn open(dir: &Path, net: &Testnet, gossip: bool) -> Swarm {
         }),
         limits: Limits {
             connect: Duration::from_secs(3),
-            discovery: Duration::from_secs(5),
+            // Who is at an address is asked twice, for a second and a half each time.
+            discovery: Duration::from_secs(4),
             ..limits()
         },
         ..SwarmConfig::loopback(dir)
