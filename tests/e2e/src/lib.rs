@@ -2,6 +2,7 @@
 //!
 //! The end-to-end tests and the demo share this. It knows the binary only by its command line.
 
+pub mod compiled;
 pub mod random;
 pub mod village;
 pub mod written;

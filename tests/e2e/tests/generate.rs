@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use language::{Native, mini_lm};
 use serde_json::Value;
 use skep_engine::{Request, Sampling};
-use skep_tests::{Built, Node};
+use skep_tests::{Built, Node, compiled};
 
 const LINES: [&str; 5] = [
     "What does \"honey\" mean?",
@@ -39,7 +39,9 @@ impl Setting {
     /// A node with an input of some lines.
     fn new(lines: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let node = Node::start(&Built::skep(), &folder.path().join("home")).unwrap();
+        let home = folder.path().join("home");
+        compiled::share(&home).unwrap();
+        let node = Node::start(&Built::skep(), &home).unwrap();
         fs::write(folder.path().join("input"), lines.join("\n")).unwrap();
         Self { folder, node }
     }

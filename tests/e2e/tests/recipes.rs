@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use skep_tests::{Built, lessons, random, run};
+use skep_tests::{Built, compiled, lessons, random, run};
 
 /// Whether the recipe in Python was built too. Without it there is nothing to compare.
 fn are_built() -> bool {
@@ -35,6 +35,7 @@ impl Setting {
             folder: tempfile::tempdir().unwrap(),
         };
         fs::write(setting.path("examples.jsonl"), examples).unwrap();
+        compiled::share(&setting.path("home")).unwrap();
         setting.ask(&["key", "new"]);
         setting
     }

@@ -25,13 +25,18 @@ use skep_sandbox::{
     Cancel, Program, Quota, RunError, RunReport, RunSpec, Sandbox, SandboxConfig, SavedAdapter,
     TrainingProgress, TrainingRoom,
 };
-use skep_tests::{Built, lessons};
+use skep_tests::{Built, compiled, lessons};
 use skep_train::device::{PassDevice, TrainingDevice};
 use skep_train::{Base, TrainError};
 use skep_train_device::{Compute, Place, TrainingPlace};
 
-static SANDBOX: LazyLock<Sandbox> =
-    LazyLock::new(|| Sandbox::new(SandboxConfig::default()).unwrap());
+static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
+    let config = SandboxConfig {
+        cache_dir: Some(compiled::folder().unwrap()),
+        ..SandboxConfig::default()
+    };
+    Sandbox::new(config).unwrap()
+});
 static MODEL: LazyLock<Arc<Served>> =
     LazyLock::new(|| Arc::new(Served(Native::load(&mini_lm()).engine, as_asked)));
 

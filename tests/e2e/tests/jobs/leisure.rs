@@ -36,7 +36,7 @@ fn a_machine_that_its_owner_uses_takes_no_new_shard_until_it_is_free_again() {
     let requester = setting.path("requester");
     let other = Busy::everywhere();
     let a = setting.provider("a", "pause-above = \"80 %\"\n", 1);
-    let submit = setting.submit(&[ticket(&a)], &["--shards", "1", "--deadline", "20 s"]);
+    let submit = setting.submit(&[ticket(&a)], &["--shards", "1", "--deadline", "8 s"]);
     let asked = || run(&requester, &submit).unwrap();
     // Seen within some looks; a job that begins before that is done, or comes too late.
     let refused = (0..200).any(|_| asked().stderr.contains("its owner uses the machine"));
