@@ -6,7 +6,7 @@ use super::*;
 
 /// A node that takes one shard at a time and a second that waits, with these rules and one guest's place; what
 /// somebody may ask of it; and who does.
-fn greedy(setting: &Setting, rules: &str) -> (Node, Task, Requester) {
+pub fn greedy(setting: &Setting, rules: &str) -> (Node, Task, Requester) {
     let c = setting.provider("c", rules, 1);
     let submit = setting.submit(&[ticket(&c)], &["--shards", "1"]);
     ask(&Built::skep(), &setting.path("requester"), &submit).unwrap();
@@ -29,7 +29,7 @@ fn kept(node: &Node) -> usize {
 }
 
 /// Waits until a node is at work on a shard, or on none. Whoever asks begins a process each time.
-fn until_at_work(node: &Node, is_at_work: bool) {
+pub fn until_at_work(node: &Node, is_at_work: bool) {
     let begun = Instant::now();
     loop {
         let status = node.ask(&["node", "status"]).unwrap();
