@@ -443,7 +443,7 @@ impl Desk {
             return Err(Refusal::Lease("the input is not the one that it names".to_owned()).into());
         }
 
-        let product = match self.untaken.of(name) {
+        let product = match self.untaken.once_more(name) {
             // It was made before, and whoever asked for it had no room for it then, or was ended.
             Some(product) => product,
             None => {
@@ -456,7 +456,10 @@ impl Desk {
                 };
                 let made = self.make(service, channel, lease, shard, &records).await?;
                 let product = Arc::new(made);
-                self.untaken.keep(name, lease.requester, &product);
+                tokio::task::block_in_place(|| {
+                    let (untaken, earnings) = (&self.untaken, &self.earnings);
+                    untaken.keep_unpaid(earnings, name, lease.requester, &product);
+                });
                 product
             }
         };
@@ -472,7 +475,7 @@ impl Desk {
             shown_bytes: (all - output) as u64,
         };
         say(channel, &done).await?;
-        transfer::send(channel, sealed.sealer, &product.bytes).await
+        transfer::send(channel, sealed.sealer, &product.bytes, &product.sent).await
     }
 
     /// The package of a lease, brought here if it is not and the policy admits it, its adapter, and

@@ -119,11 +119,12 @@ impl Desk {
             started,
         };
         let signed = tokio::task::block_in_place(|| self.sign_for(at_work, lease, outcome, asks))?;
-        Ok(Product {
+        let bytes = [&made.output[..], &shown.unwrap_or_default()].concat();
+        Ok(Product::new(
             signed,
-            output_bytes: made.output.len(),
-            bytes: Zeroizing::new([&made.output[..], &shown.unwrap_or_default()].concat()),
-        })
+            made.output.len(),
+            Zeroizing::new(bytes),
+        ))
     }
 
     /// Signs for work that is done. Where this node is at fault that nothing is signed, nobody owes the work.
