@@ -45,6 +45,15 @@ struct Outcome {
     started: u64,
 }
 
+impl From<Unmade> for Stop {
+    fn from(Unmade { failure, fault }: Unmade) -> Self {
+        match fault {
+            FaultOf::Work | FaultOf::Sandbox => Refusal::Failed(failure.message).into(),
+            FaultOf::Node => Fault::from(failure).into(),
+        }
+    }
+}
+
 impl Desk {
     /// Has the work of a lease done once there is a slot for it, and signs for what was made.
     pub(super) async fn make(
@@ -90,18 +99,11 @@ impl Desk {
         drop((slot, listed));
         let made = match made {
             Ok(made) => made,
-            Err(Unmade { failure, fault }) => {
-                return Err(match fault {
-                    FaultOf::Work => Refusal::Failed(failure.message).into(),
-                    FaultOf::Sandbox => {
-                        at_work.failed_here();
-                        Refusal::Failed(failure.message).into()
-                    }
-                    FaultOf::Node => {
-                        at_work.failed_here();
-                        Fault::from(failure).into()
-                    }
-                });
+            Err(unmade) => {
+                if unmade.fault != FaultOf::Work {
+                    at_work.failed_here();
+                }
+                return Err(unmade.into());
             }
         };
         let meter = Meter {
