@@ -1,5 +1,7 @@
 //! The models of a node, as guests see them: loaded once, shared by all runs.
 
+mod for_others;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use skep_swarm::Swarm;
 use skep_tensor::{Account, Device, Tensor};
 use tokio::runtime::Handle;
 
+pub use self::for_others::ForOthers;
 use super::adapters::{Applied, NodeAdapters};
 use super::kind::Found;
 use super::language::NodeLanguages;

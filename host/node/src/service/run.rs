@@ -8,7 +8,7 @@ use std::sync::Arc;
 use skep_records::{Format, Labels, Reader};
 use skep_registry::{Grants, Limits, ModelGrant, Source};
 use skep_sandbox::{
-    Cancel, FailedRun, LoadError, Program, RunError, RunReport, RunSpec, Texts, Used,
+    Cancel, FailedRun, LoadError, Models, Program, RunError, RunReport, RunSpec, Texts, Used,
 };
 use skep_swarm::{InUse, Installed, ProviderAddr, Ticket};
 use skep_tensor::Device;
@@ -20,7 +20,7 @@ use super::defaults::{Defaults, bind_models};
 use super::inspect::grants_of;
 use super::jobs::GuestJobs;
 use super::locate::{self, Located};
-use super::models::{Adapters, DefaultLanguage, RunModels};
+use super::models::{Adapters, DefaultLanguage, ForOthers, RunModels};
 use super::{ProgressSender, Service, inspect, install};
 use crate::embedded;
 use crate::failure::{Failure, FailureKind};
@@ -70,8 +70,10 @@ fn known_as(installed: &Installed) -> String {
 /// Why a component is not ready to run.
 #[derive(Debug)]
 pub(super) enum Unready {
-    /// It is none that runs here, or its adapter is none for it.
-    Component(Failure),
+    /// It is none that runs here. Where it lies is for the owner of this node alone.
+    Component { failure: Failure, path: PathBuf },
+    /// Its adapter is none for it, or a model that it gets does not open for it.
+    Unfit(Failure),
     /// Something beside it: a file or a compiler of this node, or a model that it gets.
     Beside(Failure),
 }
@@ -85,9 +87,15 @@ impl From<Failure> for Unready {
 impl From<Unready> for Failure {
     fn from(unready: Unready) -> Self {
         match unready {
-            Unready::Component(failure) | Unready::Beside(failure) => failure,
+            Unready::Component { failure, path } => of_file(&path, &failure),
+            Unready::Unfit(failure) | Unready::Beside(failure) => failure,
         }
     }
+}
+
+/// The same failure, which says of which file it is.
+fn of_file(path: &Path, failure: &Failure) -> Failure {
+    Failure::new(failure.kind, format!("{}: {failure}", path.display()))
 }
 
 /// Loads a component: checks it and compiles it, or finds it in the cache.
@@ -119,10 +127,11 @@ async fn loaded(service: &Service, path: PathBuf) -> Result<Arc<Program>, Unread
                 _ => FailureKind::Failed,
             };
             let failure = Failure::of(kind, &error);
-            let failure = Failure::new(kind, format!("{}: {failure}", path.display()));
             match error {
-                LoadError::Busy | LoadError::Host { .. } => Unready::Beside(failure),
-                _ => Unready::Component(failure),
+                LoadError::Busy | LoadError::Host { .. } => {
+                    Unready::Beside(of_file(&path, &failure))
+                }
+                _ => Unready::Component { failure, path },
             }
         })
     });
@@ -202,7 +211,8 @@ pub(super) struct Prepared {
     pub(super) bound: Defaults,
 }
 
-/// Loads a component, and the models that it gets. `reach` is how far it is let into the blob store.
+/// Loads a component, and the models that it gets. `reach` is how far it is let into the blob store, and whether a
+/// guest may see where this node's files lie.
 pub(super) async fn prepare(
     service: &Service,
     subject: Subject,
@@ -217,29 +227,34 @@ pub(super) async fn prepare(
         let language = language.unwrap_or_else(|| embedded::LANGUAGE.digest());
         let imports = program.imports();
         has_to_change(&adapter.release, imports, &bound.encoder.digest, &language)
-            .map_err(Unready::Component)?;
+            .map_err(Unready::Unfit)?;
     }
+    let models = RunModels {
+        node: Arc::clone(&service.models),
+        encoder: bound.encoder.digest.to_string(),
+        language: match &bound.language {
+            Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
+            None => DefaultLanguage::Embedded,
+        },
+        trained_encoder: None,
+        adapters: match subject.grants.adapters.is_empty() {
+            true => None,
+            false => Some(Adapters {
+                swarm: service.swarm().await?.clone(),
+                runtime: Handle::current(),
+            }),
+        },
+        voices: Vec::new(),
+        applied: subject.adapter.map(Applied::new),
+        home: service.home.clone(),
+    };
+    let models: Arc<dyn Models> = match reach {
+        Reach::Everything => Arc::new(models),
+        Reach::Offered => Arc::new(ForOthers::new(models)),
+    };
     let spec = RunSpec {
         device: Device::cpu(),
-        models: Some(Arc::new(RunModels {
-            node: Arc::clone(&service.models),
-            encoder: bound.encoder.digest.to_string(),
-            language: match &bound.language {
-                Some(chosen) => DefaultLanguage::Chosen(chosen.digest.to_string()),
-                None => DefaultLanguage::Embedded,
-            },
-            trained_encoder: None,
-            adapters: match subject.grants.adapters.is_empty() {
-                true => None,
-                false => Some(Adapters {
-                    swarm: service.swarm().await?.clone(),
-                    runtime: Handle::current(),
-                }),
-            },
-            voices: Vec::new(),
-            applied: subject.adapter.map(Applied::new),
-            home: service.home.clone(),
-        })),
+        models: Some(models),
         blobs: blobs(service, &subject.grants, peers, reach).await?,
         jobs: None,
         training: None,

@@ -1,8 +1,10 @@
-//! Nodes in between: who passes on what two others say to each other is taken for neither of them.
+//! Nodes in between: who passes on what two others say to each other, or has a copy of what they signed, is taken for
+//! neither of them.
 
 use skep_swarm::NodeTicket;
 
 use super::audits::own;
+use super::greedy::{greedy, until_at_work};
 use super::peers::{Impostor, Requester, task_of};
 use super::*;
 
@@ -55,4 +57,39 @@ fn a_lease_that_comes_from_another_node_than_its_requester_speaks_from_is_not_ta
         refused.to_string().contains("it is of another node"),
         "{refused}"
     );
+}
+
+#[test]
+fn who_has_a_copy_of_a_lease_ends_nothing_and_its_requester_goes_on_from_another_node() {
+    let setting = Setting::new(10);
+    let (c, task, stranger) = greedy(&setting, "");
+    let elsewhere = Requester::start(&setting.path("elsewhere"));
+    let other = Requester::with(&setting.path("other"), 78);
+    let copier = Requester::start(&setting.path("copier")).posing_as(elsewhere.node());
+    let offered = stranger.lease(ticket(&c), &task, 0, 0, 0).unwrap();
+    // The shard is worked on as long as the owner's own guest is there.
+    let occupied = Occupied::new(&setting, &c);
+    let mut held = stranger.begins(ticket(&c), &offered).unwrap();
+    stranger.sends_input(&mut held);
+    until_at_work(&c, true);
+    // Its requester comes again, from another node of its own, as one does that was killed.
+    let mut again = elsewhere.begins(ticket(&c), &offered).unwrap();
+    stranger.is_hung_up_on(held);
+    elsewhere.sends_input(&mut again);
+    until_at_work(&c, true);
+    // One signs a key as who it is, and the other has what the requester signed for its node.
+    for (whose, why) in [(&other, "of another account"), (&copier, "of another node")] {
+        let refused = whose.begins(ticket(&c), &offered).err().unwrap();
+        let refused = refused.to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    until_at_work(&c, true);
+    drop(occupied);
+    // The conversation goes on to its end, and whoever asks once more gets the same.
+    let (output, receipt) = elsewhere.takes(again).unwrap();
+    assert_eq!(output, setting.expected);
+    let (same, once) = stranger.has(ticket(&c), &offered).unwrap();
+    assert_eq!((same, once.digest()), (output, receipt.digest()));
+    elsewhere.pays(ticket(&c), receipt);
+    assert_eq!(micro(&account(c.home()), "receipts"), 2);
 }

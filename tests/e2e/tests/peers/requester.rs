@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::Value;
 use skep_evidence::{
@@ -83,6 +84,11 @@ impl Requester {
     /// The same, who signs that it speaks from this node: what it says is passed on by the one that it has.
     pub fn posing_as(self, node: NodeId) -> Self {
         Self { node, ..self }
+    }
+
+    /// The node that it signs that it speaks from.
+    pub fn node(&self) -> NodeId {
+        self.node
     }
 
     /// Who pays.
@@ -189,8 +195,9 @@ impl Requester {
         provider: &str,
         offered: &Offered,
     ) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
-        let held = self.begins(provider, offered)?;
-        self.runtime.block_on(finish(held))
+        let mut held = self.begins(provider, offered)?;
+        self.sends_input(&mut held);
+        self.takes(held)
     }
 
     /// Offers a lease until it is accepted, and sends nothing of its input yet.
@@ -248,6 +255,23 @@ impl Requester {
         });
     }
 
+    /// Takes what was made under a lease of which it has sent the input.
+    pub fn takes(&self, held: Held) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
+        self.runtime.block_on(take(held))
+    }
+
+    /// Waits until its provider ends the conversation about a lease, without a word of why and with nothing made.
+    pub fn is_hung_up_on(&self, mut held: Held) {
+        let begun = Instant::now();
+        self.runtime.block_on(async {
+            while let Ok(frame) = held.channel.hear(MAX_MESSAGE, PATIENCE).await {
+                let answer = Answer::decode(&frame).unwrap();
+                assert!(matches!(answer, Answer::Working { .. }), "{answer:?}");
+                assert!(begun.elapsed() < PATIENCE, "it goes on");
+            }
+        });
+    }
+
     /// What it is answered that sends a chunk of nothing in front of the others.
     pub fn sends_nothing(&self, held: &mut Held) -> Refusal {
         self.runtime.block_on(async {
@@ -297,9 +321,8 @@ async fn send_input(held: &mut Held) {
     }
 }
 
-/// Sends the input of a lease and takes what was made of it.
-async fn finish(mut held: Held) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
-    send_input(&mut held).await;
+/// Takes what was made of the input of a lease.
+async fn take(held: Held) -> Result<(Vec<u8>, Signed<Receipt>), Refusal> {
     let Held {
         mut channel,
         sealed,

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use skep_evidence::{AccountKey, Agreed, Keys, Lease, Split};
 use skep_market::{
-    Answer, Ask, Earnings, MAX_MESSAGE, NUMERICS, Policy, Quotation, Refusal, SealSecret,
+    Answer, Ask, Earnings, MAX_MESSAGE, NUMERICS, Policy, Quotation, Refusal, SealSecret, Sealed,
     Undertaking, Warmth, ahead, divides, examine,
 };
 use skep_registry::Digest;
@@ -122,6 +122,18 @@ struct Desk {
     questions: Questions,
     /// The keys of those who signed something for this node.
     keys: Arc<Mutex<Keys>>,
+}
+
+/// A lease that is asked for by its requester itself, and by nobody who only has a copy of it.
+struct Asked<'a> {
+    offer: &'a Undertaking,
+    lease: Agreed<Lease>,
+    /// How long it has.
+    time: Duration,
+    /// What its input and output are sealed with.
+    sealed: Sealed,
+    /// This side's half of the key to that, signed.
+    key: Vec<u8>,
 }
 
 impl fmt::Debug for Desk {
@@ -330,12 +342,22 @@ impl Desk {
         in_time(&lease, now())?;
         let time = Duration::from_millis(lease.deadline.saturating_sub(lease.issued)).min(LONGEST);
         self.trust(&lease, time)?;
+        let swarm = service.swarm().await.map_err(Fault::from)?;
+        // Copies of a lease are with others as well, its auditors among them: who asks with one ends nothing.
+        let (sealed, key) = self.seal(swarm.id(), channel.peer(), &lease, &offer.key)?;
         // A requester that was killed comes again with the same lease, before anyone here knows
         // that it had gone: the new conversation takes the place of the old one.
         let (_engaged, superseded) = self.engaged.engage(lease.digest());
+        let asked = Asked {
+            offer,
+            lease,
+            time,
+            sealed,
+            key,
+        };
         let mut held = None;
         let work = async {
-            let fulfilled = self.fulfil(service, channel, offer, &lease, time, &mut held);
+            let fulfilled = self.fulfil(service, channel, asked, &mut held);
             // By this node's own clock, whatever the requester's says.
             tokio::time::timeout(time, fulfilled).await
         };
@@ -351,15 +373,49 @@ impl Desk {
         ended
     }
 
+    /// What a conversation with this peer about a lease is sealed with, and this side's half of the key to that, signed
+    /// for the node `own`. The other half has to be of the requester of the lease, at that peer.
+    fn seal(
+        &self,
+        own: NodeId,
+        peer: NodeId,
+        lease: &Agreed<Lease>,
+        their_key: &[u8],
+    ) -> Result<(Sealed, Vec<u8>), Stop> {
+        let name = lease.digest();
+        let secret = SealSecret::generate().map_err(Fault::from)?;
+        let key = secret
+            .signed(name, *own.as_bytes(), &self.account)
+            .ok_or(Stop::Gone)?;
+        // Who passes on what the requester says is another node than the one that it speaks from.
+        let sealed = secret
+            .agree(
+                name,
+                lease.requester,
+                *peer.as_bytes(),
+                their_key,
+                true,
+                &mut self.keys(),
+            )
+            .map_err(|error| Refusal::Lease(error.to_string()))?;
+        Ok((sealed, key.encode()))
+    }
+
     async fn fulfil(
         &self,
         service: &Arc<Service>,
         channel: &mut Channel,
-        offer: &Undertaking,
-        lease: &Agreed<Lease>,
-        time: Duration,
+        asked: Asked<'_>,
         held: &mut Option<Held>,
     ) -> Result<(), Stop> {
+        let Asked {
+            offer,
+            lease,
+            time,
+            sealed,
+            key,
+        } = asked;
+        let lease = &lease;
         let records = Arc::new(AtomicU64::new(0));
         let place = self.queue.place(lease.requester, channel.peer());
         let place = meanwhile(channel, &records, place).await??;
@@ -372,25 +428,9 @@ impl Desk {
         let (name, peer) = (lease.digest(), channel.peer());
         let asks = sources::ticket_of(peer, &offer.sources);
         *held = Some(self.hold(place, lease, asks.clone(), time)?);
-        let swarm = service.swarm().await.map_err(Fault::from)?;
-        let secret = SealSecret::generate().map_err(Fault::from)?;
-        let key = secret
-            .signed(name, *swarm.id().as_bytes(), &self.account)
-            .ok_or(Stop::Gone)?;
-        // Who passes on what the requester says is another node than the one that it speaks from.
-        let sealed = secret
-            .agree(
-                name,
-                lease.requester,
-                *peer.as_bytes(),
-                &offer.key,
-                true,
-                &mut self.keys(),
-            )
-            .map_err(|error| Refusal::Lease(error.to_string()))?;
         let accepted = Answer::Accepted {
             lease: lease.encode(),
-            key: key.encode(),
+            key,
         };
         say(channel, &accepted).await?;
         let sent = offer.input_bytes.saturating_add(offer.script_bytes);
@@ -403,7 +443,7 @@ impl Desk {
             return Err(Refusal::Lease("the input is not the one that it names".to_owned()).into());
         }
 
-        let product = match self.untaken.of(name) {
+        let product = match self.untaken.once_more(name) {
             // It was made before, and whoever asked for it had no room for it then, or was ended.
             Some(product) => product,
             None => {
@@ -416,7 +456,10 @@ impl Desk {
                 };
                 let made = self.make(service, channel, lease, shard, &records).await?;
                 let product = Arc::new(made);
-                self.untaken.keep(name, lease.requester, &product);
+                tokio::task::block_in_place(|| {
+                    let (untaken, earnings) = (&self.untaken, &self.earnings);
+                    untaken.keep_unpaid(earnings, name, lease.requester, &product);
+                });
                 product
             }
         };
@@ -432,7 +475,7 @@ impl Desk {
             shown_bytes: (all - output) as u64,
         };
         say(channel, &done).await?;
-        transfer::send(channel, sealed.sealer, &product.bytes).await
+        transfer::send(channel, sealed.sealer, &product.bytes, &product.sent).await
     }
 
     /// The package of a lease, brought here if it is not and the policy admits it, its adapter, and

@@ -158,8 +158,13 @@ impl Lately {
 /// Runs the program that makes a report, in a folder of its own, and returns the quote that it left.
 async fn run(program: &Path, arguments: &[PathBuf], request: &[u8]) -> Result<Vec<u8>, Failure> {
     let failed = |reason: String| Failure::new(FailureKind::Failed, reason);
-    let folder = tempfile::tempdir()
-        .map_err(|error| failed(format!("cannot make a folder for a report: {error}")))?;
+    // Whoever asked hears this too, and where the program and its folder are is nothing to them.
+    let called = program.file_name().unwrap_or(program.as_os_str());
+    let called = Path::new(called).display();
+    let folder = tempfile::tempdir().map_err(|error| {
+        let kind = error.kind();
+        failed(format!("cannot make a folder for a report: {kind}"))
+    })?;
     std::fs::write(folder.path().join("request"), request)
         .map_err(|error| failed(format!("cannot write the request for a report: {error}")))?;
     let made = Command::new(program)
@@ -172,13 +177,10 @@ async fn run(program: &Path, arguments: &[PathBuf], request: &[u8]) -> Result<Ve
         .status();
     let ended = tokio::time::timeout(MAKING, made)
         .await
-        .map_err(|_| failed(format!("{} took too long", program.display())))?
-        .map_err(|error| failed(format!("cannot run {}: {error}", program.display())))?;
+        .map_err(|_| failed(format!("{called} took too long")))?
+        .map_err(|error| failed(format!("cannot run {called}: {error}")))?;
     if !ended.success() {
-        return Err(failed(format!(
-            "{} made no report: {ended}",
-            program.display()
-        )));
+        return Err(failed(format!("{called} made no report: {ended}")));
     }
     let report = file(folder.path(), "report")?;
     let chain = [

@@ -29,7 +29,7 @@ use crate::requests::KeptLine;
 use crate::service::Service;
 use crate::service::adapters::{ENCODERS, TEXT};
 use crate::service::blobs::Reach;
-use crate::service::run::{self, Prepared, Subject};
+use crate::service::run::{self, Prepared, Subject, Unready};
 
 /// The most that is kept at once.
 const MOST: usize = 16;
@@ -140,7 +140,7 @@ impl Residences {
         service: &Service,
         what: What,
         subject: Subject,
-    ) -> Result<Reserved, Failure> {
+    ) -> Result<Reserved, Unready> {
         let full = || {
             Failure::new(
                 FailureKind::Busy,
@@ -255,7 +255,7 @@ pub fn set_aside(home: &Home) -> Option<String> {
     aside.exists().then(|| aside.display().to_string())
 }
 
-async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Failure> {
+async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Unready> {
     let prepared = run::prepare(service, subject, &[], Vec::new(), Reach::Offered).await?;
     let imports = prepared.program.imports();
     let uses = |interface: &str| imports.iter().any(|import| import.starts_with(interface));
@@ -277,7 +277,7 @@ async fn made_ready(service: &Service, subject: Subject) -> Result<Ready, Failur
     });
     let failed = |error: &dyn std::error::Error| Failure::of(FailureKind::Failed, error);
     let loaded = loaded.await.map_err(|error| failed(&error))?;
-    let (text, encoder) = loaded.map_err(|error| failed(&error))?;
+    let (text, encoder) = loaded.map_err(|error| Unready::Unfit(failed(&error)))?;
     Ok(Ready {
         _prepared: prepared,
         _text: text,

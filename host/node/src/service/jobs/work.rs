@@ -83,12 +83,17 @@ impl From<Failure> for Unmade {
 
 impl From<Unready> for Unmade {
     fn from(unready: Unready) -> Self {
-        let fault = match unready {
-            Unready::Component(_) => FaultOf::Work,
+        let (failure, fault) = match unready {
+            // Whoever asked for the work hears why, and only the owner of this node where it lies.
+            Unready::Component { failure, path } => {
+                let path = path.display();
+                tracing::info!(%path, %failure, "a package of somebody's job does not run here");
+                (failure, FaultOf::Work)
+            }
+            Unready::Unfit(failure) => (failure, FaultOf::Work),
             // The models of a job are those of this node.
-            Unready::Beside(_) => FaultOf::Node,
+            Unready::Beside(failure) => (failure, FaultOf::Node),
         };
-        let failure = unready.into();
         Self { failure, fault }
     }
 }
@@ -403,7 +408,7 @@ mod tests {
         let config = Config::load(&home).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let service = Service::new(home, config).unwrap();
-        let fault_of = |component: PathBuf| {
+        let unmade = |component: PathBuf| {
             let subject = Subject {
                 component,
                 grants: Grants::default(),
@@ -422,12 +427,17 @@ mod tests {
             };
             let (input, records) = (Zeroizing::default(), Arc::default());
             let made = runtime.block_on(perform(&service, subject, input, allowed, records));
-            made.err().unwrap().fault
+            made.err().unwrap()
         };
         let component = folder.path().join("tool.wasm");
-        assert_eq!(fault_of(component.clone()), FaultOf::Node);
+        assert_eq!(unmade(component.clone()).fault, FaultOf::Node);
         std::fs::write(&component, b"not really a component").unwrap();
-        assert_eq!(fault_of(component), FaultOf::Work);
+        let unmade = unmade(component);
+        assert_eq!(unmade.fault, FaultOf::Work);
+        // Whoever asked for the work hears this.
+        let (why, path) = (unmade.failure.message, folder.path().display().to_string());
+        assert!(why.contains("not a valid WebAssembly component"), "{why}");
+        assert!(!why.contains(&path), "{why}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use skep_evidence::StatementError;
 use skep_market::{DealingsError, EarningsError, Refusal, SealError, Unproven};
+use skep_swarm::BringError;
 
 use super::Stop;
 use crate::failure::Failure;
@@ -25,6 +26,9 @@ pub(in super::super) enum Fault {
     /// What it sends cannot be closed, or there is no randomness for a key.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// What a lease needs has no place on its disk, or cannot be read there.
+    #[error(transparent)]
+    Package(#[from] BringError),
     /// Something else of its machine.
     #[error(transparent)]
     Machine(#[from] Failure),

@@ -7,11 +7,12 @@ use skep_market::{Finished, Refusal};
 
 use super::super::now;
 use super::super::residence::Reserved;
+use super::super::work::Unmade;
 use super::begun::receipt_of;
 use super::{Desk, Stop};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::FailureKind;
 use crate::service::Service;
-use crate::service::run::Subject;
+use crate::service::run::{Subject, Unready};
 
 impl Desk {
     /// Gets ready what a lease has kept ready, for as long as what comes back is there: whoever signs for nothing
@@ -33,10 +34,10 @@ impl Desk {
 }
 
 /// Why nothing is kept ready: where as much is as may be, that is over at some time.
-fn not_ready(failure: Failure) -> Refusal {
-    match failure.kind {
-        FailureKind::Busy => Refusal::Busy,
-        _ => Refusal::Failed(failure.message),
+fn not_ready(unready: Unready) -> Stop {
+    match unready {
+        Unready::Beside(failure) if failure.kind == FailureKind::Busy => Refusal::Busy.into(),
+        unready => Unmade::from(unready).into(),
     }
 }
 
@@ -58,13 +59,46 @@ pub(super) fn keep_on(
 }
 
 #[cfg(test)]
+#[allow(clippy::panic)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::failure::Failure;
+
+    /// What a requester is told.
+    fn told(unready: Unready) -> Refusal {
+        match not_ready(unready) {
+            Stop::Refused(refusal) => refusal,
+            Stop::Broken(fault) => fault.told(),
+            Stop::Gone => panic!("nobody speaks"),
+        }
+    }
 
     #[test]
     fn where_as_much_is_kept_as_may_be_the_node_is_busy_and_nothing_has_failed() {
-        let of = |kind| not_ready(Failure::new(kind, "why"));
-        assert_eq!(of(FailureKind::Busy), Refusal::Busy);
-        assert_eq!(of(FailureKind::Limit), Refusal::Failed("why".to_owned()));
+        let failure = |kind| Failure::new(kind, "why");
+        let busy = Unready::Beside(failure(FailureKind::Busy));
+        assert_eq!(told(busy), Refusal::Busy);
+        let why = Refusal::Failed("why".to_owned());
+        assert_eq!(told(Unready::Unfit(failure(FailureKind::Refused))), why);
+    }
+
+    #[test]
+    fn who_has_something_kept_ready_hears_why_it_is_not_and_of_no_path_of_this_node() {
+        let path = "/home/somebody/.skep/tool.wasm";
+        let none = || Unready::Component {
+            failure: Failure::new(FailureKind::Refused, "it is no component"),
+            path: PathBuf::from(path),
+        };
+        let why = Refusal::Failed("it is no component".to_owned());
+        assert_eq!(told(none()), why);
+        // Its owner, who runs it, is told where it lies.
+        let owners = Failure::from(none());
+        assert_eq!(owners.message, format!("{path}: it is no component"));
+        let disk = Failure::new(FailureKind::Failed, format!("cannot read {path}"));
+        let told = told(Unready::Beside(disk)).to_string();
+        assert!(told.contains("a fault of the node"), "{told}");
+        assert!(!told.contains("somebody"), "{told}");
     }
 }

@@ -45,6 +45,15 @@ struct Outcome {
     started: u64,
 }
 
+impl From<Unmade> for Stop {
+    fn from(Unmade { failure, fault }: Unmade) -> Self {
+        match fault {
+            FaultOf::Work | FaultOf::Sandbox => Refusal::Failed(failure.message).into(),
+            FaultOf::Node => Fault::from(failure).into(),
+        }
+    }
+}
+
 impl Desk {
     /// Has the work of a lease done once there is a slot for it, and signs for what was made.
     pub(super) async fn make(
@@ -90,18 +99,11 @@ impl Desk {
         drop((slot, listed));
         let made = match made {
             Ok(made) => made,
-            Err(Unmade { failure, fault }) => {
-                return Err(match fault {
-                    FaultOf::Work => Refusal::Failed(failure.message).into(),
-                    FaultOf::Sandbox => {
-                        at_work.failed_here();
-                        Refusal::Failed(failure.message).into()
-                    }
-                    FaultOf::Node => {
-                        at_work.failed_here();
-                        Fault::from(failure).into()
-                    }
-                });
+            Err(unmade) => {
+                if unmade.fault != FaultOf::Work {
+                    at_work.failed_here();
+                }
+                return Err(unmade.into());
             }
         };
         let meter = Meter {
@@ -119,11 +121,12 @@ impl Desk {
             started,
         };
         let signed = tokio::task::block_in_place(|| self.sign_for(at_work, lease, outcome, asks))?;
-        Ok(Product {
+        let bytes = [&made.output[..], &shown.unwrap_or_default()].concat();
+        Ok(Product::new(
             signed,
-            output_bytes: made.output.len(),
-            bytes: Zeroizing::new([&made.output[..], &shown.unwrap_or_default()].concat()),
-        })
+            made.output.len(),
+            Zeroizing::new(bytes),
+        ))
     }
 
     /// Signs for work that is done. Where this node is at fault that nothing is signed, nobody owes the work.

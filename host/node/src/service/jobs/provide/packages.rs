@@ -16,13 +16,16 @@ use std::time::Duration;
 use skep_evidence::Lease;
 use skep_market::{Policy, Refusal};
 use skep_registry::{Digest, SignedRelease};
-use skep_swarm::{BringError, InUse, NodeId, ProviderAddr, Swarm, taken_by};
+use skep_swarm::{
+    BringError, FetchError, InUse, InstallError, NodeId, ProviderAddr, Swarm, taken_by,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::super::adapters::Families;
 use super::super::collect::OLDEST;
 use super::super::residence::Residences;
 use super::super::work;
+use super::fault::Fault;
 use super::{DAY, Stop, unavailable};
 use crate::service::Service;
 
@@ -168,9 +171,7 @@ impl Room {
         let is_spared = |release: &Digest| self.residences.keeps(release);
         let glance = swarm.glance(digest, size, sources, self.bytes, &is_spared);
         let bytes = tokio::time::timeout(patience(size), glance).await;
-        let bytes = bytes
-            .map_err(|_| late())?
-            .map_err(|error| not_here(&error))?;
+        let bytes = bytes.map_err(|_| late())?.map_err(not_here)?;
         Ok(bytes.to_vec())
     }
 }
@@ -272,9 +273,7 @@ pub(in super::super) async fn bring(
     let is_spared = |release: &Digest| room.residences.keeps(release);
     let bringing = swarm.bring(release, sources, room.bytes, &is_spared);
     let brought = tokio::time::timeout(patience(release.total_size()), bringing).await;
-    brought
-        .map_err(|_| late())?
-        .map_err(|error| not_here(&error))
+    brought.map_err(|_| late())?.map_err(not_here)
 }
 
 /// How long so many bytes may take.
@@ -287,11 +286,20 @@ fn late() -> Stop {
     Refusal::Unavailable("it did not arrive in time".to_owned()).into()
 }
 
-fn not_here(error: &BringError) -> Stop {
-    match error {
+fn not_here(error: BringError) -> Stop {
+    let is_told = match &error {
         // What is in use now is not later, and what has gone is off the disk after the next sweep.
-        BringError::NoRoom => Refusal::Busy.into(),
-        error => unavailable(error),
+        BringError::NoRoom => return Refusal::Busy.into(),
+        BringError::TooLarge { .. } => true,
+        BringError::Fetch(fetch) | BringError::Install(InstallError::Fetch(fetch)) => {
+            !matches!(fetch, FetchError::Store { .. } | FetchError::Blob(_))
+        }
+        // What else there is says something of this node's disk.
+        _ => false,
+    };
+    match is_told {
+        true => unavailable(&error),
+        false => Fault::from(error).into(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The bytes of a shard on their way: its input in, and what was made of it out. Each has a time, by how much
 //! it is, for whoever moves next to nothing holds a place all the while.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use skep_market::{Gathered, MAX_SEALED, Opener, Refusal, Sealer};
@@ -56,11 +57,18 @@ pub(super) async fn receive(
     Ok(input.into_bytes())
 }
 
-/// Sends these bytes. Who does not take them in time is told nothing: it would not hear that either.
-pub(super) async fn send(channel: &mut Channel, sealer: Sealer, bytes: &[u8]) -> Result<(), Stop> {
+/// Sends these bytes, and adds those that are on their way to `sent`. Who does not take them in time is told nothing:
+/// it would not hear that either.
+pub(super) async fn send(
+    channel: &mut Channel,
+    sealer: Sealer,
+    bytes: &[u8],
+    sent: &AtomicU64,
+) -> Result<(), Stop> {
     let sending = async {
         for chunk in sealer.chunks(bytes) {
             let chunk = chunk.map_err(Fault::from)?;
+            sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             channel.say(&chunk).await.map_err(|_| Stop::Gone)?;
         }
         Ok::<(), Stop>(())

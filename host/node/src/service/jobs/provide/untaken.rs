@@ -3,21 +3,24 @@
 //! Some work would not even give the same bytes again.
 //!
 //! It is in memory, for a few minutes and within a bound that all share: where there is no room for more, something
-//! of whoever has most goes, so that who has much made loses its own before that of others. Beyond either a lease is
-//! worked on once more, as one of which this process knows nothing.
+//! of whoever has most goes, so that who has much made loses its own before that of others. And it is handed over again
+//! so many times and no more, for that costs whoever asks nothing. Beyond any of these a lease is worked on once more,
+//! as one of which this process knows nothing, and what is worked on again and again is owed.
 //!
 //! # What it must never do
 //!
 //! - Be on any disk.
 //! - Hold anything for longer than its time, or after its receipt has come back.
 //! - Grow beyond its bound, whatever is made for whomever.
+//! - Send the same without end to one that does not pay for it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_evidence::AccountId;
-use skep_market::Finished;
+use skep_market::{Earnings, Finished};
 use skep_registry::Digest;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -28,6 +31,9 @@ const WHILE: Duration = Duration::from_secs(5 * 60);
 const MOST: usize = 128 << 20;
 /// What each takes of that at least, so that there are not too many that are small, with what is signed for them.
 const LEAST: usize = 128 << 10;
+/// How often one is handed over again. It is what was sent that counts: who has no room for it takes a part of it,
+/// every few seconds, until it has.
+const AGAIN: u64 = 8;
 
 /// What was made under a lease.
 pub(super) struct Product {
@@ -37,6 +43,26 @@ pub(super) struct Product {
     pub(super) output_bytes: usize,
     /// The output, and behind it what is shown of its texts.
     pub(super) bytes: Zeroizing<Vec<u8>>,
+    /// How many bytes of it were sent, and for each time that it was handed over [`LEAST`] besides.
+    pub(super) sent: AtomicU64,
+}
+
+impl Product {
+    /// What is about to be handed over for the first time.
+    pub(super) fn new(signed: Finished, output_bytes: usize, bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self {
+            signed,
+            output_bytes,
+            bytes,
+            sent: AtomicU64::new(LEAST as u64),
+        }
+    }
+
+    /// Whether it was sent as often as any is.
+    fn is_spent(&self) -> bool {
+        let whole = (self.bytes.len() + LEAST) as u64;
+        self.sent.load(Ordering::Relaxed) >= whole.saturating_mul(1 + AGAIN)
+    }
 }
 
 /// What was made and has not been paid for, as far as it is here.
@@ -101,11 +127,35 @@ impl Untaken {
         tokio::spawn(watch(Arc::downgrade(&self.all), until));
     }
 
-    /// What was made under a lease, if it is still here.
-    pub(super) fn of(&self, lease: Digest) -> Option<Arc<Product>> {
-        let all = self.all();
-        let kept = all.kept.iter().find(|kept| kept.lease == lease);
-        kept.map(|kept| Arc::clone(&kept.product))
+    /// Keeps what was made under a lease unless that is paid already, as one may be that is done once more, by what
+    /// was made of it before. Looks that up on the disk.
+    pub(super) fn keep_unpaid(
+        &self,
+        earnings: &Earnings,
+        lease: Digest,
+        requester: AccountId,
+        product: &Arc<Product>,
+    ) {
+        self.keep(lease, requester, product);
+        // A receipt that comes from now on lets go of it, and one that came before is seen. Where that cannot be read,
+        // there may be one.
+        if !matches!(earnings.is_paid(lease), Ok(false)) {
+            self.forget(&[lease]);
+        }
+    }
+
+    /// What was made under a lease, if it is still here, to be handed over once more. What was sent as often as any is
+    /// goes.
+    pub(super) fn once_more(&self, lease: Digest) -> Option<Arc<Product>> {
+        let mut all = self.all();
+        let place = all.kept.iter().position(|kept| kept.lease == lease)?;
+        if all.kept[place].product.is_spent() {
+            all.kept.remove(place);
+            return None;
+        }
+        let product = Arc::clone(&all.kept[place].product);
+        product.sent.fetch_add(LEAST as u64, Ordering::Relaxed);
+        Some(product)
     }
 
     /// Lets go of what was made under these leases, whose receipts have come back.
@@ -166,7 +216,7 @@ impl Kept {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use skep_evidence::{Agreed, Lease, Meter};
-    use skep_market::{Done, Earnings, Owed, conclude};
+    use skep_market::{Done, Owed, conclude};
 
     use super::super::super::collect;
     use super::super::testing::{key, lease as made_out};
@@ -177,14 +227,19 @@ mod tests {
     }
 
     fn product(bytes: usize) -> Arc<Product> {
-        Arc::new(Product {
-            signed: Finished {
-                commitment: Vec::new(),
-                receipt: Vec::new(),
-            },
-            output_bytes: bytes,
-            bytes: Zeroizing::new(vec![0; bytes]),
-        })
+        let signed = Finished {
+            commitment: Vec::new(),
+            receipt: Vec::new(),
+        };
+        let made = Zeroizing::new(vec![0; bytes]);
+        Arc::new(Product::new(signed, bytes, made))
+    }
+
+    impl Product {
+        /// Sends so many bytes of it.
+        fn sends(&self, bytes: usize) {
+            self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 
     impl Untaken {
@@ -196,6 +251,10 @@ mod tests {
             }
         }
 
+        fn has(&self, lease: Digest) -> bool {
+            self.all().kept.iter().any(|kept| kept.lease == lease)
+        }
+
         /// Keeps what takes as much room as so many of the smallest, for the requester with this seed.
         fn keep_for(&self, requester: u8, number: u8, count: usize) {
             let product = product(count * LEAST);
@@ -205,7 +264,7 @@ mod tests {
 
     /// Which of the first so many are here.
     fn here(untaken: &Untaken, count: u8) -> Vec<u8> {
-        let numbers = (0..count).filter(|number| untaken.of(lease(*number)).is_some());
+        let numbers = (0..count).filter(|number| untaken.has(lease(*number)));
         numbers.collect()
     }
 
@@ -219,7 +278,7 @@ mod tests {
         tokio::time::sleep(WHILE / 2).await;
         untaken.keep(lease(1), key(2).id(), &product(10));
         // Looked at once more, it is there for no longer.
-        assert_eq!(untaken.of(lease(0)).unwrap().output_bytes, 10);
+        assert_eq!(untaken.once_more(lease(0)).unwrap().output_bytes, 10);
         tokio::time::sleep(WHILE / 2 + Duration::from_millis(10)).await;
         assert!(is_held.upgrade().is_none(), "nobody asked for it");
         assert_eq!(here(&untaken, 2), [1]);
@@ -272,7 +331,7 @@ mod tests {
             untaken.keep(lease.digest(), lease.requester, &product(10));
             receipts.push(receipt.accept(&key(2)).unwrap().encode());
         }
-        let is_here = |lease: &Agreed<Lease>| untaken.of(lease.digest()).is_some();
+        let is_here = |lease: &Agreed<Lease>| untaken.has(lease.digest());
         let left = || leases.each_ref().map(is_here);
         let mut forged = receipts.clone();
         *forged[1].last_mut().unwrap() ^= 1;
@@ -282,6 +341,42 @@ mod tests {
         assert_eq!(left(), [false, true]);
         collect::settle(&earnings, &untaken, &receipts).unwrap();
         assert_eq!(left(), [false, false]);
+        // One that was done once more is not kept if it was paid meanwhile, and is if it was not.
+        let unpaid = made_out(2, 2, 1_000);
+        for lease in [&leases[0], &unpaid] {
+            untaken.keep_unpaid(&earnings, lease.digest(), lease.requester, &product(10));
+        }
+        assert_eq!(left(), [false, false]);
+        assert!(is_here(&unpaid));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_paid_for_is_handed_over_again_so_often_and_no_more() {
+        let untaken = Untaken::default();
+        // However little it is, and however much.
+        for bytes in [0, 10, LEAST, 4 * LEAST] {
+            let made = product(bytes);
+            let is_held = Arc::downgrade(&made);
+            untaken.keep(lease(0), key(2).id(), &made);
+            made.sends(bytes);
+            drop(made);
+            for time in 0..AGAIN {
+                let again = untaken.once_more(lease(0));
+                assert!(again.is_some(), "{bytes} bytes, after {time} times");
+                again.unwrap().sends(bytes);
+            }
+            assert!(untaken.once_more(lease(0)).is_none(), "{bytes} bytes");
+            assert!(!untaken.has(lease(0)) && is_held.upgrade().is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_room_for_it_may_ask_more_often_for_what_it_cannot_take() {
+        let untaken = Untaken::default();
+        // It is worth five of the smallest each time.
+        untaken.keep_for(2, 0, 4);
+        let times = std::iter::from_fn(|| untaken.once_more(lease(0))).count() as u64;
+        assert_eq!(times, 5 * (1 + AGAIN) - 1);
     }
 
     #[tokio::test(start_paused = true)]

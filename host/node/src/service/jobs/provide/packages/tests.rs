@@ -13,6 +13,7 @@ use skep_swarm::{Presence, SwarmConfig};
 use super::super::super::adapters;
 use super::super::super::around::Wanted;
 use super::super::Desk;
+use super::super::fault::Fault;
 use super::super::testing::desk;
 use super::*;
 use crate::config::{Config, Jobs};
@@ -157,6 +158,51 @@ async fn whom_the_policy_does_not_take_is_refused_before_a_file_is_asked_for() {
         let refused = busy.releases(&provider, asks, unknown, &sources).await;
         assert!(matches!(refused, Err(Stop::Refused(Refusal::Busy))));
     }
+    author.shutdown().await;
+    provider.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_have_a_package_for_want_of_this_node_s_disk_hears_of_none_of_its_paths() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |name: &str| Swarm::open(SwarmConfig::loopback(folder.path().join(name)));
+    let (author, provider) = (open("a").await.unwrap(), open("b").await.unwrap());
+    let key = PublisherKey::generate().unwrap();
+    let release = published(&author, &key).await;
+    let (anybody, large) = (policy(BTreeSet::new()), room(1 << 30));
+    let path = folder.path().display().to_string();
+    // What jobs bring cannot be noted, and then it has no place.
+    for name in ["brought", "packages"] {
+        let place = provider.dir().join(name);
+        fs::remove_dir_all(&place).unwrap();
+        fs::write(&place, b"no folder").unwrap();
+        let (digest, sources) = (release.digest(), [author.addr()]);
+        let refused = obtained(&provider, &anybody, digest, 10, &sources, &large).await;
+        let Err(Stop::Broken(fault @ Fault::Package(_))) = refused else {
+            panic!("{name} is no folder");
+        };
+        assert!(fault.to_string().contains(&path), "{name}: {fault}");
+        let told = fault.told().to_string();
+        assert!(!told.contains(&path), "{name}: {told}");
+        fs::remove_file(&place).unwrap();
+        fs::create_dir(&place).unwrap();
+    }
+    let brought = obtained(
+        &provider,
+        &anybody,
+        release.digest(),
+        10,
+        &[author.addr()],
+        &large,
+    );
+    assert!(brought.await.is_ok());
+    // Nor is it this node's fault that nobody has one.
+    let unknown = Digest::of(b"unknown");
+    let refused = obtained(&provider, &anybody, unknown, 10, &[author.addr()], &large).await;
+    assert!(matches!(
+        refused,
+        Err(Stop::Refused(Refusal::Unavailable(_)))
+    ));
     author.shutdown().await;
     provider.shutdown().await;
 }
