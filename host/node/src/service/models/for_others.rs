@@ -104,17 +104,17 @@ mod tests {
 
     #[test]
     fn of_a_path_below_a_folder_its_last_part_stays() {
-        let folder = Path::new("/home/Jane Doe/.skep");
+        let folder = Path::new("/home/the owner/.skep");
         for (text, cut) in [
             (
-                "the adapter a: /home/Jane Doe/.skep/swarm/packages/5c/files/a.safetensors: no F32",
+                "the adapter a: /home/the owner/.skep/swarm/packages/5c/files/a.safetensors: no F32",
                 "the adapter a: a.safetensors: no F32",
             ),
             (
-                "/home/Jane Doe/.skep/embedded/1 and (/home/Jane Doe/.skep/embedded/2)",
+                "/home/the owner/.skep/embedded/1 and (/home/the owner/.skep/embedded/2)",
                 "1 and (2)",
             ),
-            ("cannot read /home/Jane Doe/.skep", "cannot read "),
+            ("cannot read /home/the owner/.skep", "cannot read "),
             ("/usr/lib/skep is elsewhere", "/usr/lib/skep is elsewhere"),
             ("", ""),
         ] {
