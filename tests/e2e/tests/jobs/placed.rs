@@ -1,5 +1,7 @@
-//! Where a result goes: what cannot be written there is told before anybody is paid, and where that is found at the
-//! end, the job ends all the same and has its result.
+//! What a job is named by, and where its result goes: what cannot be written there is told before anybody is paid, and
+//! where that is found at the end, the job ends all the same and has its result.
+
+use std::process::{Command, Stdio};
 
 use super::*;
 
@@ -61,4 +63,31 @@ fn a_result_whose_place_has_gone_is_with_the_job_and_nothing_is_held_for_it() {
         .ask(&["job", "result", &name, "--output", &copy])
         .unwrap();
     assert_eq!(fs::read(copy).unwrap(), setting.expected);
+}
+
+#[test]
+fn a_name_is_that_of_a_published_package_whatever_a_folder_is_called() {
+    let setting = Setting::new(6);
+    let requester = setting.path("requester");
+    let a = setting.provider("a", "", 1);
+    fs::create_dir(setting.path("batch-classifier")).unwrap();
+    let mut submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
+    "batch-classifier".clone_into(&mut submit[2]);
+    // From where whoever has written the package would ask.
+    let ended = Command::new(Built::skep())
+        .current_dir(setting.folder.path())
+        .arg("--home")
+        .arg(&requester)
+        .args(&submit)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
+    setting.assert_right();
+    // What is named by its path is no package that others could fetch.
+    submit[2] = setting.text("package");
+    let ended = run(&requester, &submit).unwrap();
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("skep publish"), "{}", ended.stderr);
 }
