@@ -74,7 +74,8 @@ fn bar(step: &Progress, target: ProgressDrawTarget) -> ProgressBar {
         }
         (Unit::Steps, Some(_)) => "{msg} [{bar:30}] {human_pos}/{human_len} steps {eta} left",
         (Unit::Steps, None) => "{msg} {spinner} {human_pos} steps",
-        (Unit::Records | Unit::Shards, None) => "{msg} {spinner} {human_pos} records {per_sec}",
+        (Unit::Records, None) => "{msg} {spinner} {human_pos} records {per_sec}",
+        (Unit::Shards, None) => "{msg} {spinner}",
     };
     // The templates are constants above, so that a wrong one would show in every run.
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -295,7 +296,10 @@ fn print_inspected(inspected: &Inspected) {
         if let Some(description) = &package.description {
             println!("  {description}");
         }
-        println!("  digest    {}", package.digest);
+        // What is not published has none yet.
+        if !package.digest.is_empty() {
+            println!("  digest    {}", package.digest);
+        }
         if let Some(base) = &package.base {
             println!("  base      {base}");
         }
@@ -340,7 +344,10 @@ fn list(name: &str, items: &[String]) {
 
 fn print_listed(listed: &Listed) {
     if listed.packages.is_empty() {
-        println!("nothing is installed here; `skep install` and `skep publish` change that");
+        println!(
+            "there are none here; `skep install` fetches one, and `skep publish`, `skep model add` and \
+             `skep adapter add` make one"
+        );
     }
     for PackageLine {
         reference,

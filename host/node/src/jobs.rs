@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skep_evidence::Credits;
-use skep_registry::units;
+use skep_registry::{PackageRef, units};
 
 use crate::cli::{Account, AccountCommand, Job, Submit};
 use crate::failure::{Failure, FailureKind};
@@ -75,6 +75,18 @@ pub fn request_of_account(account: Account) -> Result<Request, Failure> {
     Ok(Request::Job(Box::new(request)))
 }
 
+/// A failure as it is told of a job: one that was begun goes on without the command.
+pub fn told(failure: Failure) -> Failure {
+    match failure.message == crate::INTERRUPTED {
+        true => Failure::new(
+            failure.kind,
+            "interrupted; a job that was begun goes on in the node of this home, or with `skep job watch` where \
+             none runs, and `skep job cancel` stops it",
+        ),
+        false => failure,
+    }
+}
+
 /// The paths of files that a node reads, which may run in another folder.
 fn all(files: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     files.iter().map(|file| absolute(file)).collect()
@@ -91,7 +103,10 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
     let audit = part(&submit.audit)
         .map_err(|error| Failure::new(FailureKind::Usage, format!("--audit: {error}")))?;
     Ok(Submission {
-        package: place_of(&submit.package)?,
+        package: match submit.package.parse::<PackageRef>() {
+            Ok(_) => submit.package,
+            Err(_) => place_of(&submit.package)?,
+        },
         input: file(&submit.input)?,
         format: submit.format.map(|format| format.name().to_owned()),
         output: Some(file(&submit.output)?),

@@ -49,7 +49,10 @@ fn main() -> ExitCode {
     {
         return skep_sandbox::compile_process();
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misread(&error),
+    };
     let json = cli.json;
     set_up_log(cli.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -75,6 +78,20 @@ fn fail(json: bool, failure: &Failure) -> ExitCode {
     ExitCode::from(failure.kind.exit_code())
 }
 
+/// Tells what is wrong with a command line, or the help that it asks for.
+fn misread(error: &clap::Error) -> ExitCode {
+    let mut own = std::env::args_os().take_while(|argument| argument != "--");
+    if error.use_stderr() && own.any(|argument| argument == "--json") {
+        let told = error.to_string();
+        let told = told.trim().trim_start_matches("error: ");
+        let failure = Failure::new(FailureKind::Usage, told);
+        print_json(&serde_json::json!({ "error": failure }));
+    }
+    // Whoever closed its end does not want to know.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FailureKind::Usage.exit_code()))
+}
+
 async fn act(cli: Cli) -> Result<(), Failure> {
     let json = cli.json;
     let home = cli.home;
@@ -86,7 +103,8 @@ async fn act(cli: Cli) -> Result<(), Failure> {
         Command::New(new) => templates::write(&new).map(|folder| {
             show(json, &serde_json::json!({ "folder": folder }), || {
                 println!("wrote {}", folder.display());
-                println!("Next: cd {} && skep build && skep run .", folder.display());
+                println!("Next: cd {} && skep build", folder.display());
+                println!("Its README.md says how to run it.");
             });
         }),
         Command::Build(build) => {
@@ -220,7 +238,10 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             asked.map_err(finetune::told)
         }
         Command::Play(options) => play_village(Home::open(home)?, *options, json).await,
-        Command::Job(job) => ask(Home::open(home)?, jobs::request_of(job)?, json).await,
+        Command::Job(job) => {
+            let asked = ask(Home::open(home)?, jobs::request_of(job)?, json).await;
+            asked.map_err(jobs::told)
+        }
         Command::Account(account) => {
             ask(Home::open(home)?, jobs::request_of_account(account)?, json).await
         }
@@ -308,7 +329,13 @@ async fn play_village(home: Home, options: cli::Play, json: bool) -> Result<(), 
         })?),
         None => None,
     };
-    let mut game = service::play::open(&service, options).await?;
+    let mut game = match service::play::open(&service, options).await {
+        Ok(game) => game,
+        Err(failure) => {
+            service.shutdown().await;
+            return Err(failure);
+        }
+    };
     let manner = play::Manner {
         json,
         echo: script.is_some(),
@@ -348,8 +375,9 @@ async fn judge_evidence(
 ) -> Result<(), Failure> {
     let (sender, mut judged) = tokio::sync::mpsc::unbounded_channel();
     let told = move |one| drop(sender.send(one));
-    service::play::judge(&service, village, path, told).await?;
+    let judged_all = service::play::judge(&service, village, path, told).await;
     service.shutdown().await;
+    judged_all?;
     let mut worths = Vec::new();
     while let Ok(one) = judged.try_recv() {
         show(json, &one, || display::print_evidence(&one));

@@ -67,6 +67,34 @@ fn a_failure_is_an_object_for_a_script() {
 }
 
 #[test]
+fn a_wrong_command_line_is_an_object_for_a_script_too() {
+    let home = tempfile::tempdir().unwrap();
+    let ended = run(home.path(), &["job", "submit", "some-package", "--json"]).unwrap();
+    assert_eq!(ended.code, 2);
+    let value: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(value["error"]["kind"], "usage");
+    let message = value["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("the following required"), "{message}");
+    assert!(message.contains("--input"), "{message}");
+    // What stands behind `--` is for the workload, and whoever asks for help has it as it is.
+    let ended = run(home.path(), &["job", "submit", "--", "--json"]).unwrap();
+    assert_eq!((ended.code, &*ended.stdout), (2, ""));
+    let help = run(home.path(), &["--json", "job", "--help"]).unwrap();
+    assert_eq!(help.code, 0);
+    assert!(help.stdout.contains("Usage: skep job"), "{}", help.stdout);
+}
+
+#[test]
+fn a_ticket_that_was_cut_is_told_as_one() {
+    let home = tempfile::tempdir().unwrap();
+    let cut = format!("skep1{}", "a".repeat(80));
+    let ended = run(home.path(), &["install", &cut]).unwrap();
+    assert_eq!(ended.code, 2);
+    let why = "the ticket is cut or mistyped";
+    assert!(ended.stderr.contains(why), "{}", ended.stderr);
+}
+
+#[test]
 fn a_key_is_made_once_and_its_file_is_private() {
     let home = tempfile::tempdir().unwrap();
     let made = run(home.path(), &["--json", "key", "new", "work"]).unwrap();

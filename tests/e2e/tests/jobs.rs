@@ -44,6 +44,8 @@ mod operator;
 #[path = "jobs/passed_on.rs"]
 mod passed_on;
 mod peers;
+#[path = "jobs/placed.rs"]
+mod placed;
 #[allow(dead_code, reason = "no cable is cut here, and no disk filled")]
 mod places;
 #[path = "jobs/residence.rs"]
@@ -293,11 +295,13 @@ fn an_owner_s_policy_is_kept_and_its_reason_told() {
         assert_eq!(ended.code, 5, "{}", ended.stderr);
         assert!(ended.stderr.contains(reason), "{}", ended.stderr);
     }
-    // Nobody is asked who asks for more than the job may cost.
-    let submit = setting.submit(&[ticket(&dear)], &["--shards", "2", "--deadline", "2 s"]);
+    // Where all ask for more than the job may cost, it is not begun, and what it would take is told.
+    let submit = setting.submit(&[ticket(&dear)], &["--shards", "2"]);
     let ended = run(&requester, &submit).unwrap();
-    assert_eq!(ended.code, 1, "{}", ended.stderr);
-    assert!(ended.stderr.contains("deadline passed"), "{}", ended.stderr);
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    let leaves =
+        "--max-price of 1 credits leaves 0.5 for each of 2 leases, and nodes ask for 1000.";
+    assert!(ended.stderr.contains(leaves), "{}", ended.stderr);
     // Who has nothing to spend is told before anybody is asked.
     let submit = setting.submit(&[ticket(&dear)], &["--max-price", "3"]);
     let ended = run(&requester, &submit).unwrap();

@@ -175,7 +175,6 @@ pub fn print_account(account: &AccountView) {
     }
 }
 
-/// As much of an account's or a job's name as tells it from others.
 /// Who has a shard, and whether it is attested.
 pub(super) fn named(line: &ShardLine, account: &String) -> String {
     match line.attested.contains(account) {
@@ -184,6 +183,7 @@ pub(super) fn named(line: &ShardLine, account: &String) -> String {
     }
 }
 
+/// As much of an account's or a job's name as tells it from others.
 pub(super) fn short(account: &str) -> &str {
     account.get(..10).unwrap_or(account)
 }

@@ -22,6 +22,8 @@ pub struct ShardBars {
     drawn: Option<ProgressBar>,
     /// What was last said of each shard.
     said: BTreeMap<u32, String>,
+    /// What was last said that the job waits for.
+    waits: Option<String>,
 }
 
 impl ShardBars {
@@ -31,6 +33,12 @@ impl ShardBars {
             if self.said.get(&shard.line.shard) != Some(&step.stage) {
                 eprintln!("{}", step.stage);
                 self.said.insert(shard.line.shard, step.stage.clone());
+            }
+            if let Some(waits) = &shard.waits
+                && self.waits.as_ref() != Some(waits)
+            {
+                eprintln!("job {} waits: {waits}", short(&shard.job));
+                self.waits = Some(waits.clone());
             }
             return;
         }
@@ -63,6 +71,7 @@ impl ShardBars {
 #[derive(Default)]
 struct View {
     job: String,
+    waits: Option<String>,
     lines: BTreeMap<u32, ShardLine>,
     /// Their numbers by what they are in: at work, waiting, done. Where not all have room, those that come
     /// first have.
@@ -84,6 +93,7 @@ impl View {
     fn put(&mut self, step: &ShardStep) {
         let line = &step.line;
         self.job.clone_from(&step.job);
+        self.waits.clone_from(&step.waits);
         if let Some(before) = self.lines.insert(line.shard, line.clone()) {
             self.kinds[kind(&before.state)].remove(&line.shard);
         }
@@ -96,7 +106,11 @@ impl View {
         let all = self.lines.len();
         let done = self.kinds[2].len();
         let job = short(&self.job);
-        let mut frame = vec![format!("job {job}: {done} of {all} shards done")];
+        let waits = self.waits.as_ref().map_or_else(String::new, |waits| {
+            // One line is one line, whatever a node has said.
+            format!(", waits: {}", waits.replace(char::is_control, " "))
+        });
+        let mut frame = vec![format!("job {job}: {done} of {all} shards done{waits}")];
         // One line is the cursor's.
         let room = height.saturating_sub(frame.len() + 1);
         let rows = match all <= room {
@@ -168,7 +182,8 @@ mod tests {
         let mut view = View::default();
         for line in lines {
             let job = "fedcba9876543210".to_owned();
-            view.put(&ShardStep { job, line });
+            let waits = None;
+            view.put(&ShardStep { job, line, waits });
         }
         view
     }
@@ -193,6 +208,7 @@ mod tests {
         let step = |line| ShardStep {
             job: view.job.clone(),
             line,
+            waits: None,
         };
         let (begun, done) = (step(line(10, "running", 0)), step(line(1, "done", 40)));
         view.put(&begun);
@@ -208,6 +224,22 @@ mod tests {
             "  shard 10   running [                    ] 0/40 by 0123456789"
         );
         assert_eq!([&*frame[1], &*frame[3]], [expected[1], expected[3]]);
+    }
+
+    #[test]
+    fn what_a_job_waits_for_is_seen_until_somebody_works_on_it() {
+        let mut view = view([line(0, "waiting", 0)]);
+        let step = |state, waits: Option<&str>| ShardStep {
+            job: "fedcba9876543210".to_owned(),
+            line: line(0, state, 0),
+            waits: waits.map(str::to_owned),
+        };
+        view.put(&step("waiting", Some("no node takes it:\nit has gone")));
+        let expected = "job fedcba9876: 0 of 1 shards done, waits: no node takes it: it has gone";
+        assert_eq!(view.frame(24, 80)[0], expected);
+        assert_eq!(view.frame(24, 30)[0], expected[..30]);
+        view.put(&step("running", None));
+        assert_eq!(view.frame(24, 80)[0], "job fedcba9876: 0 of 1 shards done");
     }
 
     #[test]

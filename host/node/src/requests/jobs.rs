@@ -222,6 +222,9 @@ pub struct ShardStep {
     /// The shard as it is now.
     #[serde(flatten)]
     pub line: ShardLine,
+    /// What keeps the job, if nobody works on any of its shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// Someone who has, or had, shards of a job.

@@ -123,9 +123,14 @@ fn reference_of(package: &str) -> Result<(PackageRef, Vec<ProviderAddr>), Failur
         };
         return Ok((reference, vec![node]));
     }
-    let reference = package
-        .parse()
-        .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
+    let reference: Result<PackageRef, _> = package.parse();
+    // What begins like a ticket and is no name either was one.
+    if let (Err(_), Err(error)) = (&reference, package.parse::<Ticket>())
+        && package.starts_with("skep1")
+    {
+        return Err(Failure::of(FailureKind::Usage, &error));
+    }
+    let reference = reference.map_err(|error| Failure::of(FailureKind::Usage, &error))?;
     Ok((reference, Vec::new()))
 }
 

@@ -51,6 +51,22 @@ pub async fn locate(
         .map(|installed| Located::Installed(Box::new(installed)))
 }
 
+/// Finds a package that other nodes can fetch from this one; none if what is meant is a folder or a file. A ticket is
+/// installed first. A name stands for what is installed, whatever a folder here is called.
+pub async fn published(
+    service: &Service,
+    package: &str,
+    progress: &ProgressSender,
+) -> Result<Option<Installed>, Failure> {
+    if package.parse::<Ticket>().is_err() && package.parse::<PackageRef>().is_ok() {
+        return installed(service, package).await.map(Some);
+    }
+    Ok(match locate(service, package, progress).await? {
+        Located::Installed(installed) => Some(*installed),
+        Located::Folder { .. } | Located::File(_) => None,
+    })
+}
+
 /// The installed release that a name or a digest means.
 pub async fn installed(service: &Service, package: &str) -> Result<Installed, Failure> {
     installed_in(service.swarm().await?, package).await

@@ -43,7 +43,9 @@ pub async fn answer(
         }
         JobRequest::Watch { job } => {
             let folder = folder::find(&service.home, &job)?;
-            if folder.is_over() {
+            // One that is over may still be written down, and then nobody else reads it.
+            let is_worked_on = service.jobs.running().contains_key(&folder.id);
+            if folder.is_over() && !is_worked_on {
                 return ended(at_rest(&folder)?);
             }
             let running = drive::begin(service, &folder, None)?;
@@ -86,16 +88,20 @@ pub async fn answer(
             let job = seen(service, &folder)?;
             if job.state != JobState::Done {
                 let total = job.shards.len();
+                let next = match (job.state, &job.reason) {
+                    (JobState::Failed, Some(reason)) => format!("it has failed: {reason}"),
+                    (JobState::Running, _) => "`skep job watch` follows it".to_owned(),
+                    _ => "`skep job watch` goes on with it".to_owned(),
+                };
                 return Err(Failure::new(
                     FailureKind::NotFound,
                     format!(
-                        "the job has no whole result: {} of {total} shards are done; \
-                         `skep job watch` goes on with it",
+                        "the job has no whole result: {} of {total} shards are done; {next}",
                         job.finished
                     ),
                 ));
             }
-            folder.deliver(&output)?;
+            folder.deliver(&output).map_err(elsewhere)?;
             let output = Some(output);
             let job = JobView { output, ..job };
             Ok(Response::Job(Box::new(JobAnswer { job })))
@@ -140,12 +146,22 @@ pub async fn answer(
     }
 }
 
-/// Waits for a job's end, and tells what happens to its shards.
+/// A failure to write a result, with what to do.
+pub(super) fn elsewhere(failure: Failure) -> Failure {
+    Failure::new(
+        failure.kind,
+        format!("{failure}; name another file with --output"),
+    )
+}
+
+/// Waits for a job's end, and tells what happens to its shards, and what it waits for once nobody works on them.
 async fn follow(running: &drive::Running, progress: &ProgressSender) -> Result<Response, Failure> {
     let mut watched = running.view();
     let mut told: Vec<Progress> = Vec::new();
+    let mut waited = None;
     loop {
         let view = watched.borrow_and_update().clone();
+        let waits = what_for(&view);
         let steps: Vec<Progress> = view
             .shards
             .iter()
@@ -155,12 +171,15 @@ async fn follow(running: &drive::Running, progress: &ProgressSender) -> Result<R
             let before = told.get(number);
             let is_new =
                 before.is_none_or(|told| (&told.stage, told.done) != (&step.stage, step.done));
-            if !is_new {
+            // What all of them wait for is told with the first.
+            let is_told = number == 0 && waits != waited;
+            if !is_new && !is_told {
                 continue;
             }
             let (job, line) = (view.job.clone(), view.shards[number].clone());
+            let waits = waits.clone();
             let step = Progress {
-                shard: Some(Box::new(ShardStep { job, line })),
+                shard: Some(Box::new(ShardStep { job, line, waits })),
                 ..step.clone()
             };
             // Whoever watches has gone if this fails, and then this future with it.
@@ -168,7 +187,7 @@ async fn follow(running: &drive::Running, progress: &ProgressSender) -> Result<R
                 tracing::debug!("nobody watches the job any more");
             }
         }
-        told = steps;
+        (told, waited) = (steps, waits);
         if view.state != JobState::Running {
             return ended(view);
         }
@@ -177,6 +196,16 @@ async fn follow(running: &drive::Running, progress: &ProgressSender) -> Result<R
             return ended(watched.borrow().clone());
         }
     }
+}
+
+/// What keeps a job of which nobody works on any shard, if that is known.
+pub(super) fn what_for(job: &JobView) -> Option<String> {
+    let mut shards = job.shards.iter();
+    let is_idle = shards.all(|line| matches!(&*line.state, "waiting" | "done"));
+    let reason = job.reason.as_ref();
+    reason
+        .filter(|_| is_idle && job.state == JobState::Running)
+        .cloned()
 }
 
 fn step(job: &str, line: &ShardLine) -> Progress {
@@ -205,8 +234,9 @@ fn step(job: &str, line: &ShardLine) -> Progress {
 
 /// A job that is not worked on any more: its view, or why it has no result.
 fn ended(job: JobView) -> Result<Response, Failure> {
-    match job.state {
-        JobState::Failed | JobState::Paused => Err(Failure::new(
+    match (job.state, &job.reason) {
+        // One that is done has a reason if its result is not where it was to go.
+        (JobState::Failed | JobState::Paused, _) | (JobState::Done, Some(_)) => Err(Failure::new(
             FailureKind::Failed,
             format!(
                 "job {}: {}",
@@ -216,7 +246,9 @@ fn ended(job: JobView) -> Result<Response, Failure> {
                     .unwrap_or("it did not come to its end")
             ),
         )),
-        JobState::Done | JobState::Running => Ok(Response::Job(Box::new(JobAnswer { job }))),
+        (JobState::Done, None) | (JobState::Running, _) => {
+            Ok(Response::Job(Box::new(JobAnswer { job })))
+        }
     }
 }
 

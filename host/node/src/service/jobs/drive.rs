@@ -17,6 +17,7 @@ mod send;
 mod told;
 
 pub use lease::SMALLEST_PANEL;
+pub use told::too_dear;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -124,6 +125,8 @@ struct Driver {
     refusals: BTreeMap<String, String>,
     /// What last went wrong with a shard.
     trouble: Option<String>,
+    /// Why the result is not where it was to go.
+    undelivered: Option<String>,
     sends: HashMap<AttemptId, Send>,
     /// Leases whose providers did not take them then, and have not been given them again.
     put_off: BTreeSet<AttemptId>,
@@ -183,6 +186,7 @@ impl Driver {
             quotes: BTreeMap::new(),
             refusals: BTreeMap::new(),
             trouble: None,
+            undelivered: None,
             sends: HashMap::new(),
             put_off: BTreeSet::new(),
             proofs: Vec::new(),
@@ -200,7 +204,7 @@ impl Driver {
     async fn run(mut self) {
         let ended = self.see_through().await;
         let (state, reason) = match &ended {
-            Ok(()) if self.job.is_complete() => (JobState::Done, None),
+            Ok(()) if self.job.is_complete() => (JobState::Done, self.undelivered.take()),
             Ok(()) => (JobState::Failed, self.reason()),
             Err(failure) => {
                 tracing::warn!(job = %self.folder.id, %failure, "a job cannot be gone on with");
@@ -208,18 +212,17 @@ impl Driver {
             }
         };
         let view = answer::view(&self.folder, &self.spec, &self.job, state, reason, |_| 0);
-        self.shown.show(view);
-        // Before whoever watches learns of the end, the journal is free for another process.
         let Self {
             service,
             folder,
             journal,
-            shown,
+            mut shown,
             ..
         } = self;
+        // Before whoever watches learns of the end, the journal is free for whoever asks next.
         drop(journal);
         service.jobs.running().remove(&folder.id);
-        drop(shown);
+        shown.show(view);
     }
 
     async fn see_through(&mut self) -> Result<(), Failure> {
@@ -250,7 +253,7 @@ impl Driver {
             let has_ended = self.job.is_complete() || self.job.gave_up().is_some();
             if has_ended && self.job.outstanding().is_empty() && self.sends.is_empty() {
                 if self.job.is_complete() && self.patience.is_none() {
-                    self.folder.deliver_as(&self.spec)?;
+                    self.deliver();
                 }
                 if self.have_proofs() && self.have_labels() {
                     break;
@@ -281,6 +284,17 @@ impl Driver {
         }
         self.folder.set_over(&lost)?;
         self.journal.forget_outputs().map_err(failed)
+    }
+
+    /// Writes the result to where it goes. Where that cannot be, the job ends all the same: the result is with the job,
+    /// and no credits are held for it any more.
+    fn deliver(&mut self) {
+        if let Err(failure) = self.folder.deliver_as(&self.spec) {
+            tracing::warn!(job = %self.folder.id, %failure, "a result is not where it was to go");
+            self.undelivered = Some(format!(
+                "{failure}; it is with the job, and `skep job result` writes it elsewhere"
+            ));
+        }
     }
 
     /// Writes events down, and only then lets the job know.

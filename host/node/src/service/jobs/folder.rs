@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use skep_evidence::{AccountId, Candidates, Credits, Split};
 use skep_market::{AttemptId, JobPlan, Trail};
 use skep_registry::Digest;
-use tempfile::TempPath;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::{adapters, failed};
 use crate::failure::{Failure, FailureKind};
@@ -147,12 +147,15 @@ impl Spec {
         self.audit > 0 || self.looks_at_odd
     }
 
+    /// How many leases it takes if nothing goes wrong, each of which may cost the same part of all.
+    pub fn leases(&self) -> u64 {
+        let results = self.shards.len() as u64 * u64::from(self.replicas);
+        results + (results * u64::from(self.audit)).div_ceil(1_000_000)
+    }
+
     /// What the state machine has to know.
     pub fn plan(&self) -> JobPlan {
         let shards = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
-        let results = u64::from(shards) * u64::from(self.replicas);
-        let audits = (results * u64::from(self.audit)).div_ceil(1_000_000);
-        let leases = results + audits;
         JobPlan {
             job: self.job,
             shards,
@@ -161,7 +164,7 @@ impl Spec {
             followed: self.followed,
             looks_at_odd: self.looks_at_odd,
             budget: Credits::from_micro(self.budget),
-            lease_limit: Credits::from_micro(self.budget / leases.max(1)),
+            lease_limit: Credits::from_micro(self.budget / self.leases().max(1)),
             deadline: self.deadline,
             patience: PATIENCE,
             first_patience: FIRST_PATIENCE.min(self.deadline.saturating_sub(self.began) / 4),
@@ -503,16 +506,8 @@ impl Folder {
 
     /// Copies the result to where it goes, in place of what is there.
     pub fn deliver(&self, to: &Path) -> Result<(), Failure> {
-        let parent = match to.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
         let deliver = || -> io::Result<()> {
-            let mut builder = tempfile::Builder::new();
-            // As any other file that the person makes: their umask decides who may read it.
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-            let mut file = builder.tempfile_in(parent)?;
+            let mut file = beside(to)?;
             // A job without any record has no result yet.
             match File::open(self.result()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -524,16 +519,46 @@ impl Folder {
             file.persist(to).map_err(|error| error.error)?;
             Ok(())
         };
-        deliver().map_err(|error| {
-            Failure::new(
-                FailureKind::Failed,
-                format!(
-                    "cannot write the result to {}: {error}; `skep job result` writes it elsewhere",
-                    to.display()
-                ),
-            )
-        })
+        deliver().map_err(|error| cannot_write(to, &error))
     }
+}
+
+/// Whether a result could be written there, before anything is paid for it.
+pub fn can_be_written(to: &Path) -> Result<(), Failure> {
+    match to.is_dir() {
+        true => Err(cannot_write(
+            to,
+            &io::Error::from(io::ErrorKind::IsADirectory),
+        )),
+        false => beside(to)
+            .map(drop)
+            .map_err(|error| cannot_write(to, &error)),
+    }
+}
+
+/// A file that takes the place of another once it is whole.
+fn beside(to: &Path) -> io::Result<NamedTempFile> {
+    let parent = match to.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // As any other file that the person makes: their umask decides who may read it.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(parent)
+}
+
+fn cannot_write(to: &Path, error: &io::Error) -> Failure {
+    // Without the name of the file beside it, of which nobody has heard.
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => "its folder is not there".to_owned(),
+        kind => kind.to_string(),
+    };
+    Failure::new(
+        FailureKind::Failed,
+        format!("cannot write the result to {}: {why}", to.display()),
+    )
 }
 
 /// Where a shard lies in the input.
@@ -547,7 +572,7 @@ fn piece(spec: &Spec, number: u32) -> Result<&Piece, Failure> {
 /// Writes a file whole, or not at all.
 pub(super) fn put(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = NamedTempFile::new_in(folder)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;

@@ -8,21 +8,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use skep_evidence::{AccountId, Credits, Split};
-use skep_market::{Quotation, Refusal, limits_for, split};
+use skep_market::{Quotation, Refusal, limits_for, split, typical};
 use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
 use skep_swarm::Installed;
 
+use super::answer::elsewhere;
 use super::around::{Asked, Quotes, Wanted};
-use super::drive::SMALLEST_PANEL;
+use super::drive::{SMALLEST_PANEL, too_dear};
 use super::folder::{self, Adapter, Folder, Piece, Spec};
 use super::suitable::suitable;
 use super::talk::TalkError;
 use super::{adapters, around, attest, failed, money, now, random, work};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::jobs::Submission;
-use crate::service::locate::{self, Located};
-use crate::service::{ProgressSender, Service, inspect, run};
+use crate::requests::{Progress, Unit};
+use crate::service::{ProgressSender, Service, inspect, locate, run};
 
 /// The most bytes that a shard is made of, unless one line alone has more.
 const SHARD: u64 = 8 << 20;
@@ -40,15 +41,16 @@ pub async fn submit(
     progress: &ProgressSender,
 ) -> Result<(Folder, Quotes), Failure> {
     let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
-    let Located::Installed(installed) =
-        locate::locate(service, &submission.package, progress).await?
-    else {
+    let Some(installed) = locate::published(service, &submission.package, progress).await? else {
         return Err(usage(format!(
             "{} is not a package that others can fetch; `skep publish` makes it one, and its name \
              then stands for it",
             submission.package
         )));
     };
+    if let Some(output) = &submission.output {
+        folder::can_be_written(output).map_err(elsewhere)?;
+    }
     let release = &installed.release;
     let component = release.component().ok_or_else(|| {
         usage(format!(
@@ -110,7 +112,7 @@ pub async fn submit(
                 bytes: around as u64,
                 alone: None,
             };
-            let (quotations, _) = willing(service, submission, &sought, least).await?;
+            let (quotations, _) = willing(service, submission, &sought, least, progress).await?;
             let slots = quotations.iter().map(Quotation::room);
             slots.sum::<u32>() * EACH
         }
@@ -131,7 +133,7 @@ pub async fn submit(
             .filter(|piece| piece.lines == 1)
             .map(|piece| piece.first_line),
     };
-    let (quotations, quotes) = willing(service, submission, &sought, largest).await?;
+    let (quotations, quotes) = willing(service, submission, &sought, largest, progress).await?;
     let mut seed = release.digest().as_bytes().to_vec();
     seed.extend(random()?);
     let began = now();
@@ -174,6 +176,11 @@ pub async fn submit(
         begun_by,
         root: random()?,
     };
+    let price = |quoted: &Quotation| typical(&quoted.tariff(), spec.largest, spec.warm);
+    // Such a job would wait until its deadline.
+    if let Some(dear) = too_dear(&spec, quotations.iter().map(price).collect()) {
+        return Err(Failure::new(FailureKind::Refused, dear));
+    }
     let home = service.home.clone();
     let input = submission.input.clone();
     let create = move || folder::create(&home, &spec, &input, labels.as_deref());
@@ -206,9 +213,21 @@ async fn willing(
     submission: &Submission,
     sought: &Sought,
     largest: Largest,
+    progress: &ProgressSender,
 ) -> Result<(Vec<Quotation>, Quotes), Failure> {
     let asked = Asked::of(&submission.providers, submission.only)?;
     let swarm = service.swarm().await?;
+    // Who is not there is waited for.
+    let step = Progress {
+        stage: "asking nodes what they would take".to_owned(),
+        done: 0,
+        total: None,
+        unit: Unit::Shards,
+        training: None,
+        shard: None,
+    };
+    // A full channel means that nobody watches.
+    let _ = progress.try_send(step);
     let mut quotes = around::quotes(swarm, asked, sought.wanted, largest.bytes).await;
     quotes = suitable(quotes, sought.account, &sought.family);
     if submission.attested {
@@ -254,11 +273,14 @@ async fn willing(
     let mut reason = match quotes.is_empty() {
         true => "no other node is known; name one by its ticket with --provider".to_owned(),
         false => format!(
-            "{} of {} nodes take it, and each shard needs {}: {}",
+            "{} of {} nodes take it, and each shard needs {}{}",
             taking.len(),
             quotes.len(),
             submission.replicas,
-            around::why_nobody(&quotes)
+            match taking.len() == quotes.len() {
+                true => "; name more with --provider, or lower --replicas".to_owned(),
+                false => format!(": {}", around::why_nobody(&quotes)),
+            }
         ),
     };
     if let Some(line) = largest.alone.filter(|_| is_too_large(&quotes)) {

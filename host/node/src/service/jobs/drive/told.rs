@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use skep_market::{AttemptId, Offer};
+use skep_evidence::Credits;
+use skep_market::AttemptId;
 
 use super::super::answer;
 use super::super::around::{Wanted, listed};
-use super::{Driver, SMALLEST_PANEL};
+use super::{Driver, SMALLEST_PANEL, Spec};
 use crate::requests::jobs::{JobState, JobView};
 
 impl Driver {
@@ -46,13 +47,44 @@ impl Driver {
         if self.quotes.is_empty() && !self.refusals.is_empty() {
             return Some(format!("no node takes it: {}", listed(&self.refusals)));
         }
-        let gets_nothing = |offers: Vec<Offer>| offers.iter().all(|offer| offer.slots == 0);
-        if !self.quotes.is_empty() && self.offers().is_ok_and(gets_nothing) {
-            return Some(format!(
-                "of the nodes that answer, none has enough at stake, or fewer than \
-                 {SMALLEST_PANEL} are of one kind, which an audit takes"
-            ));
+        let offers = match self.quotes.is_empty() {
+            true => None,
+            false => self.offers().ok(),
+        };
+        if let Some(offers) = offers {
+            if offers.iter().all(|offer| offer.slots == 0) {
+                return Some(format!(
+                    "of the nodes that answer, none has enough at stake, or fewer than \
+                     {SMALLEST_PANEL} are of one kind, which an audit takes"
+                ));
+            }
+            let open = offers.iter().filter(|offer| offer.slots > 0);
+            let prices = open.map(|offer| offer.price).collect();
+            if let Some(dear) = too_dear(&self.spec, prices) {
+                return Some(dear);
+            }
         }
         self.trouble.clone()
     }
+}
+
+/// Why not as many leases can be made out as a shard needs, of nodes that ask for these prices, if it is for that.
+pub fn too_dear(spec: &Spec, mut prices: Vec<Credits>) -> Option<String> {
+    prices.sort_unstable();
+    let last = (spec.replicas as usize).saturating_sub(1);
+    let asked = *prices.get(last)?;
+    let (limit, leases) = (spec.plan().lease_limit, spec.leases());
+    let needed = Credits::from_micro(asked.micro().saturating_mul(leases));
+    let warm = match spec.warm {
+        0 => String::new(),
+        seconds => format!(" and {seconds} s of being kept ready"),
+    };
+    (leases > 0 && asked > limit).then(|| {
+        format!(
+            "--max-price of {} credits leaves {limit} for each of {leases} leases, and nodes ask for \
+             {asked}, counted for 10^12 operations{warm}, since nobody knows beforehand what a \
+             shard takes; allow {needed}, or cut the input into fewer parts with --shards",
+            Credits::from_micro(spec.budget)
+        )
+    })
 }

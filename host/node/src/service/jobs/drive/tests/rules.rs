@@ -32,6 +32,54 @@ fn accounts<const N: usize>(seeds: [u8; N]) -> [AccountId; N] {
     seeds.map(|seed| key(seed).id())
 }
 
+/// A job of two shards that may cost ten millionths, with providers that ask for so many for 10¹² operations.
+fn asked(replicas: u32, prices: &[u64]) -> Desk {
+    let quotes = (1..).zip(prices).map(|(seed, flops)| {
+        let (account, (node, quotation)) = quote(seed, 2);
+        let tariff = [0, *flops, 0, 0];
+        (
+            account,
+            (
+                node,
+                Quotation {
+                    tariff,
+                    ..quotation
+                },
+            ),
+        )
+    });
+    let spec = Spec {
+        budget: 10,
+        replicas,
+        ..spec(2)
+    };
+    Desk::with(&spec, quotes.collect(), &[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_too_few_nodes_work_on_for_its_price_says_so() {
+    for (replicas, prices, leases) in [(1, &[5, 6][..], 2), (2, &[2, 2, 9][..], 4)] {
+        let desk = asked(replicas, prices);
+        assert_eq!(desk.open().len(), leases, "{prices:?}");
+        assert_eq!(desk.driver.reason(), None, "{prices:?}");
+    }
+    let desk = asked(1, &[6, 7]);
+    assert!(desk.open().is_empty());
+    let reason = desk.driver.reason().unwrap();
+    let leaves = "--max-price of 0.00001 credits leaves 0.000005 for each of 2 leases";
+    assert!(reason.contains(leaves), "{reason}");
+    assert!(reason.contains("ask for 0.000006,"), "{reason}");
+    assert!(reason.contains("allow 0.000012,"), "{reason}");
+    // Whoever watches is told, since nobody works on it.
+    assert_eq!(answer::what_for(&desk.driver.view()), Some(reason));
+    // One of them would and does, and each shard takes two.
+    let desk = asked(2, &[2, 3]);
+    assert_eq!(desk.open().len(), 2);
+    let reason = desk.driver.reason().unwrap();
+    assert!(reason.contains("ask for 0.000003,"), "{reason}");
+    assert_eq!(answer::what_for(&desk.driver.view()), None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_without_audits_names_a_panel_of_seven_at_most() {
     let staked = accounts([1, 2, 3, 4, 5, 6, 7, 8, 9]);
