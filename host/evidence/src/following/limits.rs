@@ -3,7 +3,7 @@
 //! All numbers that say so are here. Those for states are twice as far as any honest text was between sets of
 //! instructions, which depends on how many states there are in a chunk: the 128 largest activations of 32 states are few
 //! that stand out, and those of one state are a good part of it. A text of 40 tokens ends with a chunk of 7 states, and
-//! of such texts 10,000 were compared (`docs/benchmarks.md`). Of chunks of fewer states a few were: those of 216 texts.
+//! of such texts 10,000 were compared, and 4,050 of all lengths below (`docs/benchmarks.md`).
 //!
 //! # What it must never do
 //!
@@ -31,24 +31,33 @@ pub struct Limits {
 const MANY_STATES: usize = 7;
 
 /// Whoever is nearer agrees. The furthest of 10,000 honest texts of 40 tokens of the model that comes with skep had 122
-/// matches of 128, and mantissas that differ by 1.59 in the mean and 1 in the median. Of chunks of one state the furthest
-/// had 124 matches, and mantissas that differ by 2.9 and 2; in matches they are given what longer ones are given, and
-/// what lies between one state and seven is taken to be as far apart as one. Of the tokens of those 10,000 one in some 4,000
-/// fell short by more than the tolerance.
+/// matches of 128, and mantissas that differ by 1.59 in the mean and 1 in the median. Of chunks of fewer than seven states
+/// the furthest had 121 matches; mantissas were no further apart, but in those of one state, by 2.9 in the mean and 2 in
+/// the median. Of the tokens of those 10,000 one in some 4,000 fell short by more than the tolerance.
 pub const NEAR: Limits = Limits {
     states: Thresholds {
         matches: 116,
         mantissa_mean: 4,
         mantissa_median: 2,
     },
-    few_states: &[(
-        MANY_STATES,
-        Thresholds {
-            matches: 116,
-            mantissa_mean: 6,
-            mantissa_median: 4,
-        },
-    )],
+    few_states: &[
+        (
+            2,
+            Thresholds {
+                matches: 114,
+                mantissa_mean: 6,
+                mantissa_median: 4,
+            },
+        ),
+        (
+            MANY_STATES,
+            Thresholds {
+                matches: 114,
+                mantissa_mean: 4,
+                mantissa_median: 2,
+            },
+        ),
+    ],
     one_in: 40,
     any: 1,
     gap: 0.5,
