@@ -187,14 +187,8 @@ async fn who_cannot_have_a_package_for_want_of_this_node_s_disk_hears_of_none_of
         fs::remove_file(&place).unwrap();
         fs::create_dir(&place).unwrap();
     }
-    let brought = obtained(
-        &provider,
-        &anybody,
-        release.digest(),
-        10,
-        &[author.addr()],
-        &large,
-    );
+    let sources = [author.addr()];
+    let brought = obtained(&provider, &anybody, release.digest(), 10, &sources, &large);
     assert!(brought.await.is_ok());
     // Nor is it this node's fault that nobody has one.
     let unknown = Digest::of(b"unknown");
