@@ -379,6 +379,8 @@ fn print_status(status: &Status) {
     );
     println!("  knows of  {} other nodes by gossip", status.heard_of);
     println!("  ticket    {}", status.ticket);
+    println!("  account   {}", status.account);
+    println!("  jobs      {}", jobs::taken(&status.jobs));
     if let Some(label) = hardware::told(&status.hardware) {
         println!("  attested  {label}");
     }

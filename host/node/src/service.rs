@@ -226,6 +226,8 @@ impl Service {
                 .filter(|release| release.model().is_some())
                 .count() as u64,
             heard_of: swarm.acquaintances().len() as u64,
+            account: jobs::account(self)?.id().to_string(),
+            jobs: jobs::terms(&self.config.jobs),
             running: self.running.lines(),
             loaded: self.models.loaded(),
             kept: self.jobs.kept(),

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use skep_tests::{Built, Ended, Node, run};
+use skep_tests::{Built, Ended, Node, configure, run};
 
 /// A command's outcome as one text, with what differs from run to run taken out.
 fn shown(home: &Path, arguments: &[&str]) -> String {
@@ -193,6 +193,7 @@ fn a_running_node_says_what_it_is_and_none_is_said_to_be_none() {
     for (what, name) in [
         (text("ticket"), "TICKET"),
         (text("node"), "NODE"),
+        (text("account"), "ACCOUNT"),
         (address.to_owned(), "ADDRESS"),
         (format!("process {}", node.pid()), "process PID"),
     ] {
@@ -205,4 +206,30 @@ fn a_running_node_says_what_it_is_and_none_is_said_to_be_none() {
     assert_eq!(status["node"], node.status["node"]);
     assert_eq!(status["running"], serde_json::json!([]));
     assert_eq!(status["packages"], 0);
+    assert_eq!(status["jobs"]["accept"], false);
+    let account = node.ask(&["account"]).unwrap();
+    assert_eq!(status["account"], account["account"]["account"]);
+}
+
+#[test]
+fn a_running_node_says_for_how_much_it_takes_jobs() {
+    let home = tempfile::tempdir().unwrap();
+    let rules = "[jobs]\naccept = true\nat-once = 3\nprice-per-teraflop = \"0.25\"\n\
+                 price-per-gigabyte = \"0.5\"\nprice-per-hour = \"2\"\n";
+    configure(home.path(), rules).unwrap();
+    let node = Node::start(&Built::skep(), home.path()).unwrap();
+    let told = shown(node.home(), &["node", "status"]);
+    let line = "  jobs      takes 3 shards at once, for 0.25 credits per 10^12 operations, 0.5 per 10^9 bytes, \
+                2 per hour kept ready\n";
+    assert!(told.contains(line), "{told}");
+    assert_eq!(
+        node.status["jobs"],
+        serde_json::json!({
+            "accept": true,
+            "at_once": 3,
+            "teraflop_micro": 250_000,
+            "gigabyte_micro": 500_000,
+            "hour_micro": 2_000_000,
+        })
+    );
 }

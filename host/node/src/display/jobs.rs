@@ -5,7 +5,8 @@ use skep_evidence::Credits;
 use super::hardware;
 use crate::moment::moment;
 use crate::requests::jobs::{
-    AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobView, Judged, ShardLine,
+    AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobTerms, JobView, Judged,
+    ShardLine,
 };
 
 /// Prints a job with its shards.
@@ -173,6 +174,25 @@ pub fn print_account(account: &AccountView) {
             stays(line.until)
         );
     }
+}
+
+/// What of others' jobs a node takes, and what it asks for that.
+pub(super) fn taken(terms: &JobTerms) -> String {
+    if !terms.accept {
+        return "takes none of others; `accept = true` in [jobs] of config.toml has it take them"
+            .to_owned();
+    }
+    let shards = match terms.at_once {
+        1 => "shard",
+        _ => "shards",
+    };
+    format!(
+        "takes {} {shards} at once, for {} credits per 10^12 operations, {} per 10^9 bytes, {} per hour kept ready",
+        terms.at_once,
+        Credits::from_micro(terms.teraflop_micro),
+        Credits::from_micro(terms.gigabyte_micro),
+        Credits::from_micro(terms.hour_micro)
+    )
 }
 
 /// Who has a shard, and whether it is attested.

@@ -326,6 +326,21 @@ pub struct StakeLine {
     pub until: Option<u64>,
 }
 
+/// What of others' jobs a node takes, and for how much, as its owner has set it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobTerms {
+    /// Whether it takes any.
+    pub accept: bool,
+    /// How many shards run there at once.
+    pub at_once: u32,
+    /// What it asks for 10¹² operations, in micro-credits.
+    pub teraflop_micro: u64,
+    /// What it asks for 10⁹ bytes of input and output, in micro-credits.
+    pub gigabyte_micro: u64,
+    /// What it asks for an hour in which something is kept ready, in micro-credits.
+    pub hour_micro: u64,
+}
+
 /// What a verifier says of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Checked {
