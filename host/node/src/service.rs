@@ -90,6 +90,17 @@ impl Service {
         })
     }
 
+    /// Whether this program has a way to the devices that the owner has named. Whether they are there is found out when
+    /// something is computed on them.
+    pub fn has_ways(&self) -> Result<(), Failure> {
+        skep_devices::is_built(self.config.engine.device).map_err(|error| {
+            let text = format!("device in [engine] of config.toml: {error}");
+            Failure::new(FailureKind::Failed, text)
+        })?;
+        finetune::device::open(self.config.trainings.device)?;
+        Ok(())
+    }
+
     /// Does what is asked.
     pub async fn answer(
         self: &Arc<Self>,

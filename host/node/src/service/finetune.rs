@@ -4,7 +4,7 @@
 //! the training goes on from when it was interrupted. Whoever stops waiting for the answer stops
 //! the training, which then keeps a checkpoint.
 
-mod device;
+pub mod device;
 mod plot;
 mod rehearsal;
 mod room;
