@@ -120,7 +120,7 @@ pub fn print(response: &Response) {
         Response::Status(status) => print_status(status),
         Response::Job(answer) => jobs::print_job(&answer.job),
         Response::Jobs(list) => jobs::print_jobs(&list.jobs),
-        Response::Account(answer) => jobs::print_account(&answer.account),
+        Response::Account(answer) => jobs::print_account(answer),
         Response::Judged(judged) => jobs::print_judged(judged),
         Response::Checked(checked) => jobs::print_checked(checked),
         Response::WroteReceipts(answer) => receipts::print_written(&answer.wrote),

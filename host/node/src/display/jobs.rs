@@ -5,8 +5,8 @@ use skep_evidence::Credits;
 use super::hardware;
 use crate::moment::moment;
 use crate::requests::jobs::{
-    AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobTerms, JobView, Judged,
-    ShardLine,
+    AccountAnswer, AuditLine, AuditState, Checked, FindingName, JobState, JobTerms, JobView,
+    Judged, MissingLine, ShardLine,
 };
 
 /// Prints a job with its shards.
@@ -140,8 +140,9 @@ fn print_line(job: &JobView) {
     println!("job {} {state}, {} shards done", job.job, job.finished);
 }
 
-/// Prints the credits of a node.
-pub fn print_account(account: &AccountView) {
+/// Prints the credits of a node, and the receipts that it lacks if it has asked for them.
+pub fn print_account(answer: &AccountAnswer) {
+    let account = &answer.account;
     let credits = Credits::from_micro;
     println!("account {}", account.account);
     println!("  to spend  {}", credits(account.available_micro));
@@ -174,6 +175,31 @@ pub fn print_account(account: &AccountView) {
             stays(line.until)
         );
     }
+    match answer.missing.as_deref() {
+        None => {}
+        Some([]) => println!("  missing   no receipts"),
+        Some(missing) => missing
+            .iter()
+            .for_each(|line| println!("  missing   {}", lacking(line))),
+    }
+}
+
+/// Which receipts are missing, from whom, and why they may be.
+fn lacking(line: &MissingLine) -> String {
+    let receipts = match line.receipts {
+        1 => "1 receipt".to_owned(),
+        number => format!("{number} receipts"),
+    };
+    let why = match line.reached {
+        true => "its node was asked, and did not give all of them",
+        false => "its node was not reached; the next round asks again",
+    };
+    format!(
+        "{receipts} of {} over {} credits, since {}: {why}",
+        short(&line.account),
+        Credits::from_micro(line.micro),
+        moment(line.since)
+    )
 }
 
 /// What of others' jobs a node takes, and what it asks for that.

@@ -416,4 +416,22 @@ pub struct Judged {
 pub struct AccountAnswer {
     /// The account.
     pub account: AccountView,
+    /// After receipts were asked for, those that are still missing: who owes most first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<MissingLine>>,
+}
+
+/// Receipts of one account that are owed to this node: it did the work, and has no countersignature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingLine {
+    /// Whose work it was, who is to countersign.
+    pub account: String,
+    /// How many receipts.
+    pub receipts: u64,
+    /// What they come to, in micro-credits.
+    pub micro: u64,
+    /// When the first of that work was done, in milliseconds since 1970.
+    pub since: u64,
+    /// Whether a node of that account could be asked just now.
+    pub reached: bool,
 }
