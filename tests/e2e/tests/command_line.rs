@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use skep_evidence::AccountKey;
 use skep_tests::{Built, Ended, Node, configure, run};
 
 /// A command's outcome as one text, with what differs from run to run taken out.
@@ -125,6 +126,11 @@ fn credits_are_put_in_and_shown() {
         insta::assert_snapshot!(shown(home.path(), &["account"]));
         insta::assert_snapshot!(shown(home.path(), &["account", "add", "much"]));
     });
+    // Those of others in this ledger are balances, whatever they have them for.
+    let other = AccountKey::from_seed(&[5; 32]).id().to_string();
+    let added = run(home.path(), &["account", "add", "0.5", "--account", &other]).unwrap();
+    let line = format!("\n  balance   0.5 of {}\n", &other[..10]);
+    assert!(added.stdout.contains(&line), "{}", added.stdout);
     insta::assert_snapshot!(shown(home.path(), &["job", "status"]));
     insta::assert_snapshot!(shown(home.path(), &["job", "watch", "abc"]));
     #[cfg(unix)]

@@ -160,9 +160,9 @@ pub fn print_account(answer: &AccountAnswer) {
         credits(account.earned_micro),
         account.receipts
     );
-    for line in &account.paid {
+    for line in &account.balances {
         println!(
-            "  paid      {} to {}",
+            "  balance   {} of {}",
             credits(line.micro),
             short(&line.account)
         );

@@ -297,17 +297,17 @@ pub struct AccountView {
     pub earned_micro: u64,
     /// How many receipts these are.
     pub receipts: u64,
-    /// What this node's ledger paid to whom, by account.
-    pub paid: Vec<PaidLine>,
+    /// The balances of others in this node's ledger, by account: what each has to spend there.
+    pub balances: Vec<AvailableLine>,
     /// What others have at stake in this node's ledger, by account.
     pub stakes: Vec<StakeLine>,
     /// All credits of the ledger, which never changes.
     pub supply_micro: u64,
 }
 
-/// What another account got in this node's ledger.
+/// The balance of another account in this node's ledger.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PaidLine {
+pub struct AvailableLine {
     /// The account.
     pub account: String,
     /// How much, in micro-credits.
