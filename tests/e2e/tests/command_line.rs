@@ -145,6 +145,16 @@ fn credits_are_put_in_and_shown() {
 }
 
 #[test]
+fn an_account_that_is_none_is_told_as_one() {
+    let home = tempfile::tempdir().unwrap();
+    let ended = run(home.path(), &["account", "stake", "1", "--account", "me"]).unwrap();
+    assert_eq!(ended.code, 2);
+    let told =
+        "error: --account: an account id has 56 characters, and this has 2; copy the whole id\n";
+    assert_eq!(ended.stderr, told);
+}
+
+#[test]
 fn every_shell_gets_completions() {
     let home = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {

@@ -173,7 +173,7 @@ fn named(service: &Service, whose: Option<&str>) -> Result<AccountId, Failure> {
         None => Ok(account(service)?.id()),
         Some(text) => text
             .parse::<AccountId>()
-            .map_err(|error| Failure::of(FailureKind::Usage, &error)),
+            .map_err(|error| Failure::new(FailureKind::Usage, format!("--account: {error}"))),
     }
 }
 
