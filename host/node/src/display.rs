@@ -232,13 +232,8 @@ fn print_installed(installed: &Installed) {
 fn print_ran(ran: &Ran) {
     let number = |name: &str| ran.report.get(name).and_then(serde_json::Value::as_f64);
     eprintln!("ran {}", ran.digest);
-    if let Some(records) = number("records") {
-        eprintln!(
-            "  records   {records} ({} with errors), {:.0} records/s, {:.2} s",
-            number("errors").unwrap_or_default(),
-            number("records_per_s").unwrap_or_default(),
-            number("seconds").unwrap_or_default(),
-        );
+    if let Some(pace) = pace(&ran.report) {
+        eprintln!("{pace}");
     }
     eprintln!(
         "  used      {} memory, {} on the device, {:.2} GFLOP, {} host calls",
@@ -288,6 +283,21 @@ fn print_ran(ran: &Ran) {
     {
         eprintln!("  log of the guest:\n{log}");
     }
+}
+
+/// How long a run took, and over how many records it was, if it was over any.
+fn pace(report: &serde_json::Value) -> Option<String> {
+    let number = |name: &str| report.get(name).and_then(serde_json::Value::as_f64);
+    let seconds = number("seconds")?;
+    let records = number("records").unwrap_or_default();
+    let errors = number("errors").unwrap_or_default();
+    if records + errors == 0.0 {
+        return Some(format!("  took      {seconds:.2} s"));
+    }
+    Some(format!(
+        "  records   {records} ({errors} with errors), {:.0} records/s, {seconds:.2} s",
+        number("records_per_s").unwrap_or_default(),
+    ))
 }
 
 fn print_inspected(inspected: &Inspected) {
