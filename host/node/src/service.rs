@@ -13,6 +13,7 @@ mod install;
 pub mod jobs;
 pub mod kind;
 mod language;
+mod limits;
 pub mod lineage;
 mod locate;
 mod models;
