@@ -28,6 +28,9 @@ use crate::failure::{Failure, FailureKind};
 use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
 
+/// What is said of arguments that nobody would read.
+pub(super) const NO_ARGUMENTS: &str =
+    "arguments are for tasks, and a batch classifier has none; leave out what stands behind `--`";
 /// What stands between a failure and what the guest printed.
 pub(super) const LOG: &str = "\nThe guest's log:\n";
 
@@ -425,6 +428,9 @@ fn classify(
     progress: &ProgressSender,
     cancel: &Cancel,
 ) -> Result<RunReport, Failure> {
+    if !request.arguments.is_empty() {
+        return Err(Failure::new(FailureKind::Usage, NO_ARGUMENTS));
+    }
     let input = request
         .input
         .as_deref()
