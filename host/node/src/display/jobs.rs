@@ -11,7 +11,7 @@ use crate::requests::jobs::{
 
 /// Prints a job with its shards.
 pub fn print_job(job: &JobView) {
-    print_line(job);
+    println!("{}", headline(job));
     println!("  package   {}", job.package);
     if let Some(adapter) = &job.adapter {
         println!("  adapter   {adapter}");
@@ -126,18 +126,22 @@ pub fn print_jobs(jobs: &[JobView]) {
         println!("there are no jobs here; `skep job submit` begins one");
     }
     for job in jobs {
-        print_line(job);
+        println!("{}, of {}", headline(job), job.package);
     }
 }
 
-fn print_line(job: &JobView) {
+/// A job and how far it is.
+fn headline(job: &JobView) -> String {
     let state = match job.state {
         JobState::Running => "running",
         JobState::Paused => "paused",
         JobState::Done => "done",
         JobState::Failed => "failed",
     };
-    println!("job {} {state}, {} shards done", job.job, job.finished);
+    format!(
+        "job {} {state}, {} of {} shards done",
+        job.job, job.finished, job.total
+    )
 }
 
 /// Prints the credits of a node, and the receipts that it lacks if it has asked for them.

@@ -171,6 +171,9 @@ pub struct JobView {
     pub reason: Option<String>,
     /// How many shards are done.
     pub finished: u32,
+    /// How many there are.
+    #[serde(default)]
+    pub total: u32,
     /// The shards.
     pub shards: Vec<ShardLine>,
     /// Everyone who ever had one of them.

@@ -399,6 +399,7 @@ pub fn view(
         state,
         reason,
         finished: job.finished(),
+        total: u32::try_from(spec.shards.len()).unwrap_or(u32::MAX),
         shards: lines.collect(),
         providers: providers(&shards, &hardware),
         evidence: folder.evidence(),
