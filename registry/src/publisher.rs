@@ -69,6 +69,9 @@ const CHECK_BYTES: usize = 3;
 const TEXT_LENGTH: usize = 56;
 
 impl PublisherId {
+    /// How many characters the text of an id has.
+    pub const TEXT_LENGTH: usize = TEXT_LENGTH;
+
     /// The publisher with this public key.
     ///
     /// # Errors

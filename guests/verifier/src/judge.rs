@@ -91,10 +91,15 @@ pub fn judge<B: Bytes>(
         }
         let of = outputs.len();
         let Some((model, votes)) = model else {
+            // Where other bytes are no fault, that the same ones came is worth knowing, and proves nothing.
+            let same = votes.get(&output.digest()).copied().unwrap_or_default();
             let why = match (asked.exact, of) {
                 (true, 1) => "there is no other to compare it with".to_owned(),
                 (true, _) => format!("no output of the {of} has a majority"),
-                (false, _) => "the work may give other bytes elsewhere".to_owned(),
+                (false, 1) => "there is no other, and the work may give other bytes".to_owned(),
+                (false, _) => format!(
+                    "{same} of {of} replicas gave the same bytes, and the work may give others"
+                ),
             };
             return Ok(Found::Undecided(why));
         };
@@ -338,7 +343,25 @@ mod tests {
             assert_eq!(judged.len(), outputs.len());
             assert!(judged.iter().all(is_undecided));
         }
-        assert!(found(&["a", "a", "b"], false).iter().all(is_undecided));
+    }
+
+    #[test]
+    fn where_other_bytes_are_no_fault_it_is_said_how_many_are_the_same() {
+        let told = |outputs: &[&'static str]| {
+            let found = found(outputs, false).into_iter();
+            let told = found.map(|found| match found {
+                Found::Undecided(why) => why,
+                other => panic!("{other:?}"),
+            });
+            told.collect::<Vec<_>>()
+        };
+        let same = |same: u32, of: u32| {
+            format!("{same} of {of} replicas gave the same bytes, and the work may give others")
+        };
+        assert_eq!(told(&["a", "a"]), [same(2, 2), same(2, 2)]);
+        assert_eq!(told(&["a", "b", "a"]), [same(2, 3), same(1, 3), same(2, 3)]);
+        let alone = "there is no other, and the work may give other bytes";
+        assert_eq!(told(&["a"]), [alone]);
     }
 
     #[test]

@@ -102,13 +102,12 @@ pub enum OpenError {
     },
 }
 
-/// Opens a device. On the processor `team` computes.
+/// Whether this program has a way to a device. Whether that is there, only [`open`] finds out.
 ///
 /// # Errors
-/// When this program has no way to it, or there is none.
-pub fn open(device: DeviceName, team: Arc<Team>) -> Result<Box<dyn Backend>, OpenError> {
+/// When it has none, with the feature that it has to be built with.
+pub fn is_built(device: DeviceName) -> Result<(), OpenError> {
     match device {
-        DeviceName::Processor => Ok(Box::new(Processor(team))),
         DeviceName::Cuda(_) if !cfg!(feature = "cuda") => Err(OpenError::NotBuilt {
             device,
             feature: "cuda",
@@ -119,6 +118,18 @@ pub fn open(device: DeviceName, team: Arc<Team>) -> Result<Box<dyn Backend>, Ope
                 feature: "wgsl",
             })
         }
+        DeviceName::Processor | DeviceName::Cuda(_) | DeviceName::Vulkan(_) => Ok(()),
+    }
+}
+
+/// Opens a device. On the processor `team` computes.
+///
+/// # Errors
+/// When this program has no way to it, or there is none.
+pub fn open(device: DeviceName, team: Arc<Team>) -> Result<Box<dyn Backend>, OpenError> {
+    is_built(device)?;
+    match device {
+        DeviceName::Processor => Ok(Box::new(Processor(team))),
         #[cfg(any(feature = "cuda", feature = "wgsl", feature = "vulkan"))]
         DeviceName::Cuda(_) | DeviceName::Vulkan(_) => on_device(device),
         #[cfg(not(any(feature = "cuda", feature = "wgsl", feature = "vulkan")))]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use skep_devices::{DeviceName, OpenError, open};
+use skep_devices::{DeviceName, OpenError, is_built, open};
 use skep_kernels::Team;
 
 #[test]
@@ -42,7 +42,8 @@ fn a_device_that_cannot_be_reached_is_not_replaced_by_another() {
     let team = Arc::new(Team::new(1).unwrap());
     let open = |device| open(device, Arc::clone(&team));
     assert_eq!(open(DeviceName::Processor).unwrap().name(), "processor");
-    for (device, is_built) in [
+    assert_eq!(is_built(DeviceName::Processor), Ok(()));
+    for (device, has_way) in [
         (DeviceName::Cuda(97), cfg!(feature = "cuda")),
         (
             DeviceName::Vulkan(Some(97)),
@@ -52,12 +53,15 @@ fn a_device_that_cannot_be_reached_is_not_replaced_by_another() {
         let error = open(device).err().unwrap();
         assert_eq!(
             matches!(error, OpenError::NoDevice { .. }),
-            is_built,
+            has_way,
             "{error}"
         );
+        // Without a way it is known before anything is opened, and told in the same words.
+        let unbuilt = (!has_way).then(|| error.clone());
+        assert_eq!(is_built(device).err(), unbuilt);
         let said = error.to_string();
         assert!(said.contains(&device.to_string()), "{said}");
-        assert_eq!(said.contains("--features"), !is_built, "{said}");
+        assert_eq!(said.contains("--features"), !has_way, "{said}");
     }
 }
 

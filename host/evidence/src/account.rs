@@ -58,10 +58,52 @@ impl fmt::Debug for AccountId {
 }
 
 impl FromStr for AccountId {
-    type Err = PublisherIdError;
+    type Err = AccountIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse::<PublisherId>().map(Self::from)
+        Ok(Self::from(text.parse::<PublisherId>()?))
+    }
+}
+
+/// Why something is not an account's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccountIdError {
+    /// A character that the alphabet lacks.
+    #[error(
+        "an account id is written in the characters a-z and 2-7 (lower case), and this contains {found:?}"
+    )]
+    Character {
+        /// The first such character.
+        found: char,
+    },
+    /// Another length than all of them have.
+    #[error(
+        "an account id has {} characters, and this has {length}; copy the whole id",
+        PublisherId::TEXT_LENGTH
+    )]
+    Length {
+        /// How many characters there are.
+        length: usize,
+    },
+    /// The check bytes do not fit the rest.
+    #[error(
+        "the account id is mistyped: its last characters do not fit the others; copy it again from its source"
+    )]
+    Mistyped,
+    /// The bytes are no key that could sign anything.
+    #[error("the account id is of no usable ed25519 public key")]
+    NotAKey,
+}
+
+/// An account's text has the form of a publisher's, and is told as what it is.
+impl From<PublisherIdError> for AccountIdError {
+    fn from(error: PublisherIdError) -> Self {
+        match error {
+            PublisherIdError::Character { found } => Self::Character { found },
+            PublisherIdError::Length { length } => Self::Length { length },
+            PublisherIdError::Mistyped => Self::Mistyped,
+            PublisherIdError::NotAKey => Self::NotAKey,
+        }
     }
 }
 
@@ -104,6 +146,23 @@ mod tests {
         assert_eq!(id.to_string(), publisher.to_string());
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(AccountId::from(publisher), id);
+    }
+
+    #[test]
+    fn a_wrong_text_is_told_as_an_account_s() {
+        let told = |text: &str| text.parse::<AccountId>().unwrap_err().to_string();
+        assert_eq!(
+            told("Me"),
+            "an account id is written in the characters a-z and 2-7 (lower case), and this contains 'M'"
+        );
+        assert_eq!(
+            told("me"),
+            "an account id has 56 characters, and this has 2; copy the whole id"
+        );
+        let text = AccountKey::from_seed(&[7; 32]).id().to_string();
+        let last = if text.ends_with('a') { "b" } else { "a" };
+        let mistyped = format!("{}{last}", &text[..text.len() - 1]);
+        assert!(told(&mistyped).starts_with("the account id is mistyped: "));
     }
 
     #[test]

@@ -57,7 +57,7 @@ mod statement;
 mod testing;
 mod wire;
 
-pub use account::{AccountId, AccountKey};
+pub use account::{AccountId, AccountIdError, AccountKey};
 pub use audit::{AuditError, AuditSecret, AuditTerms, Candidate, Candidates, Draw, MAX_PANEL};
 pub use credits::{Credits, MAX_SHARES, Share, Split};
 pub use fraud::{Accusation, Audit, Evidence, FollowedAudit, NoFraud, Verdict, judge};

@@ -21,6 +21,8 @@ pub async fn run(home: Home, options: &Node, json: bool) -> Result<(), Failure> 
     }
     config.network.mdns &= !options.no_mdns;
     let service = Arc::new(Service::new(home.clone(), config)?);
+    // A node may be up for days before somebody needs them.
+    service.has_ways()?;
     // Opening the swarm takes the home's lock, so that the socket is ours from here on.
     service.swarm().await?;
     let listener = control::listen(home.path()).map_err(|error| {

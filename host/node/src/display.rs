@@ -120,7 +120,7 @@ pub fn print(response: &Response) {
         Response::Status(status) => print_status(status),
         Response::Job(answer) => jobs::print_job(&answer.job),
         Response::Jobs(list) => jobs::print_jobs(&list.jobs),
-        Response::Account(answer) => jobs::print_account(&answer.account),
+        Response::Account(answer) => jobs::print_account(answer),
         Response::Judged(judged) => jobs::print_judged(judged),
         Response::Checked(checked) => jobs::print_checked(checked),
         Response::WroteReceipts(answer) => receipts::print_written(&answer.wrote),
@@ -232,13 +232,8 @@ fn print_installed(installed: &Installed) {
 fn print_ran(ran: &Ran) {
     let number = |name: &str| ran.report.get(name).and_then(serde_json::Value::as_f64);
     eprintln!("ran {}", ran.digest);
-    if let Some(records) = number("records") {
-        eprintln!(
-            "  records   {records} ({} with errors), {:.0} records/s, {:.2} s",
-            number("errors").unwrap_or_default(),
-            number("records_per_s").unwrap_or_default(),
-            number("seconds").unwrap_or_default(),
-        );
+    if let Some(pace) = pace(&ran.report) {
+        eprintln!("{pace}");
     }
     eprintln!(
         "  used      {} memory, {} on the device, {:.2} GFLOP, {} host calls",
@@ -288,6 +283,21 @@ fn print_ran(ran: &Ran) {
     {
         eprintln!("  log of the guest:\n{log}");
     }
+}
+
+/// How long a run took, and over how many records it was, if it was over any.
+fn pace(report: &serde_json::Value) -> Option<String> {
+    let number = |name: &str| report.get(name).and_then(serde_json::Value::as_f64);
+    let seconds = number("seconds")?;
+    let records = number("records").unwrap_or_default();
+    let errors = number("errors").unwrap_or_default();
+    if records + errors == 0.0 {
+        return Some(format!("  took      {seconds:.2} s"));
+    }
+    Some(format!(
+        "  records   {records} ({errors} with errors), {:.0} records/s, {seconds:.2} s",
+        number("records_per_s").unwrap_or_default(),
+    ))
 }
 
 fn print_inspected(inspected: &Inspected) {
@@ -379,6 +389,8 @@ fn print_status(status: &Status) {
     );
     println!("  knows of  {} other nodes by gossip", status.heard_of);
     println!("  ticket    {}", status.ticket);
+    println!("  account   {}", status.account);
+    println!("  jobs      {}", jobs::taken(&status.jobs));
     if let Some(label) = hardware::told(&status.hardware) {
         println!("  attested  {label}");
     }

@@ -95,6 +95,12 @@ fn all(files: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 fn submission_of(submit: Submit) -> Result<Submission, Failure> {
     let deadline = units::parse_duration(&submit.deadline)
         .map_err(|error| Failure::new(FailureKind::Usage, format!("--deadline: {error}")))?;
+    if deadline.is_zero() {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            "--deadline: a job that may take no time can only fail; write for example `30 min`",
+        ));
+    }
     let warm = match &submit.warm {
         None => Duration::ZERO,
         Some(text) => units::parse_duration(text)

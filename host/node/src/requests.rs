@@ -476,6 +476,12 @@ pub struct Status {
     pub models: u64,
     /// How many other nodes it has heard of by gossip.
     pub heard_of: u64,
+    /// The account that it works for.
+    #[serde(default)]
+    pub account: String,
+    /// What of others' jobs it takes, and for how much.
+    #[serde(default)]
+    pub jobs: jobs::JobTerms,
     /// What it is running.
     pub running: Vec<RunningLine>,
     /// The models that are in its memory, by name.

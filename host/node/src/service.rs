@@ -13,6 +13,7 @@ mod install;
 pub mod jobs;
 pub mod kind;
 mod language;
+mod limits;
 pub mod lineage;
 mod locate;
 mod models;
@@ -88,6 +89,17 @@ impl Service {
             node: OnceLock::new(),
             since: Instant::now(),
         })
+    }
+
+    /// Whether this program has a way to the devices that the owner has named. Whether they are there is found out when
+    /// something is computed on them.
+    pub fn has_ways(&self) -> Result<(), Failure> {
+        skep_devices::is_built(self.config.engine.device).map_err(|error| {
+            let text = format!("device in [engine] of config.toml: {error}");
+            Failure::new(FailureKind::Failed, text)
+        })?;
+        finetune::device::open(self.config.trainings.device)?;
+        Ok(())
     }
 
     /// Does what is asked.
@@ -226,6 +238,8 @@ impl Service {
                 .filter(|release| release.model().is_some())
                 .count() as u64,
             heard_of: swarm.acquaintances().len() as u64,
+            account: jobs::account(self)?.id().to_string(),
+            jobs: jobs::terms(&self.config.jobs),
             running: self.running.lines(),
             loaded: self.models.loaded(),
             kept: self.jobs.kept(),

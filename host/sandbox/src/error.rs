@@ -117,12 +117,18 @@ impl Quota {
     }
 }
 
+/// What raises the limit of this key, as the messages of this module say it, which know a package's manifest only.
+/// Whoever knows who set the limit can say that in its place.
+#[must_use]
+pub fn raised_by(key: &str) -> String {
+    format!("`limits.{key}` in skep.toml; the owner's policy caps it")
+}
+
 /// A call that was refused because it would have passed a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "over its limit on {}: {} are allowed and this would come to {} (ask for more with \
-     `limits.{}` in skep.toml; the owner's policy caps it)",
-    quota.key(), quota.figure(*limit), quota.figure(*asked), quota.key()
+    "over its limit on {}: {} are allowed and this would come to {} (ask for more with {})",
+    quota.key(), quota.figure(*limit), quota.figure(*asked), raised_by(quota.key())
 )]
 pub struct QuotaExcess {
     /// What would have been used up.
@@ -138,9 +144,8 @@ pub struct QuotaExcess {
 pub enum RunError {
     /// The guest needed more linear memory than it may have, and died of it.
     #[error(
-        "the guest ran out of memory: it may have {} and asked for {} (`limits.memory` in \
-         skep.toml; the owner's policy caps it)",
-        Bytes(*limit), Bytes(*asked)
+        "the guest ran out of memory: it may have {} and asked for {} ({})",
+        Bytes(*limit), Bytes(*asked), raised_by("memory")
     )]
     Memory {
         /// The limit in bytes.
@@ -164,9 +169,8 @@ pub enum RunError {
     },
     /// The guest computed for longer than it may.
     #[error(
-        "the guest used its {:.3} s of processor time (`limits.cpu-time` in skep.toml; the owner's \
-         policy caps it)",
-        limit.as_secs_f64()
+        "the guest used its {:.3} s of processor time ({})",
+        limit.as_secs_f64(), raised_by("cpu-time")
     )]
     CpuTime {
         /// The limit.
@@ -203,9 +207,8 @@ pub enum RunError {
     Unshown,
     /// The run took longer than it may, whatever it was waiting for.
     #[error(
-        "the run was not over after {:.3} s (`limits.time` in skep.toml; the owner's policy \
-         caps it)",
-        limit.as_secs_f64()
+        "the run was not over after {:.3} s ({})",
+        limit.as_secs_f64(), raised_by("time")
     )]
     WallTime {
         /// The limit.

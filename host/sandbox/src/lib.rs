@@ -55,7 +55,7 @@ pub use blobs::{Allowance, BlobError, Blobs, OpenBlob, OpenWriter, Pending, Read
 pub use compile::{CompileIn, compile_process};
 pub use devices::GuestsComputing;
 pub use engine::EngineKind;
-pub use error::{LoadError, Quota, QuotaExcess, RunError};
+pub use error::{LoadError, Quota, QuotaExcess, RunError, raised_by};
 pub use following::{Shown, Texts};
 pub use grants::Refusal;
 pub use jobs::{Doing, Job, JobError, JobOrder, JobState, JobStatus, Jobs, OpenJob};

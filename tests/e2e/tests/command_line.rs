@@ -5,7 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use skep_tests::{Built, Ended, Node, run};
+use skep_evidence::AccountKey;
+use skep_tests::{Built, Ended, Node, configure, run};
 
 /// A command's outcome as one text, with what differs from run to run taken out.
 fn shown(home: &Path, arguments: &[&str]) -> String {
@@ -125,6 +126,11 @@ fn credits_are_put_in_and_shown() {
         insta::assert_snapshot!(shown(home.path(), &["account"]));
         insta::assert_snapshot!(shown(home.path(), &["account", "add", "much"]));
     });
+    // Those of others in this ledger are balances, whatever they have them for.
+    let other = AccountKey::from_seed(&[5; 32]).id().to_string();
+    let added = run(home.path(), &["account", "add", "0.5", "--account", &other]).unwrap();
+    let line = format!("\n  balance   0.5 of {}\n", &other[..10]);
+    assert!(added.stdout.contains(&line), "{}", added.stdout);
     insta::assert_snapshot!(shown(home.path(), &["job", "status"]));
     insta::assert_snapshot!(shown(home.path(), &["job", "watch", "abc"]));
     #[cfg(unix)]
@@ -136,6 +142,16 @@ fn credits_are_put_in_and_shown() {
             0o600
         );
     }
+}
+
+#[test]
+fn an_account_that_is_none_is_told_as_one() {
+    let home = tempfile::tempdir().unwrap();
+    let ended = run(home.path(), &["account", "stake", "1", "--account", "me"]).unwrap();
+    assert_eq!(ended.code, 2);
+    let told =
+        "error: --account: an account id has 56 characters, and this has 2; copy the whole id\n";
+    assert_eq!(ended.stderr, told);
 }
 
 #[test]
@@ -193,6 +209,7 @@ fn a_running_node_says_what_it_is_and_none_is_said_to_be_none() {
     for (what, name) in [
         (text("ticket"), "TICKET"),
         (text("node"), "NODE"),
+        (text("account"), "ACCOUNT"),
         (address.to_owned(), "ADDRESS"),
         (format!("process {}", node.pid()), "process PID"),
     ] {
@@ -205,4 +222,30 @@ fn a_running_node_says_what_it_is_and_none_is_said_to_be_none() {
     assert_eq!(status["node"], node.status["node"]);
     assert_eq!(status["running"], serde_json::json!([]));
     assert_eq!(status["packages"], 0);
+    assert_eq!(status["jobs"]["accept"], false);
+    let account = node.ask(&["account"]).unwrap();
+    assert_eq!(status["account"], account["account"]["account"]);
+}
+
+#[test]
+fn a_running_node_says_for_how_much_it_takes_jobs() {
+    let home = tempfile::tempdir().unwrap();
+    let rules = "[jobs]\naccept = true\nat-once = 3\nprice-per-teraflop = \"0.25\"\n\
+                 price-per-gigabyte = \"0.5\"\nprice-per-hour = \"2\"\n";
+    configure(home.path(), rules).unwrap();
+    let node = Node::start(&Built::skep(), home.path()).unwrap();
+    let told = shown(node.home(), &["node", "status"]);
+    let line = "  jobs      takes 3 shards at once, for 0.25 credits per 10^12 operations, 0.5 per 10^9 bytes, \
+                2 per hour kept ready\n";
+    assert!(told.contains(line), "{told}");
+    assert_eq!(
+        node.status["jobs"],
+        serde_json::json!({
+            "accept": true,
+            "at_once": 3,
+            "teraflop_micro": 250_000,
+            "gigabyte_micro": 500_000,
+            "hour_micro": 2_000_000,
+        })
+    );
 }

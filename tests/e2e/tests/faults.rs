@@ -32,6 +32,7 @@ use serde_json::Value;
 use setting::{
     Following, Occupied, Setting, account, assert_conserved, configure_with, micro, ticket,
 };
+use skep_evidence::Credits;
 use skep_market::Refusal;
 use skep_tests::{Built, Node, ask, run};
 
@@ -302,7 +303,28 @@ fn who_owes_more_than_an_owner_allows_is_refused_until_it_has_paid() {
     // Others are served as before.
     ask(&Built::skep(), &requester, &submit).unwrap();
     setting.assert_right();
+    // The owner is told who it is. Nobody answers at that node.
+    let told = run(a.home(), &["account", "collect"]).unwrap().stdout;
+    let who = stranger.account().to_string();
+    let credits = Credits::from_micro(price);
+    let line = format!(
+        "  missing   1 receipt of {} over {credits} credits, since ",
+        &who[..10]
+    );
+    assert!(told.contains(&line), "{told}");
+    assert!(told.contains("its node was not reached"), "{told}");
+    let collected = a.ask(&["account", "collect"]).unwrap();
+    let [missing] = &collected["missing"].as_array().unwrap()[..] else {
+        panic!("{collected}");
+    };
+    assert_eq!(missing["account"], who);
+    assert_eq!(
+        (micro(missing, "receipts"), micro(missing, "micro")),
+        (1, price)
+    );
     stranger.pays(ticket(&a), receipt);
+    let told = run(a.home(), &["account", "collect"]).unwrap().stdout;
+    assert!(told.contains("\n  missing   no receipts\n"), "{told}");
     stranger.has_done(ticket(&a), &task, 2, 0).unwrap();
 }
 
@@ -346,6 +368,7 @@ fn a_provider_that_was_away_gets_its_receipt_when_it_asks() {
     let a = Node::start(&Built::skep(), &home).unwrap();
     let collected = a.ask(&["account", "collect"]).unwrap();
     assert_eq!(micro(&collected["account"], "receipts"), 1);
+    assert_eq!(collected["missing"], serde_json::json!([]));
     let earned = assert_conserved(requester.home(), &[a.home(), c.home()], spent);
     assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
     // Again it is nothing new.

@@ -131,7 +131,20 @@ fn three_nodes_make_what_one_makes_and_keep_nothing_but_what_they_earned() {
         .unwrap();
     assert_eq!(fs::read(copy).unwrap(), setting.expected);
     let all = requester.ask(&["job", "status"]).unwrap();
-    assert_eq!(all["jobs"][0]["job"], *name);
+    let listed = &all["jobs"][0];
+    assert_eq!(listed["job"], *name);
+    assert_eq!(
+        (&listed["finished"], &listed["total"], &listed["shards"]),
+        (&9.into(), &9.into(), &serde_json::json!([]))
+    );
+    // The newest first, each with what it is of.
+    let told = run(requester.home(), &["job", "status"]).unwrap().stdout;
+    let line = format!(
+        "job {name} done, 9 of 9 shards done, of {}\n",
+        setting.package
+    );
+    assert!(told.starts_with(&line), "{told}");
+    assert!(told.contains(" done, 3 of 3 shards done, of "), "{told}");
 
     // No piece of a ticket, of a label's text or of a result is anywhere on a provider's disk, but for what
     // the package says itself.

@@ -179,6 +179,29 @@ fn a_device_that_is_not_there_is_an_error_that_says_what_to_do() {
     }
 }
 
+/// Nor does a node of this build begin to serve, whatever it is that would be computed on the card.
+#[test]
+fn a_node_that_has_no_way_to_its_device_says_so_when_it_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    for (table, device, feature) in [
+        ("engine", "cuda", "cuda"),
+        ("engine", "vulkan:1", "wgsl"),
+        ("trainings", "cuda:1", "cuda"),
+    ] {
+        configure(&home, &format!("[{table}]\ndevice = \"{device}\"\n")).unwrap();
+        let started = Node::start(&Built::skep(), &home);
+        assert!(started.is_err(), "{table}, {device}");
+        let ended = run(&home, &["node"]).unwrap();
+        assert_eq!((ended.code, &*ended.stdout), (1, ""), "{}", ended.stderr);
+        let begins =
+            format!("error: device in [{table}] of config.toml: this skep was built without");
+        assert!(ended.stderr.starts_with(&begins), "{}", ended.stderr);
+        let says = format!("--features {feature}`, or name the device \"processor\"");
+        assert!(ended.stderr.contains(&says), "{}", ended.stderr);
+    }
+}
+
 #[test]
 fn a_gguf_file_with_a_tokenizer_of_sentencepiece_is_added_fetched_and_written_with() {
     let setting = Setting::new();

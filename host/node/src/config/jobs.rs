@@ -223,7 +223,7 @@ mod tests {
         }
         let nobody = "operator = { account = \"me\", share = \"5 %\" }";
         let error = toml::from_str::<Jobs>(nobody).unwrap_err().to_string();
-        assert!(error.contains("`me`"), "{error}");
+        assert!(error.contains("`me`: an account id has 56"), "{error}");
         assert_eq!(Jobs::default().policy().operator, None);
     }
 }

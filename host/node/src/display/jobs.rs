@@ -5,12 +5,13 @@ use skep_evidence::Credits;
 use super::hardware;
 use crate::moment::moment;
 use crate::requests::jobs::{
-    AccountView, AuditLine, AuditState, Checked, FindingName, JobState, JobView, Judged, ShardLine,
+    AccountAnswer, AuditLine, AuditState, Checked, FindingName, JobState, JobTerms, JobView,
+    Judged, MissingLine, ShardLine,
 };
 
 /// Prints a job with its shards.
 pub fn print_job(job: &JobView) {
-    print_line(job);
+    println!("{}", headline(job));
     println!("  package   {}", job.package);
     if let Some(adapter) = &job.adapter {
         println!("  adapter   {adapter}");
@@ -125,22 +126,27 @@ pub fn print_jobs(jobs: &[JobView]) {
         println!("there are no jobs here; `skep job submit` begins one");
     }
     for job in jobs {
-        print_line(job);
+        println!("{}, of {}", headline(job), job.package);
     }
 }
 
-fn print_line(job: &JobView) {
+/// A job and how far it is.
+fn headline(job: &JobView) -> String {
     let state = match job.state {
         JobState::Running => "running",
         JobState::Paused => "paused",
         JobState::Done => "done",
         JobState::Failed => "failed",
     };
-    println!("job {} {state}, {} shards done", job.job, job.finished);
+    format!(
+        "job {} {state}, {} of {} shards done",
+        job.job, job.finished, job.total
+    )
 }
 
-/// Prints the credits of a node.
-pub fn print_account(account: &AccountView) {
+/// Prints the credits of a node, and the receipts that it lacks if it has asked for them.
+pub fn print_account(answer: &AccountAnswer) {
+    let account = &answer.account;
     let credits = Credits::from_micro;
     println!("account {}", account.account);
     println!("  to spend  {}", credits(account.available_micro));
@@ -158,9 +164,9 @@ pub fn print_account(account: &AccountView) {
         credits(account.earned_micro),
         account.receipts
     );
-    for line in &account.paid {
+    for line in &account.balances {
         println!(
-            "  paid      {} to {}",
+            "  balance   {} of {}",
             credits(line.micro),
             short(&line.account)
         );
@@ -173,6 +179,50 @@ pub fn print_account(account: &AccountView) {
             stays(line.until)
         );
     }
+    match answer.missing.as_deref() {
+        None => {}
+        Some([]) => println!("  missing   no receipts"),
+        Some(missing) => missing
+            .iter()
+            .for_each(|line| println!("  missing   {}", lacking(line))),
+    }
+}
+
+/// Which receipts are missing, from whom, and why they may be.
+fn lacking(line: &MissingLine) -> String {
+    let receipts = match line.receipts {
+        1 => "1 receipt".to_owned(),
+        number => format!("{number} receipts"),
+    };
+    let why = match line.reached {
+        true => "its node was asked, and did not give all of them",
+        false => "its node was not reached; the next round asks again",
+    };
+    format!(
+        "{receipts} of {} over {} credits, since {}: {why}",
+        short(&line.account),
+        Credits::from_micro(line.micro),
+        moment(line.since)
+    )
+}
+
+/// What of others' jobs a node takes, and what it asks for that.
+pub(super) fn taken(terms: &JobTerms) -> String {
+    if !terms.accept {
+        return "takes none of others; `accept = true` in [jobs] of config.toml has it take them"
+            .to_owned();
+    }
+    let shards = match terms.at_once {
+        1 => "shard",
+        _ => "shards",
+    };
+    format!(
+        "takes {} {shards} at once, for {} credits per 10^12 operations, {} per 10^9 bytes, {} per hour kept ready",
+        terms.at_once,
+        Credits::from_micro(terms.teraflop_micro),
+        Credits::from_micro(terms.gigabyte_micro),
+        Credits::from_micro(terms.hour_micro)
+    )
 }
 
 /// Who has a shard, and whether it is attested.

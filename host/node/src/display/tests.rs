@@ -1,4 +1,4 @@
-//! The bar of a training, drawn on a screen of the test's own.
+//! The bar of a training, drawn on a screen of the test's own, and what is said of a run.
 
 use std::sync::{Arc, Mutex};
 
@@ -115,4 +115,24 @@ fn a_training_of_unknown_length_tells_its_steps() {
     let drawn = screen.0.lock().unwrap().clone();
     assert!(drawn.starts_with("loss 2.000, 10 tokens/s "), "{drawn}");
     assert!(drawn.ends_with(" 3 steps"), "{drawn}");
+}
+
+#[test]
+fn records_are_told_of_a_run_that_had_some() {
+    let report = |records: u64, errors: u64| {
+        serde_json::json!({
+            "records": records, "errors": errors, "records_per_s": 1999.6, "seconds": 2.004
+        })
+    };
+    let told = |records, errors| pace(&report(records, errors)).unwrap();
+    assert_eq!(
+        told(4000, 8),
+        "  records   4000 (8 with errors), 2000 records/s, 2.00 s"
+    );
+    assert_eq!(
+        told(0, 1),
+        "  records   0 (1 with errors), 2000 records/s, 2.00 s"
+    );
+    // A task has none, and still took its time.
+    assert_eq!(told(0, 0), "  took      2.00 s");
 }

@@ -171,6 +171,9 @@ pub struct JobView {
     pub reason: Option<String>,
     /// How many shards are done.
     pub finished: u32,
+    /// How many there are.
+    #[serde(default)]
+    pub total: u32,
     /// The shards.
     pub shards: Vec<ShardLine>,
     /// Everyone who ever had one of them.
@@ -297,17 +300,17 @@ pub struct AccountView {
     pub earned_micro: u64,
     /// How many receipts these are.
     pub receipts: u64,
-    /// What this node's ledger paid to whom, by account.
-    pub paid: Vec<PaidLine>,
+    /// The balances of others in this node's ledger, by account: what each has to spend there.
+    pub balances: Vec<AvailableLine>,
     /// What others have at stake in this node's ledger, by account.
     pub stakes: Vec<StakeLine>,
     /// All credits of the ledger, which never changes.
     pub supply_micro: u64,
 }
 
-/// What another account got in this node's ledger.
+/// The balance of another account in this node's ledger.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PaidLine {
+pub struct AvailableLine {
     /// The account.
     pub account: String,
     /// How much, in micro-credits.
@@ -324,6 +327,21 @@ pub struct StakeLine {
     /// Until when it stays there, in milliseconds since 1970, if it cannot be taken back yet.
     #[serde(default)]
     pub until: Option<u64>,
+}
+
+/// What of others' jobs a node takes, and for how much, as its owner has set it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobTerms {
+    /// Whether it takes any.
+    pub accept: bool,
+    /// How many shards run there at once.
+    pub at_once: u32,
+    /// What it asks for 10¹² operations, in micro-credits.
+    pub teraflop_micro: u64,
+    /// What it asks for 10⁹ bytes of input and output, in micro-credits.
+    pub gigabyte_micro: u64,
+    /// What it asks for an hour in which something is kept ready, in micro-credits.
+    pub hour_micro: u64,
 }
 
 /// What a verifier says of a job.
@@ -401,4 +419,22 @@ pub struct Judged {
 pub struct AccountAnswer {
     /// The account.
     pub account: AccountView,
+    /// After receipts were asked for, those that are still missing: who owes most first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<MissingLine>>,
+}
+
+/// Receipts of one account that are owed to this node: it did the work, and has no countersignature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingLine {
+    /// Whose work it was, who is to countersign.
+    pub account: String,
+    /// How many receipts.
+    pub receipts: u64,
+    /// What they come to, in micro-credits.
+    pub micro: u64,
+    /// When the first of that work was done, in milliseconds since 1970.
+    pub since: u64,
+    /// Whether a node of that account could be asked just now.
+    pub reached: bool,
 }

@@ -4,7 +4,7 @@
 //! the training goes on from when it was interrupted. Whoever stops waiting for the answer stops
 //! the training, which then keeps a checkpoint.
 
-mod device;
+pub mod device;
 mod plot;
 mod rehearsal;
 mod room;
@@ -16,7 +16,7 @@ use std::io::{self, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_registry::{Digest, Limits, ModelGrant, ModelTask, PackageName, PublisherId};
+use skep_registry::{Digest, ModelGrant, ModelTask, PackageName, PublisherId};
 use skep_sandbox::{Program, RunReport, RunSpec, SavedAdapter, TrainingRoom};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use self::room::{Begun, Room};
 use self::trainings::{Entered, StopOnDrop};
 use super::defaults::{BaseModel, any_base};
+use super::limits::SetBy;
 use super::models::{Adapters, DefaultLanguage, RunModels};
 use super::run::{self, Subject};
 use super::{ProgressSender, Service, lineage, locate, publish};
@@ -53,7 +54,7 @@ pub async fn finetune(
     let base = request.base.as_deref().unwrap_or(embedded::LANGUAGE.name);
     let base = any_base(service, base).await?;
     check_family(service, &request, key.id()).await?;
-    let subject = recipe(service, &request, &progress).await?;
+    let (subject, set_by) = recipe(service, &request, &progress).await?;
     let program = run::load(service, subject.component.clone()).await?;
     let begun = Begun {
         base: base.base.digest.to_string(),
@@ -91,7 +92,7 @@ pub async fn finetune(
     let ran = tokio::task::spawn_blocking(move || work.run(&sandbox))
         .await
         .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
-    let done = ran?;
+    let done = ran.map_err(|failure| set_by.told(failure))?;
     drop(on_drop);
     let published = publish::trained(service, &done.saved.folder, base, &name, &key).await?;
     room.close().map_err(|error| {
@@ -208,12 +209,12 @@ async fn check_family(
     }
 }
 
-/// The recipe, with what it asks for.
+/// The recipe, with what it asks for, and who set its limits.
 async fn recipe(
     service: &Service,
     request: &FineTuneRequest,
     progress: &ProgressSender,
-) -> Result<Subject, Failure> {
+) -> Result<(Subject, SetBy), Failure> {
     let package = match &request.recipe {
         Some(package) => package.clone(),
         None => {
@@ -232,20 +233,14 @@ async fn recipe(
             false => failure,
         }
     })?;
-    let mut asked = Limits::default();
-    for (key, text) in &request.limits {
-        asked
-            .set(key, text)
-            .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
-    }
-    subject.limits = subject.limits.capped_by(&asked);
+    let set_by = SetBy::lower(&mut subject, &request.limits, &service.config.limits)?;
     if let Some(parent) = &request.from {
         let parent: ModelGrant = parent
             .parse()
             .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
         subject.grants.adapters.insert(parent);
     }
-    Ok(subject)
+    Ok((subject, set_by))
 }
 
 /// What the recipe is given. Its base is the only model that it gets.

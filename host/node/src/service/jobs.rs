@@ -53,9 +53,11 @@ use skep_market::{Dealings, Earnings, Ledger};
 use skep_registry::Digest;
 
 use super::Service;
+use crate::config;
 use crate::failure::{Failure, FailureKind};
 use crate::requests::KeptLine;
 use crate::requests::hardware::Hardware;
+use crate::requests::jobs::JobTerms;
 
 pub use answer::answer;
 pub use guests::GuestJobs;
@@ -97,6 +99,17 @@ impl Jobs {
     /// What this node itself shows of its hardware.
     pub async fn hardware(&self, service: &Service) -> Hardware {
         self.reports.own(service).await
+    }
+}
+
+/// What is taken of others' jobs, and for how much, as it is told to the owner.
+pub fn terms(rules: &config::Jobs) -> JobTerms {
+    JobTerms {
+        accept: rules.accept,
+        at_once: rules.at_once,
+        teraflop_micro: rules.price_per_teraflop.micro(),
+        gigabyte_micro: rules.price_per_gigabyte.micro(),
+        hour_micro: rules.price_per_hour.micro(),
     }
 }
 

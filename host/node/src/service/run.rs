@@ -19,6 +19,7 @@ use super::blobs::{Fetched, NodeBlobs, Reach};
 use super::defaults::{Defaults, bind_models};
 use super::inspect::grants_of;
 use super::jobs::GuestJobs;
+use super::limits::SetBy;
 use super::locate::{self, Located};
 use super::models::{Adapters, DefaultLanguage, ForOthers, RunModels};
 use super::{ProgressSender, Service, inspect, install};
@@ -26,6 +27,12 @@ use crate::embedded;
 use crate::failure::{Failure, FailureKind};
 use crate::home::make_private;
 use crate::requests::{Progress, Ran, Response, RunRequest, Unit};
+
+/// What is said of arguments that nobody would read.
+pub(super) const NO_ARGUMENTS: &str =
+    "arguments are for tasks, and a batch classifier has none; leave out what stands behind `--`";
+/// What stands between a failure and what the guest printed.
+pub(super) const LOG: &str = "\nThe guest's log:\n";
 
 /// A component about to run, with what its manifest says.
 #[derive(Clone)]
@@ -153,13 +160,7 @@ pub async fn run(
         peers.push(ticket.node().clone());
     }
     let mut subject = subject(service, &request.package, &request.adapters, &progress).await?;
-    let mut asked = Limits::default();
-    for (key, text) in &request.limits {
-        asked
-            .set(key, text)
-            .map_err(|error| Failure::of(FailureKind::Usage, &error))?;
-    }
-    subject.limits = subject.limits.capped_by(&asked);
+    let set_by = SetBy::lower(&mut subject, &request.limits, &service.config.limits)?;
     subject.grants = service.config.grants.cap(subject.grants);
     let jobs = GuestJobs::of(service, &subject);
     let _held = subject.held.clone();
@@ -186,7 +187,8 @@ pub async fn run(
         _ => task(&sandbox, &program, &spec, &request, &cancel),
     })
     .await
-    .map_err(|error| Failure::of(FailureKind::Failed, &error))??;
+    .map_err(|error| Failure::of(FailureKind::Failed, &error))?;
+    let report = report.map_err(|failure| set_by.told(failure))?;
     drop(on_drop);
     Ok(Response::Ran(Box::new(Ran {
         digest,
@@ -426,6 +428,9 @@ fn classify(
     progress: &ProgressSender,
     cancel: &Cancel,
 ) -> Result<RunReport, Failure> {
+    if !request.arguments.is_empty() {
+        return Err(Failure::new(FailureKind::Usage, NO_ARGUMENTS));
+    }
     let input = request
         .input
         .as_deref()
@@ -553,7 +558,7 @@ pub(super) fn explain(failed: FailedRun) -> Failure {
     };
     let mut failure = Failure::of(kind, &failed.error);
     if !failed.report.log.is_empty() {
-        failure.message.push_str("\nThe guest's log:\n");
+        failure.message.push_str(LOG);
         failure.message.push_str(&failed.report.log);
     }
     failure

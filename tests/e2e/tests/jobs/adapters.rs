@@ -144,7 +144,7 @@ fn an_adapter_goes_with_the_job_and_its_family_is_paid() {
     assert_eq!(micro(&books, "escrowed_micro"), 0);
     assert_eq!(micro(&books, "available_micro"), 2_000_000 - spent);
     let paid = |who: &str| {
-        let mut lines = books["paid"].as_array().unwrap().iter();
+        let mut lines = books["balances"].as_array().unwrap().iter();
         let line = lines.find(|line| line["account"] == who);
         line.map_or(0, |line| micro(line, "micro"))
     };
@@ -236,7 +236,7 @@ fn a_node_that_runs_the_base_alone_is_found_out_and_loses_its_stake() {
     spent += micro(&job(&[ticket(&cheat)], &[]), "spent_micro");
     let result = fs::read(setting.path("result.jsonl")).unwrap();
     assert_eq!(result, plain);
-    let paid_before = line(requester.home(), "paid", &whose);
+    let paid_before = line(requester.home(), "balances", &whose);
     assert!(paid_before > 0);
 
     let honest = [own(&a), own(&b)];
@@ -265,10 +265,10 @@ fn a_node_that_runs_the_base_alone_is_found_out_and_loses_its_stake() {
     // It has lost what a fraud costs, a quarter of which is the accuser's, and nobody else anything.
     let home = requester.home();
     assert_eq!(line(home, "stakes", &whose), (STAKE - FINE) * CREDIT);
-    assert_eq!(line(home, "paid", &whose), paid_before);
+    assert_eq!(line(home, "balances", &whose), paid_before);
     for account in &honest {
         assert_eq!(line(home, "stakes", account), STAKE * CREDIT);
-        assert!(line(home, "paid", account) > 0);
+        assert!(line(home, "balances", account) > 0);
     }
     let books = account(home);
     assert_eq!(micro(&books, "supply_micro"), 1_000_000_000 * CREDIT);

@@ -37,7 +37,7 @@ pub(super) fn assert_paid(requester: &Path, honest: [&Node; 2], spent: u64, rewa
     assert_eq!(micro(&account_of, "available_micro"), left);
     let earned = honest.map(|node| {
         let earned = micro(&account(node.home()), "earned_micro");
-        assert_eq!(line(requester, "paid", &own(node)), earned);
+        assert_eq!(line(requester, "balances", &own(node)), earned);
         earned
     });
     assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
@@ -85,7 +85,7 @@ fn who_makes_up_a_result_is_caught_by_an_audit_and_pays_for_it() {
     // It is not paid, what it had at stake is gone, and a quarter of that is the accuser's.
     let spent = micro(job, "spent_micro");
     assert_paid(requester.home(), [&a, &b], spent, 5 * CREDIT / 4);
-    assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+    assert_eq!(line(requester.home(), "balances", &liar.account), 0);
     assert_eq!(line(requester.home(), "stakes", &liar.account), 0);
 
     // A verifier that was published comes to the same, from the outputs that were kept.
@@ -235,7 +235,7 @@ fn who_meters_more_than_the_work_took_is_caught_though_its_output_is_right() {
     assert_eq!(audit["state"], "wrong", "{shard}");
     let spent = micro(job, "spent_micro");
     assert_paid(requester.home(), [&a, &b], spent, 10 * CREDIT / 4);
-    assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+    assert_eq!(line(requester.home(), "balances", &liar.account), 0);
     assert_eq!(line(requester.home(), "stakes", &liar.account), 0);
 }
 
@@ -307,7 +307,7 @@ fn who_accuses_falsely_pays_and_the_accused_does_not() {
         micro(job, "spent_micro"),
         2 * CREDIT,
     );
-    assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+    assert_eq!(line(requester.home(), "balances", &liar.account), 0);
     assert_eq!(line(requester.home(), "stakes", &liar.account), 0);
 
     // It says in public that another has cheated, and has nothing to show for it.
@@ -340,7 +340,7 @@ fn who_accuses_falsely_pays_and_the_accused_does_not() {
     assert_eq!(line(b.home(), "stakes", &liar.account), 0);
     assert_eq!(line(b.home(), "stakes", &accused), 4 * CREDIT);
     // A quarter is for who was accused.
-    assert_eq!(line(b.home(), "paid", &accused), CREDIT);
+    assert_eq!(line(b.home(), "balances", &accused), CREDIT);
 }
 
 #[test]

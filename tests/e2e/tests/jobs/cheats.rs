@@ -241,7 +241,7 @@ fn whoever_saves_on_the_model_or_delivers_another_s_texts_is_found_out_and_pays(
         let all = job["shards"].as_array().unwrap().len();
         village.is_found_out(&job, &cheat.account, all - 1);
         // It asks for nothing where it is right, and is given nothing where it is not.
-        let paid = line(village.requester.home(), "paid", &cheat.account);
+        let paid = line(village.requester.home(), "balances", &cheat.account);
         assert_eq!(paid, 0, "{what}");
     }
     village.assert_paid();
@@ -267,7 +267,7 @@ fn a_node_with_the_weights_in_four_bits_is_found_out_and_pays() {
     let more = [&["--shards", "1", "--audit", "100%"], &drawn[..]].concat();
     let job = village.job(ticket(&cheat), &more);
     village.is_found_out(&job, &whose, 0);
-    assert_eq!(line(village.requester.home(), "paid", &whose), 0);
+    assert_eq!(line(village.requester.home(), "balances", &whose), 0);
     assert_eq!(micro(&account(cheat.home()), "earned_micro"), 0);
     village.assert_paid();
 }
@@ -290,7 +290,7 @@ fn who_follows_as_it_should_and_makes_its_own_texts_up_is_found_out_in_the_end_a
     // two results in every other draw, and is paid for that.
     let audited = ["--shards", "2", "--audit", "100%", "--", "max-tokens=4"];
     let mut jobs = 0;
-    while line(village.requester.home(), "paid", &liar.account) == 0 {
+    while line(village.requester.home(), "balances", &liar.account) == 0 {
         assert!(jobs < MOST, "it was never asked to look at anything");
         jobs += 1;
         let job = village.job(&liar.ticket, &audited);

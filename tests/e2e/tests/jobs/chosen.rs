@@ -85,7 +85,7 @@ fn a_guest_s_job_has_the_adapter_that_it_names_and_the_adapter_s_author_a_share(
     assert!(job["adapter"].as_str().unwrap().contains("/shop@"), "{job}");
     assert_eq!(job["begun_by"], *caller);
     assert_done_by(&job, &b);
-    assert!(line(node.home(), "paid", &author) > 0);
+    assert!(line(node.home(), "balances", &author) > 0);
     // Half an hour, of which some has passed.
     let kept = |node: &Node| node.ask(&["node", "status"]).unwrap()["kept"].clone();
     let left = kept(&b)[0]["seconds"].as_f64().unwrap();

@@ -100,7 +100,7 @@ fn a_third_that_lies_alike_is_no_majority_and_pays_for_each_lie() {
     for liar in liars {
         let left = line(requester.home(), "stakes", &liar.account);
         assert_eq!(left, (STAKE - 2 * FINE) * CREDIT);
-        assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+        assert_eq!(line(requester.home(), "balances", &liar.account), 0);
         assert_eq!(liar.paid.load(Ordering::SeqCst), 0, "a lie was paid for");
     }
 
@@ -112,7 +112,7 @@ fn a_third_that_lies_alike_is_no_majority_and_pays_for_each_lie() {
         let (whose, books) = (own(node), account(node.home()));
         assert_eq!(line(requester.home(), "stakes", &whose), 10 * CREDIT);
         let its = micro(&books, "earned_micro");
-        assert_eq!(line(requester.home(), "paid", &whose), its);
+        assert_eq!(line(requester.home(), "balances", &whose), its);
         earned += its;
         receipts += micro(&books, "receipts");
     }
@@ -180,7 +180,7 @@ fn no_friend_stands_for_whose_turn_it_is(shards: &[&str]) {
     for liar in liars {
         let left = line(requester.home(), "stakes", &liar.account);
         assert_eq!(left, (LITTLE - lies[&*liar.account] * FINE) * CREDIT);
-        assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+        assert_eq!(line(requester.home(), "balances", &liar.account), 0);
         assert_eq!(liar.paid.load(Ordering::SeqCst), 0, "a lie was paid for");
     }
 

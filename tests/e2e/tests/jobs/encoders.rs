@@ -112,7 +112,7 @@ fn an_adapter_of_the_encoder_labels_here_and_in_jobs() {
         assert_eq!(shard["audits"][0]["state"], "passed", "{shard}");
     }
     let own = account(requester.home());
-    let mut paid = own["paid"].as_array().unwrap().iter();
+    let mut paid = own["balances"].as_array().unwrap().iter();
     let to_author = paid
         .find(|line| line["account"] == author.as_str())
         .unwrap();

@@ -60,7 +60,7 @@ fn of_three_the_one_that_is_odd_loses_its_stake_and_nobody_else_anything() {
     // Of what a fraud costs a quarter is the accuser's; what there is in all is as it was.
     let left = line(requester.home(), "stakes", &liar.account);
     assert_eq!(left, (STAKE - FINE) * CREDIT);
-    assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+    assert_eq!(line(requester.home(), "balances", &liar.account), 0);
     assert_eq!(liar.paid.load(Ordering::SeqCst), 0, "a lie was paid for");
     for whose in &honest {
         assert_eq!(line(requester.home(), "stakes", whose), STAKE * CREDIT);
@@ -159,7 +159,7 @@ fn two_that_lie_alike_pay_and_the_honest_one_against_whom_they_are_does_not() {
     for liar in &liars {
         let left = line(requester.home(), "stakes", &liar.account);
         assert_eq!(left, (STAKE - FINE) * CREDIT);
-        assert_eq!(line(requester.home(), "paid", &liar.account), 0);
+        assert_eq!(line(requester.home(), "balances", &liar.account), 0);
         assert_eq!(liar.paid.load(Ordering::SeqCst), 0, "a lie was paid for");
     }
     let spent = micro(job, "spent_micro");
@@ -167,7 +167,7 @@ fn two_that_lie_alike_pay_and_the_honest_one_against_whom_they_are_does_not() {
     for (node, whose) in nodes.iter().zip(&honest) {
         assert_eq!(line(requester.home(), "stakes", whose), STAKE * CREDIT);
         let its = micro(&account(node.home()), "earned_micro");
-        assert_eq!(line(requester.home(), "paid", whose), its);
+        assert_eq!(line(requester.home(), "balances", whose), its);
         earned += its;
     }
     assert_eq!(earned, spent);

@@ -24,7 +24,7 @@ fn the_operator_of_a_provider_gets_its_part_of_every_price() {
     let spent = micro(&job["job"], "spent_micro");
     assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
     let paid = |who: &str| {
-        let mut lines = own["paid"].as_array().unwrap().iter();
+        let mut lines = own["balances"].as_array().unwrap().iter();
         let line = lines.find(|line| line["account"] == who);
         line.map_or(0, |line| micro(line, "micro"))
     };

@@ -31,6 +31,32 @@ fn a_result_that_has_no_place_is_told_before_anything_is_begun() {
 }
 
 #[test]
+fn what_would_be_ignored_or_could_only_fail_is_refused_before_anybody_is_asked() {
+    let setting = Setting::new(6);
+    let requester = setting.path("requester");
+    for (more, why) in [
+        (["--", "quick"], "a batch classifier has none"),
+        (["--deadline", "0 s"], "--deadline: "),
+    ] {
+        let ended = run(&requester, &setting.submit(&[], &more)).unwrap();
+        assert_eq!(ended.code, 2, "{}", ended.stderr);
+        assert!(ended.stderr.contains(why), "{}", ended.stderr);
+    }
+    let jobs = ask(&Built::skep(), &requester, &["job", "status"]).unwrap();
+    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 0, "{jobs}");
+    // Neither is there anything to read them in a run.
+    let component = Built::component("batch-classifier");
+    let arguments = ["run", component.to_str().unwrap(), "--", "quick"];
+    let ended = run(&requester, &arguments).unwrap();
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("a batch classifier has none"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
 fn a_result_whose_place_has_gone_is_with_the_job_and_nothing_is_held_for_it() {
     let setting = Setting::new(20);
     let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();

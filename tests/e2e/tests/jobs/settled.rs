@@ -146,7 +146,7 @@ fn whoever_has_the_receipts_of_all_nodes_comes_to_what_each_says_that_it_has() {
     }
     let homes = worked.nodes.each_ref().map(Node::home);
     let taken: u64 = homes
-        .map(|home| line(home, "paid", &operator()))
+        .map(|home| line(home, "balances", &operator()))
         .iter()
         .sum();
     assert!(taken > 0);
@@ -194,7 +194,7 @@ fn what_nodes_owe_each_other_is_settled_once_in_the_ledger_of_a_third() {
         assert!(said.contains(&line), "{line}: {said}");
     }
     assert!(debtors.count() > 0);
-    assert_eq!(account(&worked.third)["paid"], serde_json::json!([]));
+    assert_eq!(account(&worked.third)["balances"], serde_json::json!([]));
     let accounts = worked.nodes.each_ref().map(own);
     for whose in &accounts {
         let add = ["account", "add", "1", "--account", whose];
@@ -217,7 +217,7 @@ fn what_nodes_owe_each_other_is_settled_once_in_the_ledger_of_a_third() {
     assert_eq!(of(&settled), expected);
     assert_eq!(settled["settled"]["root"], batch.root().to_string());
     assert_eq!(micro(&settled["settled"], "receipts"), 5);
-    let has = |whose: &str| i128::from(line(&worked.third, "paid", whose));
+    let has = |whose: &str| i128::from(line(&worked.third, "balances", whose));
     let given = |whose: &str| match accounts.iter().any(|account| account == whose) {
         true => i128::from(CREDIT),
         false => 0,
@@ -274,7 +274,7 @@ fn who_was_given_work_leaves_its_stake_where_it_is() {
     let before = unstake("1", &a);
     assert_eq!(before.code, 0, "{}", before.stderr);
     assert_eq!(at_stake(&a), 4 * CREDIT);
-    assert_eq!(line(requester.home(), "paid", &own(&a)), CREDIT);
+    assert_eq!(line(requester.home(), "balances", &own(&a)), CREDIT);
 
     let submit = setting.submit(&[ticket(&a)], &["--shards", "1", "--only"]);
     requester.ask(&submit).unwrap();

@@ -70,7 +70,7 @@ fn in_a_terminal_each_shard_goes_from_waiting_to_done_in_its_line() {
     drop(on_b);
     let (code, end) = watched.end();
     assert_eq!(code, Some(0), "{end:#?}");
-    let done = format!("job {name} done, 12 shards done");
+    let done = format!("job {name} done, 12 of 12 shards done");
     assert!(end.contains(&done), "{end:#?}");
     // Of what was drawn nothing is left; what became of the job stands in its place.
     assert!(!end.iter().any(|line| line.contains('[')), "{end:#?}");
@@ -137,7 +137,7 @@ fn elsewhere_each_change_is_a_line_of_words_and_of_json() {
     // Once it is over there is nothing to follow, and nothing that a terminal would take.
     let again = run(requester.home(), &["job", "watch", &name]).unwrap();
     assert_eq!((again.code, again.stderr.as_str()), (0, ""));
-    let first = format!("job {name} done, 6 shards done\n");
+    let first = format!("job {name} done, 6 of 6 shards done\n");
     assert!(again.stdout.starts_with(&first), "{}", again.stdout);
     assert!(!again.stdout.contains('\u{1b}'), "{:?}", again.stdout);
 }

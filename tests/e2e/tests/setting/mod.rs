@@ -243,7 +243,7 @@ pub fn assert_conserved(requester: &Path, providers: &[&Path], spent: u64) -> Ve
     assert_eq!(micro(&account_of, "supply_micro"), 1_000_000_000_000_000);
     assert_eq!(micro(&account_of, "escrowed_micro"), 0);
     assert_eq!(micro(&account_of, "available_micro"), 2_000_000 - spent);
-    let paid = account_of["paid"].as_array().unwrap();
+    let paid = account_of["balances"].as_array().unwrap();
     let mut all = 0;
     let earned = providers.iter().map(|home| {
         let provider = account(home);

@@ -155,7 +155,7 @@ impl Visit {
             settings: Vec::new(),
             together: None,
         };
-        let subject = recipe(service, &request, &progress).await?;
+        let (subject, _) = recipe(service, &request, &progress).await?;
         let program = run::load(service, subject.component.clone()).await?;
         Ok(Self {
             subject,

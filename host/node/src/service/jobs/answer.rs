@@ -11,8 +11,8 @@ use super::{check, collect, drive, failed, money, now, receipts, submit};
 use crate::failure::{Failure, FailureKind};
 use crate::requests::hardware::Hardware;
 use crate::requests::jobs::{
-    AccountAnswer, AuditLine, AuditState, JobAnswer, JobList, JobRequest, JobState, JobView,
-    ProviderLine, ShardLine, ShardStep,
+    AccountAnswer, AccountView, AuditLine, AuditState, JobAnswer, JobList, JobRequest, JobState,
+    JobView, ProviderLine, ShardLine, ShardStep,
 };
 use crate::requests::receipts::{SettledAnswer, WroteReceipts};
 use crate::requests::{Progress, Response, Unit};
@@ -108,24 +108,28 @@ pub async fn answer(
         }
         JobRequest::Account => {
             let account = money::view(service)?;
-            Ok(Response::Account(Box::new(AccountAnswer { account })))
+            Ok(of_account(account))
         }
         JobRequest::Credit { micro, account } => {
             let account = money::credit(service, micro, account.as_deref())?;
-            Ok(Response::Account(Box::new(AccountAnswer { account })))
+            Ok(of_account(account))
         }
         JobRequest::Stake { micro, account } => {
             let account = money::stake(service, micro, account.as_deref())?;
-            Ok(Response::Account(Box::new(AccountAnswer { account })))
+            Ok(of_account(account))
         }
         JobRequest::Unstake { micro, account } => {
             let account = money::unstake(service, micro, account.as_deref())?;
-            Ok(Response::Account(Box::new(AccountAnswer { account })))
+            Ok(of_account(account))
         }
         JobRequest::Collect => {
-            collect::collect(service).await?;
+            let missing = collect::collect(service).await?;
             let account = money::view(service)?;
-            Ok(Response::Account(Box::new(AccountAnswer { account })))
+            let missing = Some(missing);
+            Ok(Response::Account(Box::new(AccountAnswer {
+                account,
+                missing,
+            })))
         }
         JobRequest::Judge { accusation } => {
             let judged = money::judged(service, &accusation)?;
@@ -144,6 +148,14 @@ pub async fn answer(
             Ok(Response::Settled(SettledAnswer { settled }))
         }
     }
+}
+
+/// What an account has, where no receipts were asked for.
+fn of_account(account: AccountView) -> Response {
+    Response::Account(Box::new(AccountAnswer {
+        account,
+        missing: None,
+    }))
 }
 
 /// A failure to write a result, with what to do.
@@ -387,6 +399,7 @@ pub fn view(
         state,
         reason,
         finished: job.finished(),
+        total: u32::try_from(spec.shards.len()).unwrap_or(u32::MAX),
         shards: lines.collect(),
         providers: providers(&shards, &hardware),
         evidence: folder.evidence(),

@@ -10,11 +10,13 @@
 
 mod turns;
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_evidence::{Keys, Receipt, Unverified, verify_agreed};
-use skep_market::{Answer, Ask, Earnings, EarningsError, Refusal};
+use skep_evidence::{AccountId, Keys, Receipt, Unverified, verify_agreed};
+use skep_market::{Answer, Ask, Earnings, EarningsError, Owed, Refusal};
 use skep_registry::Digest;
 use skep_swarm::{NodeTicket, ProviderAddr, Swarm};
 use tokio::task::JoinSet;
@@ -25,6 +27,7 @@ use super::provide::Untaken;
 use super::talk::TalkError;
 use super::{anywhere, failed, money, now};
 use crate::failure::Failure;
+use crate::requests::jobs::MissingLine;
 use crate::service::Service;
 
 /// How often a node asks by itself.
@@ -53,20 +56,18 @@ pub fn now_and_then(service: &Arc<Service>) {
     });
 }
 
-/// Asks for receipts that are owed to this node, as many debtors as one round has; how many it was given. What
+/// Asks for receipts that are owed to this node, as many debtors as one round has; what is missing after that. What
 /// is too old to be asked for is forgotten.
-pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
+pub async fn collect(service: &Arc<Service>) -> Result<Vec<MissingLine>, Failure> {
     let earnings = money::earnings(service)?;
-    let owed = tokio::task::block_in_place(|| {
-        let since = forget_old(&earnings, now())?;
-        earnings.owed(since)
-    });
-    let owed = owed.map_err(failed)?;
+    let asked_since = tokio::task::block_in_place(|| forget_old(&earnings, now()));
+    let asked_since = asked_since.map_err(failed)?;
+    let owed = || tokio::task::block_in_place(|| earnings.owed(asked_since)).map_err(failed);
     let swarm = service.swarm().await?;
     let turns = &service.jobs.turns;
-    let mut waiting = turns.next(owed).into_iter();
+    let mut waiting = turns.next(owed()?).into_iter();
     let mut asking = JoinSet::new();
-    let mut given = 0;
+    let mut reached = BTreeSet::new();
     loop {
         while asking.len() < AT_ONCE
             && let Some(debtor) = waiting.next()
@@ -74,19 +75,41 @@ pub async fn collect(service: &Arc<Service>) -> Result<u64, Failure> {
             let (swarm, earnings) = (swarm.clone(), Arc::clone(&earnings));
             let untaken = service.jobs.untaken.clone();
             asking.spawn(async move {
-                let (given, is_there) = ask_for(&swarm, &earnings, &untaken, &debtor).await;
-                (debtor.who, given, is_there)
+                let is_there = ask_for(&swarm, &earnings, &untaken, &debtor).await;
+                (debtor.who, is_there)
             });
         }
         match asking.join_next().await {
-            Some(Ok((who, more, is_there))) => {
+            Some(Ok((who, is_there))) => {
+                if is_there {
+                    reached.insert(who.0);
+                }
                 turns.asked(who, is_there);
-                given += more;
             }
             Some(Err(error)) => tracing::warn!(%error, "one who owes receipts was not asked"),
-            None => return Ok(given),
+            None => return Ok(missing(&owed()?, &reached)),
         }
     }
+}
+
+/// What is owed by whom, who owes most first, and of which of them a node was `reached`.
+fn missing(owed: &[(Digest, Owed)], reached: &BTreeSet<AccountId>) -> Vec<MissingLine> {
+    let mut lines = BTreeMap::new();
+    for (_, owed) in owed {
+        let line = lines.entry(owed.requester).or_insert_with(|| MissingLine {
+            account: owed.requester.to_string(),
+            receipts: 0,
+            micro: 0,
+            since: owed.since,
+            reached: reached.contains(&owed.requester),
+        });
+        line.receipts += 1;
+        line.micro = line.micro.saturating_add(owed.price.micro());
+        line.since = line.since.min(owed.since);
+    }
+    let mut lines: Vec<MissingLine> = lines.into_values().collect();
+    lines.sort_by_key(|line| Reverse(line.micro));
+    lines
 }
 
 /// Forgets what is too old to be asked for, by a time that the clock can be trusted to have reached; since when it is
@@ -104,28 +127,19 @@ fn forget_old(earnings: &Earnings, now: u64) -> Result<u64, EarningsError> {
     Ok(since)
 }
 
-/// Asks one debtor for its receipts: how many it gave, and whether it was there for as long as that took.
-async fn ask_for(
-    swarm: &Swarm,
-    earnings: &Earnings,
-    untaken: &Untaken,
-    debtor: &Debtor,
-) -> (u64, bool) {
+/// Asks one debtor for its receipts: whether it was there for as long as that took.
+async fn ask_for(swarm: &Swarm, earnings: &Earnings, untaken: &Untaken, debtor: &Debtor) -> bool {
     let (requester, node) = &debtor.who;
     let Ok(ticket) = node.parse::<NodeTicket>() else {
-        return (0, false);
+        return false;
     };
-    let mut given = 0;
     let asking = async {
         for lease in &debtor.leases {
             match claim(swarm, &ticket.node, *lease).await {
                 Ok(receipt) => {
                     let settle = || settle(earnings, untaken, &[receipt]);
-                    match tokio::task::block_in_place(settle) {
-                        Ok(()) => given += 1,
-                        Err(refusal) => {
-                            tracing::info!(%refusal, "a receipt is not one of this node's");
-                        }
+                    if let Err(refusal) = tokio::task::block_in_place(settle) {
+                        tracing::info!(%refusal, "a receipt is not one of this node's");
                     }
                 }
                 Err(TalkError::Refused(Refusal::NoReceipt)) => {}
@@ -138,8 +152,7 @@ async fn ask_for(
         true
     };
     let is_there = tokio::time::timeout(PATIENCE, asking).await;
-    let is_there = is_there.unwrap_or(false);
-    (given, is_there)
+    is_there.unwrap_or(false)
 }
 
 /// Keeps receipts that both have signed, if all are this node's own, and lets go of what was made for them.
@@ -193,7 +206,7 @@ async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<
 #[allow(clippy::unwrap_used)]
 mod tests {
     use skep_evidence::{AccountKey, Credits, Meter, Signed, Split, Statement as _, Work};
-    use skep_market::{Finished, Owed};
+    use skep_market::Finished;
 
     use super::*;
 
@@ -245,6 +258,31 @@ mod tests {
             node: String::new(),
         };
         earnings.keep(bill.lease, finished, &owed).unwrap();
+    }
+
+    #[test]
+    fn what_is_missing_is_told_by_who_owes_it_the_most_first() {
+        let owed = |requester: u8, price, since| {
+            let owed = Owed {
+                requester: key(requester).id(),
+                price: Credits::from_micro(price),
+                since,
+                node: String::new(),
+            };
+            (Digest::of(&[requester]), owed)
+        };
+        let all = [owed(2, 4, 7), owed(3, 9, 8), owed(2, 1, 5)];
+        let line = |requester: u8, receipts, micro, since, reached| MissingLine {
+            account: key(requester).id().to_string(),
+            receipts,
+            micro,
+            since,
+            reached,
+        };
+        let reached = BTreeSet::from([key(2).id()]);
+        let expected = [line(3, 1, 9, 8, false), line(2, 2, 5, 5, true)];
+        assert_eq!(missing(&all, &reached), expected);
+        assert_eq!(missing(&[], &reached), []);
     }
 
     #[test]

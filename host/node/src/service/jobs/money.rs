@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{Jobs, believed, failed, now, random, receipts};
 use crate::failure::{Failure, FailureKind};
 use crate::moment::moment;
-use crate::requests::jobs::{AccountView, Judged, PaidLine, StakeLine};
+use crate::requests::jobs::{AccountView, AvailableLine, Judged, StakeLine};
 use crate::service::{Service, run};
 
 /// What a node's own ledger is made with. All of it is in its treasury until its owner takes some.
@@ -173,7 +173,7 @@ fn named(service: &Service, whose: Option<&str>) -> Result<AccountId, Failure> {
         None => Ok(account(service)?.id()),
         Some(text) => text
             .parse::<AccountId>()
-            .map_err(|error| Failure::of(FailureKind::Usage, &error)),
+            .map_err(|error| Failure::new(FailureKind::Usage, format!("--account: {error}"))),
     }
 }
 
@@ -341,8 +341,8 @@ pub fn view(service: &Service) -> Result<AccountView, Failure> {
             |other: AccountId, credits: Credits| other != account && credits > Credits::ZERO;
         let now = now();
         let bound = |account| ledger.bound(account).filter(|until| now < *until);
-        let paid = ledger.books().filter_map(|(book, credits)| match book {
-            Book::Available(other) if is_line(other, credits) => Some(PaidLine {
+        let balances = ledger.books().filter_map(|(book, credits)| match book {
+            Book::Available(other) if is_line(other, credits) => Some(AvailableLine {
                 account: other.to_string(),
                 micro: credits.micro(),
             }),
@@ -364,7 +364,7 @@ pub fn view(service: &Service) -> Result<AccountView, Failure> {
             staked_until: bound(account),
             earned_micro: u64::try_from(earned.max(0)).unwrap_or(u64::MAX),
             receipts: receipts.len() as u64,
-            paid: paid.collect(),
+            balances: balances.collect(),
             stakes: stakes.collect(),
             supply_micro: u64::try_from(ledger.total()).unwrap_or(u64::MAX),
         })

@@ -358,6 +358,9 @@ fn labels(world: &str, submission: &Submission) -> Result<Option<Vec<u8>>, Failu
     if world != "batch-classifier" {
         return Ok(None);
     }
+    if !submission.arguments.is_empty() {
+        return Err(usage(run::NO_ARGUMENTS.to_owned()));
+    }
     let path = submission
         .labels
         .as_deref()
