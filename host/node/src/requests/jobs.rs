@@ -167,7 +167,7 @@ pub struct JobView {
     pub adapter: Option<String>,
     /// Where it stands.
     pub state: JobState,
-    /// Why it failed, or what keeps it.
+    /// Why it failed, what keeps it, or why its result is not where it was to go.
     pub reason: Option<String>,
     /// How many shards are done.
     pub finished: u32,

@@ -77,18 +77,28 @@ fn a_result_whose_place_has_gone_is_with_the_job_and_nothing_is_held_for_it() {
     assert!(said.contains(&output), "{said}");
     assert!(said.contains("`skep job result`"), "{said}");
     // It has ended, for whoever asks the moment after, and what it did not cost is back.
-    let again = requester.ask(&["job", "watch", &name]).unwrap();
-    assert_eq!(again["job"]["state"], "done", "{again}");
+    let status = requester.ask(&["job", "status", &name]).unwrap();
+    assert_eq!(status["job"]["state"], "done", "{status}");
+    let reason = status["job"]["reason"].as_str().unwrap();
+    assert!(reason.contains(&output), "{reason}");
     assert_conserved(
         requester.home(),
         &[a.home()],
-        micro(&again["job"], "spent_micro"),
+        micro(&status["job"], "spent_micro"),
     );
     let copy = setting.text("copy.jsonl");
     requester
         .ask(&["job", "result", &name, "--output", &copy])
         .unwrap();
     assert_eq!(fs::read(copy).unwrap(), setting.expected);
+    // Who looks for it where it was to go is told that it is not there, until it is.
+    let ended = run(requester.home(), &watch).unwrap();
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains(&output), "{}", ended.stderr);
+    fs::create_dir(&folder).unwrap();
+    let again = requester.ask(&watch).unwrap();
+    assert!(again["job"]["reason"].is_null(), "{again}");
+    assert_eq!(fs::read(&output).unwrap(), setting.expected);
 }
 
 #[test]

@@ -270,6 +270,8 @@ impl Requester {
                 assert!(begun.elapsed() < PATIENCE, "it goes on");
             }
         });
+        // Who says nothing more has not ended it.
+        assert!(begun.elapsed() < PATIENCE, "it is silent");
     }
 
     /// What it is answered that sends a chunk of nothing in front of the others.

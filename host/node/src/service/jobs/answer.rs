@@ -44,11 +44,12 @@ pub async fn answer(
         JobRequest::Watch { job } => {
             let folder = folder::find(&service.home, &job)?;
             // One that is over may still be written down, and then nobody else reads it.
-            let is_worked_on = service.jobs.running().contains_key(&folder.id);
-            if folder.is_over() && !is_worked_on {
-                return ended(at_rest(&folder)?);
-            }
-            let running = drive::begin(service, &folder, None)?;
+            let worked_on = service.jobs.running().get(&folder.id).map(Arc::clone);
+            let running = match worked_on {
+                Some(running) => running,
+                None if folder.is_over() => return ended(over(&folder)?),
+                None => drive::begin(service, &folder, None)?,
+            };
             follow(&running, &progress).await
         }
         JobRequest::Status { job: Some(job) } => {
@@ -101,9 +102,17 @@ pub async fn answer(
                     ),
                 ));
             }
-            folder.deliver(&output).map_err(elsewhere)?;
-            let output = Some(output);
-            let job = JobView { output, ..job };
+            let written = match job.output.as_ref() == Some(&output) {
+                true => folder.deliver_as(&folder.spec()?),
+                false => folder.deliver(&output),
+            };
+            written.map_err(elsewhere)?;
+            let (output, reason) = (Some(output), None);
+            let job = JobView {
+                output,
+                reason,
+                ..job
+            };
             Ok(Response::Job(Box::new(JobAnswer { job })))
         }
         JobRequest::Account => {
@@ -210,10 +219,10 @@ async fn follow(running: &drive::Running, progress: &ProgressSender) -> Result<R
     }
 }
 
-/// What keeps a job of which nobody works on any shard, if that is known.
+/// What keeps a job of which shards are left and nobody works on any, if that is known.
 pub(super) fn what_for(job: &JobView) -> Option<String> {
-    let mut shards = job.shards.iter();
-    let is_idle = shards.all(|line| matches!(&*line.state, "waiting" | "done"));
+    let has = |state: &str| job.shards.iter().any(|line| line.state == state);
+    let is_idle = has("waiting") && !has("running") && !has("audited");
     let reason = job.reason.as_ref();
     reason
         .filter(|_| is_idle && job.state == JobState::Running)
@@ -272,6 +281,16 @@ fn seen(service: &Arc<Service>, folder: &Folder) -> Result<JobView, Failure> {
     at_rest(folder)
 }
 
+/// A job that is over. What could not be written to where it goes is written there, if it can be now.
+fn over(folder: &Folder) -> Result<JobView, Failure> {
+    if folder.undelivered().is_some()
+        && let Err(failure) = folder.deliver_as(&folder.spec()?)
+    {
+        tracing::info!(job = %folder.id, %failure, "a result is still not where it was to go");
+    }
+    at_rest(folder)
+}
+
 /// A job that this process does not work on.
 pub(super) fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
     let spec = folder.spec()?;
@@ -281,7 +300,10 @@ pub(super) fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
         (true, false) => JobState::Failed,
         (false, _) => JobState::Paused,
     };
-    let reason = job.gave_up().map(|why| why.to_string());
+    let reason = match job.gave_up() {
+        Some(why) => Some(why.to_string()),
+        None => folder.undelivered(),
+    };
     Ok(view(folder, &spec, &job, state, reason, |_| 0))
 }
 

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use self::pay::Books;
 use self::send::Send;
 use super::around::{Asked, Quotes, quotes};
-use super::folder::{Folder, Spec};
+use super::folder::{Folder, Spec, with_the_job};
 use super::found::Finding;
 use super::shown::Shown;
 use super::suitable::suitable;
@@ -291,9 +291,7 @@ impl Driver {
     fn deliver(&mut self) {
         if let Err(failure) = self.folder.deliver_as(&self.spec) {
             tracing::warn!(job = %self.folder.id, %failure, "a result is not where it was to go");
-            self.undelivered = Some(format!(
-                "{failure}; it is with the job, and `skep job result` writes it elsewhere"
-            ));
+            self.undelivered = Some(with_the_job(&failure.message));
         }
     }
 

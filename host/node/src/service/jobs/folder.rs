@@ -13,13 +13,16 @@
 //! jobs/<job>/shown/        what is shown of the texts of results that are followed
 //! jobs/<job>/evidence/    accusations of those whose results were found wrong
 //! jobs/<job>/hardware.json what those who worked on it were found to run on, if any showed it
+//! jobs/<job>/undelivered  why the result could not be written to where it goes, until it is there
 //! jobs/<job>/over         there once the job has ended and everything is paid
 //! ```
 
+mod delivery;
 mod input;
 #[cfg(test)]
 pub(super) mod testing;
 
+pub use delivery::{can_be_written, with_the_job};
 pub use input::Input;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -498,67 +501,6 @@ impl Folder {
         };
         append().map_err(failed)
     }
-
-    /// Copies the result to where the job says that it goes, if it says that.
-    pub fn deliver_as(&self, spec: &Spec) -> Result<(), Failure> {
-        spec.output.as_deref().map_or(Ok(()), |to| self.deliver(to))
-    }
-
-    /// Copies the result to where it goes, in place of what is there.
-    pub fn deliver(&self, to: &Path) -> Result<(), Failure> {
-        let deliver = || -> io::Result<()> {
-            let mut file = beside(to)?;
-            // A job without any record has no result yet.
-            match File::open(self.result()) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => {
-                    io::copy(&mut result?, &mut file)?;
-                }
-            }
-            file.as_file().sync_all()?;
-            file.persist(to).map_err(|error| error.error)?;
-            Ok(())
-        };
-        deliver().map_err(|error| cannot_write(to, &error))
-    }
-}
-
-/// Whether a result could be written there, before anything is paid for it.
-pub fn can_be_written(to: &Path) -> Result<(), Failure> {
-    match to.is_dir() {
-        true => Err(cannot_write(
-            to,
-            &io::Error::from(io::ErrorKind::IsADirectory),
-        )),
-        false => beside(to)
-            .map(drop)
-            .map_err(|error| cannot_write(to, &error)),
-    }
-}
-
-/// A file that takes the place of another once it is whole.
-fn beside(to: &Path) -> io::Result<NamedTempFile> {
-    let parent = match to.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    // As any other file that the person makes: their umask decides who may read it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(parent)
-}
-
-fn cannot_write(to: &Path, error: &io::Error) -> Failure {
-    // Without the name of the file beside it, of which nobody has heard.
-    let why = match error.kind() {
-        io::ErrorKind::NotFound => "its folder is not there".to_owned(),
-        kind => kind.to_string(),
-    };
-    Failure::new(
-        FailureKind::Failed,
-        format!("cannot write the result to {}: {why}", to.display()),
-    )
 }
 
 /// Where a shard lies in the input.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use skep_evidence::Credits;
-use skep_market::AttemptId;
+use skep_market::{AttemptId, Offer};
 
 use super::super::answer;
 use super::super::around::{Wanted, listed};
@@ -58,7 +58,8 @@ impl Driver {
                      {SMALLEST_PANEL} are of one kind, which an audit takes"
                 ));
             }
-            let open = offers.iter().filter(|offer| offer.slots > 0);
+            let is_open = |offer: &&Offer| offer.slots > 0 && offer.reputation.is_trusted();
+            let open = offers.iter().filter(is_open);
             let prices = open.map(|offer| offer.price).collect();
             if let Some(dear) = too_dear(&self.spec, prices) {
                 return Some(dear);
@@ -79,11 +80,15 @@ pub fn too_dear(spec: &Spec, mut prices: Vec<Credits>) -> Option<String> {
         0 => String::new(),
         seconds => format!(" and {seconds} s of being kept ready"),
     };
+    let fewer = match spec.shards.len() {
+        0 | 1 => "",
+        _ => ", or cut the input into fewer parts with --shards",
+    };
     (leases > 0 && asked > limit).then(|| {
         format!(
             "--max-price of {} credits leaves {limit} for each of {leases} leases, and nodes ask for \
              {asked}, counted for 10^12 operations{warm}, since nobody knows beforehand what a \
-             shard takes; allow {needed}, or cut the input into fewer parts with --shards",
+             shard takes; allow {needed}{fewer}",
             Credits::from_micro(spec.budget)
         )
     })

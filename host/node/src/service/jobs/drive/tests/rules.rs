@@ -69,15 +69,48 @@ async fn a_job_that_too_few_nodes_work_on_for_its_price_says_so() {
     let leaves = "--max-price of 0.00001 credits leaves 0.000005 for each of 2 leases";
     assert!(reason.contains(leaves), "{reason}");
     assert!(reason.contains("ask for 0.000006,"), "{reason}");
-    assert!(reason.contains("allow 0.000012,"), "{reason}");
-    // Whoever watches is told, since nobody works on it.
-    assert_eq!(answer::what_for(&desk.driver.view()), Some(reason));
+    assert!(reason.contains("allow 0.000012, or"), "{reason}");
+    // Whoever watches is told, since nobody works on what is left, and no more once nothing is.
+    let mut view = desk.driver.view();
+    for done in [0, 1] {
+        assert_eq!(answer::what_for(&view).as_ref(), Some(&reason));
+        "done".clone_into(&mut view.shards[done].state);
+    }
+    assert_eq!(answer::what_for(&view), None);
     // One of them would and does, and each shard takes two.
     let desk = asked(2, &[2, 3]);
     assert_eq!(desk.open().len(), 2);
     let reason = desk.driver.reason().unwrap();
     assert!(reason.contains("ask for 0.000003,"), "{reason}");
     assert_eq!(answer::what_for(&desk.driver.view()), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_liar_asks_for_is_no_price_that_anybody_has_a_shard_done_for() {
+    let desk = asked(1, &[2, 6, 7]);
+    let liar = key(1).id();
+    let open = desk.open().into_iter();
+    assert_eq!(
+        open.map(|(_, provider)| provider).collect::<Vec<_>>(),
+        [liar; 2]
+    );
+    assert_eq!(desk.driver.reason(), None);
+    desk.driver.remember(&[(liar, Conduct::Lied)]).unwrap();
+    let reason = desk.driver.reason().unwrap();
+    assert!(reason.contains("ask for 0.000006,"), "{reason}");
+}
+
+#[test]
+fn an_input_of_one_part_is_not_to_be_cut_into_fewer() {
+    let told = |shards| {
+        let spec = Spec {
+            budget: 10,
+            ..spec(shards)
+        };
+        too_dear(&spec, vec![Credits::from_micro(11)]).unwrap()
+    };
+    assert!(told(2).contains("--shards"), "{}", told(2));
+    assert!(told(1).ends_with("allow 0.000011"), "{}", told(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
