@@ -27,7 +27,7 @@ impl HostEncoder for State {
             return Err(HostError::from(ModelError::NotFound(name)));
         };
         // Loading is work of the node's, shared by all who use the model: nobody pays for it,
-        // and the run's wall time goes on.
+        // and the run's wall time goes on. The account is for an adapter that comes with the model.
         let account = self.account.clone();
         let encoder = self
             .threads

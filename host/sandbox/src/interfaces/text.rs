@@ -172,7 +172,7 @@ impl HostLanguageModel for State {
         let Some(models) = self.spec.models.clone() else {
             return Err(HostError::from(ModelError::NotFound(name)));
         };
-        // As with encoders, nobody pays for loading, and the run's wall time goes on.
+        // As with encoders, nobody pays for loading a model, and the run's wall time goes on.
         let account = self.account.clone();
         let model = self
             .threads
