@@ -131,6 +131,7 @@ async fn loaded(service: &Service, path: PathBuf) -> Result<Arc<Program>, Unread
             let kind = match error {
                 LoadError::Refused(_) => FailureKind::Refused,
                 LoadError::TooLarge { .. } => FailureKind::Limit,
+                LoadError::Busy => FailureKind::Busy,
                 _ => FailureKind::Failed,
             };
             let failure = Failure::of(kind, &error);

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use skep_evidence::Lease;
-use skep_market::{Finished, Refusal};
+use skep_market::Finished;
 
 use super::super::now;
 use super::super::residence::Reserved;
 use super::super::work::Unmade;
 use super::begun::receipt_of;
 use super::{Desk, Stop};
-use crate::failure::FailureKind;
 use crate::service::Service;
 use crate::service::run::{Subject, Unready};
 
@@ -33,12 +32,9 @@ impl Desk {
     }
 }
 
-/// Why nothing is kept ready: where as much is as may be, that is over at some time.
+/// Why nothing is kept ready.
 fn not_ready(unready: Unready) -> Stop {
-    match unready {
-        Unready::Beside(failure) if failure.kind == FailureKind::Busy => Refusal::Busy.into(),
-        unready => Unmade::from(unready).into(),
-    }
+    Unmade::from(unready).into()
 }
 
 /// Keeps on for its whole time what a receipt was signed for.
@@ -63,8 +59,10 @@ pub(super) fn keep_on(
 mod tests {
     use std::path::PathBuf;
 
+    use skep_market::Refusal;
+
     use super::*;
-    use crate::failure::Failure;
+    use crate::failure::{Failure, FailureKind};
 
     /// What a requester is told.
     fn told(unready: Unready) -> Refusal {

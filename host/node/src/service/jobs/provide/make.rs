@@ -22,6 +22,7 @@ use super::begun::{AtWork, receipt_of};
 use super::fault::Fault;
 use super::untaken::Product;
 use super::{Desk, Stop, meanwhile};
+use crate::failure::FailureKind;
 use crate::service::Service;
 use crate::service::run::Subject;
 
@@ -49,6 +50,8 @@ impl From<Unmade> for Stop {
     fn from(Unmade { failure, fault }: Unmade) -> Self {
         match fault {
             FaultOf::Work | FaultOf::Sandbox => Refusal::Failed(failure.message).into(),
+            // As much as may be is compiled or kept ready, which is over at some time: nothing is broken.
+            FaultOf::Node if failure.kind == FailureKind::Busy => Refusal::Busy.into(),
             FaultOf::Node => Fault::from(failure).into(),
         }
     }
