@@ -140,6 +140,20 @@ mod tests {
     }
 
     #[test]
+    fn a_model_counts_before_an_adapter_and_that_before_a_package() {
+        // Whoever holds more ready is dearer, so that no price puts it first.
+        let offers = [0_u8, 1, 2, 3, 4, 5, 6, 7].map(|held| Offer {
+            warmth: Warmth {
+                package: held & 1 != 0,
+                adapter: held & 2 != 0,
+                model: held & 4 != 0,
+            },
+            ..offer(held, 100 + u64::from(held))
+        });
+        assert_eq!(order(&offers), [7, 6, 5, 4, 3, 2, 1, 0].map(account));
+    }
+
+    #[test]
     fn of_those_who_ask_for_nothing_who_fails_comes_last() {
         let mut fails = offer(1, 0);
         (0..3).for_each(|_| fails.reputation.note(Conduct::Failed));

@@ -3,7 +3,8 @@
 //! Nodes that work for each other all day sign a receipt for each shard and pay none of them by
 //! itself. From time to time the receipts are netted: all that an account earned less all that it
 //! spent is one position, and positions add up to zero. A [`Batch`] binds receipts and positions
-//! under one Merkle root, so that whoever holds a receipt can show that it was counted.
+//! under one Merkle root, so that whoever has the batch can prove to others that a receipt was counted
+//! ([`BatchProof`]).
 
 mod batch;
 mod embedded;

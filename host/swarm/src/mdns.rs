@@ -2,7 +2,8 @@
 //!
 //! Nodes announce themselves under a service name of skep's own and say in their record which
 //! version of the protocol they speak; records of other programs are ignored. What a node offers
-//! is not announced: whoever looks for a package asks the nodes found over `skep/releases/1`.
+//! is not announced: whoever looks for a package asks the nodes found over `skep/releases/1`, and
+//! whoever looks for work asks them over `skep/gossip/1` for their signed announcements.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -13,7 +13,7 @@ use n0_future::task::AbortOnDropHandle;
 use n0_future::{StreamExt, stream};
 use skep_registry::Digest;
 
-use crate::announcement::{Announcement, Capability};
+use crate::announcement::{Announcement, Capability, Need};
 use crate::blobs::{Blobs, Presence};
 use crate::brought::Brought;
 use crate::busy::Busy;
@@ -284,6 +284,17 @@ impl Swarm {
         let mut found = collect(&services, want, own, MAX_FOUND, wait, chance).await;
         self.put_in_order(want, &mut found);
         found
+    }
+
+    /// Of the nodes that [`find`](Self::find) yields for work those alone that sign that they meet the need: their
+    /// announcements, in no order. By whatever way a node is found, mDNS and the DHT included, it is asked for its
+    /// announcement; without gossip nobody is, and nobody is returned.
+    pub async fn find_able(&self, need: &Need) -> Vec<Announcement> {
+        let want = Want::Jobs(need.clone());
+        let found = self.find(&want).await;
+        let mut able = self.acquaintances();
+        able.retain(|said| said.has(&want) && found.iter().any(|node| node.id == said.node()));
+        able
     }
 
     /// Puts those first that say in a signed announcement that they have `want`, and those last that

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::hostile::endpoint;
-use common::{content, limits, offer, publish};
+use common::{able, content, limits, offer, publish};
 use iroh::SecretKey;
 use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
@@ -197,6 +197,21 @@ async fn of_those_found_who_signs_that_it_meets_the_need_comes_first() {
     });
     assert_eq!(meeting(&more), []);
     for node in [dear, cheap, asking] {
+        node.shutdown().await;
+    }
+    drop(net);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_the_dht_alone_who_can_do_what_is_needed_is_found_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = Testnet::builder(8).build().unwrap();
+    let nodes = open_all(dir.path(), &net, able::NAMES, true).await;
+    // The DHT knows of no memory and no prices: who is found is asked.
+    let need = able::take_work(&nodes).await;
+    let asking = open(&dir.path().join("asking"), &net, true).await;
+    able::assert_found(&asking, &nodes, &need).await;
+    for node in nodes.iter().chain([&asking]) {
         node.shutdown().await;
     }
     drop(net);

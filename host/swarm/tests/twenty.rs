@@ -1,6 +1,7 @@
 //! Twenty nodes on loopback, a third of which leave while the others look for blobs and fetch them, and for those
 //! who take work: whatever still has a provider is found. Of those that leave three are processes that are killed,
-//! so that nobody hears of it.
+//! so that nobody hears of it. Who leaves, who has which blob and who looks for it is drawn anew in each run, by a
+//! seed that it prints: with that in `SKEP_TEST_SEED` it is drawn the same again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -29,17 +30,17 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 const NODES: usize = 20;
-/// Those that are killed.
-const KILLED: [usize; 3] = [2, 9, 14];
-/// Those that close, as a node does that is asked to stop.
-const CLOSING: [usize; 4] = [0, 5, 12, 18];
 /// A third of them.
-const LEAVING: usize = KILLED.len() + CLOSING.len();
-/// Those that take work. Two of them leave, one in each way.
+const LEAVING: usize = 7;
+/// So many of these are killed. The others close, as a node does that is asked to stop.
+const KILLED: usize = 3;
+/// Those that take work.
 const WORKERS: [usize; 5] = [3, 5, 9, 11, 16];
 const BLOBS: usize = 40;
 /// Nothing here takes as long.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// The seed of a draw that is to be had again.
+const SEED: &str = "SKEP_TEST_SEED";
 /// Tells a process which node it is.
 const MEMBER: &str = "SKEP_TEST_MEMBER";
 /// Before the ticket of a node in a process of its own.
@@ -147,8 +148,9 @@ enum Node {
 }
 
 impl Node {
-    async fn start(number: usize, told: &Told) -> Self {
-        match KILLED.contains(&number) {
+    /// A node, in a process of its own if it is to be killed.
+    async fn start(told: &Told, is_killed: bool) -> Self {
+        match is_killed {
             true => Self::There(tokio::task::block_in_place(|| Process::start(told))),
             false => Self::Here(told.open().await),
         }
@@ -171,6 +173,51 @@ impl Node {
             Self::Here(node) => node,
             Self::There(_) => panic!("it is in a process of its own"),
         }
+    }
+}
+
+/// What is drawn by a seed, which is printed. A new one each time, unless one is asked for.
+fn drawn() -> StdRng {
+    let seed: u64 = match std::env::var(SEED) {
+        Ok(seed) => seed.parse().expect("a seed is a number"),
+        Err(_) => rand::random(),
+    };
+    println!("{SEED}={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// Who leaves.
+struct Leaving {
+    /// All of them, in the order in which they do.
+    order: Vec<usize>,
+    /// Those that are killed.
+    killed: BTreeSet<usize>,
+}
+
+impl Leaving {
+    /// Any third of them, unless that leaves nobody who takes work. A blob that goes with all who have it is not
+    /// looked for but by the end, when it has to be missed.
+    fn draw(random: &mut StdRng) -> Self {
+        let mut order: Vec<usize> = (0..NODES).collect();
+        while WORKERS.iter().all(|n| order.contains(n)) {
+            order = (0..NODES).collect();
+            order.shuffle(random);
+            order.truncate(LEAVING);
+        }
+        let killed = order.choose_multiple(random, KILLED).copied().collect();
+        Self { order, killed }
+    }
+
+    /// Those who stay.
+    fn staying(&self) -> Vec<usize> {
+        (0..NODES).filter(|n| !self.order.contains(n)).collect()
+    }
+
+    /// One who stays and takes no work. There are more than those who leave and those who work.
+    fn asking(&self) -> usize {
+        let staying = self.staying();
+        let asking = staying.iter().find(|n| !WORKERS.contains(n));
+        *asking.unwrap()
     }
 }
 
@@ -197,6 +244,7 @@ async fn twenty(
     dir: &Path,
     bootstrap: Option<&[String]>,
     holders: &[BTreeSet<usize>],
+    leaving: &Leaving,
 ) -> (Vec<Node>, Digest) {
     let key = PublisherKey::generate().unwrap();
     let model = draft("a-model", "1.0.0", &[("weights", WEIGHTS)]);
@@ -212,7 +260,7 @@ async fn twenty(
             blobs: its.collect(),
             model: WORKERS.contains(&number).then(|| model.encode().to_vec()),
         };
-        nodes.push(Node::start(number, &told).await);
+        nodes.push(Node::start(&told, leaving.killed.contains(&number)).await);
     }
     (nodes, model.digest())
 }
@@ -241,14 +289,16 @@ async fn look_while_a_third_leaves(
     random: &mut StdRng,
     nodes: Vec<Node>,
     holders: &[BTreeSet<usize>],
+    leaving: &Leaving,
     work: &Want,
 ) {
-    let mut leaving = [&KILLED[..], &CLOSING].concat();
-    leaving.shuffle(random);
-    let staying: Vec<usize> = (0..NODES).filter(|n| !leaving.contains(n)).collect();
-    let at_work = WORKERS.iter().filter(|n| staying.contains(n));
-    let at_work: Arc<Vec<NodeId>> = Arc::new(at_work.map(|n| nodes[*n].id()).collect());
-    assert_eq!(at_work.len(), WORKERS.len() - 2);
+    let staying = leaving.staying();
+    let at_work = WORKERS.into_iter().filter(|n| staying.contains(n));
+    let at_work: Vec<usize> = at_work.collect();
+    // A node finds others, and not itself.
+    let finds_work = |node: &usize| at_work.iter().any(|worker| worker != node);
+    let looking_for_work: Vec<usize> = staying.iter().copied().filter(finds_work).collect();
+    let at_work: Arc<Vec<NodeId>> = Arc::new(at_work.iter().map(|n| nodes[*n].id()).collect());
     let mut searches: Vec<Search> = Vec::new();
     for (number, held) in holders.iter().enumerate() {
         let still = held.iter().any(|holder| staying.contains(holder));
@@ -267,7 +317,11 @@ async fn look_while_a_third_leaves(
     }
     let blobs = searches.len();
     assert!(blobs > BLOBS, "the seed leaves enough to look for: {blobs}");
-    searches.extend(staying.iter().map(|node| Search::Work { node: *node }));
+    searches.extend(
+        looking_for_work
+            .iter()
+            .map(|node| Search::Work { node: *node }),
+    );
     searches.shuffle(random);
     let total = searches.len();
 
@@ -275,7 +329,8 @@ async fn look_while_a_third_leaves(
     // does: nobody waits until the one before it has told everybody.
     let (ended, next) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let mut nodes: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
-    let gone: Vec<Node> = leaving.iter().map(|n| nodes[*n].take().unwrap()).collect();
+    let gone = leaving.order.iter().map(|n| nodes[*n].take().unwrap());
+    let gone: Vec<Node> = gone.collect();
     let leave = {
         let (ended, next) = (ended.clone(), next.clone());
         async move {
@@ -332,7 +387,7 @@ async fn look_while_a_third_leaves(
     let someone = nodes[staying[0]].as_ref().unwrap();
     let mut lost = JoinSet::new();
     for (number, held) in holders.iter().enumerate() {
-        if held.iter().all(|holder| leaving.contains(holder)) {
+        if held.iter().all(|holder| leaving.order.contains(holder)) {
             let (someone, digest) = (someone.clone(), Digest::of(&data(number)));
             lost.spawn(async move {
                 assert!(someone.find_blob(&digest, &[]).await.is_err());
@@ -385,10 +440,10 @@ fn sorted(ids: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_gossip_a_blob_is_found_while_anyone_has_it() {
-    let mut random = StdRng::seed_from_u64(20);
+    let mut random = drawn();
     let dir = tempfile::tempdir().unwrap();
-    let holders = holders(&mut random);
-    let (nodes, model) = twenty(&mut random, dir.path(), None, &holders).await;
+    let (holders, leaving) = (holders(&mut random), Leaving::draw(&mut random));
+    let (nodes, model) = twenty(&mut random, dir.path(), None, &holders, &leaving).await;
     let ids: Vec<NodeId> = nodes.iter().map(Node::id).collect();
     let work = ready(model);
     until("everybody knows what everybody has", async || {
@@ -421,7 +476,7 @@ async fn by_gossip_a_blob_is_found_while_anyone_has_it() {
         })
     };
     let workers = sorted(WORKERS.map(|worker| ids[worker]));
-    let asking = nodes[17].here();
+    let asking = nodes[leaving.asking()].here();
     // Others are suggested by those who know nothing of work: by the tickets.
     let found = asking.find(&need("cpu", 7)).await;
     for worker in &workers {
@@ -436,21 +491,21 @@ async fn by_gossip_a_blob_is_found_while_anyone_has_it() {
     assert_eq!(heard_of(&need("cuda", 7)), []);
     assert_eq!(heard_of(&need("cpu", 6)), []);
 
-    look_while_a_third_leaves(&mut random, nodes, &holders, &work).await;
+    look_while_a_third_leaves(&mut random, nodes, &holders, &leaving, &work).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_the_dht_a_blob_is_found_while_anyone_has_it() {
-    let mut random = StdRng::seed_from_u64(21);
+    let mut random = drawn();
     let dir = tempfile::tempdir().unwrap();
     let net = Testnet::builder(8).build().unwrap();
-    let holders = holders(&mut random);
+    let (holders, leaving) = (holders(&mut random), Leaving::draw(&mut random));
     // Nobody knows anybody but the DHT.
     let bootstrap = Some(&net.bootstrap[..]);
-    let (nodes, model) = twenty(&mut random, dir.path(), bootstrap, &holders).await;
+    let (nodes, model) = twenty(&mut random, dir.path(), bootstrap, &holders, &leaving).await;
     let ids: Vec<NodeId> = nodes.iter().map(Node::id).collect();
     let work = ready(model);
-    let asking = nodes[NODES - 1].here();
+    let asking = nodes[leaving.asking()].here();
     let mut waiting = JoinSet::new();
     let blobs = holders.iter().enumerate().map(|(number, held)| {
         let held: Vec<usize> = held.iter().copied().collect();
@@ -476,6 +531,6 @@ async fn by_the_dht_a_blob_is_found_while_anyone_has_it() {
     }
     let waited = tokio::time::timeout(DEADLINE, waiting.join_all()).await;
     waited.expect("every holder of every blob, and everyone who takes work, is in the DHT");
-    look_while_a_third_leaves(&mut random, nodes, &holders, &work).await;
+    look_while_a_third_leaves(&mut random, nodes, &holders, &leaving, &work).await;
     drop(net);
 }

@@ -58,7 +58,7 @@ pub struct SettledAnswer {
 /// A batch of receipts that is settled in this node's ledger.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SettledBatch {
-    /// The root of the batch, by which everybody can show that a receipt was counted.
+    /// The root of the batch, against which a proof that a receipt was counted can be checked.
     pub root: String,
     /// The entry of the ledger that settled it.
     pub entry: u64,

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod able;
 pub mod hostile;
 
 use std::path::Path;
