@@ -1,5 +1,5 @@
-//! Whoever cheats loses more than it gains, kind by kind, and nobody honest is charged: some jobs of what
-//! `cargo run -p skep-market --example cheating` has more of.
+//! Whoever cheats loses more than it gains, kind by kind, or gains nothing or does no harm, and nobody honest is charged:
+//! some jobs of what `cargo run -p skep-market --example cheating` has more of.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -49,6 +49,10 @@ kinds! {
     a_prompt_cut_short: ShortPrompt, 4;
     garbage_one_time_in_five: OneInFive, 10;
     a_pair_that_backs_each_other: Pair, 4;
+    a_pair_with_a_smaller_model: PairSmaller, 4;
+    a_pair_with_four_bits_for_eight: PairFourBits, 4;
+    a_copy_of_a_right_answer: Copied, 2;
+    a_lie_that_is_copied: CopiedLie, 10;
     garbage_where_it_cannot_be_an_auditor: Careful, 4;
     an_old_receipt: Replay, 2;
     all_of_an_old_delivery: ReplayAll, 2;

@@ -27,6 +27,15 @@ pub enum Cheat {
     OneInFive,
     /// Two that make up the same outputs, and say of each other that they are right.
     Pair,
+    /// Two that write texts with a smaller model, and say of each other's that they are right.
+    PairSmaller,
+    /// Two that do so with the same model in 4 bits, where it was to be in 8.
+    PairFourBits,
+    /// Sends what its friend made, where that was given the same shard too. The friend is honest.
+    Copied,
+    /// Two that make up the same output where both were given the same shard, and say of each other that
+    /// they are right.
+    CopiedLie,
     /// Makes up results where it cannot be an auditor, as far as it can tell: of a shard's first
     /// lease.
     Careful,
@@ -47,14 +56,17 @@ pub enum End {
     Nothing,
     /// It loses more than it gains.
     Loss,
+    /// What it sends is what was asked for, though it has not made it: it is paid for work that it has not done, nothing
+    /// wrong is accepted, and nobody is charged.
+    NoHarm,
     /// What it sends is no delivery, and no fraud either, since everybody could send it: it is not paid,
-    /// and others do its shards.
+    /// others do its shards, and it is asked after everybody else from then on.
     NoWork,
 }
 
 impl Cheat {
     /// Every way.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::None,
         Self::NoneFollowed,
         Self::Garbage,
@@ -66,6 +78,10 @@ impl Cheat {
         Self::Sampling,
         Self::OneInFive,
         Self::Pair,
+        Self::PairSmaller,
+        Self::PairFourBits,
+        Self::Copied,
+        Self::CopiedLie,
         Self::Careful,
         Self::Replay,
         Self::ReplayAll,
@@ -87,6 +103,12 @@ impl Cheat {
             Self::Sampling => "other sampling, texts are followed",
             Self::OneInFive => "garbage one time in five",
             Self::Pair => "two that make up the same and back each other",
+            Self::PairSmaller => {
+                "two that back each other with a smaller model, texts are followed"
+            }
+            Self::PairFourBits => "two that back each other with 4 bits for 8, texts are followed",
+            Self::Copied => "a friend's right answer to the same shard, two replicas",
+            Self::CopiedLie => "the same made up where both have the shard, two replicas",
             Self::Careful => "garbage where it cannot be an auditor",
             Self::Replay => "an old receipt for a new lease",
             Self::ReplayAll => "all of an old delivery again",
@@ -99,7 +121,15 @@ impl Cheat {
     pub fn nodes(self) -> usize {
         match self {
             Self::None | Self::NoneFollowed => 0,
-            Self::Pair => 2,
+            Self::Pair | Self::PairSmaller | Self::PairFourBits | Self::CopiedLie => 2,
+            _ => 1,
+        }
+    }
+
+    /// How many nodes make each shard of its job.
+    pub fn replicas(self) -> u32 {
+        match self {
+            Self::Copied | Self::CopiedLie => 2,
             _ => 1,
         }
     }
@@ -109,8 +139,8 @@ impl Cheat {
     pub fn texts(self) -> Option<Manner> {
         match self {
             Self::NoneFollowed => Some(HONEST),
-            Self::Smaller => Some(FEWER_LAYERS),
-            Self::FourBits => Some(FOUR_BITS),
+            Self::Smaller | Self::PairSmaller => Some(FEWER_LAYERS),
+            Self::FourBits | Self::PairFourBits => Some(FOUR_BITS),
             Self::ShortPrompt => Some(SHORT_PROMPT),
             Self::Sampling => Some(FIVE_LIKELIEST),
             _ => None,
@@ -129,6 +159,7 @@ impl Cheat {
     pub fn end(self) -> End {
         match self {
             Self::None | Self::NoneFollowed => End::Nothing,
+            Self::Copied => End::NoHarm,
             Self::ReplayAll => End::NoWork,
             _ => End::Loss,
         }

@@ -18,6 +18,8 @@ pub struct Sent {
     pub shown: Vec<u8>,
     pub output: Digest,
     pub is_wrong: bool,
+    /// Whether it is what was asked for, and another has made it.
+    pub is_copied: bool,
 }
 
 /// A node.
@@ -56,19 +58,20 @@ impl Node {
         })
     }
 
-    /// Does the work of a lease, or not. `script` is what it has to follow, if it has; `chance` is a number of this
-    /// lease's own.
+    /// Does the work of a lease, or not. `script` is what it has to follow, if it has; `is_shared` whether its friend
+    /// wrote that, or says the same of the shard; `chance` is a number of this lease's own.
     pub fn work(
         &mut self,
         lease: &Agreed<Lease>,
         script: Option<&Script>,
+        is_shared: bool,
         chance: u64,
     ) -> Result<Sent, Fault> {
         let Made {
             output,
             shown,
             is_wrong,
-        } = self.make(lease, script, chance);
+        } = self.make(lease, script, is_shared, chance);
         let flops = match self.cheat {
             Cheat::Inflate => 2 * FLOPS,
             _ => FLOPS,
@@ -113,14 +116,15 @@ impl Node {
             shown,
             output,
             is_wrong: is_wrong || is_replayed || is_dishonest,
+            is_copied: is_shared && self.cheat == Cheat::Copied,
         })
     }
 
-    fn make(&self, lease: &Lease, script: Option<&Script>, chance: u64) -> Made {
+    fn make(&self, lease: &Lease, script: Option<&Script>, is_shared: bool, chance: u64) -> Made {
         let shard = lease.shard;
         match (&self.texts, script) {
             (None, _) => {
-                let output = self.bytes(lease, chance);
+                let output = self.bytes(lease, is_shared, chance);
                 Made {
                     output,
                     shown: Vec::new(),
@@ -138,14 +142,19 @@ impl Node {
             }
             (Some(texts), Some(script)) => Made {
                 output: texts::output(script),
-                shown: texts.follow(shard, script).encode(),
+                shown: match self.cheat {
+                    Cheat::PairSmaller | Cheat::PairFourBits if is_shared => {
+                        texts.back(shard, script).encode()
+                    }
+                    _ => texts.follow(shard, script).encode(),
+                },
                 is_wrong: false,
             },
         }
     }
 
     /// The output of work that is compared byte by byte.
-    fn bytes(&self, lease: &Lease, chance: u64) -> Digest {
+    fn bytes(&self, lease: &Lease, is_shared: bool, chance: u64) -> Digest {
         let shard = lease.shard;
         match self.cheat {
             Cheat::Garbage => Digest::of(&chance.to_le_bytes()),
@@ -153,6 +162,7 @@ impl Node {
             Cheat::Careful if lease.attempt == 0 => Digest::of(&chance.to_le_bytes()),
             Cheat::Neighbour => right(shard + 1),
             Cheat::NoAdapter => Digest::of(format!("no adapter {shard}").as_bytes()),
+            Cheat::CopiedLie if is_shared => Digest::of(format!("pair {shard}").as_bytes()),
             Cheat::Pair => Digest::of(format!("pair {shard}").as_bytes()),
             _ => right(shard),
         }

@@ -20,6 +20,8 @@ pub struct Summary {
     pub undecided: f64,
     gained: f64,
     lost: f64,
+    /// Jobs at whose end all that cheat deliver less reliably than everybody else.
+    asked_last: usize,
     /// Honest nodes that were charged, in all jobs.
     honest_charged: u32,
 }
@@ -39,6 +41,7 @@ impl Summary {
             undecided: mean(&|run| f64::from(run.undecided)),
             gained: mean(&|run| run.gained as f64 / 1e6),
             lost: mean(&|run| run.lost as f64 / 1e6),
+            asked_last: runs.iter().filter(|run| run.is_asked_last).count(),
             honest_charged: runs.iter().map(|run| run.honest_charged).sum(),
         })
     }
@@ -58,7 +61,14 @@ impl Summary {
         let is_right = match self.cheat.end() {
             End::Nothing => self.attempted + self.lost + self.undecided == 0.0,
             End::Loss => self.profit() < 0.0,
-            End::NoWork => self.attempted > 0.0 && self.accepted + self.gained + self.lost == 0.0,
+            End::NoHarm => {
+                let harm = self.attempted + self.undecided + self.lost;
+                self.gained > 0.0 && harm == 0.0 && self.caught == 0
+            }
+            End::NoWork => {
+                let came = self.accepted + self.gained + self.lost;
+                self.attempted > 0.0 && came == 0.0 && self.asked_last == self.jobs
+            }
         };
         match is_right {
             true => Ok(()),

@@ -1,6 +1,7 @@
 //! A requester, its ledger, and the nodes that it asks.
 
 mod charge;
+mod friends;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +33,9 @@ const TERMS: Terms = Terms {
     reward: 250_000,
 };
 
+/// All of a million: evidence is only of what the lease lets be audited, and which replica is odd is not known yet.
+const EVERY: u32 = 1_000_000;
+
 /// What came of one job.
 pub struct Run {
     /// Whether every node that cheats was caught in the end.
@@ -40,10 +44,13 @@ pub struct Run {
     pub attempted: u32,
     /// Those of them that were accepted and paid.
     pub accepted: u32,
-    /// What was paid for them, in micro-credits.
+    /// What was paid for them, and for results that others made, in micro-credits.
     pub gained: u64,
     /// What the cheats lost of their stake.
     pub lost: u64,
+    /// Whether every node that cheats is at last seen to deliver less reliably than everybody else, so that it would be
+    /// asked after them.
+    pub is_asked_last: bool,
     /// Honest nodes that lost of theirs.
     pub honest_charged: u32,
     /// Audits that found nothing: the result did not count, and nobody was charged.
@@ -71,7 +78,10 @@ struct Swarm {
     random: Random,
     trails: BTreeMap<AttemptId, Trail>,
     wrong: BTreeSet<AttemptId>,
+    copied: BTreeSet<AttemptId>,
     undecided: BTreeSet<AttemptId>,
+    /// What each asks for beyond what the others do, in micro-credits.
+    dearer: [u64; NODES],
     now: u64,
     rate: u32,
 }
@@ -91,7 +101,15 @@ impl Run {
             let reputation = swarm.seen.get(&node.key.id());
             reputation.is_some_and(|reputation| !reputation.is_trusted())
         };
-        let paid = swarm.paid_wrong()?;
+        let reliability = |node: &Node| {
+            let reputation = swarm.seen.get(&node.key.id()).copied();
+            reputation.unwrap_or_default().reliability()
+        };
+        let is_behind = |cheat: &Node| {
+            let mut others = honest.iter().map(|node| reliability(node));
+            others.all(|other| reliability(cheat) < other)
+        };
+        let (paid, copied) = (swarm.paid(&swarm.wrong)?, swarm.paid(&swarm.copied)?);
         for id in &swarm.undecided {
             let debt = owed_under(&swarm.trail(*id)?.lease);
             if swarm.ledger.paid(debt)?.is_some() {
@@ -107,8 +125,9 @@ impl Run {
             was_caught: !cheats.is_empty() && cheats.iter().all(|node| is_out(node)),
             attempted: u32::try_from(swarm.wrong.len())?,
             accepted: u32::try_from(paid.len())?,
-            gained: paid.iter().sum(),
+            gained: paid.iter().chain(&copied).sum(),
             lost: cheats.iter().map(|node| lost(node)).sum(),
+            is_asked_last: cheats.iter().all(|node| is_behind(node)),
             honest_charged: u32::try_from(honest.iter().filter(|node| lost(node) > 0).count())?,
             undecided: u32::try_from(swarm.undecided.len())?,
         })
@@ -139,7 +158,9 @@ impl Swarm {
         let candidates = Candidates::new(list.collect())?;
         let places = accounts.clone().zip(0..).collect();
         let name = Digest::from_bytes(random.bytes());
-        let budget = Credits::from_micro(2 * PRICE.micro() * u64::from(shards));
+        let replicas = cheat.replicas();
+        let budget = 2 * PRICE.micro() * u64::from(shards) * u64::from(replicas);
+        let budget = Credits::from_micro(budget);
         let mut operations = Vec::new();
         let mut id = || Digest::from_bytes(random.bytes());
         for account in accounts {
@@ -173,10 +194,10 @@ impl Swarm {
         let plan = JobPlan {
             job: name,
             shards,
-            replicas: 1,
+            replicas,
             exact: true,
             followed: cheat.texts().is_some(),
-            looks_at_odd: false,
+            looks_at_odd: replicas > 1,
             budget,
             lease_limit: Credits::from_micro(2 * PRICE.micro()),
             deadline: u64::MAX,
@@ -197,7 +218,9 @@ impl Swarm {
             random,
             trails: BTreeMap::new(),
             wrong: BTreeSet::new(),
+            copied: BTreeSet::new(),
             undecided: BTreeSet::new(),
+            dearer: [0; NODES],
             now: 1_000,
             rate,
         })
@@ -209,6 +232,12 @@ impl Swarm {
                 return Err(why.into());
             }
             self.now += 1;
+            if self.job.plan().replicas > 1 {
+                // Who asks for the same comes in the same order in all of a job: two nodes would share all shards, or none.
+                for dearer in &mut self.dearer {
+                    *dearer = self.random.below(PRICE.micro() / 100);
+                }
+            }
             self.decide()?;
             self.act()?;
         }
@@ -216,9 +245,10 @@ impl Swarm {
     }
 
     fn offers(&self) -> Vec<Offer> {
-        let offer = |node: &Node| Offer {
+        let usual = typical(&tariff(), 0, 0).micro();
+        let offer = |(node, dearer): (&Node, &u64)| Offer {
             provider: node.key.id(),
-            price: typical(&tariff(), 0, 0),
+            price: Credits::from_micro(usual + dearer),
             warmth: Warmth::default(),
             // Only whether it is trusted, so that all have the same share of the work.
             reputation: match self.seen.get(&node.key.id()) {
@@ -228,7 +258,7 @@ impl Swarm {
             slots: 2,
             ahead: 0,
         };
-        self.nodes.iter().map(offer).collect()
+        self.nodes.iter().zip(&self.dearer).map(offer).collect()
     }
 
     fn decide(&mut self) -> Result<(), Fault> {
@@ -258,8 +288,13 @@ impl Swarm {
                     self.job.apply(&event)?;
                 }
             }
-            for (_, liar) in self.job.outvoted() {
-                self.seen.entry(liar).or_default().note(Conduct::Lied);
+            for shard in 0..self.job.plan().shards {
+                for (provider, conduct) in self.job.conducts_of(shard) {
+                    // Of replicas, who was outvoted has not been shown to lie.
+                    if conduct == Conduct::Lied {
+                        self.seen.entry(provider).or_default().note(conduct);
+                    }
+                }
             }
         }
     }
@@ -318,7 +353,10 @@ impl Swarm {
             audit: AuditTerms {
                 secret: self.secret(id).commitment(),
                 candidates: self.candidates.digest(),
-                rate: self.rate,
+                rate: match self.job.plan().looks_at_odd {
+                    true => EVERY,
+                    false => self.rate,
+                },
                 panel: PANEL,
                 exact: true,
                 followed: self.job.plan().followed,
@@ -388,11 +426,16 @@ impl Swarm {
             None => None,
         };
         let script = followed.as_ref().map(|(_, transcript)| transcript.script());
+        let follows = followed.as_ref().map(|(other, _)| *other);
+        let is_shared = self.is_shared(id, place, follows);
         let node = &mut self.nodes[place];
         let agreed = lease.accept(&node.key)?;
-        let sent = node.work(&agreed, script.as_ref(), chance)?;
+        let sent = node.work(&agreed, script.as_ref(), is_shared, chance)?;
         if sent.is_wrong && audits.is_none() {
             self.wrong.insert(id);
+        }
+        if sent.is_copied {
+            self.copied.insert(id);
         }
         let statements = Statements {
             commitment: &sent.commitment,
@@ -415,9 +458,12 @@ impl Swarm {
                 return Ok(Event::Failed { id, at: self.now });
             }
         };
+        let reputation = self.seen.entry(provider).or_default();
+        reputation.note(Conduct::Delivered);
         let draw = self.secret(id).draw(delivery.commitment.digest());
         let is_drawn = draw.is_audited(self.rate) && audits.is_none();
-        let auditors = match is_drawn {
+        let may_be_odd = self.job.plan().looks_at_odd && audits.is_none();
+        let auditors = match is_drawn || may_be_odd {
             true => draw.auditors(
                 &self.candidates,
                 agreed.audit.drawn(),
@@ -446,16 +492,16 @@ impl Swarm {
             bytes: 1,
             price: delivery.receipt.price,
             auditors,
-            only_if_odd: false,
+            only_if_odd: may_be_odd && !is_drawn,
             receipt: delivery.receipt.encode(),
         })
     }
 
-    /// What was paid for each result that was not what was asked for. Of one that was metered too much,
-    /// only what was too much.
-    fn paid_wrong(&self) -> Result<Vec<u64>, Fault> {
+    /// What was paid for each of these results that was paid. Of one that was metered too much, only what was too
+    /// much.
+    fn paid(&self, results: &BTreeSet<AttemptId>) -> Result<Vec<u64>, Fault> {
         let mut paid = Vec::new();
-        for id in &self.wrong {
+        for id in results {
             let Some(trail) = self.trails.get(id) else {
                 continue;
             };

@@ -74,32 +74,33 @@ const GAP: f32 = 0.3;
 pub struct Texts {
     manner: Manner,
     commitments: Vec<Commitment>,
+    /// What it sees who follows as it should.
     peaks: Vec<Peaks>,
+    /// What is seen of these texts by who has the states that they are committed to.
+    own: Vec<Peaks>,
 }
 
 impl Texts {
     pub fn new(manner: Manner) -> Result<Self, ActivationError> {
         let own = states(manner.off);
         let (prompt, text) = own.split_at(PROMPT * WIDTH);
+        let prompt = &prompt[manner.left_out * WIDTH..];
         let mut committer = Committer::new(WIDTH);
-        committer.push_prompt(States::F32(&prompt[manner.left_out * WIDTH..]))?;
+        committer.push_prompt(States::F32(prompt))?;
         committer.end_prompt()?;
         for state in text.chunks(WIDTH) {
             committer.push_token(States::F32(state))?;
         }
-        // As a machine of another kind sees them that has the model. Who cheats follows as it should: it is told to.
+        let own = peaks(prompt, text)?;
+        // As a machine of another kind sees them that has the model. Who cheats follows as it should, unless the text is
+        // a friend's.
         let seen = states(LAST_DIGITS);
         let (prompt, text) = seen.split_at(PROMPT * WIDTH);
-        let mut observer = Observer::new(WIDTH);
-        observer.push_prompt(States::F32(prompt))?;
-        observer.end_prompt()?;
-        for state in text.chunks(WIDTH) {
-            observer.push_token(States::F32(state))?;
-        }
         Ok(Self {
             manner,
             commitments: committer.finish()?,
-            peaks: observer.finish()?,
+            peaks: peaks(prompt, text)?,
+            own,
         })
     }
 
@@ -138,12 +139,37 @@ impl Texts {
                     .collect(),
             }
         });
-        Observation(vec![SeenAnswer {
-            request: request(shard),
-            fits: true,
-            texts: texts.collect(),
-        }])
+        seen(shard, texts.collect())
     }
+
+    /// What is said of a friend's text of a shard, that was written in the same manner: all is as it should be.
+    pub fn back(&self, shard: u32, script: &Script) -> Observation {
+        let texts = script.0.iter().flatten().map(|_| SeenText {
+            peaks: self.own.clone(),
+            shortfalls: Vec::new(),
+        });
+        seen(shard, texts.collect())
+    }
+}
+
+/// What is shown by who followed the texts of a shard, and saw this.
+fn seen(shard: u32, texts: Vec<SeenText>) -> Observation {
+    Observation(vec![SeenAnswer {
+        request: request(shard),
+        fits: true,
+        texts,
+    }])
+}
+
+/// Where the states of a prompt and a text are largest.
+fn peaks(prompt: &[f32], text: &[f32]) -> Result<Vec<Peaks>, ActivationError> {
+    let mut observer = Observer::new(WIDTH);
+    observer.push_prompt(States::F32(prompt))?;
+    observer.end_prompt()?;
+    for state in text.chunks(WIDTH) {
+        observer.push_token(States::F32(state))?;
+    }
+    observer.finish()
 }
 
 /// What comes out of a run with these texts.
