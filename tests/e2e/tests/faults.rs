@@ -14,6 +14,8 @@ mod clocks;
 mod cut_off;
 #[path = "faults/large.rs"]
 mod large;
+#[path = "faults/late.rs"]
+mod late;
 mod peers;
 #[allow(dead_code, reason = "nobody looks for others here")]
 mod places;
@@ -22,15 +24,15 @@ mod setting;
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use peers::{Liar, Manner, Requester, task_of};
-use places::{Cable, Disk, is_root};
+use places::{Disk, is_root};
 use serde_json::Value;
 use setting::{
-    Following, Occupied, Setting, account, assert_conserved, configure_with, micro, ticket,
+    Following, Occupied, Setting, account, assert_conserved, assert_finished, assert_kept,
+    configure_with, micro, ticket,
 };
 use skep_evidence::Credits;
 use skep_market::Refusal;
@@ -63,64 +65,21 @@ fn a_third_that_lies_at_once_changes_nothing() {
     let mut tickets: Vec<&str> = honest.iter().map(ticket).collect();
     tickets.extend(liars.iter().map(|liar| &*liar.ticket));
     let more = ["--shards", "6", "--replicas", "2"];
-    let job = requester.ask(&setting.submit(&tickets, &more)).unwrap();
+    let mut following = Following::start(requester.home(), &setting.submit(&tickets, &more));
+    let name = following.until_done(2);
+    let before = requester.ask(&["job", "status", &name]).unwrap();
+    let job = following.end();
     setting.assert_right();
+    assert!(assert_kept(&before, &job) >= 2, "{before}");
     let homes = honest.each_ref().map(Node::home);
     assert_conserved(requester.home(), &homes, spent(&job));
+    assert!(assert_finished(requester.home(), &[&job]) >= 12);
     for liar in &liars {
         assert_eq!(liar.paid.load(Ordering::SeqCst), 0, "a lie was paid for");
     }
     let shards = job["job"]["shards"].as_array().unwrap();
     let outvoted = |shard: &Value| shard["outvoted"].as_array().unwrap().len();
     assert!(shards.iter().map(outvoted).sum::<usize>() > 0, "{job}");
-}
-
-/// A job of which one shard is on a node that then cannot be reached; `cut` makes it so, and `heal`
-/// ends it. The node works for the same requester again afterwards.
-fn partition(setting: &Setting, requester: &Node, a: &Node, c: &Node, cut: &dyn Fn(bool)) {
-    let occupied = Occupied::new(setting, c);
-    let submit = setting.submit(&[ticket(a), ticket(c)], &["--shards", "3"]);
-    let mut following = Following::start(requester.home(), &submit);
-    following.until_done(2);
-    cut(true);
-    let job = following.end();
-    setting.assert_right();
-    assert_eq!(leases(&job), [1, 1, 2], "{job}");
-    cut(false);
-    drop(occupied);
-    let again = setting.submit(&[ticket(c)], &["--shards", "1"]);
-    let again = requester.ask(&again).unwrap();
-    setting.assert_right();
-    let spent = spent(&job) + spent(&again);
-    let earned = assert_conserved(requester.home(), &[a.home(), c.home()], spent);
-    assert!(earned.iter().all(|earned| *earned > 0), "{earned:?}");
-}
-
-#[test]
-fn a_cable_that_is_cut_for_the_length_of_a_job_and_mended_costs_one_lease() {
-    if !is_root() {
-        return;
-    }
-    let setting = Setting::new(60);
-    let cable = Cable::new(setting.folder.path());
-    let [near, far] = cable.ends();
-    let requester = Node::start(near, &setting.path("requester")).unwrap();
-    let a = setting.provider_by(near, "a", "", 2);
-    let c = setting.provider_by(far, "c", "", 1);
-    partition(&setting, &requester, &a, &c, &|cut| cable.set(!cut));
-}
-
-#[test]
-fn a_provider_that_is_stopped_and_goes_on_later_costs_one_lease() {
-    let setting = Setting::new(60);
-    let requester = Node::start(&Built::skep(), &setting.path("requester")).unwrap();
-    let (a, c) = (setting.provider("a", "", 2), setting.provider("c", "", 1));
-    let pid = c.pid().to_string();
-    partition(&setting, &requester, &a, &c, &|stop| {
-        let signal = if stop { "-STOP" } else { "-CONT" };
-        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
-        assert!(sent.success());
-    });
 }
 
 #[test]
@@ -155,14 +114,18 @@ fn a_provider_with_a_full_disk_says_so_and_works_again_once_there_is_room() {
     disk.empty(&c);
     let fourth = requester.ask(&alone).unwrap();
     setting.assert_right();
-    let spent: u64 = [first, second, third, fourth].iter().map(spent).sum();
+    let all = [first, second, third, fourth];
+    let paid = assert_finished(requester.home(), &all.each_ref());
     // A receipt that came back while there was no room for it is asked for again.
-    let earned = [account(a.home()), disk.collects(&c)].map(|view| micro(&view, "earned_micro"));
-    assert_eq!(earned.iter().sum::<u64>(), spent);
+    let views = [account(a.home()), disk.collects(&c)];
+    let [earned, receipts] =
+        ["earned_micro", "receipts"].map(|name| views.each_ref().map(|view| micro(view, name)));
+    assert_eq!(
+        earned.iter().sum::<u64>(),
+        all.iter().map(spent).sum::<u64>()
+    );
+    assert_eq!(receipts.iter().sum::<u64>(), paid);
     assert!(earned[1] > 0);
-    let own = account(requester.home());
-    assert_eq!(micro(&own, "escrowed_micro"), 0);
-    assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
 }
 
 /// A job of so many shards whose requester has no more room on its disk than so many mebibytes when the last one comes,
@@ -191,16 +154,7 @@ fn requester_has_no_room(setting: &Setting, shards: usize, mebibytes: u32) {
     assert_eq!(paused["job"]["state"], "paused", "{paused}");
     let job = inside(&["job", "watch", &name]);
     setting.assert_right();
-    for (before, after) in paused["job"]["shards"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .zip(job["job"]["shards"].as_array().unwrap())
-    {
-        if before["state"] == "done" {
-            assert_eq!(before, after, "nothing that was finished is done again");
-        }
-    }
+    assert!(assert_kept(&paused, &job) >= shards - 1, "{paused}");
     let own = inside(&["account"]);
     let own = &own["account"];
     let spent = spent(&job);
@@ -236,12 +190,16 @@ fn a_provider_that_never_delivers_keeps_no_job_from_its_end() {
     let (a, b) = (setting.provider("a", "", 2), setting.provider("b", "", 2));
     let never = Liar::with(&setting.path("never"), 68, Manner::NeverDelivers);
     let tickets = [ticket(&a), ticket(&b), &never.ticket];
-    let job = requester
-        .ask(&setting.submit(&tickets, &["--shards", "12"]))
-        .unwrap();
+    let submit = setting.submit(&tickets, &["--shards", "12"]);
+    let mut following = Following::start(requester.home(), &submit);
+    let name = following.until_done(6);
+    let before = requester.ask(&["job", "status", &name]).unwrap();
+    let job = following.end();
     setting.assert_right();
+    assert!(assert_kept(&before, &job) >= 6, "{before}");
     assert!(leases(&job).iter().sum::<u64>() > 12, "{job}");
     assert_conserved(requester.home(), &[a.home(), b.home()], spent(&job));
+    assert_finished(requester.home(), &[&job]);
     assert_eq!(never.paid.load(Ordering::SeqCst), 0);
 }
 
@@ -275,9 +233,8 @@ fn a_requester_that_never_pays_gets_no_credit_into_any_book() {
     // Others are served as before, and their books know nothing of it.
     let again = ask(&Built::skep(), &requester, &submit).unwrap();
     setting.assert_right();
-    let own = account(&requester);
+    assert_finished(&requester, &[&honest, &again]);
     let spent = spent(&honest) + spent(&again);
-    assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
     assert_eq!(micro(&account(a.home()), "earned_micro"), spent + price);
 }
 
@@ -287,11 +244,16 @@ fn who_owes_more_than_an_owner_allows_is_refused_until_it_has_paid() {
     let a = setting.provider("a", "unpaid = \"0\"\n", 2);
     let requester = setting.path("requester");
     let submit = setting.submit(&[ticket(&a)], &["--shards", "1"]);
-    ask(&Built::skep(), &requester, &submit).unwrap();
+    let first = ask(&Built::skep(), &requester, &submit).unwrap();
     let task = task_of(&requester);
     let stranger = Requester::start(&setting.path("stranger"));
     let (_, receipt) = stranger.has_done(ticket(&a), &task, 0, 0).unwrap();
     let price = receipt.price.micro();
+    let books = || {
+        let view = account(a.home());
+        (micro(&view, "earned_micro"), micro(&view, "receipts"))
+    };
+    assert!(price > 0);
     let refused = stranger.has_done(ticket(&a), &task, 1, 0).unwrap_err();
     assert_eq!(
         refused,
@@ -300,9 +262,13 @@ fn who_owes_more_than_an_owner_allows_is_refused_until_it_has_paid() {
             limit: 0
         }
     );
+    // What it has not paid is in no book.
+    assert_eq!(books(), (spent(&first), 1));
     // Others are served as before.
-    ask(&Built::skep(), &requester, &submit).unwrap();
+    let again = ask(&Built::skep(), &requester, &submit).unwrap();
     setting.assert_right();
+    let earned = spent(&first) + spent(&again);
+    assert_eq!(books(), (earned, 2));
     // The owner is told who it is. Nobody answers at that node.
     let told = run(a.home(), &["account", "collect"]).unwrap().stdout;
     let who = stranger.account().to_string();
@@ -325,7 +291,12 @@ fn who_owes_more_than_an_owner_allows_is_refused_until_it_has_paid() {
     stranger.pays(ticket(&a), receipt);
     let told = run(a.home(), &["account", "collect"]).unwrap().stdout;
     assert!(told.contains("\n  missing   no receipts\n"), "{told}");
+    // It counts once it is paid, once, and what comes after it does not yet.
+    assert_eq!(books(), (earned + price, 3));
     stranger.has_done(ticket(&a), &task, 2, 0).unwrap();
+    assert_eq!(books(), (earned + price, 3));
+    // Who paid for what it had done has no part in that.
+    assert_eq!(assert_finished(&requester, &[&first, &again]), 2);
 }
 
 /// A job of two providers that was paid while the first was away, and has nobody running but those
@@ -412,7 +383,7 @@ fn a_receipt_is_asked_for_where_the_requester_has_moved_to() {
 fn clocks_that_are_an_hour_off_hurt_nobody() {
     let setting = Setting::new(20);
     let requester = setting.path("requester");
-    let mut paid = 0;
+    let (mut paid, mut jobs) = (0, Vec::new());
     // A requester and providers that sign with other clocks than the other side's.
     for (seed, ahead) in [(70, HOUR), (71, -HOUR)] {
         let manner = Manner::Clock(setting.expected.clone(), ahead);
@@ -421,7 +392,10 @@ fn clocks_that_are_an_hour_off_hurt_nobody() {
         let job = ask(&Built::skep(), &requester, &submit).unwrap();
         setting.assert_right();
         assert_eq!(job["job"]["state"], "done");
+        let made = &job["job"]["shards"][0]["providers"];
+        assert_eq!(*made, serde_json::json!([provider.account]));
         paid += provider.paid.load(Ordering::SeqCst);
+        jobs.push(job);
     }
     assert_eq!(paid, 2, "each has its receipt with both signatures");
     let a = setting.provider("a", "", 2);
@@ -430,6 +404,7 @@ fn clocks_that_are_an_hour_off_hurt_nobody() {
     let task = task_of(&requester);
     let stranger = Requester::start(&setting.path("stranger"));
     let mut earned = spent(&job);
+    jobs.push(job);
     for (number, ahead) in [(0, HOUR), (1, -HOUR)] {
         let (output, receipt) = stranger.has_done(ticket(&a), &task, number, ahead).unwrap();
         assert_eq!(output, setting.expected);
@@ -437,15 +412,9 @@ fn clocks_that_are_an_hour_off_hurt_nobody() {
         stranger.pays(ticket(&a), receipt);
     }
     assert_eq!(micro(&account(a.home()), "earned_micro"), earned);
-    assert_conserved_alone(&requester, spent(&job));
-}
-
-/// The requester's own books, where not all who were paid have books of their own.
-fn assert_conserved_alone(requester: &Path, spent: u64) {
-    let own = account(requester);
-    assert_eq!(micro(&own, "supply_micro"), 1_000_000_000_000_000);
-    assert_eq!(micro(&own, "escrowed_micro"), 0);
-    assert_eq!(micro(&own, "available_micro"), 2_000_000 - spent);
+    // The requester paid for its own, and the stranger did not out of its ledger.
+    let jobs: Vec<&Value> = jobs.iter().collect();
+    assert_eq!(assert_finished(&requester, &jobs), 3);
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn nodes_whose_clocks_are_an_hour_off_are_found_and_audited_and_paid_like_others
     let spent = spent(&agreed) + spent(&audited);
     let earned = assert_conserved(&requester, &homes, spent);
     assert!(earned[..2].iter().all(|earned| *earned > 0), "{earned:?}");
+    assert_finished(&requester, &[&agreed, &audited]);
 }
 
 /// Every result was looked at, and found right.
@@ -102,7 +103,7 @@ fn a_requester_whose_clock_is_an_hour_off_has_its_jobs_done_and_audited_and_pays
     let home = setting.path("requester");
     let audit = ["--shards", "3", "--audit", "100%", "--min-stake", "0"];
     let more = [&audit[..], &["--deadline", "10 min"]].concat();
-    let (mut all_spent, mut paid) = (0, 0);
+    let (mut jobs, mut paid) = (Vec::new(), 0);
     // One after the other: the second has books that are two hours ahead of its clock.
     for (ahead, program) in clocks.into_iter().zip([early, late]) {
         let requester = Node::start(&program, &home).unwrap();
@@ -111,7 +112,6 @@ fn a_requester_whose_clock_is_an_hour_off_has_its_jobs_done_and_audited_and_pays
         fs::remove_file(setting.path("result.jsonl")).unwrap();
         assert_eq!(job["job"]["state"], "done", "{job}");
         assert_audited(&job);
-        all_spent += spent(&job);
         drop(requester);
 
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -137,9 +137,12 @@ fn a_requester_whose_clock_is_an_hour_off_has_its_jobs_done_and_audited_and_pays
         }
         // Each result, and at least one look at it.
         assert!(delivered >= 6, "{delivered}");
+        jobs.push(job);
     }
     let homes = providers.each_ref().map(Node::home);
-    assert_conserved(&home, &homes, all_spent);
+    assert_conserved(&home, &homes, jobs.iter().map(spent).sum());
+    let jobs: Vec<&Value> = jobs.iter().collect();
+    assert_eq!(assert_finished(&home, &jobs), paid);
     let receipts = homes.map(|home| micro(&account(home), "receipts"));
     assert_eq!(receipts.iter().sum::<u64>(), paid, "{receipts:?}");
 }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+mod books;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[allow(unused_imports, reason = "each test file uses some of it")]
+pub use books::{assert_finished, assert_kept, remembered, reputation};
 use serde_json::Value;
 use skep_market::{Event, Journal};
 use skep_tests::{Built, Node, ask, guest_package, task_package, written};
