@@ -33,6 +33,8 @@ mod greedy;
 mod guests;
 #[path = "jobs/killed.rs"]
 mod killed;
+#[path = "jobs/killed_often.rs"]
+mod killed_often;
 #[path = "jobs/left.rs"]
 mod left;
 #[path = "jobs/leisure.rs"]

@@ -1,7 +1,8 @@
 //! A requester that was killed at each point of an audit, with the files that are on its disk then: what was
 //! kept of a result is there before that is written down or with it, and nothing is paid before the audit is. And
 //! one that was killed while it kept its books: what it has paid and put together is in its ledger and its result
-//! before its journal says so.
+//! before its journal says so. And one that was killed before it gave anybody anything, or while an output came that
+//! has a file of its own: what the job may cost is held once, and a file that is not whole is nothing.
 //!
 //! Each point is made of a job that ran to its end: its journal as far as it was written then, the files that were
 //! there by then, and the books from before it. A provider of which a lease is asked for again that was paid since
@@ -28,6 +29,13 @@ fn ledger(home: &Path) -> Ledger {
     Ledger::open(&home.join("ledger.redb"), TERMS).unwrap()
 }
 
+/// What is written in the ledger in a home, in order.
+pub(super) fn kinds(home: &Path) -> Vec<EntryKind> {
+    let ledger = ledger(home);
+    let entries = (0..ledger.len()).map(|number| ledger.entry(number).unwrap().unwrap());
+    entries.map(|entry| entry.kind).collect()
+}
+
 fn dealings(home: &Path) -> Dealings {
     Dealings::open(&home.join("dealings.redb")).unwrap()
 }
@@ -46,6 +54,31 @@ enum Books {
     /// What was left over is given back.
     Refunded,
 }
+
+/// How far a requester had come that had given nobody anything when it was killed. Each is there with all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// What the job is, and its input.
+    Spec,
+    /// A journal with nothing in it.
+    Journal,
+    /// What the job may cost is held.
+    Funded,
+}
+
+/// How far an output had come when its requester was killed that has a file of its own.
+#[derive(Clone, Copy, Debug)]
+enum Coming {
+    /// A half of it is in the file.
+    Half,
+    /// All of it is.
+    All,
+    /// The file has the name of an output, and the journal does not say yet that it came.
+    Named,
+}
+
+/// What has more bytes comes into a file, and is not in the journal.
+const INLINE: usize = 64 << 10;
 
 /// Copies a folder.
 fn copy(from: &Path, to: &Path) {
@@ -154,11 +187,15 @@ impl<'a> Whole<'a> {
         let (mut journal, none) = Journal::open(&folder.join("journal.redb"), job).unwrap();
         assert_eq!(none, []);
         // Of one shard, all outputs are the result.
-        let output = (
-            Digest::of(&self.setting.expected),
-            self.setting.expected.clone(),
-        );
-        let outputs = vec![output];
+        let output = &self.setting.expected;
+        let digest = Digest::of(output);
+        let mut outputs = Vec::new();
+        if output.len() <= INLINE {
+            outputs.push((digest, output.clone()));
+        } else if !were_written.is_empty() {
+            let file = folder.join("outputs").join(digest.to_string());
+            fs::write(file, output).unwrap();
+        }
         journal
             .append_with(&self.events[..written], &Kept { outputs, trails })
             .unwrap();
@@ -255,12 +292,19 @@ impl<'a> Whole<'a> {
 
     /// Goes on in a home, and checks what comes of it. Returns what is seen of the shard then.
     fn goes_on(&self, home: &Path, at: &str) -> Value {
+        let (shard, before) = (self.ends(home, at), &self.job["shards"][0]);
+        // The result that there was counts.
+        assert_eq!(shard["providers"], before["providers"], "{at}: {shard}");
+        shard
+    }
+
+    /// The same where whoever makes the result may be another.
+    fn ends(&self, home: &Path, at: &str) -> Value {
         fs::remove_file(self.setting.path("result.jsonl")).unwrap();
         let ended = ask(&Built::skep(), home, &["job", "watch", &self.name]).unwrap();
         self.setting.assert_right();
         let (shard, before) = (&ended["job"]["shards"][0], &self.job["shards"][0]);
-        // The result that there was counts, it was looked at, and no lease was made anew.
-        assert_eq!(shard["providers"], before["providers"], "{at}: {ended}");
+        // It was looked at, and no lease was made anew.
         assert_eq!(shard["leases"], before["leases"], "{at}: {ended}");
         assert_eq!(shard["audits"][0]["state"], "passed", "{at}: {ended}");
         let (books, spent) = (account(home), micro(&self.job, "spent_micro"));
@@ -297,15 +341,20 @@ impl<'a> Whole<'a> {
         };
         let result = home.join("jobs").join(&self.name).join("result");
         fs::write(result, &output[..there]).unwrap();
-        self.post(&home, books, receipts);
+        let posted = match books {
+            Books::Torn => 1,
+            Books::Posted | Books::Kept | Books::Written => 1 + receipts.len(),
+            Books::Refunded => 2 + receipts.len(),
+        };
+        self.post(&home, posted, receipts);
         if books >= Books::Kept {
             dealings(&home).keep(receipts).unwrap();
         }
         home
     }
 
-    /// Brings the ledger in a home as far as it was then.
-    fn post(&self, home: &Path, books: Books, receipts: &[Agreed<Receipt>]) {
+    /// Posts in a home the first so many of what was held, paid and given back.
+    fn post(&self, home: &Path, posted: usize, receipts: &[Agreed<Receipt>]) {
         let (mut ledger, whole) = (ledger(home), ledger(&self.setting.path("requester")));
         let entries: Vec<_> = (ledger.len()..whole.len())
             .map(|number| whole.entry(number).unwrap().unwrap())
@@ -338,11 +387,6 @@ impl<'a> Whole<'a> {
             },
             other => panic!("{other:?}"),
         });
-        let posted = match books {
-            Books::Torn => 1,
-            Books::Posted | Books::Kept | Books::Written => 1 + receipts.len(),
-            Books::Refunded => entries.len(),
-        };
         let operations: Vec<Operation<'_>> = operations.take(posted).collect();
         for outcome in ledger.post(&operations).unwrap() {
             outcome.unwrap();
@@ -350,7 +394,7 @@ impl<'a> Whole<'a> {
         // To the byte what was there.
         for number in 0..ledger.len() {
             let there = whole.entry(number).unwrap();
-            assert_eq!(ledger.entry(number).unwrap(), there, "{books:?}");
+            assert_eq!(ledger.entry(number).unwrap(), there, "{posted}: {number}");
         }
     }
 
@@ -382,6 +426,92 @@ impl<'a> Whole<'a> {
             assert_eq!(events.iter().filter(is_paid).count(), 2, "{at}");
             let is_assembled = |event: &&Event| matches!(event, Event::Assembled { .. });
             assert_eq!(events.iter().filter(is_assembled).count(), 1, "{at}");
+        }
+    }
+
+    /// The home of a requester that was killed before it gave anybody anything.
+    fn killed_as_it_began(&self, begun: Begun, receipts: &[Agreed<Receipt>]) -> PathBuf {
+        let home = self.killed_at(&format!("killed, {begun:?}"), 0, false);
+        let folder = home.join("jobs").join(&self.name);
+        for later in ["candidates", "trail", "shown"] {
+            fs::remove_dir_all(folder.join(later)).unwrap();
+        }
+        match begun {
+            Begun::Spec => fs::remove_file(folder.join("journal.redb")).unwrap(),
+            Begun::Journal => {}
+            Begun::Funded => self.post(&home, 1, receipts),
+        }
+        home
+    }
+
+    /// Goes on from each point before the first lease, and checks that the job is begun once. What those have who
+    /// worked on it, here and before, is all that was spent.
+    fn goes_on_from_before_its_first_lease(&self, providers: &[Node]) {
+        let (requester, receipts) = (self.setting.path("requester"), self.receipts());
+        let held = ledger(&self.before).len();
+        let escrow = ledger(&requester).entry(held).unwrap().unwrap();
+        assert_eq!(escrow.kind, EntryKind::Escrow);
+        let mut jobs = 1;
+        for begun in [Begun::Spec, Begun::Journal, Begun::Funded] {
+            let home = self.killed_as_it_began(begun, &receipts);
+            self.ends(&home, &format!("{begun:?}"));
+            jobs += 1;
+            // Held, paid and given back, each as often as if nobody had been killed.
+            assert_eq!(kinds(&home), kinds(&requester), "{begun:?}");
+            let its = ledger(&home).entry(held).unwrap();
+            assert_eq!(its.as_ref(), Some(&escrow), "{begun:?}");
+            let books = providers.iter().map(|node| account(node.home()));
+            let books: Vec<Value> = books.collect();
+            let sum = |what| books.iter().map(|books| micro(books, what)).sum::<u64>();
+            assert_eq!(sum("receipts"), 2 * jobs, "{begun:?}");
+            let spent = micro(&self.job, "spent_micro");
+            assert_eq!(sum("earned_micro"), spent * jobs, "{begun:?}");
+        }
+    }
+
+    /// The home of a requester that was killed when so many events were written down, and the output of the next one
+    /// came.
+    fn killed_while_it_came(&self, written: usize, coming: Coming) -> PathBuf {
+        let home = self.killed_at(&format!("killed at {written}, {coming:?}"), written, false);
+        let output = &self.setting.expected;
+        let (file, there) = match coming {
+            Coming::Half => (".tmpcoming".to_owned(), output.len() / 2),
+            Coming::All => (".tmpcoming".to_owned(), output.len()),
+            Coming::Named => (Digest::of(output).to_string(), output.len()),
+        };
+        let outputs = home.join("jobs").join(&self.name).join("outputs");
+        fs::write(outputs.join(file), &output[..there]).unwrap();
+        home
+    }
+
+    /// Goes on from each point at which an output comes, and checks that it is there once, and none of its files.
+    fn goes_on_from_while_an_output_came(&self, providers: &mut Vec<Node>) {
+        assert!(self.setting.expected.len() > INLINE);
+        let mut points = Vec::new();
+        for (written, event) in self.events.iter().enumerate() {
+            match event {
+                Event::Delivered { .. } if points.is_empty() => {
+                    points
+                        .extend([Coming::Half, Coming::All, Coming::Named].map(|is| (written, is)));
+                }
+                // The same bytes again, beside those that are kept.
+                Event::Delivered { .. } => points.push((written, Coming::Half)),
+                _ => {}
+            }
+        }
+        assert_eq!(points.len(), 4, "one made it, and one looked at that");
+        for (written, coming) in points {
+            let home = self.killed_while_it_came(written, coming);
+            for id in self.open_at(written) {
+                self.takes_back(id, providers);
+            }
+            let at = format!("{written}, {coming:?}");
+            let paused = ask(&Built::skep(), &home, &["job", "status", &self.name]).unwrap();
+            assert_eq!(paused["job"]["state"], "paused", "{at}: {paused}");
+            assert_eq!(paused["job"]["finished"], 0, "{at}: {paused}");
+            self.goes_on(&home, &at);
+            let outputs = home.join("jobs").join(&self.name).join("outputs");
+            assert_eq!(files(&outputs), Vec::<PathBuf>::new(), "{at}");
         }
     }
 
@@ -430,5 +560,25 @@ fn killed_between_its_ledger_and_its_journal_a_requester_pays_once_and_has_its_r
     let tickets = providers.each_ref().map(ticket);
     let whole = Whole::new(&setting, &tickets);
     whole.goes_on_from_within_its_books();
+    whole.assert_paid_once(&providers);
+}
+
+#[test]
+fn killed_before_its_first_lease_a_requester_begins_once_and_pays_once() {
+    let setting = Setting::new(20);
+    let providers = ["a", "b", "c"].map(|name| setting.provider(name, "", 2));
+    let tickets = providers.each_ref().map(ticket);
+    let whole = Whole::new(&setting, &tickets);
+    whole.goes_on_from_before_its_first_lease(&providers);
+}
+
+#[test]
+fn killed_while_a_large_output_comes_a_requester_has_it_once_and_pays_once() {
+    let setting = Setting::echoes(8_000);
+    let providers = ["a", "b", "c"].map(|name| setting.provider(name, "", 2));
+    let tickets = providers.each_ref().map(ticket);
+    let whole = Whole::new(&setting, &tickets);
+    let mut providers = Vec::from(providers);
+    whole.goes_on_from_while_an_output_came(&mut providers);
     whole.assert_paid_once(&providers);
 }

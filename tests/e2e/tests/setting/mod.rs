@@ -353,6 +353,20 @@ impl Following {
         }
     }
 
+    /// Waits until it has said so much of shards, or of so many that they are done, or has ended; returns what it
+    /// said of shards.
+    pub fn until_told(&mut self, times: usize, done: usize) -> Vec<String> {
+        loop {
+            let is_told = |line: &&String| line.split(' ').nth(2) == Some("shard");
+            let told: Vec<String> = self.said.iter().filter(is_told).cloned().collect();
+            let is_done = |line: &&String| line.contains(": done by ");
+            let is_enough = told.len() >= times || told.iter().filter(is_done).count() >= done;
+            if is_enough || self.line().is_none() {
+                return told;
+            }
+        }
+    }
+
     /// Waits until it says something with this in it.
     pub fn until_said(&mut self, what: &str) {
         loop {
