@@ -190,8 +190,6 @@ fn a_node_that_has_no_way_to_its_device_says_so_when_it_is_started() {
         ("trainings", "cuda:1", "cuda"),
     ] {
         configure(&home, &format!("[{table}]\ndevice = \"{device}\"\n")).unwrap();
-        let started = Node::start(&Built::skep(), &home);
-        assert!(started.is_err(), "{table}, {device}");
         let ended = run(&home, &["node"]).unwrap();
         assert_eq!((ended.code, &*ended.stdout), (1, ""), "{}", ended.stderr);
         let begins =
