@@ -24,8 +24,8 @@ use crate::ids::ProviderAddr;
 /// How long after a conversation was begun a connection is used for another, where none goes on.
 const LINGER: Duration = Duration::from_secs(3);
 /// Who was heard so lately is not asked whether it is there: those who talk all the time do not wait for an
-/// answer at each beginning, and no node is ended and back in so little: the quickest took some 60 ms.
-const LATELY: Duration = Duration::from_millis(20);
+/// answer at each beginning, and no node is ended and back in so little: the quickest took some 20 ms.
+const LATELY: Duration = Duration::from_millis(8);
 /// How long the other side's system may take to answer whether it is there. Who is there and takes longer is
 /// connected to once more, which costs a handshake; what goes on on the other connection goes on.
 const ANSWER: Duration = Duration::from_secs(1);
