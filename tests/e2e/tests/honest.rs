@@ -32,7 +32,7 @@ use skep_tests::Built;
 /// How machines go about it: on so many threads, so many texts at once.
 const MANNERS: [(usize, usize); 3] = [(1, 1), (2, 7), (1, 64)];
 /// Texts of a run: with two runs on each machine some two hundred texts with three sets of instructions, and some
-/// three hundred with four.
+/// three hundred with four. More are asked for by `SKEP_HONEST_TEXTS`, in whole rounds of all machines.
 const TEXTS: usize = 12;
 /// What each machine is asked for: the likeliest texts, and others.
 const RUNS: [&[&str]; 2] = [
@@ -43,6 +43,8 @@ const RUNS: [&[&str]; 2] = [
 const SHORT: RangeInclusive<usize> = 2..=7;
 /// Auditors of a run.
 const AUDITORS: usize = 2;
+/// Of so many looks at most one may be a doubt, which accuses nobody.
+const ONE_DOUBT_IN: usize = 1000;
 /// Pages of keys and values, for all texts of a run at once.
 const PAGES: usize = 256;
 
@@ -60,6 +62,13 @@ fn machines(kinds: &[Isa]) -> Vec<Arc<Served>> {
         machine_with(&Built::language_model(), isa, threads, options, as_asked)
     })
     .collect()
+}
+
+/// How often each machine has each run to make.
+fn rounds(runs: usize) -> usize {
+    let asked = std::env::var("SKEP_HONEST_TEXTS");
+    let texts = asked.map_or(1, |texts| texts.parse().unwrap());
+    usize::div_ceil(texts, runs * TEXTS).max(1)
 }
 
 /// The beginnings of so many messages for each run, all different.
@@ -116,18 +125,27 @@ fn others(evidence: &Evidence) -> Vec<Disagreement> {
     others.collect()
 }
 
-/// Whoever of them is accused, the accusation is false, and for no other reason than that all say the same.
+/// Whoever of them is accused, the accusation is false.
 fn assert_nobody_cheated(evidence: &Evidence, seeds: impl Iterator<Item = u8>) {
     for seed in seeds {
         let verdict = accuse(evidence, seed);
-        let is_false = matches!(
+        let is_false = matches!(verdict, Verdict::FalseAccusation { .. });
+        assert!(is_false, "{verdict:?}");
+    }
+}
+
+/// Whoever of them is accused, the accusation is false, and for no other reason than that all say the same.
+fn assert_all_agree(evidence: &Evidence, seeds: impl Iterator<Item = u8>) {
+    for seed in seeds {
+        let verdict = accuse(evidence, seed);
+        let is_same = matches!(
             verdict,
             Verdict::FalseAccusation {
                 reason: NoFraud::NoContradiction("all outputs are the same"),
                 ..
             }
         );
-        assert!(is_false, "{verdict:?}");
+        assert!(is_same, "{verdict:?}");
     }
 }
 
@@ -135,16 +153,20 @@ fn assert_nobody_cheated(evidence: &Evidence, seeds: impl Iterator<Item = u8>) {
 /// digits explain, and of a run one in 40 may be: of the near two hundred tokens of a run here four. That one of these
 /// runs has five would be seen once in millions of such tests. Their states differ more than those of longer texts where
 /// few of them are in a chunk, as behind a text of two tokens. For that the near limits have room as well: somebody who
-/// cannot tell convicts nobody, but has others look for nothing.
+/// cannot tell convicts nobody, but has others look for nothing. Of many thousand looks a few may end so; an accusation
+/// none.
 #[test]
 fn no_kind_of_machine_doubts_or_accuses_another_that_is_honest() {
     let kinds = Isa::available();
     assert!(kinds.len() > 1, "this machine is of one kind alone");
     let machines = machines(&kinds);
-    let prompts = prompts(RUNS.len() * machines.len());
+    let runs = RUNS.len() * machines.len();
+    let prompts = prompts(runs * rounds(runs));
     let (mut texts, mut tokens, mut short) = (0, 0, 0);
+    let (mut looks, mut doubts) = (0, Vec::new());
     let mut across = BTreeSet::new();
     for (number, lines) in prompts.iter().enumerate() {
+        let (round, number) = (number / runs, number % runs);
         let (provider, run) = (number / RUNS.len(), number % RUNS.len());
         let (kind, manner) = (provider / MANNERS.len(), provider % MANNERS.len());
         let asked = Asked {
@@ -154,7 +176,7 @@ fn no_kind_of_machine_doubts_or_accuses_another_that_is_honest() {
         };
         // Those who look are each of the next kind, and of another manner than who wrote.
         let auditors = [0, 1].map(|place| {
-            let of = (kind + AUDITORS * run + place) % kinds.len();
+            let of = (kind + AUDITORS * run + place + round) % kinds.len();
             across.insert((kind, of));
             let manner = (manner + 1 + place) % MANNERS.len();
             let auditor = of * MANNERS.len() + manner;
@@ -170,14 +192,21 @@ fn no_kind_of_machine_doubts_or_accuses_another_that_is_honest() {
         }
         let seeds: Vec<u8> = seen.iter().map(|(auditor, _)| auditor.seed).collect();
         let evidence = panel::followed((&written, transcript), &seen);
-        assert_eq!(others(&evidence), [], "{kind} {manner}: {run}");
-        assert_nobody_cheated(&evidence, seeds.into_iter().chain([written.seed]));
+        let seeds = seeds.into_iter().chain([written.seed]);
+        let others = others(&evidence);
+        match others.is_empty() {
+            true => assert_all_agree(&evidence, seeds),
+            false => assert_nobody_cheated(&evidence, seeds),
+        }
+        looks += AUDITORS * TEXTS;
+        doubts.extend(others.into_iter().map(|why| (kind, manner, run, why)));
     }
     assert_eq!(texts, TEXTS * prompts.len());
     println!(
-        "{texts} texts of {tokens} tokens on {} kinds, {short} of them short",
+        "{texts} texts of {tokens} tokens on {} kinds, {short} of them short; {looks} looks, doubts: {doubts:?}",
         kinds.len()
     );
+    assert!(doubts.len() <= looks / ONE_DOUBT_IN, "{doubts:?}");
     assert!(short > 0, "no text ends with few states");
     // Each kind has written for each, and looked at each.
     assert_eq!(across.len(), kinds.len() * kinds.len(), "{across:?}");
@@ -238,7 +267,7 @@ fn no_encoder_of_a_kind_accuses_another_of_it_whatever_its_threads_and_batches()
             let auditors = made.iter().filter(|other| other.seed != provider.seed);
             let auditors: Vec<&Member> = auditors.collect();
             let evidence = repeated(provider, &auditors);
-            assert_nobody_cheated(&evidence, made.iter().map(|member| member.seed));
+            assert_all_agree(&evidence, made.iter().map(|member| member.seed));
         }
         // One last digit is enough.
         made[1].output[0] ^= 1;
