@@ -1,6 +1,6 @@
 //! What commitments cost, and where the thresholds between honest and dishonest lie.
 //!
-//! * `commitments rates [threads]`: a model of 0.3 billion random weights, in each of three formats,
+//! * `commitments rates [threads]`: a model of 0.3 billion random weights, in each of four formats,
 //!   writes 256 tokens with and without commitments, in turn; then they are checked.
 //! * `commitments calibrate MODEL.gguf TEXTS [--tokens LENGTHS] [NAME=OTHER.gguf ...]`: so many honest texts in all, by
 //!   every set of instructions that the machine has, on one thread and on two, alone and in batches
@@ -155,7 +155,7 @@ fn write(engine: &Engine, requests: &[Request]) -> Vec<(Vec<u32>, Vec<Commitment
 
 fn rates(threads: usize) {
     println!("{threads} threads, 256 tokens after a prompt of 64, medians of {ROUNDS}");
-    for format in [Format::Mixed, Format::Bytes, Format::Halves] {
+    for format in [Format::Mixed, Format::Bytes, Format::Halves, Format::Floats] {
         rates_of(format, threads);
     }
 }
