@@ -138,6 +138,16 @@ impl Desk {
         self.driver.job.accepted(shard)
     }
 
+    /// The job is seen through to its end, at which nobody is waited for any more who is to have its receipts. It ends
+    /// long before anybody notices that it does not.
+    async fn is_seen_through(&mut self) {
+        self.driver.patience = Instant::now().checked_sub(Duration::from_secs(60));
+        let seen = self.driver.see_through();
+        let ended = tokio::time::timeout(Duration::from_secs(60), seen).await;
+        ended.unwrap().unwrap();
+        self.driver.service.shutdown().await;
+    }
+
     /// What was seen of a provider.
     fn seen(&self, provider: AccountId) -> Reputation {
         self.driver.dealings.seen(provider)

@@ -139,10 +139,9 @@ async fn whoever_sees_a_job_through_binds_the_stakes_of_those_who_were_given_lea
     let until = desk.until();
     // It is called off, so that nobody is given a lease any more, by which a stake would be bound as well.
     desk.driver.running.cancel();
-    desk.driver.see_through().await.unwrap();
+    desk.is_seen_through().await;
     assert_eq!(desk.driver.job.gave_up(), Some(GaveUp::Cancelled));
     assert_eq!(desk.bound(provider), Some(until));
-    desk.driver.service.shutdown().await;
 }
 
 /// A release of one file, with the package's own name in it.
