@@ -1,6 +1,7 @@
 //! What a requester makes of what comes of its leases, with a journal and books of its own, and nobody at the
 //! other end.
 
+mod asked;
 mod goes_on;
 mod rules;
 
