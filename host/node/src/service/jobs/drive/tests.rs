@@ -139,8 +139,7 @@ impl Desk {
         self.driver.job.accepted(shard)
     }
 
-    /// The job is seen through to its end, at which nobody is waited for any more who is to have its receipts. It ends
-    /// long before anybody notices that it does not.
+    /// The job is seen through to its end, at which nobody is waited for any more who is to have its receipts.
     async fn is_seen_through(&mut self) {
         self.driver.patience = Instant::now().checked_sub(Duration::from_secs(60));
         let seen = self.driver.see_through();

@@ -1,5 +1,5 @@
-//! What a job that goes on sees to before anything else: that what it runs stays here, and so do the stakes of those
-//! who were given leases of it before.
+//! What a job that goes on sees to before anything else: that what it runs stays here, that the stakes of those stay
+//! who were given leases of it before, and that those who were paid have their proof.
 
 use std::future::poll_fn;
 use std::task::Poll;
