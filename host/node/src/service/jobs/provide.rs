@@ -514,3 +514,7 @@ impl Desk {
         Ok((subject, [Some(package), adapter]))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

@@ -1,4 +1,4 @@
-//! A provider's desk, and leases for it, for the tests of its parts.
+//! A provider's desk, leases for it, and packages for them, for the tests of its parts.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +11,10 @@ use skep_evidence::{
     Statement as _, Tariff, Work,
 };
 use skep_market::{Earnings, Finished, Owed};
-use skep_registry::Digest;
+use skep_registry::{
+    Component, Content, Digest, Draft, FileEntry, Grants, Limits, PublisherKey, SignedRelease,
+};
+use skep_swarm::Swarm;
 use tokio::sync::Semaphore;
 
 use super::super::leisure::Leisure;
@@ -22,6 +25,9 @@ use super::queue::Queue;
 use super::untaken::Untaken;
 use super::{Desk, places};
 use crate::config::Jobs;
+
+/// What is in each file of a package.
+pub(super) const CONTENT: &[u8] = b"not really a component";
 
 pub(super) fn key(seed: u8) -> AccountKey {
     AccountKey::from_seed(&[seed; 32])
@@ -113,4 +119,42 @@ pub(super) fn broken_earnings(file: &Path) -> Arc<Earnings> {
     let read = earnings.finished(lease(0));
     assert!(read.is_err(), "it was read from a file that is gone");
     Arc::new(earnings)
+}
+
+/// Publishes a package that is a component, as far as its release says so.
+pub(super) async fn published(node: &Swarm, key: &PublisherKey) -> SignedRelease {
+    let content = Content::Component(Component {
+        world: "task".parse().unwrap(),
+        entry: "tool.wasm".parse().unwrap(),
+        grants: Grants::default(),
+        limits: Limits::default(),
+        imports: Vec::new(),
+    });
+    published_as(node, key, "tool", content).await
+}
+
+/// Publishes a package of this name with one file, which has that of a component.
+pub(super) async fn published_as(
+    node: &Swarm,
+    key: &PublisherKey,
+    name: &str,
+    content: Content,
+) -> SignedRelease {
+    node.import_bytes(CONTENT).await.unwrap();
+    let draft = Draft {
+        name: name.parse().unwrap(),
+        version: "1.0.0".parse().unwrap(),
+        description: None,
+        license: None,
+        readme: None,
+        content,
+        files: vec![FileEntry {
+            path: "tool.wasm".parse().unwrap(),
+            digest: Digest::of(CONTENT),
+            size: CONTENT.len() as u64,
+        }],
+    };
+    let release = draft.sign(key, None).unwrap();
+    node.publish_release(&release).await.unwrap();
+    release
 }

@@ -5,22 +5,18 @@ use std::fs;
 
 use skep_evidence::{AccountKey, AuditTerms, Credits, Meter, Split, Tariff, Work};
 use skep_market::Answer;
-use skep_registry::{
-    Adapter, Base, Component, Content, Draft, FileEntry, Grants, Limits, PublisherId, PublisherKey,
-};
+use skep_registry::{Adapter, Base, Content, PublisherId, PublisherKey};
 use skep_swarm::{Presence, SwarmConfig};
 
 use super::super::super::adapters;
 use super::super::super::around::Wanted;
 use super::super::Desk;
 use super::super::fault::Fault;
-use super::super::testing::desk;
+use super::super::testing::{CONTENT, desk, published, published_as};
 use super::*;
 use crate::config::{Config, Jobs};
 use crate::embedded;
 use crate::home::Home;
-
-const CONTENT: &[u8] = b"not really a component";
 
 fn policy(publishers: BTreeSet<PublisherId>) -> Policy {
     Policy {
@@ -43,43 +39,6 @@ fn room(bytes: u64) -> Room {
         residences: Arc::default(),
         families: Arc::default(),
     }
-}
-
-async fn published(node: &Swarm, key: &PublisherKey) -> SignedRelease {
-    let content = Content::Component(Component {
-        world: "task".parse().unwrap(),
-        entry: "tool.wasm".parse().unwrap(),
-        grants: Grants::default(),
-        limits: Limits::default(),
-        imports: Vec::new(),
-    });
-    published_as(node, key, "tool", content).await
-}
-
-/// Publishes a package of this name with one file, which has that of a component.
-async fn published_as(
-    node: &Swarm,
-    key: &PublisherKey,
-    name: &str,
-    content: Content,
-) -> SignedRelease {
-    node.import_bytes(CONTENT).await.unwrap();
-    let draft = Draft {
-        name: name.parse().unwrap(),
-        version: "1.0.0".parse().unwrap(),
-        description: None,
-        license: None,
-        readme: None,
-        content,
-        files: vec![FileEntry {
-            path: "tool.wasm".parse().unwrap(),
-            digest: Digest::of(CONTENT),
-            size: CONTENT.len() as u64,
-        }],
-    };
-    let release = draft.sign(key, None).unwrap();
-    node.publish_release(&release).await.unwrap();
-    release
 }
 
 /// How many entries each of these folders of the node has.
