@@ -8,6 +8,7 @@ mod daemon;
 mod display;
 mod embedded;
 mod failure;
+mod find;
 mod finetune;
 mod home;
 mod jobs;
@@ -139,6 +140,9 @@ async fn act(cli: Cli) -> Result<(), Failure> {
         Command::Node(node) => match node.command {
             None => daemon::run(Home::open(home)?, &node, json).await,
             Some(NodeCommand::Status) => status(&Home::open(home)?, json).await,
+            Some(NodeCommand::Find(options)) => {
+                ask(Home::open(home)?, find::request_of(*options)?, json).await
+            }
         },
         Command::Run(run) => {
             let run = *run;
