@@ -66,6 +66,9 @@ pub use money::account;
 pub use provide::provide;
 pub use residence::set_aside as kept_damaged;
 
+/// What anybody else hears of a fault of this node's own.
+const OWN_FAULT: &str = "a fault of the node; its owner can see which";
+
 /// What of jobs is open in this process.
 #[derive(Default)]
 pub struct Jobs {

@@ -25,7 +25,7 @@ use self::turns::Debtor;
 pub use self::turns::Turns;
 use super::provide::Untaken;
 use super::talk::TalkError;
-use super::{anywhere, failed, money, now};
+use super::{OWN_FAULT, anywhere, failed, money, now};
 use crate::failure::Failure;
 use crate::requests::jobs::MissingLine;
 use crate::service::Service;
@@ -166,7 +166,7 @@ pub(super) fn settle(
 ) -> Result<(), Refusal> {
     let fault = |error: EarningsError| {
         tracing::warn!(%error, "a receipt cannot be kept");
-        Refusal::Failed("a fault of the node; its owner can see which".to_owned())
+        Refusal::Failed(OWN_FAULT.to_owned())
     };
     let wrong = |reason: String| Refusal::Lease(reason);
     let read = receipts.iter();
