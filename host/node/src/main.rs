@@ -1,5 +1,6 @@
 //! The `skep` command: parses, asks the node, prints. All work is behind [`service`].
 
+mod beside;
 mod building;
 mod cli;
 mod config;

@@ -17,6 +17,7 @@ use skep_market::{
 };
 
 use super::{failed, money};
+use crate::beside;
 use crate::failure::{Failure, FailureKind};
 use crate::requests::receipts::{
     BalanceLine, PositionLine, ReceiptsLine, Recomputed, SettledBatch, TransferLine,
@@ -35,7 +36,12 @@ pub fn write(service: &Service, output: &Path) -> Result<ReceiptsLine, Failure> 
             .collect();
         let ordered = verify_agreed(ordered.map_err(failed)?, &mut Keys::default());
         let ordered = ordered.map_err(|(_, error)| failed(error))?;
-        written(output, worked.iter().chain(&ordered)).map_err(|error| {
+        let written = beside::write(output, |file| {
+            let mut out = BufWriter::new(file);
+            write_receipts(&mut out, worked.iter().chain(&ordered))?;
+            out.flush()
+        });
+        written.map_err(|error| {
             let reason = format!(
                 "cannot write the receipts to {}: {error}; name another file with --output",
                 output.display()
@@ -49,29 +55,6 @@ pub fn write(service: &Service, output: &Path) -> Result<ReceiptsLine, Failure> 
             ordered: ordered.len() as u64,
         })
     })
-}
-
-/// The file is there whole, or as it was before.
-fn written<'a>(
-    output: &Path,
-    receipts: impl Iterator<Item = &'a Agreed<Receipt>>,
-) -> io::Result<()> {
-    let folder = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    // As any other file that the person makes: their umask decides who may read it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    let mut out = BufWriter::new(file.as_file_mut());
-    write_receipts(&mut out, receipts)?;
-    out.flush()?;
-    drop(out);
-    file.as_file().sync_all()?;
-    file.persist(output).map_err(|error| error.error)?;
-    Ok(())
 }
 
 /// Opens a file that somebody handed over; `hint` says what else to name. What is no file may never end, or never begin.
