@@ -42,6 +42,8 @@ mod spool;
 mod submit;
 mod suitable;
 mod talk;
+#[cfg(test)]
+mod testing;
 mod work;
 
 use std::collections::BTreeMap;

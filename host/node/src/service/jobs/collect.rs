@@ -205,40 +205,15 @@ async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use skep_evidence::{AccountKey, Credits, Meter, Signed, Split, Statement as _, Work};
+    use skep_evidence::{Credits, Signed};
     use skep_market::Finished;
 
+    use super::super::testing::{self, key};
     use super::*;
-
-    fn key(seed: u8) -> AccountKey {
-        AccountKey::from_seed(&[seed; 32])
-    }
 
     /// What the provider (key 1) signed for a lease of the requester (key 2).
     fn bill(lease: u8, price: u64) -> Signed<Receipt> {
-        let receipt = Receipt {
-            lease: Digest::of(&[lease]),
-            job: Digest::of(b"job"),
-            shard: u32::from(lease),
-            sequence: u64::from(lease),
-            provider: key(1).id(),
-            requester: key(2).id(),
-            work: Work {
-                package: Digest::of(b"package"),
-                model: None,
-                adapter: None,
-                input: Digest::of(&[lease]),
-                seed: 0,
-            },
-            commitment: Digest::of(b"commitment"),
-            output: Digest::of(b"output"),
-            meter: Meter::default(),
-            price: Credits::from_micro(price),
-            split: Split::default(),
-            started: 1,
-            finished: 2,
-        };
-        receipt.sign(&key(1)).unwrap()
+        testing::bill(lease, 1, 2, price)
     }
 
     fn agreed(bill: Signed<Receipt>) -> Vec<u8> {

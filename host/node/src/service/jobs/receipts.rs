@@ -213,41 +213,16 @@ fn short(ledger: &Ledger, batch: &Batch) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use skep_evidence::{AccountId, AccountKey, Meter, Split, Statement as _, Work};
+    use skep_evidence::AccountId;
     use skep_market::{Operation, Terms};
     use skep_registry::Digest;
 
+    use super::super::testing::{bill, key};
     use super::*;
-
-    fn key(seed: u8) -> AccountKey {
-        AccountKey::from_seed(&[seed; 32])
-    }
 
     /// A receipt of a provider for a requester, of so many micro-credits.
     fn receipt(lease: u8, provider: u8, requester: u8, price: u64) -> Agreed<Receipt> {
-        let receipt = Receipt {
-            lease: Digest::of(&[lease]),
-            job: Digest::of(b"job"),
-            shard: 0,
-            sequence: 0,
-            provider: key(provider).id(),
-            requester: key(requester).id(),
-            work: Work {
-                package: Digest::of(b"package"),
-                model: None,
-                adapter: None,
-                input: Digest::of(b"input"),
-                seed: 0,
-            },
-            commitment: Digest::of(b"commitment"),
-            output: Digest::of(b"output"),
-            meter: Meter::default(),
-            price: Credits::from_micro(price),
-            split: Split::default(),
-            started: 1,
-            finished: 2,
-        };
-        let signed = receipt.sign(&key(provider)).unwrap();
+        let signed = bill(lease, provider, requester, price);
         signed.accept(&key(requester)).unwrap()
     }
 

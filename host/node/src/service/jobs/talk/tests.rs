@@ -8,11 +8,8 @@ use skep_market::{NUMERICS, Warmth};
 use skep_registry::Digest;
 use skep_swarm::{Answerer, SwarmConfig};
 
+use super::super::testing::key;
 use super::*;
-
-fn key(seed: u8) -> AccountKey {
-    AccountKey::from_seed(&[seed; 32])
-}
 
 fn quotation(account: AccountId) -> Quotation {
     Quotation {
