@@ -182,10 +182,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             key,
         }) => {
             let path = absolute(&path)?;
-            let name = match name {
-                Some(name) => name,
-                None => model_name(&path),
-            };
+            let name = name.unwrap_or_else(|| model_name(&path));
             let request = Request::ModelAdd {
                 path,
                 name,
@@ -203,10 +200,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             key,
         }) => {
             let path = absolute(&path)?;
-            let name = match name {
-                Some(name) => name,
-                None => model_name(&path),
-            };
+            let name = name.unwrap_or_else(|| model_name(&path));
             let request = Request::AdapterAdd {
                 path,
                 base: base.as_deref().map(place_of).transpose()?,
