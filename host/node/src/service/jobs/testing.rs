@@ -1,4 +1,4 @@
-//! Keys of accounts, and what these made out or signed, for the tests of jobs.
+//! Keys of accounts, what these made out or signed, and packages, for the tests of jobs.
 //!
 //! It must never have a value that a test is about: the test itself says those.
 
@@ -8,7 +8,7 @@ use skep_evidence::{
     AccountKey, AuditTerms, Candidates, Credits, Lease, Meter, Receipt, Signed, Split,
     Statement as _, Tariff, Work,
 };
-use skep_registry::Digest;
+use skep_registry::{Content, Digest, Draft, FileEntry, PublisherKey, SignedRelease};
 
 pub(super) fn key(seed: u8) -> AccountKey {
     AccountKey::from_seed(&[seed; 32])
@@ -71,4 +71,27 @@ pub(super) fn bill(lease: u8, provider: u8, requester: u8, price: u64) -> Signed
         finished: 2,
     };
     receipt.sign(&key(provider)).unwrap()
+}
+
+/// The first release of a package of this name, which has one file: its path, and what is in it.
+pub(super) fn signed_release(
+    key: &PublisherKey,
+    name: &str,
+    content: Content,
+    (path, bytes): (&str, &[u8]),
+) -> SignedRelease {
+    let draft = Draft {
+        name: name.parse().unwrap(),
+        version: "1.0.0".parse().unwrap(),
+        description: None,
+        license: None,
+        readme: None,
+        content,
+        files: vec![FileEntry {
+            path: path.parse().unwrap(),
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+        }],
+    };
+    draft.sign(key, None).unwrap()
 }

@@ -5,14 +5,12 @@ use std::fs;
 
 use skep_evidence::{Credits, Tariff};
 use skep_market::Answer;
-use skep_registry::{
-    Adapter, Base, Component, Content, Draft, FileEntry, Grants, Limits, PublisherId, PublisherKey,
-};
+use skep_registry::{Adapter, Base, Component, Content, Grants, Limits, PublisherId, PublisherKey};
 use skep_swarm::{Presence, SwarmConfig};
 
 use super::super::super::adapters;
 use super::super::super::around::Wanted;
-use super::super::super::testing::{key, lease};
+use super::super::super::testing::{key, lease, signed_release};
 use super::super::Desk;
 use super::super::fault::Fault;
 use super::super::testing::desk;
@@ -65,20 +63,7 @@ async fn published_as(
     content: Content,
 ) -> SignedRelease {
     node.import_bytes(CONTENT).await.unwrap();
-    let draft = Draft {
-        name: name.parse().unwrap(),
-        version: "1.0.0".parse().unwrap(),
-        description: None,
-        license: None,
-        readme: None,
-        content,
-        files: vec![FileEntry {
-            path: "tool.wasm".parse().unwrap(),
-            digest: Digest::of(CONTENT),
-            size: CONTENT.len() as u64,
-        }],
-    };
-    let release = draft.sign(key, None).unwrap();
+    let release = signed_release(key, name, content, ("tool.wasm", CONTENT));
     node.publish_release(&release).await.unwrap();
     release
 }
