@@ -1,5 +1,6 @@
 //! The `skep` command: parses, asks the node, prints. All work is behind [`service`].
 
+mod beside;
 mod building;
 mod cli;
 mod config;
@@ -185,10 +186,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             key,
         }) => {
             let path = absolute(&path)?;
-            let name = match name {
-                Some(name) => name,
-                None => model_name(&path),
-            };
+            let name = name.unwrap_or_else(|| model_name(&path));
             let request = Request::ModelAdd {
                 path,
                 name,
@@ -206,10 +204,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             key,
         }) => {
             let path = absolute(&path)?;
-            let name = match name {
-                Some(name) => name,
-                None => model_name(&path),
-            };
+            let name = name.unwrap_or_else(|| model_name(&path));
             let request = Request::AdapterAdd {
                 path,
                 base: base.as_deref().map(place_of).transpose()?,

@@ -3,17 +3,6 @@
 use super::turns::{Desk, at, patient};
 use super::*;
 
-fn offer(provider: u8, slots: u32) -> Offer {
-    Offer {
-        provider: account(provider),
-        price: credits(10),
-        warmth: Warmth::default(),
-        reputation: Reputation::default(),
-        slots,
-        ahead: 0,
-    }
-}
-
 /// Makes out a lease of a shard to this provider.
 fn lease(job: &mut Job, shard: u32, attempt: u32, provider: u8, audits: Option<u32>) -> AttemptId {
     let id = AttemptId { shard, attempt };

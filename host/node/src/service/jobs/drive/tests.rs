@@ -15,13 +15,10 @@ use skep_swarm::NodeId;
 use super::super::coming::Coming;
 use super::super::folder::{self, Piece, testing};
 use super::super::spool::{Output, Stored};
+use super::super::testing::key;
 use super::*;
 use crate::config::Config;
 use crate::home::Home;
-
-fn key(seed: u8) -> AccountKey {
-    AccountKey::from_seed(&[seed; 32])
-}
 
 /// The node of an account.
 fn node(account: AccountId) -> NodeId {

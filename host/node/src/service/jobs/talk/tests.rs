@@ -12,12 +12,9 @@ use skep_registry::Digest;
 use skep_swarm::{Answerer, SwarmConfig};
 
 use super::super::folder::{self, Piece, testing};
+use super::super::testing::key;
 use super::*;
 use crate::home::Home;
-
-fn key(seed: u8) -> AccountKey {
-    AccountKey::from_seed(&[seed; 32])
-}
 
 fn quotation(account: AccountId) -> Quotation {
     Quotation {

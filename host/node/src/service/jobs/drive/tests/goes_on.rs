@@ -5,9 +5,10 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use skep_market::DISPUTE;
-use skep_registry::{Content, Draft, FileEntry, Model, PublisherKey, SignedRelease};
+use skep_registry::{Content, Model, PublisherKey, SignedRelease};
 use skep_swarm::{BringError, taken_by};
 
+use super::super::super::testing::signed_release;
 use super::*;
 
 /// What the job may cost.
@@ -165,23 +166,10 @@ async fn who_was_paid_before_has_its_proof_of_that_when_a_job_goes_on() {
 
 /// A release of one file, with the package's own name in it.
 fn release(name: &str, key: &PublisherKey) -> SignedRelease {
-    let file = FileEntry {
-        path: "a".parse().unwrap(),
-        digest: Digest::of(name.as_bytes()),
-        size: name.len() as u64,
-    };
-    let draft = Draft {
-        name: name.parse().unwrap(),
-        version: "1.0.0".parse().unwrap(),
-        description: None,
-        license: None,
-        readme: None,
-        content: Content::Model(Model {
-            task: "sentence-encoder".parse().unwrap(),
-        }),
-        files: vec![file],
-    };
-    draft.sign(key, None).unwrap()
+    let model = Content::Model(Model {
+        task: "sentence-encoder".parse().unwrap(),
+    });
+    signed_release(key, name, model, ("a", name.as_bytes()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
