@@ -225,7 +225,7 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
             }
             environment::run(&mut calibrate, "compare honest texts and cheats")?;
         }
-        for format in ["half.gguf", "four_bits.gguf", "q4_k.gguf"] {
+        for format in ["float.gguf", "half.gguf", "four_bits.gguf", "q4_k.gguf"] {
             let mut calibrate = Command::new(&example);
             calibrate
                 .arg("calibrate")

@@ -14,6 +14,8 @@ use crate::project::{Linear, project};
 pub(crate) struct Host<'t> {
     pub isa: Isa,
     pub team: &'t Team,
+    /// Whether products of floats may round both sides to bfloat16.
+    pub rounds: bool,
 }
 
 /// What all layers need of a batch.
@@ -135,8 +137,7 @@ impl Operators for Host<'_> {
         products: &mut [(&Linear, &mut Vec<f32>)],
         next: &[&Linear],
     ) -> Result<(), ShapeError> {
-        let (isa, team, activations) = (self.isa, self.team, &mut scratch.activations);
-        project(isa, team, input, activations, products, next)
+        project(self, input, &mut scratch.activations, products, next)
     }
 
     fn add_low_rank(

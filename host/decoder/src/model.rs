@@ -7,7 +7,7 @@ use skep_kernels::rows::Rope;
 use skep_kernels::{Isa, ShapeError, Team};
 use skep_weights::WeightsFile;
 
-use crate::adapter::PagedAdapter;
+use crate::adapter::{AdapterTarget, PagedAdapter};
 use crate::config::Config;
 use crate::error::{ForwardError, LoadError};
 use crate::host::{Host, Scratch, norm_of};
@@ -183,9 +183,48 @@ impl Decoder {
         pages: &mut KvPages,
         batch: &Batch<'_>,
     ) -> Result<&'w [f32], ForwardError> {
+        self.pass(team, workspace, pages, batch, false)
+    }
+
+    /// As [`Decoder::forward`], for who compares what somebody else computed with it: products with
+    /// weights that are not quantized have both sides rounded to bfloat16 where the processor makes
+    /// twice as many of these. Its keys and values are for such passes alone, where
+    /// [`Decoder::rounds`].
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_rounded<'w>(
+        &self,
+        team: &Team,
+        workspace: &'w mut Workspace,
+        pages: &mut KvPages,
+        batch: &Batch<'_>,
+    ) -> Result<&'w [f32], ForwardError> {
+        self.pass(team, workspace, pages, batch, true)
+    }
+
+    /// Whether [`Decoder::forward_rounded`] computes anything else than [`Decoder::forward`].
+    pub fn rounds(&self) -> bool {
+        let is_of_floats = |layer: &Layer| {
+            let mut all = AdapterTarget::ALL.into_iter();
+            all.any(|target| layer.linear(target).is_of_floats())
+        };
+        self.isa.rounds_floats()
+            && (self.layers.iter().any(is_of_floats) || self.model().head.is_of_floats())
+    }
+
+    fn pass<'w>(
+        &self,
+        team: &Team,
+        workspace: &'w mut Workspace,
+        pages: &mut KvPages,
+        batch: &Batch<'_>,
+        rounds: bool,
+    ) -> Result<&'w [f32], ForwardError> {
         let host = Host {
             isa: self.isa,
             team,
+            rounds,
         };
         self.model()
             .forward(&host, (&mut workspace.0, &mut ()), pages, batch)

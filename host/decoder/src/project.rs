@@ -1,8 +1,10 @@
 //! Linear layers over packed weights: what takes an input to several outputs.
 
 use skep_kernels::linear::{Product, Weights, linear_many};
-use skep_kernels::{Activations, Isa, PackedMatrix, ShapeError, Team};
+use skep_kernels::{Activations, PackedMatrix, Precision, ShapeError};
 use skep_weights::{GroupInt4, PackedTensor};
+
+use crate::host::Host;
 
 /// A linear layer.
 #[derive(Debug)]
@@ -33,6 +35,14 @@ impl Linear {
                 weights.bytes(),
             )?)),
             LinearWeights::Grouped(weights) => Ok(Weights::Grouped(weights)),
+        }
+    }
+
+    /// Whether its weights are not quantized.
+    pub fn is_of_floats(&self) -> bool {
+        match &self.weights {
+            LinearWeights::Packed(weights) => Precision::of(weights.format()) == Precision::F32,
+            LinearWeights::Grouped(_) => false,
         }
     }
 
@@ -68,8 +78,7 @@ impl Linear {
 /// Applies each layer to `input`, `[tokens, inputs]`. Layers that take the input in the same
 /// precision and order are computed together. `next` is what will be applied after them.
 pub fn project(
-    isa: Isa,
-    team: &Team,
+    &Host { isa, team, rounds }: &Host<'_>,
     input: &[f32],
     activations: &mut Activations,
     layers: &mut [(&Linear, &mut Vec<f32>)],
@@ -82,6 +91,9 @@ pub fn project(
         let first = layers[next].0.matrix()?;
         let precision = first.precision();
         match first.order() {
+            None if rounds && precision == Precision::F32 => {
+                activations.fill_rounded(isa, team, input, first.columns())?;
+            }
             None => activations.fill(isa, team, precision, input, first.columns())?,
             Some(order) => activations.fill_in_order(isa, team, precision, input, order)?,
         }

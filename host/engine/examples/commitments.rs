@@ -1,6 +1,6 @@
 //! What commitments cost, and where the thresholds between honest and dishonest lie.
 //!
-//! * `commitments rates [threads]`: a model of 0.3 billion random weights, in each of three formats,
+//! * `commitments rates [threads]`: a model of 0.3 billion random weights, in each of four formats,
 //!   writes 256 tokens with and without commitments, in turn; then they are checked.
 //! * `commitments calibrate MODEL.gguf TEXTS [--tokens LENGTHS] [NAME=OTHER.gguf ...]`: so many honest texts in all, by
 //!   every set of instructions that the machine has, on one thread and on two, alone and in batches
@@ -34,7 +34,7 @@ use skep_engine::{
     Sampling,
 };
 use skep_evidence::activations::{Commitment, Committer, States, Thresholds};
-use skep_evidence::following::NEAR;
+use skep_evidence::following::{FAR, NEAR, TOLERANCE};
 use skep_kernels::{Isa, Team};
 
 /// Tokens of a text that is calibrated with, if nothing else is said.
@@ -47,10 +47,6 @@ const MANNERS: [(usize, usize); 3] = [(1, 1), (2, 7), (1, TOGETHER)];
 const ROUNDS: usize = 7;
 /// Texts of each kind of cheat, at most.
 const CHEATS: usize = 500;
-/// A gap within which a token passes for a tie, in logits divided by the temperature.
-const TOLERANCE: f64 = 0.05;
-/// One token in so many may be another without an explanation.
-const ONE_IN: usize = 20;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -143,7 +139,7 @@ fn claim(request: &Request, (tokens, commitments): (Vec<u32>, Vec<Commitment>)) 
         sample: 0,
         tokens,
         commitments,
-        tolerance: TOLERANCE,
+        tolerance: f64::from(TOLERANCE),
     }
 }
 
@@ -155,7 +151,7 @@ fn write(engine: &Engine, requests: &[Request]) -> Vec<(Vec<u32>, Vec<Commitment
 
 fn rates(threads: usize) {
     println!("{threads} threads, 256 tokens after a prompt of 64, medians of {ROUNDS}");
-    for format in [Format::Mixed, Format::Bytes, Format::Halves] {
+    for format in [Format::Mixed, Format::Bytes, Format::Halves, Format::Floats] {
         rates_of(format, threads);
     }
 }
@@ -208,7 +204,7 @@ fn rates_of(format: Format, threads: usize) {
         let begin = Instant::now();
         let claim = claim(&committing, text.clone());
         let checked = engine.check(&caller(), vec![claim]).wait();
-        assert!(checked.unwrap()[0].is_honest(&Thresholds::default(), ONE_IN));
+        assert!(checked.unwrap()[0].is_honest(&Thresholds::default(), FAR.one_in));
         checks.push(begin.elapsed().as_secs_f64());
     }
     for all in [&mut written, &mut ratios, &mut commits, &mut checks] {
@@ -295,7 +291,7 @@ impl Seen {
     }
 
     fn refused(&self, thresholds: &Thresholds) -> usize {
-        let honest = |checked: &&Checked| checked.is_honest(thresholds, ONE_IN);
+        let honest = |checked: &&Checked| checked.is_honest(thresholds, FAR.one_in);
         self.all.len() - self.all.iter().filter(honest).count()
     }
 

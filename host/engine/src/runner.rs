@@ -60,6 +60,26 @@ pub trait ModelRunner: Send {
         results: &mut Results,
     ) -> Result<(), RunnerError>;
 
+    /// As [`ModelRunner::run`], for texts that are only compared with what somebody else wrote: it may
+    /// be less exact where that takes less time.
+    ///
+    /// # Errors
+    /// As [`ModelRunner::run`].
+    fn run_rounded(
+        &mut self,
+        batch: &Batch<'_>,
+        states: &[usize],
+        results: &mut Results,
+    ) -> Result<(), RunnerError> {
+        self.run(batch, states, results)
+    }
+
+    /// Whether [`ModelRunner::run_rounded`] computes anything else than [`ModelRunner::run`]. Then
+    /// texts of both kinds share neither a batch nor keys and values.
+    fn rounds(&self) -> bool {
+        false
+    }
+
     /// Copies the keys and values of the first `slots` tokens of a page to another.
     ///
     /// # Errors

@@ -5,7 +5,9 @@
 //! and parts of prompts (chunked prefill, Sarathi, arXiv 2308.16369), by priority, then by whose
 //! turn it is. Texts get pages as they grow (PagedAttention, arXiv 2309.06180); when there are
 //! none, the prefix cache gives back some, and then the text that has the least claim to its
-//! pages begins anew later. A text's result does not depend on any of that.
+//! pages begins anew later. A text's result does not depend on any of that. Texts that are only
+//! compared with what somebody else wrote are computed less exactly where that is faster: then they
+//! take turns with the others, batch by batch, and no page of theirs is remembered.
 //!
 //! What this module must never do: block; let a text starve; hold a page for a text that is over.
 
@@ -73,6 +75,9 @@ pub struct Options {
     /// Of the time, how many percent may be computed for [`Priority::Background`], alone or in batches
     /// with others: from 1 to 100.
     pub background_percent: u8,
+    /// Whether texts that others wrote are compared with products of floats that are rounded, where
+    /// the processor makes twice as many of these ([`skep_decoder::Decoder::forward_rounded`]).
+    pub rounded_checks: bool,
 }
 
 impl Default for Options {
@@ -90,6 +95,7 @@ impl Default for Options {
             steady_drafts: false,
             adapter_bytes: 1 << 30,
             background_percent: 100,
+            rounded_checks: true,
         }
     }
 }
@@ -180,6 +186,8 @@ pub struct Scheduler {
     background: f64,
     /// Whether texts of the background are left out for now.
     background_held: bool,
+    /// Whether the last batch was of texts that are only compared.
+    compared: bool,
 }
 
 impl Scheduler {
@@ -213,6 +221,7 @@ impl Scheduler {
             next: 0,
             background: 0.0,
             background_held: false,
+            compared: false,
             model,
             options,
         })
@@ -261,7 +270,7 @@ impl Scheduler {
         for (key, sequence) in &mut self.sequences {
             let group = groups.get(&key.group);
             if group.is_some_and(|group| group.caller.owner == owner) {
-                sequence.remembered = usize::MAX;
+                sequence.forgets = true;
             }
         }
         self.cache.forget(&mut self.pool, owner);
@@ -336,10 +345,12 @@ impl Scheduler {
         let mut outputs = Vec::new();
         let mut states = Vec::new();
         let mut parts = Vec::with_capacity(plan.len());
+        let mut all_compared = true;
         for planned in plan {
             let Some(sequence) = self.sequences.get(&planned.key) else {
                 continue;
             };
+            all_compared &= sequence.is_compared();
             let (first, drafts) = (tokens.len(), planned.drafts.len());
             let wanted = sequence.outputs(planned.count, drafts);
             planned.outputs = wanted.len();
@@ -361,7 +372,16 @@ impl Scheduler {
             parts: &parts,
             outputs: &outputs,
         };
-        self.runner.run(&batch, &states, results)
+        // Where it makes a difference no batch is of both.
+        match all_compared && self.rounds() {
+            true => self.runner.run_rounded(&batch, &states, results),
+            false => self.runner.run(&batch, &states, results),
+        }
+    }
+
+    /// Whether texts that are only compared are computed less exactly.
+    fn rounds(&self) -> bool {
+        self.options.rounded_checks && self.runner.rounds()
     }
 
     /// Ends a request with an error.

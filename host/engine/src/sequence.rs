@@ -45,6 +45,8 @@ pub struct Sequence {
     pub led: usize,
     /// How many whole pages the prefix cache has been told of.
     pub remembered: usize,
+    /// Whether it is told of none that are computed from now on.
+    pub forgets: bool,
     pub pages: Vec<u32>,
     /// It begins when the first text of its request has computed the prompt that they share.
     pub waits: bool,
@@ -60,6 +62,7 @@ impl Sequence {
             charged: 0,
             led: 0,
             remembered: 0,
+            forgets: false,
             pages: Vec::new(),
             waits: false,
             goal,
@@ -131,6 +134,11 @@ impl Sequence {
             Goal::Embed { .. } | Goal::Check(_) => true,
             Goal::Score { whole, .. } => *whole,
         }
+    }
+
+    /// Whether it is only compared with what the model says here.
+    pub fn is_compared(&self) -> bool {
+        matches!(self.goal, Goal::Check(_))
     }
 
     /// Whether it can go on from a prompt that another text of its request has computed: one that

@@ -101,6 +101,16 @@ impl Isa {
         }
     }
 
+    /// Whether there are products of floats that are rounded to bfloat16 beside those of whole ones
+    /// ([`Activations::fill_rounded`](crate::Activations::fill_rounded)).
+    pub fn rounds_floats(self) -> bool {
+        match self.or_portable() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => is_x86_feature_detected!("avx512bf16"),
+            _ => false,
+        }
+    }
+
     /// Whether this machine can run it.
     pub(crate) fn is_available(self) -> bool {
         self <= Self::best()

@@ -4,6 +4,7 @@
 //! and the documentation all follow from these definitions.
 
 mod account;
+mod find;
 mod jobs;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use account::{Account, AccountCommand};
+pub use find::Find;
 pub use jobs::{Job, Submit};
 
 const EXIT_CODES: &str = "\
@@ -449,6 +451,10 @@ pub struct Node {
 pub enum NodeCommand {
     /// Show the node that runs in this home: its identity, addresses, packages and runs.
     Status,
+    /// Find nodes that take jobs of others by what they can do, and show what they ask for it.
+    ///
+    /// All of it is what they say of themselves, and nobody has checked it.
+    Find(Box<Find>),
 }
 
 /// A part of a price in millionths, from a text in percent.

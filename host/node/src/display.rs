@@ -1,6 +1,7 @@
 //! What a person sees: results in words, and progress bars that vanish where nobody looks.
 
 mod family;
+mod found;
 mod hardware;
 mod jobs;
 mod receipts;
@@ -76,6 +77,7 @@ fn bar(step: &Progress, target: ProgressDrawTarget) -> ProgressBar {
         (Unit::Steps, None) => "{msg} {spinner} {human_pos} steps",
         (Unit::Records, None) => "{msg} {spinner} {human_pos} records {per_sec}",
         (Unit::Shards, None) => "{msg} {spinner}",
+        (Unit::Nodes, _) => "{msg} {spinner} {human_pos} found so far",
     };
     // The templates are constants above, so that a wrong one would show in every run.
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -126,6 +128,7 @@ pub fn print(response: &Response) {
         Response::WroteReceipts(answer) => receipts::print_written(&answer.wrote),
         Response::Recomputed(recomputed) => receipts::print_recomputed(recomputed),
         Response::Settled(answer) => receipts::print_settled(&answer.settled),
+        Response::Found(found) => found::print(found),
     }
 }
 

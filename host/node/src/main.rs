@@ -1,5 +1,6 @@
 //! The `skep` command: parses, asks the node, prints. All work is behind [`service`].
 
+mod beside;
 mod building;
 mod cli;
 mod config;
@@ -8,6 +9,7 @@ mod daemon;
 mod display;
 mod embedded;
 mod failure;
+mod find;
 mod finetune;
 mod home;
 mod jobs;
@@ -139,6 +141,9 @@ async fn act(cli: Cli) -> Result<(), Failure> {
         Command::Node(node) => match node.command {
             None => daemon::run(Home::open(home)?, &node, json).await,
             Some(NodeCommand::Status) => status(&Home::open(home)?, json).await,
+            Some(NodeCommand::Find(options)) => {
+                ask(Home::open(home)?, find::request_of(*options)?, json).await
+            }
         },
         Command::Run(run) => {
             let run = *run;
@@ -181,10 +186,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             key,
         }) => {
             let path = absolute(&path)?;
-            let name = match name {
-                Some(name) => name,
-                None => model_name(&path),
-            };
+            let name = name.unwrap_or_else(|| model_name(&path));
             let request = Request::ModelAdd {
                 path,
                 name,
@@ -202,10 +204,7 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             key,
         }) => {
             let path = absolute(&path)?;
-            let name = match name {
-                Some(name) => name,
-                None => model_name(&path),
-            };
+            let name = name.unwrap_or_else(|| model_name(&path));
             let request = Request::AdapterAdd {
                 path,
                 base: base.as_deref().map(place_of).transpose()?,

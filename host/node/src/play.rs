@@ -23,6 +23,8 @@ pub use sandboxed::{Part, Sandboxed, Setting};
 use screen::Screen;
 pub use witness::{Witness, Witnessed};
 
+use crate::beside::folder_of;
+
 /// Bytes of a line that is read at most; the rest of a longer one is dropped.
 const LINE_BYTES: usize = 4096;
 
@@ -282,7 +284,7 @@ fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
 
 /// Writes a file so that a crash leaves what was there before or all of this.
 fn save(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(evidence::folder_of(path))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder_of(path))?;
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())

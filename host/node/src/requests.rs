@@ -2,6 +2,7 @@
 //! answers. All of it crosses the control socket as JSON, and the answers are what `--json`
 //! prints: their fields are an interface that scripts rely on.
 
+pub mod found;
 pub mod hardware;
 pub mod jobs;
 pub mod receipts;
@@ -80,6 +81,8 @@ pub enum Request {
     ModelList,
     /// How the node can be reached and what it is doing.
     Status,
+    /// Find nodes by what they can do.
+    Find(Box<found::FindRequest>),
     /// Something about jobs or credits.
     Job(Box<jobs::JobRequest>),
 }
@@ -191,6 +194,8 @@ pub enum Unit {
     Steps,
     /// Records of one shard among others, each of which has a stage of its own.
     Shards,
+    /// Nodes.
+    Nodes,
 }
 
 /// The answer to a request.
@@ -229,6 +234,8 @@ pub enum Response {
     Recomputed(receipts::Recomputed),
     /// To `Job`, about receipts that were settled.
     Settled(receipts::SettledAnswer),
+    /// To `Find`.
+    Found(found::Found),
 }
 
 /// A package as lists show it.

@@ -7,6 +7,7 @@
 mod adapters;
 mod blobs;
 mod defaults;
+mod find;
 mod finetune;
 mod inspect;
 mod install;
@@ -134,6 +135,7 @@ impl Service {
             Request::List => self.list(None).await,
             Request::ModelList => self.list(Some("model")).await,
             Request::Status => self.status().await,
+            Request::Find(request) => find::find(self, &request, &progress).await,
             Request::Job(request) => jobs::answer(self, *request, progress).await,
         }
     }

@@ -41,7 +41,7 @@ const DOMAIN: &[u8] = b"skep announcement 1\n";
 /// The work that a node takes from others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capability {
-    /// What it computes on, such as `cpu` or `cuda`: at most 32 printable ASCII characters.
+    /// What it computes on, such as `processor` or `cuda:0`: at most 32 printable ASCII characters.
     pub device: String,
     /// The most memory that a run may have, in bytes.
     pub memory: u64,

@@ -347,15 +347,17 @@ impl Job {
         let Some(patience) = self.fetcher.crawl else {
             return std::future::pending().await;
         };
-        // What was mended is read here once more, and somebody who connects has no piece yet.
-        let look = || {
-            let state = self.lock();
-            let missing = self.total.saturating_sub(state.done);
-            let is_waiting = !state.held.is_empty();
-            (state.report.bytes_fetched, is_waiting.then_some(missing))
-        };
-        until_it_crawls(patience, look).await;
+        until_it_crawls(patience, || self.pace()).await;
         patience
+    }
+
+    /// How many bytes have arrived in all, and how many are missing if any are being waited for. What was mended is
+    /// read here once more, and somebody who connects has no piece yet.
+    fn pace(&self) -> (u64, Option<u64>) {
+        let state = self.lock();
+        let missing = self.total.saturating_sub(state.done);
+        let is_waiting = !state.held.is_empty();
+        (state.report.bytes_fetched, is_waiting.then_some(missing))
     }
 
     /// All the work of one provider, until there is none left or the provider fails. A connection
@@ -498,3 +500,6 @@ impl Job {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -276,7 +276,11 @@ impl Swarm {
 
     /// As [`find`](Self::find), waiting no longer than this.
     pub async fn find_within(&self, want: &Want, wait: Duration) -> Vec<ProviderAddr> {
-        let wait = wait.min(self.inner.limits.discovery);
+        self.search(want, wait.min(self.inner.limits.discovery))
+            .await
+    }
+
+    async fn search(&self, want: &Want, wait: Duration) -> Vec<ProviderAddr> {
         let gossip = self.inner.gossip.as_ref();
         // Without gossip one is as good as another.
         let chance = |node: NodeId| gossip.map_or(Chance::Says, |gossip| gossip.chance(want, node));
@@ -290,8 +294,14 @@ impl Swarm {
     /// announcements, in no order. By whatever way a node is found, mDNS and the DHT included, it is asked for its
     /// announcement; without gossip nobody is, and nobody is returned.
     pub async fn find_able(&self, need: &Need) -> Vec<Announcement> {
+        self.find_able_within(need, self.inner.limits.discovery)
+            .await
+    }
+
+    /// As [`find_able`](Self::find_able), waiting no longer than this, be it more than the limit for discovery.
+    pub async fn find_able_within(&self, need: &Need, wait: Duration) -> Vec<Announcement> {
         let want = Want::Jobs(need.clone());
-        let found = self.find(&want).await;
+        let found = self.search(&want, wait).await;
         let mut able = self.acquaintances();
         able.retain(|said| said.has(&want) && found.iter().any(|node| node.id == said.node()));
         able

@@ -1,4 +1,4 @@
-//! Small packages for the tests within this crate.
+//! Small packages for the tests of this crate, those within it and those in `tests/`.
 
 use skep_registry::{Content, Digest, Draft, FileEntry, Model, PublisherKey};
 

@@ -6,12 +6,16 @@ mod common;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use common::{Endless, content, file_ref, limits, node, node_with, offer, publish, visible};
+use common::{
+    Endless, content, file_ref, gossiping, limits, node, node_with, offer, publish, visible,
+};
 use skep_registry::{Digest, PackageRef, PublisherKey};
 use skep_swarm::{
-    BlobError, ExportError, FetchError, Limits, OpenError, PackageError, PackageTicket, Presence,
-    ProviderFault, ResolveError, Swarm, SwarmConfig, TicketDiscovery, Want,
+    BlobError, Capability, ExportError, FetchError, Limits, Need, OpenError, PackageError,
+    PackageTicket, Presence, ProviderFault, ResolveError, Swarm, SwarmConfig, TicketDiscovery,
+    Want,
 };
 
 #[tokio::test]
@@ -401,4 +405,39 @@ async fn any_discovery_service_will_do() {
         .unwrap();
     a.shutdown().await;
     b.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_is_able_is_looked_for_as_long_as_whoever_asks_will_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let able = gossiping(&dir.path().join("able"), limits()).await;
+    able.announce(Some(Capability {
+        device: "cuda:0".to_owned(),
+        memory: 1 << 30,
+        slots: 1,
+        tariff: [0; 4],
+    }));
+    // Nobody is asked and answers in no time at all.
+    let hasty = Limits {
+        discovery: Duration::ZERO,
+        ..limits()
+    };
+    let asking = gossiping(&dir.path().join("asking"), hasty).await;
+    asking.add_discovery(Arc::new(TicketDiscovery::from(able.ticket())));
+    let need = |device: &str| Need {
+        device: Some(device.to_owned()),
+        ..Need::default()
+    };
+    let found = asking.find_able_within(&need("cuda:0"), Duration::from_secs(60));
+    let found = found.await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].node(), able.id());
+
+    // A way that never ends ends with the time.
+    asking.add_discovery(Arc::new(Endless(Vec::new())));
+    let found = asking.find_able_within(&need("vulkan"), Duration::from_millis(300));
+    let found = tokio::time::timeout(Duration::from_secs(60), found).await;
+    assert!(found.expect("it ends in time").is_empty());
+    able.shutdown().await;
+    asking.shutdown().await;
 }

@@ -228,6 +228,22 @@ fn a_running_node_says_what_it_is_and_none_is_said_to_be_none() {
 }
 
 #[test]
+fn who_looks_for_nodes_and_finds_none_is_told_why_and_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(shown(home.path(), &["node", "find"]));
+    insta::assert_snapshot!(shown(home.path(), &["node", "find", "--device", "gpu"]));
+    let unknown = ["node", "find", "--model", "unheard-of"];
+    insta::assert_snapshot!(shown(home.path(), &unknown));
+    // A running node answers the same.
+    let node = Node::start(&Built::skep(), home.path()).unwrap();
+    let found = node.ask(&["node", "find", "--memory", "1 GiB"]).unwrap();
+    assert_eq!(found["nodes"], serde_json::json!([]));
+    assert_eq!(found["heard_of"], 0);
+    let why = found["why"].as_str().unwrap();
+    assert!(why.starts_with("this node knows no other"), "{why}");
+}
+
+#[test]
 fn a_running_node_says_for_how_much_it_takes_jobs() {
     let home = tempfile::tempdir().unwrap();
     let rules = "[jobs]\naccept = true\nat-once = 3\nprice-per-teraflop = \"0.25\"\n\

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "jobs/able.rs"]
+mod able;
 #[path = "jobs/adapters.rs"]
 mod adapters;
 #[path = "jobs/audits.rs"]

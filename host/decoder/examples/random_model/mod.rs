@@ -25,6 +25,8 @@ pub enum Format {
     Bytes,
     /// 16-bit floats.
     Halves,
+    /// 32-bit floats.
+    Floats,
 }
 
 /// How many layers there are, and how much they say.
@@ -107,6 +109,7 @@ pub fn write_model(path: &Path, shape: &Shape) {
         Format::Mixed => (Q4_K, Q6_K),
         Format::Bytes => (Q8_0, Q8_0),
         Format::Halves => (F16, F16),
+        Format::Floats => (F32, F32),
     };
     let mut tensors: Vec<(String, [usize; 2], u32)> = Vec::new();
     tensors.push(("token_embd.weight".to_owned(), [VOCABULARY, WIDTH], fine));
@@ -175,7 +178,11 @@ pub fn write_model(path: &Path, shape: &Shape) {
     file.write_all(&head).unwrap();
     let mut random = Random(3);
     for (name, [rows, columns], kind) in &tensors {
-        let mut bytes = blocks(&mut random, rows * columns, *kind);
+        let mut bytes = match *rows {
+            // Norms.
+            1 => 1.0_f32.to_le_bytes().repeat(*columns),
+            _ => blocks(&mut random, rows * columns, *kind),
+        };
         let layer = name.split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
         let adds = name.contains("attn_output") || name.contains("ffn_down");
         if shape.format == Format::Mixed && adds && layer.is_some_and(|layer| layer >= shape.loud) {
@@ -204,11 +211,8 @@ fn bytes_of(elements: usize, kind: u32) -> usize {
     }
 }
 
-/// Random elements of some hundredths, or ones for norms.
+/// Random elements of some hundredths.
 fn blocks(random: &mut Random, elements: usize, kind: u32) -> Vec<u8> {
-    if kind == F32 {
-        return 1.0_f32.to_le_bytes().repeat(elements);
-    }
     let mut bytes: Vec<u8> = (0..bytes_of(elements, kind).div_ceil(8))
         .flat_map(|_| random.next().to_le_bytes())
         .collect();
@@ -219,6 +223,12 @@ fn blocks(random: &mut Random, elements: usize, kind: u32) -> Vec<u8> {
         F16 => {
             for value in bytes.chunks_exact_mut(2) {
                 value[1] = value[1] & 0x87 | 0x20;
+            }
+        }
+        // From 2⁻⁷ to 2⁻⁵ too, with more digits.
+        F32 => {
+            for value in bytes.chunks_exact_mut(4) {
+                value[3] = value[3] & 0x80 | 0x3c;
             }
         }
         Q8_0 => {

@@ -40,6 +40,20 @@ struct Runner {
     pages: KvPages,
 }
 
+impl Runner {
+    /// Leaves what is wanted of the last pass.
+    fn hand_over(&mut self, states: &[usize], results: &mut Results) -> Result<(), RunnerError> {
+        let width = self.decoder.config().width;
+        results.states.resize(states.len() * width, 0.0);
+        let rows = results.states.chunks_exact_mut(width.max(1));
+        for (row, token) in rows.zip(states) {
+            self.decoder.hidden(&self.workspace, *token, row)?;
+        }
+        self.workspace.swap_logits(&mut results.logits);
+        Ok(())
+    }
+}
+
 impl ModelRunner for Runner {
     fn run(
         &mut self,
@@ -47,21 +61,25 @@ impl ModelRunner for Runner {
         states: &[usize],
         results: &mut Results,
     ) -> Result<(), RunnerError> {
-        let Self {
-            decoder,
-            team,
-            workspace,
-            pages,
-        } = self;
-        decoder.forward(team, workspace, pages, batch)?;
-        let width = decoder.config().width;
-        results.states.resize(states.len() * width, 0.0);
-        let rows = results.states.chunks_exact_mut(width.max(1));
-        for (row, token) in rows.zip(states) {
-            decoder.hidden(workspace, *token, row)?;
-        }
-        workspace.swap_logits(&mut results.logits);
-        Ok(())
+        let (workspace, pages) = (&mut self.workspace, &mut self.pages);
+        self.decoder.forward(&self.team, workspace, pages, batch)?;
+        self.hand_over(states, results)
+    }
+
+    fn run_rounded(
+        &mut self,
+        batch: &Batch<'_>,
+        states: &[usize],
+        results: &mut Results,
+    ) -> Result<(), RunnerError> {
+        let (workspace, pages) = (&mut self.workspace, &mut self.pages);
+        self.decoder
+            .forward_rounded(&self.team, workspace, pages, batch)?;
+        self.hand_over(states, results)
+    }
+
+    fn rounds(&self) -> bool {
+        self.decoder.rounds()
     }
 
     fn copy(&mut self, from: u32, to: u32, slots: usize) -> Result<(), RunnerError> {

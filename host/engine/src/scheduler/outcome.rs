@@ -249,7 +249,7 @@ impl Scheduler {
         };
         let full = sequence.computed.min(sequence.tokens.len()) / PAGE_TOKENS;
         let due = complete || sequence.remembered < sequence.prompt / PAGE_TOKENS;
-        if full <= sequence.remembered || !due {
+        if sequence.forgets || full <= sequence.remembered || !due {
             return;
         }
         let tokens = &sequence.tokens[..full * PAGE_TOKENS];

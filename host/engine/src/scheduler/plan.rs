@@ -8,7 +8,7 @@ use super::lead::LeadPlan;
 use super::room::{Budget, Room};
 use super::{Delivery, Scheduler};
 use crate::request::Priority;
-use crate::sequence::{Goal, Key};
+use crate::sequence::{Goal, Key, Sequence};
 use crate::writing::Guesser;
 
 /// One text's part of a batch.
@@ -46,8 +46,33 @@ impl Scheduler {
     /// pay are ended.
     pub(super) fn plan(&mut self, deliveries: &mut Vec<Delivery>) -> Vec<Planned> {
         self.fetch_ahead();
-        let mut queues = self.queues();
-        let mut plan: Vec<Planned> = Vec::new();
+        let mut plan = Vec::new();
+        if !self.rounds() {
+            self.choose(&mut plan, |_| true, deliveries);
+        } else {
+            // By turns, and if there is nothing of the one kind, or no room for it, the other.
+            for compared in [!self.compared, self.compared] {
+                self.choose(&mut plan, |text| text.is_compared() == compared, deliveries);
+                if !plan.is_empty() {
+                    self.compared = compared;
+                    break;
+                }
+            }
+        }
+        for planned in &mut plan {
+            self.room_to_guess(planned);
+        }
+        plan
+    }
+
+    /// Chooses among some of the texts.
+    fn choose(
+        &mut self,
+        plan: &mut Vec<Planned>,
+        among: impl Fn(&Sequence) -> bool,
+        deliveries: &mut Vec<Delivery>,
+    ) {
+        let mut queues = self.queues(among);
         let mut chosen = HashSet::new();
         let tokens = self.options.batch_tokens.max(1);
         let mut budget = Budget {
@@ -88,24 +113,21 @@ impl Scheduler {
                 }
             }
         }
-        for planned in &mut plan {
-            self.room_to_guess(planned);
-        }
-        plan
     }
 
     /// Texts that are written on next, at most as many as fit a batch.
     fn writers(&self) -> usize {
-        let ready = |sequence: &&crate::sequence::Sequence| {
+        let ready = |sequence: &&Sequence| {
             matches!(sequence.goal, Goal::Write(_)) && sequence.left() == 1 && !sequence.waits
         };
         let writers = self.sequences.values().filter(ready).count();
         writers.min(self.options.batch_texts.max(1))
     }
 
-    /// All texts that have something to be computed, and may have it now. Those that are being written
-    /// come before prompts, so that a long prompt holds nobody up; otherwise they come as they arrived.
-    fn queues(&self) -> Queues {
+    /// All of these texts that have something to be computed, and may have it now. Those that are being
+    /// written come before prompts, so that a long prompt holds nobody up; otherwise they come as they
+    /// arrived.
+    fn queues(&self, among: impl Fn(&Sequence) -> bool) -> Queues {
         let mut queues = Queues::new();
         for prompts in [false, true] {
             for (key, sequence) in &self.sequences {
@@ -117,7 +139,8 @@ impl Scheduler {
                 if self.background_held && caller.priority == Priority::Background {
                     continue;
                 }
-                if !sequence.waits && left > 0 && (left > 1) == prompts {
+                let is_ready = !sequence.waits && left > 0 && among(sequence);
+                if is_ready && (left > 1) == prompts {
                     queues
                         .entry((Reverse(caller.priority), caller.owner))
                         .or_default()

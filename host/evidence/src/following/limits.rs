@@ -20,7 +20,7 @@ pub struct Limits {
     /// For chunks of fewer states than it says, the fewest first.
     few_states: &'static [(usize, Thresholds)],
     /// Of so many tokens of a run one may fall short by more than [`super::TOLERANCE`].
-    one_in: usize,
+    pub one_in: usize,
     /// In any run so many may, however short it is.
     any: usize,
     /// The most by which such a one may, in logits divided by the temperature.

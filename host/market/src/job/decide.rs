@@ -103,8 +103,8 @@ impl Job {
         // them got none, there is none for the others. What failed everywhere is told all the same.
         let mut is_stuck = false;
         for number in self.unfinished.difference(&self.open) {
-            let had = self.shards[*number as usize].attempts.len();
-            if is_stuck && had < self.plan.max_attempts as usize {
+            let had = self.shards[*number as usize].spent();
+            if is_stuck && had < self.plan.max_attempts {
                 continue;
             }
             if let Some(why) = self.decide_shard(*number, now, &mut choice, &mut decisions) {
@@ -192,9 +192,7 @@ impl Job {
             .replicas
             .max(1)
             .saturating_sub(most + open + audited);
-        // To be busy is nothing that a shard is given up for.
-        let spent = shard.ordinary().filter(|attempt| !attempt.moved).count();
-        let had = u32::try_from(spent).unwrap_or(u32::MAX);
+        let had = shard.spent();
         for further in 0..missing {
             if had.saturating_add(further) >= self.plan.max_attempts {
                 // What is under way may still do.
@@ -314,20 +312,18 @@ impl Job {
         if self.under_audit.contains(&number) {
             return false;
         }
-        let attempts = &self.shards[number as usize].attempts;
-        let open = attempts
-            .iter()
-            .filter(|attempt| attempt.state == State::Open);
+        let shard = &self.shards[number as usize];
+        let attempts = shard.attempts.iter();
+        let open = attempts.filter(|attempt| attempt.state == State::Open);
         let since = open.clone().map(|attempt| attempt.since).max();
         let Some(since) = since else {
             return false;
         };
         let late = self.late();
         let count = u32::try_from(open.count()).unwrap_or(u32::MAX);
-        let had = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
         now.saturating_sub(since) > late
             && count < self.plan.replicas.max(1) + self.plan.hedges
-            && had < self.plan.max_attempts
+            && shard.spent() < self.plan.max_attempts
     }
 
     /// Withdraws what is open for shards that are done.

@@ -16,6 +16,12 @@ impl Shard {
         attempts.filter(|attempt| attempt.audits.is_none())
     }
 
+    /// How many of the leases that it may have are spent: to be busy is nothing that a shard is given up for.
+    pub(super) fn spent(&self) -> u32 {
+        let spent = self.ordinary().filter(|attempt| !attempt.moved).count();
+        u32::try_from(spent).unwrap_or(u32::MAX)
+    }
+
     /// What is to be paid, and what may come to be paid beside that. What does not count yet when a job
     /// is given up never will.
     pub(super) fn costs(&self, is_given_up: bool) -> (Credits, Credits) {

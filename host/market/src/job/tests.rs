@@ -38,6 +38,18 @@ enum Nature {
     Doubts,
 }
 
+/// What a provider offers that takes so many shards at once and of which nothing was seen yet.
+fn offer(provider: u8, slots: u32) -> Offer {
+    Offer {
+        provider: account(provider),
+        price: credits(10),
+        warmth: Warmth::default(),
+        reputation: Reputation::default(),
+        slots,
+        ahead: 0,
+    }
+}
+
 /// What is on its way to the requester; lost if the requester is killed.
 #[derive(Clone, Debug)]
 struct Message {
@@ -112,12 +124,8 @@ impl World {
     fn offers(&self) -> Vec<Offer> {
         (1..=self.natures.len())
             .map(|n| Offer {
-                provider: account(n as u8),
-                price: credits(10),
-                warmth: Warmth::default(),
-                reputation: Reputation::default(),
-                slots: 2,
                 ahead: 2,
+                ..offer(n as u8, 2)
             })
             .collect()
     }
@@ -530,12 +538,8 @@ fn what_comes_too_late_or_does_not_fit_changes_nothing() {
 fn where_everybody_had_a_shard_it_goes_again_to_who_failed() {
     let mut job = Job::new(plan(1, 1));
     let offer = |n| Offer {
-        provider: account(n),
         price: credits(1),
-        warmth: crate::Warmth::default(),
-        reputation: crate::Reputation::default(),
-        slots: 1,
-        ahead: 0,
+        ..offer(n, 1)
     };
     let asked = |job: &mut Job, offers: &[Offer]| {
         let decisions = job.decide(10, offers);

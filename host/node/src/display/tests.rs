@@ -118,6 +118,23 @@ fn a_training_of_unknown_length_tells_its_steps() {
 }
 
 #[test]
+fn a_search_for_nodes_tells_how_many_were_found_so_far() {
+    let screen = Screen::default();
+    let two = Progress {
+        stage: "looking for nodes".to_owned(),
+        unit: Unit::Nodes,
+        training: None,
+        ..step(2, None, None, None)
+    };
+    let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+    let bar = bar(&two, target);
+    advance(&bar, &two);
+    let drawn = screen.0.lock().unwrap().clone();
+    assert!(drawn.starts_with("looking for nodes "), "{drawn}");
+    assert!(drawn.ends_with(" 2 found so far"), "{drawn}");
+}
+
+#[test]
 fn records_are_told_of_a_run_that_had_some() {
     let report = |records: u64, errors: u64| {
         serde_json::json!({

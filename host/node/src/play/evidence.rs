@@ -16,6 +16,7 @@ use skep_evidence::{AccountId, AccountKey, Keys, Report, Signed, Statement as _}
 use skep_registry::Digest;
 
 use super::{PlayError, save};
+use crate::beside::folder_of;
 
 /// Bytes of a line that are read at most: several times what a record can have.
 const LINE: u64 = 1 << 20;
@@ -174,14 +175,6 @@ impl Evidence {
         let mut line = serde_json::to_vec(&reported).map_err(|error| failed(&error))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(|error| failed(&error))
-    }
-}
-
-/// The folder that a file lies in.
-pub fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
     }
 }
 

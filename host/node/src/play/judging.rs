@@ -9,9 +9,10 @@ use std::path::Path;
 use serde::Serialize;
 use skep_sandbox::{Beginning, CallError, Cancel, Sandbox};
 
-use super::evidence::{Record, Reported, folder_of, lines, log_of};
+use super::evidence::{Record, Reported, lines, log_of};
 use super::sandboxed::{Part, open_village};
 use super::told;
+use crate::beside::folder_of;
 
 /// What a record is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -42,6 +42,8 @@ mod spool;
 mod submit;
 mod suitable;
 mod talk;
+#[cfg(test)]
+mod testing;
 mod work;
 
 use std::collections::BTreeMap;
@@ -65,6 +67,9 @@ pub use interrupted::seen as interruptions;
 pub use money::account;
 pub use provide::provide;
 pub use residence::set_aside as kept_damaged;
+
+/// What anybody else hears of a fault of this node's own.
+const OWN_FAULT: &str = "a fault of the node; its owner can see which";
 
 /// What of jobs is open in this process.
 #[derive(Default)]

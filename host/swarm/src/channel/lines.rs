@@ -32,6 +32,11 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// How often it is looked whether it has answered.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Whether who was heard for the last time so long ago is taken to be there still.
+fn is_lately(ago: Duration) -> bool {
+    ago < LATELY
+}
+
 /// A connection, which ends with the last conversation that has it.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -71,7 +76,7 @@ impl Line {
     /// Whether the other side is there still. When a process is killed, its end of a connection is gone, and
     /// another process in its place, at the same address and with the same key, says nothing about it.
     pub(super) async fn answers(&self) -> bool {
-        if self.last_heard().elapsed() < LATELY {
+        if is_lately(self.last_heard().elapsed()) {
             return true;
         }
         let came = || self.connection.stats().udp_rx.datagrams;
@@ -205,6 +210,8 @@ mod tests {
     use crate::ticket::NodeTicket;
 
     const PATIENCE: Duration = Duration::from_secs(60);
+    /// In so little a node was ended and back, at the same address and with the same key.
+    const BACK: Duration = Duration::from_millis(20);
 
     /// Says what it hears, until the other side has gone.
     #[derive(Debug)]
@@ -230,9 +237,15 @@ mod tests {
                 .is_ok_and(|frame| frame == b"hello")
     }
 
-    /// Makes it so that nothing was heard on it for a while.
+    /// Makes it so that nothing was heard on it for as long as its other side takes to be ended and back.
     fn set_quiet(line: &Line) {
-        *line.heard.lock().unwrap() = Instant::now().checked_sub(LATELY).unwrap();
+        *line.heard.lock().unwrap() = Instant::now().checked_sub(BACK).unwrap();
+    }
+
+    #[test]
+    fn who_may_have_been_ended_and_be_back_was_not_heard_lately() {
+        let ago = [Duration::ZERO, BACK / 20, BACK / 2, BACK, PATIENCE];
+        assert_eq!(ago.map(is_lately), [true, true, false, false, false]);
     }
 
     #[tokio::test]

@@ -4,15 +4,18 @@
 
 pub mod able;
 pub mod hostile;
+#[path = "../../src/testing.rs"]
+mod testing;
 
 use std::path::Path;
 use std::time::Duration;
 
 use n0_future::boxed::BoxStream;
 use n0_future::{StreamExt, stream};
-use skep_registry::{Content, Digest, Draft, FileEntry, Model, PublisherKey, SignedRelease};
+use skep_registry::{Digest, PublisherKey, SignedRelease};
 use skep_swarm::{Discovery, FileRef, Limits, ProviderAddr, Swarm, SwarmConfig, Want};
 use tempfile::TempDir;
+pub(crate) use testing::draft;
 
 /// Content that is the same for the same seed, and does not compress.
 pub fn content(seed: u64, len: usize) -> Vec<u8> {
@@ -123,28 +126,6 @@ pub async fn offer(node: &Swarm, blob: &[u8]) -> Digest {
     let (digest, _) = node.import_bytes(blob.to_vec()).await.unwrap();
     node.share(&digest).await.unwrap();
     digest
-}
-
-/// A draft of a model package with these files.
-pub fn draft(name: &str, version: &str, files: &[(&str, &[u8])]) -> Draft {
-    Draft {
-        name: name.parse().unwrap(),
-        version: version.parse().unwrap(),
-        description: Some("for a test".to_owned()),
-        license: None,
-        readme: None,
-        content: Content::Model(Model {
-            task: "sentence-encoder".parse().unwrap(),
-        }),
-        files: files
-            .iter()
-            .map(|(path, content)| FileEntry {
-                path: path.parse().unwrap(),
-                digest: Digest::of(content),
-                size: content.len() as u64,
-            })
-            .collect(),
-    }
 }
 
 /// Imports the files into `node` and publishes them from it as the next release.

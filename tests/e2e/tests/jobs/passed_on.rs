@@ -78,11 +78,14 @@ fn who_has_a_copy_of_a_lease_ends_nothing_and_its_requester_goes_on_from_another
     elsewhere.sends_input(&mut again);
     until_at_work(&c, true);
     // One signs a key as who it is, and the other has what the requester signed for its node.
-    for (whose, why) in [(&other, "of another account"), (&copier, "of another node")] {
-        let refused = whose.begins(ticket(&c), &offered).err().unwrap();
-        let refused = refused.to_string();
-        assert!(refused.contains(why), "{refused}");
-    }
+    let are_refused = || {
+        for (whose, why) in [(&other, "of another account"), (&copier, "of another node")] {
+            let refused = whose.begins(ticket(&c), &offered).err().unwrap();
+            let refused = refused.to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    };
+    are_refused();
     until_at_work(&c, true);
     drop(occupied);
     // The conversation goes on to its end, and whoever asks once more gets the same.
@@ -92,4 +95,9 @@ fn who_has_a_copy_of_a_lease_ends_nothing_and_its_requester_goes_on_from_another
     assert_eq!((same, once.digest()), (output, receipt.digest()));
     elsewhere.pays(ticket(&c), receipt);
     assert_eq!(micro(&account(c.home()), "receipts"), 2);
+    // What became of it is told to its requester, and not to who has a copy.
+    let over = stranger.begins(ticket(&c), &offered).err().unwrap();
+    let over = over.to_string();
+    assert!(over.contains("its receipt has come back"), "{over}");
+    are_refused();
 }

@@ -4,12 +4,9 @@ use super::*;
 
 fn offer(provider: u8, slots: u32) -> Offer {
     Offer {
-        provider: account(provider),
         price: credits(1),
-        warmth: Warmth::default(),
-        reputation: Reputation::default(),
-        slots,
         ahead: crate::ahead(slots),
+        ..super::offer(provider, slots)
     }
 }
 

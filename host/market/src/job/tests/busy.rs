@@ -3,17 +3,6 @@
 use super::turns::{Desk, at, patient};
 use super::*;
 
-fn offer(provider: u8, slots: u32) -> Offer {
-    Offer {
-        provider: account(provider),
-        price: credits(10),
-        warmth: Warmth::default(),
-        reputation: Reputation::default(),
-        slots,
-        ahead: 0,
-    }
-}
-
 /// Makes out a lease of a shard to this provider.
 fn lease(job: &mut Job, shard: u32, attempt: u32, provider: u8, audits: Option<u32>) -> AttemptId {
     let id = AttemptId { shard, attempt };
@@ -143,6 +132,27 @@ fn a_shard_that_moved_often_and_may_have_no_second_lease_moves_when_it_would_hav
 
 /// As many leases as a shard may have.
 const MOST: u32 = 8;
+
+#[test]
+fn leases_that_moved_keep_no_shard_from_its_second_lease_when_it_is_late() {
+    let mut job = Job::new(JobPlan {
+        first_patience: 300,
+        ..plan(1, 1)
+    });
+    for attempt in 0..MOST {
+        let id = lease(&mut job, 0, attempt, 1 + attempt as u8, None);
+        withdraw(&mut job, id, 2);
+    }
+    // Its provider is busy too, or works for as long as it likes.
+    lease(&mut job, 0, MOST, 1 + MOST as u8, None);
+    let others = [offer(20, 1)];
+    assert_eq!(job.decide(301, &others), [], "it is not late yet");
+    let decisions = job.decide(302, &others);
+    assert!(
+        matches!(decisions[..], [Decision::Lease { .. }]),
+        "{decisions:?}"
+    );
+}
 
 /// Whether a job is given up in which so many leases ended like this, and one provider is left that had none.
 fn is_given_up(ends: impl Fn(&mut Job, AttemptId)) -> bool {

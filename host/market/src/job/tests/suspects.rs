@@ -139,14 +139,7 @@ fn who_is_looked_at_audits_others_meanwhile() {
 fn a_lease_whose_provider_is_busy_does_not_move_to_who_is_looked_at() {
     let mut desk = Desk::new(patient(2, 2), 6);
     let busy = desk.lease(1, account(2), None);
-    let free = |node| Offer {
-        provider: account(node),
-        price: credits(10),
-        warmth: Warmth::default(),
-        reputation: Reputation::default(),
-        slots: 4,
-        ahead: 0,
-    };
+    let free = |node| offer(node, 4);
     assert!(desk.job.may_move(busy, desk.now, &[free(1)]));
     let leases = [1, 2, 3].map(|node| desk.lease(0, account(node), None));
     for (id, made) in leases.into_iter().zip(LIE) {

@@ -29,14 +29,7 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(plan: JobPlan, nodes: u8) -> Self {
-        let offers = (1..=nodes).map(|node| Offer {
-            provider: account(node),
-            price: credits(10),
-            warmth: Warmth::default(),
-            reputation: Reputation::default(),
-            slots: 4,
-            ahead: 0,
-        });
+        let offers = (1..=nodes).map(|node| offer(node, 4));
         Self {
             job: Job::new(plan),
             journal: Vec::new(),

@@ -94,12 +94,13 @@ pub fn doubt(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use skep_evidence::{
-        AccountKey, Agreed, Audit, AuditSecret, AuditTerms, Candidate, Candidates, Lease, Meter,
-        ResultCommitment, Signed, Split, Statement as _, Tariff, Work,
+        Agreed, Audit, AuditSecret, AuditTerms, Candidate, Candidates, Lease, Meter,
+        ResultCommitment, Signed, Statement as _,
     };
     use skep_market::{Operation, Terms};
     use skep_registry::Digest;
 
+    use super::super::testing::{self, key};
     use super::*;
 
     const TERMS: Terms = Terms {
@@ -107,10 +108,6 @@ mod tests {
         fine: Credits::from_micro(10 * Credits::ONE),
         reward: 250_000,
     };
-
-    fn key(seed: u8) -> AccountKey {
-        AccountKey::from_seed(&[seed; 32])
-    }
 
     /// Who may audit, and what each is said to have at stake, in micro-credits.
     fn candidates(list: &[(u8, u64)]) -> Candidates {
@@ -129,24 +126,7 @@ mod tests {
         panel: u32,
     ) -> Agreed<Lease> {
         let lease = Lease {
-            job: Digest::of(b"job"),
-            shard: 0,
             attempt: u32::from(provider),
-            requester: key(1).id(),
-            provider: key(provider).id(),
-            work: Work {
-                package: Digest::of(b"package"),
-                model: None,
-                adapter: None,
-                input: Digest::of(b"input"),
-                seed: 0,
-            },
-            tariff: Tariff::default(),
-            allowance: Meter::default(),
-            limit: Credits::ZERO,
-            split: Split::default(),
-            issued: 1,
-            deadline: 2,
             audit: AuditTerms {
                 secret: secret.commitment(),
                 candidates: candidates.digest(),
@@ -156,6 +136,7 @@ mod tests {
                 followed: false,
                 follows: None,
             },
+            ..testing::lease(1, provider)
         };
         let offered = lease.sign(&key(1)).unwrap();
         offered.accept(&key(provider)).unwrap()

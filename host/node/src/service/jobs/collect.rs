@@ -25,7 +25,7 @@ use self::turns::Debtor;
 pub use self::turns::Turns;
 use super::provide::Untaken;
 use super::talk::TalkError;
-use super::{anywhere, failed, money, now};
+use super::{OWN_FAULT, anywhere, failed, money, now};
 use crate::failure::Failure;
 use crate::requests::jobs::MissingLine;
 use crate::service::Service;
@@ -166,7 +166,7 @@ pub(super) fn settle(
 ) -> Result<(), Refusal> {
     let fault = |error: EarningsError| {
         tracing::warn!(%error, "a receipt cannot be kept");
-        Refusal::Failed("a fault of the node; its owner can see which".to_owned())
+        Refusal::Failed(OWN_FAULT.to_owned())
     };
     let wrong = |reason: String| Refusal::Lease(reason);
     let read = receipts.iter();
@@ -205,40 +205,15 @@ async fn claim(swarm: &Swarm, node: &ProviderAddr, lease: Digest) -> Result<Vec<
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use skep_evidence::{AccountKey, Credits, Meter, Signed, Split, Statement as _, Work};
+    use skep_evidence::{Credits, Signed};
     use skep_market::Finished;
 
+    use super::super::testing::{self, key};
     use super::*;
-
-    fn key(seed: u8) -> AccountKey {
-        AccountKey::from_seed(&[seed; 32])
-    }
 
     /// What the provider (key 1) signed for a lease of the requester (key 2).
     fn bill(lease: u8, price: u64) -> Signed<Receipt> {
-        let receipt = Receipt {
-            lease: Digest::of(&[lease]),
-            job: Digest::of(b"job"),
-            shard: u32::from(lease),
-            sequence: u64::from(lease),
-            provider: key(1).id(),
-            requester: key(2).id(),
-            work: Work {
-                package: Digest::of(b"package"),
-                model: None,
-                adapter: None,
-                input: Digest::of(&[lease]),
-                seed: 0,
-            },
-            commitment: Digest::of(b"commitment"),
-            output: Digest::of(b"output"),
-            meter: Meter::default(),
-            price: Credits::from_micro(price),
-            split: Split::default(),
-            started: 1,
-            finished: 2,
-        };
-        receipt.sign(&key(1)).unwrap()
+        testing::bill(lease, 1, 2, price)
     }
 
     fn agreed(bill: Signed<Receipt>) -> Vec<u8> {

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::around::Quotes;
 use super::folder::{self, Folder};
-use super::{answer, drive, submit};
+use super::{OWN_FAULT, answer, drive, submit};
 use crate::failure::{Failure, FailureKind};
 use crate::home::make_private;
 use crate::requests::jobs::{self as told, JobView, Submission};
@@ -325,14 +325,14 @@ fn explain(failure: Failure) -> JobError {
         }
         FailureKind::Failed => {
             tracing::warn!(%failure, "a guest's job met a fault of this node's own");
-            JobError::Failed("a fault of the node; its owner can see which".to_owned())
+            JobError::Failed(OWN_FAULT.to_owned())
         }
     }
 }
 
 fn lost(error: tokio::task::JoinError) -> JobError {
     tracing::warn!(%error, "what a guest waited for broke off");
-    JobError::Failed("a fault of the node; its owner can see which".to_owned())
+    JobError::Failed(OWN_FAULT.to_owned())
 }
 
 #[cfg(test)]

@@ -341,10 +341,11 @@ impl Desk {
         let lease = examine(offer, &self.policy, &self.account, &mut self.keys())?;
         in_time(&lease, now())?;
         let time = Duration::from_millis(lease.deadline.saturating_sub(lease.issued)).min(LONGEST);
-        self.trust(&lease, time)?;
         let swarm = service.swarm().await.map_err(Fault::from)?;
-        // Copies of a lease are with others as well, its auditors among them: who asks with one ends nothing.
+        // Copies of a lease are with others as well, its auditors among them: who asks with one ends nothing, and
+        // hears neither what became of it nor what its requester owes.
         let (sealed, key) = self.seal(swarm.id(), channel.peer(), &lease, &offer.key)?;
+        self.trust(&lease, time)?;
         // A requester that was killed comes again with the same lease, before anyone here knows
         // that it had gone: the new conversation takes the place of the old one.
         let (_engaged, superseded) = self.engaged.engage(lease.digest());
@@ -513,3 +514,7 @@ impl Desk {
         Ok((subject, [Some(package), adapter]))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

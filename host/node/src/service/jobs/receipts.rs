@@ -17,6 +17,7 @@ use skep_market::{
 };
 
 use super::{failed, money};
+use crate::beside;
 use crate::failure::{Failure, FailureKind};
 use crate::requests::receipts::{
     BalanceLine, PositionLine, ReceiptsLine, Recomputed, SettledBatch, TransferLine,
@@ -35,7 +36,12 @@ pub fn write(service: &Service, output: &Path) -> Result<ReceiptsLine, Failure> 
             .collect();
         let ordered = verify_agreed(ordered.map_err(failed)?, &mut Keys::default());
         let ordered = ordered.map_err(|(_, error)| failed(error))?;
-        written(output, worked.iter().chain(&ordered)).map_err(|error| {
+        let written = beside::write(output, |file| {
+            let mut out = BufWriter::new(file);
+            write_receipts(&mut out, worked.iter().chain(&ordered))?;
+            out.flush()
+        });
+        written.map_err(|error| {
             let reason = format!(
                 "cannot write the receipts to {}: {error}; name another file with --output",
                 output.display()
@@ -49,29 +55,6 @@ pub fn write(service: &Service, output: &Path) -> Result<ReceiptsLine, Failure> 
             ordered: ordered.len() as u64,
         })
     })
-}
-
-/// The file is there whole, or as it was before.
-fn written<'a>(
-    output: &Path,
-    receipts: impl Iterator<Item = &'a Agreed<Receipt>>,
-) -> io::Result<()> {
-    let folder = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    // As any other file that the person makes: their umask decides who may read it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    let mut out = BufWriter::new(file.as_file_mut());
-    write_receipts(&mut out, receipts)?;
-    out.flush()?;
-    drop(out);
-    file.as_file().sync_all()?;
-    file.persist(output).map_err(|error| error.error)?;
-    Ok(())
 }
 
 /// Opens a file that somebody handed over; `hint` says what else to name. What is no file may never end, or never begin.
@@ -230,41 +213,16 @@ fn short(ledger: &Ledger, batch: &Batch) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use skep_evidence::{AccountId, AccountKey, Meter, Split, Statement as _, Work};
+    use skep_evidence::AccountId;
     use skep_market::{Operation, Terms};
     use skep_registry::Digest;
 
+    use super::super::testing::{bill, key};
     use super::*;
-
-    fn key(seed: u8) -> AccountKey {
-        AccountKey::from_seed(&[seed; 32])
-    }
 
     /// A receipt of a provider for a requester, of so many micro-credits.
     fn receipt(lease: u8, provider: u8, requester: u8, price: u64) -> Agreed<Receipt> {
-        let receipt = Receipt {
-            lease: Digest::of(&[lease]),
-            job: Digest::of(b"job"),
-            shard: 0,
-            sequence: 0,
-            provider: key(provider).id(),
-            requester: key(requester).id(),
-            work: Work {
-                package: Digest::of(b"package"),
-                model: None,
-                adapter: None,
-                input: Digest::of(b"input"),
-                seed: 0,
-            },
-            commitment: Digest::of(b"commitment"),
-            output: Digest::of(b"output"),
-            meter: Meter::default(),
-            price: Credits::from_micro(price),
-            split: Split::default(),
-            started: 1,
-            finished: 2,
-        };
-        let signed = receipt.sign(&key(provider)).unwrap();
+        let signed = bill(lease, provider, requester, price);
         signed.accept(&key(requester)).unwrap()
     }
 

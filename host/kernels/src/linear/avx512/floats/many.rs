@@ -11,6 +11,11 @@
 //! A row and a token have one register of sixteen sums, from the first column to the last, which
 //! are added up as [`across`](crate::linear::avx512::across) does: the same bits as in
 //! [`super::products`].
+//!
+//! Where the input is rounded to bfloat16, so are the weights, and go the same way with twice as
+//! many columns in a register: [`rounded`].
+
+mod rounded;
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -34,9 +39,9 @@ const _: () = assert!(FloatGroups::TOKENS == 6 && FEWEST >= 8);
 const GROUPS: usize = 32;
 
 /// Registers of a row that are packed at a time.
-const STEPS: usize = FloatGroups::COLUMNS / 16;
+const STEPS: usize = FloatGroups::STEPS;
 
-/// Four rows of weights: sixteen columns of each, then the next sixteen.
+/// Four rows of weights: a register's columns of each, then the next.
 type Four = [[Lanes; SIDE_BY_SIDE]; STEPS];
 
 /// The sums of sixteen rows, by fours, for a token.
@@ -44,7 +49,7 @@ type Sums = [[Lanes; SIDE_BY_SIDE]; ROWS / SIDE_BY_SIDE];
 
 /// What a thread works with, beside its input and output.
 struct Scratch {
-    /// Weights as floats of 32 bits.
+    /// Weights as floats of 32 bits, or of 16 where these are multiplied.
     weights: [Four; ROWS / SIDE_BY_SIDE],
     /// For each token, the sums from the columns before.
     sums: [Sums; GROUPS * FloatGroups::TOKENS],
@@ -159,10 +164,16 @@ impl Piece<'_> {
                 let sums = &mut scratch.sums[tokens.start - first..tokens.end - first];
                 for (n, weights) in scratch.weights[..fours].iter().enumerate() {
                     ahead.ask(number * fours + n, parts);
+                    let begins = block == 0;
+                    if input.are_rounded() {
+                        // SAFETY: who rounded the input has these instructions.
+                        unsafe { rounded::multiply_some(weights, values, sums, n, begins) };
+                        continue;
+                    }
                     match tokens.len() {
-                        6 => multiply::<6>(weights, values, sums, n, block == 0),
-                        5 => multiply::<5>(weights, values, sums, n, block == 0),
-                        _ => multiply::<4>(weights, values, sums, n, block == 0),
+                        6 => multiply::<6>(weights, values, sums, n, begins),
+                        5 => multiply::<5>(weights, values, sums, n, begins),
+                        _ => multiply::<4>(weights, values, sums, n, begins),
                     }
                 }
                 if block + 1 == input.blocks() {
@@ -186,19 +197,20 @@ impl Piece<'_> {
                 first
             },
             row_bytes: matrix.row_bytes(),
-            lines: ROWS * (matrix.columns().min(FloatGroups::COLUMNS) * bytes).div_ceil(64),
+            lines: ROWS
+                * (matrix.columns().min(self.input.groups.most_columns()) * bytes).div_ceil(64),
         }
     }
 
-    /// Makes floats of 32 bits of some columns of the rows.
+    /// Makes floats of 32 bits, or of 16, of some columns of the rows.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     fn pack(&self, fours: &mut [Four], matrix: &PackedMatrix<'_>, columns: &Range<usize>) {
-        match matrix.format() {
-            PackedFormat::F32 => pack::<4, false>(fours, matrix, &self.rows, columns),
-            PackedFormat::F16 => pack::<2, false>(fours, matrix, &self.rows, columns),
-            _ => pack::<2, true>(fours, matrix, &self.rows, columns),
+        if self.input.groups.are_rounded() {
+            // SAFETY: who rounded the input has these instructions.
+            return unsafe { rounded::pack(fours, matrix, &self.rows, columns) };
         }
+        pack(fours, matrix, &self.rows, columns);
     }
 
     /// Puts the results of some tokens where they go.
@@ -224,59 +236,67 @@ impl Piece<'_> {
     }
 }
 
-/// Rows of floats of 4 or 2 bytes each, the latter of either kind. The last row stands in for those
-/// that are not there of its four; and zeros for columns that are not there of the last sixteen.
+/// Rows of floats of 4 or 2 bytes each, the latter of either kind.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn pack<const BYTES: usize, const BRAIN: bool>(
+fn pack(
     fours: &mut [Four],
     matrix: &PackedMatrix<'_>,
     rows: &Range<usize>,
     columns: &Range<usize>,
 ) {
+    // SAFETY: there are bytes for sixteen floats.
+    let longer = |bytes: &[u8; 32]| unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
+    match matrix.format() {
+        PackedFormat::F32 => pack_by(fours, matrix, rows, columns, as_it_is),
+        PackedFormat::F16 => pack_by(fours, matrix, rows, columns, |bytes| {
+            stored(wide::<false>(longer(bytes)))
+        }),
+        _ => pack_by(fours, matrix, rows, columns, |bytes| {
+            stored(wide::<true>(longer(bytes)))
+        }),
+    }
+}
+
+/// Rows whose columns are `BYTES` bytes for each register. The last row stands in for those that
+/// are not there of its four; and zeros for columns that are not there of the last register.
+#[inline(always)]
+fn pack_by<const BYTES: usize>(
+    fours: &mut [Four],
+    matrix: &PackedMatrix<'_>,
+    rows: &Range<usize>,
+    columns: &Range<usize>,
+    lanes: impl Fn(&[u8; BYTES]) -> Lanes,
+) {
+    let each = matrix.format().block_bytes();
     for (number, four) in fours.iter_mut().enumerate() {
         for n in 0..SIDE_BY_SIDE {
             let row = (rows.start + SIDE_BY_SIDE * number + n).min(rows.end - 1);
-            let bytes = &matrix.row(row)[columns.start * BYTES..columns.end * BYTES];
-            let whole = bytes.chunks_exact(16 * BYTES);
-            let rest = whole.remainder();
+            let bytes = &matrix.row(row)[columns.start * each..columns.end * each];
+            let (whole, rest) = bytes.as_chunks::<BYTES>();
             let mut steps = four.iter_mut();
-            for (bytes, step) in whole.zip(&mut steps) {
-                // SAFETY: there are bytes for sixteen floats.
-                store(
-                    unsafe { sixteen::<BYTES, BRAIN>(bytes.as_ptr()) },
-                    &mut step[n],
-                );
+            for (bytes, step) in whole.iter().zip(&mut steps) {
+                step[n] = lanes(bytes);
             }
             if !rest.is_empty()
                 && let Some(step) = steps.next()
             {
-                let mut last = [0_u8; 64];
+                let mut last = [0_u8; BYTES];
                 last[..rest.len()].copy_from_slice(rest);
-                // SAFETY: as above.
-                store(
-                    unsafe { sixteen::<BYTES, BRAIN>(last.as_ptr()) },
-                    &mut step[n],
-                );
+                step[n] = lanes(&last);
             }
         }
     }
 }
 
-/// Sixteen floats of a row.
-///
-/// # Safety
-/// As many bytes may be read from here on as they have.
+/// What is in the file as it is multiplied.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-unsafe fn sixteen<const BYTES: usize, const BRAIN: bool>(at: *const u8) -> __m512 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match BYTES {
-            4 => _mm512_loadu_ps(at.cast()),
-            _ => wide::<BRAIN>(_mm256_loadu_si256(at.cast())),
-        }
+fn as_it_is(bytes: &[u8; 64]) -> Lanes {
+    let mut floats = [0.0; 16];
+    for (float, bytes) in floats.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *float = f32::from_le_bytes(*bytes);
     }
+    Lanes(floats)
 }
 
 /// Goes on with the sums of a group of tokens for four rows, the `number`th ones, or begins with
@@ -294,14 +314,7 @@ fn multiply<const T: usize>(
     let Some(sums) = sums.first_chunk_mut::<T>() else {
         return;
     };
-    let mut kept = [[_mm512_setzero_ps(); SIDE_BY_SIDE]; T];
-    if !begins {
-        for (kept, sums) in kept.iter_mut().zip(sums.iter()) {
-            for (kept, sum) in kept.iter_mut().zip(&sums[number]) {
-                *kept = loaded(sum);
-            }
-        }
-    }
+    let mut kept = taken_up(sums, number, begins);
     for (weights, values) in weights.iter().zip(values.as_chunks::<T>().0) {
         let mut rows = [_mm512_setzero_ps(); SIDE_BY_SIDE];
         for (row, weights) in rows.iter_mut().zip(weights) {
@@ -314,9 +327,39 @@ fn multiply<const T: usize>(
             }
         }
     }
+    put_down(&kept, sums, number);
+}
+
+/// The sums of a group of tokens for four rows from the columns before, or zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn taken_up<const T: usize>(
+    sums: &[Sums; T],
+    number: usize,
+    begins: bool,
+) -> [[__m512; SIDE_BY_SIDE]; T] {
+    let mut kept = [[_mm512_setzero_ps(); SIDE_BY_SIDE]; T];
+    if !begins {
+        for (kept, sums) in kept.iter_mut().zip(sums) {
+            for (kept, sum) in kept.iter_mut().zip(&sums[number]) {
+                *kept = loaded(sum);
+            }
+        }
+    }
+    kept
+}
+
+/// Keeps them for the columns that follow.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn put_down<const T: usize>(
+    kept: &[[__m512; SIDE_BY_SIDE]; T],
+    sums: &mut [Sums; T],
+    number: usize,
+) {
     for (kept, sums) in kept.iter().zip(sums) {
         for (kept, sum) in kept.iter().zip(&mut sums[number]) {
-            store(*kept, sum);
+            *sum = stored(*kept);
         }
     }
 }
@@ -330,9 +373,11 @@ fn loaded(lanes: &Lanes) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn store(sums: __m512, lanes: &mut Lanes) {
+fn stored(register: __m512) -> Lanes {
+    let mut lanes = Lanes([0.0; 16]);
     // SAFETY: there are sixteen floats.
-    unsafe { _mm512_storeu_ps(lanes.0.as_mut_ptr(), sums) };
+    unsafe { _mm512_storeu_ps(lanes.0.as_mut_ptr(), register) };
+    lanes
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a requester makes of what comes of its leases, with a journal and books of its own, and nobody at the
 //! other end.
 
+mod asked;
 mod goes_on;
 mod rules;
 
@@ -14,13 +15,10 @@ use skep_swarm::NodeId;
 use super::super::coming::Coming;
 use super::super::folder::{self, Piece, testing};
 use super::super::spool::{Output, Stored};
+use super::super::testing::key;
 use super::*;
 use crate::config::Config;
 use crate::home::Home;
-
-fn key(seed: u8) -> AccountKey {
-    AccountKey::from_seed(&[seed; 32])
-}
 
 /// The node of an account.
 fn node(account: AccountId) -> NodeId {
@@ -136,6 +134,15 @@ impl Desk {
 
     fn accepted(&self, shard: u32) -> Option<Digest> {
         self.driver.job.accepted(shard)
+    }
+
+    /// The job is seen through to its end, at which nobody is waited for any more who is to have its receipts.
+    async fn is_seen_through(&mut self) {
+        self.driver.patience = Instant::now().checked_sub(Duration::from_secs(60));
+        let seen = self.driver.see_through();
+        let ended = tokio::time::timeout(Duration::from_secs(60), seen).await;
+        ended.unwrap().unwrap();
+        self.driver.service.shutdown().await;
     }
 
     /// What was seen of a provider.

@@ -4,9 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
 use super::{Folder, Spec, put};
+use crate::beside;
 use crate::failure::{Failure, FailureKind};
 
 impl Folder {
@@ -43,20 +42,12 @@ impl Folder {
 
     /// Copies the result to where it goes, in place of what is there.
     pub fn deliver(&self, to: &Path) -> Result<(), Failure> {
-        let deliver = || -> io::Result<()> {
-            let mut file = beside(to)?;
+        let delivered = beside::write(to, |file| match File::open(self.result()) {
             // A job without any record has no result yet.
-            match File::open(self.result()) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => {
-                    io::copy(&mut result?, &mut file)?;
-                }
-            }
-            file.as_file().sync_all()?;
-            file.persist(to).map_err(|error| error.error)?;
-            Ok(())
-        };
-        deliver().map_err(|error| cannot_write(to, &error))
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => io::copy(&mut result?, file).map(drop),
+        });
+        delivered.map_err(|error| cannot_write(to, &error))
     }
 }
 
@@ -72,23 +63,10 @@ pub fn can_be_written(to: &Path) -> Result<(), Failure> {
             to,
             &io::Error::from(io::ErrorKind::IsADirectory),
         )),
-        false => beside(to)
+        false => beside::open(to)
             .map(drop)
             .map_err(|error| cannot_write(to, &error)),
     }
-}
-
-/// A file that takes the place of another once it is whole.
-fn beside(to: &Path) -> io::Result<NamedTempFile> {
-    let parent = match to.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    // As any other file that the person makes: their umask decides who may read it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(parent)
 }
 
 fn cannot_write(to: &Path, error: &io::Error) -> Failure {

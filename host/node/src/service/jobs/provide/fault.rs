@@ -8,6 +8,7 @@ use skep_evidence::StatementError;
 use skep_market::{DealingsError, EarningsError, Refusal, SealError, Unproven};
 use skep_swarm::BringError;
 
+use super::super::OWN_FAULT;
 use super::Stop;
 use crate::failure::Failure;
 
@@ -46,7 +47,7 @@ impl Fault {
     pub(super) fn told(&self) -> Refusal {
         let told = match self.is_for_want_of_room() {
             true => format!("its disk is full ({FULL})"),
-            false => "a fault of the node; its owner can see which".to_owned(),
+            false => OWN_FAULT.to_owned(),
         };
         Refusal::Failed(told)
     }

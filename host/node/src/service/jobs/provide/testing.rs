@@ -1,4 +1,4 @@
-//! A provider's desk, and leases for it, for the tests of its parts.
+//! A provider's desk, leases for it, and packages for them, for the tests of its parts.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,15 +6,15 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use skep_evidence::{
-    AccountKey, Agreed, AuditTerms, Candidates, Credits, Lease, Meter, Signed, Split,
-    Statement as _, Tariff, Work,
-};
+use skep_evidence::{Agreed, Credits, Lease, Meter, Statement as _, Tariff};
 use skep_market::{Earnings, Finished, Owed};
-use skep_registry::Digest;
+use skep_registry::{Component, Content, Digest, Grants, Limits, PublisherKey, SignedRelease};
+use skep_swarm::Swarm;
 use tokio::sync::Semaphore;
 
 use super::super::leisure::Leisure;
+use super::super::testing;
+pub(super) use super::super::testing::key;
 use super::begun::Begun;
 use super::engaged::Engagements;
 use super::packages::Questions;
@@ -23,25 +23,13 @@ use super::untaken::Untaken;
 use super::{Desk, places};
 use crate::config::Jobs;
 
-pub(super) fn key(seed: u8) -> AccountKey {
-    AccountKey::from_seed(&[seed; 32])
-}
+/// What is in each file of a package.
+pub(super) const CONTENT: &[u8] = b"not really a component";
 
 /// A lease of the requester with this seed, in which a byte costs a micro-credit. The provider has the key 1.
 pub(super) fn lease(requester: u8, shard: u32, limit: u64) -> Agreed<Lease> {
     let lease = Lease {
-        job: Digest::of(b"job"),
         shard,
-        attempt: 0,
-        requester: key(requester).id(),
-        provider: key(1).id(),
-        work: Work {
-            package: Digest::of(b"package"),
-            model: None,
-            adapter: None,
-            input: Digest::of(b"input"),
-            seed: 0,
-        },
         tariff: Tariff {
             bytes: 1_000_000_000,
             ..Tariff::default()
@@ -51,20 +39,9 @@ pub(super) fn lease(requester: u8, shard: u32, limit: u64) -> Agreed<Lease> {
             ..Meter::default()
         },
         limit: Credits::from_micro(limit),
-        split: Split::default(),
-        issued: 1,
-        deadline: 2,
-        audit: AuditTerms {
-            secret: Digest::of(b"secret"),
-            candidates: Candidates::new(Vec::new()).unwrap().digest(),
-            rate: 0,
-            panel: 3,
-            exact: false,
-            followed: false,
-            follows: None,
-        },
+        ..testing::lease(requester, 1)
     };
-    let signed: Signed<Lease> = lease.sign(&key(requester)).unwrap();
+    let signed = lease.sign(&key(requester)).unwrap();
     signed.accept(&key(1)).unwrap()
 }
 
@@ -113,4 +90,29 @@ pub(super) fn broken_earnings(file: &Path) -> Arc<Earnings> {
     let read = earnings.finished(lease(0));
     assert!(read.is_err(), "it was read from a file that is gone");
     Arc::new(earnings)
+}
+
+/// Publishes a package that is a component, as far as its release says so.
+pub(super) async fn published(node: &Swarm, key: &PublisherKey) -> SignedRelease {
+    let content = Content::Component(Component {
+        world: "task".parse().unwrap(),
+        entry: "tool.wasm".parse().unwrap(),
+        grants: Grants::default(),
+        limits: Limits::default(),
+        imports: Vec::new(),
+    });
+    published_as(node, key, "tool", content).await
+}
+
+/// Publishes a package of this name with one file, which has that of a component.
+pub(super) async fn published_as(
+    node: &Swarm,
+    key: &PublisherKey,
+    name: &str,
+    content: Content,
+) -> SignedRelease {
+    node.import_bytes(CONTENT).await.unwrap();
+    let release = testing::signed_release(key, name, content, ("tool.wasm", CONTENT));
+    node.publish_release(&release).await.unwrap();
+    release
 }

@@ -1,18 +1,20 @@
-//! Whose answers are taken for quotations, and how much comes at once, over real connections.
+//! Whose answers are taken for quotations, what is taken of whom a lease was offered, and how much comes at once,
+//! over real connections.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
-use skep_evidence::AccountId;
+use skep_evidence::{
+    AccountId, AuditTerms, Candidates, Credits, Meter, Split, Statement as _, Tariff, Work,
+};
 use skep_market::{NUMERICS, Warmth};
 use skep_registry::Digest;
 use skep_swarm::{Answerer, SwarmConfig};
 
+use super::super::folder::{self, Piece, testing};
+use super::super::testing::key;
 use super::*;
-
-fn key(seed: u8) -> AccountKey {
-    AccountKey::from_seed(&[seed; 32])
-}
+use crate::home::Home;
 
 fn quotation(account: AccountId) -> Quotation {
     Quotation {
@@ -225,4 +227,174 @@ async fn what_one_node_sends_takes_no_more_of_the_disk_than_there_is_room_for() 
         requester.shutdown().await;
         provider.shutdown().await;
     }
+}
+
+/// A lease of the requester 1 for the provider 2 that allows for so many bytes.
+fn lease(bytes: u64) -> Signed<Lease> {
+    let lease = Lease {
+        job: Digest::of(b"job"),
+        shard: 0,
+        attempt: 0,
+        requester: key(1).id(),
+        provider: key(2).id(),
+        work: Work {
+            package: Digest::of(b"package"),
+            model: None,
+            adapter: None,
+            input: Digest::of(b"input"),
+            seed: 0,
+        },
+        tariff: Tariff::default(),
+        allowance: Meter {
+            bytes,
+            ..Meter::default()
+        },
+        limit: Credits::ZERO,
+        split: Split::default(),
+        issued: 1,
+        deadline: 2,
+        audit: AuditTerms {
+            secret: Digest::of(b"secret"),
+            candidates: Candidates::new(Vec::new()).unwrap().digest(),
+            rate: 0,
+            panel: 3,
+            exact: false,
+            followed: false,
+            follows: None,
+        },
+    };
+    lease.sign(&key(1)).unwrap()
+}
+
+/// Why nothing comes of offering this lease to a node that answers like this, and the bytes of its input.
+async fn offered<A: Answerer + 'static>(
+    lease: &Signed<Lease>,
+    answers: impl FnOnce(NodeId) -> A,
+) -> (TalkError, u64) {
+    let place = tempfile::tempdir().unwrap();
+    let home = place.path().join("home");
+    skep_tests::set_up(&home).unwrap();
+    let home = Home::open(Some(home)).unwrap();
+    let file = place.path().join("input");
+    std::fs::write(&file, "a\n").unwrap();
+    let spec = testing::spec(vec![Piece {
+        start: 0,
+        bytes: 2,
+        first_line: 1,
+        lines: 1,
+    }]);
+    let folder = folder::create(&home, &spec, &file, None).unwrap();
+    let input = folder.input(&spec, 0).unwrap();
+    let open = |name: &str| Swarm::open(SwarmConfig::loopback(place.path().join(name)));
+    let requester = open("requester").await.unwrap();
+    let provider = open("provider").await.unwrap();
+    provider.answer_with(Arc::new(answers(provider.id())));
+    let (outputs, bounds) = (folder.outputs(), Bounds::default());
+    let begun = Begun {
+        lease,
+        input: &input,
+        script: &[],
+        keys: Keys::default(),
+        outputs: &outputs,
+        bounds: &bounds,
+    };
+    let (at, account, records) = (provider.addr(), key(1), AtomicU64::new(0));
+    let never = std::future::pending();
+    let came = perform(
+        &requester,
+        &at,
+        &account,
+        begun,
+        Vec::new(),
+        &records,
+        never,
+    );
+    let Err(why) = came.await else {
+        panic!("something came of it");
+    };
+    requester.shutdown().await;
+    provider.shutdown().await;
+    (why, input.bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_accepts_another_lease_than_it_was_offered_is_given_no_input() {
+    // It has one of the same requester that allows for more.
+    let other = lease(2_000).accept(&key(2)).unwrap();
+    let accepted = Answer::Accepted {
+        lease: other.encode(),
+        key: Vec::new(),
+    };
+    let says = Says(vec![accepted.encode().unwrap()]);
+    let (why, _) = offered(&lease(1_000), |_| says).await;
+    assert!(matches!(why, TalkError::OtherLease), "{why:?}");
+}
+
+/// A provider that accepts what it is offered, and says that it has made so many bytes and shows so many.
+#[derive(Clone, Copy, Debug)]
+struct Makes {
+    node: NodeId,
+    output: u64,
+    shown: u64,
+}
+
+impl Answerer for Makes {
+    fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let Self {
+            node,
+            output,
+            shown,
+        } = *self;
+        Box::pin(async move {
+            let frame = channel.hear(MAX_MESSAGE, SILENCE).await.unwrap();
+            let Ok(Ask::Offer(offer)) = Ask::decode(&frame) else {
+                panic!("something else is asked");
+            };
+            let lease = Signed::<Lease>::decode(&offer.lease, &mut Keys::default()).unwrap();
+            let secret = SealSecret::generate().unwrap();
+            let signed = secret.signed(lease.digest(), *node.as_bytes(), &key(2));
+            let accepted = Answer::Accepted {
+                lease: lease.accept(&key(2)).unwrap().encode(),
+                key: signed.unwrap().encode(),
+            };
+            channel.say(&accepted.encode().unwrap()).await.unwrap();
+            channel.hear(MAX_SEALED, SILENCE).await.unwrap();
+            let done = Answer::Done {
+                commitment: Vec::new(),
+                receipt: Vec::new(),
+                handover: Vec::new(),
+                output_bytes: output,
+                shown_bytes: shown,
+            };
+            channel.say(&done.encode().unwrap()).await.unwrap();
+            let _ = channel.finish(SILENCE).await;
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_is_larger_than_its_lease_allows_nothing_is_waited_for() {
+    const ALLOWED: u64 = 1_000;
+    let lease = lease(ALLOWED);
+    let made = |output, shown| {
+        offered(&lease, move |node| Makes {
+            node,
+            output,
+            shown,
+        })
+    };
+    // No lease allows for less than its input, and this one has no texts shown.
+    let (why, input) = made(ALLOWED, 0).await;
+    assert!(matches!(why, TalkError::TooMuch { .. }), "{why:?}");
+    let rest = ALLOWED - input;
+    for (output, shown, most) in [(rest + 1, 0, rest), (rest, 1, 0)] {
+        let (why, _) = made(output, shown).await;
+        let TalkError::TooMuch { bytes, limit } = why else {
+            panic!("{why:?}");
+        };
+        assert_eq!((bytes, limit), (most + 1, most));
+    }
+    // What fits is waited for, until the other side has gone.
+    let (why, _) = made(rest, 0).await;
+    assert!(matches!(why, TalkError::Channel(_)), "{why:?}");
 }

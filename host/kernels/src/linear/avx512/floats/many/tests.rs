@@ -6,7 +6,7 @@ use super::*;
 use crate::{Isa, Precision, Team, linear};
 
 /// Of both signs and several sizes: in another order their sums have other bits.
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
+pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed | 1;
     let one = |_| {
         state ^= state << 13;
@@ -19,7 +19,7 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Puts what is not finite into every few rows, in other columns each time, the last one first.
-fn spoil(rows: &mut [f32], columns: usize, every: usize) {
+pub fn spoil(rows: &mut [f32], columns: usize, every: usize) {
     let odd = [f32::INFINITY, f32::NAN, f32::NEG_INFINITY];
     let places = rows.iter_mut().skip(columns - 1);
     let places = places.step_by(every * columns + 3);
@@ -28,7 +28,7 @@ fn spoil(rows: &mut [f32], columns: usize, every: usize) {
     }
 }
 
-fn packed(format: PackedFormat, values: &[f32]) -> Vec<u8> {
+pub fn packed(format: PackedFormat, values: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for value in values {
         match format {
@@ -41,7 +41,7 @@ fn packed(format: PackedFormat, values: &[f32]) -> Vec<u8> {
 }
 
 /// One NaN is as good as another: which of two a product keeps is not said.
-fn bits(values: &[f32]) -> Vec<u32> {
+pub fn bits(values: &[f32]) -> Vec<u32> {
     let one = |x: &f32| {
         let x = if x.is_nan() { f32::NAN } else { *x };
         x.to_bits()

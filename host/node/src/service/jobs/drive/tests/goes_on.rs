@@ -1,13 +1,14 @@
-//! What a job that goes on sees to before anything else: that what it runs stays here, and so do the stakes of those
-//! who were given leases of it before.
+//! What a job that goes on sees to before anything else: that what it runs stays here, that the stakes of those stay
+//! who were given leases of it before, and that those who were paid have their proof.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
 use skep_market::DISPUTE;
-use skep_registry::{Content, Draft, FileEntry, Model, PublisherKey, SignedRelease};
+use skep_registry::{Content, Model, PublisherKey, SignedRelease};
 use skep_swarm::{BringError, taken_by};
 
+use super::super::super::testing::signed_release;
 use super::*;
 
 /// What the job may cost.
@@ -139,31 +140,36 @@ async fn whoever_sees_a_job_through_binds_the_stakes_of_those_who_were_given_lea
     let until = desk.until();
     // It is called off, so that nobody is given a lease any more, by which a stake would be bound as well.
     desk.driver.running.cancel();
-    desk.driver.see_through().await.unwrap();
+    desk.is_seen_through().await;
     assert_eq!(desk.driver.job.gave_up(), Some(GaveUp::Cancelled));
     assert_eq!(desk.bound(provider), Some(until));
-    desk.driver.service.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_paid_before_has_its_proof_of_that_when_a_job_goes_on() {
+    let mut desk = Desk::new(1, &[1]);
+    let (id, provider) = desk.open()[0];
+    let made = desk.made(id, b"made");
+    desk.driver.came(vec![(id, made)]).unwrap();
+    // Whoever paid was killed before the provider had the receipt.
+    let paid = Event::Paid { id, at: now() };
+    desk.driver.note(&[paid]).unwrap();
+    assert!(desk.driver.proofs.is_empty());
+    desk.is_seen_through().await;
+    assert!(desk.driver.job.is_complete());
+    let proofs = desk.driver.proofs.iter();
+    let proofs: Vec<_> = proofs
+        .map(|receipt| (receipt.provider, receipt.output))
+        .collect();
+    assert_eq!(proofs, [(provider, Digest::of(b"made"))]);
 }
 
 /// A release of one file, with the package's own name in it.
 fn release(name: &str, key: &PublisherKey) -> SignedRelease {
-    let file = FileEntry {
-        path: "a".parse().unwrap(),
-        digest: Digest::of(name.as_bytes()),
-        size: name.len() as u64,
-    };
-    let draft = Draft {
-        name: name.parse().unwrap(),
-        version: "1.0.0".parse().unwrap(),
-        description: None,
-        license: None,
-        readme: None,
-        content: Content::Model(Model {
-            task: "sentence-encoder".parse().unwrap(),
-        }),
-        files: vec![file],
-    };
-    draft.sign(key, None).unwrap()
+    let model = Content::Model(Model {
+        task: "sentence-encoder".parse().unwrap(),
+    });
+    signed_release(key, name, model, ("a", name.as_bytes()))
 }
 
 #[tokio::test(flavor = "multi_thread")]

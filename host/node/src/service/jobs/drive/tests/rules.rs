@@ -315,6 +315,10 @@ async fn whom_a_panel_finds_wrong_has_lied() {
     let (mut desk, [odd, second, third]) = outvoted(&looked_at(1), &staked);
     assert_eq!(desk.accepted(0), None, "it is looked at");
     assert_eq!(desk.seen(odd), reputation(&[Conduct::Delivered]));
+    // Elsewhere the second was outvoted, and this panel gets what it got.
+    desk.driver
+        .remember(&[(second, Conduct::Outvoted)])
+        .unwrap();
     // Those who are asked get what the two got.
     for _ in 0..2 {
         desk.driver.decide().unwrap();
@@ -342,6 +346,20 @@ async fn who_is_outvoted_as_a_job_is_given_up_is_doubted() {
     desk.driver
         .note_compared(&[Event::GaveUp { at, why }])
         .unwrap();
+    assert_eq!(desk.accepted(0), Some(Digest::of(b"other")));
+    let doubted = reputation(&[Conduct::Delivered, Conduct::Outvoted]);
+    assert_eq!(desk.seen(odd), doubted);
+    let delivered = reputation(&[Conduct::Delivered]);
+    assert_eq!([second, third].map(|node| desk.seen(node)), [delivered; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_outvoted_as_a_job_is_called_off_is_doubted() {
+    let staked = accounts([1, 2, 3, 4]);
+    let (mut desk, [odd, second, third]) = outvoted(&looked_at(1), &staked);
+    assert_eq!(desk.accepted(0), None, "it is looked at");
+    desk.driver.running.cancel();
+    desk.is_seen_through().await;
     assert_eq!(desk.accepted(0), Some(Digest::of(b"other")));
     let doubted = reputation(&[Conduct::Delivered, Conduct::Outvoted]);
     assert_eq!(desk.seen(odd), doubted);

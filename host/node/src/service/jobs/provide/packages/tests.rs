@@ -3,24 +3,21 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use skep_evidence::{AccountKey, AuditTerms, Credits, Meter, Split, Tariff, Work};
+use skep_evidence::{Credits, Tariff};
 use skep_market::Answer;
-use skep_registry::{
-    Adapter, Base, Component, Content, Draft, FileEntry, Grants, Limits, PublisherId, PublisherKey,
-};
+use skep_registry::{Adapter, Base, Content, PublisherId, PublisherKey};
 use skep_swarm::{Presence, SwarmConfig};
 
 use super::super::super::adapters;
 use super::super::super::around::Wanted;
+use super::super::super::testing::{key, lease};
 use super::super::Desk;
 use super::super::fault::Fault;
-use super::super::testing::desk;
+use super::super::testing::{CONTENT, desk, published, published_as};
 use super::*;
 use crate::config::{Config, Jobs};
 use crate::embedded;
 use crate::home::Home;
-
-const CONTENT: &[u8] = b"not really a component";
 
 fn policy(publishers: BTreeSet<PublisherId>) -> Policy {
     Policy {
@@ -43,43 +40,6 @@ fn room(bytes: u64) -> Room {
         residences: Arc::default(),
         families: Arc::default(),
     }
-}
-
-async fn published(node: &Swarm, key: &PublisherKey) -> SignedRelease {
-    let content = Content::Component(Component {
-        world: "task".parse().unwrap(),
-        entry: "tool.wasm".parse().unwrap(),
-        grants: Grants::default(),
-        limits: Limits::default(),
-        imports: Vec::new(),
-    });
-    published_as(node, key, "tool", content).await
-}
-
-/// Publishes a package of this name with one file, which has that of a component.
-async fn published_as(
-    node: &Swarm,
-    key: &PublisherKey,
-    name: &str,
-    content: Content,
-) -> SignedRelease {
-    node.import_bytes(CONTENT).await.unwrap();
-    let draft = Draft {
-        name: name.parse().unwrap(),
-        version: "1.0.0".parse().unwrap(),
-        description: None,
-        license: None,
-        readme: None,
-        content,
-        files: vec![FileEntry {
-            path: "tool.wasm".parse().unwrap(),
-            digest: Digest::of(CONTENT),
-            size: CONTENT.len() as u64,
-        }],
-    };
-    let release = draft.sign(key, None).unwrap();
-    node.publish_release(&release).await.unwrap();
-    release
 }
 
 /// How many entries each of these folders of the node has.
@@ -353,7 +313,7 @@ fn nothing_keeps_its_room_for_longer_than_half_an_hour_before_it_is_here() {
 #[tokio::test(start_paused = true)]
 async fn a_node_has_one_turn_however_much_it_asks() {
     let node = |seed: u8| {
-        let account = AccountKey::from_seed(&[seed; 32]).id();
+        let account = key(seed).id();
         NodeId::from_bytes(account.as_bytes()).unwrap()
     };
     let questions = Questions::default();
@@ -382,41 +342,16 @@ async fn a_node_has_one_turn_however_much_it_asks() {
 
 #[test]
 fn leases_from_long_ago_are_refused_and_clocks_may_be_days_off() {
-    let account = AccountKey::from_seed(&[1; 32]).id();
-    let lease = |issued| Lease {
-        job: Digest::of(b"job"),
-        shard: 0,
-        attempt: 0,
-        requester: account,
-        provider: account,
-        work: Work {
-            package: Digest::of(b"package"),
-            model: None,
-            adapter: None,
-            input: Digest::of(b"input"),
-            seed: 0,
-        },
-        tariff: Tariff::default(),
-        allowance: Meter::default(),
-        limit: Credits::ZERO,
-        split: Split::default(),
+    let made_out = |issued| Lease {
         issued,
         deadline: issued + 1,
-        audit: AuditTerms {
-            secret: Digest::of(b"secret"),
-            candidates: Digest::of(b"candidates"),
-            rate: 0,
-            panel: 3,
-            exact: false,
-            followed: false,
-            follows: None,
-        },
+        ..lease(1, 1)
     };
     let now = 100 * DAY;
     for days in [87, 99, 100, 101, 113] {
-        assert_eq!(in_time(&lease(days * DAY), now), Ok(()), "{days}");
+        assert_eq!(in_time(&made_out(days * DAY), now), Ok(()), "{days}");
     }
     for days in [0, 50, 85, 115, 200] {
-        assert!(in_time(&lease(days * DAY), now).is_err(), "{days}");
+        assert!(in_time(&made_out(days * DAY), now).is_err(), "{days}");
     }
 }
