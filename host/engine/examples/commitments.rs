@@ -1,7 +1,8 @@
 //! What commitments cost, and where the thresholds between honest and dishonest lie.
 //!
-//! * `commitments rates [threads]`: a model of 0.3 billion random weights, in each of four formats,
-//!   writes 256 tokens with and without commitments, in turn; then they are checked.
+//! * `commitments rates [threads [FORMATS]]`: a model of 0.3 billion random weights, in each of four formats
+//!   or in those that are named (`mixed`, `bytes`, `halves`, `floats`), writes 256 tokens with and without
+//!   commitments, in turn; then they are checked.
 //! * `commitments calibrate MODEL.gguf TEXTS [--tokens LENGTHS] [NAME=OTHER.gguf ...]`: so many honest texts in all, by
 //!   every set of instructions that the machine has, on one thread and on two, alone and in batches
 //!   (and, built with `--features cuda` or `wgsl`, by a graphics processor as well), checked by the best set of instructions on two threads; then texts by other models under the
@@ -65,7 +66,10 @@ fn main() {
             }
             calibrate(Path::new(&model), texts, &tokens, &others);
         }
-        _ => rates(arguments.next().map_or(2, |n| n.parse().unwrap())),
+        _ => {
+            let threads = arguments.next().map_or(2, |n| n.parse().unwrap());
+            rates(threads, &arguments.collect::<Vec<_>>());
+        }
     }
 }
 
@@ -149,10 +153,14 @@ fn write(engine: &Engine, requests: &[Request]) -> Vec<(Vec<u32>, Vec<Commitment
     texts.map(|text| (text.tokens, text.commitments)).collect()
 }
 
-fn rates(threads: usize) {
+fn rates(threads: usize, named: &[String]) {
     println!("{threads} threads, 256 tokens after a prompt of 64, medians of {ROUNDS}");
-    for format in [Format::Mixed, Format::Bytes, Format::Halves, Format::Floats] {
-        rates_of(format, threads);
+    let formats = [Format::Mixed, Format::Bytes, Format::Halves, Format::Floats];
+    for format in formats {
+        let name = format!("{format:?}").to_lowercase();
+        if named.is_empty() || named.contains(&name) {
+            rates_of(format, threads);
+        }
     }
 }
 
