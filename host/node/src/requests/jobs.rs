@@ -96,6 +96,9 @@ pub enum JobRequest {
 pub struct Submission {
     /// A reference, a digest or a ticket.
     pub package: String,
+    /// The folder of a workload's sources that has this very name where it was asked for, and is not meant.
+    #[serde(default)]
+    pub project: Option<PathBuf>,
     /// The input file.
     pub input: PathBuf,
     /// `jsonl` or `csv`; none is by the input file's ending.

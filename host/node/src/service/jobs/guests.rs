@@ -125,6 +125,7 @@ async fn begin(
     let draft = draft.map_err(|error| explain(super::failed(error)))?;
     let submission = Submission {
         package: order.package.to_string(),
+        project: None,
         input: draft.input.clone(),
         format: Some("jsonl".to_owned()),
         output: None,

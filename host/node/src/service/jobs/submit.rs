@@ -1,5 +1,7 @@
 //! Beginning a job: finds the package, asks who would take it, cuts the input, and puts all of it on
-//! disk before anything else happens.
+//! disk before anything else happens. `package` finds the package.
+
+mod package;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -13,6 +15,7 @@ use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
 use skep_swarm::Installed;
 
+use self::package::package_of;
 use super::answer::elsewhere;
 use super::around::{Asked, Quotes, Wanted};
 use super::drive::{SMALLEST_PANEL, too_dear};
@@ -41,13 +44,13 @@ pub async fn submit(
     progress: &ProgressSender,
 ) -> Result<(Folder, Quotes), Failure> {
     let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
-    let Some(installed) = locate::published(service, &submission.package, progress).await? else {
-        return Err(usage(format!(
-            "{} is not a package that others can fetch; `skep publish` makes it one, and its name \
-             then stands for it",
-            submission.package
-        )));
-    };
+    let installed = package_of(
+        service,
+        &submission.package,
+        submission.project.as_deref(),
+        progress,
+    )
+    .await?;
     if let Some(output) = &submission.output {
         folder::can_be_written(output).map_err(elsewhere)?;
     }
