@@ -349,6 +349,22 @@ async fn who_is_outvoted_as_a_job_is_given_up_is_doubted() {
     assert_eq!([second, third].map(|node| desk.seen(node)), [delivered; 2]);
 }
 
+/// What is written down and does not fit the job ends it as a process that is killed there does.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_outvoted_is_remembered_before_anything_is_written_down_of_it() {
+    let staked = accounts([1, 2, 3, 4]);
+    let (mut desk, [odd, ..]) = outvoted(&looked_at(1), &staked);
+    let (at, why) = (now(), GaveUp::Cancelled);
+    let unfit = Event::Assembled { shard: 7, at };
+    let ended = desk
+        .driver
+        .note_compared(&[unfit, Event::GaveUp { at, why }]);
+    assert!(ended.is_err(), "it does not fit");
+    assert_eq!(desk.accepted(0), None, "it goes no further");
+    let doubted = reputation(&[Conduct::Delivered, Conduct::Outvoted]);
+    assert_eq!(desk.seen(odd), doubted);
+}
+
 /// Whoever is killed after something was written down does not look at it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_lied_is_remembered_before_anything_is_written_down_of_it() {
