@@ -140,6 +140,7 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
         only: submit.only,
         max_price: micro(&submit.max_price)?,
         deadline: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        at_once: submit.now,
         detach: submit.detach,
     })
 }

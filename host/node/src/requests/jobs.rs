@@ -137,6 +137,9 @@ pub struct Submission {
     pub max_price: u64,
     /// How long it may take, in milliseconds.
     pub deadline: u64,
+    /// Whether it is not begun where too few nodes take it for its price now, and otherwise waits for them.
+    #[serde(default)]
+    pub at_once: bool,
     /// Whether to return at once and leave the job to the node that runs here.
     pub detach: bool,
 }

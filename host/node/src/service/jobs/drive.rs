@@ -90,6 +90,9 @@ pub fn begin(
     drop(all);
     if let Some(quotes) = quotes {
         driver.take_in(Happened::Quotes(quotes));
+        // Whoever leaves the job to this process is told what it waits for, if it has to.
+        let view = driver.view();
+        driver.shown.show(view);
     }
     tokio::spawn(driver.run());
     Ok(running)

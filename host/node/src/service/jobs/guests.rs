@@ -145,6 +145,8 @@ async fn begin(
         providers,
         max_price: order.max_price,
         deadline: u64::try_from(order.deadline.as_millis()).unwrap_or(u64::MAX),
+        // A guest has no time to wait, and can ask for more itself.
+        at_once: true,
         detach: true,
     };
     // Nothing is fetched, so that there is nothing to watch.

@@ -86,6 +86,20 @@ async fn a_job_that_too_few_nodes_work_on_for_its_price_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waited_in_vain_for_a_lower_price_says_so_at_its_end() {
+    let mut desk = asked(1, &[6, 7]);
+    let (at, why) = (now(), GaveUp::Deadline);
+    desk.driver.note(&[Event::GaveUp { at, why }]).unwrap();
+    let reason = desk.driver.reason().unwrap();
+    assert!(reason.starts_with(&why.to_string()), "{reason}");
+    assert!(reason.contains("ask for 0.000006,"), "{reason}");
+    // What went wrong with a shard says more.
+    desk.driver.trouble = Some("it broke".to_owned());
+    let reason = desk.driver.reason().unwrap();
+    assert!(reason.ends_with("; last, it broke"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_liar_asks_for_is_no_price_that_anybody_has_a_shard_done_for() {
     let desk = asked(1, &[2, 6, 7]);
     let liar = key(1).id();
