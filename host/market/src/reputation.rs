@@ -77,6 +77,12 @@ impl Reputation {
         self.doubted
     }
 
+    /// Whether it delivered more often than not: to have done so costs work, which an account does not.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.delivered > self.failed
+    }
+
     /// How likely it delivers, in millionths, by Laplace's rule: one half of whom nothing is
     /// known.
     #[must_use]

@@ -108,10 +108,16 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
     };
     let audit = part(&submit.audit)
         .map_err(|error| Failure::new(FailureKind::Usage, format!("--audit: {error}")))?;
+    let is_name = submit.package.parse::<PackageRef>().is_ok();
+    let project = match is_name && is_project(Path::new(&submit.package)) {
+        true => Some(absolute(Path::new(&submit.package))?),
+        false => None,
+    };
     Ok(Submission {
-        package: match submit.package.parse::<PackageRef>() {
-            Ok(_) => submit.package,
-            Err(_) => place_of(&submit.package)?,
+        project,
+        package: match is_name {
+            true => submit.package,
+            false => place_of(&submit.package)?,
         },
         input: file(&submit.input)?,
         format: submit.format.map(|format| format.name().to_owned()),
@@ -134,8 +140,14 @@ fn submission_of(submit: Submit) -> Result<Submission, Failure> {
         only: submit.only,
         max_price: micro(&submit.max_price)?,
         deadline: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        at_once: submit.now,
         detach: submit.detach,
     })
+}
+
+/// Whether there are the sources of a workload.
+fn is_project(folder: &Path) -> bool {
+    folder.join("skep.toml").is_file()
 }
 
 /// A part of all, as `5%` or `0.05`, in millionths.
@@ -176,7 +188,7 @@ fn file(path: &Path) -> Result<PathBuf, Failure> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use super::part;
+    use super::{is_project, part};
 
     #[test]
     fn a_part_is_a_percentage_or_a_fraction() {
@@ -193,5 +205,14 @@ mod tests {
         for text in ["", "%", "5", "-1%", "101%", "NaN", "inf", "a"] {
             assert!(part(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_folder_with_a_manifest_is_a_project_and_no_other_is() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_project(folder.path()));
+        std::fs::write(folder.path().join("skep.toml"), "").unwrap();
+        assert!(is_project(folder.path()));
+        assert!(!is_project(&folder.path().join("skep.toml")));
     }
 }

@@ -58,6 +58,8 @@ pub struct Need {
     /// Packages, models and adapters that are to be ready there, by the digests of their releases,
     /// each the newest that the node has.
     pub ready: Vec<Digest>,
+    /// Releases of which those nodes come first that have all of them ready: others are found as well.
+    pub rather: Vec<Digest>,
     /// The device; any, if it is not said.
     pub device: Option<String>,
     /// Memory in bytes that there has to be.
@@ -73,11 +75,13 @@ impl Need {
         device.is_none_or(|device| *device == capability.device)
             && capability.memory >= self.memory
             && prices.into_iter().all(|(most, price)| price <= most)
-            && self
-                .ready
-                .iter()
-                .all(|digest| has.has(&Topic::ready(digest)))
+            && are_ready(&self.ready, has)
     }
+}
+
+fn are_ready(releases: &[Digest], has: &Filter) -> bool {
+    let mut releases = releases.iter();
+    releases.all(|digest| has.has(&Topic::ready(digest)))
 }
 
 /// A node about itself.
@@ -238,6 +242,16 @@ impl Announcement {
             (want, _) => self.has.has(&Topic::rarest(want)),
         }
     }
+
+    /// Whether the node says that it has this, and all that had better be there as well.
+    pub(crate) fn has_rather(&self, want: &Want) -> bool {
+        match want {
+            Want::Jobs(need) => {
+                !need.rather.is_empty() && are_ready(&need.rather, &self.has) && self.has(want)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// An announcement with the bytes that were signed.
@@ -346,6 +360,7 @@ pub(crate) mod tests {
             device: Some("cpu".to_owned()),
             memory: 8 << 30,
             tariff: Some([0, 1_000, 10_000, 0]),
+            ..Need::default()
         };
         assert!(read.has(&Want::Jobs(met.clone())));
         for unmet in [

@@ -8,7 +8,7 @@
 //! # What it must never do
 //!
 //! - Join the DHT unless the owner has said so: everybody there sees this machine's address.
-//! - Ask more addresses for one search than [`MAX_ASKED`].
+//! - Ask more addresses for one topic than [`MAX_ASKED`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,7 +19,7 @@ use mainline::async_dht::AsyncDht;
 use mainline::{Dht, Id};
 use n0_future::boxed::BoxStream;
 use n0_future::task::AbortOnDropHandle;
-use n0_future::{FuturesUnorderedBounded, StreamExt};
+use n0_future::{FuturesUnorderedBounded, MergeUnbounded, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::discovery::{Discovery, Want, from_search};
@@ -30,7 +30,7 @@ use crate::who::{self, Who};
 
 /// The most topics that a node announces.
 const MAX_TOPICS: usize = 512;
-/// The most addresses that one search asks.
+/// The most addresses that one search asks for one topic.
 const MAX_ASKED: usize = 256;
 /// Addresses that are asked at one moment.
 const AT_ONCE: usize = 16;
@@ -194,8 +194,19 @@ impl Discovery for DhtDiscovery {
     }
 
     fn providers(&self, want: &Want) -> BoxStream<ProviderAddr> {
-        let (sender, receiver) = mpsc::channel(16);
-        let search = self.clone().search(Topic::rarest(want), sender);
-        from_search(receiver, search)
+        let search = |topic| {
+            let (sender, receiver) = mpsc::channel(16);
+            from_search(receiver, self.clone().search(topic, sender))
+        };
+        let rarest = search(Topic::rarest(want));
+        match Topic::rather(want) {
+            None => rarest,
+            Some(topic) => {
+                let mut both = MergeUnbounded::new();
+                both.push(search(topic));
+                both.push(rarest);
+                both.boxed()
+            }
+        }
     }
 }

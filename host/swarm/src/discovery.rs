@@ -131,6 +131,8 @@ pub(crate) fn from_search(
 /// Whether a node has what is looked for, as far as is known here: the likelier come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Chance {
+    /// It says so, and that it has what had better be there as well.
+    SaysRather,
     /// It says so.
     Says,
     /// Nothing is known of it.

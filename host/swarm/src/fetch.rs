@@ -31,7 +31,7 @@ use crate::error::FetchError;
 use crate::fault::{ProviderFault, explain, of};
 use crate::ids::{NodeId, ProviderAddr};
 use crate::node::MAX_FOUND;
-use crate::pieces::{LARGEST_PIECE, SMALLEST_PIECE, pieces};
+use crate::pieces::{LARGEST_PIECE, SMALLEST_PIECE, bytes_of, pieces};
 use crate::report::{FetchReport, FileRef, Progress, ProgressFn};
 use crate::transfer::{GROUP, Piece, PieceError};
 
@@ -82,6 +82,8 @@ struct State {
     queue: VecDeque<Queued>,
     /// What is damaged of blobs that are here.
     damaged: VecDeque<Piece>,
+    /// How many bytes are still to arrive of damaged blobs that somebody is mending.
+    mending: u64,
     /// Pieces that somebody is fetching.
     held: Vec<Holding>,
     /// Workers that are busy with something, which may come back to the queue.
@@ -125,6 +127,14 @@ struct Holding {
 }
 
 impl State {
+    /// How many bytes of so many are still to arrive. What is damaged counts among those that are done.
+    fn missing(&self, total: u64) -> u64 {
+        let damaged = self.damaged.iter();
+        let damaged = damaged.map(|piece| bytes_of(&piece.ranges, piece.size));
+        let damaged = damaged.fold(self.mending, u64::saturating_add);
+        total.saturating_sub(self.done).saturating_add(damaged)
+    }
+
     /// The worker of a provider leaves a piece undone: it goes back to the queue, unless another has it too.
     fn give_up(&mut self, held: &Arc<Held>, provider: NodeId) {
         if *held.done.borrow() {
@@ -305,7 +315,7 @@ impl Job {
                 () = waiting, if searching => searching = false,
                 after = &mut crawling, if !workers.is_empty() => {
                     let mut state = self.lock();
-                    let missing = self.total.saturating_sub(state.done);
+                    let missing = state.missing(self.total);
                     state.fatal.get_or_insert(FetchError::Crawls { missing, after });
                 }
                 else => break,
@@ -355,8 +365,8 @@ impl Job {
     /// read here once more, and somebody who connects has no piece yet.
     fn pace(&self) -> (u64, Option<u64>) {
         let state = self.lock();
-        let missing = self.total.saturating_sub(state.done);
-        let is_waiting = !state.held.is_empty();
+        let missing = state.missing(self.total);
+        let is_waiting = !state.held.is_empty() || state.mending > 0;
         (state.report.bytes_fetched, is_waiting.then_some(missing))
     }
 

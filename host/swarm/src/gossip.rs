@@ -315,12 +315,12 @@ impl Gossip {
     /// Puts those first who say that they have `want`, and those last who say that they have not.
     pub(crate) fn put_in_order(&self, want: &Want, nodes: &mut [ProviderAddr]) {
         let (known, now) = (lock(&self.shared.known), seconds());
-        nodes.sort_by_key(|node| Chance::by(known.says(&node.id, want, now)));
+        nodes.sort_by_key(|node| known.chance(&node.id, want, now));
     }
 
     /// Whether a node has `want`, by what it says.
     pub(crate) fn chance(&self, want: &Want, node: NodeId) -> Chance {
-        Chance::by(lock(&self.shared.known).says(&node, want, seconds()))
+        lock(&self.shared.known).chance(&node, want, seconds())
     }
 
     /// What is known of other nodes.
@@ -400,7 +400,12 @@ impl Gossip {
         found: &mpsc::Sender<ProviderAddr>,
     ) -> Result<VecDeque<ProviderAddr>, mpsc::error::SendError<ProviderAddr>> {
         // Not always the same first, so that not all who look ask the same node.
-        let having = in_turns(lock(&self.shared.known).having(want, seconds()));
+        let having = {
+            let (known, now) = (lock(&self.shared.known), seconds());
+            let mut having = in_turns(known.having(want, now));
+            having.sort_by_key(|(node, _)| known.chance(&node.id, want, now));
+            having
+        };
         let mut waiting = VecDeque::new();
         for (node, from) in having {
             if told.nodes.contains(&node.id) {

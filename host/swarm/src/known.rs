@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::announcement::SignedAnnouncement;
-use crate::discovery::Want;
+use crate::discovery::{Chance, Want};
 use crate::ids::{NodeId, ProviderAddr};
 
 /// The most nodes that are remembered.
@@ -139,6 +139,16 @@ impl Known {
     pub(crate) fn says(&self, node: &NodeId, want: &Want, now: u64) -> Option<bool> {
         let announcement = &self.entries.get(node)?.signed.announcement;
         (announcement.expires() > now).then(|| announcement.has(want))
+    }
+
+    /// Whether a node has this, by what it says.
+    pub(crate) fn chance(&self, node: &NodeId, want: &Want, now: u64) -> Chance {
+        let entry = self.entries.get(node);
+        let has_rather = entry.is_some_and(|its| its.signed.announcement.has_rather(want));
+        match self.says(node, want, now) {
+            Some(true) if has_rather => Chance::SaysRather,
+            says => Chance::by(says),
+        }
     }
 
     /// Nodes that say they have this, each with who told of it: the node itself, if it ever did.

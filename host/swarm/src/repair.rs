@@ -15,48 +15,25 @@ use iroh::endpoint::Connection;
 use skep_registry::Digest;
 
 use crate::blobs::Blobs;
-use crate::error::BlobError;
 use crate::transfer::{Piece, PieceError, Sink, get_into};
 
 /// The store's groups: 2⁴ chunks of 1 KiB.
 const BLOCK: BlockSize = BlockSize::from_chunk_log(4);
 
-/// Fetches what is `damaged` of a blob over `connection` and puts it in its place. Returns how many bytes were
-/// fetched.
+/// Fetches what is `damaged` of a blob over `connection` and puts it in its place. `arrived` hears the length of every
+/// verified group, in bytes. That all of the blob is right now is for whoever reads it once more to say.
 pub(crate) async fn mend(
     blobs: &Blobs,
     connection: &Connection,
     damaged: &Piece,
     stall: Duration,
-) -> Result<u64, MendError> {
-    let mut fetched = 0;
-    if !damaged.ranges.is_empty() {
-        let open = || async { InPlace::open(blobs, &damaged.digest, damaged.size) };
-        get_into(connection, damaged, stall, open, |n| fetched += n).await?;
+    arrived: impl FnMut(u64) + Send,
+) -> Result<(), PieceError> {
+    if damaged.ranges.is_empty() {
+        return Ok(());
     }
-    blobs.recheck(&damaged.digest).await?;
-    Ok(fetched)
-}
-
-/// Why a blob could not be mended.
-#[derive(Debug)]
-pub(crate) enum MendError {
-    /// The provider or the disk failed.
-    Piece(PieceError),
-    /// It cannot be read, or is damaged still.
-    Blob(BlobError),
-}
-
-impl From<PieceError> for MendError {
-    fn from(e: PieceError) -> Self {
-        Self::Piece(e)
-    }
-}
-
-impl From<BlobError> for MendError {
-    fn from(e: BlobError) -> Self {
-        Self::Blob(e)
-    }
+    let open = || async { InPlace::open(blobs, &damaged.digest, damaged.size) };
+    get_into(connection, damaged, stall, open, arrived).await
 }
 
 /// Writes verified items into the store's files.

@@ -74,6 +74,14 @@ impl Topic {
         }
     }
 
+    /// Something that whoever satisfies `want` had better have as well, if it names any.
+    pub(crate) fn rather(want: &Want) -> Option<Self> {
+        match want {
+            Want::Jobs(need) => need.rather.first().map(Self::ready),
+            _ => None,
+        }
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

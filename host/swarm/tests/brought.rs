@@ -10,7 +10,7 @@ use std::slice::from_ref;
 use std::time::Duration;
 
 use common::hostile::{Hostile, Reply, Sends, frame, showing};
-use common::{Two, content, draft, limits, node, publish, visible};
+use common::{Two, content, data_file, draft, limits, node, publish, visible};
 use skep_registry::{Digest, HistoryError, PublisherKey, SignedRelease};
 use skep_swarm::{
     BringError, FetchError, InstallError, Limits, Presence, ProviderFault, ResolveError, Swarm,
@@ -313,4 +313,36 @@ async fn what_stalls_or_crawls_is_given_up_and_comes_from_another_later() {
         slow.stop().await;
         two.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_mended_for_others_is_given_up_too_when_it_crawls() {
+    let hurried = Limits {
+        stall: Duration::from_secs(3600),
+        crawl: Duration::from_millis(300),
+        ..limits()
+    };
+    let two = Two::with(hurried).await;
+    let content = content(5, FILE);
+    let digest = Digest::of(&content);
+    let release = publish(&two.a, &two.key, "damaged", "1.0.0", &[("f", &content)]).await;
+    two.b.fetch(&release, &two.sources(), None).await.unwrap();
+    fs::write(data_file(&two.b, &digest), vec![0; FILE]).unwrap();
+    assert!(two.b.verify(&digest).await.is_err(), "it is damaged");
+    let slow = Hostile::sending(Sends::Trickle, &content).await;
+    let from = from_ref(&slow.addr);
+    let bringing = tokio::time::timeout(WAIT, two.b.bring(&release, from, ONE, &nobody));
+    match bringing.await.expect("it is waited for") {
+        Err(BringError::Install(InstallError::Fetch(FetchError::Crawls {
+            missing: 1.., ..
+        }))) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(visible(&two.b).is_empty());
+    let two = two.restarted().await;
+    let brought = two.b.bring(&release, &two.sources(), ONE, &nobody).await;
+    assert_eq!(brought.unwrap().installed.release, release);
+    two.b.verify(&digest).await.unwrap();
+    slow.stop().await;
+    two.stop().await;
 }

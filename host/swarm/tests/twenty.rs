@@ -473,6 +473,7 @@ async fn by_gossip_a_blob_is_found_while_anyone_has_it() {
             device: Some(device.to_owned()),
             memory: 1 << 30,
             tariff: Some([0, 5, bytes, 0]),
+            ..Need::default()
         })
     };
     let workers = sorted(WORKERS.map(|worker| ids[worker]));

@@ -312,12 +312,17 @@ fn an_owner_s_policy_is_kept_and_its_reason_told() {
         assert_eq!(ended.code, 5, "{}", ended.stderr);
         assert!(ended.stderr.contains(reason), "{}", ended.stderr);
     }
-    // Where all ask for more than the job may cost, it is not begun, and what it would take is told.
-    let submit = setting.submit(&[ticket(&dear)], &["--shards", "2"]);
-    let ended = run(&requester, &submit).unwrap();
-    assert_eq!(ended.code, 3, "{}", ended.stderr);
     let leaves =
         "--max-price of 1 credits leaves 0.5 for each of 2 leases, and nodes ask for 1000.";
+    // Where all ask for more than the job may cost, it is not begun if it is wanted at once, and what it would take is
+    // told. Otherwise it waits for one that asks for less until its deadline.
+    let patient = ["--shards", "2", "--deadline", "1 s"];
+    let ended = run(&requester, &setting.submit(&[ticket(&dear)], &patient)).unwrap();
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains(leaves), "{}", ended.stderr);
+    let submit = setting.submit(&[ticket(&dear)], &["--shards", "2", "--now"]);
+    let ended = run(&requester, &submit).unwrap();
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
     assert!(ended.stderr.contains(leaves), "{}", ended.stderr);
     // Who has nothing to spend is told before anybody is asked.
     let submit = setting.submit(&[ticket(&dear)], &["--max-price", "3"]);

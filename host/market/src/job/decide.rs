@@ -229,6 +229,17 @@ impl Job {
         // Who followed what another made of it has made nothing of it.
         let made = || attempts.iter().filter(|attempt| !self.follows(attempt));
         let has_had = |provider| made().any(|attempt| attempt.provider == provider);
+        // To be busy costs nothing, and to have made something does: of accounts that only say that they take shards
+        // there may be any number.
+        if self.was_moved_often(number) {
+            let known = choice.offers.iter().filter(|offer| self.is_known(offer));
+            let known: BTreeSet<AccountId> = known.map(|offer| offer.provider).collect();
+            let may = |provider: AccountId| known.contains(&provider) && !has_had(provider);
+            let provider = choice.take(|provider, taken| room(provider, taken, may(provider)));
+            if let Some(provider) = provider {
+                return self.lease_to(provider, number, None, choice);
+            }
+        }
         // Somebody who has not had it comes first, even if that means to wait for room or for a look. Only where
         // everybody has, those get it once more of whom nothing came: a provider may be back.
         let provider = match choice.all(has_had) {
@@ -245,11 +256,23 @@ impl Job {
         self.lease_to(provider, number, None, choice)
     }
 
+    /// Whether half of the leases that a shard may have went to providers that were busy.
+    fn was_moved_often(&self, number: u32) -> bool {
+        let attempts = &self.shards[number as usize].attempts;
+        let moved = attempts.iter().filter(|attempt| attempt.moved).count();
+        2 * moved >= self.plan.max_attempts as usize
+    }
+
+    /// Whether somebody has made something, in this job or in others.
+    fn is_known(&self, offer: &Offer) -> bool {
+        self.pace.knows(offer.provider) || offer.reputation.is_proven()
+    }
+
     /// Whether a lease whose provider is busy is better withdrawn, because somebody else who has not made its shard
     /// has room for it now, and is nobody to whom no further shard is given meanwhile. Otherwise it is waited for, as
     /// is an auditor, whose turn it is, and a shard that has moved often already: whoever quotes and then takes nothing
-    /// would have it go round. Such a one that is late has a second lease beside it; where it may have none, it moves
-    /// when it would have had that.
+    /// would have it go round. Such a one goes on to whoever has made something before. Otherwise one that is late has
+    /// a second lease beside it; where it may have none, it moves when it would have had that.
     #[must_use]
     pub fn may_move(&self, id: AttemptId, now: u64, offers: &[Offer]) -> bool {
         let Some(shard) = self.shards.get(id.shard as usize) else {
@@ -273,8 +296,8 @@ impl Job {
                 && self.load(offer.provider) < offer.slots
                 && !suspects.contains(&offer.provider)
         });
-        (!has_moved_often || (self.plan.hedges == 0 && is_late))
-            && free.any(|offer| !has_had(offer.provider))
+        let may_go_to_all = !has_moved_often || (self.plan.hedges == 0 && is_late);
+        free.any(|offer| !has_had(offer.provider) && (may_go_to_all || self.is_known(offer)))
     }
 
     /// A lease of a shard to this provider.

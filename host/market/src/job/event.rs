@@ -155,6 +155,33 @@ impl Event {
         }
     }
 
+    /// What it changes of the leases of this shard, as of a job that has no other.
+    pub(super) fn of_shard(&self, shard: u32) -> Option<Self> {
+        match self {
+            Self::Leased { id, .. }
+            | Self::Failed { id, .. }
+            | Self::Withdrawn { id, .. }
+            | Self::Delivered { id, .. }
+            | Self::Audited { id, .. } => {
+                if id.shard != shard {
+                    return None;
+                }
+            }
+            Self::GaveUp { .. } => {}
+            Self::Paid { .. } | Self::Assembled { .. } => return None,
+        }
+        let mut event = self.clone();
+        if let Self::Leased { id, .. }
+        | Self::Failed { id, .. }
+        | Self::Withdrawn { id, .. }
+        | Self::Delivered { id, .. }
+        | Self::Audited { id, .. } = &mut event
+        {
+            id.shard = 0;
+        }
+        Some(event)
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new(Vec::new());
         // Writing to memory has no error: its type is uninhabited.

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use skep_evidence::AccountId;
 use skep_registry::Digest;
 
-use super::{Attempt, Job, Look, Shard, State};
+use super::{Attempt, Event, Job, JobPlan, Look, Shard, State};
 use crate::reputation::Conduct;
 
 impl Job {
@@ -66,6 +66,47 @@ impl Job {
         let attempts = shard.attempts.iter();
         let conducts = attempts.filter_map(|its| conduct(its).map(|seen| (its.provider, seen)));
         conducts.collect()
+    }
+
+    /// The same of these shards, as it will be once these events are taken in, of which nothing has been: so that it
+    /// can be remembered before they are written down. What does not fit the job changes nothing of it.
+    #[must_use]
+    pub fn conducts_after(
+        &self,
+        events: &[Event],
+        shards: &BTreeSet<u32>,
+    ) -> Vec<(AccountId, Conduct)> {
+        let conducts = shards.iter().flat_map(|number| {
+            let Some(mut alone) = self.alone(*number) else {
+                return Vec::new();
+            };
+            for event in events.iter().filter_map(|event| event.of_shard(*number)) {
+                if alone.apply(&event).is_err() {
+                    break;
+                }
+            }
+            alone.conducts_of(0)
+        });
+        conducts.collect()
+    }
+
+    /// A job that has nothing but this shard. None if there is no such shard, or nobody is compared with others in it.
+    fn alone(&self, number: u32) -> Option<Self> {
+        let shard = self.shards.get(number as usize)?;
+        let is_compared = |attempt: &Attempt| attempt.look.is_some() || attempt.audits.is_some();
+        if self.plan.replicas <= 1 && !shard.attempts.iter().any(is_compared) {
+            return None;
+        }
+        let mut alone = Self::new(JobPlan {
+            shards: 1,
+            ..self.plan
+        });
+        alone.shards = vec![shard.clone()];
+        alone.gave_up = self.gave_up;
+        if self.under_audit.contains(&number) {
+            alone.under_audit.insert(0);
+        }
+        Some(alone)
     }
 }
 

@@ -68,6 +68,11 @@ impl Pace {
         self.longest = self.longest.max(Some(power));
     }
 
+    /// Whether a result of this provider has come.
+    pub(super) fn knows(&self, provider: AccountId) -> bool {
+        self.own.contains_key(&provider)
+    }
+
     /// The power of two that most of so many providers usually stay within, if that is known.
     fn usual(&self, providers: usize) -> Option<usize> {
         let usual = within(&self.usual, providers as u64);

@@ -143,9 +143,14 @@ impl World {
         self.step()?;
         self.journal.extend(events.iter().map(Event::encode));
         self.step()?;
+        let undecided = (0..job.plan.shards).filter(|shard| job.accepted(*shard).is_none());
+        let undecided: BTreeSet<u32> = undecided.collect();
+        let foreseen = job.conducts_after(events, &undecided);
         for event in events {
             job.apply(event).unwrap();
         }
+        let seen = undecided.iter().flat_map(|shard| job.conducts_of(*shard));
+        assert_eq!(foreseen, seen.collect::<Vec<_>>());
         let promised = job.spent().micro() + job.reserved().micro();
         assert!(
             promised <= self.plan.budget.micro(),

@@ -108,6 +108,10 @@ pub struct Submit {
     /// How long the job may take, such as `30 min`.
     #[arg(long, value_name = "TIME", default_value = "1 h")]
     pub deadline: String,
+    /// Do not begin the job where too few nodes take it for that price now. Without this it waits for
+    /// them until its deadline.
+    #[arg(long)]
+    pub now: bool,
     /// Leave the job to the node that runs in this home, and return at once.
     #[arg(long)]
     pub detach: bool,

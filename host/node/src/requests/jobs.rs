@@ -96,6 +96,9 @@ pub enum JobRequest {
 pub struct Submission {
     /// A reference, a digest or a ticket.
     pub package: String,
+    /// The folder of a workload's sources that has this very name where it was asked for, and is not meant.
+    #[serde(default)]
+    pub project: Option<PathBuf>,
     /// The input file.
     pub input: PathBuf,
     /// `jsonl` or `csv`; none is by the input file's ending.
@@ -134,6 +137,9 @@ pub struct Submission {
     pub max_price: u64,
     /// How long it may take, in milliseconds.
     pub deadline: u64,
+    /// Whether it is not begun where too few nodes take it for its price now, and otherwise waits for them.
+    #[serde(default)]
+    pub at_once: bool,
     /// Whether to return at once and leave the job to the node that runs here.
     pub detach: bool,
 }

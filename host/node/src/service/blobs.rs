@@ -7,6 +7,7 @@
 //!
 //! - Store anything for a guest that is run for somebody else, or show it what the owner keeps and offers
 //!   to nobody.
+//! - Tell such a guest, and with it whoever it is run for, what this node's store says of its disk.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,10 +18,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use skep_registry::Digest;
 use skep_sandbox::{Allowance, BlobError, Blobs, Pending, ReadBlob, WriteBlob};
-use skep_swarm::{Blob, ProviderAddr, Swarm};
+use skep_swarm::{Blob, FetchError, ProviderAddr, Swarm};
 use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+
+/// What is told of a fault of the store to whoever is no owner of it.
+const FAULT: &str = "the node's blob store failed; its owner can see why";
 
 /// How far a run reaches into the node's store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,15 +74,15 @@ impl Blobs for NodeBlobs {
     fn open(&self, digest: Digest, allowance: Arc<Allowance>) -> Pending<Arc<dyn ReadBlob>> {
         let (swarm, peers) = (self.swarm.clone(), self.peers.clone());
         let (reach, fetched) = (self.reach, self.fetched.clone());
+        let broke = move |reason: String| failed_here(reach, &digest, &reason);
         let opening = self
             .runtime
             .spawn(async move { open(&swarm, digest, &peers, &allowance, reach, &fetched).await });
         let mut opening = EndsWithCaller(opening);
         Box::pin(async move {
-            let blob = (&mut opening.0)
-                .await
-                .map_err(|error| BlobError::Failed(error.to_string()))??;
-            Ok(Arc::new(Open(blob)) as Arc<dyn ReadBlob>)
+            let opened = (&mut opening.0).await;
+            let blob = opened.map_err(|error| broke(error.to_string()))??;
+            Ok(Arc::new(Open { blob, reach }) as Arc<dyn ReadBlob>)
         })
     }
 
@@ -120,7 +124,7 @@ async fn open(
         Reach::Everything => true,
         Reach::Offered => swarm.serves(&digest) || fetched.has(&digest),
     };
-    if may_read && let Some(blob) = open_here(swarm, digest).await? {
+    if may_read && let Some(blob) = open_here(swarm, digest, reach).await? {
         return Ok(blob);
     }
     // To a run that may not read what is here it is as if it were not: somebody else has to serve it.
@@ -130,12 +134,12 @@ async fn open(
 }
 
 /// A blob that is wholly here.
-async fn open_here(swarm: &Swarm, digest: Digest) -> Result<Option<Blob>, BlobError> {
+async fn open_here(swarm: &Swarm, digest: Digest, reach: Reach) -> Result<Option<Blob>, BlobError> {
     match swarm.open_blob(&digest).await {
         Err(skep_swarm::BlobError::NotHere { .. } | skep_swarm::BlobError::Partial { .. }) => {
             Ok(None)
         }
-        Err(error) => Err(BlobError::Failed(error.to_string())),
+        Err(error) => Err(unread(reach, &digest, &error)),
         Ok(blob) => Ok(Some(blob)),
     }
 }
@@ -161,13 +165,49 @@ async fn fetch(
     let (blob, report) = swarm
         .fetch_blob(&digest, found.size, &found.providers, None)
         .await
-        .map_err(|error| BlobError::Failed(error.to_string()))?;
+        .map_err(|error| unfetched(reach, &digest, &error))?;
     let bytes = report.bytes_fetched;
     match is_told {
         true => tracing::info!(%digest, bytes, "fetched a blob for a guest"),
         false => tracing::info!(bytes, "fetched a blob for a job's guest"),
     }
     Ok(blob)
+}
+
+/// What a guest is told of a blob that cannot be fetched.
+fn unfetched(reach: Reach, digest: &Digest, error: &FetchError) -> BlobError {
+    match error {
+        FetchError::Store { .. } => failed_here(reach, digest, &error.to_string()),
+        FetchError::Blob(error) => unread(reach, digest, error),
+        _ => BlobError::Failed(error.to_string()),
+    }
+}
+
+/// What a guest is told of a blob that cannot be read.
+fn unread(reach: Reach, digest: &Digest, error: &skep_swarm::BlobError) -> BlobError {
+    use skep_swarm::BlobError as Unread;
+    match error {
+        Unread::Store { .. } | Unread::Corrupt { .. } => {
+            failed_here(reach, digest, &error.to_string())
+        }
+        _ => BlobError::Failed(error.to_string()),
+    }
+}
+
+/// What a guest is told of a fault of this node. Where it is run for somebody else that is no more than that there is
+/// one, and the log of this node's owner has the rest.
+fn failed_here(reach: Reach, digest: &Digest, reason: &str) -> BlobError {
+    if reach == Reach::Everything {
+        return BlobError::Failed(reason.to_owned());
+    }
+    let reason = without(digest, reason);
+    tracing::warn!(reason, "the blob store failed under a job's guest");
+    BlobError::Failed(FAULT.to_owned())
+}
+
+/// The reason without the blob that was asked for, which a job's guest may have made of its input.
+fn without(digest: &Digest, reason: &str) -> String {
+    reason.replace(&digest.to_string(), "(not named)")
 }
 
 /// Removes what was being written in this folder when a process before this one was ended. Nobody may be
@@ -187,21 +227,23 @@ pub fn clear_drafts(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-struct Open(Blob);
+struct Open {
+    blob: Blob,
+    reach: Reach,
+}
 
 impl ReadBlob for Open {
     fn size(&self) -> u64 {
-        self.0.size()
+        self.blob.size()
     }
 
     fn read(&self, offset: u64, length: u32) -> Pending<Bytes> {
-        let blob = self.0.clone();
+        let (blob, reach) = (self.blob.clone(), self.reach);
         let left = blob.size().saturating_sub(offset);
         let length = usize::try_from(left.min(u64::from(length))).unwrap_or(usize::MAX);
         Box::pin(async move {
-            blob.read_at(offset, length)
-                .await
-                .map_err(|error| BlobError::Failed(error.to_string()))
+            let read = blob.read_at(offset, length).await;
+            read.map_err(|error| unread(reach, &blob.digest(), &error))
         })
     }
 }
@@ -266,5 +308,38 @@ mod tests {
         fs::write(drafts.join("blob"), "half of it").unwrap();
         clear_drafts(&drafts).unwrap();
         assert_eq!(fs::read_dir(&drafts).unwrap().count(), 0);
+    }
+    #[test]
+    fn a_stranger_s_guest_hears_that_the_store_failed_and_only_the_owner_s_why() {
+        let digest = Digest::of(b"made of somebody's input");
+        let reason = format!("/home/somebody/.skep/swarm/blobs/data/{digest}.data: I/O error");
+        let fetch = FetchError::Store {
+            reason: reason.clone(),
+        };
+        let read = skep_swarm::BlobError::Store { digest, reason };
+        let damaged = skep_swarm::BlobError::Corrupt { digest, offset: 0 };
+        let told = |reach| {
+            [
+                unfetched(reach, &digest, &fetch),
+                unread(reach, &digest, &read),
+                unread(reach, &digest, &damaged),
+            ]
+            .map(|error| error.to_string())
+        };
+        assert_eq!(told(Reach::Offered), [FAULT; 3]);
+        let owner = told(Reach::Everything);
+        assert_eq!(
+            owner,
+            [fetch.to_string(), read.to_string(), damaged.to_string()]
+        );
+        assert!(owner[0].contains("/home/somebody"), "{owner:?}");
+        // The log says where it lies, and nothing of what was asked for.
+        let logged = without(&digest, &read.to_string());
+        assert!(logged.contains("/home/somebody"), "{logged}");
+        assert!(!logged.contains(&digest.to_string()), "{logged}");
+        // What others' nodes did is no secret of this one.
+        let nobody = FetchError::NoProviders { missing: 7 };
+        let told = unfetched(Reach::Offered, &digest, &nobody).to_string();
+        assert_eq!(told, nobody.to_string());
     }
 }

@@ -108,6 +108,7 @@ mod tests {
         };
         let mut subject = Subject {
             component: PathBuf::new(),
+            signed: None,
             grants: Grants::default(),
             limits: limits(package),
             adapter: None,

@@ -1,4 +1,6 @@
-//! Runs a component in the sandbox: finds it, its model and its input, and says what it did.
+//! Runs a component in the sandbox: finds it, its model and its input, and says what it did. `ready` loads it.
+
+mod ready;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -6,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_records::{Format, Labels, Reader};
-use skep_registry::{Grants, Limits, ModelGrant, Source};
-use skep_sandbox::{
-    Cancel, FailedRun, LoadError, Models, Program, RunError, RunReport, RunSpec, Texts, Used,
-};
+use skep_registry::{Component, Digest, Grants, Limits, ModelGrant, Source};
+use skep_sandbox::{Cancel, FailedRun, Models, Program, RunError, RunReport, RunSpec, Texts, Used};
 use skep_swarm::{InUse, Installed, ProviderAddr, Ticket};
 use skep_tensor::Device;
 use tokio::runtime::Handle;
 
+pub(super) use self::ready::Unready;
+pub use self::ready::load;
+use self::ready::loaded;
 use super::adapters::{Applied, has_to_change};
 use super::blobs::{Fetched, NodeBlobs, Reach};
 use super::defaults::{Defaults, bind_models};
@@ -38,6 +41,8 @@ pub(super) const LOG: &str = "\nThe guest's log:\n";
 #[derive(Clone)]
 pub(super) struct Subject {
     pub(super) component: PathBuf,
+    /// The digest that its publisher signed for it. One that is not of a release has none.
+    pub(super) signed: Option<Digest>,
     pub(super) grants: Grants,
     pub(super) limits: Limits,
     /// The adapter with which the default model that is its base does everything, if there is one.
@@ -56,6 +61,7 @@ impl Subject {
         Some(Self {
             adapter,
             component: installed.path(component.entry.as_str())?,
+            signed: signed_for(installed, component),
             grants: component.grants.clone(),
             limits: component.limits.clone(),
             known_as: Some(known_as(installed)),
@@ -69,84 +75,15 @@ fn whole_path(folder: &Path) -> Option<String> {
     path.to_str().map(str::to_owned)
 }
 
+/// The digest of a package's component, as its release says it.
+fn signed_for(installed: &Installed, component: &Component) -> Option<Digest> {
+    let entry = installed.release.file(component.entry.as_str());
+    entry.map(|entry| entry.digest)
+}
+
 fn known_as(installed: &Installed) -> String {
     let release = &installed.release;
     format!("{}/{}", release.publisher(), release.name())
-}
-
-/// Why a component is not ready to run.
-#[derive(Debug)]
-pub(super) enum Unready {
-    /// It is none that runs here. Where it lies is for the owner of this node alone.
-    Component { failure: Failure, path: PathBuf },
-    /// Its adapter is none for it, or a model that it gets does not open for it.
-    Unfit(Failure),
-    /// Something beside it: a file or a compiler of this node, or a model that it gets.
-    Beside(Failure),
-}
-
-impl From<Failure> for Unready {
-    fn from(failure: Failure) -> Self {
-        Self::Beside(failure)
-    }
-}
-
-impl From<Unready> for Failure {
-    fn from(unready: Unready) -> Self {
-        match unready {
-            Unready::Component { failure, path } => of_file(&path, &failure),
-            Unready::Unfit(failure) | Unready::Beside(failure) => failure,
-        }
-    }
-}
-
-/// The same failure, which says of which file it is.
-fn of_file(path: &Path, failure: &Failure) -> Failure {
-    Failure::new(failure.kind, format!("{}: {failure}", path.display()))
-}
-
-/// Loads a component: checks it and compiles it, or finds it in the cache.
-pub async fn load(service: &Service, path: PathBuf) -> Result<Arc<Program>, Failure> {
-    Ok(loaded(service, path).await?)
-}
-
-async fn loaded(service: &Service, path: PathBuf) -> Result<Arc<Program>, Unready> {
-    let sandbox = service.sandbox()?;
-    let loaded = tokio::task::spawn_blocking(move || {
-        let bytes = std::fs::read(&path).map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::NotFound => FailureKind::NotFound,
-                _ => FailureKind::Failed,
-            };
-            let advice = match error.kind() {
-                io::ErrorKind::NotFound => "; `skep build` makes it from its sources",
-                _ => "",
-            };
-            Failure::new(
-                kind,
-                format!("cannot read {}: {error}{advice}", path.display()),
-            )
-        })?;
-        sandbox.load(bytes).map_err(|error| {
-            let kind = match error {
-                LoadError::Refused(_) => FailureKind::Refused,
-                LoadError::TooLarge { .. } => FailureKind::Limit,
-                LoadError::Busy => FailureKind::Busy,
-                _ => FailureKind::Failed,
-            };
-            let failure = Failure::of(kind, &error);
-            match error {
-                LoadError::Busy | LoadError::Host { .. } => {
-                    Unready::Beside(of_file(&path, &failure))
-                }
-                _ => Unready::Component { failure, path },
-            }
-        })
-    });
-    let program = loaded
-        .await
-        .map_err(|error| Failure::of(FailureKind::Failed, &error))??;
-    Ok(Arc::new(program))
 }
 
 /// Runs what is asked.
@@ -223,7 +160,7 @@ pub(super) async fn prepare(
     peers: Vec<ProviderAddr>,
     reach: Reach,
 ) -> Result<Prepared, Unready> {
-    let program = loaded(service, subject.component).await?;
+    let program = loaded(service, subject.component, subject.signed).await?;
     let bound = bind_models(service, models, &subject.grants).await?;
     if let Some(adapter) = &subject.adapter {
         let language = bound.language.as_ref().map(|chosen| chosen.digest);
@@ -344,6 +281,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
                 ..
             } => Ok(Subject {
                 component: folder.join(path.as_str()),
+                signed: None,
                 grants,
                 limits,
                 adapter: None,
@@ -357,6 +295,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
         // reach beyond the run: tensors, the model and the adapters of their choice.
         Located::File(component) => Ok(Subject {
             component,
+            signed: None,
             grants: Grants {
                 tensor: true,
                 models: [ModelGrant::Default].into(),
@@ -378,6 +317,7 @@ fn located_subject(package: &str, located: Located) -> Result<Subject, Failure> 
                 .ok_or_else(|| not_a_component(package, kind))?;
             Ok(Subject {
                 component: path,
+                signed: signed_for(&installed, component),
                 grants: component.grants.clone(),
                 limits: component.limits.clone(),
                 adapter: None,

@@ -10,8 +10,8 @@ use super::{HOLDERS, Held, Holding, Job, Queued, Work};
 use crate::fault::explain;
 use crate::ids::{NodeId, ProviderAddr};
 use crate::pieces::bytes_of;
-use crate::repair::{MendError, mend};
-use crate::transfer::{GROUP, PieceError, get_piece};
+use crate::repair::mend;
+use crate::transfer::{GROUP, Piece, PieceError, get_piece};
 
 /// Work that a worker has taken. If it is dropped undone, it goes back to the queue.
 pub(super) struct Task {
@@ -98,22 +98,67 @@ impl Task {
                 }
                 held.done.send_replace(true);
             }
-            Some(Work::Mend(damaged)) => match mend(blobs, connection, damaged, stall).await {
-                Ok(fetched) => {
-                    let mut state = self.job.lock();
-                    state.report.mended.push(damaged.digest);
-                    state.report.bytes_fetched += fetched;
-                    state.report.bytes_present = state.report.bytes_present.saturating_sub(fetched);
-                    state.report.chunks_verified += fetched.div_ceil(GROUP);
-                    *state.report.providers.entry(provider.id).or_default() += fetched;
-                }
-                Err(MendError::Piece(e)) => return Err(e),
-                Err(MendError::Blob(e)) => return Err(PieceError::Local(explain(&e))),
-            },
+            Some(Work::Mend(damaged)) => self.mend(connection, damaged).await?,
             None => {}
         }
         self.work = None;
         Ok(())
+    }
+
+    async fn mend(&self, connection: &Connection, damaged: &Piece) -> Result<(), PieceError> {
+        let fetcher = &self.job.fetcher;
+        let mut fetched = 0;
+        {
+            let mut mending = Mending::begin(&self.job, self.provider, damaged);
+            let arrived = |bytes: u64| {
+                fetched += bytes;
+                mending.arrived(bytes);
+            };
+            let stall = fetcher.limits.stall;
+            mend(&fetcher.blobs, connection, damaged, stall, arrived).await?;
+        }
+        // It may be large, and nothing arrives while it is read.
+        let rechecked = fetcher.blobs.recheck(&damaged.digest).await;
+        rechecked.map_err(|e| PieceError::Local(explain(&e)))?;
+        let mut state = self.job.lock();
+        state.report.mended.push(damaged.digest);
+        state.report.bytes_present = state.report.bytes_present.saturating_sub(fetched);
+        Ok(())
+    }
+}
+
+/// What a provider is still to send of a damaged blob, which is waited for until this is dropped.
+struct Mending<'a> {
+    job: &'a Job,
+    provider: NodeId,
+    missing: u64,
+}
+
+impl<'a> Mending<'a> {
+    fn begin(job: &'a Job, provider: NodeId, damaged: &Piece) -> Self {
+        let missing = bytes_of(&damaged.ranges, damaged.size);
+        job.lock().mending += missing;
+        Self {
+            job,
+            provider,
+            missing,
+        }
+    }
+
+    fn arrived(&mut self, bytes: u64) {
+        let awaited = bytes.min(self.missing);
+        self.missing -= awaited;
+        let mut state = self.job.lock();
+        state.mending -= awaited;
+        state.report.bytes_fetched += bytes;
+        state.report.chunks_verified += bytes.div_ceil(GROUP);
+        *state.report.providers.entry(self.provider).or_default() += bytes;
+    }
+}
+
+impl Drop for Mending<'_> {
+    fn drop(&mut self) {
+        self.job.lock().mending -= self.missing;
     }
 }
 

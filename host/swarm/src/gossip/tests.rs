@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
+use skep_registry::Digest;
+
 use super::*;
+use crate::announcement::Need;
 use crate::announcement::tests::{key, signed};
 use crate::config::SwarmConfig;
 use crate::discovery::TicketDiscovery;
 use crate::node::Swarm;
+use crate::topic::Topic;
 
 /// As long as no test here ever takes.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -107,6 +111,41 @@ async fn who_tells_of_many_that_are_not_there_does_not_fill_a_search_with_them()
     let found = found(gossip).await;
     assert!(found.contains(&id(2)), "{found:?}");
     assert_eq!(found.len(), BROUGHT + 1, "{found:?}");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_has_what_had_better_be_ready_is_told_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path(), Duration::from_secs(8)).await;
+    let (gossip, now) = (gossip(&node), seconds());
+    let package = Digest::of(b"a package");
+    for seed in 2..60 {
+        let ready = [Topic::ready(&package)];
+        let topics = match seed {
+            17 | 44 => &ready[..],
+            _ => &[],
+        };
+        gossip.take_in(signed(seed, topics, now).bytes, id(seed));
+    }
+    let want = Want::Jobs(Need {
+        rather: vec![package],
+        ..Need::default()
+    });
+    let told = gossip.providers(&want).map(|node| node.id).take(3);
+    let told: Vec<NodeId> = tokio::time::timeout(DEADLINE, told.collect())
+        .await
+        .expect("it tells of those that it knows");
+    let first = BTreeSet::from([told[0], told[1]]);
+    assert_eq!(first, BTreeSet::from([id(17), id(44)]));
+    // Others take such work too, and are told of after them.
+    assert!(!first.contains(&told[2]));
+    let mut nodes: Vec<ProviderAddr> = [3, 44, 5]
+        .map(|seed| signed(seed, &[], now).announcement.addr())
+        .into();
+    node.put_in_order(&want, &mut nodes);
+    let order: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
+    assert_eq!(order, [44, 3, 5].map(id));
     node.shutdown().await;
 }
 

@@ -44,6 +44,7 @@ pub async fn take_work(nodes: &[Swarm; NAMES.len()]) -> Need {
         device: Some("cuda".to_owned()),
         memory: MEMORY,
         tariff: Some([0, 5, 7, 0]),
+        ..Need::default()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::turns::{Desk, at, patient};
 use super::*;
+use crate::reputation::Conduct;
 
 /// Makes out a lease of a shard to this provider.
 fn lease(job: &mut Job, shard: u32, attempt: u32, provider: u8, audits: Option<u32>) -> AttemptId {
@@ -128,6 +129,56 @@ fn a_shard_that_moved_often_and_may_have_no_second_lease_moves_when_it_would_hav
     assert!(!job.may_move(fourth, 302, &others));
     let decisions = job.decide(302, &others);
     assert!(matches!(decisions[..], [Decision::Lease { .. }]));
+}
+
+/// Accounts that say that they take shards and then are busy cost nothing, so that there may be any number of them.
+#[test]
+fn a_shard_that_moved_often_goes_to_who_has_made_something_before_others_and_at_once() {
+    let plan = JobPlan {
+        followed: true,
+        ..patient(2, 1)
+    };
+    let mut desk = Desk::new(plan, 9);
+    let made = desk.lease(1, account(9), None);
+    desk.deliver(made, "made", &[]);
+    let now = desk.now;
+    for node in 1..=3 {
+        let id = desk.lease(0, account(node), None);
+        desk.note(Event::Withdrawn { id, at: now });
+    }
+    let fourth = desk.lease(0, account(4), None);
+    assert!(!desk.job.may_move(fourth, now, &[offer(5, 1)]));
+    assert!(desk.job.may_move(fourth, now, &[offer(5, 1), offer(9, 1)]));
+    let mut elsewhere = offer(6, 1);
+    elsewhere.reputation.note(Conduct::Delivered);
+    assert!(
+        desk.job.may_move(fourth, now, &[elsewhere]),
+        "in other jobs"
+    );
+    desk.note(Event::Withdrawn {
+        id: fourth,
+        at: now,
+    });
+    let given = |offers: &[Offer]| {
+        let decisions = desk.job.decide(now, offers);
+        let [Decision::Lease { provider, .. }] = decisions[..] else {
+            panic!("{decisions:?}");
+        };
+        provider
+    };
+    // It would be asked first.
+    let warm = Offer {
+        warmth: Warmth {
+            package: true,
+            model: true,
+            adapter: true,
+        },
+        ..offer(5, 1)
+    };
+    assert_eq!(given(&[warm, offer(9, 1)]), account(9));
+    assert_eq!(given(&[warm, elsewhere]), account(6));
+    // Nobody waits for one that is not there.
+    assert_eq!(given(&[warm]), account(5));
 }
 
 /// As many leases as a shard may have.

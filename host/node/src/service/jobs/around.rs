@@ -102,20 +102,13 @@ pub async fn quotes(swarm: &Swarm, asked: Asked, wanted: Wanted, bytes: u64) -> 
 
 /// Who is asked: the nodes that are named, and as many of those that are found as there are places.
 async fn nodes(swarm: &Swarm, asked: Asked, wanted: Wanted) -> Vec<ProviderAddr> {
-    // Those that have the package and the adapter ready come first, where so many are known that not all are asked.
-    let ready = Want::Jobs(Need {
-        ready: [wanted.package].into_iter().chain(wanted.adapter).collect(),
+    // Who has the package and the adapter ready comes first, where so many are known that not all are asked. Who takes no
+    // jobs has nothing ready either, and takes no place of one that does.
+    let want = Want::Jobs(Need {
+        rather: [wanted.package].into_iter().chain(wanted.adapter).collect(),
         ..Need::default()
     });
-    let any = Want::Jobs(Need::default());
-    let wait = asked.wait();
-    let (found_ready, found) = tokio::join!(
-        swarm.find_within(&ready, wait),
-        swarm.find_within(&any, wait)
-    );
-    let mut found: Vec<_> = found_ready.into_iter().chain(found).collect();
-    // Who takes no jobs has nothing ready either, and takes no place of one that does.
-    swarm.put_in_order(&any, &mut found);
+    let found = swarm.find_within(&want, asked.wait()).await;
     // A search ends when it has found enough. Who is named may be one of the others that are known.
     let heard_of = match asked.only {
         true => anywhere::known(swarm),
@@ -161,12 +154,53 @@ pub fn why_nobody(quotes: &[(ProviderAddr, Result<Quotation, TalkError>)]) -> St
 mod tests {
     use std::net::UdpSocket;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use n0_future::boxed::BoxStream;
+    use n0_future::{StreamExt, stream};
     use skep_evidence::AccountKey;
     use skep_market::{NUMERICS, Refusal, Warmth};
-    use skep_swarm::{Capability, NodeId, SwarmConfig, TicketDiscovery};
+    use skep_swarm::{Capability, Discovery, NodeId, SwarmConfig, TicketDiscovery};
 
     use super::*;
+
+    /// Suggests nobody, and counts how often it is asked for nodes that take work.
+    #[derive(Debug, Default)]
+    struct Counting(AtomicUsize);
+
+    impl Discovery for Counting {
+        fn name(&self) -> &'static str {
+            "counting"
+        }
+
+        fn providers(&self, want: &Want) -> BoxStream<ProviderAddr> {
+            if matches!(want, Want::Jobs(_)) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+            stream::empty().boxed()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nodes_are_looked_for_once_whatever_is_to_be_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        let swarm = Swarm::open(SwarmConfig::loopback(folder.path())).await;
+        let swarm = swarm.unwrap();
+        let counting = Arc::new(Counting::default());
+        swarm.add_discovery(Arc::clone(&counting) as Arc<dyn Discovery>);
+        let wanted = Wanted {
+            package: Digest::of(b"a package"),
+            adapter: Some(Digest::of(b"an adapter")),
+            residency: 0,
+        };
+        let asked = Asked {
+            named: Vec::new(),
+            only: false,
+        };
+        assert_eq!(nodes(&swarm, asked, wanted).await, []);
+        assert_eq!(counting.0.load(Ordering::SeqCst), 1);
+        swarm.shutdown().await;
+    }
 
     /// On a local network there may be any number of nodes that take no jobs, and mDNS names all.
     #[tokio::test(flavor = "multi_thread")]

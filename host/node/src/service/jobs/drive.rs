@@ -90,6 +90,9 @@ pub fn begin(
     drop(all);
     if let Some(quotes) = quotes {
         driver.take_in(Happened::Quotes(quotes));
+        // Whoever leaves the job to this process is told what it waits for, if it has to.
+        let view = driver.view();
+        driver.shown.show(view);
     }
     tokio::spawn(driver.run());
     Ok(running)
@@ -360,24 +363,21 @@ impl Driver {
                 audited.collect()
             }
         };
-        let undecided = self.undecided(shards);
-        self.note(events)?;
-        self.remember(&self.compared(undecided))
+        self.note_seen(events, &Kept::default(), shards)
     }
 
-    /// Those of these shards of which no output counts yet.
-    fn undecided(&self, mut shards: BTreeSet<u32>) -> BTreeSet<u32> {
+    /// Writes events down with what came with them, and remembers before that what they show of those who made these
+    /// shards, of which no output counted before: who lied is not asked again, who was outvoted is asked last. Whoever
+    /// is killed in between finds the same again, and what is remembered twice is remembered once.
+    fn note_seen(
+        &mut self,
+        events: &[Event],
+        kept: &Kept,
+        mut shards: BTreeSet<u32>,
+    ) -> Result<(), Failure> {
         shards.retain(|shard| self.job.accepted(*shard).is_none());
-        shards
-    }
-
-    /// What is to be remembered of those who made these shards, of which no output counted before: who lied is not
-    /// asked again, who was outvoted is asked last.
-    fn compared(&self, undecided: BTreeSet<u32>) -> Vec<(AccountId, Conduct)> {
-        let shards = undecided.into_iter();
-        shards
-            .flat_map(|shard| self.job.conducts_of(shard))
-            .collect()
+        self.remember(&self.job.conducts_after(events, &shards))?;
+        self.note_with(events, kept)
     }
 
     fn remember(&self, conduct: &[(AccountId, Conduct)]) -> Result<(), Failure> {

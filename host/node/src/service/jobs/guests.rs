@@ -125,6 +125,7 @@ async fn begin(
     let draft = draft.map_err(|error| explain(super::failed(error)))?;
     let submission = Submission {
         package: order.package.to_string(),
+        project: None,
         input: draft.input.clone(),
         format: Some("jsonl".to_owned()),
         output: None,
@@ -144,6 +145,8 @@ async fn begin(
         providers,
         max_price: order.max_price,
         deadline: u64::try_from(order.deadline.as_millis()).unwrap_or(u64::MAX),
+        // A guest has no time to wait, and can ask for more itself.
+        at_once: true,
         detach: true,
     };
     // Nothing is fetched, so that there is nothing to watch.

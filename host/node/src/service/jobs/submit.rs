@@ -1,5 +1,7 @@
 //! Beginning a job: finds the package, asks who would take it, cuts the input, and puts all of it on
-//! disk before anything else happens.
+//! disk before anything else happens. `package` finds the package.
+
+mod package;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -13,6 +15,7 @@ use skep_records::{CsvExtents, Format, Labels};
 use skep_registry::Digest;
 use skep_swarm::Installed;
 
+use self::package::package_of;
 use super::answer::elsewhere;
 use super::around::{Asked, Quotes, Wanted};
 use super::drive::{SMALLEST_PANEL, too_dear};
@@ -41,13 +44,13 @@ pub async fn submit(
     progress: &ProgressSender,
 ) -> Result<(Folder, Quotes), Failure> {
     let usage = |reason: String| Failure::new(FailureKind::Usage, reason);
-    let Some(installed) = locate::published(service, &submission.package, progress).await? else {
-        return Err(usage(format!(
-            "{} is not a package that others can fetch; `skep publish` makes it one, and its name \
-             then stands for it",
-            submission.package
-        )));
-    };
+    let installed = package_of(
+        service,
+        &submission.package,
+        submission.project.as_deref(),
+        progress,
+    )
+    .await?;
     if let Some(output) = &submission.output {
         folder::can_be_written(output).map_err(elsewhere)?;
     }
@@ -177,15 +180,22 @@ pub async fn submit(
         root: random()?,
     };
     let price = |quoted: &Quotation| typical(&quoted.tariff(), spec.largest, spec.warm);
-    // Such a job would wait until its deadline.
-    if let Some(dear) = too_dear(&spec, quotations.iter().map(price).collect()) {
-        return Err(Failure::new(FailureKind::Refused, dear));
-    }
+    let prices = quotations.iter().map(price).collect();
+    can_begin(submission.at_once, &spec, prices)?;
     let home = service.home.clone();
     let input = submission.input.clone();
     let create = move || folder::create(&home, &spec, &input, labels.as_deref());
     let created = tokio::task::spawn_blocking(create).await;
     Ok((created.map_err(failed)??, quotes))
+}
+
+/// Refuses a job that is wanted `at_once` and could only wait, since too few nodes take it for its price now. Any other
+/// waits until its deadline: prices change, and nodes come.
+fn can_begin(at_once: bool, spec: &Spec, prices: Vec<Credits>) -> Result<(), Failure> {
+    match too_dear(spec, prices) {
+        Some(dear) if at_once => Err(Failure::new(FailureKind::Refused, dear)),
+        _ => Ok(()),
+    }
 }
 
 /// What those that are asked are held against.
@@ -487,5 +497,27 @@ mod tests {
             assert_eq!(start, text.len() as u64, "{text:?}");
             assert!(pieces.len() <= wanted as usize);
         }
+    }
+
+    #[test]
+    fn what_nobody_does_for_its_price_now_waits_unless_it_is_wanted_at_once() {
+        let piece = Piece {
+            start: 0,
+            bytes: 2,
+            first_line: 1,
+            lines: 1,
+        };
+        let spec = Spec {
+            budget: 10,
+            ..folder::testing::spec(vec![piece])
+        };
+        let begins = |at_once, price| {
+            let begun = can_begin(at_once, &spec, vec![Credits::from_micro(price)]);
+            begun.map_err(|failure| (failure.kind, failure.message.contains("--max-price")))
+        };
+        assert_eq!(begins(false, 10), Ok(()));
+        assert_eq!(begins(true, 10), Ok(()));
+        assert_eq!(begins(false, 11), Ok(()));
+        assert_eq!(begins(true, 11), Err((FailureKind::Refused, true)));
     }
 }

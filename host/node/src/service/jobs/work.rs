@@ -361,7 +361,7 @@ impl Write for Bounded {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::Path;
 
     use skep_registry::{JobsGrant, SwarmRead};
 
@@ -408,9 +408,10 @@ mod tests {
         let config = Config::load(&home).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let service = Service::new(home, config).unwrap();
-        let unmade = |component: PathBuf| {
+        let unmade = |component: &Path, signed: Option<Digest>| {
             let subject = Subject {
-                component,
+                component: component.to_owned(),
+                signed,
                 grants: Grants::default(),
                 limits: Limits::default(),
                 adapter: None,
@@ -430,14 +431,27 @@ mod tests {
             made.err().unwrap()
         };
         let component = folder.path().join("tool.wasm");
-        assert_eq!(unmade(component.clone()).fault, FaultOf::Node);
-        std::fs::write(&component, b"not really a component").unwrap();
-        let unmade = unmade(component);
-        assert_eq!(unmade.fault, FaultOf::Work);
+        assert_eq!(unmade(&component, None).fault, FaultOf::Node);
+        let none = b"not really a component";
+        std::fs::write(&component, none).unwrap();
+        assert_eq!(unmade(&component, None).fault, FaultOf::Work);
+        let published = unmade(&component, Some(Digest::of(none)));
+        assert_eq!(published.fault, FaultOf::Work);
         // Whoever asked for the work hears this.
-        let (why, path) = (unmade.failure.message, folder.path().display().to_string());
+        let (why, path) = (
+            published.failure.message,
+            folder.path().display().to_string(),
+        );
         assert!(why.contains("not a valid WebAssembly component"), "{why}");
         assert!(!why.contains(&path), "{why}");
+        // What was published was something else, and has changed on this disk: into no component, or into one.
+        let empty = b"\0asm\x0d\0\x01\0";
+        for changed in [&none[..], &empty[..]] {
+            std::fs::write(&component, changed).unwrap();
+            let damaged = unmade(&component, Some(Digest::of(b"a component")));
+            assert_eq!(damaged.fault, FaultOf::Node, "{}", damaged.failure);
+            assert!(damaged.failure.message.contains(&path), "for its owner");
+        }
     }
 
     #[test]

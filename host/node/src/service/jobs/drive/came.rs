@@ -1,4 +1,5 @@
-//! What came of leases: it is written down together, and then who delivered, failed or was outvoted is remembered.
+//! What came of leases: it is written down together, after who was outvoted and before who delivered or failed is
+//! remembered.
 
 use std::collections::BTreeSet;
 
@@ -79,15 +80,13 @@ impl Driver {
             shards,
             in_memory,
         } = batch;
-        let undecided = self.undecided(shards);
-        self.note_with(&events, &kept)?;
+        self.note_seen(&events, &kept, shards)?;
         drop(in_memory);
         // Of a result that is none, since another counted already, nobody knows whether it is right.
         let seen = conducts
             .into_iter()
             .filter(|(id, _, conduct)| *conduct != Conduct::Delivered || !self.job.has_ended(*id));
-        let mut conducts: Vec<_> = seen.map(|(_, who, conduct)| (who, conduct)).collect();
-        conducts.extend(self.compared(undecided));
+        let conducts: Vec<_> = seen.map(|(_, who, conduct)| (who, conduct)).collect();
         self.remember(&conducts)?;
         taken
     }

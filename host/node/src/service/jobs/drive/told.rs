@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use skep_evidence::Credits;
-use skep_market::{AttemptId, Offer};
+use skep_market::{AttemptId, GaveUp, Offer};
 
 use super::super::answer;
 use super::super::around::{Wanted, listed};
@@ -37,13 +37,22 @@ impl Driver {
 
     /// Why it ended without its result, or what keeps it.
     pub(super) fn reason(&self) -> Option<String> {
-        if let Some(why) = self.job.gave_up() {
-            let trouble = self
-                .trouble
-                .iter()
-                .map(|trouble| format!("; last, {trouble}"));
-            return Some(format!("{why}{}", trouble.collect::<String>()));
+        match self.job.gave_up() {
+            None => self.keeps_back().or_else(|| self.trouble.clone()),
+            Some(why) => {
+                let waited = || match why {
+                    GaveUp::Deadline => self.keeps_back(),
+                    _ => None,
+                };
+                let last = self.trouble.clone().or_else(waited);
+                let last = last.map_or_else(String::new, |last| format!("; last, {last}"));
+                Some(format!("{why}{last}"))
+            }
         }
+    }
+
+    /// Why nobody takes a shard now, as far as that can be told.
+    fn keeps_back(&self) -> Option<String> {
         if self.quotes.is_empty() && !self.refusals.is_empty() {
             return Some(format!("no node takes it: {}", listed(&self.refusals)));
         }
@@ -61,11 +70,9 @@ impl Driver {
             let is_open = |offer: &&Offer| offer.slots > 0 && offer.reputation.is_trusted();
             let open = offers.iter().filter(is_open);
             let prices = open.map(|offer| offer.price).collect();
-            if let Some(dear) = too_dear(&self.spec, prices) {
-                return Some(dear);
-            }
+            return too_dear(&self.spec, prices);
         }
-        self.trouble.clone()
+        None
     }
 }
 

@@ -86,6 +86,20 @@ async fn a_job_that_too_few_nodes_work_on_for_its_price_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waited_in_vain_for_a_lower_price_says_so_at_its_end() {
+    let mut desk = asked(1, &[6, 7]);
+    let (at, why) = (now(), GaveUp::Deadline);
+    desk.driver.note(&[Event::GaveUp { at, why }]).unwrap();
+    let reason = desk.driver.reason().unwrap();
+    assert!(reason.starts_with(&why.to_string()), "{reason}");
+    assert!(reason.contains("ask for 0.000006,"), "{reason}");
+    // What went wrong with a shard says more.
+    desk.driver.trouble = Some("it broke".to_owned());
+    let reason = desk.driver.reason().unwrap();
+    assert!(reason.ends_with("; last, it broke"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_liar_asks_for_is_no_price_that_anybody_has_a_shard_done_for() {
     let desk = asked(1, &[2, 6, 7]);
     let liar = key(1).id();
@@ -365,6 +379,22 @@ async fn who_is_outvoted_as_a_job_is_called_off_is_doubted() {
     assert_eq!(desk.seen(odd), doubted);
     let delivered = reputation(&[Conduct::Delivered]);
     assert_eq!([second, third].map(|node| desk.seen(node)), [delivered; 2]);
+}
+
+/// What is written down and does not fit the job ends it as a process that is killed there does.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_outvoted_is_remembered_before_anything_is_written_down_of_it() {
+    let staked = accounts([1, 2, 3, 4]);
+    let (mut desk, [odd, ..]) = outvoted(&looked_at(1), &staked);
+    let (at, why) = (now(), GaveUp::Cancelled);
+    let unfit = Event::Assembled { shard: 7, at };
+    let ended = desk
+        .driver
+        .note_compared(&[unfit, Event::GaveUp { at, why }]);
+    assert!(ended.is_err(), "it does not fit");
+    assert_eq!(desk.accepted(0), None, "it goes no further");
+    let doubted = reputation(&[Conduct::Delivered, Conduct::Outvoted]);
+    assert_eq!(desk.seen(odd), doubted);
 }
 
 /// Whoever is killed after something was written down does not look at it again.
