@@ -71,18 +71,20 @@ impl Offer {
     }
 }
 
-/// The providers that may be asked, best first: those that nobody doubts, then those that hold more ready, then those
-/// whose results are expected to be cheaper. Among equals the order depends on the job, so that not all
+/// The providers that may be asked, best first: those that nobody doubts, of them those that do not mostly fail, then
+/// those that hold more ready, then those whose results are expected to be cheaper. What a provider holds ready it says
+/// itself, and a price of nothing stays small however often it fails: neither may keep whoever delivers waiting. Among equals the order depends on the job, so that not all
 /// jobs go to the same one. Whoever lied, asks for more than `limit` or takes nothing is left out.
 #[must_use]
 pub fn rank(offers: &[Offer], limit: Credits, job: Digest) -> Vec<&Offer> {
-    let mut order: Vec<(bool, u8, u128, [u8; 32], &Offer)> = offers
+    let mut order: Vec<(bool, bool, u8, u128, [u8; 32], &Offer)> = offers
         .iter()
         .filter(|offer| offer.is_open(limit))
         .map(|offer| {
             let tie = blake3::keyed_hash(job.as_bytes(), offer.provider.as_bytes());
             (
                 offer.reputation.is_doubted(),
+                offer.reputation.mostly_fails(),
                 u8::MAX - offer.warmth.rank(),
                 offer.expected_price(),
                 *tie.as_bytes(),
@@ -90,8 +92,10 @@ pub fn rank(offers: &[Offer], limit: Credits, job: Digest) -> Vec<&Offer> {
             )
         })
         .collect();
-    order.sort_unstable_by_key(|(doubt, warmth, price, tie, _)| (*doubt, *warmth, *price, *tie));
-    order.into_iter().map(|(_, _, _, _, offer)| offer).collect()
+    order.sort_unstable_by_key(|(doubt, fails, warmth, price, tie, _)| {
+        (*doubt, *fails, *warmth, *price, *tie)
+    });
+    order.into_iter().map(|(.., offer)| offer).collect()
 }
 
 #[cfg(test)]
@@ -182,6 +186,29 @@ mod tests {
         assert_eq!(order(&[doubted, offer(2, 900)]), [2, 1].map(account));
         doubted.reputation.note(Conduct::Agreed);
         assert_eq!(order(&[doubted, offer(2, 900)]), [1, 2].map(account));
+    }
+
+    #[test]
+    fn who_mostly_fails_is_asked_after_others_whatever_it_says_to_hold_and_to_want() {
+        let mut fails = Offer {
+            warmth: Warmth {
+                package: true,
+                model: true,
+                adapter: true,
+            },
+            ..offer(1, 0)
+        };
+        fails.reputation.note(Conduct::Failed);
+        assert_eq!(order(&[fails, offer(2, 900)]), [1, 2].map(account));
+        fails.reputation.note(Conduct::Failed);
+        assert_eq!(order(&[fails, offer(2, 900)]), [2, 1].map(account));
+        // Whom others contradict comes after it.
+        let mut doubted = offer(3, 1);
+        doubted.reputation.note(Conduct::Outvoted);
+        assert_eq!(
+            order(&[doubted, fails, offer(2, 900)]),
+            [2, 1, 3].map(account)
+        );
     }
 
     #[test]

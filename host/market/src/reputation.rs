@@ -34,6 +34,10 @@ pub enum Conduct {
 /// Beyond so many, earlier ones count half: what a node did long ago matters less and less.
 const MEMORY: u32 = 256;
 
+/// Whoever is less likely to deliver, in millionths, mostly fails: below one in three, which is what one failure makes
+/// of whom nothing else is known.
+const MOSTLY_FAILS: u32 = 333_333;
+
 impl Reputation {
     /// Adds something that was seen.
     pub fn note(&mut self, conduct: Conduct) {
@@ -83,6 +87,13 @@ impl Reputation {
         self.delivered > self.failed
     }
 
+    /// Whether so little came of what it was given that it is asked after all of whom more comes: two failures and
+    /// nothing that was delivered are enough.
+    #[must_use]
+    pub fn mostly_fails(&self) -> bool {
+        self.reliability() < MOSTLY_FAILS
+    }
+
     /// How likely it delivers, in millionths, by Laplace's rule: one half of whom nothing is
     /// known.
     #[must_use]
@@ -116,6 +127,19 @@ mod tests {
         reputation.note(Conduct::Lied);
         (0..1_000).for_each(|_| reputation.note(Conduct::Delivered));
         assert!(!reputation.is_trusted());
+    }
+
+    #[test]
+    fn one_failure_is_not_most_of_it() {
+        let mut reputation = Reputation::default();
+        assert!(!reputation.mostly_fails());
+        reputation.note(Conduct::Failed);
+        assert!(!reputation.mostly_fails());
+        reputation.note(Conduct::Failed);
+        assert!(reputation.mostly_fails());
+        // What it delivers makes up for that.
+        reputation.note(Conduct::Delivered);
+        assert!(!reputation.mostly_fails());
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl Job {
         let (mut open, mut audited) = (0, 0);
         for (attempt, lease) in (0..).zip(&shard.attempts) {
             match lease.state {
-                State::Open if now.saturating_sub(lease.since) >= self.plan.patience => {
+                State::Open if self.waited(lease.since, now) >= self.plan.patience => {
                     let id = AttemptId {
                         shard: number,
                         attempt,
@@ -285,7 +285,7 @@ impl Job {
         };
         // Leases for audits were not moved, and who followed what another made of it has made nothing of it.
         let has_moved_often = 2 * shard.ordinary().count() >= self.plan.max_attempts as usize;
-        let is_late = now.saturating_sub(lease.since) > self.late();
+        let is_late = self.waited(lease.since, now) > self.late();
         let has_had = |provider| {
             let mut made = shard.attempts.iter().filter(|its| !self.follows(its));
             made.any(|its| its.provider == provider)
@@ -330,6 +330,12 @@ impl Job {
         self.load.get(&provider).copied().unwrap_or(0)
     }
 
+    /// For how long something has been waited for that began then. Whoever was away did not wait: what came meanwhile
+    /// could not be taken, and may be there still.
+    fn waited(&self, since: u64, now: u64) -> u64 {
+        now.saturating_sub(since.max(self.watched))
+    }
+
     /// Whether a shard takes much longer than others did, and may have one more lease.
     fn is_late(&self, number: u32, now: u64) -> bool {
         if self.under_audit.contains(&number) {
@@ -344,7 +350,7 @@ impl Job {
         };
         let late = self.late();
         let count = u32::try_from(open.count()).unwrap_or(u32::MAX);
-        now.saturating_sub(since) > late
+        self.waited(since, now) > late
             && count < self.plan.replicas.max(1) + self.plan.hedges
             && shard.spent() < self.plan.max_attempts
     }

@@ -5,7 +5,13 @@ use super::*;
 use crate::reputation::Conduct;
 
 /// Makes out a lease of a shard to this provider.
-fn lease(job: &mut Job, shard: u32, attempt: u32, provider: u8, audits: Option<u32>) -> AttemptId {
+pub(super) fn lease(
+    job: &mut Job,
+    shard: u32,
+    attempt: u32,
+    provider: u8,
+    audits: Option<u32>,
+) -> AttemptId {
     let id = AttemptId { shard, attempt };
     let leased = Event::Leased {
         id,

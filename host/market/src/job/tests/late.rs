@@ -1,5 +1,6 @@
 //! In the same small world: nobody waits for who does not come, and who comes late is not called a liar for it.
 
+use super::busy::lease;
 use super::turns::{Desk, FIRST, patient};
 use super::*;
 use crate::reputation::Conduct;
@@ -50,6 +51,37 @@ fn a_job_of_one_shard_does_not_wait_for_who_never_delivers() {
     world.audits = 100;
     assert!(world.run().is_complete());
     assert!(world.now < 3_000, "{}", world.now);
+}
+
+#[test]
+fn a_requester_that_was_away_did_not_wait() {
+    let plan = JobPlan {
+        patience: 50_000,
+        first_patience: 300,
+        ..plan(1, 1)
+    };
+    let offers = [1, 2].map(|node| offer(node, 4));
+    let mut job = Job::new(plan);
+    lease(&mut job, 0, 0, 1, None);
+    // It would have had a second lease by now, and then been taken back.
+    let back = 10 * plan.patience;
+    job.watch_from(back);
+    assert_eq!(job.decide(back + plan.first_patience, &offers), []);
+    let decisions = job.decide(back + plan.first_patience + 1, &offers);
+    assert!(
+        matches!(decisions[..], [Decision::Lease { .. }]),
+        "{decisions:?}"
+    );
+    let at = back + plan.patience;
+    let id = AttemptId {
+        shard: 0,
+        attempt: 0,
+    };
+    let decisions = job.decide(at - 1, &offers[..1]);
+    assert_eq!(decisions, [], "nobody else has room");
+    let decisions = job.decide(at, &offers[..1]);
+    let withdrawn = Decision::Note(Event::Withdrawn { id, at });
+    assert_eq!(decisions.first(), Some(&withdrawn));
 }
 
 #[test]

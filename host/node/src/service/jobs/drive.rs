@@ -50,6 +50,8 @@ use crate::service::{Service, locate};
 
 /// How often time is looked at when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
+/// A process that has not looked for so long was not there: the machine slept.
+const SLEPT: u64 = 30_000;
 /// How often providers are asked whether they would still take a shard.
 const QUOTES: Duration = Duration::from_secs(5);
 
@@ -246,7 +248,12 @@ impl Driver {
             let receipt = pay::countersigned(&receipt, &self.account, &mut self.keys)?;
             self.proofs.push(receipt);
         }
+        let mut looked = now();
         loop {
+            let last = std::mem::replace(&mut looked, now());
+            if looked.saturating_sub(last) > SLEPT {
+                self.job.watch_from(looked);
+            }
             if self.running.cancelled.load(Ordering::SeqCst) && self.job.gave_up().is_none() {
                 let why = GaveUp::Cancelled;
                 self.note_compared(&[Event::GaveUp { at: now(), why }])?;
