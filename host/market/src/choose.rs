@@ -77,25 +77,21 @@ impl Offer {
 /// jobs go to the same one. Whoever lied, asks for more than `limit` or takes nothing is left out.
 #[must_use]
 pub fn rank(offers: &[Offer], limit: Credits, job: Digest) -> Vec<&Offer> {
-    let mut order: Vec<(bool, bool, u8, u128, [u8; 32], &Offer)> = offers
-        .iter()
-        .filter(|offer| offer.is_open(limit))
+    let open = offers.iter().filter(|offer| offer.is_open(limit));
+    let mut order: Vec<_> = open
         .map(|offer| {
             let tie = blake3::keyed_hash(job.as_bytes(), offer.provider.as_bytes());
-            (
+            let conduct = (
                 offer.reputation.is_doubted(),
                 offer.reputation.mostly_fails(),
-                u8::MAX - offer.warmth.rank(),
-                offer.expected_price(),
-                *tie.as_bytes(),
-                offer,
-            )
+            );
+            let warmth = u8::MAX - offer.warmth.rank();
+            let rank = (conduct, warmth, offer.expected_price(), *tie.as_bytes());
+            (rank, offer)
         })
         .collect();
-    order.sort_unstable_by_key(|(doubt, fails, warmth, price, tie, _)| {
-        (*doubt, *fails, *warmth, *price, *tie)
-    });
-    order.into_iter().map(|(.., offer)| offer).collect()
+    order.sort_unstable_by_key(|(rank, _)| *rank);
+    order.into_iter().map(|(_, offer)| offer).collect()
 }
 
 #[cfg(test)]

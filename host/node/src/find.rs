@@ -87,9 +87,12 @@ mod tests {
         assert_eq!(request.wait_ms, 5_000);
     }
 
+    /// What makes a search one that cannot be.
+    type Change<'a> = &'a dyn Fn(&mut Find);
+
     #[test]
     fn what_is_wrong_is_told_with_its_option() {
-        let wrong: [(&str, &dyn Fn(&mut Find)); 5] = [
+        let wrong: [(&str, Change<'_>); 5] = [
             ("--device: ", &|find| find.device = Some("gpu".to_owned())),
             ("--memory: ", &|find| find.memory = Some("8".to_owned())),
             ("--price-per-teraflop: ", &|find| {

@@ -348,6 +348,7 @@ mod tests {
         let all = Need {
             ready: vec![digest],
             device: Some("cuda:0".to_owned()),
+            rather: Vec::new(),
             memory: 8 << 30,
             tariff: Some([u64::MAX, 2_000, u64::MAX, 7]),
         };

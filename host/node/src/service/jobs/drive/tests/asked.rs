@@ -13,7 +13,10 @@ use super::*;
 struct Bare(NodeId);
 
 impl Answerer for Bare {
-    fn answer(&self, mut channel: Channel) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn answer(
+        &self,
+        mut channel: Channel,
+    ) -> Pin<Box<dyn Future<Output = ()> + std::marker::Send>> {
         let node = *self.0.as_bytes();
         Box::pin(async move {
             let frame = channel.hear(MAX_MESSAGE, SILENCE).await.unwrap();
