@@ -347,11 +347,15 @@ impl Job {
         match (attempt.state, event) {
             (State::Open, Event::Failed { .. } | Event::Withdrawn { .. }) => {
                 let is_early = event.at().saturating_sub(since) < patience;
-                attempt.moved = is_early && matches!(event, Event::Withdrawn { .. });
+                let is_withdrawn = matches!(event, Event::Withdrawn { .. });
+                attempt.moved = is_early && is_withdrawn;
                 attempt.state = State::Ended;
                 attempt.encoding = Vec::new();
                 attempt.since = event.at();
                 self.unload(provider, event.at());
+                if is_withdrawn && !is_early {
+                    self.pace.ran_out(provider);
+                }
             }
             (
                 State::Open,

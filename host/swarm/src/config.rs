@@ -70,9 +70,11 @@ pub struct Limits {
     /// Questions about releases that are answered at one moment, a quarter of them of one peer.
     pub answers: usize,
     /// Connections to which blobs are served at one moment, and as many on which releases may be
-    /// asked for; a quarter of them to one peer.
+    /// asked for; a quarter of them to one peer. Of those for blobs, once all are taken, one of the peer that has most
+    /// ends for a peer that has none.
     pub connections: usize,
-    /// A connection over which nothing of a blob is sent for so long ends.
+    /// A connection over which nothing of a blob is sent for so long ends. For a tenth of that it has to rest to give
+    /// way to a peer that has none, where nobody has several.
     pub idle: Duration,
     /// The most bytes that one release may make this node store.
     pub release_bytes: u64,

@@ -16,9 +16,6 @@ use iroh_blobs::provider::events::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::ids::NodeId;
-use crate::places::{Place, Places};
-
 /// The blobs that may be served, counted by how many releases offer them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
@@ -72,11 +69,11 @@ impl Gate {
         }
     }
 
-    /// Starts the doorkeeper: what it returns goes to the blob protocol's handler. At most
-    /// `connections` are served at one moment, and a quarter of them to one peer.
-    pub(crate) fn guard(&self, connections: usize) -> EventSender {
+    /// Starts the doorkeeper: what it returns goes to the blob protocol's handler. How many connections there are is
+    /// for `admission`.
+    pub(crate) fn guard(&self) -> EventSender {
         let mask = EventMask {
-            connected: ConnectMode::Intercept,
+            connected: ConnectMode::None,
             get: RequestMode::Intercept,
             get_many: RequestMode::Disabled,
             push: RequestMode::Disabled,
@@ -84,30 +81,13 @@ impl Gate {
             throttle: ThrottleMode::None,
         };
         let (sender, receiver) = EventSender::channel(64, mask);
-        tokio::spawn(self.clone().run(receiver, connections));
+        tokio::spawn(self.clone().run(receiver));
         sender
     }
 
-    async fn run(self, mut receiver: mpsc::Receiver<ProviderMessage>, connections: usize) {
-        let places = Places::new(connections);
-        let mut connected: HashMap<u64, Place> = HashMap::new();
+    async fn run(self, mut receiver: mpsc::Receiver<ProviderMessage>) {
         while let Some(message) = receiver.recv().await {
             match message {
-                ProviderMessage::ClientConnected(msg) => {
-                    let peer = msg.inner.endpoint_id.map(NodeId::from);
-                    let verdict = match peer.and_then(|peer| places.take(peer)) {
-                        Some(place) => {
-                            connected.insert(msg.inner.connection_id, place);
-                            Ok(())
-                        }
-                        None => Err(AbortReason::RateLimited),
-                    };
-                    let _ = msg.tx.send(verdict).await;
-                }
-                // Sent only for connections that were let in.
-                ProviderMessage::ConnectionClosed(msg) => {
-                    connected.remove(&msg.inner.connection_id);
-                }
                 ProviderMessage::GetRequestReceived(msg) => {
                     let request = &msg.inner.request;
                     let verdict = self.blob(&request.hash, &request.ranges);
@@ -121,7 +101,7 @@ impl Gate {
                     };
                     let _ = msg.tx.send(verdict).await;
                 }
-                // Switched off by the mask: answering nothing refuses them.
+                // Switched off by the mask, where answering nothing refuses; or that a connection has ended.
                 _ => {}
             }
         }

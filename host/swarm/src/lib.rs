@@ -31,7 +31,7 @@
 //! | `channel` | [`Channel`]: conversations of others' making, over `skep/jobs/7` |
 //! | `releases`, `disk` | what is remembered; how it is written |
 //! | `error`, `fault` | what goes wrong here; what other nodes do wrong |
-//! | `gate`, `idle` | which blobs others may have; connections over which none is sent |
+//! | `gate`, `idle`, `admission` | which blobs others may have; connections over which none is sent; whose place goes to whom |
 //! | `places` | how much one peer may have of what others may ask |
 //! | `discovery`, `mdns`, `ticket` | finding nodes |
 //! | `topic`, `filter`, `announcement`, `own` | what a node says of itself |
@@ -40,6 +40,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod admission;
 mod announcement;
 mod ask;
 mod blobs;

@@ -112,7 +112,7 @@ impl Swarm {
             services.push(Arc::new(dht));
         }
         let services: Services = Arc::new(Mutex::new(services));
-        let events = gate.guard(config.limits.connections);
+        let events = gate.guard();
         let limits = Arc::new(config.limits);
         let (conversations, trainings) = (Conversations::default(), Conversations::default());
         let gossip = config.gossip.then(|| {
@@ -121,7 +121,7 @@ impl Swarm {
         });
         let protocol = BlobsProtocol::new(&blobs.store, Some(events));
         let mut router = Router::builder(endpoint.clone())
-            .accept(iroh_blobs::ALPN, Serving::new(protocol, limits.idle))
+            .accept(iroh_blobs::ALPN, Serving::new(protocol, &limits))
             .accept(wire::ALPN, Answers::new(releases.clone(), &limits))
             .accept(channel::ALPN, conversations.clone())
             .accept(channel::TRAINING_ALPN, trainings.clone());

@@ -80,6 +80,42 @@ async fn one_peer_cannot_have_all_connections_to_which_blobs_are_served() {
 }
 
 #[tokio::test]
+async fn who_has_no_connection_is_served_blobs_where_others_use_all_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(&dir.path().join("a")).await;
+    let digest = offer(&node, b"for everybody").await;
+    let (mut peers, mut held) = (Vec::new(), Vec::new());
+    for count in [2, 2, 2, 1, 1] {
+        let peer = endpoint().bind().await.unwrap();
+        for _ in 0..count {
+            let connection = connect(&peer, &node, iroh_blobs::ALPN).await;
+            let answer = ask_for(&connection, &digest).await.unwrap();
+            let blob = read(answer, Duration::from_millis(1)).await;
+            assert_eq!(blob.unwrap(), b"for everybody");
+            held.push(connection);
+        }
+        peers.push(peer);
+    }
+    let other = common::node(&dir.path().join("b")).await;
+    other.find_blob(&digest, &[node.addr()]).await.unwrap();
+    // It has the place of one of those who had several.
+    let mut ending = JoinSet::new();
+    for connection in held[..6].iter().cloned() {
+        ending.spawn(async move { connection.closed().await });
+    }
+    let ended = tokio::time::timeout(DEADLINE, ending.join_next()).await;
+    let ended = ended.expect("all of them go on").unwrap().unwrap();
+    assert!(ended.to_string().contains("limit"), "{ended}");
+    let go_on = |connection: &Connection| connection.close_reason().is_none();
+    assert!(held[6..].iter().all(go_on));
+    other.shutdown().await;
+    node.shutdown().await;
+    for peer in peers {
+        peer.close().await;
+    }
+}
+
+#[tokio::test]
 async fn one_peer_cannot_have_all_exchanges_of_announcements() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(&dir.path().join("a")).await;

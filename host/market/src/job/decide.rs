@@ -80,6 +80,7 @@ impl Job {
             limit: self.plan.lease_limit,
             job: self.plan.job,
             suspects: self.suspects(),
+            slow: &self.pace.slow,
             ranked: None,
             taken: BTreeMap::new(),
             left: difference(self.plan.budget, sum(self.spent, self.reserved)),
@@ -411,6 +412,8 @@ pub(super) struct Choice<'a> {
     job: Digest,
     /// Who gets nothing but audits.
     suspects: BTreeSet<AccountId>,
+    /// Who is asked after others.
+    slow: &'a BTreeSet<AccountId>,
     /// Put in order when the first is asked for: most often nobody is.
     ranked: Option<Vec<&'a Offer>>,
     /// The shards that each gets in this round.
@@ -439,8 +442,8 @@ impl Choice<'_> {
         taken.is_some_and(|shards| shards.contains(&number))
     }
 
-    /// Of those who may be given a shard that waits, the one at which the fewest do, and nobody who is doubted while
-    /// others may, if there is something left to promise it.
+    /// Of those who may be given a shard that waits, the one at which the fewest do, and nobody who is doubted or slow
+    /// while others may, if there is something left to promise it.
     fn least_ahead(&self, load: impl Fn(AccountId) -> u32) -> Option<AccountId> {
         if self.left < self.limit {
             return None;
@@ -450,10 +453,13 @@ impl Choice<'_> {
             let taken = self.taken.get(&offer.provider).map_or(0, Vec::len) as u64;
             let has = u64::from(load(offer.provider)) + taken;
             let waiting = has.saturating_sub(u64::from(offer.slots));
-            let doubt = offer.reputation.is_doubted();
-            (waiting < u64::from(offer.ahead)).then_some((doubt, waiting, offer.provider))
+            let last = (
+                offer.reputation.is_doubted(),
+                self.slow.contains(&offer.provider),
+            );
+            (waiting < u64::from(offer.ahead)).then_some((last, waiting, offer.provider))
         });
-        let least = waiting.min_by_key(|(doubt, waiting, _)| (*doubt, *waiting));
+        let least = waiting.min_by_key(|(last, waiting, _)| (*last, *waiting));
         least.map(|(_, _, provider)| provider)
     }
 
@@ -473,6 +479,11 @@ impl Choice<'_> {
         let ranked = self.ranked.get_or_insert_with(|| {
             let mut ranked = rank(self.offers, self.limit, self.job);
             ranked.retain(|offer| !self.suspects.contains(&offer.provider));
+            // Whoever is doubted stays behind all others.
+            ranked.sort_by_key(|offer| {
+                let is_slow = self.slow.contains(&offer.provider);
+                (offer.reputation.is_doubted(), is_slow)
+            });
             ranked
         });
         let mut full = Vec::new();

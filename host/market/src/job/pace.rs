@@ -12,9 +12,10 @@
 //!   and until then after the first patience.
 //!
 //! A lease that is late costs its provider the lease if another delivers first. It is withdrawn then, unpaid, and
-//! nothing else is remembered of it (`outvoted`).
+//! nothing else is remembered of it (`outvoted`). Only who kept one for all the time that a lease has, busy or at work,
+//! is given further shards of that job after others, until a result of its own comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skep_evidence::AccountId;
 
@@ -39,6 +40,8 @@ pub(super) struct Pace {
     results: u32,
     /// The power of two that the longest reached.
     longest: Option<usize>,
+    /// Those that kept a lease until its time was over, and of which no result has come since.
+    pub(super) slow: BTreeSet<AccountId>,
 }
 
 impl Default for Pace {
@@ -48,6 +51,7 @@ impl Default for Pace {
             usual: [0; POWERS],
             results: 0,
             longest: None,
+            slow: BTreeSet::new(),
         }
     }
 }
@@ -66,6 +70,12 @@ impl Pace {
         }
         self.results += 1;
         self.longest = self.longest.max(Some(power));
+        self.slow.remove(&provider);
+    }
+
+    /// Takes in that a lease of this provider was withdrawn, since its time was over.
+    pub(super) fn ran_out(&mut self, provider: AccountId) {
+        self.slow.insert(provider);
     }
 
     /// Whether a result of this provider has come.

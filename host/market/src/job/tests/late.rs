@@ -148,6 +148,46 @@ fn make(desk: &mut Desk, shard: u32, node: u8, took: u64, made: &str) {
     desk.deliver(id, made, &[]);
 }
 
+/// Who gets the last of four shards.
+fn first_of(desk: &Desk) -> AccountId {
+    let offers = [1, 2].map(|node| offer(node, 4));
+    let decisions = desk.job.decide(desk.now, &offers).into_iter();
+    let mut given = decisions.filter_map(|decision| match decision {
+        Decision::Lease { id, provider, .. } if id.shard == 3 => Some(provider),
+        _ => None,
+    });
+    given.next().unwrap()
+}
+
+#[test]
+fn who_kept_a_shard_for_all_its_time_is_asked_after_others_until_it_delivers() {
+    // Those who come first in one of these jobs, of two that are equals but for that.
+    let firsts = |kept: u64, delivers: bool| -> BTreeSet<AccountId> {
+        let first = |number| {
+            let plan = JobPlan {
+                job: digest("job", number),
+                ..patient(4, 1)
+            };
+            let mut desk = Desk::new(plan, 2);
+            let id = desk.lease(0, account(1), None);
+            desk.now += kept;
+            let at = desk.now;
+            desk.note(Event::Withdrawn { id, at });
+            if delivers {
+                make(&mut desk, 1, 1, 1, "right");
+            }
+            first_of(&desk)
+        };
+        (0..20).map(first).collect()
+    };
+    let both = BTreeSet::from([1, 2].map(account));
+    let patience = patient(4, 1).patience;
+    // It was busy, and the shard moved, or another was quicker.
+    assert_eq!(firsts(patience - 1, false), both);
+    assert_eq!(firsts(patience, false), BTreeSet::from([account(2)]));
+    assert_eq!(firsts(patience, true), both);
+}
+
 #[test]
 fn however_many_results_two_of_five_make_up_nobody_honest_is_late_for_it() {
     const SHARDS: u32 = 100;

@@ -336,15 +336,7 @@ pub(super) async fn cancel(service: &Arc<Service>, folder: &Folder) -> Result<Jo
     if folder.is_over() {
         return at_rest(folder);
     }
-    let spec = folder.spec()?;
-    let (mut journal, mut job) = open(folder, &spec)?;
-    let why = GaveUp::Cancelled;
-    let cancelled = Event::GaveUp { at: now(), why };
-    journal
-        .append(std::slice::from_ref(&cancelled))
-        .map_err(failed)?;
-    job.apply(&cancelled).map_err(failed)?;
-    drop(journal);
+    call_off(service, folder)?;
     // What was delivered is paid, and the rest comes back, as at every other end.
     let running = drive::begin(service, folder, None)?;
     let mut watched = running.view();
@@ -355,6 +347,27 @@ pub(super) async fn cancel(service: &Arc<Service>, folder: &Folder) -> Result<Jo
     }
     let job = watched.borrow().clone();
     Ok(job)
+}
+
+/// Writes down that a job is called off which nobody works on. What enough agreed on counts with that, and what follows
+/// of those who were compared is remembered before, as where it is worked on.
+pub(super) fn call_off(service: &Service, folder: &Folder) -> Result<(), Failure> {
+    let spec = folder.spec()?;
+    let (mut journal, job) = open(folder, &spec)?;
+    // Whoever gave it up has remembered it then, and a doubt may have been lifted since.
+    if job.gave_up().is_some() {
+        return Ok(());
+    }
+    let (at, why) = (now(), GaveUp::Cancelled);
+    let cancelled = [Event::GaveUp { at, why }];
+    let all = 0..job.plan().shards;
+    let undecided: BTreeSet<u32> = all.filter(|shard| job.accepted(*shard).is_none()).collect();
+    let dealings = money::dealings(service)?;
+    tokio::task::block_in_place(|| {
+        let seen = job.conducts_after(&cancelled, &undecided);
+        dealings.note(&seen).map_err(failed)?;
+        journal.append(&cancelled).map_err(failed)
+    })
 }
 
 /// A job as it is shown.

@@ -1,7 +1,7 @@
 //! Seeing a job through: asks its state what is next, writes down what is decided, and then does it.
 //!
-//! Nothing is remembered here that is not in the journal, but for who could be asked and what is
-//! being said to whom; killed at any moment, it begins with the journal again. `lease` makes out
+//! Nothing is remembered here that is not in the journal, but for who could be asked, what is being said to whom, and
+//! with whom that broke off by a fault here; killed at any moment, it begins with the journal again. `lease` makes out
 //! leases and `send` sends them, `came` takes in what comes of them, `assemble` puts that together, `audit` sees to it
 //! that results are looked at and liars charged, `pay` keeps the books, `label` finds out who is attested, `busy` puts
 //! off those that have no place, and `told` is what others are told of it.
@@ -135,6 +135,8 @@ struct Driver {
     sends: HashMap<AttemptId, Send>,
     /// Leases whose providers did not take them then, and have not been given them again.
     put_off: BTreeSet<AttemptId>,
+    /// How often a conversation with each provider broke off by a fault here.
+    broke_off: BTreeMap<AccountId, u32>,
     /// Whose stakes stay where they are because of this job, as far as this process has seen to it.
     bound: BTreeSet<AccountId>,
     /// Receipts that are paid and whose providers are to have them as proof, and until when.
@@ -194,6 +196,7 @@ impl Driver {
             undelivered: None,
             sends: HashMap::new(),
             put_off: BTreeSet::new(),
+            broke_off: BTreeMap::new(),
             proofs: Vec::new(),
             bound: BTreeSet::new(),
             handing: BTreeSet::new(),

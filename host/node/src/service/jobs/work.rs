@@ -72,6 +72,8 @@ pub enum FaultOf {
     Sandbox,
     /// This node's, before the work began: what is said of it is about this node alone.
     Node,
+    /// Nobody's: before the work began others here had taken what it needs, which is over at some time.
+    Nobody,
 }
 
 impl From<Failure> for Unmade {
@@ -109,7 +111,7 @@ impl Unmade {
         let fault = match failed.error {
             RunError::HostBug(_) => FaultOf::Sandbox,
             // A guest that is at work may have taken the rest of the pool itself.
-            RunError::PoolEmpty if !has_worked => FaultOf::Sandbox,
+            RunError::PoolEmpty if !has_worked => FaultOf::Nobody,
             _ => FaultOf::Work,
         };
         let failure = explain(failed);
@@ -374,13 +376,22 @@ mod tests {
         let fault_of = |error: RunError| Unmade::of_run(error.into()).fault;
         let bug = RunError::HostBug("a fault".to_owned());
         assert_eq!(fault_of(bug), FaultOf::Sandbox);
-        assert_eq!(fault_of(RunError::PoolEmpty), FaultOf::Sandbox);
         // Whoever asks for the work chooses the guest and the time.
         let limit = Duration::from_secs(1);
         assert_eq!(fault_of(RunError::WallTime { limit }), FaultOf::Work);
         assert_eq!(fault_of(RunError::Guest("no".to_owned())), FaultOf::Work);
         let failure = Failure::new(FailureKind::Failed, "no");
         assert_eq!(Unmade::from(failure).fault, FaultOf::Work);
+    }
+
+    #[test]
+    fn that_others_have_taken_the_pool_is_nobody_s_fault_and_is_not_tried_again_here() {
+        let unmade = Unmade::of_run(RunError::PoolEmpty.into());
+        assert_eq!(unmade.fault, FaultOf::Nobody);
+        // Only where no guest has a place it is waited for, as long as its lease lasts.
+        assert_ne!(unmade.failure.kind, FailureKind::Busy);
+        let busy = Unmade::of_run(RunError::Busy { running: 1 }.into());
+        assert_eq!(busy.failure.kind, FailureKind::Busy);
     }
 
     #[test]

@@ -113,10 +113,12 @@ impl Driver {
                 return Ok(());
             }
             Err(error) if error.is_for_later() => {
-                // It is held against nobody.
-                self.trouble = Some(format!("shard {}: {error}", id.shard));
-                batch.events.push(Event::Failed { id, at: now() });
-                batch.shards.insert(id.shard);
+                self.came_to_nothing(id, &error, batch);
+                return Ok(());
+            }
+            Err(error @ TalkError::Broken) => {
+                self.broke_off(provider);
+                self.came_to_nothing(id, &error, batch);
                 return Ok(());
             }
             Err(error) => (
@@ -129,6 +131,25 @@ impl Driver {
         let conduct = provider.map(|provider| (id, provider, conduct));
         batch.conducts.extend(conduct);
         Ok(())
+    }
+
+    /// Nothing came of a lease, which is held against nobody.
+    fn came_to_nothing(&mut self, id: AttemptId, error: &TalkError, batch: &mut Batch) {
+        self.trouble = Some(format!("shard {}: {error}", id.shard));
+        batch.events.push(Event::Failed { id, at: now() });
+        batch.shards.insert(id.shard);
+    }
+
+    /// A conversation with a provider broke off by a fault here. Nobody can tell whether what it sent led to that, and
+    /// it is no fault of its for good. In this job it counts as a failure, so that one that can make it happen is asked
+    /// after others.
+    fn broke_off(&mut self, provider: Option<AccountId>) {
+        let Some(provider) = provider else {
+            return;
+        };
+        *self.broke_off.entry(provider).or_default() += 1;
+        // It gets nothing more before it has answered again.
+        self.quotes.remove(&provider);
     }
 
     /// Keeps what was delivered under a lease.

@@ -6,7 +6,9 @@ use skep_evidence::{
     AccountId, AuditSecret, AuditTerms, Candidate, Candidates, Credits, Keys, Lease, MAX_PANEL,
     Meter, Signed, Statement as _, Work,
 };
-use skep_market::{AttemptId, Book, Event, Offer, Quotation, ahead, division, typical};
+use skep_market::{
+    AttemptId, Book, Conduct, Event, Offer, Quotation, Reputation, ahead, division, typical,
+};
 
 use super::super::{failed, money, now};
 use super::Driver;
@@ -43,12 +45,20 @@ impl Driver {
                 provider: *account,
                 price: typical(&tariff, self.spec.largest, residency),
                 warmth: quotation.warm,
-                reputation: self.dealings.seen(*account),
+                reputation: self.reputation(*account),
                 slots,
                 ahead,
             }
         });
         Ok(offers.collect())
+    }
+
+    /// What was seen of a provider, and in this job alone besides that conversations with it broke off here.
+    fn reputation(&self, provider: AccountId) -> Reputation {
+        let mut reputation = self.dealings.seen(provider);
+        let broke_off = self.broke_off.get(&provider).copied().unwrap_or(0);
+        (0..broke_off).for_each(|_| reputation.note(Conduct::Failed));
+        reputation
     }
 
     /// Who has at least so much at stake here; `None` is everybody.

@@ -236,6 +236,44 @@ async fn what_cannot_be_written_down_here_is_held_against_nobody() {
     assert!(open.len() == 1 && open[0].1 != provider, "{open:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_here_has_a_provider_asked_after_others_in_this_job_and_is_not_remembered_of_it() {
+    let mut desk = Desk::new(3, &[1, 1]);
+    let open = desk.open();
+    let [(first, provider), (second, other)] = open[..] else {
+        unreachable!("{open:?}");
+    };
+    let seed = (1..=2).find(|seed| key(*seed).id() == provider).unwrap();
+    let mostly_fails = |desk: &Desk| {
+        let offers = desk.driver.offers().unwrap().into_iter();
+        let its = offers.filter(|offer| offer.provider == provider);
+        its.map(|offer| offer.reputation.mostly_fails())
+            .collect::<Vec<_>>()
+    };
+    desk.driver
+        .came(vec![(first, Err(TalkError::Broken))])
+        .unwrap();
+    assert!(desk.driver.job.has_ended(first));
+    assert!(mostly_fails(&desk).is_empty(), "it has not answered since");
+    desk.driver.quotes.extend([quote(seed, 1)]);
+    desk.driver.decide().unwrap();
+    // Its shard waits for who has not had it yet, and it has the next one.
+    let next = AttemptId {
+        shard: 2,
+        attempt: 0,
+    };
+    assert_eq!(desk.open(), [(second, other), (next, provider)]);
+    assert_eq!(mostly_fails(&desk), [false]);
+    desk.driver
+        .came(vec![(next, Err(TalkError::Broken))])
+        .unwrap();
+    desk.driver.quotes.extend([quote(seed, 1)]);
+    assert_eq!(mostly_fails(&desk), [true]);
+    assert_eq!(desk.seen(provider), Reputation::default());
+    let reason = desk.driver.reason().unwrap();
+    assert!(reason.contains("a fault here"), "{reason}");
+}
+
 /// What is seen of the first and of a second that has the same shard, if they made these.
 fn seen_of_two(first: &[u8], second: &[u8]) -> [Reputation; 2] {
     let mut desk = Desk::new(1, &[1, 1]);

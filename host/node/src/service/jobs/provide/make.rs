@@ -50,6 +50,7 @@ impl From<Unmade> for Stop {
     fn from(Unmade { failure, fault }: Unmade) -> Self {
         match fault {
             FaultOf::Work | FaultOf::Sandbox => Refusal::Failed(failure.message).into(),
+            FaultOf::Nobody => Refusal::Busy.into(),
             // As much as may be is compiled or kept ready, which is over at some time: nothing is broken.
             FaultOf::Node if failure.kind == FailureKind::Busy => Refusal::Busy.into(),
             FaultOf::Node => Fault::from(failure).into(),
@@ -226,6 +227,7 @@ mod tests {
     use super::super::testing::{broken_earnings, desk, lease};
     use super::*;
     use crate::config::Jobs;
+    use crate::failure::Failure;
 
     /// What came of work that moved so many bytes.
     fn outcome(made: &[u8], bytes: u64) -> Outcome {
@@ -269,6 +271,24 @@ mod tests {
             Err(Stop::Broken(fault)) => panic!("{fault}"),
             Err(Stop::Gone) => panic!("nobody speaks"),
         }
+    }
+
+    #[test]
+    fn where_others_have_taken_what_the_work_needs_the_node_is_busy_and_nothing_has_failed() {
+        let told = |fault| {
+            let failure = Failure::new(FailureKind::Failed, "why");
+            match Stop::from(Unmade { failure, fault }) {
+                Stop::Refused(refusal) => refusal,
+                Stop::Broken(fault) => panic!("{fault}"),
+                Stop::Gone => panic!("nobody speaks"),
+            }
+        };
+        assert_eq!(told(FaultOf::Nobody), Refusal::Busy);
+        let failed = Refusal::Failed("why".to_owned());
+        assert_eq!(
+            [FaultOf::Work, FaultOf::Sandbox].map(told),
+            [failed.clone(), failed]
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]

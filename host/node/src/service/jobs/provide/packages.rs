@@ -10,7 +10,7 @@
 //! - Have a question leave anything on the disk.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use skep_evidence::Lease;
@@ -20,6 +20,7 @@ use skep_swarm::{
     BringError, FetchError, InUse, InstallError, NodeId, ProviderAddr, Swarm, taken_by,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::super::adapters::Families;
 use super::super::collect::OLDEST;
@@ -31,8 +32,14 @@ use crate::service::Service;
 
 /// For how many questions at once nodes are asked that strangers name.
 const QUESTIONS: usize = 4;
-/// How long one more waits for its turn. Whoever asks waits for ten seconds in all.
+/// How many of them may be of those of whom one took long lately: the others are for everybody else.
+const LONG: usize = 1;
+/// How long one more waits for its turn. Whoever asks waits for ten seconds in all. A question that takes longer than
+/// this takes the turns of others.
 const TURN: Duration = Duration::from_secs(2);
+/// For how long it is remembered of a node that a question of it took long, and of how many nodes at most.
+const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+const MOST: usize = 1_024;
 /// How long the nodes that are named for a question may take to show a release.
 const ASKING: Duration = Duration::from_secs(6);
 /// The same for a lease, of which whoever offered it hears that work on it goes on.
@@ -50,10 +57,15 @@ const AWAY: u64 = 14 * DAY;
 // What is signed for a lease is remembered for longer than the same lease can be offered, and worked on.
 const _: () = assert!(2 * AWAY + DAY < OLDEST);
 
-/// Turns to ask nodes that strangers name: one at a time for whoever asks, so that nobody has all of them.
+/// Turns to ask nodes that strangers name: one at a time for whoever asks, and few for those who name nodes that take
+/// long to answer, or never do, so that a handful of them cannot have all.
 #[derive(Clone)]
 pub(super) struct Questions {
     turns: Arc<Semaphore>,
+    /// Those that the slow may have of these.
+    for_slow: Arc<Semaphore>,
+    /// When the last question of a node was over that took long.
+    slow: Arc<Mutex<HashMap<NodeId, Instant>>>,
     /// The turn of each node that asks at present.
     of_each: Arc<Mutex<HashMap<NodeId, Weak<Semaphore>>>>,
     patience: Duration,
@@ -63,6 +75,8 @@ impl Default for Questions {
     fn default() -> Self {
         Self {
             turns: Arc::new(Semaphore::new(QUESTIONS)),
+            for_slow: Arc::new(Semaphore::new(LONG)),
+            slow: Arc::default(),
             of_each: Arc::default(),
             patience: TURN,
         }
@@ -71,8 +85,21 @@ impl Default for Questions {
 
 /// The turn of a question, until this is dropped.
 struct Turn<'a> {
+    of: &'a Questions,
+    asks: NodeId,
+    since: Instant,
     _of_all: SemaphorePermit<'a>,
+    _of_slow: Option<SemaphorePermit<'a>>,
     _of_one: OwnedSemaphorePermit,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Whatever came of it, and whatever else this node asks: others waited for that long.
+        if self.since.elapsed() > TURN {
+            self.of.took_long(self.asks);
+        }
+    }
 }
 
 impl Questions {
@@ -106,14 +133,46 @@ impl Questions {
         let turn = async {
             // Those that a node asks besides wait behind its own, and take no turn of others.
             let of_one = of_one.acquire_owned().await.ok()?;
+            let of_slow = match self.is_slow(asks) {
+                true => Some(self.for_slow.acquire().await.ok()?),
+                false => None,
+            };
             let of_all = self.turns.acquire().await.ok()?;
             Some(Turn {
+                of: self,
+                asks,
+                since: Instant::now(),
                 _of_all: of_all,
+                _of_slow: of_slow,
                 _of_one: of_one,
             })
         };
         let turn = tokio::time::timeout(self.patience, turn).await;
         turn.ok().flatten().ok_or(Refusal::Busy)
+    }
+
+    /// Whether a question of this node took long lately, as far as that is remembered.
+    fn is_slow(&self, asks: NodeId) -> bool {
+        let over = self.slow().get(&asks).copied();
+        over.is_some_and(|over| over.elapsed() < REMEMBERED)
+    }
+
+    /// A question of this node is over, and took long.
+    fn took_long(&self, asks: NodeId) {
+        let mut slow = self.slow();
+        slow.retain(|_, over| over.elapsed() < REMEMBERED);
+        if slow.len() >= MOST && !slow.contains_key(&asks) {
+            let oldest = slow.iter().min_by_key(|(_, over)| **over);
+            if let Some(oldest) = oldest.map(|(asked, _)| *asked) {
+                slow.remove(&oldest);
+            }
+        }
+        slow.insert(asks, Instant::now());
+    }
+
+    fn slow(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
+        // A time is there whole or not at all, so a poisoned lock is still good.
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The one turn of a node.

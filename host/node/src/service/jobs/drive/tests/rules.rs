@@ -368,6 +368,37 @@ async fn who_is_outvoted_as_a_job_is_given_up_is_doubted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_outvoted_as_a_job_is_called_off_that_nobody_works_on_is_doubted() {
+    let staked = accounts([1, 2, 3, 4]);
+    let (desk, [odd, second, third]) = outvoted(&looked_at(1), &staked);
+    assert_eq!(desk.accepted(0), None, "it is looked at");
+    desk.driver
+        .remember(&[(second, Conduct::Outvoted)])
+        .unwrap();
+    let Desk { driver, _place } = desk;
+    let (service, folder) = (Arc::clone(&driver.service), driver.folder.clone());
+    // With it goes who works on the job.
+    drop(driver);
+    let dealings = money::dealings(&service).unwrap();
+    let doubted = reputation(&[Conduct::Delivered, Conduct::Outvoted]);
+    let delivered = reputation(&[Conduct::Delivered]);
+    let seen = || [odd, second, third].map(|node| dealings.seen(node));
+    answer::call_off(&service, &folder).unwrap();
+    assert_eq!(seen(), [doubted, delivered, delivered]);
+    let job = || {
+        let (_, job) = answer::open(&folder, &folder.spec().unwrap()).unwrap();
+        (job.gave_up(), job.accepted(0))
+    };
+    let counts = Some(Digest::of(b"other"));
+    // Of the only shard enough have agreed, so that nothing is given up.
+    assert_eq!(job(), (None, counts));
+    // Others agree with it elsewhere, and the job is called off once more.
+    dealings.note(&[(odd, Conduct::Agreed)]).unwrap();
+    answer::call_off(&service, &folder).unwrap();
+    assert_eq!(seen(), [delivered; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_outvoted_as_a_job_is_called_off_is_doubted() {
     let staked = accounts([1, 2, 3, 4]);
     let (mut desk, [odd, second, third]) = outvoted(&looked_at(1), &staked);

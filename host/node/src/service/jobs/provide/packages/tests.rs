@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use skep_evidence::{Credits, Tariff};
+use skep_evidence::{AccountKey, Credits, Tariff};
 use skep_market::Answer;
 use skep_registry::{Adapter, Base, Content, PublisherId, PublisherKey};
 use skep_swarm::{Presence, SwarmConfig};
+use tokio::time::advance;
 
 use super::super::super::adapters;
 use super::super::super::around::Wanted;
@@ -52,8 +53,8 @@ fn kept(node: &Swarm) -> [usize; 3] {
 fn no_turns() -> Questions {
     Questions {
         turns: Arc::new(Semaphore::new(0)),
-        of_each: Arc::default(),
         patience: Duration::ZERO,
+        ..Questions::default()
     }
 }
 
@@ -310,12 +311,13 @@ fn nothing_keeps_its_room_for_longer_than_half_an_hour_before_it_is_here() {
     assert_eq!(seconds, [60, 70, 1_800, 1_800]);
 }
 
+fn node(seed: u8) -> NodeId {
+    let account = key(seed).id();
+    NodeId::from_bytes(account.as_bytes()).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_has_one_turn_however_much_it_asks() {
-    let node = |seed: u8| {
-        let account = key(seed).id();
-        NodeId::from_bytes(account.as_bytes()).unwrap()
-    };
     let questions = Questions::default();
     let one = questions.turn(node(1)).await;
     assert!(one.is_ok());
@@ -338,6 +340,57 @@ async fn a_node_has_one_turn_however_much_it_asks() {
     drop(questions.turn(node(6)).await);
     let of_each = questions.of_each.lock().unwrap();
     assert_eq!(of_each.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_whose_questions_take_long_leave_turns_for_others() {
+    let questions = Questions::default();
+    let long = TURN + Duration::from_millis(1);
+    let mut held = Vec::new();
+    for seed in 1..=4 {
+        held.push(questions.turn(node(seed)).await);
+    }
+    assert!(held.iter().all(Result::is_ok));
+    let refused = questions.turn(node(5)).await.err();
+    assert_eq!(refused, Some(Refusal::Busy), "nobody knows them yet");
+    advance(long).await;
+    held.clear();
+    // They come again, and have one turn together.
+    let one = questions.turn(node(1)).await;
+    assert!(one.is_ok());
+    for seed in 2..=4 {
+        let refused = questions.turn(node(seed)).await.err();
+        assert_eq!(refused, Some(Refusal::Busy), "{seed}");
+    }
+    let mut others = Vec::new();
+    for seed in 5..=7 {
+        others.push(questions.turn(node(seed)).await);
+    }
+    assert!(others.iter().all(Result::is_ok));
+    // One that is quick makes up for none that was not.
+    drop((one, others));
+    drop(questions.turn(node(2)).await);
+    let second = questions.turn(node(2)).await;
+    assert!(second.is_ok());
+    let refused = questions.turn(node(3)).await.err();
+    assert_eq!(refused, Some(Refusal::Busy));
+    // It is over at some time.
+    advance(REMEMBERED).await;
+    let third = questions.turn(node(3)).await;
+    let fourth = questions.turn(node(4)).await;
+    assert!(third.is_ok() && fourth.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_of_those_whose_questions_take_long_are_remembered_than_there_is_room_for() {
+    let questions = Questions::default();
+    for number in 0..=MOST {
+        let seed = Digest::of(&number.to_le_bytes());
+        let account = AccountKey::from_seed(seed.as_bytes()).id();
+        questions.took_long(NodeId::from_bytes(account.as_bytes()).unwrap());
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(questions.slow().len(), MOST.min(number + 1));
+    }
 }
 
 #[test]
