@@ -4,8 +4,9 @@
 
 writes FOLDER/four_bits.gguf, the same weights as Q4_0, and FOLDER/fewer_layers.gguf, the same
 without the last layer: cheaper, and not what was promised, as a dishonest provider would run them.
-Beside these FOLDER/float.gguf and FOLDER/half.gguf, in floats of 32 and of 16 bits, and
-FOLDER/q4_k.gguf, in Q4_K where rows are long enough, for the thresholds of each format. Needs `gguf` and `numpy` from PyPI.
+Beside these FOLDER/float.gguf, FOLDER/half.gguf and FOLDER/brain.gguf, in 32-bit floats, 16-bit floats
+and bfloat16, and FOLDER/q4_k.gguf, in Q4_K where rows are long enough, for the thresholds of each format.
+Needs `gguf` and `numpy` from PyPI.
 `cargo xtask bench commitments` runs it.
 """
 
@@ -101,6 +102,7 @@ def main():
     copy(reader, folder / "fewer_layers.gguf", layers=layers - 1, kind=None)
     copy(reader, folder / "float.gguf", layers=layers, kind=GGMLQuantizationType.F32)
     copy(reader, folder / "half.gguf", layers=layers, kind=GGMLQuantizationType.F16)
+    copy(reader, folder / "brain.gguf", layers=layers, kind=GGMLQuantizationType.BF16)
     copy(reader, folder / "q4_k.gguf", layers=layers, kind=GGMLQuantizationType.Q4_K)
 
 

@@ -233,6 +233,23 @@ pub fn run(environment: &Environment, options: &Options) -> Result<()> {
                 .arg("1000");
             environment::run(&mut calibrate, "compare honest texts in another format")?;
         }
+        // Where checks round, whoever computes more coarsely than was promised must gain nothing by it.
+        for checked in [None, Some("--whole")] {
+            let mut calibrate = Command::new(&example);
+            calibrate
+                .arg("calibrate")
+                .arg(folder.join("float.gguf"))
+                .arg("500")
+                .args(checked);
+            for (name, file) in [
+                ("the same in bfloat16", folder.join("brain.gguf")),
+                ("the same at 8 bits", model.clone()),
+                ("the same at 4 bits", folder.join("four_bits.gguf")),
+            ] {
+                calibrate.arg(format!("{name}={}", file.display()));
+            }
+            environment::run(&mut calibrate, "compare coarser models with floats")?;
+        }
     }
     if wanted(Which::Recipe) {
         build_examples(environment, &["train_speed"])?;

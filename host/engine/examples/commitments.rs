@@ -1,15 +1,17 @@
 //! What commitments cost, and where the thresholds between honest and dishonest lie.
 //!
-//! * `commitments rates [threads [FORMATS]]`: a model of 0.3 billion random weights, in each of four formats
-//!   or in those that are named (`mixed`, `bytes`, `halves`, `floats`), writes 256 tokens with and without
-//!   commitments, in turn; then they are checked.
-//! * `commitments calibrate MODEL.gguf TEXTS [--tokens LENGTHS] [NAME=OTHER.gguf ...]`: so many honest texts in all, by
-//!   every set of instructions that the machine has, on one thread and on two, alone and in batches
-//!   (and, built with `--features cuda` or `wgsl`, by a graphics processor as well), checked by the best set of instructions on two threads; then texts by other models under the
-//!   name of the first, and by itself with the prompt cut short or the sampling changed. Prompts
-//!   are what the model says of its own accord. How many of the honest texts have more other tokens than the near
-//!   limit of audits allows is printed besides, and at the end how chunks compare, by how many states are in them.
-//!   Texts have 40 tokens each, or take turns with other lengths: `2-7,40` are seven.
+//! * `commitments rates [threads [FORMATS]]`: a model of 0.3 billion random weights, in each of four
+//!   formats or in those that are named (`mixed`, `bytes`, `halves`, `floats`), writes 256 tokens with and
+//!   without commitments, in turn; then they are checked.
+//! * `commitments calibrate MODEL.gguf TEXTS [--tokens LENGTHS] [--whole] [NAME=OTHER.gguf ...]`: so many
+//!   honest texts in all, by every set of instructions that the machine has, on one thread and on two, alone
+//!   and in batches (and, built with `--features cuda` or `wgsl`, by a graphics processor as well), checked by
+//!   the best set of instructions on two threads, as audits check: with floats rounded where that is quicker,
+//!   unless `--whole` says otherwise. Then texts by other models under the name of the first, and by itself
+//!   with the prompt cut short or the sampling changed. Prompts are what the model says of its own accord. How
+//!   many of the honest texts have more other tokens than the near limit of audits allows is printed besides,
+//!   and at the end how chunks compare, by how many states are in them. Texts have 40 tokens each, or take
+//!   turns with other lengths: `2-7,40` are seven.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[cfg(any(feature = "cuda", feature = "wgsl"))]
@@ -56,7 +58,12 @@ fn main() {
             let model = arguments.next().expect("a model");
             let texts = arguments.next().map_or(200, |n| n.parse().unwrap());
             let (mut tokens, mut others) = (vec![TOKENS], Vec::new());
+            let mut rounded = true;
             while let Some(argument) = arguments.next() {
+                if argument == "--whole" {
+                    rounded = false;
+                    continue;
+                }
                 if argument == "--tokens" {
                     tokens = lengths(&arguments.next().expect("lengths of texts"));
                     continue;
@@ -64,7 +71,7 @@ fn main() {
                 let (name, path) = argument.split_once('=').expect("NAME=OTHER.gguf");
                 others.push((name.to_owned(), path.to_owned()));
             }
-            calibrate(Path::new(&model), texts, &tokens, &others);
+            calibrate((Path::new(&model), rounded), texts, &tokens, &others);
         }
         _ => {
             let threads = arguments.next().map_or(2, |n| n.parse().unwrap());
@@ -99,8 +106,17 @@ fn model_of(path: &Path, isa: Isa) -> Arc<LanguageModel> {
 }
 
 fn engine(model: Arc<LanguageModel>, threads: usize) -> Engine {
+    checking_engine(model, threads, true)
+}
+
+/// An engine that rounds floats in what it checks, or does not.
+fn checking_engine(model: Arc<LanguageModel>, threads: usize, rounded_checks: bool) -> Engine {
     let team = Arc::new(Team::new(threads).unwrap());
-    Engine::start(model, team, options()).unwrap()
+    let options = Options {
+        rounded_checks,
+        ..options()
+    };
+    Engine::start(model, team, options).unwrap()
 }
 
 fn options() -> Options {
@@ -330,8 +346,14 @@ type Writer<'a> = (String, usize, Box<dyn Fn() -> Engine + 'a>);
 /// What a cheat does to a request.
 type Change<'a> = &'a dyn Fn(&mut Request);
 
-fn calibrate(path: &Path, texts: usize, tokens: &[usize], others: &[(String, String)]) {
-    let here = engine(model_of(path, Isa::best()), 2);
+/// `rounded` says how `here` checks.
+fn calibrate(
+    (path, rounded): (&Path, bool),
+    texts: usize,
+    tokens: &[usize],
+    others: &[(String, String)],
+) {
+    let here = checking_engine(model_of(path, Isa::best()), 2, rounded);
     let requests = requests(&here, texts, tokens);
     let run = |there: &Engine, requests: &[Request], together: usize, change: Change<'_>| {
         let mut all = Vec::with_capacity(requests.len());

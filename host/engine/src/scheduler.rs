@@ -7,7 +7,7 @@
 //! none, the prefix cache gives back some, and then the text that has the least claim to its
 //! pages begins anew later. A text's result does not depend on any of that. Texts that are only
 //! compared with what somebody else wrote are computed less exactly where that is faster: then they
-//! take turns with the others, batch by batch, and no page of theirs is remembered.
+//! take turns with the others, batch by batch, and no page of theirs is remembered (decision 44).
 //!
 //! What this module must never do: block; let a text starve; hold a page for a text that is over.
 
@@ -186,8 +186,12 @@ pub struct Scheduler {
     background: f64,
     /// Whether texts of the background are left out for now.
     background_held: bool,
-    /// Whether the last batch was of texts that are only compared.
+    /// Whether texts that are only compared are computed less exactly, and so in batches of their own.
+    rounds: bool,
+    /// Whether the last batch was of these.
     compared: bool,
+    /// Whether nothing more would have fit it.
+    filled: bool,
 }
 
 impl Scheduler {
@@ -204,13 +208,15 @@ impl Scheduler {
         adapters: Arc<Mutex<AdapterStore>>,
     ) -> Result<Self, RunnerError> {
         let (format, pages) = (options.kv_format, options.pages);
+        let runner = backend.load(&model.decoder, format, pages)?;
         Ok(Self {
+            rounds: options.rounded_checks && runner.rounds(),
             adapters,
             cost: Cost::of(model.decoder.config()),
             page_bytes: page_bytes(&model, options.kv_format),
             pool: PagePool::new(options.pages),
             cache: PrefixCache::default(),
-            runner: backend.load(&model.decoder, format, pages)?,
+            runner,
             results: Results::default(),
             leader: Leader::new(&model, backend, format, pages)?,
             tally: Tally::default(),
@@ -222,6 +228,7 @@ impl Scheduler {
             background: 0.0,
             background_held: false,
             compared: false,
+            filled: false,
             model,
             options,
         })
@@ -373,15 +380,10 @@ impl Scheduler {
             outputs: &outputs,
         };
         // Where it makes a difference no batch is of both.
-        match all_compared && self.rounds() {
+        match all_compared && self.rounds {
             true => self.runner.run_rounded(&batch, &states, results),
             false => self.runner.run(&batch, &states, results),
         }
-    }
-
-    /// Whether texts that are only compared are computed less exactly.
-    fn rounds(&self) -> bool {
-        self.options.rounded_checks && self.runner.rounds()
     }
 
     /// Ends a request with an error.

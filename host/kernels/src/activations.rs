@@ -181,7 +181,8 @@ impl Activations {
 
     /// As [`Activations::fill`], for products with weights that are not quantized, of somebody who
     /// can bear both being rounded to bfloat16: in half the time, where [`Isa::rounds_floats`].
-    /// A token's products are the same then whatever others there are.
+    /// A token's products are the same then whatever others there are. What is filled so is for
+    /// products by these instructions alone.
     ///
     /// # Errors
     /// As [`Activations::fill`].
@@ -236,6 +237,18 @@ impl Activations {
         let filled = self.fill(isa, team, precision, &ordered, columns);
         self.ordered = ordered;
         filled
+    }
+
+    /// Whether these are floats of which only what is rounded to bfloat16 was kept.
+    pub(crate) fn are_rounded(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.groups.are_filled() && self.groups.are_rounded()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
     }
 
     /// Rows.

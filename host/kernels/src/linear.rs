@@ -238,6 +238,16 @@ pub fn linear_many(
                 want: weights.precision().block_len(),
             });
         }
+        if input.precision == Some(Precision::F32) && !(input.are_rounded() && isa.rounds_floats())
+        {
+            let want = input.tokens.checked_mul(input.columns);
+            expect_len(
+                "linear",
+                "the floats of the input",
+                input.values.len(),
+                want,
+            )?;
+        }
         let want = input.tokens.checked_mul(weights.rows());
         expect_len("linear", "the output", product.out.len(), want)?;
         for start in (0..weights.rows()).step_by(PANEL) {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::lead::LeadPlan;
 use super::room::{Budget, Room};
 use super::{Delivery, Scheduler};
-use crate::request::Priority;
+use crate::request::{Caller, Priority};
 use crate::sequence::{Goal, Key, Sequence};
 use crate::writing::Guesser;
 
@@ -47,17 +47,19 @@ impl Scheduler {
     pub(super) fn plan(&mut self, deliveries: &mut Vec<Delivery>) -> Vec<Planned> {
         self.fetch_ahead();
         let mut plan = Vec::new();
-        if !self.rounds() {
-            self.choose(&mut plan, |_| true, deliveries);
-        } else {
-            // By turns, and if there is nothing of the one kind, or no room for it, the other.
-            for compared in [!self.compared, self.compared] {
-                self.choose(&mut plan, |text| text.is_compared() == compared, deliveries);
+        if self.rounds {
+            // If there is nothing of the one kind, or no room for it, the other.
+            let first = self.compares_next();
+            for compared in [first, !first] {
+                let among = |text: &Sequence| text.is_compared() == compared;
+                self.filled = self.choose(&mut plan, among, deliveries);
                 if !plan.is_empty() {
                     self.compared = compared;
                     break;
                 }
             }
+        } else {
+            self.choose(&mut plan, |_| true, deliveries);
         }
         for planned in &mut plan {
             self.room_to_guess(planned);
@@ -65,13 +67,34 @@ impl Scheduler {
         plan
     }
 
-    /// Chooses among some of the texts.
+    /// Whether the next batch is of texts that are only compared, or of the others. They take turns: what
+    /// the one leaves of a batch the other would have had of it. Where it left nothing, the other's texts
+    /// would only have been in it before some that were, so whoever comes before them comes again.
+    fn compares_next(&self) -> bool {
+        let first = |compared: bool| {
+            let ready = self.ready(|text| text.is_compared() == compared);
+            let places = ready.map(|(_, _, caller)| {
+                let served = self.turns.served(caller.owner);
+                (Reverse(caller.priority), served)
+            });
+            places.min()
+        };
+        if self.filled
+            && let (Some(again), Some(other)) = (first(self.compared), first(!self.compared))
+            && again < other
+        {
+            return self.compared;
+        }
+        !self.compared
+    }
+
+    /// Chooses among some of the texts. Whether nothing more would fit.
     fn choose(
         &mut self,
         plan: &mut Vec<Planned>,
         among: impl Fn(&Sequence) -> bool,
         deliveries: &mut Vec<Delivery>,
-    ) {
+    ) -> bool {
         let mut queues = self.queues(among);
         let mut chosen = HashSet::new();
         let tokens = self.options.batch_tokens.max(1);
@@ -81,9 +104,10 @@ impl Scheduler {
             lead: 2 * tokens,
             writers: self.writers(),
         };
-        while budget.tokens > 0 && plan.len() < self.options.batch_texts.max(1) {
+        let texts = self.options.batch_texts.max(1);
+        while budget.tokens > 0 && plan.len() < texts {
             let Some((owner, key)) = self.next_text(&mut queues) else {
-                break;
+                return false;
             };
             match self.make_room(key, &budget, &chosen) {
                 Ok(Room { count: 0, .. }) => {}
@@ -113,6 +137,7 @@ impl Scheduler {
                 }
             }
         }
+        true
     }
 
     /// Texts that are written on next, at most as many as fit a batch.
@@ -124,27 +149,30 @@ impl Scheduler {
         writers.min(self.options.batch_texts.max(1))
     }
 
-    /// All of these texts that have something to be computed, and may have it now. Those that are being
-    /// written come before prompts, so that a long prompt holds nobody up; otherwise they come as they
-    /// arrived.
+    /// Those of these texts that have something to be computed, and may have it now, as they arrived.
+    fn ready(
+        &self,
+        among: impl Fn(&Sequence) -> bool,
+    ) -> impl Iterator<Item = (Key, &Sequence, &Caller)> {
+        self.sequences.iter().filter_map(move |(key, sequence)| {
+            let caller = &self.groups.get(&key.group)?.caller;
+            let held = self.background_held && caller.priority == Priority::Background;
+            let is_ready = !held && !sequence.waits && sequence.left() > 0 && among(sequence);
+            is_ready.then_some((*key, sequence, caller))
+        })
+    }
+
+    /// All of these texts that are ready. Those that are being written come before prompts, so that a
+    /// long prompt holds nobody up; otherwise they come as they arrived.
     fn queues(&self, among: impl Fn(&Sequence) -> bool) -> Queues {
         let mut queues = Queues::new();
         for prompts in [false, true] {
-            for (key, sequence) in &self.sequences {
-                let left = sequence.left();
-                let Some(group) = self.groups.get(&key.group) else {
-                    continue;
-                };
-                let caller = &group.caller;
-                if self.background_held && caller.priority == Priority::Background {
-                    continue;
-                }
-                let is_ready = !sequence.waits && left > 0 && among(sequence);
-                if is_ready && (left > 1) == prompts {
+            for (key, sequence, caller) in self.ready(&among) {
+                if (sequence.left() > 1) == prompts {
                     queues
                         .entry((Reverse(caller.priority), caller.owner))
                         .or_default()
-                        .push_back(*key);
+                        .push_back(key);
                 }
             }
         }

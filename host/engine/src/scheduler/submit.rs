@@ -125,7 +125,7 @@ impl Scheduler {
         for (text, mut sequence) in texts.into_iter().enumerate() {
             sequence.waits = text > 0 && sequence.can_share();
             // Nobody else may go on from what is less exact.
-            sequence.forgets = sequence.is_compared() && self.rounds();
+            sequence.forgets = sequence.is_compared() && self.rounds;
             let key = Key {
                 group: number,
                 text,

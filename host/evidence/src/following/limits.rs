@@ -3,7 +3,9 @@
 //! All numbers that say so are here. Those for states are twice as far as any honest text was between sets of
 //! instructions, which depends on how many states there are in a chunk: the 128 largest activations of 32 states are few
 //! that stand out, and those of one state are a good part of it. A text of 40 tokens ends with a chunk of 7 states, and
-//! of such texts 10,000 were compared, and 4,050 of all lengths below (`docs/benchmarks.md`).
+//! of such texts 10,000 were compared, and 4,050 of all lengths below (`docs/benchmarks.md`). They are of a model in 8
+//! bits. One in floats is nearer between sets of instructions, and an auditor that rounds them (decision 44) takes up some
+//! of that room.
 //!
 //! # What it must never do
 //!

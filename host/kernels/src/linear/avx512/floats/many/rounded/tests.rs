@@ -98,7 +98,8 @@ fn a_tokens_products_do_not_depend_on_how_many_there_are() {
     }
 }
 
-/// Filled for one kind of products and then for the other, it is as if it had been fresh.
+/// Filled for one kind of products and then for the other, it is as if it had been fresh: with tokens
+/// that are many and lie side by side in both, and with few, that do so only where they are rounded.
 #[test]
 fn nothing_is_left_of_another_rounding() {
     let isa = Isa::best();
@@ -106,24 +107,61 @@ fn nothing_is_left_of_another_rounding() {
         return;
     }
     let team = Team::new(1).unwrap();
-    let (rows, columns, tokens) = (18, 300, 40);
+    let (rows, columns, most) = (18, 300, 40);
     let bytes = packed(PackedFormat::F32, &numbers(rows * columns, 3));
     let matrix = PackedMatrix::new(PackedFormat::F32, rows, columns, &bytes).unwrap();
-    let values = numbers(tokens * columns, 5);
-    let product = |input: &mut Activations, is_rounded: bool| {
+    let values = numbers(most * columns, 5);
+    let product = |input: &mut Activations, (is_rounded, tokens): (bool, usize)| {
+        let values = &values[..tokens * columns];
         match is_rounded {
-            true => input.fill_rounded(isa, &team, &values, columns),
-            false => input.fill(isa, &team, crate::Precision::F32, &values, columns),
+            true => input.fill_rounded(isa, &team, values, columns),
+            false => input.fill(isa, &team, crate::Precision::F32, values, columns),
         }
         .unwrap();
         let mut out = vec![f32::NAN; tokens * rows];
         linear(isa, &team, matrix, input, &mut out).unwrap();
         bits(&out)
     };
-    let fresh = [false, true].map(|kind| product(&mut Activations::default(), kind));
+    let kinds = [(false, 5), (true, 5), (false, most), (true, most)];
+    let fresh = kinds.map(|kind| product(&mut Activations::default(), kind));
     assert_ne!(fresh[0], fresh[1]);
+    assert_ne!(fresh[2], fresh[3]);
     let mut used = Activations::default();
-    for kind in [true, false, true, true, false] {
-        assert_eq!(product(&mut used, kind), fresh[usize::from(kind)]);
+    // Each after each.
+    for first in 0..kinds.len() {
+        for second in 0..kinds.len() {
+            for kind in [first, second] {
+                assert_eq!(
+                    product(&mut used, kinds[kind]),
+                    fresh[kind],
+                    "{first} {second}"
+                );
+            }
+        }
     }
+}
+
+/// Who rounded is refused by instructions that take floats as they are, of which there are none left,
+/// and by weights that take integers.
+#[test]
+fn what_is_rounded_is_for_no_other_products() {
+    let isa = Isa::best();
+    if !isa.rounds_floats() {
+        return;
+    }
+    let team = Team::new(1).unwrap();
+    let (rows, columns, tokens) = (18, 64, 5);
+    let bytes = packed(PackedFormat::F32, &numbers(rows * columns, 3));
+    let matrix = PackedMatrix::new(PackedFormat::F32, rows, columns, &bytes).unwrap();
+    let quants = vec![0; rows * columns / 32 * PackedFormat::Q8_0.block_bytes()];
+    let integers = PackedMatrix::new(PackedFormat::Q8_0, rows, columns, &quants).unwrap();
+    let values = numbers(tokens * columns, 5);
+    let mut input = Activations::default();
+    input.fill_rounded(isa, &team, &values, columns).unwrap();
+    let mut out = vec![0.0; tokens * rows];
+    assert!(linear(isa, &team, matrix, &input, &mut out).is_ok());
+    for other in [Isa::Portable, Isa::Avx2] {
+        assert!(linear(other, &team, matrix, &input, &mut out).is_err());
+    }
+    assert!(linear(isa, &team, integers, &input, &mut out).is_err());
 }
