@@ -203,14 +203,14 @@ impl Decoder {
         self.pass(team, workspace, pages, batch, true)
     }
 
-    /// Whether [`Decoder::forward_rounded`] computes anything else than [`Decoder::forward`].
+    /// Whether [`Decoder::forward_rounded`] is worth having beside [`Decoder::forward`]: where some of the
+    /// layers have weights that are not quantized. Where only the output layer has, they hardly differ.
     pub fn rounds(&self) -> bool {
         let is_of_floats = |layer: &Layer| {
             let mut all = AdapterTarget::ALL.into_iter();
             all.any(|target| layer.linear(target).is_of_floats())
         };
-        self.isa.rounds_floats()
-            && (self.layers.iter().any(is_of_floats) || self.model().head.is_of_floats())
+        self.isa.rounds_floats() && self.layers.iter().any(is_of_floats)
     }
 
     fn pass<'w>(

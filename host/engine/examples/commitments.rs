@@ -223,13 +223,18 @@ fn rates_of(format: Format, threads: usize) {
     }
     let mut commits: Vec<f64> = (0..ROUNDS).map(|_| committing_alone(WIDTH)).collect();
     let text = write(&engine, std::slice::from_ref(&committing)).remove(0);
-    let mut checks = Vec::new();
+    let (mut checks, mut furthest) = (Vec::new(), Furthest::default());
     for _ in 0..ROUNDS {
         let begin = Instant::now();
         let claim = claim(&committing, text.clone());
-        let checked = engine.check(&caller(), vec![claim]).wait();
-        assert!(checked.unwrap()[0].is_honest(&Thresholds::default(), FAR.one_in));
+        let checked = engine
+            .check(&caller(), vec![claim])
+            .wait()
+            .unwrap()
+            .remove(0);
+        assert!(checked.is_honest(&Thresholds::default(), FAR.one_in));
         checks.push(begin.elapsed().as_secs_f64());
+        furthest = Furthest::of(&checked.chunks);
     }
     for all in [&mut written, &mut ratios, &mut commits, &mut checks] {
         all.sort_by(f64::total_cmp);
@@ -256,6 +261,12 @@ fn rates_of(format: Format, threads: usize) {
         "checked in one pass:     {:7.1} ms, {:.1} times as fast as written",
         checked_in * 1e3,
         written_in / checked_in
+    );
+    println!(
+        "furthest of its states:  {:7.1} % match, {:.2} in the mean, {:.1} in the median",
+        100.0 * furthest.matches,
+        furthest.mean,
+        furthest.median
     );
 }
 

@@ -58,6 +58,7 @@ fn a_requester_that_was_away_did_not_wait() {
     let plan = JobPlan {
         patience: 50_000,
         first_patience: 300,
+        deadline: 1_000_000,
         ..plan(1, 1)
     };
     let offers = [1, 2].map(|node| offer(node, 4));
