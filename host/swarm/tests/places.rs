@@ -100,7 +100,8 @@ async fn who_has_no_connection_is_served_blobs_where_others_use_all_places() {
     other.find_blob(&digest, &[node.addr()]).await.unwrap();
     // It has the place of one of those who had several.
     let mut ending = JoinSet::new();
-    for connection in held[..6].iter().cloned() {
+    for connection in &held[..6] {
+        let connection = connection.clone();
         ending.spawn(async move { connection.closed().await });
     }
     let ended = tokio::time::timeout(DEADLINE, ending.join_next()).await;
