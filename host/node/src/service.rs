@@ -180,9 +180,10 @@ impl Service {
         Ok(swarm)
     }
 
-    /// Closes what is open. Trainings keep a checkpoint first.
+    /// Closes what is open. Trainings keep a checkpoint first, and jobs stay where they are.
     pub async fn shutdown(&self) {
         self.trainings.end().await;
+        self.jobs.stop().await;
         if let Some(swarm) = self.swarm.get() {
             swarm.shutdown().await;
         }

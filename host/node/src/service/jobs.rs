@@ -53,6 +53,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use skep_evidence::AccountKey;
 use skep_market::{Dealings, Earnings, Ledger};
 use skep_registry::Digest;
+use tokio::task::JoinSet;
 
 use super::Service;
 use crate::config;
@@ -79,6 +80,7 @@ pub struct Jobs {
     earnings: OnceLock<Arc<Earnings>>,
     opening: Mutex<()>,
     running: Mutex<BTreeMap<Digest, Arc<drive::Running>>>,
+    driving: Mutex<JoinSet<()>>,
     dealings: OnceLock<Arc<Dealings>>,
     residences: Arc<residence::Residences>,
     families: Arc<adapters::Families>,
@@ -94,6 +96,25 @@ impl Jobs {
     /// The jobs that this process works on.
     fn running(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<drive::Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a job worked on until it is over, or what is open is closed.
+    fn drive(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut driving = self.driving();
+        while driving.try_join_next().is_some() {}
+        driving.spawn(work);
+    }
+
+    /// Works on no job any more. What is written down of them is gone on with by whoever comes next.
+    pub async fn stop(&self) {
+        // Nobody waits for the next word of one that has none.
+        self.running().clear();
+        let mut driving = std::mem::take(&mut *self.driving());
+        driving.shutdown().await;
+    }
+
+    fn driving(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.driving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is kept ready for others, and for how much longer.
@@ -151,4 +172,27 @@ fn random() -> Result<[u8; 32], Failure> {
 /// A failure of this machine or its disk.
 fn failed(error: impl std::error::Error) -> Failure {
     Failure::of(FailureKind::Failed, &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::oneshot;
+
+    use super::Jobs;
+
+    #[tokio::test]
+    async fn whoever_closes_what_is_open_leaves_nobody_at_work() {
+        let jobs = Jobs::default();
+        let (at_work, mut watched) = oneshot::channel::<()>();
+        jobs.drive(async move {
+            pending::<()>().await;
+            drop(at_work);
+        });
+        assert_eq!(watched.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        jobs.stop().await;
+        let gone = Err(oneshot::error::TryRecvError::Closed);
+        assert_eq!(watched.try_recv(), gone);
+    }
 }

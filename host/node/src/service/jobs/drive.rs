@@ -96,7 +96,7 @@ pub fn begin(
         let view = driver.view();
         driver.shown.show(view);
     }
-    tokio::spawn(driver.run());
+    service.jobs.drive(driver.run());
     Ok(running)
 }
 
