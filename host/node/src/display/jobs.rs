@@ -11,32 +11,32 @@ use crate::requests::jobs::{
 
 /// Prints a job with its shards.
 pub fn print_job(job: &JobView) {
-    println!("{}", headline(job));
-    println!("  package   {}", job.package);
+    tell!("{}", headline(job));
+    tell!("  package   {}", job.package);
     if let Some(adapter) = &job.adapter {
-        println!("  adapter   {adapter}");
+        tell!("  adapter   {adapter}");
     }
     if let Some(package) = &job.begun_by {
-        println!("  begun by  {package}");
+        tell!("  begun by  {package}");
     }
     match &job.output {
-        Some(output) => println!("  output    {}", output.display()),
-        None => println!("  output    with the job; `skep job result` writes it to a file"),
+        Some(output) => tell!("  output    {}", output.display()),
+        None => tell!("  output    with the job; `skep job result` writes it to a file"),
     }
-    println!(
+    tell!(
         "  cost      {} of at most {} credits",
         Credits::from_micro(job.spent_micro),
         Credits::from_micro(job.budget_micro)
     );
     if let Some(reason) = &job.reason {
-        println!("  reason    {reason}");
+        tell!("  reason    {reason}");
     }
     for file in &job.evidence {
-        println!("  evidence  {}", file.display());
+        tell!("  evidence  {}", file.display());
     }
     for line in &job.providers {
         if let Some(label) = hardware::told(&line.hardware) {
-            println!("  attested  {}: {label}", short(&line.account));
+            tell!("  attested  {}: {label}", short(&line.account));
         }
     }
     for line in &job.shards {
@@ -52,7 +52,7 @@ pub fn print_job(job: &JobView) {
             false => format!(", outvoted: {}", outvoted.join(" ")),
         };
         let audits: String = line.audits.iter().map(audit).collect();
-        println!(
+        tell!(
             "  shard {:<4}{:<8} {}/{} records {}{leases}{outvoted}{audits}",
             line.shard,
             line.state,
@@ -81,28 +81,28 @@ fn audit(audit: &AuditLine) -> String {
 pub fn print_judged(judged: &Judged) {
     let (accuser, accused) = (&judged.accuser, &judged.accused);
     match (&judged.lease, &judged.reason) {
-        (Some(lease), _) => println!("{accused} cheated under lease {lease}"),
+        (Some(lease), _) => tell!("{accused} cheated under lease {lease}"),
         (None, reason) => {
             let reason = reason.as_deref().unwrap_or_default();
-            println!("{accuser} accuses falsely: {reason}");
+            tell!("{accuser} accuses falsely: {reason}");
         }
     }
     match &judged.spared {
-        Some(why) => println!("  nothing is taken here: {why}"),
-        None => println!("  fined     {}", Credits::from_micro(judged.fined_micro)),
+        Some(why) => tell!("  nothing is taken here: {why}"),
+        None => tell!("  fined     {}", Credits::from_micro(judged.fined_micro)),
     }
 }
 
 /// Prints what a verifier says.
 pub fn print_checked(checked: &Checked) {
-    println!("job {} by verifier {}", checked.job, checked.verifier);
+    tell!("job {} by verifier {}", checked.job, checked.verifier);
     for line in &checked.verdicts {
         let finding = match line.finding {
             FindingName::Right => "right",
             FindingName::Wrong => "wrong",
             FindingName::Undecided => "undecided",
         };
-        println!(
+        tell!(
             "  shard {:<4}{finding:<10}{} {}: {}",
             line.shard,
             short(&line.provider),
@@ -111,7 +111,7 @@ pub fn print_checked(checked: &Checked) {
         );
     }
     for line in &checked.reports {
-        println!(
+        tell!(
             "  shard {:<4}reported  {}: {}",
             line.shard,
             short(&line.output),
@@ -123,10 +123,10 @@ pub fn print_checked(checked: &Checked) {
 /// Prints the jobs, a line each.
 pub fn print_jobs(jobs: &[JobView]) {
     if jobs.is_empty() {
-        println!("there are no jobs here; `skep job submit` begins one");
+        tell!("there are no jobs here; `skep job submit` begins one");
     }
     for job in jobs {
-        println!("{}, of {}", headline(job), job.package);
+        tell!("{}, of {}", headline(job), job.package);
     }
 }
 
@@ -148,31 +148,31 @@ fn headline(job: &JobView) -> String {
 pub fn print_account(answer: &AccountAnswer) {
     let account = &answer.account;
     let credits = Credits::from_micro;
-    println!("account {}", account.account);
-    println!("  to spend  {}", credits(account.available_micro));
-    println!("  in escrow {}", credits(account.escrowed_micro));
+    tell!("account {}", account.account);
+    tell!("  to spend  {}", credits(account.available_micro));
+    tell!("  in escrow {}", credits(account.escrowed_micro));
     let stays = |until: Option<u64>| {
         until.map_or_else(String::new, |until| format!(", until {}", moment(until)))
     };
-    println!(
+    tell!(
         "  at stake  {}{}",
         credits(account.staked_micro),
         stays(account.staked_until)
     );
-    println!(
+    tell!(
         "  earned    {} ({} receipts)",
         credits(account.earned_micro),
         account.receipts
     );
     for line in &account.balances {
-        println!(
+        tell!(
             "  balance   {} of {}",
             credits(line.micro),
             short(&line.account)
         );
     }
     for line in &account.stakes {
-        println!(
+        tell!(
             "  at stake  {} of {}{}",
             credits(line.micro),
             short(&line.account),
@@ -181,10 +181,10 @@ pub fn print_account(answer: &AccountAnswer) {
     }
     match answer.missing.as_deref() {
         None => {}
-        Some([]) => println!("  missing   no receipts"),
+        Some([]) => tell!("  missing   no receipts"),
         Some(missing) => missing
             .iter()
-            .for_each(|line| println!("  missing   {}", lacking(line))),
+            .for_each(|line| tell!("  missing   {}", lacking(line))),
     }
 }
 
