@@ -164,11 +164,17 @@ impl Service {
         let swarm = Swarm::open(self.swarm_config.clone())
             .await
             .map_err(|error| {
-                let kind = match error {
-                    skep_swarm::OpenError::Locked { .. } => FailureKind::Busy,
-                    _ => FailureKind::Failed,
-                };
-                Failure::of(kind, &error)
+                let failure = Failure::of(FailureKind::Failed, &error);
+                match error {
+                    skep_swarm::OpenError::Locked { .. } => Failure::new(
+                        FailureKind::Busy,
+                        format!(
+                            "{failure}; where `skep node` runs in a home, commands ask it and need not wait for each \
+                             other"
+                        ),
+                    ),
+                    _ => failure,
+                }
             })?;
         // Nobody else can have drafts now that the home is this process's, which has none yet.
         if let Err(error) = blobs::clear_drafts(&self.home.drafts()) {

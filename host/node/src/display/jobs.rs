@@ -23,13 +23,23 @@ pub fn print_job(job: &JobView) {
         Some(output) => tell!("  output    {}", output.display()),
         None => tell!("  output    with the job; `skep job result` writes it to a file"),
     }
-    tell!(
-        "  cost      {} of at most {} credits",
-        Credits::from_micro(job.spent_micro),
-        Credits::from_micro(job.budget_micro)
-    );
+    let most = Credits::from_micro(job.budget_micro);
+    match job.state {
+        // What it has cost so far is not known.
+        JobState::Elsewhere => tell!("  cost      at most {most} credits"),
+        _ => tell!(
+            "  cost      {} of at most {most} credits",
+            Credits::from_micro(job.spent_micro)
+        ),
+    }
     if let Some(reason) = &job.reason {
         tell!("  reason    {reason}");
+    }
+    if job.state == JobState::Paused {
+        tell!(
+            "  next      nobody works on it; `skep job watch {0}` goes on with it, `skep job cancel {0}` stops it",
+            short(&job.job)
+        );
     }
     for file in &job.evidence {
         tell!("  evidence  {}", file.display());
@@ -40,7 +50,8 @@ pub fn print_job(job: &JobView) {
         }
     }
     for line in &job.shards {
-        let providers = line.providers.iter().map(|account| named(line, account));
+        let providers = line.providers.iter();
+        let providers = providers.map(|account| format!(" {}", named(line, account)));
         let providers: Vec<String> = providers.collect();
         let leases = match line.leases {
             0 | 1 => String::new(),
@@ -53,12 +64,12 @@ pub fn print_job(job: &JobView) {
         };
         let audits: String = line.audits.iter().map(audit).collect();
         tell!(
-            "  shard {:<4}{:<8} {}/{} records {}{leases}{outvoted}{audits}",
+            "  shard {:<4}{:<8} {}/{} records{}{leases}{outvoted}{audits}",
             line.shard,
             line.state,
             line.records_done,
             line.records,
-            providers.join(" ")
+            providers.concat()
         );
     }
 }
@@ -137,6 +148,7 @@ fn headline(job: &JobView) -> String {
         JobState::Paused => "paused",
         JobState::Done => "done",
         JobState::Failed => "failed",
+        JobState::Elsewhere => return format!("job {} open elsewhere in this home", job.job),
     };
     format!(
         "job {} {state}, {} of {} shards done",
