@@ -449,13 +449,13 @@ fn print_status(status: &Status) {
     let interrupted = status.interrupted;
     if interrupted.shards > 0 {
         tell!(
-            "  cut off   {} shards of others so far, as this node was ended in the middle of them; those who",
-            interrupted.shards
+            "  cut off   {} of others so far, as this node was ended in the middle of them;",
+            jobs::counted(interrupted.shards, "shard")
         );
-        tell!(
-            "            wait for {} of them are still to be told",
-            interrupted.untold
-        );
+        match interrupted.untold {
+            0 => tell!("            who waited for them has been told"),
+            untold => tell!("            who waited for {untold} of them is still to be told"),
+        }
     }
 }
 

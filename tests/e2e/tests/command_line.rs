@@ -130,7 +130,7 @@ fn credits_are_put_in_and_shown() {
     // Those of others in this ledger are balances, whatever they have them for.
     let other = AccountKey::from_seed(&[5; 32]).id().to_string();
     let added = run(home.path(), &["account", "add", "0.5", "--account", &other]).unwrap();
-    let line = format!("\n  balance   0.5 of {}\n", &other[..10]);
+    let line = format!("\n  balance   0.5 of {other}\n");
     assert!(added.stdout.contains(&line), "{}", added.stdout);
     insta::assert_snapshot!(shown(home.path(), &["job", "status"]));
     insta::assert_snapshot!(shown(home.path(), &["job", "watch", "abc"]));

@@ -35,11 +35,8 @@ pub fn print_job(job: &JobView) {
     if let Some(reason) = &job.reason {
         tell!("  reason    {reason}");
     }
-    if job.state == JobState::Paused {
-        tell!(
-            "  next      nobody works on it; `skep job watch {0}` goes on with it, `skep job cancel {0}` stops it",
-            short(&job.job)
-        );
+    if let Some(next) = next(job) {
+        tell!("  next      {next}");
     }
     for file in &job.evidence {
         tell!("  evidence  {}", file.display());
@@ -72,6 +69,19 @@ pub fn print_job(job: &JobView) {
             providers.concat()
         );
     }
+}
+
+/// What can be done about a job that is not over.
+fn next(job: &JobView) -> Option<String> {
+    let watched = match job.state {
+        JobState::Running => "follows it",
+        JobState::Paused => "goes on with it, on which nobody works now",
+        JobState::Elsewhere | JobState::Done | JobState::Failed => return None,
+    };
+    let name = short(&job.job);
+    Some(format!(
+        "`skep job watch {name}` {watched}; `skep job cancel {name}` stops it"
+    ))
 }
 
 fn audit(audit: &AuditLine) -> String {
@@ -107,6 +117,9 @@ pub fn print_judged(judged: &Judged) {
 /// Prints what a verifier says.
 pub fn print_checked(checked: &Checked) {
     tell!("job {} by verifier {}", checked.job, checked.verifier);
+    if checked.verdicts.is_empty() {
+        tell!("  there is no output that counts or was found different, and so nothing to judge");
+    }
     for line in &checked.verdicts {
         let finding = match line.finding {
             FindingName::Right => "right",
@@ -172,22 +185,19 @@ pub fn print_account(answer: &AccountAnswer) {
         stays(account.staked_until)
     );
     tell!(
-        "  earned    {} ({} receipts)",
+        "  earned    {} ({})",
         credits(account.earned_micro),
-        account.receipts
+        counted(account.receipts, "receipt")
     );
+    // Whole, for whoever is to give them something, or put it at stake for them.
     for line in &account.balances {
-        tell!(
-            "  balance   {} of {}",
-            credits(line.micro),
-            short(&line.account)
-        );
+        tell!("  balance   {} of {}", credits(line.micro), line.account);
     }
     for line in &account.stakes {
         tell!(
             "  at stake  {} of {}{}",
             credits(line.micro),
-            short(&line.account),
+            line.account,
             stays(line.until)
         );
     }
@@ -202,10 +212,7 @@ pub fn print_account(answer: &AccountAnswer) {
 
 /// Which receipts are missing, from whom, and why they may be.
 fn lacking(line: &MissingLine) -> String {
-    let receipts = match line.receipts {
-        1 => "1 receipt".to_owned(),
-        number => format!("{number} receipts"),
-    };
+    let receipts = counted(line.receipts, "receipt");
     let why = match line.reached {
         true => "its node was asked, and did not give all of them",
         false => "its node was not reached; the next round asks again",
@@ -216,6 +223,14 @@ fn lacking(line: &MissingLine) -> String {
         Credits::from_micro(line.micro),
         moment(line.since)
     )
+}
+
+/// So many of something, whose name has an `s` where there is not one of it.
+pub(super) fn counted(number: u64, name: &str) -> String {
+    match number {
+        1 => format!("1 {name}"),
+        number => format!("{number} {name}s"),
+    }
 }
 
 /// What of others' jobs a node takes, and what it asks for that.

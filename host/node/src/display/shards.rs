@@ -37,7 +37,13 @@ impl ShardBars {
             if let Some(waits) = &shard.waits
                 && self.waits.as_ref() != Some(waits)
             {
-                tell_error!("job {} waits: {waits}", short(&shard.job));
+                let job = short(&shard.job);
+                tell_error!("job {job} waits: {waits}");
+                if self.waits.is_none() {
+                    tell_error!(
+                        "job {job} waits until its deadline; Ctrl-C leaves it, and `skep job cancel {job}` stops it"
+                    );
+                }
                 self.waits = Some(waits.clone());
             }
             return;
