@@ -403,6 +403,9 @@ fn print_status(status: &Status) {
     tell!("  ticket    {}", status.ticket);
     tell!("  account   {}", status.account);
     tell!("  jobs      {}", jobs::taken(&status.jobs));
+    if let Some(why) = &status.closed {
+        tell!("  not now   {why}");
+    }
     if let Some(label) = hardware::told(&status.hardware) {
         tell!("  attested  {label}");
     }

@@ -249,6 +249,7 @@ impl Service {
             heard_of: swarm.acquaintances().len() as u64,
             account: jobs::account(self)?.id().to_string(),
             jobs: jobs::terms(&self.config.jobs),
+            closed: self.jobs.closed().filter(|_| self.config.jobs.accept),
             running: self.running.lines(),
             loaded: self.models.loaded(),
             kept: self.jobs.kept(),

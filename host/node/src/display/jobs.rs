@@ -236,16 +236,15 @@ pub(super) fn counted(number: u64, name: &str) -> String {
 /// What of others' jobs a node takes, and what it asks for that.
 pub(super) fn taken(terms: &JobTerms) -> String {
     if !terms.accept {
-        return "takes none of others; `accept = true` in [jobs] of config.toml has it take them"
+        return "takes none of others; `accept = true` in [jobs] of config.toml has it take them from its next start"
             .to_owned();
     }
-    let shards = match terms.at_once {
-        1 => "shard",
-        _ => "shards",
-    };
+    if terms.at_once == 0 {
+        return "takes none of others, since `at-once` in [jobs] of config.toml is 0".to_owned();
+    }
     format!(
-        "takes {} {shards} at once, for {} credits per 10^12 operations, {} per 10^9 bytes, {} per hour kept ready",
-        terms.at_once,
+        "takes {} at once, for {} credits per 10^12 operations, {} per 10^9 bytes, {} per hour kept ready",
+        counted(terms.at_once.into(), "shard"),
         Credits::from_micro(terms.teraflop_micro),
         Credits::from_micro(terms.gigabyte_micro),
         Credits::from_micro(terms.hour_micro)

@@ -51,7 +51,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use skep_evidence::AccountKey;
-use skep_market::{Dealings, Earnings, Ledger};
+use skep_market::{Dealings, Earnings, Ledger, Refusal};
 use skep_registry::Digest;
 use tokio::task::JoinSet;
 
@@ -90,6 +90,7 @@ pub struct Jobs {
     bounds: Arc<bound::Bounds>,
     turns: collect::Turns,
     untaken: provide::Untaken,
+    leisure: OnceLock<Arc<leisure::Leisure>>,
 }
 
 impl Jobs {
@@ -120,6 +121,20 @@ impl Jobs {
     /// What is kept ready for others, and for how much longer.
     pub fn kept(&self) -> Vec<KeptLine> {
         self.residences.lines()
+    }
+
+    /// Why no shard of others begins here at this moment, if a node runs and it is for its owner's sake.
+    pub fn closed(&self) -> Option<String> {
+        let refusal = self.leisure.get()?.admit().err()?;
+        Some(match refusal {
+            Refusal::Hours(hours) => {
+                format!("`hours` lets shards begin at {hours} by this machine's clock")
+            }
+            Refusal::InUse => {
+                "other programs take more of the processors than `pause-above` says".to_owned()
+            }
+            refusal => refusal.to_string(),
+        })
     }
 
     /// What this node itself shows of its hardware.
