@@ -38,9 +38,10 @@ struct Kept {
 /// A memory cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "what this node remembers of others, in {}, cannot be read or written: {error}; see that the disk \
+    "what this node remembers of others, in {}, cannot be read or written: {}; see that the disk \
      has room and nothing else uses the file",
-    path.display()
+    path.display(),
+    crate::stored::reason(.error)
 )]
 pub struct DealingsError {
     path: PathBuf,

@@ -101,9 +101,10 @@ pub struct Owed {
 pub enum EarningsError {
     /// The file cannot be read or written.
     #[error(
-        "the earnings in {} cannot be read or written: {error}; see that the disk has room and \
+        "the earnings in {} cannot be read or written: {}; see that the disk has room and \
          nothing else uses the file",
-        path.display()
+        path.display(),
+        crate::stored::reason(.error)
     )]
     Storage {
         /// Where they are.

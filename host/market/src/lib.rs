@@ -50,6 +50,7 @@ mod seal;
 mod settlement;
 mod shard;
 mod split;
+mod stored;
 #[cfg(test)]
 mod testing;
 

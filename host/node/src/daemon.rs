@@ -69,12 +69,12 @@ pub async fn run(home: Home, options: &Node, json: bool) -> Result<(), Failure> 
 fn announce(status: &Response, json: bool) {
     if json {
         match serde_json::to_string(status) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("error: the status cannot be written as JSON: {error}"),
+            Ok(text) => tell!("{text}"),
+            Err(error) => tell_error!("error: the status cannot be written as JSON: {error}"),
         }
     } else {
         display::print(status);
-        println!("Serving until interrupted. Other commands in this home ask this node.");
+        tell!("Serving until interrupted. Other commands in this home ask this node.");
     }
 }
 

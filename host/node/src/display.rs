@@ -140,17 +140,20 @@ fn print_published(published: &Published) {
         model,
         adapter,
     } = published;
-    println!("published {} (release {releases})", line.reference);
-    println!("  digest  {}", line.digest);
-    println!("  size    {}", bytes(line.bytes));
+    tell!("published {} (release {releases})", line.reference);
+    tell!("  digest  {}", line.digest);
+    tell!("  size    {}", bytes(line.bytes));
     if let Some(model) = model {
-        println!(
+        tell!(
             "  model   {}, {}, {} tokens of context, {} dimensions",
-            model.task, model.architecture, model.context, model.dimensions
+            model.task,
+            model.architecture,
+            model.context,
+            model.dimensions
         );
     }
     if let Some(adapter) = adapter {
-        println!(
+        tell!(
             "  adapter of {} ({}), rank {}, {} in use",
             adapter.base,
             short(&adapter.base_digest),
@@ -158,18 +161,19 @@ fn print_published(published: &Published) {
             bytes(adapter.bytes)
         );
     }
-    println!("  ticket  {ticket}");
-    println!("Others install it with: skep install <ticket>, while `skep node` runs here.");
+    tell!("  ticket  {ticket}");
+    tell!("Others install it with: skep install <ticket>, while `skep node` runs here.");
 }
 
 fn print_finetuned(finetuned: &FineTuned) {
-    println!(
+    tell!(
         "trained {} (release {})",
-        finetuned.finetuned.reference, finetuned.releases
+        finetuned.finetuned.reference,
+        finetuned.releases
     );
-    println!("  digest    {}", finetuned.finetuned.digest);
+    tell!("  digest    {}", finetuned.finetuned.digest);
     if let Some(adapter) = &finetuned.adapter {
-        println!(
+        tell!(
             "  adapter   of {} ({}), rank {}, {} in use",
             adapter.base,
             short(&adapter.base_digest),
@@ -178,15 +182,16 @@ fn print_finetuned(finetuned: &FineTuned) {
         );
     }
     let metric = |name: &str| finetuned.metrics.get(name);
-    println!(
+    tell!(
         "  steps     {} in {:.1} s",
-        finetuned.steps, finetuned.seconds
+        finetuned.steps,
+        finetuned.seconds
     );
     if let (Some(before), Some(after)) = (metric("held-out-loss-before"), metric("held-out-loss")) {
-        println!("  held out  loss {before:.4} before, {after:.4} after");
+        tell!("  held out  loss {before:.4} before, {after:.4} after");
     }
     if let Some(together) = &finetuned.together {
-        println!(
+        tell!(
             "  together  by {}, {} turns, {} of own contributions, {} sent in all",
             together.method,
             together.turns,
@@ -195,50 +200,53 @@ fn print_finetuned(finetuned: &FineTuned) {
         );
         for node in &together.nodes {
             let (name, count) = (short(&node.node), node.left_out.len());
-            println!(
+            tell!(
                 "    {name}  counted {} times, left out {count}, audited {}, came back {}",
-                node.accepted, node.audited, node.returned
+                node.accepted,
+                node.audited,
+                node.returned
             );
             if node.joined > 0 {
-                println!("      joined in round {}", node.joined);
+                tell!("      joined in round {}", node.joined);
             }
             if let Some(last) = node.left_out.last() {
-                println!("      {}", last.why);
+                tell!("      {}", last.why);
             }
             if let Some(gone) = &node.gone {
-                println!("      took no more part: {gone}");
+                tell!("      took no more part: {gone}");
             }
         }
     }
-    println!("  losses    {}", finetuned.losses.display());
-    println!("  plot      {}", finetuned.plot.display());
-    println!("  card      {}", finetuned.card.display());
-    println!("  ticket    {}", finetuned.ticket);
+    tell!("  losses    {}", finetuned.losses.display());
+    tell!("  plot      {}", finetuned.plot.display());
+    tell!("  card      {}", finetuned.card.display());
+    tell!("  ticket    {}", finetuned.ticket);
 }
 
 fn print_installed(installed: &Installed) {
-    println!("installed {}", installed.installed.reference);
-    println!("  digest    {}", installed.installed.digest);
-    println!(
+    tell!("installed {}", installed.installed.reference);
+    tell!("  digest    {}", installed.installed.digest);
+    tell!(
         "  fetched   {} from {} node(s) in {:.2} s; {} were here already",
         bytes(installed.bytes_fetched),
         installed.providers.len(),
         installed.seconds,
         bytes(installed.bytes_present),
     );
-    println!(
+    tell!(
         "  verified  {} files, {} chunks",
-        installed.files, installed.chunks_verified
+        installed.files,
+        installed.chunks_verified
     );
 }
 
 fn print_ran(ran: &Ran) {
     let number = |name: &str| ran.report.get(name).and_then(serde_json::Value::as_f64);
-    eprintln!("ran {}", ran.digest);
+    tell_error!("ran {}", ran.digest);
     if let Some(pace) = pace(&ran.report) {
-        eprintln!("{pace}");
+        tell_error!("{pace}");
     }
-    eprintln!(
+    tell_error!(
         "  used      {} memory, {} on the device, {:.2} GFLOP, {} host calls",
         bytes(number("peak_memory_bytes").unwrap_or_default() as u64),
         bytes(number("device_bytes_peak").unwrap_or_default() as u64),
@@ -247,7 +255,7 @@ fn print_ran(ran: &Ran) {
     );
     let lent = |name| bytes(number(name).unwrap_or_default() as u64);
     if number("weights_bytes").is_some_and(|weights| weights > 0.0) {
-        eprintln!(
+        tell_error!(
             "  shared    {} of weights, {} of adapters; {} on the device were keys and values",
             lent("weights_bytes"),
             lent("adapter_bytes"),
@@ -261,12 +269,12 @@ fn print_ran(ran: &Ran) {
     for (device, taken) in devices.into_iter().flatten() {
         let taken = taken.as_u64().unwrap_or_default();
         if taken > 0 {
-            eprintln!("  computed  on {device}, {} of its memory", bytes(taken));
+            tell_error!("  computed  on {device}, {} of its memory", bytes(taken));
         }
     }
     let jobs = ran.report.get("jobs").and_then(serde_json::Value::as_array);
     for job in jobs.into_iter().flatten().filter_map(|job| job.as_str()) {
-        eprintln!("  began     the job {}", short(job));
+        tell_error!("  began     the job {}", short(job));
     }
     let reports = ran
         .report
@@ -276,15 +284,15 @@ fn print_ran(ran: &Ran) {
         let text = |name: &str| report.get(name).and_then(serde_json::Value::as_str);
         let output = text("output").unwrap_or_default();
         let evidence = text("evidence").unwrap_or_default();
-        eprintln!("  reported  the output {}: {evidence}", short(output));
+        tell_error!("  reported  the output {}: {evidence}", short(output));
     }
     if ran.output.as_os_str() != "-" {
-        eprintln!("  output    {}", ran.output.display());
+        tell_error!("  output    {}", ran.output.display());
     }
     if let Some(log) = ran.report.get("log").and_then(serde_json::Value::as_str)
         && !log.is_empty()
     {
-        eprintln!("  log of the guest:\n{log}");
+        tell_error!("  log of the guest:\n{log}");
     }
 }
 
@@ -305,24 +313,24 @@ fn pace(report: &serde_json::Value) -> Option<String> {
 
 fn print_inspected(inspected: &Inspected) {
     if let Some(package) = &inspected.package {
-        println!("{} ({})", package.reference, package.kind);
+        tell!("{} ({})", package.reference, package.kind);
         if let Some(description) = &package.description {
-            println!("  {description}");
+            tell!("  {description}");
         }
         // What is not published has none yet.
         if !package.digest.is_empty() {
-            println!("  digest    {}", package.digest);
+            tell!("  digest    {}", package.digest);
         }
         if let Some(base) = &package.base {
-            println!("  base      {base}");
+            tell!("  base      {base}");
         }
     }
-    println!("  found     {}", inspected.found);
+    tell!("  found     {}", inspected.found);
     if let Some(component) = &inspected.component {
-        println!("  component {component}");
+        tell!("  component {component}");
     }
     if let Some(world) = &inspected.world {
-        println!("  world     {world}");
+        tell!("  world     {world}");
     }
     list("imports", &inspected.imports);
     list("exports", &inspected.exports);
@@ -336,7 +344,7 @@ fn print_inspected(inspected: &Inspected) {
         list("limits", &limits);
     }
     for file in &inspected.files {
-        println!(
+        tell!(
             "  file      {} {} {}",
             file.digest,
             bytes(file.bytes),
@@ -351,13 +359,13 @@ fn print_inspected(inspected: &Inspected) {
 
 fn list(name: &str, items: &[String]) {
     for (index, item) in items.iter().enumerate() {
-        println!("  {:<9} {item}", if index == 0 { name } else { "" });
+        tell!("  {:<9} {item}", if index == 0 { name } else { "" });
     }
 }
 
 fn print_listed(listed: &Listed) {
     if listed.packages.is_empty() {
-        println!(
+        tell!(
             "there are none here; `skep install` fetches one, and `skep publish`, `skep model add` and \
              `skep adapter add` make one"
         );
@@ -372,30 +380,34 @@ fn print_listed(listed: &Listed) {
     } in &listed.packages
     {
         let kind = task.as_ref().unwrap_or(kind);
-        println!("{kind:<16} {reference} {} {}", bytes(*size), short(digest));
+        tell!("{kind:<16} {reference} {} {}", bytes(*size), short(digest));
     }
 }
 
 fn print_removed(removed: &Removed) {
     for line in &removed.removed {
-        println!("removed {}", line.reference);
+        tell!("removed {}", line.reference);
     }
 }
 
 fn print_status(status: &Status) {
-    println!("node {} (process {})", status.node, status.pid);
-    println!("  listens   {}", status.addresses.join(", "));
-    println!("  up        {:.0} s", status.seconds);
-    println!(
+    tell!("node {} (process {})", status.node, status.pid);
+    tell!("  listens   {}", status.addresses.join(", "));
+    tell!("  up        {:.0} s", status.seconds);
+    tell!(
         "  serves    {} packages, {} of them models",
-        status.packages, status.models
+        status.packages,
+        status.models
     );
-    println!("  knows of  {} other nodes by gossip", status.heard_of);
-    println!("  ticket    {}", status.ticket);
-    println!("  account   {}", status.account);
-    println!("  jobs      {}", jobs::taken(&status.jobs));
+    tell!("  knows of  {} other nodes by gossip", status.heard_of);
+    tell!("  ticket    {}", status.ticket);
+    tell!("  account   {}", status.account);
+    tell!("  jobs      {}", jobs::taken(&status.jobs));
+    if let Some(why) = &status.closed {
+        tell!("  not now   {why}");
+    }
     if let Some(label) = hardware::told(&status.hardware) {
-        println!("  attested  {label}");
+        tell!("  attested  {label}");
     }
     let running: Vec<String> = status
         .running
@@ -403,7 +415,7 @@ fn print_status(status: &Status) {
         .map(|line| format!("{} for {:.0} s", line.package, line.seconds))
         .collect();
     match running.is_empty() {
-        true => println!("  runs      nothing"),
+        true => tell!("  runs      nothing"),
         false => list("runs", &running),
     }
     if !status.loaded.is_empty() {
@@ -411,9 +423,10 @@ fn print_status(status: &Status) {
     }
     let time = status.time_for_jobs;
     if time.computed_seconds > 0.0 {
-        println!(
+        tell!(
             "  for jobs  language models computed {:.1} s, and stood still for {:.1} s after that",
-            time.computed_seconds, time.rested_seconds
+            time.computed_seconds,
+            time.rested_seconds
         );
     }
     let kept: Vec<String> = status
@@ -433,21 +446,19 @@ fn print_status(status: &Status) {
         list("keeps", &kept);
     }
     if let Some(path) = &status.kept_damaged {
-        println!(
-            "  lost      what it was to keep ready: the list of it cannot be read, and is now"
-        );
-        println!("            {path}; remove that file once you have seen it");
+        tell!("  lost      what it was to keep ready: the list of it cannot be read, and is now");
+        tell!("            {path}; remove that file once you have seen it");
     }
     let interrupted = status.interrupted;
     if interrupted.shards > 0 {
-        println!(
-            "  cut off   {} shards of others so far, as this node was ended in the middle of them; those who",
-            interrupted.shards
+        tell!(
+            "  cut off   {} of others so far, as this node was ended in the middle of them;",
+            jobs::counted(interrupted.shards, "shard")
         );
-        println!(
-            "            wait for {} of them are still to be told",
-            interrupted.untold
-        );
+        match interrupted.untold {
+            0 => tell!("            who waited for them has been told"),
+            untold => tell!("            who waited for {untold} of them is still to be told"),
+        }
     }
 }
 
@@ -472,7 +483,7 @@ pub fn print_evidence(judged: &Judged) {
         Some(node) => format!(" against {}", short(node)),
         None => String::new(),
     };
-    println!("{:4}  {worth}{against}: {}", judged.line, judged.why);
+    tell!("{:4}  {worth}{against}: {}", judged.line, judged.why);
 }
 
 #[cfg(test)]

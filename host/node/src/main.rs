@@ -1,5 +1,8 @@
 //! The `skep` command: parses, asks the node, prints. All work is behind [`service`].
 
+#[macro_use]
+mod streams;
+
 mod beside;
 mod building;
 mod cli;
@@ -65,7 +68,13 @@ fn main() -> ExitCode {
         Err(error) => return fail(json, &Failure::of(FailureKind::Failed, &error)),
     };
     match runtime.block_on(act(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => match streams::unwritten() {
+            None => ExitCode::SUCCESS,
+            Some(error) => {
+                let told = format!("cannot write standard output: {error}");
+                fail(json, &Failure::new(FailureKind::Failed, told))
+            }
+        },
         Err(failure) => fail(json, &failure),
     }
 }
@@ -76,7 +85,7 @@ fn fail(json: bool, failure: &Failure) -> ExitCode {
     if json {
         print_json(&serde_json::json!({ "error": failure }));
     }
-    eprintln!("error: {failure}");
+    tell_error!("error: {failure}");
     ExitCode::from(failure.kind.exit_code())
 }
 
@@ -99,14 +108,16 @@ async fn act(cli: Cli) -> Result<(), Failure> {
     let home = cli.home;
     match cli.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "skep", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "skep", &mut script);
+            tell!("{}", String::from_utf8_lossy(&script).trim_end());
             Ok(())
         }
         Command::New(new) => templates::write(&new).map(|folder| {
             show(json, &serde_json::json!({ "folder": folder }), || {
-                println!("wrote {}", folder.display());
-                println!("Next: cd {} && skep build", folder.display());
-                println!("Its README.md says how to run it.");
+                tell!("wrote {}", folder.display());
+                tell!("Next: cd {} && skep build", folder.display());
+                tell!("Its README.md says how to run it.");
             });
         }),
         Command::Build(build) => {
@@ -121,8 +132,8 @@ async fn act(cli: Cli) -> Result<(), Failure> {
         Command::Key(Key::New { name }) => {
             let line = keys::create(&Home::open(home)?, &name)?;
             show(json, &line, || {
-                println!("made the key {}\n  publisher {}", line.name, line.publisher);
-                println!("Whoever has its file can publish in your name; keep a copy of it safe.");
+                tell!("made the key {}\n  publisher {}", line.name, line.publisher);
+                tell!("Whoever has its file can publish in your name; keep a copy of it safe.");
             });
             Ok(())
         }
@@ -130,10 +141,10 @@ async fn act(cli: Cli) -> Result<(), Failure> {
             let lines = keys::list(&Home::open(home)?)?;
             show(json, &serde_json::json!({ "keys": lines }), || {
                 for line in &lines {
-                    println!("{:<16} {}", line.name, line.publisher);
+                    tell!("{:<16} {}", line.name, line.publisher);
                 }
                 if lines.is_empty() {
-                    println!("there are no keys here; `skep key new` makes one");
+                    tell!("there are no keys here; `skep key new` makes one");
                 }
             });
             Ok(())
@@ -436,8 +447,8 @@ fn show(json: bool, value: &impl Serialize, words: impl FnOnce()) {
 
 fn print_json(value: &impl Serialize) {
     match serde_json::to_string(value) {
-        Ok(text) => println!("{text}"),
-        Err(error) => eprintln!("error: this result cannot be written as JSON: {error}"),
+        Ok(text) => tell!("{text}"),
+        Err(error) => tell_error!("error: this result cannot be written as JSON: {error}"),
     }
 }
 

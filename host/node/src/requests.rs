@@ -489,6 +489,9 @@ pub struct Status {
     /// What of others' jobs it takes, and for how much.
     #[serde(default)]
     pub jobs: jobs::JobTerms,
+    /// Why no shard of others begins at this moment, if it is for its owner's sake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
     /// What it is running.
     pub running: Vec<RunningLine>,
     /// The models that are in its memory, by name.

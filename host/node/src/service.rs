@@ -164,11 +164,17 @@ impl Service {
         let swarm = Swarm::open(self.swarm_config.clone())
             .await
             .map_err(|error| {
-                let kind = match error {
-                    skep_swarm::OpenError::Locked { .. } => FailureKind::Busy,
-                    _ => FailureKind::Failed,
-                };
-                Failure::of(kind, &error)
+                let failure = Failure::of(FailureKind::Failed, &error);
+                match error {
+                    skep_swarm::OpenError::Locked { .. } => Failure::new(
+                        FailureKind::Busy,
+                        format!(
+                            "{failure}; where `skep node` runs in a home, commands ask it and need not wait for each \
+                             other"
+                        ),
+                    ),
+                    _ => failure,
+                }
             })?;
         // Nobody else can have drafts now that the home is this process's, which has none yet.
         if let Err(error) = blobs::clear_drafts(&self.home.drafts()) {
@@ -180,9 +186,10 @@ impl Service {
         Ok(swarm)
     }
 
-    /// Closes what is open. Trainings keep a checkpoint first.
+    /// Closes what is open. Trainings keep a checkpoint first, and jobs stay where they are.
     pub async fn shutdown(&self) {
         self.trainings.end().await;
+        self.jobs.stop().await;
         if let Some(swarm) = self.swarm.get() {
             swarm.shutdown().await;
         }
@@ -242,6 +249,7 @@ impl Service {
             heard_of: swarm.acquaintances().len() as u64,
             account: jobs::account(self)?.id().to_string(),
             jobs: jobs::terms(&self.config.jobs),
+            closed: self.jobs.closed().filter(|_| self.config.jobs.accept),
             running: self.running.lines(),
             loaded: self.models.loaded(),
             kept: self.jobs.kept(),

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use skep_evidence::AccountKey;
 use skep_tests::{Built, Ended, Node, configure, run};
@@ -129,7 +130,7 @@ fn credits_are_put_in_and_shown() {
     // Those of others in this ledger are balances, whatever they have them for.
     let other = AccountKey::from_seed(&[5; 32]).id().to_string();
     let added = run(home.path(), &["account", "add", "0.5", "--account", &other]).unwrap();
-    let line = format!("\n  balance   0.5 of {}\n", &other[..10]);
+    let line = format!("\n  balance   0.5 of {other}\n");
     assert!(added.stdout.contains(&line), "{}", added.stdout);
     insta::assert_snapshot!(shown(home.path(), &["job", "status"]));
     insta::assert_snapshot!(shown(home.path(), &["job", "watch", "abc"]));
@@ -152,6 +153,32 @@ fn an_account_that_is_none_is_told_as_one() {
     let told =
         "error: --account: an account id has 56 characters, and this has 2; copy the whole id\n";
     assert_eq!(ended.stderr, told);
+}
+
+/// The outcome of a command whose lines go somewhere else.
+fn told_to(output: impl Into<Stdio>) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(Built::skep());
+    command.arg("--home").arg(home.path());
+    let command = command.args(["key", "list"]).stdout(output);
+    command.output().unwrap()
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure_and_a_full_disk_is() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = told_to(writer);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.stderr.is_empty(), "{ended:?}");
+    #[cfg(target_os = "linux")]
+    {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let ended = told_to(full.unwrap());
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert!(told.contains("cannot write standard output"), "{told}");
+    }
 }
 
 #[test]

@@ -294,6 +294,13 @@ fn an_owner_s_policy_is_kept_and_its_reason_told() {
     let away = |minutes| (now + chrono::Duration::minutes(minutes)).format("%H:%M");
     let hours = format!("hours = [\"{}-{}\"]\n", away(60), away(120));
     let asleep = setting.provider("asleep", &hours, 1);
+    // Its owner sees why nobody gets a place there.
+    let status = asleep.ask(&["node", "status"]).unwrap();
+    let closed = status["closed"].as_str().unwrap();
+    assert!(
+        closed.starts_with("`hours` lets shards begin at "),
+        "{closed}"
+    );
     configure(&setting.path("idle"), "");
     let idle = Node::start(&Built::skep(), &setting.path("idle")).unwrap();
     let dear = setting.provider("dear", "price-per-teraflop = \"1000\"\n", 1);

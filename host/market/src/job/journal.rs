@@ -53,9 +53,10 @@ pub struct Trail {
 pub enum JournalError {
     /// The file cannot be read or written.
     #[error(
-        "the journal {} cannot be read or written: {error}; see that the disk has room and nothing \
+        "the journal {} cannot be read or written: {}; see that the disk has room and nothing \
          else uses the file",
-        path.display()
+        path.display(),
+        crate::stored::reason(.error)
     )]
     Storage {
         /// Where it is.
@@ -84,6 +85,17 @@ pub enum JournalError {
     /// An earlier write failed.
     #[error("an earlier write to the journal failed; open it again")]
     Broken,
+}
+
+impl JournalError {
+    /// Whether somebody else has the journal open.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        let Self::Storage { error, .. } = self else {
+            return false;
+        };
+        matches!(**error, redb::Error::DatabaseAlreadyOpen)
+    }
 }
 
 impl Journal {

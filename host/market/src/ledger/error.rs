@@ -95,9 +95,10 @@ fn describe(book: &Book) -> String {
 pub enum LedgerError {
     /// The file cannot be read or written.
     #[error(
-        "the ledger {} cannot be read or written: {error}; see that the disk has room and nothing \
+        "the ledger {} cannot be read or written: {}; see that the disk has room and nothing \
          else uses the file",
-        path.display()
+        path.display(),
+        crate::stored::reason(.error)
     )]
     Storage {
         /// Where it is.

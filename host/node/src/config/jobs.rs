@@ -1,7 +1,9 @@
 //! The table `[jobs]` of a node's configuration: what of others' work is done here.
 
+use std::fmt;
 use std::time::Duration;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use skep_evidence::{AccountId, Credits, Share, Tariff};
 use skep_market::Policy;
@@ -160,18 +162,33 @@ impl TryFrom<String> for Part {
     }
 }
 
+/// A text as it stands in the file. Whoever leaves its quotation marks out is told of them, and of no types.
+struct Quoted;
+
+impl Visitor<'_> for Quoted {
+    type Value = String;
+
+    fn expecting(&self, told: &mut fmt::Formatter<'_>) -> fmt::Result {
+        told.write_str("a value in quotation marks")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+}
+
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let text = String::deserialize(deserializer)?;
+    let text = deserializer.deserialize_str(Quoted)?;
     units::parse_bytes(&text).map_err(serde::de::Error::custom)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
+    let text = deserializer.deserialize_str(Quoted)?;
     units::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
 pub(super) fn credits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Credits, D::Error> {
-    let text = String::deserialize(deserializer)?;
+    let text = deserializer.deserialize_str(Quoted)?;
     text.parse().map_err(serde::de::Error::custom)
 }
 
@@ -206,6 +223,20 @@ mod tests {
         assert_eq!(read(""), 20 << 30);
         assert_eq!(read("keep-packages = \"3 MiB\""), 3 << 20);
         assert_eq!(read("keep-packages = \"30 GiB\""), 30 << 30);
+    }
+
+    #[test]
+    fn whoever_leaves_quotation_marks_out_is_told_of_them() {
+        let written = [
+            "price-per-teraflop = 0.001",
+            "largest-input = 16",
+            "longest-warm = 60",
+        ];
+        for text in written {
+            let error = toml::from_str::<Jobs>(text).unwrap_err().to_string();
+            let told = "expected a value in quotation marks";
+            assert!(error.contains(told), "{text}: {error}");
+        }
     }
 
     #[test]

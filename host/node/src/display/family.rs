@@ -5,7 +5,7 @@ use crate::requests::{FamilyLine, FamilyTree};
 /// Prints it.
 pub fn print(family: &FamilyTree) {
     for line in lines(family) {
-        println!("  {line}");
+        tell!("  {line}");
     }
 }
 

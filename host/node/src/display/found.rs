@@ -24,7 +24,7 @@ const HEADINGS: [&str; COLUMNS] = [
 /// Prints who was found, or why nobody was.
 pub fn print(found: &Found) {
     for line in told(found) {
-        println!("{line}");
+        tell!("{line}");
     }
 }
 

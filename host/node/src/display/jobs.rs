@@ -11,36 +11,44 @@ use crate::requests::jobs::{
 
 /// Prints a job with its shards.
 pub fn print_job(job: &JobView) {
-    println!("{}", headline(job));
-    println!("  package   {}", job.package);
+    tell!("{}", headline(job));
+    tell!("  package   {}", job.package);
     if let Some(adapter) = &job.adapter {
-        println!("  adapter   {adapter}");
+        tell!("  adapter   {adapter}");
     }
     if let Some(package) = &job.begun_by {
-        println!("  begun by  {package}");
+        tell!("  begun by  {package}");
     }
     match &job.output {
-        Some(output) => println!("  output    {}", output.display()),
-        None => println!("  output    with the job; `skep job result` writes it to a file"),
+        Some(output) => tell!("  output    {}", output.display()),
+        None => tell!("  output    with the job; `skep job result` writes it to a file"),
     }
-    println!(
-        "  cost      {} of at most {} credits",
-        Credits::from_micro(job.spent_micro),
-        Credits::from_micro(job.budget_micro)
-    );
+    let most = Credits::from_micro(job.budget_micro);
+    match job.state {
+        // What it has cost so far is not known.
+        JobState::Elsewhere => tell!("  cost      at most {most} credits"),
+        _ => tell!(
+            "  cost      {} of at most {most} credits",
+            Credits::from_micro(job.spent_micro)
+        ),
+    }
     if let Some(reason) = &job.reason {
-        println!("  reason    {reason}");
+        tell!("  reason    {reason}");
+    }
+    if let Some(next) = next(job) {
+        tell!("  next      {next}");
     }
     for file in &job.evidence {
-        println!("  evidence  {}", file.display());
+        tell!("  evidence  {}", file.display());
     }
     for line in &job.providers {
         if let Some(label) = hardware::told(&line.hardware) {
-            println!("  attested  {}: {label}", short(&line.account));
+            tell!("  attested  {}: {label}", short(&line.account));
         }
     }
     for line in &job.shards {
-        let providers = line.providers.iter().map(|account| named(line, account));
+        let providers = line.providers.iter();
+        let providers = providers.map(|account| format!(" {}", named(line, account)));
         let providers: Vec<String> = providers.collect();
         let leases = match line.leases {
             0 | 1 => String::new(),
@@ -52,15 +60,28 @@ pub fn print_job(job: &JobView) {
             false => format!(", outvoted: {}", outvoted.join(" ")),
         };
         let audits: String = line.audits.iter().map(audit).collect();
-        println!(
-            "  shard {:<4}{:<8} {}/{} records {}{leases}{outvoted}{audits}",
+        tell!(
+            "  shard {:<4}{:<8} {}/{} records{}{leases}{outvoted}{audits}",
             line.shard,
             line.state,
             line.records_done,
             line.records,
-            providers.join(" ")
+            providers.concat()
         );
     }
+}
+
+/// What can be done about a job that is not over.
+fn next(job: &JobView) -> Option<String> {
+    let watched = match job.state {
+        JobState::Running => "follows it",
+        JobState::Paused => "goes on with it, on which nobody works now",
+        JobState::Elsewhere | JobState::Done | JobState::Failed => return None,
+    };
+    let name = short(&job.job);
+    Some(format!(
+        "`skep job watch {name}` {watched}; `skep job cancel {name}` stops it"
+    ))
 }
 
 fn audit(audit: &AuditLine) -> String {
@@ -81,28 +102,31 @@ fn audit(audit: &AuditLine) -> String {
 pub fn print_judged(judged: &Judged) {
     let (accuser, accused) = (&judged.accuser, &judged.accused);
     match (&judged.lease, &judged.reason) {
-        (Some(lease), _) => println!("{accused} cheated under lease {lease}"),
+        (Some(lease), _) => tell!("{accused} cheated under lease {lease}"),
         (None, reason) => {
             let reason = reason.as_deref().unwrap_or_default();
-            println!("{accuser} accuses falsely: {reason}");
+            tell!("{accuser} accuses falsely: {reason}");
         }
     }
     match &judged.spared {
-        Some(why) => println!("  nothing is taken here: {why}"),
-        None => println!("  fined     {}", Credits::from_micro(judged.fined_micro)),
+        Some(why) => tell!("  nothing is taken here: {why}"),
+        None => tell!("  fined     {}", Credits::from_micro(judged.fined_micro)),
     }
 }
 
 /// Prints what a verifier says.
 pub fn print_checked(checked: &Checked) {
-    println!("job {} by verifier {}", checked.job, checked.verifier);
+    tell!("job {} by verifier {}", checked.job, checked.verifier);
+    if checked.verdicts.is_empty() {
+        tell!("  there is no output that counts or was found different, and so nothing to judge");
+    }
     for line in &checked.verdicts {
         let finding = match line.finding {
             FindingName::Right => "right",
             FindingName::Wrong => "wrong",
             FindingName::Undecided => "undecided",
         };
-        println!(
+        tell!(
             "  shard {:<4}{finding:<10}{} {}: {}",
             line.shard,
             short(&line.provider),
@@ -111,7 +135,7 @@ pub fn print_checked(checked: &Checked) {
         );
     }
     for line in &checked.reports {
-        println!(
+        tell!(
             "  shard {:<4}reported  {}: {}",
             line.shard,
             short(&line.output),
@@ -123,10 +147,10 @@ pub fn print_checked(checked: &Checked) {
 /// Prints the jobs, a line each.
 pub fn print_jobs(jobs: &[JobView]) {
     if jobs.is_empty() {
-        println!("there are no jobs here; `skep job submit` begins one");
+        tell!("there are no jobs here; `skep job submit` begins one");
     }
     for job in jobs {
-        println!("{}, of {}", headline(job), job.package);
+        tell!("{}, of {}", headline(job), job.package);
     }
 }
 
@@ -137,6 +161,7 @@ fn headline(job: &JobView) -> String {
         JobState::Paused => "paused",
         JobState::Done => "done",
         JobState::Failed => "failed",
+        JobState::Elsewhere => return format!("job {} open elsewhere in this home", job.job),
     };
     format!(
         "job {} {state}, {} of {} shards done",
@@ -148,52 +173,46 @@ fn headline(job: &JobView) -> String {
 pub fn print_account(answer: &AccountAnswer) {
     let account = &answer.account;
     let credits = Credits::from_micro;
-    println!("account {}", account.account);
-    println!("  to spend  {}", credits(account.available_micro));
-    println!("  in escrow {}", credits(account.escrowed_micro));
+    tell!("account {}", account.account);
+    tell!("  to spend  {}", credits(account.available_micro));
+    tell!("  in escrow {}", credits(account.escrowed_micro));
     let stays = |until: Option<u64>| {
         until.map_or_else(String::new, |until| format!(", until {}", moment(until)))
     };
-    println!(
+    tell!(
         "  at stake  {}{}",
         credits(account.staked_micro),
         stays(account.staked_until)
     );
-    println!(
-        "  earned    {} ({} receipts)",
+    tell!(
+        "  earned    {} ({})",
         credits(account.earned_micro),
-        account.receipts
+        counted(account.receipts, "receipt")
     );
+    // Whole, for whoever is to give them something, or put it at stake for them.
     for line in &account.balances {
-        println!(
-            "  balance   {} of {}",
-            credits(line.micro),
-            short(&line.account)
-        );
+        tell!("  balance   {} of {}", credits(line.micro), line.account);
     }
     for line in &account.stakes {
-        println!(
+        tell!(
             "  at stake  {} of {}{}",
             credits(line.micro),
-            short(&line.account),
+            line.account,
             stays(line.until)
         );
     }
     match answer.missing.as_deref() {
         None => {}
-        Some([]) => println!("  missing   no receipts"),
+        Some([]) => tell!("  missing   no receipts"),
         Some(missing) => missing
             .iter()
-            .for_each(|line| println!("  missing   {}", lacking(line))),
+            .for_each(|line| tell!("  missing   {}", lacking(line))),
     }
 }
 
 /// Which receipts are missing, from whom, and why they may be.
 fn lacking(line: &MissingLine) -> String {
-    let receipts = match line.receipts {
-        1 => "1 receipt".to_owned(),
-        number => format!("{number} receipts"),
-    };
+    let receipts = counted(line.receipts, "receipt");
     let why = match line.reached {
         true => "its node was asked, and did not give all of them",
         false => "its node was not reached; the next round asks again",
@@ -206,19 +225,26 @@ fn lacking(line: &MissingLine) -> String {
     )
 }
 
+/// So many of something, whose name has an `s` where there is not one of it.
+pub(super) fn counted(number: u64, name: &str) -> String {
+    match number {
+        1 => format!("1 {name}"),
+        number => format!("{number} {name}s"),
+    }
+}
+
 /// What of others' jobs a node takes, and what it asks for that.
 pub(super) fn taken(terms: &JobTerms) -> String {
     if !terms.accept {
-        return "takes none of others; `accept = true` in [jobs] of config.toml has it take them"
+        return "takes none of others; `accept = true` in [jobs] of config.toml has it take them from its next start"
             .to_owned();
     }
-    let shards = match terms.at_once {
-        1 => "shard",
-        _ => "shards",
-    };
+    if terms.at_once == 0 {
+        return "takes none of others, since `at-once` in [jobs] of config.toml is 0".to_owned();
+    }
     format!(
-        "takes {} {shards} at once, for {} credits per 10^12 operations, {} per 10^9 bytes, {} per hour kept ready",
-        terms.at_once,
+        "takes {} at once, for {} credits per 10^12 operations, {} per 10^9 bytes, {} per hour kept ready",
+        counted(terms.at_once.into(), "shard"),
         Credits::from_micro(terms.teraflop_micro),
         Credits::from_micro(terms.gigabyte_micro),
         Credits::from_micro(terms.hour_micro)

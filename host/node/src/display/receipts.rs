@@ -7,24 +7,24 @@ use crate::requests::receipts::{ReceiptsLine, Recomputed, SettledBatch};
 
 /// Prints where receipts were written to.
 pub fn print_written(written: &ReceiptsLine) {
-    println!(
+    tell!(
         "wrote {} receipts to {}",
         written.receipts,
         written.file.display()
     );
-    println!("  worked    {} of this node's work", written.worked);
-    println!("  ordered   {} of others' work for it", written.ordered);
+    tell!("  worked    {} of this node's work", written.worked);
+    tell!("  ordered   {} of others' work for it", written.ordered);
 }
 
 /// Prints what receipts come to.
 pub fn print_recomputed(recomputed: &Recomputed) {
-    println!(
+    tell!(
         "{} receipts{}",
         recomputed.receipts,
         repeated(recomputed.repeated)
     );
     for line in &recomputed.balances {
-        println!(
+        tell!(
             "  {} earned {}, spent {}: {}",
             line.account,
             Credits::from_micro(line.earned_micro),
@@ -36,21 +36,21 @@ pub fn print_recomputed(recomputed: &Recomputed) {
 
 /// Prints a batch that is settled.
 pub fn print_settled(batch: &SettledBatch) {
-    println!("settled batch {} in entry {}", batch.root, batch.entry);
+    tell!("settled batch {} in entry {}", batch.root, batch.entry);
     let left_out = match batch.left_out {
         0 => String::new(),
         number => format!(", and {number} that were settled here before are left out"),
     };
-    println!(
+    tell!(
         "  receipts  {}{}{left_out}",
         batch.receipts,
         repeated(batch.repeated)
     );
     for line in &batch.positions {
-        println!("  position  {} of {}", signed(line.micro), line.account);
+        tell!("  position  {} of {}", signed(line.micro), line.account);
     }
     for line in &batch.transfers {
-        println!(
+        tell!(
             "  paid      {} by {} to {}",
             Credits::from_micro(line.micro),
             short(&line.from),

@@ -31,13 +31,19 @@ impl ShardBars {
     pub fn show(&mut self, step: &Progress, shard: &ShardStep) {
         if !std::io::stderr().is_terminal() {
             if self.said.get(&shard.line.shard) != Some(&step.stage) {
-                eprintln!("{}", step.stage);
+                tell_error!("{}", step.stage);
                 self.said.insert(shard.line.shard, step.stage.clone());
             }
             if let Some(waits) = &shard.waits
                 && self.waits.as_ref() != Some(waits)
             {
-                eprintln!("job {} waits: {waits}", short(&shard.job));
+                let job = short(&shard.job);
+                tell_error!("job {job} waits: {waits}");
+                if self.waits.is_none() {
+                    tell_error!(
+                        "job {job} waits until its deadline; Ctrl-C leaves it, and `skep job cancel {job}` stops it"
+                    );
+                }
                 self.waits = Some(waits.clone());
             }
             return;

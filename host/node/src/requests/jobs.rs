@@ -152,6 +152,8 @@ pub enum JobState {
     Running,
     /// It is not at its end, and nobody works on it at this moment.
     Paused,
+    /// Another process has it open, most likely to work on it, so that nothing of how far it is can be told.
+    Elsewhere,
     /// The whole result is there.
     Done,
     /// It ended without its result.

@@ -245,8 +245,9 @@ fn why_nobody(network: &Network, found: &Found) -> String {
         let looks = network.mdns || network.dht || !network.peers.is_empty();
         return match looks {
             true => {
-                "nobody has said what it can do, for which the other node has to have `gossip` on too; look for \
-                 longer with --wait, or name a node in `peers` under [network] in config.toml"
+                "no other node has said what it can do: there may be none within reach, or those that are have \
+                 `gossip` off. Look for longer with --wait, or name a node in `peers` under [network] in config.toml, \
+                 by the ticket that `skep node` prints"
             }
             false => {
                 "this node knows no other, and looks nowhere for one; turn on `mdns` or `dht` under [network] in \
@@ -268,10 +269,18 @@ fn why_nobody(network: &Network, found: &Found) -> String {
     let fitting = found.fitting.iter();
     let fitting = fitting.map(|line| format!("{} by {}", line.asked, line.nodes));
     let fitting: Vec<String> = fitting.collect();
+    let is_ready = |line: &Fitting| line.asked.starts_with("--ready");
+    let newest = match found.fitting.iter().any(is_ready) {
+        true => ". Of a package nodes announce only the newest release that they have",
+        false => "",
+    };
+    let nodes = match found.taking {
+        1 => "node",
+        _ => "nodes",
+    };
     format!(
-        "of the nodes that are known to take jobs, which are {}, none was found that meets all of it; by itself it \
-         is met: {}. Ask for less, or look for longer with --wait; of a package nodes announce only the newest \
-         release that they have",
+        "of {} {nodes} known to take jobs none meets all that is asked for; each by itself is met: {}. Ask for less, \
+         allow higher prices, or look for longer with --wait{newest}",
         found.taking,
         fitting.join(", ")
     )
@@ -314,18 +323,26 @@ mod tests {
         let cases = [
             (&deaf, found(3, 3, &[]), "`gossip` is off"),
             (&quiet, found(0, 0, &[]), "looks nowhere"),
-            (&named, found(0, 0, &[]), "nobody has said"),
+            (&named, found(0, 0, &[]), "no other node has said"),
             (&quiet, found(4, 0, &[]), "which are 4, takes jobs"),
             (&quiet, found(4, 3, &[]), "look once more"),
             (
                 &quiet,
                 found(4, 3, &device),
-                "it is met: --device cuda:0 by 0, --memory 8 GiB by 2.",
+                "of 3 nodes known to take jobs none meets all that is asked for; each by itself is met: --device \
+                 cuda:0 by 0, --memory 8 GiB by 2. Ask for less, allow higher prices, or look for longer with --wait",
+            ),
+            (
+                &quiet,
+                found(1, 1, &[("--ready writer", 0)]),
+                "of 1 node known to take jobs",
             ),
         ];
         for (network, found, part) in cases {
             let why = why_nobody(network, &found);
             assert!(why.contains(part), "{why}");
+            let of_packages = why.contains("the newest release");
+            assert_eq!(of_packages, why.contains("--ready"), "{why}");
         }
     }
 

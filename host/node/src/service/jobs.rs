@@ -51,8 +51,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use skep_evidence::AccountKey;
-use skep_market::{Dealings, Earnings, Ledger};
+use skep_market::{Dealings, Earnings, Ledger, Refusal};
 use skep_registry::Digest;
+use tokio::task::JoinSet;
 
 use super::Service;
 use crate::config;
@@ -79,6 +80,7 @@ pub struct Jobs {
     earnings: OnceLock<Arc<Earnings>>,
     opening: Mutex<()>,
     running: Mutex<BTreeMap<Digest, Arc<drive::Running>>>,
+    driving: Mutex<JoinSet<()>>,
     dealings: OnceLock<Arc<Dealings>>,
     residences: Arc<residence::Residences>,
     families: Arc<adapters::Families>,
@@ -88,6 +90,7 @@ pub struct Jobs {
     bounds: Arc<bound::Bounds>,
     turns: collect::Turns,
     untaken: provide::Untaken,
+    leisure: OnceLock<Arc<leisure::Leisure>>,
 }
 
 impl Jobs {
@@ -96,9 +99,42 @@ impl Jobs {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has a job worked on until it is over, or what is open is closed.
+    fn drive(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut driving = self.driving();
+        while driving.try_join_next().is_some() {}
+        driving.spawn(work);
+    }
+
+    /// Works on no job any more. What is written down of them is gone on with by whoever comes next.
+    pub async fn stop(&self) {
+        // Nobody waits for the next word of one that has none.
+        self.running().clear();
+        let mut driving = std::mem::take(&mut *self.driving());
+        driving.shutdown().await;
+    }
+
+    fn driving(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.driving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is kept ready for others, and for how much longer.
     pub fn kept(&self) -> Vec<KeptLine> {
         self.residences.lines()
+    }
+
+    /// Why no shard of others begins here at this moment, if a node runs and it is for its owner's sake.
+    pub fn closed(&self) -> Option<String> {
+        let refusal = self.leisure.get()?.admit().err()?;
+        Some(match refusal {
+            Refusal::Hours(hours) => {
+                format!("`hours` lets shards begin at {hours} by this machine's clock")
+            }
+            Refusal::InUse => {
+                "other programs take more of the processors than `pause-above` says".to_owned()
+            }
+            refusal => refusal.to_string(),
+        })
     }
 
     /// What this node itself shows of its hardware.
@@ -151,4 +187,27 @@ fn random() -> Result<[u8; 32], Failure> {
 /// A failure of this machine or its disk.
 fn failed(error: impl std::error::Error) -> Failure {
     Failure::of(FailureKind::Failed, &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::oneshot;
+
+    use super::Jobs;
+
+    #[tokio::test]
+    async fn whoever_closes_what_is_open_leaves_nobody_at_work() {
+        let jobs = Jobs::default();
+        let (at_work, mut watched) = oneshot::channel::<()>();
+        jobs.drive(async move {
+            pending::<()>().await;
+            drop(at_work);
+        });
+        assert_eq!(watched.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        jobs.stop().await;
+        let gone = Err(oneshot::error::TryRecvError::Closed);
+        assert_eq!(watched.try_recv(), gone);
+    }
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skep_evidence::AccountId;
-use skep_market::{AttemptId, AttemptState, Event, Finding, GaveUp, Job, Journal, ShardView};
+use skep_market::{
+    AttemptId, AttemptState, Event, Finding, GaveUp, Job, Journal, JournalError, ShardView,
+};
 
 use super::folder::{self, Folder, Spec};
 use super::{check, collect, drive, failed, money, now, receipts, submit};
@@ -17,6 +19,12 @@ use crate::requests::jobs::{
 use crate::requests::receipts::{SettledAnswer, WroteReceipts};
 use crate::requests::{Progress, Response, Unit};
 use crate::service::{ProgressSender, Service};
+
+/// What is told of a job that somebody else has open, who may be at work on it or only look.
+const ELSEWHERE: &str = "it is open elsewhere in this home, mostly where it is worked on, which shows how far it is; \
+                         once that has ended, by itself or with Ctrl-C, `skep job watch` goes on with it and \
+                         `skep job cancel` stops it. Where `skep node` runs in a home other commands can do so at any \
+                         time";
 
 /// Does what is asked.
 pub async fn answer(
@@ -87,6 +95,9 @@ pub async fn answer(
         JobRequest::Result { job, output } => {
             let folder = folder::find(&service.home, &job)?;
             let job = seen(service, &folder)?;
+            if job.state == JobState::Elsewhere {
+                return Err(unseen(&folder));
+            }
             if job.state != JobState::Done {
                 let total = job.shards.len();
                 let next = match (job.state, &job.reason) {
@@ -267,7 +278,7 @@ fn ended(job: JobView) -> Result<Response, Failure> {
                     .unwrap_or("it did not come to its end")
             ),
         )),
-        (JobState::Done, None) | (JobState::Running, _) => {
+        (JobState::Done, None) | (JobState::Running | JobState::Elsewhere, _) => {
             Ok(Response::Job(Box::new(JobAnswer { job })))
         }
     }
@@ -294,7 +305,16 @@ fn over(folder: &Folder) -> Result<JobView, Failure> {
 /// A job that this process does not work on.
 pub(super) fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
     let spec = folder.spec()?;
-    let (_, job) = open(folder, &spec)?;
+    let Some((_, job)) = open_if_free(folder, &spec)? else {
+        // Nothing of how far it is can be seen from here.
+        let (none, reason) = (Job::resume(spec.plan(), &[]).map_err(failed)?, ELSEWHERE);
+        let state = JobState::Elsewhere;
+        let view = view(folder, &spec, &none, state, Some(reason.to_owned()), |_| 0);
+        return Ok(JobView {
+            shards: Vec::new(),
+            ..view
+        });
+    };
     let state = match (folder.is_over(), job.is_complete()) {
         (true, true) => JobState::Done,
         (true, false) => JobState::Failed,
@@ -308,15 +328,33 @@ pub(super) fn at_rest(folder: &Folder) -> Result<JobView, Failure> {
 }
 
 pub(super) fn open(folder: &Folder, spec: &Spec) -> Result<(Journal, Job), Failure> {
-    let (journal, events) = Journal::open(&folder.journal(), spec.job).map_err(|error| {
-        let failure = Failure::of(FailureKind::Busy, &error);
-        Failure::new(
-            FailureKind::Busy,
-            format!("{failure} (the command that began the job may be at work on it)"),
-        )
-    })?;
-    let job = Job::resume(spec.plan(), &events).map_err(failed)?;
-    Ok((journal, job))
+    open_if_free(folder, spec)?.ok_or_else(|| unseen(folder))
+}
+
+/// A job's journal and how far it is by that, or nothing while somebody else has it open.
+fn open_if_free(folder: &Folder, spec: &Spec) -> Result<Option<(Journal, Job)>, Failure> {
+    match Journal::open(&folder.journal(), spec.job) {
+        Ok((journal, events)) => {
+            let job = Job::resume(spec.plan(), &events).map_err(failed)?;
+            Ok(Some((journal, job)))
+        }
+        Err(error) if error.is_in_use() => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Why a journal does not open, with what to do while somebody else has it.
+pub(super) fn unopened(folder: &Folder, error: JournalError) -> Failure {
+    match error.is_in_use() {
+        true => unseen(folder),
+        false => failed(error),
+    }
+}
+
+fn unseen(folder: &Folder) -> Failure {
+    let name = folder.id.to_string();
+    let name = name.get(..10).unwrap_or(&name);
+    Failure::new(FailureKind::Busy, format!("job {name}: {ELSEWHERE}"))
 }
 
 /// Stops a job, whether anyone works on it or not.

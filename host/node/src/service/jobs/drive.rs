@@ -96,7 +96,7 @@ pub fn begin(
         let view = driver.view();
         driver.shown.show(view);
     }
-    tokio::spawn(driver.run());
+    service.jobs.drive(driver.run());
     Ok(running)
 }
 
@@ -161,7 +161,7 @@ impl Driver {
     fn open(service: &Arc<Service>, folder: &Folder) -> Result<Self, Failure> {
         let spec = folder.spec()?;
         let opened = tokio::task::block_in_place(|| Journal::open(&folder.journal(), spec.job));
-        let (journal, events) = opened.map_err(failed)?;
+        let (journal, events) = opened.map_err(|error| answer::unopened(folder, error))?;
         // Who has the journal is the only one that outputs come to.
         tokio::task::block_in_place(|| folder.forget_coming())?;
         let mut job = Job::resume(spec.plan(), &events).map_err(failed)?;

@@ -284,7 +284,9 @@ impl Job for GuestJob {
 fn status_of(view: &JobView) -> JobStatus {
     JobStatus {
         state: match view.state {
-            told::JobState::Running | told::JobState::Paused => JobState::Running,
+            told::JobState::Running | told::JobState::Paused | told::JobState::Elsewhere => {
+                JobState::Running
+            }
             told::JobState::Done => JobState::Done,
             told::JobState::Failed => JobState::Failed,
         },

@@ -77,6 +77,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
     });
     let (earnings, places) = (money::earnings(service)?, places(policy.slots));
     interrupted::find(&earnings, places)?;
+    let leisure = || Arc::new(Leisure::of(&service.config.jobs));
     let desk = Desk {
         service: Arc::downgrade(service),
         account: money::account(service)?,
@@ -84,7 +85,7 @@ pub async fn provide(service: &Arc<Service>) -> Result<(), Failure> {
         slots: Arc::new(Semaphore::new(policy.slots as usize)),
         queue: Queue::new(places),
         policy: Arc::new(policy),
-        leisure: Arc::new(Leisure::of(&service.config.jobs)),
+        leisure: Arc::clone(service.jobs.leisure.get_or_init(leisure)),
         engaged: Engagements::default(),
         begun: Begun::default(),
         untaken: service.jobs.untaken.clone(),

@@ -87,13 +87,17 @@ pub fn too_dear(spec: &Spec, mut prices: Vec<Credits>) -> Option<String> {
         0 => String::new(),
         seconds => format!(" and {seconds} s of being kept ready"),
     };
+    let each = match leases {
+        1 => "for its one lease".to_owned(),
+        leases => format!("for each of {leases} leases"),
+    };
     let fewer = match spec.shards.len() {
         0 | 1 => "",
         _ => ", or cut the input into fewer parts with --shards",
     };
     (leases > 0 && asked > limit).then(|| {
         format!(
-            "--max-price of {} credits leaves {limit} for each of {leases} leases, and nodes ask for \
+            "--max-price of {} credits leaves {limit} {each}, and nodes ask for \
              {asked}, counted for 10^12 operations{warm}, since nobody knows beforehand what a \
              shard takes; allow {needed}{fewer}",
             Credits::from_micro(spec.budget)

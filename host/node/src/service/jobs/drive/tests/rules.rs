@@ -7,6 +7,7 @@ use skep_market::{BadDelivery, Outcome};
 use skep_swarm::SwarmConfig;
 
 use super::*;
+use crate::failure::FailureKind;
 
 /// What nodes 1, 2 and so on say that are on machines of these kinds, and take a shard at once each.
 fn of_kinds(kinds: &[u8]) -> Said {
@@ -83,6 +84,22 @@ async fn a_job_that_too_few_nodes_work_on_for_its_price_says_so() {
     let reason = desk.driver.reason().unwrap();
     assert!(reason.contains("ask for 0.000003,"), "{reason}");
     assert_eq!(answer::what_for(&desk.driver.view()), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_looks_at_a_job_that_is_open_elsewhere_is_told_so() {
+    let desk = asked(1, &[1]);
+    let (folder, spec) = (&desk.driver.folder, &desk.driver.spec);
+    let view = answer::at_rest(folder).unwrap();
+    assert_eq!((view.state, view.shards.len()), (JobState::Elsewhere, 0));
+    let reason = view.reason.unwrap();
+    assert!(reason.contains("`skep job watch` goes on"), "{reason}");
+    // Who wants to work on it, or to stop it, comes later.
+    let busy = answer::open(folder, spec).err().unwrap();
+    assert_eq!(busy.kind, FailureKind::Busy);
+    assert!(busy.message.ends_with(&reason), "{busy}");
+    let busy = Driver::open(&desk.driver.service, folder).err().unwrap();
+    assert_eq!(busy.kind, FailureKind::Busy);
 }
 
 #[tokio::test(flavor = "multi_thread")]
