@@ -247,15 +247,19 @@ async fn willing(
     let taking: Vec<Quotation> = taking.copied().collect();
     let least = Credits::from_micro(submission.min_stake);
     let staked = money::staked(service, least, &taking)?;
-    if staked < taking.len() && staked < submission.replicas as usize {
+    // An audit that those with something at stake cannot decide finds nothing.
+    let needed = match submission.audit {
+        0 => submission.replicas as usize,
+        _ => SMALLEST_PANEL.max(submission.replicas as usize),
+    };
+    if staked < taking.len() && staked < needed {
         return Err(Failure::new(
             FailureKind::NotFound,
             format!(
-                "{staked} of {} nodes that take it have {least} credits at stake here, and each \
-                 shard needs {}; `skep account stake {least} --account …` puts them there for who \
+                "{staked} of {} nodes that take it have {least} credits at stake here, and \
+                 {needed} have to; `skep account stake {least} --account …` puts them there for who \
                  gave you something for it, and --min-stake 0 does without: {}",
                 taking.len(),
-                submission.replicas,
                 whose(&taking)
             ),
         ));
