@@ -1,12 +1,12 @@
 //! How fast packed weights are multiplied: `linear_rates [threads] [tokens] [columns]` prints, for
 //! each format, the bytes of weights read in a second by one token, and the multiplications in a
-//! second by that and by so many tokens, 64 if nothing is said. A matrix has 4096 rows, and as many
-//! columns if nothing is said.
+//! second by that and by so many tokens, 64 if nothing is said; for floats those of rounded ones
+//! too. A matrix has 4096 rows, and as many columns if nothing is said.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Instant;
 
-use skep_kernels::{Activations, Isa, PackedMatrix, Team, linear};
+use skep_kernels::{Activations, Isa, PackedMatrix, Precision, Team, linear};
 use skep_weights::PackedFormat;
 
 fn main() {
@@ -23,12 +23,14 @@ fn main() {
         let length = rows * columns / format.block_len() * format.block_bytes();
         let bytes = numbers(format, length);
         let weights = PackedMatrix::new(format, rows, columns, &bytes).unwrap();
-        let seconds = |tokens: usize| {
+        let seconds = |tokens: usize, rounds: bool| {
             let mut input = Activations::default();
             let values: Vec<f32> = (0..tokens * columns).map(|n| (n % 17) as f32).collect();
-            input
-                .fill(Isa::best(), &team, weights.precision(), &values, columns)
-                .unwrap();
+            match rounds {
+                true => input.fill_rounded(Isa::best(), &team, &values, columns),
+                false => input.fill(Isa::best(), &team, weights.precision(), &values, columns),
+            }
+            .unwrap();
             let mut out = vec![0.0; tokens * rows];
             let mut best = f64::MAX;
             for _ in 0..if tokens == 1 { 40 } else { 5 } {
@@ -39,12 +41,18 @@ fn main() {
             best
         };
         let products = (rows * columns) as f64;
-        println!(
+        let alone = seconds(1, false);
+        print!(
             "{format:<6} {:6.1} GB/s ({:5.1} G/s) at one token, {:6.1} G/s at {many}",
-            length as f64 / seconds(1) / 1e9,
-            products / seconds(1) / 1e9,
-            many as f64 * products / seconds(many) / 1e9,
+            length as f64 / alone / 1e9,
+            products / alone / 1e9,
+            many as f64 * products / seconds(many, false) / 1e9,
         );
+        if weights.precision() == Precision::F32 && Isa::best().rounds_floats() {
+            let rate = many as f64 * products / seconds(many, true) / 1e9;
+            print!(", {rate:6.1} G/s rounded");
+        }
+        println!();
     }
 }
 

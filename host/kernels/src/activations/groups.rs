@@ -59,7 +59,7 @@ impl FloatGroups {
     pub const TOKENS: usize = 6;
 
     /// Registers of a row that are a block, but the last may have fewer.
-    pub const STEPS: usize = 16;
+    pub const STEPS: usize = 32;
 
     /// Takes so many rows, `[tokens, columns]`, as they are. The team shares them out.
     pub fn fill(&mut self, team: &Team, tokens: usize, columns: usize, values: &[f32]) {

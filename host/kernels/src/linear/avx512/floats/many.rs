@@ -3,8 +3,8 @@
 //! Rows of weights are thousands of bytes apart, often a power of two of them, and compete for the
 //! same few lines of the first cache; and where they have two bytes, every four tokens would make
 //! them longer again. So sixteen rows are made longer once for many tokens, a few hundred columns at
-//! a time, into a buffer that fills half of the first cache, in the order in which they are
-//! multiplied. Activations lie in such an order already ([`FloatGroups`]). Four rows and a group of
+//! a time, into a buffer as large as the first cache, in the order in which they are multiplied, and
+//! four of them fill a quarter of it. Activations lie in such an order already ([`FloatGroups`]). Four rows and a group of
 //! tokens keep their sums in registers meanwhile, and in memory from one block of columns to the
 //! next.
 //!
@@ -35,8 +35,8 @@ pub const FEWEST: usize = 32;
 const _: () = assert!(FloatGroups::TOKENS == 6 && FEWEST >= 8);
 
 /// Groups of tokens that pass by before weights are taken apart anew: so many that their sums stay
-/// in the second cache.
-const GROUPS: usize = 32;
+/// in the second cache, and enough for a batch of 256 tokens.
+const GROUPS: usize = 44;
 
 /// Registers of a row that are packed at a time.
 const STEPS: usize = FloatGroups::STEPS;
