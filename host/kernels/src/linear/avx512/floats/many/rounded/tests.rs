@@ -43,7 +43,14 @@ fn products_are_those_of_what_is_rounded() {
     let team = Team::new(2).unwrap();
     let mut input = Activations::default();
     for format in FORMATS {
-        for (rows, columns) in [(1, 1), (3, 31), (16, 32), (20, 1024), (37, 1025), (21, 2060)] {
+        for (rows, columns) in [
+            (1, 1),
+            (3, 31),
+            (16, 32),
+            (20, 1024),
+            (37, 1025),
+            (21, 2060),
+        ] {
             let bytes = packed(format, &numbers(rows * columns, 7));
             let matrix = PackedMatrix::new(format, rows, columns, &bytes).unwrap();
             for tokens in [1, 2, 3, 6, 7, 8, 40, GROUPS * FloatGroups::TOKENS + 5] {
