@@ -4,9 +4,9 @@
 //! same few lines of the first cache; and where they have two bytes, every four tokens would make
 //! them longer again. So sixteen rows are made longer once for many tokens, a few hundred columns at
 //! a time, into a buffer as large as the first cache, in the order in which they are multiplied, and
-//! four of them fill a quarter of it. Activations lie in such an order already ([`FloatGroups`]). Four rows and a group of
-//! tokens keep their sums in registers meanwhile, and in memory from one block of columns to the
-//! next.
+//! four of them fill a quarter of it. Activations lie in such an order already ([`FloatGroups`]).
+//! Four rows and a group of tokens keep their sums in registers meanwhile, and in memory from one
+//! block of columns to the next.
 //!
 //! A row and a token have one register of sixteen sums, from the first column to the last, which
 //! are added up as [`across`](crate::linear::avx512::across) does: the same bits as in
